@@ -1,0 +1,21 @@
+"""The command line: one file a command, over `studio.api` alone.
+
+Nothing in this package loads torch, pydantic or a plugin before a command needs it, so that `studio --help` answers
+at once. Try it: `studio --help`, or `python -m studio --help`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run the command in `sys.argv`; returns the exit code: 0, 1 failure, 2 usage, 130 interrupted."""
+    try:
+        from studio.cli.main import run
+
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:  # before `run` could take care of it
+        return 130

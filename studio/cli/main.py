@@ -1,0 +1,173 @@
+"""The group `studio`: global options, commands loaded when named, and one place that turns failures into exit codes.
+
+It knows no command's inside: a command is the attribute `command` of the module `studio.cli.NAME`.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from studio.cli.output import drop_stdout_if_broken, report_error, use_streams
+
+if TYPE_CHECKING:
+    from studio.api import Studio
+
+COMMANDS = ("image", "generate", "plugins", "show", "replay", "doctor", "train")
+EPILOG = "The options of `studio` itself (--plugin, --home, --device, --quiet, --debug) may stand after the command too."
+
+
+@dataclass
+class Settings:
+    """The global options, handed to every command as `ctx.obj`."""
+
+    plugins: tuple[Path, ...] = ()
+    home: Path | None = None
+    device: str | None = None
+    quiet: bool = False
+    debug: bool = False
+
+    def studio(self) -> Studio:
+        """The host, with these settings. Nothing heavy is loaded until it is used."""
+        from studio.api import Studio
+
+        return Studio(home=self.home, device=self.device, plugins=self.plugins)
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102 (click's)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102 (click's)
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"studio.cli.{cmd_name}").command
+        command.epilog = command.epilog or EPILOG
+        return command
+
+    def resolve_command(  # noqa: D102 (click's)
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from studio.errors import UnknownName
+
+            raise UnknownName("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        click.echo(f"studio {version('multimodal-studio')}")
+        ctx.exit()
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--plugin", "plugins", multiple=True, metavar="PATH", type=click.Path(path_type=Path),
+              help="Load this plugin too: a file or a folder. May be given again.")  # fmt: skip
+@click.option("--home", metavar="DIR", type=click.Path(path_type=Path), help="Keep what is made here.  [env: STUDIO_HOME]")
+@click.option("--device", metavar="NAME", help="Where models run, such as cpu or cuda.  [default: the best there is]")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notices on standard error.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.pass_context
+def studio(ctx: click.Context, **options: Any) -> None:
+    """Make pictures and other media from words, with plugins; keep how each was made, and make it again."""
+    ctx.obj = Settings(**options)
+
+
+def hoist(argv: Sequence[str], group: click.Group = studio) -> list[str]:
+    """Move the group's own options in front of the command, so that they may stand anywhere before `--`.
+
+    An input that should have such a text as its value is written with `=`: `--negative=--quiet`.
+    """
+    takes_value = {
+        name: not parameter.is_flag
+        for parameter in group.params
+        if isinstance(parameter, click.Option) and parameter.name != "version"
+        for name in parameter.opts
+    }
+    front: list[str] = []
+    rest: list[str] = []
+    waiting = list(argv)
+    while waiting:
+        word = waiting.pop(0)
+        if word == "--":
+            rest += [word, *waiting]
+            break
+        if word in takes_value:
+            front.append(word)
+            if takes_value[word]:
+                if not waiting:
+                    raise click.UsageError(f"`{word}` needs a value.")
+                front.append(waiting.pop(0))
+        else:
+            (front if word.partition("=")[0] in takes_value else rest).append(word)
+    return [*front, *rest]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line `argv` and return the exit code. Nothing is raised and no traceback shown without --debug."""
+    use_streams()
+    try:
+        with studio.make_context("studio", hoist(argv)) as ctx:
+            code = studio.invoke(ctx)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except BrokenPipeError:
+        return 141  # as if SIGPIPE had ended it: the reader has all it wanted
+    except (KeyboardInterrupt, click.Abort, EOFError):
+        report_error("interrupted")
+        return 130
+    except Exception as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        return _explain(error)
+    finally:
+        drop_stdout_if_broken()
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return 2
+    if isinstance(error, click.ClickException):
+        return _explain_click(error)
+    from studio.errors import StudioError
+
+    if isinstance(error, StudioError):
+        report_error(error.message, error.hint)
+        return error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        report_error(f"`{error.filename}`: {error.strerror}" if error.filename else error.strerror)
+        return 1
+    report_error(f"{type(error).__name__}: {error}", "run it again with --debug for the traceback")
+    return 1
+
+
+def _explain_click(error: click.ClickException) -> int:
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    path = ctx.command_path if ctx else "studio"
+    hint = f"`{path} --help` lists what it takes"
+    if isinstance(error, click.NoSuchOption):
+        known = [name for p in ctx.command.get_params(ctx) for name in p.opts + p.secondary_opts] if ctx else []
+        nearest = get_close_matches(error.option_name, known, n=1, cutoff=0.5)
+        if nearest:
+            hint = f"did you mean `{nearest[0]}`? " + hint
+        report_error(f"`{path}` has no option `{error.option_name}`", hint)
+    else:
+        report_error(error.format_message().rstrip("."), hint)
+    return error.exit_code

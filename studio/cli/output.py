@@ -1,0 +1,93 @@
+"""What the command line writes and where: data to standard output, everything else to standard error.
+
+It knows nothing of generators or of the engine. Text from a person or a plugin goes through `printable`, so that a
+prompt cannot move the cursor, change colours or fake a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, lone surrogates, line and paragraph separators
+
+
+def printable(text: object) -> str:
+    """`text` on one line, with each character that a terminal would obey, or not show, written as its escape."""
+    return "".join(
+        c if c == "\u200d" or unicodedata.category(c) not in _UNSAFE else c.encode("unicode_escape").decode("ascii")
+        for c in str(text)
+    )  # the zero-width joiner stays: many emoji are made with it
+
+
+def emit(text: str) -> None:
+    """Write one line of data. A terminal gets it `printable`; a pipe or a file gets it as it is."""
+    sys.stdout.write((printable(text) if sys.stdout.isatty() else text) + "\n")
+    sys.stdout.flush()
+
+
+def emit_json(value: Any) -> None:
+    """Write `value` as indented JSON. Only ASCII and escapes: safe on any terminal and in any encoding."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Tell the person something that is not data."""
+    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.flush()
+
+
+def report_error(message: str, hint: str | None = None) -> None:
+    """Write `error: …` and, on its own line, `hint: …`."""
+    note(f"error: {message}")
+    if hint:
+        note(f"hint: {hint}")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to standard output: lined up for a terminal, tab-separated for a program."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            emit("\t".join(printable(cell) for cell in row))
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for row in rows:
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
+    console(stderr=False).print(drawn)
+
+
+def console(*, stderr: bool = True) -> Console:
+    """A rich console that never reads markup, emoji codes or highlights into what it is given."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=False)
+
+
+def use_streams() -> None:
+    """Let both streams carry any file name and any prompt, whatever the locale; a closed one swallows what it gets."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (it lives as long as the process)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=errors)
+
+
+def drop_stdout_if_broken() -> None:
+    """Flush standard output; if that fails, let what is left go nowhere, since Python flushes once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,94 @@
+"""Everything printed is run: each ```python and ```console block of README.md and docs/*.md.
+
+The blocks of one document share a folder and run in order. In a console block a line starting with `$ ` is a command;
+the lines under it, if any, must be its output, where `…` stands for anything. A block after
+`<!-- not run: reason -->` is passed over; only what builds an environment or trains may be.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n+)?```(?P<language>python|console)\n(?P<text>.*?)^```$", re.M | re.S
+)
+MAY_STAY_UNRUN = re.compile(r"\b(make|pip|train|python -m)\b|git clone")
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    reason: str | None  # why it is not run
+
+
+def blocks(document: Path) -> Iterator[Block]:
+    for found in BLOCK.finditer(document.read_text(encoding="utf-8")):
+        yield Block(found["language"], found["text"], found["reason"])
+
+
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """Each command of a console block with the output printed under it."""
+    for part in re.split(r"^\$ ", text, flags=re.M)[1:]:
+        command, _, output = part.partition("\n")
+        yield command, output.strip()
+
+
+def matches(printed: str, output: str) -> bool:
+    pattern = ".*".join(re.escape(piece) for piece in printed.split("…"))
+    return re.fullmatch(pattern, output.strip(), flags=re.S) is not None
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    bin_folder = Path(sys.executable).parent
+    return {
+        **os.environ,
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "STUDIO_HOME": str(tmp_path / "home"),
+        "COLUMNS": "100",
+    }
+
+
+def execute(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command[-1]}\nexit {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_is_printed_runs(document: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for name in ("examples", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    for block in blocks(document):
+        if block.reason:
+            continue
+        if block.language == "python":
+            execute([sys.executable, "-c", block.text], folder, environment)
+            continue
+        for command, printed in commands(block.text):
+            output = execute(["bash", "-euo", "pipefail", "-c", command], folder, environment)
+            assert not printed or matches(printed, output), f"$ {command}\nprinted: {printed}\nin fact: {output}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_only_what_builds_or_trains_stays_unrun(document: Path) -> None:
+    for block in blocks(document):
+        assert block.reason is None or MAY_STAY_UNRUN.search(block.text), block.text
+
+
+def test_readme_shows_the_example_plugin_as_it_is() -> None:
+    example = (ROOT / "examples" / "invert.py").read_text(encoding="utf-8")
+    assert f"```python\n{example}```" in (ROOT / "README.md").read_text(encoding="utf-8")
