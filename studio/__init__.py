@@ -1,0 +1,80 @@
+"""Studio: a host for generative models of every kind, and the words that a plugin author needs.
+
+Importing costs nothing: each name below is loaded when it is first used, and no torch before a model is.
+
+Try it: ``python -c "import studio; print(studio.Studio().generators)"``
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from studio import errors
+    from studio.api import Studio
+    from studio.errors import StudioError
+    from studio.generator import Console, Generator, Rng, State, Trainer
+    from studio.hookspecs import hookimpl
+    from studio.inputs import Inputs, field
+    from studio.media import Embedding, Image, Media, Text
+    from studio.recipe import Recipe
+    from studio.timed_media import Audio, Video
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Audio": "timed_media",
+    "Console": "generator",
+    "Embedding": "media",
+    "Generator": "generator",
+    "Image": "media",
+    "Inputs": "inputs",
+    "Media": "media",
+    "Recipe": "recipe",
+    "Rng": "generator",
+    "State": "generator",
+    "Studio": "api",
+    "StudioError": "errors",
+    "Text": "media",
+    "Trainer": "generator",
+    "Video": "timed_media",
+    "field": "inputs",
+    "hookimpl": "hookspecs",
+}
+
+__all__ = [
+    "Audio",
+    "Console",
+    "Embedding",
+    "Generator",
+    "Image",
+    "Inputs",
+    "Media",
+    "Recipe",
+    "Rng",
+    "State",
+    "Studio",
+    "StudioError",
+    "Text",
+    "Trainer",
+    "Video",
+    "errors",
+    "field",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used (PEP 562)."""
+    if name == "errors":
+        return importlib.import_module("studio.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'studio' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"studio.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,124 @@
+"""The errors of Studio, one drawn tree.
+
+    StudioError                 exit code 1 unless said otherwise
+    ├── UsageError              2  what was asked cannot be done as asked
+    │   ├── InputError             an input's value is refused
+    │   └── UnknownName            no such generator, input, plugin, hook …; names the nearest
+    ├── PluginError             1  a plugin could not be used
+    ├── WeightsError            1  weights are missing or damaged
+    ├── MediaError              1  a picture, video … cannot be decoded or encoded
+    ├── StoreError              1  the artifact store cannot read or write
+    ├── GeneratorFailed         1  a generator raised, or returned what it must not
+    │   └── OutOfMemory            it did not fit into memory
+    ├── EngineClosed            1  the engine was closed before or during the work
+    └── Cancelled             130  the request was cancelled
+
+Every message names the value, the allowed range and, as `hint`, the remedy. This module knows nothing of the rest of
+Studio and imports only the standard library.
+
+Try it: ``python -c "import studio; raise studio.errors.UnknownName('generator', 'imge', ['image'])"``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+class StudioError(Exception):
+    """Base of every error that Studio raises on purpose.
+
+    `str()` gives the message and, if there is one, the remedy on a second line that starts with ``hint: ``.
+    `exit_code` is what a command-line face should exit with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class UsageError(StudioError):
+    """What was asked cannot be done as asked."""
+
+    exit_code = 2
+
+
+class InputError(UsageError):
+    """A value of an input is refused. `field` names the (first) input at fault."""
+
+    def __init__(self, field: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
+
+
+class UnknownName(UsageError):
+    """There is no `kind` called `name`; the hint names the nearest of `candidates`."""
+
+    def __init__(self, kind: str, name: str, candidates: Iterable[str]) -> None:
+        self.kind, self.name, self.candidates = kind, name, tuple(candidates)
+        self.nearest = nearest(name, self.candidates)
+        known = ", ".join(f"`{c}`" for c in self.candidates[:20]) or "none"
+        more = f" and {len(self.candidates) - 20} more" if len(self.candidates) > 20 else ""
+        guess = f"did you mean `{self.nearest}`? " if self.nearest else ""
+        super().__init__(f"no {kind} is called `{name}`", hint=f"{guess}known: {known}{more}")
+
+
+class PluginError(StudioError):
+    """A plugin could not be imported, or what it registers cannot be used."""
+
+
+class WeightsError(StudioError):
+    """Weights are missing or damaged. `expected` and `actual` are sha256 in hex, where known."""
+
+    def __init__(
+        self, path: Path, message: str, *, expected: str | None = None, actual: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.path, self.expected, self.actual = path, expected, actual
+
+
+class MediaError(StudioError):
+    """Media cannot be decoded (unknown format, truncated, too large) or encoded."""
+
+
+class StoreError(StudioError):
+    """The artifact store has no such artifact, or cannot be read or written."""
+
+
+class GeneratorFailed(StudioError):
+    """A generator raised or returned what it must not; the engine goes on without it.
+
+    `traceback_text` is the plugin's own traceback, kept as text so that no frame (and no tensor in it) stays alive.
+    """
+
+    def __init__(self, generator: str, message: str, *, hint: str | None = None, traceback_text: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.generator, self.traceback_text = generator, traceback_text
+
+
+class OutOfMemory(GeneratorFailed):
+    """The work did not fit into the device's memory."""
+
+
+class EngineClosed(StudioError):
+    """The engine was closed before the request was done."""
+
+
+class Cancelled(StudioError):
+    """The request was cancelled."""
+
+    exit_code = 130
+
+
+def nearest(name: str, candidates: Sequence[str]) -> str | None:
+    """Return the candidate that is spelt most like `name`, or None if none is near."""
+    import difflib
+
+    found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -1,0 +1,284 @@
+"""Generator, State, Rng, Trainer: what a plugin author writes. A generator describes; the host holds and runs the loop.
+
+Simple form: `generate` makes the media in one step. Stepped form: `start` makes a State, `step` moves several states
+one step on, `finish` makes the media. Generators hold no weights, threads or caches: `load` returns the model, and
+the host lends it to every call. This module knows nothing of engines, devices or plugins' discovery.
+
+Try it::
+
+    class Invert(studio.Generator):
+        "Turn a picture into its negative."
+        name, output = "invert", studio.Image
+
+        class Inputs(studio.Inputs):
+            image: studio.Image = studio.field(help="the picture")
+
+        def generate(self, model, inputs, rng):
+            return studio.Image(PIL.ImageOps.invert(inputs.image.pil))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from studio.inputs import Inputs as BaseInputs
+from studio.media import Media
+
+if TYPE_CHECKING:
+    import random
+
+    import torch
+
+_NAME = re.compile(r"^[a-z][a-z0-9_-]{0,49}$")
+
+
+class Rng:
+    """A request's own randomness. All noise is drawn on the CPU, so that a seed means the same on every device.
+
+    `torch` is a `torch.Generator` and `python` a `random.Random`; both are made when first used. Drawing changes them:
+    draw in `start`, or, in a step that must leave its states as they were, from ``rng.fork(state.position)``.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._torch: torch.Generator | None = None
+        self._python: random.Random | None = None
+
+    @property
+    def torch(self) -> torch.Generator:
+        """The CPU generator of torch, seeded with `seed`."""
+        if self._torch is None:
+            import torch
+
+            self._torch = torch.Generator("cpu").manual_seed(self.seed)
+        return self._torch
+
+    @property
+    def python(self) -> random.Random:
+        """The standard library's generator, seeded with `seed`."""
+        if self._python is None:
+            import random
+
+            self._python = random.Random(self.seed)
+        return self._python
+
+    def fork(self, key: int | str) -> Rng:
+        """Return a fresh generator that depends on the seed and the key alone (sha256), leaving this one as it is."""
+        digest = hashlib.sha256(f"{self.seed}/{key!r}".encode()).digest()
+        return Rng(int.from_bytes(digest[:8], "big"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state as JSON values, to be taken up again by `from_state_dict`."""
+        python = self._python.getstate() if self._python else None
+        return {
+            "seed": self.seed,
+            "torch": bytes(self._torch.get_state().tolist()).hex() if self._torch else None,
+            "python": [python[0], list(python[1]), python[2]] if python else None,
+        }
+
+    @classmethod
+    def from_state_dict(cls, saved: Mapping[str, Any]) -> Rng:
+        """Take up what `state_dict` gave; later draws are the same."""
+        rng = cls(int(saved["seed"]))
+        if saved["torch"] is not None:
+            import torch
+
+            rng.torch.set_state(torch.tensor(list(bytes.fromhex(saved["torch"])), dtype=torch.uint8))
+        if saved["python"] is not None:
+            version, numbers, gauss = saved["python"]
+            rng.python.setstate((version, tuple(numbers), gauss))
+        return rng
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class State:
+    """One request's progress. Subclass it (``@dataclass(frozen=True, kw_only=True, eq=False)``) with your own fields.
+
+    `position` counts the steps done, `steps` those in all; `notices` tells the user what the generator had to do (a
+    prompt was cut …) and goes into the recipe. Fields hold tensors and JSON-able values, so that a state can be saved.
+    """
+
+    position: int = 0
+    steps: int = 1
+    notices: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether `finish` may be called."""
+        return self.position >= self.steps
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _OneStep(State):
+    """The state of the simple form: inputs before its only step, media after it."""
+
+    inputs: BaseInputs
+    rng: Rng
+    media: Media | None = None
+
+
+class Generator:
+    """Makes one kind of media from inputs.
+
+    Give `name` (lower case, digits, ``-`` and ``_``), `output` (a media class), `Inputs`, a docstring whose first line
+    says what it does, and either `generate` or `start`, `step` and `finish`. `version` goes into every recipe: raise it
+    when equal inputs give other media. At most `max_batch` states share a step.
+    """
+
+    name: ClassVar[str] = ""
+    output: ClassVar[type[Media]] = Media
+    Inputs: ClassVar[type[BaseInputs]] = BaseInputs
+    version: ClassVar[str] = "1"
+    max_batch: ClassVar[int] = 8
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        lines = (type(self).__doc__ or "").strip().splitlines()
+        return lines[0].strip() if lines else ""
+
+    def weights(self) -> list[Path]:
+        """The files that `load` reads; the host hashes them and checks them against a ``SHA256SUMS`` beside them."""
+        return []
+
+    def dtype_for(self, device: str) -> str:
+        """The dtype to load in when the user names none: ``float32``, ``bfloat16`` or ``float16``."""
+        return "float32"
+
+    def load(self, device: str, dtype: str) -> Any:
+        """Build the model on `device` (``cpu``, ``cuda``, ``cuda:1``); the only place that reads weights."""
+        return None
+
+    def generate(self, model: Any, inputs: Any, rng: Rng) -> Media:
+        """Make the media in one step (simple form)."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither `generate` nor `start`, `step` and `finish`")
+
+    def start(self, model: Any, inputs: Any, rng: Rng) -> State:
+        """Make the first state; long work (encoding a prompt) belongs here."""
+        return _OneStep(inputs=inputs, rng=rng)
+
+    def step(self, model: Any, states: Sequence[Any]) -> Sequence[State]:
+        """Return the next state of each given one, in order; the given states must stay valid.
+
+        All given states have equal batch keys. A position must grow, unless the state becomes done.
+        """
+        made = []
+        for state in states:
+            assert isinstance(state, _OneStep)
+            media = self.generate(model, state.inputs, state.rng)
+            made.append(_OneStep(position=1, inputs=state.inputs, rng=state.rng, media=media))
+        return made
+
+    def finish(self, model: Any, state: Any) -> Media:
+        """Make the media of a state that is done."""
+        assert isinstance(state, _OneStep)
+        return state.media  # type: ignore[return-value]  # the host checks what it is given
+
+    def preview(self, model: Any, state: Any) -> Media | None:
+        """Make a rough view of an unfinished state, cheaply, or None."""
+        return None
+
+    def batch_key(self, state: Any) -> Hashable:
+        """States with equal keys may share a step. The default shares none."""
+        return ("alone", id(state))
+
+    def facts(self, model: Any, inputs: Any) -> dict[str, Any]:
+        """More for the recipe, as JSON: noise schedule, sampler, attention backend, every lossy option."""
+        return {}
+
+
+class Console(Protocol):
+    """Where a trainer writes its progress; a `rich.console.Console` is one."""
+
+    def print(self, *objects: Any) -> None:
+        """Write a line."""
+
+
+class Trainer:
+    """A training recipe, reachable as ``studio train NAME …``; its flags follow from `Options`."""
+
+    name: ClassVar[str] = ""
+    Options: ClassVar[type[BaseInputs]] = BaseInputs
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        lines = (type(self).__doc__ or "").strip().splitlines()
+        return lines[0].strip() if lines else ""
+
+    def run(self, options: Any, console: Console) -> None:
+        """Do the work; must be resumable where it takes longer than minutes."""
+        raise NotImplementedError(f"{type(self).__name__} defines no `run`")
+
+
+def check(generator: object) -> list[str]:
+    """Return the reasons why this is no good generator; an empty list if it is one."""
+    if isinstance(generator, type):
+        return [f"`{generator.__name__}` is a class; register an instance: `{generator.__name__}()`"]
+    if not isinstance(generator, Generator):
+        return [f"{type(generator).__name__} is not a studio.Generator"]
+    kind = type(generator)
+    return [*_check_identity(generator), *_check_types(generator), *_check_form(kind)]
+
+
+def check_trainer(trainer: object) -> list[str]:
+    """Return the reasons why this is no good trainer; an empty list if it is one."""
+    if not isinstance(trainer, Trainer):
+        return [f"{getattr(trainer, '__name__', type(trainer).__name__)} is not an instance of studio.Trainer"]
+    reasons = [] if _good_name(trainer.name) else [_bad_name(trainer.name)]
+    if not (isinstance(trainer.Options, type) and issubclass(trainer.Options, BaseInputs)):
+        reasons.append("`Options` is not a subclass of studio.Inputs")
+    if type(trainer).run is Trainer.run:
+        reasons.append("defines no `run`")
+    return reasons
+
+
+def _good_name(name: object) -> bool:
+    return isinstance(name, str) and bool(_NAME.match(name))
+
+
+def _bad_name(name: object) -> str:
+    return f"its name is {name!r}; a name is 1 to 50 of a-z, 0-9, `-` and `_`, starting with a letter"
+
+
+def _check_identity(generator: Generator) -> list[str]:
+    reasons = [] if _good_name(generator.name) else [_bad_name(generator.name)]
+    if not isinstance(generator.version, str) or not generator.version:
+        reasons.append(f"its version is {generator.version!r}; a version is text, such as '1'")
+    if not isinstance(generator.max_batch, int) or generator.max_batch < 1:
+        reasons.append(f"its max_batch is {generator.max_batch!r}; it must be a whole number of at least 1")
+    if not generator.summary or type(generator).__doc__ == Generator.__doc__:
+        reasons.append("has no docstring; its first line tells users what it does")
+    return reasons
+
+
+def _check_types(generator: Generator) -> list[str]:
+    reasons = []
+    output, inputs = generator.output, generator.Inputs
+    if not (isinstance(output, type) and issubclass(output, Media)) or output is Media:
+        reasons.append(f"its output is {output!r}; it must be studio.Text, Image, Video, Audio or Embedding")
+    if not (isinstance(inputs, type) and issubclass(inputs, BaseInputs)):
+        reasons.append("`Inputs` is not a subclass of studio.Inputs")
+    else:
+        for flag in inputs.flags():
+            if not flag.help:
+                reasons.append(f"its input `{flag.name}` has no help; declare it with studio.field(help=…)")
+            if flag.name in ("seed", "n", "output", "preview_every"):
+                reasons.append(f"its input `{flag.name}` takes a name that the host uses for every generator")
+    return reasons
+
+
+def _check_form(kind: type[Generator]) -> list[str]:
+    stepped = [name for name in ("start", "step", "finish") if getattr(kind, name) is not getattr(Generator, name)]
+    simple = kind.generate is not Generator.generate
+    if simple and stepped:
+        return [f"defines both `generate` and {', '.join(f'`{name}`' for name in stepped)}; one form is enough"]
+    if not simple and len(stepped) != 3:
+        missing = [f"`{name}`" for name in ("start", "step", "finish") if name not in stepped]
+        return [f"defines no `generate`, and no {', '.join(missing)}"]
+    return []

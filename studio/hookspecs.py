@@ -1,0 +1,30 @@
+"""The hooks: all that a plugin may implement. Built-in plugins use no other door.
+
+A plugin is a module whose functions are marked with `studio.hookimpl`; it is found through the entry-point group
+``studio.plugins``, the user's plugin folder, or ``--plugin PATH``. This module knows nothing of how plugins are found.
+
+Try it: ``studio plugins``
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from studio.generator import Generator, Trainer
+
+PROJECT = "studio"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def studio_generators() -> list[Generator]:  # type: ignore[empty-body]  # a hook's specification has no body
+    """Return the generators that this plugin offers. Called once; must not load weights or import torch."""
+
+
+@hookspec
+def studio_trainers() -> list[Trainer]:  # type: ignore[empty-body]
+    """Return the training recipes that ``studio train NAME`` offers. Called once; must not import torch."""

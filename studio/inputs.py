@@ -1,0 +1,257 @@
+"""Inputs: an option is declared once, and flag, JSON Schema, form, workflow port and help follow.
+
+A generator's `Inputs` is a pydantic model; `field` adds help and a range. `Inputs.parse` is the one door for values from
+outside: it answers with InputError (value, allowed range, remedy) or UnknownName (nearest name), never with
+pydantic's own errors. `Inputs.flags` lists what a command line needs. This module knows nothing of any face.
+
+Try it::
+
+    class Blur(studio.Inputs):
+        radius: float = studio.field(2.0, ge=0, le=50, help="in pixels")
+    Blur.parse({"radius": 51})      # InputError: `radius` is 51 …
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from studio.errors import InputError, UnknownName
+from studio.media import Media, Text
+from studio.recipe import MediaRef
+
+_SHOWN = 60  # characters of a refused value that a message repeats
+_MediaClass = type[Media]
+
+
+def field(
+    default: Any = ...,
+    *,
+    help: str,
+    ge: float | None = None,
+    le: float | None = None,
+    gt: float | None = None,
+    lt: float | None = None,
+    multiple_of: float | None = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    choices: Sequence[Any] | None = None,
+    default_factory: Callable[[], Any] | None = None,
+) -> Any:
+    """Declare an input: its default (none: required), help, range, lengths (of text or lists) and allowed choices."""
+    extra: dict[str, Any] | None = {"enum": list(choices)} if choices is not None else None
+    limits = {"ge": ge, "le": le, "gt": gt, "lt": lt, "multiple_of": multiple_of}
+    limits |= {"min_length": min_length, "max_length": max_length}
+    given: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+    if default_factory is not None:
+        return Field(default_factory=default_factory, description=help, json_schema_extra=extra, **given)
+    return Field(default, description=help, json_schema_extra=extra, **given)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a face needs to know of one input.
+
+    `type` is ``int``, ``float``, ``str``, ``bool``, ``media`` or ``json`` (anything else, given as JSON text);
+    `multiple` says that it takes a list of them; `media` is the media class where `type` is ``media``.
+    `range` is the allowed range in words ("a whole number from 1 to 1000").
+    """
+
+    name: str
+    type: Literal["int", "float", "str", "bool", "media", "json"]
+    default: Any
+    required: bool
+    help: str
+    range: str
+    choices: tuple[Any, ...] = ()
+    multiple: bool = False
+    media: _MediaClass | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    multiple_of: float | None = None
+
+    @property
+    def option(self) -> str:
+        """The spelling on a command line: ``--guidance-scale``."""
+        return "--" + self.name.replace("_", "-")
+
+
+class Inputs(BaseModel):
+    """Base of a generator's inputs: frozen, no unknown names, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _check_choice(cls, value: Any, info: Any) -> Any:
+        allowed = _choices(cls.model_fields[info.field_name])
+        if allowed and any(each not in allowed for each in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError("not one of the choices")
+        return value
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Check values from outside. Raises UnknownName, InputError, or MediaError for a file that cannot be read."""
+        for name in values:
+            if name not in cls.model_fields:
+                raise UnknownName("input", name, cls.model_fields)
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise _input_error(cls, error) from None
+
+    @classmethod
+    def flags(cls) -> list[Flag]:
+        """List the declared inputs in order."""
+        return [_flag(name, info) for name, info in cls.model_fields.items()]
+
+    def as_recipe(self) -> dict[str, Any]:
+        """The values as JSON; media stand as ``{"sha256", "media_type"}``."""
+        return self.model_dump(mode="json")
+
+    def media(self) -> list[Media]:
+        """Every media among the values, in the order of declaration, lists included."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        flat = [each for value in values for each in (value if isinstance(value, list | tuple) else [value])]
+        return [each for each in flat if isinstance(each, Media)]
+
+    @classmethod
+    def from_recipe(cls, values: Mapping[str, Any], fetch: Callable[[MediaRef], Media]) -> Self:
+        """Take the values of a recipe, which may be hostile: media only by hash through `fetch`, never by path."""
+        resolved = dict(values)
+        for flag in cls.flags():
+            if flag.type == "media" and resolved.get(flag.name) is not None:
+                given = resolved[flag.name]
+                many = [_fetch(each, flag.name, fetch) for each in (given if flag.multiple else [given])]
+                resolved[flag.name] = many if flag.multiple else many[0]
+        return cls.parse(resolved)
+
+
+def _fetch(value: Any, name: str, fetch: Callable[[MediaRef], Media]) -> Media:
+    try:
+        return fetch(MediaRef.model_validate(value))
+    except ValidationError:
+        raise InputError(name, f"the recipe's `{name}` must name media by sha256, not {_show(value)}") from None
+
+
+def _flag(name: str, info: FieldInfo) -> Flag:
+    kind, multiple, literal = _unwrap(info.annotation)
+    media = kind if isinstance(kind, type) and issubclass(kind, Media) else None
+    names = {int: "int", float: "float", str: "str", bool: "bool"}
+    type_name: Any = "media" if media else names.get(kind, "json")
+    low, high = _limit(info, "ge", "gt"), _limit(info, "le", "lt")
+    return Flag(
+        name=name,
+        type=type_name,
+        default=None if info.default is PydanticUndefined else info.get_default(call_default_factory=False),
+        required=info.is_required(),
+        help=info.description or "",
+        range=describe(info),
+        choices=literal or tuple(_choices(info)),
+        multiple=multiple,
+        media=media,
+        minimum=low,
+        maximum=high,
+        multiple_of=_limit(info, "multiple_of"),
+    )
+
+
+def _unwrap(annotation: Any) -> tuple[Any, bool, tuple[Any, ...]]:
+    """Strip Optional, list and Literal: (type, whether it is a list, literal choices)."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        rest = [each for each in arguments if each is not type(None)]
+        return _unwrap(rest[0]) if len(rest) == 1 else (None, False, ())
+    if origin in (list, Sequence) or (origin is tuple and len(arguments) == 2 and arguments[1] is ...):
+        kind, nested, literal = _unwrap(arguments[0])
+        return (None if nested else kind), not nested, literal
+    if origin is Literal:
+        return type(arguments[0]), False, tuple(arguments)
+    return annotation, False, ()
+
+
+def _choices(info: FieldInfo) -> list[Any]:
+    extra = info.json_schema_extra
+    found = extra.get("enum") if isinstance(extra, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _limit(info: FieldInfo, *names: str) -> float | None:
+    """The first limit of these names among the field's constraints."""
+    for each in info.metadata:
+        for name in names:
+            if (limit := getattr(each, name, None)) is not None:
+                return limit  # type: ignore[no-any-return]
+    return None
+
+
+def describe(info: FieldInfo) -> str:
+    """Say in words what a field allows: "a whole number from 1 to 1000", "one of `a`, `b`"."""
+    kind, multiple, literal = _unwrap(info.annotation)
+    if options := (literal or tuple(_choices(info))):
+        text = "one of " + ", ".join(f"`{option}`" for option in options)
+    elif isinstance(kind, type) and issubclass(kind, Media):
+        text = "text" if kind is Text else f"the path of a file that holds {kind.noun}"
+    else:
+        plain = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
+        text = plain.get(kind, "a JSON value") + _range_words(info)
+    return f"a list, each {text}" if multiple else text
+
+
+def _range_words(info: FieldInfo) -> str:
+    ge, gt, le, lt = (_limit(info, name) for name in ("ge", "gt", "le", "lt"))
+    words = f" from {_number(ge)}" if ge is not None else f" above {_number(gt)}" if gt is not None else ""
+    if le is not None:
+        words += f" to {_number(le)}" if words else f" up to {_number(le)}"
+    elif words and lt is None:
+        words = f"{words} up" if ge is not None else words
+    words += f" below {_number(lt)}" if lt is not None else ""
+    if (step := _limit(info, "multiple_of")) is not None:
+        words += f", a multiple of {_number(step)}"
+    short, long = _limit(info, "min_length"), _limit(info, "max_length")
+    if short is not None and long is not None:
+        words += f" of {_number(short)} to {_number(long)} characters"
+    elif long is not None:
+        words += f" of at most {_number(long)} characters"
+    elif short is not None:
+        words += f" of at least {_number(short)} characters"
+    return words
+
+
+def _number(value: float | None) -> str:
+    return f"{value:g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def _input_error(cls: type[Inputs], error: ValidationError) -> InputError:
+    """Put pydantic's findings into one line: every input at fault with what it allows."""
+    found = error.errors(include_url=False)
+    lines = [_problem(cls, each) for each in found]
+    name = str(found[0]["loc"][0]) if found[0]["loc"] else ""
+    info = cls.model_fields.get(name)
+    hint = f"give `{name}`, {describe(info)}" if info and found[0]["type"] == "missing" else None
+    return InputError(name, "; ".join(dict.fromkeys(lines)), hint=hint)
+
+
+def _problem(cls: type[Inputs], found: Any) -> str:
+    name = str(found["loc"][0]) if found["loc"] else ""
+    info = cls.model_fields.get(name)
+    if found["type"] == "missing":
+        return f"`{name}` is missing"
+    if found["type"] in ("value_error", "assertion_error") and not (info and _choices(info)):
+        reason = str(found["ctx"]["error"]) if "error" in found.get("ctx", {}) else found["msg"]
+        return f"`{name}` is {_show(found['input'])}: {reason}" if name else reason
+    if not info:
+        return str(found["msg"])
+    return f"`{name}` is {_show(found['input'])}, but must be {describe(info)}"
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"

@@ -1,0 +1,171 @@
+"""The recipe: everything that is needed to make an artifact again, as data.
+
+A recipe travels in two places. The store keeps it whole, beside the artifact. A PNG carries it without `created` and
+`seconds` (see `Recipe.portable`), so that the same request on the same machine gives the same *file*, byte for byte.
+
+A recipe read from a file is hostile input: `Recipe.parse` bounds its length, and pydantic its shape. Nothing in a recipe
+is ever run or opened as a path. This module knows nothing of generators, stores or engines.
+
+Try it: ``studio show FILE``
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from studio.errors import MediaError
+
+MAX_RECIPE_BYTES = 1 << 20
+SCHEMA = 1
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MediaRef(_Frozen):
+    """Media named by its hash: in a recipe, inputs and outputs stand like this."""
+
+    sha256: str = Field(pattern=_SHA256)
+    media_type: str = Field(max_length=100)
+
+
+class PluginRef(_Frozen):
+    """Which plugin made it: distribution (or file) name and version (or ``sha256:…`` of the file)."""
+
+    name: str = Field(max_length=200)
+    version: str = Field(max_length=200)
+
+
+class BatchWidth(_Frozen):
+    """The narrowest and the widest batch that the request's steps ran in."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+
+class Recipe(_Frozen):
+    """How an artifact was made (frozen; `schema_version` 1).
+
+    `inputs` holds JSON values; media stand in it as ``{"sha256", "media_type"}`` and are listed in `parents` too.
+    `weights` maps file names to their sha256. `facts` is what the generator adds: noise schedule, sampler, attention
+    backend, every lossy option. `created` (ISO 8601, UTC) and `seconds` (load and queue excluded) differ between runs
+    and are absent from the portable form.
+    """
+
+    schema_version: int = Field(default=SCHEMA, ge=1, le=SCHEMA)
+    generator: str = Field(max_length=200)
+    generator_version: str = Field(default="1", max_length=200)
+    plugin: PluginRef
+    kind: str = Field(max_length=50)
+    inputs: dict[str, JsonValue]
+    seed: int = Field(ge=0, lt=1 << 64)
+    weights: dict[str, str] = {}
+    libraries: dict[str, str] = {}
+    device: str = Field(default="cpu", max_length=100)
+    dtype: str = Field(default="float32", max_length=50)
+    threads: int | None = None
+    batch_width: BatchWidth = BatchWidth(min=1, max=1)
+    facts: dict[str, JsonValue] = {}
+    notices: tuple[str, ...] = ()
+    steps: int = Field(default=1, ge=0)
+    output: MediaRef
+    parents: tuple[str, ...] = ()
+    created: str | None = Field(default=None, max_length=40)
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Recipe:
+        """Read a recipe from JSON (at most 1 MiB). Raises MediaError for anything that is not one."""
+        size = len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else len(text)
+        if size > MAX_RECIPE_BYTES:
+            raise MediaError(f"the recipe is {size:,} bytes long; at most {MAX_RECIPE_BYTES:,} are read")
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the text"
+            message = f"the recipe cannot be read: `{where[:80]}`: {first['msg'][:200]}"
+            raise MediaError(message, hint="it is damaged, or was written by a newer Studio") from None
+
+    def portable(self) -> Recipe:
+        """Return the recipe without what differs between two equal runs (`created`, `seconds`)."""
+        return self.model_copy(update={"created": None, "seconds": None})
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return JSON; equal recipes give equal text."""
+        return self.model_dump_json(indent=indent, exclude_none=True)
+
+    def changed_facts(self, other: Recipe) -> list[str]:
+        """Name what differs from `other`, a recipe made later, as ``weights.unet: 12ab… -> 34cd…``.
+
+        Inputs, seed, output, notices and times are no facts of the machinery and are left out; a value that either side
+        does not know (None) is not compared.
+        """
+        return list(_changes("", self._facts(), other._facts()))
+
+    def _facts(self) -> dict[str, Any]:
+        named = ("generator", "generator_version", "plugin", "weights", "libraries", "device", "dtype", "threads")
+        return self.model_dump(mode="json", include={*named, "batch_width", "facts", "steps"})
+
+    def parameters_text(self) -> str | None:
+        """Return the `parameters` text that other image tools read, or None for a recipe without a prompt.
+
+        Format: the prompt, a line ``Negative prompt: …`` if there is one, and a line of ``Key: value`` pairs, as the
+        AUTOMATIC1111 web UI writes it.
+        """
+        prompt = self.inputs.get("prompt")
+        if not isinstance(prompt, str):
+            return None
+        lines = [prompt]
+        if negative := self.inputs.get("negative"):
+            lines.append(f"Negative prompt: {negative}")
+        values = {
+            "Steps": self.inputs.get("steps", self.steps),
+            "Sampler": self.inputs.get("sampler") or self.facts.get("sampler"),
+            "CFG scale": self.inputs.get("guidance"),
+            "Seed": self.seed,
+            "Size": self.inputs.get("size"),
+            "Model hash": _model_hash(self.weights),
+            "Model": f"{self.plugin.name} {self.generator} {self.generator_version}",
+        }
+        lines.append(", ".join(f"{key}: {_plain(value)}" for key, value in values.items() if value is not None))
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    """Write 5.0 as ``5`` and a (width, height) pair as ``128x128``."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | tuple):
+        return "x".join(str(part) for part in value)
+    return str(value)
+
+
+def _model_hash(weights: dict[str, str]) -> str | None:
+    """One short hash for all weight files: the file's own, or the hash of the hashes."""
+    import hashlib
+
+    if not weights:
+        return None
+    if len(weights) == 1:
+        return next(iter(weights.values()))[:10]
+    return hashlib.sha256("".join(weights[name] for name in sorted(weights)).encode()).hexdigest()[:10]
+
+
+def _changes(name: str, old: Any, new: Any) -> list[str]:
+    """Walk two JSON trees and describe each leaf that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [line for key in keys for line in _changes(f"{name}.{key}".lstrip("."), old.get(key), new.get(key))]
+    if old == new or (name == "threads" and None in (old, new)):
+        return []
+    return [f"{name}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…{text[-4:]}"
