@@ -5,9 +5,12 @@ It knows no command's inside: a command is the attribute `command` of the module
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -16,30 +19,47 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.output import drop_stdout_if_broken, report_error, use_streams
+from studio.cli.output import drop_stdout_if_broken, report_error, report_failure, stray_prints_aside, use_streams
 
 if TYPE_CHECKING:
     from studio.api import Studio
 
 COMMANDS = ("image", "generate", "plugins", "show", "replay", "doctor", "train")
-EPILOG = "The options of `studio` itself (--plugin, --home, --device, --quiet, --debug) may stand after the command too."
+EPILOG = "The options of `studio` itself (--plugin, --home, --device, --quiet, --debug) may stand here as well."
+PATIENCE_S = 3.0  # how long an interrupted command waits for the step in flight
 
 
 @dataclass
 class Settings:
-    """The global options, handed to every command as `ctx.obj`."""
+    """The global options, handed to every command as `ctx.obj`, and the host that is opened with them."""
 
     plugins: tuple[Path, ...] = ()
     home: Path | None = None
     device: str | None = None
     quiet: bool = False
     debug: bool = False
+    stuck: bool = False  # the host did not close in time
+    _studio: Studio | None = None
 
     def studio(self) -> Studio:
-        """The host, with these settings. Nothing heavy is loaded until it is used."""
-        from studio.api import Studio
+        """The host, opened once. Nothing heavy is loaded until it is used."""
+        if self._studio is None:
+            from studio.api import Studio
 
-        return Studio(home=self.home, device=self.device, plugins=self.plugins)
+            self._studio = Studio(home=self.home, device=self.device, plugins=self.plugins)
+            with stray_prints_aside():
+                _ = self._studio.plugins  # imports them
+        return self._studio
+
+    def close(self) -> None:
+        """Cancel what is unfinished and close the host; give up after `PATIENCE_S`, or at once on another Ctrl-C."""
+        if self._studio is None:
+            return
+        closing = threading.Thread(target=self._studio.close, daemon=True)
+        closing.start()
+        with suppress(KeyboardInterrupt):
+            closing.join(PATIENCE_S)
+        self.stuck = closing.is_alive()
 
 
 class Lazy(click.Group):
@@ -76,7 +96,8 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--plugin", "plugins", multiple=True, metavar="PATH", type=click.Path(path_type=Path),
               help="Load this plugin too: a file or a folder. May be given again.")  # fmt: skip
-@click.option("--home", metavar="DIR", type=click.Path(path_type=Path), help="Keep what is made here.  [env: STUDIO_HOME]")
+@click.option("--home", metavar="DIR", type=click.Path(path_type=Path),
+              help="Keep what is made here.  [env: STUDIO_HOME]")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Where models run, such as cpu or cuda.  [default: the best there is]")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notices on standard error.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -84,7 +105,8 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.pass_context
 def studio(ctx: click.Context, **options: Any) -> None:
     """Make pictures and other media from words, with plugins; keep how each was made, and make it again."""
-    ctx.obj = Settings(**options)
+    for name, value in options.items():
+        setattr(ctx.obj, name, value)
 
 
 def hoist(argv: Sequence[str], group: click.Group = studio) -> list[str]:
@@ -118,10 +140,23 @@ def hoist(argv: Sequence[str], group: click.Group = studio) -> list[str]:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the command line `argv` and return the exit code. Nothing is raised and no traceback shown without --debug."""
+    """Run the command line `argv` and return the exit code. No traceback is shown without --debug."""
     use_streams()
+    settings = Settings()
+    code = _guarded(argv, settings)
+    drop_stdout_if_broken()
+    if settings.stuck:  # a plugin's step does not end: leave without it, as the end of the interpreter would wait
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _guarded(argv: Sequence[str], settings: Settings) -> int:
+    """Run, and turn whatever happens into an exit code."""
+    debug = "--debug" in argv
     try:
-        with studio.make_context("studio", hoist(argv)) as ctx:
+        with studio.make_context("studio", hoist(argv), obj=settings) as ctx:
+            ctx.call_on_close(settings.close)
             code = studio.invoke(ctx)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -133,14 +168,12 @@ def run(argv: Sequence[str]) -> int:
         report_error("interrupted")
         return 130
     except Exception as error:
-        if "--debug" in argv:
+        if debug:
             traceback.print_exc()
-        return _explain(error)
-    finally:
-        drop_stdout_if_broken()
+        return _explain(error, debug=debug)
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, *, debug: bool) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return 2
@@ -149,7 +182,7 @@ def _explain(error: Exception) -> int:
     from studio.errors import StudioError
 
     if isinstance(error, StudioError):
-        report_error(error.message, error.hint)
+        report_failure(error, debug=debug)
         return error.exit_code
     if isinstance(error, OSError) and error.strerror:
         report_error(f"`{error.filename}`: {error.strerror}" if error.filename else error.strerror)

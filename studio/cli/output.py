@@ -10,11 +10,14 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from studio.errors import StudioError
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, lone surrogates, line and paragraph separators
 
@@ -27,16 +30,35 @@ def printable(text: object) -> str:
     )  # the zero-width joiner stays: many emoji are made with it
 
 
+_data: TextIO | None = None  # standard output, while `stray_prints_aside` has something else in its place
+
+
+def _out() -> TextIO:
+    return _data or sys.stdout
+
+
+@contextmanager
+def stray_prints_aside() -> Iterator[None]:
+    """While plugins run: what they `print` goes to standard error, so that standard output has only data."""
+    global _data
+    before, _data = _data, _out()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _data = before
+
+
 def emit(text: str) -> None:
     """Write one line of data. A terminal gets it `printable`; a pipe or a file gets it as it is."""
-    sys.stdout.write((printable(text) if sys.stdout.isatty() else text) + "\n")
-    sys.stdout.flush()
+    _out().write((printable(text) if _out().isatty() else text) + "\n")
+    _out().flush()
 
 
 def emit_json(value: Any) -> None:
     """Write `value` as indented JSON. Only ASCII and escapes: safe on any terminal and in any encoding."""
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    _out().write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    _out().flush()
 
 
 def note(text: str) -> None:
@@ -52,9 +74,17 @@ def report_error(message: str, hint: str | None = None) -> None:
         note(f"hint: {hint}")
 
 
+def report_failure(error: StudioError, prefix: str = "", *, debug: bool = False) -> None:
+    """Report an error of the host; with `debug` the plugin's own traceback too, which the engine keeps as text."""
+    if debug and (text := getattr(error, "traceback_text", "")):
+        for line in text.splitlines():
+            note(line)
+    report_error(prefix + error.message, error.hint)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output: lined up for a terminal, tab-separated for a program."""
-    if not sys.stdout.isatty():
+    if not _out().isatty():
         for row in rows:
             emit("\t".join(printable(cell) for cell in row))
         return

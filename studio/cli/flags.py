@@ -1,0 +1,72 @@
+"""A command made from a declaration: flags, positional words and help all follow from an `Inputs` class.
+
+Values are passed on as text; `Inputs.parse` is the one place that checks them. This module knows nothing of running.
+
+A required input may be given by its flag or as a positional word. Required inputs take the words in their order; one
+that is a list takes all that are left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import click
+
+from studio.inputs import Flag
+
+WORDS = "words"  # the click name of the positional words
+_PREFIX = "input_"  # keeps the inputs' names apart from the command's own options
+
+
+def parameters(flags: Sequence[Flag], taken: Collection[str] = ()) -> list[click.Parameter]:
+    """Make the click parameters for `flags`; a flag spelled as one `taken` becomes `--input-NAME`."""
+    made: list[click.Parameter] = [_option(flag, taken) for flag in flags]
+    required = [flag.name.upper() for flag in flags if flag.required]
+    if required:
+        words = click.Argument([WORDS], nargs=-1, metavar=" ".join(f"[{name}]" for name in required))
+        made.insert(0, words)
+    return made
+
+
+def _option(flag: Flag, taken: Collection[str]) -> click.Option:
+    spelling = f"--input{flag.option[1:]}" if flag.option in taken else flag.option
+    name = _PREFIX + flag.name
+    if flag.type == "bool" and not flag.multiple:
+        return click.Option([f"{spelling}/--no{spelling[1:]}", name], default=None, help=_help(flag))
+    metavar = {"int": "N", "float": "X", "media": "FILE"}.get(flag.type, "TEXT")
+    return click.Option([spelling, name], metavar=metavar, multiple=flag.multiple, default=None, help=_help(flag))
+
+
+def _help(flag: Flag) -> str:
+    shown = json.dumps(flag.default, ensure_ascii=False, default=str)
+    default = "required" if flag.required else f"default: {shown}"
+    return f"{flag.help} ({flag.range})  [{default}]"
+
+
+def values(flags: Sequence[Flag], given: dict[str, Any]) -> dict[str, Any]:
+    """Take the inputs out of click's parameters: only those that were given, words filled in. Raises UsageError."""
+    found: dict[str, Any] = {}
+    for flag in flags:
+        value = given[_PREFIX + flag.name]
+        if value is not None and value != ():
+            found[flag.name] = [_value(flag, each) for each in value] if flag.multiple else _value(flag, value)
+    words = list(given.get(WORDS) or ())
+    for flag in flags:
+        if words and flag.required and flag.name not in found:
+            taken, words = (words, []) if flag.multiple else (words[:1], words[1:])
+            found[flag.name] = [_value(flag, each) for each in taken] if flag.multiple else _value(flag, taken[0])
+    if words:
+        raise click.UsageError(f"`{words[0]}` is one argument too many; a text of several words goes in quotes")
+    return found
+
+
+def _value(flag: Flag, text: Any) -> Any:
+    """The text itself; where anything may stand, what it says as JSON, if it is JSON."""
+    if flag.type != "json":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

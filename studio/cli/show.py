@@ -1,0 +1,52 @@
+"""`studio show FILE|ID`: how something was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from studio.cli.main import Settings
+from studio.cli.output import emit_json, note, table
+
+if TYPE_CHECKING:
+    from studio.recipe import Recipe
+
+
+@click.command("show", short_help="Show how a file, or something in the store, was made.")
+@click.argument("what", metavar="FILE|ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the recipe as JSON.")
+@click.pass_obj
+def command(settings: Settings, what: str, as_json: bool) -> None:
+    """Show the recipe of a file that Studio wrote, or of something in the store by its id.
+
+    An id is the start of its sha256, six characters or more.
+    """
+    artifact = settings.studio().show(what)
+    recipe = artifact.recipe
+    if as_json:
+        told = recipe.model_dump(mode="json", exclude_none=True) if recipe else None
+        emit_json({"sha256": artifact.sha256, "path": str(artifact.path), "recipe": told})
+        return
+    if recipe is None:
+        note(f"note: `{artifact.path}` carries no recipe; it was not made here")
+    rows = [("path", str(artifact.path)), ("sha256", artifact.sha256)]
+    table(("what", "value"), [*rows, *(lines(recipe) if recipe else ())])
+
+
+def lines(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Each fact of the recipe as a dotted name and its value, in the recipe's own order."""
+    for name, value in recipe.model_dump(mode="json", exclude_none=True).items():
+        yield from _flatten(name, value)
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(f"{name}.{key}", inner)
+    elif isinstance(value, list) and not value:
+        return
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,54 @@
+"""`studio train NAME`: any training recipe, with flags made from its Options."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import click
+
+from studio.cli.flags import parameters, values
+from studio.cli.main import EPILOG
+from studio.cli.output import console, stray_prints_aside
+
+
+class Trainers(click.Group):
+    """Each training recipe as a command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The recipes by name."""
+        return sorted(ctx.obj.studio().trainers)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Make the command. Raises UnknownName, which names the nearest."""
+        from studio.errors import UnknownName
+
+        trainers = ctx.obj.studio().trainers
+        if cmd_name not in trainers:
+            raise UnknownName("training recipe", cmd_name, sorted(trainers))
+        trainer = trainers[cmd_name]
+        flags = trainer.Options.flags()
+        taken = {name for parameter in ctx.find_root().command.params for name in parameter.opts}
+
+        def run(**given: Any) -> None:
+            options = trainer.Options.parse(values(flags, given))
+            with stray_prints_aside():
+                trainer.run(options, console())
+
+        return click.Command(
+            cmd_name,
+            params=parameters(flags, taken),
+            callback=run,
+            short_help=trainer.summary,
+            help=inspect.getdoc(trainer),
+            epilog=EPILOG,
+        )
+
+
+command = Trainers(
+    "train",
+    short_help="Train a model with a plugin's recipe.",
+    help="Run the training recipe NAME. `studio train NAME --help` lists what it takes.",
+    subcommand_metavar="NAME [OPTIONS]",
+    epilog=EPILOG,
+)
