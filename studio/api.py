@@ -12,34 +12,40 @@ Try it::
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from studio.engine import Engine, Event, Request, Ticket
-from studio.errors import InputError, StudioError, UnknownName
+from studio import replay, torch_setup
+from studio.engine import Engine, Event, Failed, Request, Ticket
+from studio.errors import InputError, UnknownName, UsageError
 from studio.generator import Generator, Trainer
+from studio.inputs import Inputs
 from studio.media import Image, Media
 from studio.plugins import Plugins
 from studio.recipe import Recipe
-from studio.replay import ReplayReport, facts_changed, read_recipe, report
-from studio.store import Artifact, Store
+from studio.replay import ReplayReport
+from studio.store import Artifact, Store, default_home
 
 if TYPE_CHECKING:
     from studio.doctor import DoctorReport
 
 MAX_SEED = (1 << 63) - 1
 MAX_AT_ONCE = 1000
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Studio:
     """Generators, engine and store in one.
 
     `home` is the data folder (default: ``$STUDIO_HOME``, or the user's data folder), `device` is ``cpu``, ``cuda`` or
-    ``cuda:N`` (default: CUDA where torch can use it), `dtype` overrides what generators choose, `plugins` are files or
-    folders to load besides the installed plugins. Raises UsageError for a plugin path that does not exist.
+    ``cuda:N`` (default: CUDA where torch can use it), `dtype` (``float32``, ``bfloat16``, ``float16``) overrides what
+    generators choose, `plugins` are files or folders to load besides the installed plugins. Raises UsageError for a
+    plugin path that does not exist, when plugins are first needed, and for a device that is not here.
     """
 
     def __init__(
@@ -49,46 +55,195 @@ class Studio:
         device: str | None = None,
         dtype: str | None = None,
         plugins: Sequence[Path | str] = (),
-    ) -> None: ...
+    ) -> None:
+        if dtype is not None and dtype not in DTYPES:
+            raise UnknownName("dtype", dtype, DTYPES)
+        self.home = default_home() if home is None else Path(home).expanduser()
+        self.store = Store(self.home)
+        self._device, self._dtype, self._paths = device, dtype, tuple(plugins)
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._closed = False
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        """The plugins, found when first asked for; `plugins.reports` tells of those that are broken."""
+        return Plugins.discover(self._paths, user_folder=self.home / "plugins")
 
     @property
-    def plugins(self) -> Plugins: ...
+    def generators(self) -> Mapping[str, Generator]:
+        """Every generator by name."""
+        return self.plugins.generators
 
     @property
-    def store(self) -> Store: ...
+    def trainers(self) -> Mapping[str, Trainer]:
+        """Every training recipe by name."""
+        return self.plugins.trainers
 
     @property
-    def generators(self) -> Mapping[str, Generator]: ...
-
-    @property
-    def trainers(self) -> Mapping[str, Trainer]: ...
+    def engine(self) -> Engine:
+        """The engine, made when first needed. Raises UsageError for a device that is not here."""
+        with self._lock:
+            if self._closed:
+                raise UsageError("this Studio is closed", hint="make a new one")
+            if self._engine is None:
+                self._engine = Engine(self._device, self._dtype, store=self.store)
+            return self._engine
 
     def generator(self, name: str) -> Generator:
         """Return a generator by name. Raises UnknownName, which names the nearest."""
+        try:
+            return self.generators[name]
+        except KeyError:
+            raise UnknownName("generator", name, self.generators) from None
 
-    def submit(self, name: str, /, *, seed: int | None = None, preview_every: int = 0, **inputs: Any) -> Ticket:
-        """Accept a request and return its ticket at once. Raises UnknownName or InputError before anything runs."""
+    def submit(
+        self, name: str, /, *, seed: int | None = None, preview_every: int = 0, label: str = "", **inputs: Any
+    ) -> Ticket:
+        """Accept a request and return its ticket at once.
 
-    def stream(self, name: str, /, *, seed: int | None = None, preview_every: int = 0, **inputs: Any) -> Iterator[Event]:
-        """Run a request and yield its events; leaving the iterator early cancels it."""
+        `seed` is from 0 to 2**63 - 1 (None: a random one of 32 bits, which the recipe tells); a preview is made every
+        `preview_every` steps (0: none); `label` is your own mark. Raises UnknownName, InputError or MediaError before
+        anything runs.
+        """
+        generator = self.generator(name)
+        checked = generator.Inputs.parse(inputs)
+        return self.engine.submit(self._request(generator, checked, _seed(seed), preview_every, label))
+
+    def stream(
+        self, name: str, /, *, seed: int | None = None, preview_every: int = 0, label: str = "", **inputs: Any
+    ) -> Iterator[Event]:
+        """Run a request and yield its events; leaving the iterator early cancels it. Raises as `submit` does, at once.
+
+        A failure is raised after its Failed event.
+        """
+        ticket = self.submit(name, seed=seed, preview_every=preview_every, label=label, **inputs)
+        return _follow(ticket)
 
     def generate(self, name: str, /, *, seed: int | None = None, **inputs: Any) -> Media:
-        """Run a request, store what it makes and return it with `recipe` and `path`."""
+        """Run a request, store what it makes and return it with `recipe` and `path`. Ctrl-C cancels it."""
+        return _wait([self.submit(name, seed=seed, **inputs)])[0]
 
     def image(self, prompt: str, *, seed: int | None = None, **inputs: Any) -> Image:
         """Make a picture with the generator `image`."""
+        return self.images(prompt, 1, seed=seed, **inputs)[0]
 
     def images(self, prompt: str, n: int, *, seed: int | None = None, **inputs: Any) -> list[Image]:
-        """Make n pictures together; their seeds are seed, seed + 1, …"""
+        """Make n pictures (1 to 1000) together; their seeds are seed, seed + 1, … If one fails, all are given up."""
+        tickets = self.submit_many("image", n, seed=seed, prompt=prompt, **inputs)
+        return [media for media in _wait(tickets) if isinstance(media, Image)]
+
+    def submit_many(
+        self, name: str, n: int, /, *, seed: int | None = None, preview_every: int = 0, **inputs: Any
+    ) -> list[Ticket]:
+        """Accept n equal requests with the seeds seed, seed + 1, …, so that they share steps. Raises as `submit`."""
+        if not 1 <= n <= MAX_AT_ONCE:
+            raise InputError("n", f"`n` is {n}, but must be a whole number from 1 to {MAX_AT_ONCE}")
+        generator = self.generator(name)
+        checked = generator.Inputs.parse(inputs)
+        first = _seed(seed)
+        if first > MAX_SEED - n + 1:
+            raise InputError("seed", f"`seed` is {first}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
+        requests = [self._request(generator, checked, first + i, preview_every, str(i)) for i in range(n)]
+        return self.engine.submit_many(requests)
+
+    def load(self, what: Path | str) -> Media:
+        """Read a media file, or an artifact by its id (6 characters or more), with its recipe if it has one."""
+        return replay.load(what, self.store)
 
     def show(self, what: Path | str) -> Artifact:
-        """Return path, recipe and hash of a media file or of an artifact named by its id (at least 6 characters)."""
+        """Say what a media file or an artifact is: hash, path, type and recipe (None if it has none)."""
+        media = self.load(what)
+        return Artifact(media.sha256, media.path or Path(what), media.media_type, media.recipe)
 
     def replay(self, what: Path | str) -> ReplayReport:
-        """Make a file's or an artifact's media again from its recipe and compare."""
+        """Make a file's or an artifact's media again from its recipe, and compare.
+
+        It runs in the recorded dtype and, unless this Studio was given a device, on the recorded one if it is here.
+        Raises StoreError if there is no recipe, MediaError if it cannot be read, and what `submit` raises.
+        """
+        original = self.load(what)
+        recipe = replay.recipe_of(original, what)
+        request = self._request_again(recipe)
+        if self._device is None and _usable(recipe.device) and recipe.device != self.engine.device:
+            with Engine(recipe.device, self._dtype, store=self.store) as engine:
+                return replay.compare(original, _wait([engine.submit(request)])[0], recipe)
+        return replay.compare(original, _wait([self.engine.submit(request)])[0], recipe)
 
     def doctor(self) -> DoctorReport:
         """Look at versions, devices, memory, threads, attention backends, the data folder and plugins."""
+        from studio.doctor import examine
+
+        return examine(self._device, self.home, self.plugins)
 
     def close(self) -> None:
-        """Cancel what runs and stop the engine's thread."""
+        """Cancel what runs, wait for the step in flight, and let go of the models. May be called twice."""
+        with self._lock:
+            self._closed = True
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _request(self, generator: Generator, inputs: Inputs, seed: int, preview_every: int, label: str) -> Request:
+        if not _whole(preview_every) or preview_every < 0:
+            message = f"`preview_every` is {preview_every!r}, but must be a whole number from 0 (none)"
+            raise InputError("preview_every", message)
+        plugin = self.plugins.owner(generator.name)
+        return Request(generator, inputs, seed, plugin, preview_every=preview_every, label=label)
+
+    def _request_again(self, recipe: Recipe) -> Request:
+        """The request that a recipe, which may be hostile, asks for."""
+        if recipe.dtype not in DTYPES:
+            raise UnknownName("dtype", recipe.dtype, DTYPES)
+        generator = self.generator(recipe.generator)
+        inputs = generator.Inputs.from_recipe(recipe.inputs, lambda ref: self.store.open(ref.sha256))
+        request = self._request(generator, inputs, _seed(recipe.seed), 0, "replay")
+        return dataclasses.replace(request, dtype=None if self._dtype else recipe.dtype)
+
+
+def _follow(ticket: Ticket) -> Iterator[Event]:
+    try:
+        for event in ticket.events():
+            yield event
+            if isinstance(event, Failed):
+                raise event.error
+    finally:
+        if not ticket.done:
+            ticket.cancel()
+
+
+def _wait(tickets: list[Ticket]) -> list[Media]:
+    """Wait for all; whatever goes wrong, and Ctrl-C, cancels the rest."""
+    try:
+        return [ticket.result() for ticket in tickets]
+    finally:
+        for ticket in tickets:
+            if not ticket.done:
+                ticket.cancel()
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return secrets.randbits(32)
+    if not _whole(seed) or not 0 <= seed <= MAX_SEED:
+        raise InputError("seed", f"`seed` is {seed!r}, but must be a whole number from 0 to {MAX_SEED}")
+    return seed
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _usable(device: str) -> bool:
+    """Whether a recorded device, which may be any text, is here."""
+    try:
+        torch_setup.choose_device(device)
+    except UsageError:
+        return False
+    return True

@@ -29,10 +29,12 @@ class StudioError(Exception):
     """Base of every error that Studio raises on purpose.
 
     `str()` gives the message and, if there is one, the remedy on a second line that starts with ``hint: ``.
-    `exit_code` is what a command-line face should exit with.
+    `exit_code` is what a command-line face should exit with. `traceback_text` is a plugin's traceback where one raised,
+    kept as text so that no frame (and no tensor in it) stays alive.
     """
 
     exit_code = 1
+    traceback_text = ""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -77,7 +79,13 @@ class WeightsError(StudioError):
     """Weights are missing or damaged. `expected` and `actual` are sha256 in hex, where known."""
 
     def __init__(
-        self, path: Path, message: str, *, expected: str | None = None, actual: str | None = None, hint: str | None = None
+        self,
+        path: Path,
+        message: str,
+        *,
+        expected: str | None = None,
+        actual: str | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.path, self.expected, self.actual = path, expected, actual
@@ -92,14 +100,11 @@ class StoreError(StudioError):
 
 
 class GeneratorFailed(StudioError):
-    """A generator raised or returned what it must not; the engine goes on without it.
+    """The named generator raised or returned what it must not; the engine goes on without it."""
 
-    `traceback_text` is the plugin's own traceback, kept as text so that no frame (and no tensor in it) stays alive.
-    """
-
-    def __init__(self, generator: str, message: str, *, hint: str | None = None, traceback_text: str = "") -> None:
+    def __init__(self, generator: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.generator, self.traceback_text = generator, traceback_text
+        self.generator = generator
 
 
 class OutOfMemory(GeneratorFailed):

@@ -268,7 +268,7 @@ def _check_types(generator: Generator) -> list[str]:
         for flag in inputs.flags():
             if not flag.help:
                 reasons.append(f"its input `{flag.name}` has no help; declare it with studio.field(help=…)")
-            if flag.name in ("seed", "n", "output", "preview_every"):
+            if flag.name in ("seed", "n", "output", "preview_every", "label", "json"):
                 reasons.append(f"its input `{flag.name}` takes a name that the host uses for every generator")
     return reasons
 

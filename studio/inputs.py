@@ -1,7 +1,7 @@
 """Inputs: an option is declared once, and flag, JSON Schema, form, workflow port and help follow.
 
-A generator's `Inputs` is a pydantic model; `field` adds help and a range. `Inputs.parse` is the one door for values from
-outside: it answers with InputError (value, allowed range, remedy) or UnknownName (nearest name), never with
+A generator's `Inputs` is a pydantic model; `field` adds help and a range. `Inputs.parse` is the one door for values
+from outside: it answers with InputError (value, allowed range, remedy) or UnknownName (nearest name), never with
 pydantic's own errors. `Inputs.flags` lists what a command line needs. This module knows nothing of any face.
 
 Try it::

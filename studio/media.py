@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from studio import png
-from studio.errors import InputError, MediaError
+from studio.errors import MediaError
 from studio.files import read_limited, write_atomically
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 class Media:
     """Base of all media: immutable, equal when their content is equal.
 
-    A subclass gives `media_type`, `suffix`, `kind`, `noun` (for messages), `data` and `decode`. `recipe` and `path` (where the store keeps it)
-    are None until the host attaches them.
+    A subclass gives `media_type`, `suffix`, `kind`, `noun` (for messages), `data` and `decode`. `recipe` and `path`
+    (where the store keeps it) are None until the host attaches them.
     """
 
     media_type: ClassVar[str]
@@ -60,6 +60,11 @@ class Media:
     def decode(cls, data: bytes) -> Self:
         """Decode bytes, which may be hostile. Raises MediaError."""
         raise NotImplementedError
+
+    @classmethod
+    def identify(cls, file: bytes) -> str:
+        """The `sha256` that media read from these bytes would have. Raises MediaError where that needs decoding."""
+        return hashlib.sha256(file).hexdigest()
 
     def samples(self) -> NDArray[np.generic] | None:
         """The content as numbers, for measuring how far two media differ; None where that means nothing (text)."""
@@ -125,13 +130,13 @@ class Media:
 
     @classmethod
     def accept(cls, value: object) -> Self:
-        """Take media for an input: an instance of this class, or the path of a file. Raises InputError, MediaError."""
+        """Take media for an input: an instance of this class, or the path of a file. Raises ValueError, MediaError."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str | Path):
             return cls.open(value)
         found = type(value).__name__
-        raise InputError("", f"expected {cls.noun} or the path of a file, not {found}", hint=f"pass a `studio.{cls.__name__}`")
+        raise ValueError(f"pass a `studio.{cls.__name__}` or the path of a file, not {found}")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -197,7 +202,7 @@ class Image(Media):
         import PIL.Image
 
         shape, kind = tuple(array.shape), str(array.dtype)
-        if kind != "uint8" or not (len(shape) == 2 or len(shape) == 3 and shape[2] in (3, 4)) or 0 in shape:
+        if kind != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))) or 0 in shape:
             raise MediaError(f"pixels must be uint8 (H, W), (H, W, 3) or (H, W, 4), not {kind} {shape}")
         return cls(PIL.Image.fromarray(array))
 
@@ -247,6 +252,11 @@ class Image(Media):
         """
         return cls(_decode_pil(data)).attach(recipe_in(data), None)
 
+    @classmethod
+    def identify(cls, file: bytes) -> str:
+        """The identity of the picture in these bytes, which its file's text chunks do not change."""
+        return cls(_decode_pil(file)).sha256
+
     def _content(self) -> bytes:
         head = f"image {self.mode} {self.size[0]}x{self.size[1]}\n"
         return head.encode() + self._pil.tobytes()
@@ -262,7 +272,7 @@ class Embedding(Media):
 
         array = np.array(vector, dtype="<f4")
         if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-            raise MediaError(f"an embedding is a vector of finite numbers, not an array of shape {array.shape} or with NaN")
+            raise MediaError(f"an embedding is a vector of finite numbers; this has the shape {array.shape}, or NaN")
         array.setflags(write=False)
         self.vector: NDArray[np.float32] = array
 

@@ -168,10 +168,10 @@ def _wav_samples(body: bytes, form: int, bits: int) -> NDArray[np.float32]:
     if form != _PCM or bits not in (8, 16, 24, 32):
         raise MediaError(f"WAV format {form} with {bits} bits is not read; use PCM or float")
     if bits == 8:
-        return (np.frombuffer(body, np.uint8).astype(np.float32) - 128) / 128
+        return np.asarray((np.frombuffer(body, np.uint8).astype(np.float32) - 128) / 128, dtype=np.float32)
     width = bits // 8
     raw = np.frombuffer(body[: len(body) // width * width], np.uint8).reshape(-1, width)
     wide = np.zeros((len(raw), 4), np.uint8)
     wide[:, 4 - width :] = raw  # the sample in the high bytes of an int32
-    samples: NDArray[np.float32] = (wide.view("<i4")[:, 0] / 2**31).astype(np.float32)
-    return samples
+    whole: NDArray[np.int32] = wide.view("<i4")[:, 0]
+    return np.asarray(whole / 2**31, dtype=np.float32)

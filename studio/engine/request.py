@@ -8,9 +8,8 @@ Try it: ``for event in studio.Studio().stream("image", prompt="a red apple"): pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from studio.errors import StudioError
 from studio.generator import Generator
@@ -30,7 +29,7 @@ class Request:
     generator: Generator
     inputs: Inputs
     seed: int
-    plugin: PluginRef = PluginRef(name="unknown", version="0")
+    plugin: PluginRef
     dtype: str | None = None
     preview_every: int = 0
     label: str = ""
@@ -52,7 +51,6 @@ class Timing:
         return self.start + self.steps + self.finish
 
 
-@dataclass(frozen=True)
 class Event:
     """Base of the events; `last` marks those after which none follows."""
 
@@ -90,12 +88,12 @@ class Notice(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """`position` of `steps` steps are done after `elapsed_s`; `eta_s` more are expected for the rest (None: unknown)."""
+    """`position` of `steps` steps are done after `elapsed_s` seconds; the rest is expected to take `eta_s` more."""
 
     position: int
     steps: int
     elapsed_s: float
-    eta_s: float | None
+    eta_s: float
 
 
 @dataclass(frozen=True)
@@ -127,13 +125,3 @@ class CancelledEvent(Event):
     """Cancelled; its state is released."""
 
     last: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded model and what the recipe says of it: `weights` maps file names to sha256."""
-
-    value: Any
-    device: str
-    dtype: str
-    weights: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,213 @@
+"""The engine: one worker thread that runs the loop, and the tickets by which callers follow their requests.
+
+The thread is a daemon that starts with the first request, sleeps on a condition while there is nothing to do, and ends
+with `close` (or the interpreter). A caller that is interrupted (Ctrl-C) while it waits cancels its request, which takes
+effect within one step. This module knows nothing of plugins' discovery or of terminals.
+
+Try it: ``pytest tests/studio/engine/test_engine.py``
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Self
+
+from studio import torch_setup
+from studio.engine.loop import MAX_RUNNING, Entry, Loop
+from studio.engine.models import Models
+from studio.engine.provenance import make_recipe
+from studio.engine.request import Event, Failed, Finished, Request, Timing
+from studio.errors import Cancelled, EngineClosed, StudioError
+from studio.media import Media
+from studio.store import Store
+
+_EXIT_PATIENCE_S = 10.0  # how long the interpreter's end waits for a step in flight
+
+
+class Ticket:
+    """An accepted request: follow it, wait for it, cancel it. Safe to use from any thread."""
+
+    def __init__(self, request: Request, cancel: Callable[[Entry], None]) -> None:
+        self.request = request
+        self._news = threading.Condition()
+        self._events: list[Event] = []
+        self._cancel = cancel
+        self._entry = Entry(request, self._emit, accepted=time.perf_counter())
+
+    @property
+    def done(self) -> bool:
+        """Whether the last event has come."""
+        return bool(self._events) and self._events[-1].last
+
+    @property
+    def timing(self) -> Timing:
+        """Where the time went so far, in seconds."""
+        return self._entry.timing
+
+    def events(self) -> Iterator[Event]:
+        """Yield every event from the first, waiting for more until the last one. Ctrl-C while waiting cancels."""
+        seen = 0
+        while True:
+            event = self._wait(seen, None)
+            yield event
+            if event.last:
+                return
+            seen += 1
+
+    def result(self, timeout: float | None = None) -> Media:
+        """Wait for the media. Raises what the request failed with, Cancelled, TimeoutError (`timeout` in seconds)."""
+        event = self._wait(-1, timeout)
+        if isinstance(event, Finished):
+            return event.media
+        if isinstance(event, Failed):
+            raise event.error
+        raise Cancelled(f"the request to `{self.request.generator.name}` was cancelled")
+
+    def cancel(self) -> None:
+        """Ask for the end; it comes within one step, with CancelledEvent unless the work was done before."""
+        self._entry.cancelled = True
+        self._cancel(self._entry)
+
+    def _wait(self, index: int, timeout: float | None) -> Event:
+        """Wait for the event at `index`; -1 means the last one."""
+        try:
+            with self._news:
+                ready = self._news.wait_for(lambda: self.done or 0 <= index < len(self._events), timeout)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        if not ready:
+            raise TimeoutError(f"`{self.request.generator.name}` is not done after {timeout} s")
+        return self._events[index]
+
+    def _emit(self, event: Event) -> None:
+        with self._news:
+            self._events.append(event)
+            self._news.notify_all()
+
+
+class Engine:
+    """Runs requests on one device. A context manager; `close` cancels what is unfinished.
+
+    `device`: ``cpu``, ``cuda``, ``cuda:N`` or None to choose; `dtype` overrides what generators choose; what is made
+    goes into `store`, if one is given, together with the media it was made from. Raises UsageError for a device that is
+    not here.
+    """
+
+    def __init__(
+        self,
+        device: str | None = None,
+        dtype: str | None = None,
+        *,
+        store: Store | None = None,
+        max_running: int = MAX_RUNNING,
+    ) -> None:
+        self.device = torch_setup.choose_device(device)
+        self._worker = _Worker(Models(self.device, dtype), store, max_running)
+        self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)
+
+    def submit(self, request: Request) -> Ticket:
+        """Accept a request. Raises EngineClosed after `close`."""
+        return self.submit_many([request])[0]
+
+    def submit_many(self, requests: Sequence[Request]) -> list[Ticket]:
+        """Accept requests as one: all are started before any is stepped, so that the widths of shared steps are the
+        same in every run. Raises EngineClosed after `close`.
+        """
+        tickets = [Ticket(request, self._worker.cancel) for request in requests]
+        self._worker.accept([ticket._entry for ticket in tickets])
+        return tickets
+
+    def close(self) -> None:
+        """Cancel what is unfinished, wait for the step in flight, and let go of the models."""
+        self._finalizer.detach()
+        self._worker.close(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Worker:
+    """The thread and its inbox; holds no reference to the Engine, so that an engine let go of is closed."""
+
+    def __init__(self, models: Models, store: Store | None, max_running: int) -> None:
+        self._models, self._store = models, store
+        self._loop = Loop(models, self._complete, time.perf_counter, max_running)
+        self._mail = threading.Condition()
+        self._inbox: deque[tuple[Entry, bool]] = deque()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def accept(self, entries: Sequence[Entry]) -> None:
+        """Put new requests into the inbox, all at once. Raises EngineClosed."""
+        with self._mail:
+            if self._closing:
+                raise EngineClosed("the engine is closed", hint="make a new Studio")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="studio-engine", daemon=True)
+                self._thread.start()
+            self._inbox.extend((entry, True) for entry in entries)
+            self._mail.notify()
+
+    def cancel(self, entry: Entry) -> None:
+        """Put a cancellation into the inbox; a closing engine cancels everything anyway."""
+        with self._mail:
+            self._inbox.append((entry, False))
+            self._mail.notify()
+
+    def close(self, patience: float | None) -> None:
+        """End the thread; waits at most `patience` seconds for the step in flight (None: until it is over)."""
+        with self._mail:
+            self._closing = True
+            self._mail.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(patience)
+
+    def _run(self) -> None:
+        busy = False
+        while True:
+            with self._mail:
+                while not (self._inbox or busy or self._closing):
+                    self._mail.wait()
+                mail, closing = list(self._inbox), self._closing
+                self._inbox.clear()
+            self._sort(mail)
+            mail.clear()
+            if closing:
+                break
+            busy = self._tick()
+        for entry in [*self._loop.waiting, *self._loop.running]:
+            self._loop.cancel(entry)
+        self._models.clear()
+
+    def _sort(self, mail: list[tuple[Entry, bool]]) -> None:
+        for entry, accept in mail:
+            if accept:
+                self._loop.accept(entry)
+            else:
+                self._loop.cancel(entry)
+
+    def _tick(self) -> bool:
+        """One tick; a fault of the engine itself ends what is in hand, never the thread."""
+        try:
+            return self._loop.tick()
+        except Exception as error:
+            for entry in [*self._loop.waiting, *self._loop.running]:
+                self._loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
+            return False
+
+    def _complete(self, entry: Entry, media: Media) -> Media:
+        """Attach the recipe, and store what was made and what it was made from."""
+        made = media.attach(make_recipe(entry, media), None)
+        if self._store is None:
+            return made
+        for parent in entry.request.inputs.media():
+            self._store.put(parent)
+        return made.attach(made.recipe, self._store.put(made).path)

@@ -1,0 +1,114 @@
+"""Turning whatever a plugin raises or returns into one StudioError, and letting go of its memory.
+
+Knows nothing of the loop. Any exception counts, `SystemExit` included: in the engine's thread it can only come from the
+plugin.
+
+Try it: ``python -c "from studio.engine.failures import as_error; print(as_error('x', 'start', ValueError('no')))"``
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from studio.errors import GeneratorFailed, OutOfMemory, StudioError
+from studio.generator import Generator, State
+from studio.media import Media
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+class Garbage(Exception):
+    """A generator returned what it must not."""
+
+
+def as_error(generator: str, where: str, error: BaseException) -> StudioError:
+    """Return a StudioError for what was raised in `where` (``load``, ``start``, ``step 3`` …).
+
+    A StudioError stays itself. The traceback is kept as text and dropped, frames and all: a local variable of the
+    plugin must not keep tensors alive.
+    """
+    text = "".join(traceback.format_exception(error))
+    found = error if isinstance(error, StudioError) else _explain(generator, where, error)
+    found.traceback_text = text
+    _drop_frames(error)
+    return found
+
+
+def _explain(generator: str, where: str, error: BaseException) -> GeneratorFailed:
+    if isinstance(error, MemoryError) or _torch_out_of_memory(error):
+        first = (str(error).strip().splitlines() or ["no memory left"])[0]
+        hint = "ask for a smaller size or fewer at once, or close what else uses the memory"
+        return OutOfMemory(generator, f"`{generator}` ran out of memory in {where}: {first[:200]}", hint=hint)
+    if isinstance(error, SystemExit):
+        reason = f"called sys.exit({error.code!r})"
+    elif isinstance(error, Garbage):
+        reason = str(error)
+    else:
+        reason = f"{type(error).__name__}: {str(error)[:500]}"
+    hint = "the fault is the plugin's; `--debug` shows its traceback"
+    return GeneratorFailed(generator, f"`{generator}` failed in {where}: {reason}", hint=hint)
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """Cut the tracebacks of an exception and of those behind it."""
+    while error is not None and error.__traceback__ is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _torch_out_of_memory(error: BaseException) -> bool:
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def check_state(state: object) -> State:
+    """Return the state if it is one. Raises Garbage."""
+    if not isinstance(state, State):
+        raise Garbage(f"returned {_kind(state)} where a State is due")
+    if not (_whole(state.position) and _whole(state.steps) and state.position >= 0):
+        place = f"{state.position!r} of {state.steps!r}"
+        raise Garbage(f"returned a State at position {place}; both are whole numbers from 0")
+    if not isinstance(state.notices, tuple) or not all(isinstance(each, str) for each in state.notices):
+        raise Garbage("returned a State whose notices are no tuple of texts")
+    return state
+
+
+def check_step(given: Sequence[State], made: object) -> list[State]:
+    """Return the next states if there is one for each given state and each is further on. Raises Garbage."""
+    if not isinstance(made, Sequence) or isinstance(made, str | bytes):
+        raise Garbage(f"returned {_kind(made)} where a list of states is due")
+    if len(made) != len(given):
+        raise Garbage(f"returned {len(made)} states for {len(given)}")
+    states = [check_state(each) for each in made]
+    for old, new in zip(given, states, strict=True):
+        if new.position <= old.position and not new.done:
+            raise Garbage(f"returned a State that stays at position {new.position} of {new.steps}")
+    return states
+
+
+def check_key(key: object) -> Hashable:
+    """Return the batch key if it is hashable. Raises Garbage."""
+    try:
+        hash(key)
+    except TypeError:
+        raise Garbage(f"returned a batch key that is not hashable, {_kind(key)}") from None
+    return key
+
+
+def check_media(generator: Generator, media: Any) -> Media:
+    """Return the media if it is what the generator promised. Raises Garbage."""
+    if not isinstance(media, generator.output):
+        raise Garbage(f"returned {_kind(media)} where studio.{generator.output.__name__} is due")
+    return media
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

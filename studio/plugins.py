@@ -1,0 +1,264 @@
+"""Finding plugins: entry points, the user's plugin folder, and files or folders named with ``--plugin``.
+
+A broken plugin costs only itself: whatever it raises (SystemExit included), a misspelt hook, a bad generator, a name
+already taken: each is listed with its reason in `Plugins.reports`, and everything else works. The first to claim a name
+keeps it; Studio's own plugins come first, then other installed ones by name, the user's folder, and ``--plugin``. This
+module knows nothing of engines or stores.
+
+Try it: ``studio plugins``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+
+from studio import hookspecs
+from studio.errors import PluginError, UsageError, nearest
+from studio.generator import Generator, Trainer, check, check_trainer
+from studio.recipe import PluginRef
+
+GROUP = "studio.plugins"
+OWN = "multimodal-studio"
+_HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("studio_"))
+
+
+@dataclass(frozen=True)
+class PluginReport:
+    """What became of one plugin.
+
+    `status`: ``ok``; ``partly`` if something of it works and something does not; ``failed`` if nothing does. `origin`
+    is the entry point or the path. `generators` and `trainers` name what works.
+    """
+
+    name: str
+    version: str
+    origin: str
+    status: Literal["ok", "partly", "failed"]
+    reasons: tuple[str, ...] = ()
+    generators: tuple[str, ...] = ()
+    trainers: tuple[str, ...] = ()
+    traceback_text: str = ""
+
+    @property
+    def reason(self) -> str | None:
+        """All reasons in one line, or None."""
+        return "; ".join(self.reasons) or None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A plugin before it is imported."""
+
+    name: str
+    version: str
+    origin: str
+    load: Callable[[], ModuleType]
+
+
+class Plugins:
+    """The plugins found: `generators` and `trainers` by name, and a report on every plugin."""
+
+    def __init__(self) -> None:
+        self.generators: dict[str, Generator] = {}
+        self.trainers: dict[str, Trainer] = {}
+        self.reports: list[PluginReport] = []
+        self._owners: dict[str, PluginRef] = {}
+
+    @classmethod
+    def discover(
+        cls, paths: Sequence[Path | str] = (), *, entry_points: bool = True, user_folder: Path | None = None
+    ) -> Plugins:
+        """Import every plugin. Raises UsageError if one of `paths` does not exist; nothing else."""
+        found = cls()
+        for source in _sources(paths, entry_points, user_folder):
+            found._add(source)
+        return found
+
+    def owner(self, generator: str) -> PluginRef:
+        """The plugin that a generator came from."""
+        return self._owners[generator]
+
+    def _add(self, source: _Source) -> None:
+        reasons: list[str] = []
+        text = ""
+        generators: list[str] = []
+        trainers: list[str] = []
+        try:
+            module = source.load()
+            manager = _manager(module)
+            reasons += _check_hooks(module)
+            generators = self._take_generators(source, _call(manager.hook.studio_generators, reasons), reasons)
+            trainers = self._take_trainers(_call(manager.hook.studio_trainers, reasons), reasons)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything, SystemExit too
+            reasons.append(_explain(error))
+            text = "".join(traceback.format_exception(error))
+        if not reasons and not generators and not trainers:
+            reasons.append("registers nothing")
+        status: Any = "ok" if not reasons else "partly" if generators or trainers else "failed"
+        origin = (source.name, source.version, source.origin)
+        self.reports.append(
+            PluginReport(*origin, status, tuple(reasons), tuple(generators), tuple(trainers), traceback_text=text)
+        )
+
+    def _take_generators(self, source: _Source, offered: Iterable[object], reasons: list[str]) -> list[str]:
+        taken = []
+        for each in offered:
+            label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
+            if bad := check(each):
+                reasons.append(f"generator `{label}`: {'; '.join(bad)}")
+            elif isinstance(each, Generator):
+                if each.name in self.generators:
+                    reasons.append(f"the name `{each.name}` is taken by plugin `{self._owners[each.name].name}`")
+                    continue
+                self.generators[each.name] = each
+                self._owners[each.name] = PluginRef(name=source.name, version=source.version)
+                taken.append(each.name)
+        return taken
+
+    def _take_trainers(self, offered: Iterable[object], reasons: list[str]) -> list[str]:
+        taken = []
+        for each in offered:
+            label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
+            if bad := check_trainer(each):
+                reasons.append(f"trainer `{label}`: {'; '.join(bad)}")
+            elif isinstance(each, Trainer):
+                if each.name in self.trainers:
+                    reasons.append(f"the trainer's name `{each.name}` is taken")
+                    continue
+                self.trainers[each.name] = each
+                taken.append(each.name)
+        return taken
+
+
+def _manager(module: ModuleType) -> pluggy.PluginManager:
+    """A manager of one plugin alone, so that no other plugin's failure reaches it. Raises pluggy's validation error."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module)
+    return manager
+
+
+def _call(hook: pluggy.HookCaller, reasons: list[str]) -> list[object]:
+    """Call a hook; a failure or a result that is no list becomes a reason."""
+    try:
+        results = hook()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything, SystemExit too
+        reasons.append(f"`{hook.name}`: {_explain(error)}")
+        return []
+    offered: list[object] = []
+    for result in results:
+        if isinstance(result, list | tuple):
+            offered += result
+        else:
+            reasons.append(f"`{hook.name}` returned {type(result).__name__}; a list is due")
+    return offered
+
+
+def _check_hooks(module: ModuleType) -> list[str]:
+    """Find hooks that pluggy would pass over in silence: misspelt ones and unmarked ones."""
+    reasons = []
+    for name, value in vars(module).items():
+        if not inspect.isroutine(value):
+            continue
+        marker = getattr(value, f"{hookspecs.PROJECT}_impl", None)
+        hook = (marker.get("specname") if isinstance(marker, dict) else None) or name
+        if hook in _HOOKS and marker is None:
+            reasons.append(f"`{name}` is not marked with `@studio.hookimpl`")
+        elif hook not in _HOOKS and (marker is not None or (name.startswith("studio_") and nearest(name, _HOOKS))):
+            guess = nearest(hook, _HOOKS)
+            known = f"did you mean `{guess}`?" if guess else f"hooks are {', '.join(f'`{each}`' for each in _HOOKS)}"
+            reasons.append(f"there is no hook `{hook}`; {known}")
+    return reasons
+
+
+def _explain(error: BaseException) -> str:
+    """One line for what a plugin raised, with the place in its code."""
+    if isinstance(error, SystemExit):
+        what = f"called sys.exit({error.code!r})"
+    else:
+        lines = str(error).strip().splitlines()
+        what = f"{type(error).__name__}: {lines[0][:300] if lines else ''}".rstrip(": ")
+    own = str(Path(__file__))
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename != own]
+    frames = [each for each in frames if not each.filename.startswith("<") and "importlib" not in each.filename]
+    return f"{what} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else what
+
+
+def _sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path | None) -> Iterator[_Source]:
+    if entry_points:
+        points = importlib.metadata.entry_points(group=GROUP)
+        for point in sorted(points, key=lambda each: (_distribution(each)[0] != OWN, each.name)):
+            name, version = _distribution(point)
+            yield _Source(point.name, version, f"{name}: {point.value}", _loader(point))
+    if user_folder is not None and user_folder.is_dir():
+        yield from map(_source, _members(user_folder))
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UsageError(f"there is no plugin `{path}`", hint="`--plugin` takes a Python file or a folder")
+        members = [path] if path.is_file() or (path / "__init__.py").is_file() else _members(path)
+        if not members:
+            raise UsageError(f"the folder `{path}` holds no plugin", hint="put a `.py` file or a package into it")
+        yield from map(_source, members)
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
+
+
+def _loader(point: importlib.metadata.EntryPoint) -> Callable[[], ModuleType]:
+    def load() -> ModuleType:
+        module = point.load()
+        if not isinstance(module, ModuleType):
+            raise PluginError(f"its entry point `{point.value}` must name a module, not {type(module).__name__}")
+        return module
+
+    return load
+
+
+def _members(folder: Path) -> list[Path]:
+    """The plugins in a folder: its Python files and packages, hidden and private ones left out."""
+    found = [each for each in folder.iterdir() if each.suffix == ".py" or (each / "__init__.py").is_file()]
+    return sorted(each for each in found if not each.name.startswith((".", "_")))
+
+
+def _source(path: Path) -> _Source:
+    """A plugin by path; its version is the hash of its code, so that a recipe tells when it changed."""
+    path = path.resolve()
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    digest = hashlib.sha256(b"".join(each.read_bytes() for each in files)).hexdigest()
+    return _Source(path.stem, f"sha256:{digest[:16]}", str(path), lambda: _import(path))
+
+
+def _import(path: Path) -> ModuleType:
+    """Import a file or package under a name of its own; a failed import leaves nothing behind."""
+    name = f"studio_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    folder = [str(path)] if path.is_dir() else None
+    spec = importlib.util.spec_from_file_location(
+        name, path / "__init__.py" if folder else path, submodule_search_locations=folder
+    )
+    if spec is None or spec.loader is None:
+        raise PluginError(f"`{path}` is no Python file or package")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,92 @@
+"""Replay: find the recipe of a file or an artifact, and compare what it makes now with what it made then.
+
+Reading is reading hostile input: a recipe comes only through `Recipe.parse`, its inputs through `Inputs.from_recipe`,
+and media that it names only out of the store. This module runs nothing itself; `studio.api` makes the media.
+
+Try it: ``studio replay FILE``
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.errors import StoreError, UsageError
+from studio.media import Image, Media
+from studio.recipe import Recipe
+from studio.store import Store
+from studio.store.store import KINDS
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """Whether media were made again, and if not, how far off and why.
+
+    `identical` compares content (pixels, samples, text). The differences are in the media's own units (0 to 255 for a
+    picture; one step of a sample) and None where shapes differ or the media is text. `changed_facts` names what the
+    recipe records otherwise than it is now. `media` is what was made now, `original` what it is compared with.
+    """
+
+    identical: bool
+    max_abs_diff: float | None
+    mean_abs_diff: float | None
+    changed_facts: list[str]
+    media: Media
+    original: Media
+    recipe: Recipe
+
+
+def load(what: Path | str, store: Store) -> Media:
+    """Read a media file, or an artifact by its id; the recipe comes from the file, else from the store.
+
+    Raises MediaError for a file that cannot be read, UsageError or StoreError for an id (see `Store.get`).
+    """
+    path = Path(what)
+    if path.is_file():
+        media = _open(path)
+        if media.recipe is not None:
+            return media
+        kept = store.find(media.sha256)
+        return media if kept is None else media.attach(kept.recipe, path)
+    if isinstance(what, str) and re.fullmatch(r"[0-9a-f]{1,64}", what):
+        return store.open(what)
+    if path.is_dir():
+        raise UsageError(f"`{what}` is a folder", hint="name a media file, or an artifact's id")
+    raise UsageError(f"there is no file `{what}`", hint="name a media file, or an artifact's id")
+
+
+def recipe_of(media: Media, what: Path | str) -> Recipe:
+    """The recipe that the media carries. Raises StoreError if it has none."""
+    if media.recipe is None:
+        hint = "it may have been made or saved anew by another program, which drops the recipe"
+        raise StoreError(f"`{what}` carries no recipe, and the store knows nothing of its content", hint=hint)
+    return media.recipe
+
+
+def compare(original: Media, made: Media, recipe: Recipe) -> ReplayReport:
+    """Compare what was made then and now, and name the facts that changed."""
+    changed = recipe.changed_facts(made.recipe) if made.recipe else []
+    if original.sha256 != recipe.output.sha256:
+        changed.insert(0, f"content: changed since; its recipe made {recipe.output.sha256[:12]}…")
+    difference = _difference(original, made)
+    largest, mean = difference if difference else (None, None)
+    return ReplayReport(original == made, largest, mean, changed, made, original, recipe)
+
+
+def _difference(one: Media, other: Media) -> tuple[float, float] | None:
+    """Largest and mean absolute difference, or None where there is no number for it."""
+    if one == other:
+        return 0.0, 0.0
+    first, second = one.samples(), other.samples()
+    if first is None or second is None or first.shape != second.shape:
+        return None
+    import numpy as np
+
+    gap = np.abs(first.astype(np.float64) - second.astype(np.float64))
+    return float(gap.max()), float(gap.mean())
+
+
+def _open(path: Path) -> Media:
+    """Open a file by its suffix; any other suffix must be a picture."""
+    return KINDS.get(path.suffix.lower(), Image).open(path)

@@ -1,0 +1,126 @@
+"""Artifacts on disk, content-addressed: ``objects/ab/abcd….png`` and, beside it, ``abcd….json`` with the whole recipe.
+
+The name is the media's identity (`Media.sha256`: for a picture its pixels), so the same content is one object however
+often it is made; the first recipe is kept. Every file is written atomically and read back against its name. The store
+knows nothing of generators or engines; several processes may use one folder.
+
+Try it: ``python -c "import studio; print(studio.Studio().store.put(studio.Text('hello')))"``
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.errors import MediaError, StoreError, UsageError
+from studio.files import make_folder, read_limited, store_error, write_atomically
+from studio.media import Embedding, Image, Media, Text
+from studio.recipe import MAX_RECIPE_BYTES, Recipe
+from studio.timed_media import Audio, Video
+
+HOME_VARIABLE = "STUDIO_HOME"
+MIN_PREFIX = 6
+KINDS: dict[str, type[Media]] = {each.suffix: each for each in (Text, Image, Video, Audio, Embedding)}
+
+
+def default_home() -> Path:
+    """The data folder: ``$STUDIO_HOME``, or where the platform keeps users' data."""
+    if named := os.environ.get(HOME_VARIABLE):
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("multimodal-studio", appauthor=False))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Made media on disk. `recipe` is None for media that were brought from outside."""
+
+    sha256: str
+    path: Path
+    media_type: str
+    recipe: Recipe | None
+
+
+class Store:
+    """Artifacts under ``root/objects``; the folder is made with the first artifact."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._objects = self.root / "objects"
+
+    def put(self, media: Media) -> Artifact:
+        """Keep media with their recipe. Raises StoreError if the folder is not writable or the disk full."""
+        folder = self._objects / media.sha256[:2]
+        path, side = folder / (media.sha256 + media.suffix), folder / f"{media.sha256}.json"
+        make_folder(folder)
+        recipe = self._recipe(side) if side.exists() else None
+        if recipe is None and media.recipe is not None:
+            recipe = media.recipe
+            write_atomically(side, recipe.to_json(indent=1).encode())
+        elif path.exists() and self._intact(path):
+            return Artifact(media.sha256, path, media.media_type, recipe)
+        write_atomically(path, media.attach(recipe, None).file_bytes())
+        return Artifact(media.sha256, path, media.media_type, recipe)
+
+    def get(self, name: str) -> Artifact:
+        """Find an artifact by its id or a beginning of it, and check its bytes.
+
+        Raises UsageError for what is no id, is shorter than 6 characters or fits several, and StoreError if there is
+        none, or it is damaged (its hash is named).
+        """
+        path = self._path(name)
+        artifact = Artifact(path.stem, path, KINDS[path.suffix].media_type, self._recipe(path.with_suffix(".json")))
+        if not self._intact(path):
+            hint = "remove it, and make it again with `studio replay` of a copy, or from its recipe"
+            raise StoreError(f"the artifact {path.stem} is damaged: `{path}` holds something else", hint=hint)
+        return artifact
+
+    def find(self, sha256: str) -> Artifact | None:
+        """Return the artifact with this whole hash, or None. Raises StoreError if it is damaged."""
+        known = any(path.suffix in KINDS for path in (self._objects / sha256[:2]).glob(f"{sha256}.*"))
+        return self.get(sha256) if known else None
+
+    def open(self, name: str) -> Media:
+        """Read an artifact's media, with recipe and path. Raises as `get` does."""
+        artifact = self.get(name)
+        return KINDS[artifact.path.suffix].open(artifact.path).attach(artifact.recipe, artifact.path)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the ids of all artifacts, in order."""
+        return iter(sorted(path.stem for path in self._objects.glob("??/*") if path.suffix in KINDS))
+
+    def _path(self, name: str) -> Path:
+        if not re.fullmatch(r"[0-9a-f]{1,64}", name):
+            raise UsageError(f"`{name}` is no artifact id", hint="an id is 6 to 64 of 0-9 and a-f")
+        if len(name) < MIN_PREFIX:
+            raise UsageError(f"the id `{name}` is too short", hint=f"give at least {MIN_PREFIX} characters")
+        try:
+            found = sorted(path for path in (self._objects / name[:2]).glob(f"{name}*") if path.suffix in KINDS)
+        except OSError as error:
+            raise store_error(self._objects, "read", error) from error
+        if not found:
+            raise StoreError(f"the store has no artifact `{name}`", hint=f"it looked in `{self._objects}`")
+        if len(found) > 1:
+            several = ", ".join(path.stem[:16] for path in found[:8])
+            raise UsageError(f"the id `{name}` fits {len(found)} artifacts: {several}", hint="give more characters")
+        return found[0]
+
+    def _intact(self, path: Path) -> bool:
+        """Whether the file still holds what its name says."""
+        kind = KINDS[path.suffix]
+        try:
+            return kind.identify(read_limited(path, kind.max_file_bytes)) == path.stem
+        except MediaError:
+            return False
+
+    def _recipe(self, side: Path) -> Recipe | None:
+        if not side.exists():
+            return None
+        try:
+            return Recipe.parse(read_limited(side, MAX_RECIPE_BYTES))
+        except MediaError as error:
+            raise StoreError(f"the recipe of the artifact {side.stem} is damaged: `{side}`: {error.message}") from error

@@ -1,0 +1,127 @@
+"""What torch needs before it is used, without importing it: the torchvision trap, threads, the default device.
+
+**The torchvision trap.** open_clip depends on torchvision. Beside a CPU build of torch, the torchvision of the
+package index cannot load its compiled library, and importing it then fails with ``operator torchvision::nms does not
+exist``, taking diffusers and transformers down with it. Declaring the two missing operators first is enough, as nothing
+here calls them. `prepare` arranges that this happens when torchvision is first imported, and only if its
+own library does not load. This module knows nothing of models or engines.
+
+Try it: ``python -c "from studio import torch_setup; torch_setup.prepare(); import torchvision"``
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+from studio.errors import UsageError
+
+THREADS_VARIABLE = "STUDIO_THREADS"
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_declared: list[object] = []  # torch.library.Library objects; the operators live as long as they do
+
+
+class _BeforeTorchvision:
+    """A finder that finds nothing: it acts when torchvision is looked for, and steps aside."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        if name == "torchvision":
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            spec = PathFinder.find_spec(name)
+            if spec is not None and spec.submodule_search_locations:
+                _declare_missing(spec)
+
+
+def prepare() -> None:
+    """Arrange for torchvision to import, and apply ``STUDIO_THREADS``. Cheap, repeatable, imports nothing.
+
+    Raises UsageError if ``STUDIO_THREADS`` is no whole number of at least 1.
+    """
+    if "torchvision" not in sys.modules and not any(isinstance(each, _BeforeTorchvision) for each in sys.meta_path):
+        sys.meta_path.insert(0, _BeforeTorchvision())
+    if wanted := os.environ.get(THREADS_VARIABLE):
+        if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
+            raise UsageError(f"{THREADS_VARIABLE} is `{wanted}`; it must be a whole number from 1 to 1024")
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(int(wanted))
+        else:
+            os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = wanted
+
+
+def _declare_missing(spec: ModuleSpec) -> None:
+    """Declare ``torchvision::nms`` and ``::qnms`` if torchvision's compiled library does not load."""
+    import torch
+
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    for compiled in [each for place in places for pattern in ("_C*.so", "_C*.pyd") for each in place.glob(pattern)]:
+        try:
+            torch.ops.load_library(str(compiled))  # type: ignore[no-untyped-call]
+        except OSError:  # built for another torch, or for a CUDA that is not here
+            continue
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
+    _declared.append(library)
+
+
+def inference() -> AbstractContextManager[object]:
+    """``torch.inference_mode()`` where torch is loaded, else a context that does nothing."""
+    torch = sys.modules.get("torch")
+    return torch.inference_mode() if torch is not None and hasattr(torch, "inference_mode") else nullcontext()
+
+
+def threads() -> int | None:
+    """How many threads torch computes with, or None where it is not loaded."""
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None and hasattr(torch, "get_num_threads") else None
+
+
+def choose_device(wanted: str | None) -> str:
+    """Check a device's name, or choose: CUDA where torch is built for it and a card answers, else the CPU.
+
+    Raises UsageError for a name that is none, or a device that is not here.
+    """
+    if wanted is None:
+        return "cpu" if why_no_cuda() else "cuda"
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", wanted):
+        raise UsageError(f"the device is `{wanted}`; it must be `cpu`, `cuda` or `cuda:N`")
+    if wanted != "cpu" and (reason := why_no_cuda()):
+        raise UsageError(f"the device `{wanted}` cannot be used: {reason}", hint="use `--device cpu`")
+    return wanted
+
+
+@cache
+def why_no_cuda() -> str | None:
+    """Say why CUDA cannot be used, or None where it can; asks torch's version file and the driver, not torch."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return "torch is not installed"
+    text = (Path(next(iter(spec.submodule_search_locations))) / "version.py").read_text()
+    if not re.search(r"^cuda\b[^=]*=\s*['\"]", text, re.MULTILINE):
+        return "torch is built without CUDA"
+    return _ask_driver()
+
+
+def _ask_driver() -> str | None:
+    """Ask the CUDA driver for its devices: cuInit and cuDeviceGetCount of the driver API."""
+    import ctypes
+
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return "no CUDA driver is installed"
+    count = ctypes.c_int(0)
+    if code := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return f"the CUDA driver answers with error {code}"
+    return None if count.value else "the CUDA driver sees no device"
