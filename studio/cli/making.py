@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import queue
-import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ def _host_options() -> list[click.Parameter]:
     return [
         click.Option(["-n", "count"], type=click.IntRange(1, MOST), default=1, metavar="N",
                      help="Make N of them, together; their seeds follow one another."),
-        click.Option(["--seed"], type=click.IntRange(0, 2**63 - 1), metavar="N",
+        click.Option(["--seed"], type=int, metavar="N",
                      help="Equal seeds give equal results.  [default: a new one]"),
         click.Option(["-o", "--output"], metavar="FILE|DIR",
                      help="Write here; a folder gets files named by generator, seed and id.  [default: the store]"),
@@ -93,10 +92,9 @@ def _run(settings: Settings, name: str, params: dict[str, Any]) -> int:
     count, force = params["count"], params["force"]
     target = choose(params["output"], count, generator.output.suffix, force=force)
     previews = choose(f"{params['previews']}/", count, ".png", force=force) if params["previews"] else None
-    first = params["seed"] if params["seed"] is not None else secrets.randbits(32)
     given = {flag.name: getattr(inputs, flag.name) for flag in flags if flag.name in inputs.model_fields_set}
     every = params["preview_every"] if previews else 0
-    tickets = [studio.submit(name, seed=first + i, preview_every=every, **given) for i in range(count)]
+    tickets = studio.submit_many(name, count, seed=params["seed"], preview_every=every, **given)
     results = Results(tickets, target, previews)
     seeds = [ticket.request.seed for ticket in tickets]
     with stray_prints_aside(), Display(seeds, quiet=settings.quiet) as display:

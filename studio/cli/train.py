@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from studio.cli.flags import parameters, values
 from studio.cli.main import EPILOG
 from studio.cli.output import console, stray_prints_aside
 
@@ -21,6 +20,7 @@ class Trainers(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Make the command. Raises UnknownName, which names the nearest."""
+        from studio.cli.flags import parameters, values
         from studio.errors import UnknownName
 
         trainers = ctx.obj.studio().trainers
@@ -49,6 +49,6 @@ command = Trainers(
     "train",
     short_help="Train a model with a plugin's recipe.",
     help="Run the training recipe NAME. `studio train NAME --help` lists what it takes.",
-    subcommand_metavar="NAME [OPTIONS]",
+    subcommand_metavar="NAME ...",
     epilog=EPILOG,
 )

@@ -1,0 +1,58 @@
+"""`studio doctor`: what this machine and this installation can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from studio.cli.main import Settings
+from studio.cli.output import emit, table
+
+if TYPE_CHECKING:
+    from studio.doctor import DoctorReport
+
+
+@click.command("doctor", short_help="Show versions, devices, memory and attention backends.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_obj
+def command(settings: Settings, as_json: bool) -> None:
+    """Show versions, devices, memory, the data folder, and each attention backend or why it cannot be used."""
+    report = settings.studio().doctor()
+    if as_json:
+        emit(report.model_dump_json(indent=2, exclude={"plugins": {"__all__": {"traceback_text"}}}))
+    else:
+        table(("what", "state", "more"), list(_rows(report)))
+
+
+def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
+    yield "studio", report.version, report.platform
+    for name, version in report.libraries.items():
+        if name != "studio":
+            yield f"library {name}", version, ""
+    for device in report.devices:
+        state = "usable" if device.usable else "not usable"
+        chosen = " (used unless --device says otherwise)" if report.device == device.name.partition(":")[0] else ""
+        yield f"device {device.name}", state, device.reason or device.description + chosen
+        if device.memory_total is not None:
+            free = "" if device.memory_free is None else f"{_bytes(device.memory_free)} free"
+            yield f"memory {device.name}", _bytes(device.memory_total), free
+    yield "processor cores", str(report.cores), f"{report.threads or report.cores} threads compute"
+    for backend in report.attention:
+        yield f"attention {backend.name}", "available" if backend.available else "not available", backend.reason
+    home = report.home
+    free = "" if home.free is None else f", {_bytes(home.free)} free"
+    yield "home", "writable" if home.writable else "not writable", home.reason or f"{home.path}{free}"
+    for plugin in report.plugins:
+        yield f"plugin {plugin.name}", plugin.status, plugin.reason or ", ".join(plugin.generators)
+
+
+def _bytes(count: int) -> str:
+    """`1.4 GiB`."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

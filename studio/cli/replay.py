@@ -1,0 +1,65 @@
+"""`studio replay FILE|ID`: make something again from its recipe, and say whether it is the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from studio.cli.main import Settings
+from studio.cli.output import emit, emit_json, note, stray_prints_aside
+
+if TYPE_CHECKING:
+    from studio.replay import ReplayReport
+
+
+@click.command("replay", short_help="Make something again, and say whether it is identical.")
+@click.argument("what", metavar="FILE|ID")
+@click.option("-o", "--output", metavar="FILE|DIR", help="Write what is made now here.")
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_obj
+def command(settings: Settings, what: str, output: str | None, force: bool, as_json: bool) -> int:
+    """Make FILE, or something in the store by its ID, again from its recipe, and compare.
+
+    Says `identical`, or how far the new one is off and which recorded fact has changed since. The exit code is 0 for
+    identical and 1 for different.
+    """
+    from studio.cli.destination import choose
+
+    studio = settings.studio()
+    original = studio.load(what)
+    target = choose(output, 1, original.suffix, force=force)
+    if original.recipe and not settings.quiet:
+        note(f"making it again: {original.recipe.generator}, seed {original.recipe.seed}")
+    with stray_prints_aside():
+        report = studio.replay(what)
+    path = str(target.save(report.media, report.recipe.generator, report.recipe.seed))
+    if as_json:
+        emit_json(
+            {
+                "identical": report.identical,
+                "max_abs_diff": report.max_abs_diff,
+                "mean_abs_diff": report.mean_abs_diff,
+                "changed_facts": report.changed_facts,
+                "sha256": report.media.sha256,
+                "original_sha256": report.original.sha256,
+                "path": path,
+            }
+        )
+    else:
+        _tell(report)
+        if output and not settings.quiet:
+            note(f"written: {path}")
+    return 0 if report.identical else 1
+
+
+def _tell(report: ReplayReport) -> None:
+    if report.identical:
+        emit("identical")
+    elif report.max_abs_diff is None:
+        emit("different: the two cannot be compared number by number")
+    else:
+        emit(f"different: by at most {report.max_abs_diff:.6g}, {report.mean_abs_diff:.6g} in the mean")
+    for fact in report.changed_facts:
+        emit(f"changed: {fact}")
