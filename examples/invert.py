@@ -1,7 +1,8 @@
 """The smallest plugin: one file, one generator, one step."""
 
-import studio
 from PIL import Image, ImageChops
+
+import studio
 
 
 class Invert(studio.Generator):

@@ -103,7 +103,7 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_context
-def studio(ctx: click.Context, **options: Any) -> None:
+def studio(ctx: click.Context, /, **options: Any) -> None:
     """Make pictures and other media from words, with plugins; keep how each was made, and make it again."""
     for name, value in options.items():
         setattr(ctx.obj, name, value)

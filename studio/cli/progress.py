@@ -31,7 +31,7 @@ class Row:
     steps: int = 0
     left: str = "waiting"
     eta_s: float = 0.0
-    done: bool = False
+    end: str = ""  # `done` or `failed`
 
 
 class Display:
@@ -76,8 +76,8 @@ class Display:
             row.position, row.steps, row.eta_s = event.position, event.steps, event.eta_s or 0.0
             row.left = "" if event.eta_s is None else f"{_seconds(event.eta_s)} left"
         elif isinstance(event, Finished | Failed | CancelledEvent):
-            row.done, row.eta_s = True, 0.0
-            row.left = "done" if isinstance(event, Finished) else "failed"
+            row.end = row.left = "done" if isinstance(event, Finished) else "failed"
+            row.eta_s = 0.0
         self._draw(index)
 
     def _tell(self, text: str) -> None:
@@ -94,20 +94,21 @@ class Display:
             self._bars.update(
                 task, description=row.label, completed=row.position, total=row.steps or None, left=row.left
             )
-        elif self._clock() - self._last_line >= LINE_EVERY_S:
+        elif self._clock() - self._last_line >= LINE_EVERY_S and not all(row.end for row in self.rows):
             self._last_line = self._clock()
             note(self.line())
 
     def _total(self) -> Row:
         """All requests as one row. Those that are not started count as long as the longest that is."""
         longest = max(row.steps for row in self.rows)
-        done = sum(row.done for row in self.rows)
-        left = max(row.eta_s for row in self.rows)
+        ends = [row.end for row in self.rows]
+        failed = f", {ends.count('failed')} failed" if "failed" in ends else ""
+        eta = max(row.eta_s for row in self.rows)
         return Row(
-            f"{done} of {len(self.rows)} done",
+            f"{ends.count('done')} of {len(ends)} done{failed}",
             sum(row.position for row in self.rows),
             sum(row.steps or longest for row in self.rows),
-            f"{_seconds(left)} left" if left else next((row.left for row in self.rows if not row.done), "done"),
+            f"{_seconds(eta)} left" if eta else next((row.left for row in self.rows if not row.end), ""),
         )
 
     def line(self) -> str:

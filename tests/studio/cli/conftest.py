@@ -54,7 +54,13 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
     def call(*argv: str, **options: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "studio", "--plugin", str(PROBE), *argv]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": folder, "env": dict(os.environ), **options}
+        pipes = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "cwd": folder,
+            "env": dict(os.environ),
+            **options,
+        }
         return subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
     return call

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import studio
 from PIL import Image
+
+import studio
 
 
 class Echo(studio.Generator):
@@ -46,7 +47,9 @@ class Dot(studio.Generator):
         side: int = studio.field(8, ge=1, le=4096, multiple_of=8, help="pixels")
 
     def generate(self, model: Any, inputs: Inputs, rng: studio.Rng) -> studio.Image:
-        return studio.Image(Image.effect_noise((inputs.side, inputs.side), 0).convert("RGB").point(lambda _: rng.seed % 256))
+        return studio.Image(
+            Image.effect_noise((inputs.side, inputs.side), 0).convert("RGB").point(lambda _: rng.seed % 256)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,129 @@
+"""Start-up, help, show, replay, plugins, doctor and train."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studio.cli.main import COMMANDS, hoist
+
+from .conftest import PROBE, Studio
+
+HEAVY = ("torch", "numpy", "PIL", "pydantic", "pluggy", "rich", "diffusers", "transformers")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["doctor", "--help"], ["train", "--hlep"]])
+def test_starting_loads_nothing_heavy(argv: list[str]) -> None:
+    code = f"import sys; from studio.cli.main import run; run({argv}); print([m for m in {HEAVY} if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_listing_and_helping_load_no_torch(studio: Studio) -> None:
+    code = "import sys; from studio.cli.main import run; run({!r}); print([m for m in {!r} if m in sys.modules])"
+    words = ["--plugin", str(PROBE), "generate", "echo", "--help"]
+    command = [sys.executable, "-c", code.format(words, ("torch", "numpy", "diffusers"))]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1] == "[]"
+
+
+def test_help_lists_every_command(studio: Studio) -> None:
+    ran = studio("--help", plugin=None)
+    assert ran.code == 0
+    assert re.findall(r"^  (\w+)  +[A-Z]", ran.out.partition("Commands:")[2], re.M) == list(COMMANDS)
+    assert studio("generate", "--help").out.count("Say the text again.") == 1
+
+
+def test_version(studio: Studio) -> None:
+    assert studio("--version", plugin=None).out == f"studio {version('multimodal-studio')}\n"
+
+
+def test_no_words_at_all_show_the_help_as_a_usage_error(studio: Studio) -> None:
+    ran = studio(plugin=None)
+    assert (ran.code, ran.out) == (2, "")
+    assert "Usage: studio" in ran.err
+
+
+WORDS = st.lists(st.sampled_from(["image", "a red apple", "--steps", "5", "-o", "x.png", "--json"]))
+GLOBALS = st.sampled_from([["--quiet"], ["--debug"], ["--home", "h"], ["--plugin", "p.py"], ["--device=cpu"], ["-q"]])
+
+
+@given(st.lists(st.tuples(WORDS, GLOBALS)), WORDS)
+def test_global_options_move_to_the_front_and_all_else_stays(
+    parts: list[tuple[list[str], list[str]]], end: list[str]
+) -> None:
+    argv = [word for words, options in parts for word in [*words, *options]] + end
+    front = [word for _, options in parts for word in options]
+    rest = [word for words, _ in parts for word in words] + end
+    assert hoist(argv) == front + rest
+    assert hoist([*rest, "--", *front]) == [*rest, "--", *front]  # behind `--` everything is meant as it stands
+
+
+def test_a_global_option_without_its_value_is_refused() -> None:
+    with pytest.raises(click.UsageError, match="`--home` needs a value"):
+        hoist(["image", "--home"])
+
+
+def test_show_reads_a_file_and_an_id(studio: Studio) -> None:
+    assert studio("generate", "dot", "a dot", "--seed", "9", "-o", "dot.png").code == 0
+    by_file = json.loads(studio("show", "dot.png", "--json").out)
+    by_id = json.loads(studio("show", by_file["sha256"][:10], "--json").out)
+    assert by_file["sha256"] == by_id["sha256"]
+    assert by_file["recipe"]["inputs"] == by_id["recipe"]["inputs"] == {"prompt": "a dot", "side": 8}
+    rows = dict(line.split("\t") for line in studio("show", "dot.png").lines)
+    assert (rows["generator"], rows["seed"], rows["inputs.prompt"]) == ("dot", "9", "a dot")
+
+
+def test_replay_says_identical(studio: Studio) -> None:
+    studio("generate", "dot", "x", "-o", "dot.png")
+    ran = studio("replay", "dot.png", "-o", "again.png")
+    assert (ran.code, ran.out) == (0, "identical\n")
+    assert Path("again.png").read_bytes() == Path("dot.png").read_bytes()
+    assert json.loads(studio("replay", "dot.png", "--json").out)["identical"] is True
+
+
+def test_replay_says_how_far_and_what_changed(studio: Studio) -> None:
+    source = PROBE.read_text()
+    plugin = Path("changing.py")
+    plugin.write_text(source)
+    studio("generate", "dot", "x", "--seed", "100", "-o", "dot.png", plugin=plugin)
+    plugin.write_text(source.replace("rng.seed % 256", "rng.seed % 256 + 3"))
+    ran = studio("replay", "dot.png", plugin=plugin)
+    assert ran.code == 1
+    assert ran.lines[0] == "different: by at most 3, 3 in the mean"
+    assert any(line.startswith("changed: plugin.version: sha256:") for line in ran.lines[1:])
+    told = json.loads(studio("replay", "dot.png", "--json", plugin=plugin).out)
+    assert (told["identical"], told["max_abs_diff"]) == (False, 3.0)
+
+
+def test_plugins_lists_what_is_offered(studio: Studio) -> None:
+    told = {each["name"]: each for each in json.loads(studio("plugins", "--json").out)}
+    assert told[PROBE.stem]["status"] == "ok"
+    assert told[PROBE.stem]["generators"] == ["echo", "dot", "slow"]
+    assert told[PROBE.stem]["trainers"] == ["lesson"]
+    assert told[PROBE.stem]["reason"] is None
+
+
+def test_doctor_tells_devices_and_every_attention_backend(start: Callable[..., subprocess.Popen[str]]) -> None:
+    out, err = start("doctor", "--json").communicate(timeout=120)
+    told = json.loads(out)
+    assert err == ""
+    assert told["libraries"]["torch"]
+    assert told["devices"][0]["name"] == "cpu"
+    assert all(each["available"] or each["reason"] for each in told["attention"])
+
+
+def test_train_has_flags_from_options_and_writes_no_data(studio: Studio) -> None:
+    ran = studio("train", "lesson", "music", "--hours", "2.5")
+    assert (ran.code, ran.out) == (0, "")
+    assert "learning [music] for 2.5 h" in ran.err
+    assert "what to learn" in studio("train", "lesson", "--help").out

@@ -1,0 +1,40 @@
+"""Ctrl-C: within a step, exit 130, and nothing half-written."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import files
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.mark.parametrize("pause", ["0.05", "600"], ids=["between steps", "in a step that does not end"])
+def test_ctrl_c_ends_it_with_130_and_leaves_nothing(start: Start, own_home: Path, tmp_path: Path, pause: str) -> None:
+    marker = tmp_path / "begun"
+    words = ["generate", "slow", "--steps", "1000", "--pause", pause, "-n", "2", "-o", "out/", "--marker", str(marker)]
+    process = start(*words)
+    while not marker.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)  # 2,000 steps of 0.05 s would take longer
+    assert process.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "error: interrupted"
+    assert "Traceback" not in err
+    assert files(tmp_path / "outside") == []
+    assert files(own_home) == []
+
+
+def test_what_was_finished_before_is_kept(start: Start, tmp_path: Path) -> None:
+    process = start("generate", "echo", "hi", "-o", "hi.txt")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "hi.txt\n"), err
+    assert files(tmp_path / "outside") == ["hi.txt"]
