@@ -1,0 +1,44 @@
+"""What people say of a picture: the training captions of a record, in English and Chinese.
+
+`phrases` gives a record's distinct names; `caption` dresses one at random as a prompt would have it.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+ENGLISH = ("{}", "{}", "{}", "a {}", "the {}", "a picture of a {}", "an emoji of a {}", "an icon of a {}", "one {}",
+           "a drawing of a {}", "a small {}", "a 3d {}", "{} on a white background")  # fmt: skip
+CHINESE = ("{}", "{}", "{}", "一个{}", "一只{}", "{}的图片", "一张{}的图片", "{}图标", "画一个{}")
+
+
+def phrases(record: dict[str, Any]) -> dict[str, list[str]]:
+    """Names of the record's picture by kind: `label`, `synonym`, `tagged` (label and a tag), `gloss`, `zh`, `zh_tagged`."""
+    label, zh = record["label"], record["zh_label"]
+    gloss = record["gloss"]
+    return {
+        "label": [label],
+        "synonym": list(record["synonyms"]),
+        "tagged": [f"{label}, {tag}" for tag in record["tags"]] + [f"{tag} {label}" for tag in record["tags"]],
+        "gloss": [gloss, gloss.split(";")[0], gloss.split(",")[0]] if gloss else [],
+        "zh": [zh] if zh else [],
+        "zh_tagged": [f"{zh}，{tag}" for tag in record["zh_tags"]] if zh else [],
+    }
+
+
+WEIGHTS = {"label": 8, "synonym": 2, "tagged": 4, "gloss": 4, "zh": 4, "zh_tagged": 2}
+
+
+def caption(record: dict[str, Any], rng: random.Random) -> str:
+    """One caption of the record, drawn by `WEIGHTS` among the kinds it has, in a template where it is a name."""
+    kinds = {kind: names for kind, names in phrases(record).items() if names}
+    kind = rng.choices(list(kinds), [WEIGHTS[kind] for kind in kinds])[0]
+    name = rng.choice(kinds[kind])
+    if kind in ("label", "synonym"):
+        return rng.choice(ENGLISH).format(name)
+    if kind == "zh":
+        return rng.choice(CHINESE).format(name)
+    if kind == "gloss" and rng.random() < 0.5:
+        return f"a {name}" if not name.startswith(("a ", "an ", "the ", "any ")) else name
+    return name

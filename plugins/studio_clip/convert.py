@@ -1,0 +1,48 @@
+"""One CLIP in two forms: the text tower as transformers' `CLIPTextModelWithProjection`, the whole as open_clip's `CLIP`.
+
+Both forms give the same embeddings; the tests hold them to it. The text tower is stored once, with the image model that
+it serves; the `clip` folder holds the image tower, the projection of texts and the temperature.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection
+
+IMAGE_SIZE = 64
+
+
+def config(text: Any, embed: int) -> dict[str, Any]:
+    """open_clip's model configuration for a text tower's configuration (`CLIPTextConfig`)."""
+    return {
+        "embed_dim": embed,
+        "vision_cfg": {"image_size": IMAGE_SIZE, "patch_size": 8, "layers": 6, "width": 192, "head_width": 64},
+        "text_cfg": {
+            "context_length": text.max_position_embeddings, "vocab_size": text.vocab_size, "width": text.hidden_size,
+            "heads": text.num_attention_heads, "layers": text.num_hidden_layers, "pad_id": text.pad_token_id,
+        },
+    }  # fmt: skip
+
+
+def to_open_clip(tower: CLIPTextModelWithProjection) -> dict[str, Tensor]:
+    """The tower's weights under open_clip's names."""
+    state = {name.removeprefix("text_model."): value for name, value in tower.state_dict().items()}
+    made = {
+        "token_embedding.weight": state["embeddings.token_embedding.weight"],
+        "positional_embedding": state["embeddings.position_embedding.weight"],
+        "ln_final.weight": state["final_layer_norm.weight"],
+        "ln_final.bias": state["final_layer_norm.bias"],
+        "text_projection": state["text_projection.weight"].T.contiguous(),
+    }
+    for layer in range(tower.config.num_hidden_layers):
+        theirs, ours = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
+        for kind in ("weight", "bias"):
+            qkv = [state[f"{ours}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            made[f"{theirs}.attn.in_proj_{kind}"] = torch.cat(qkv)
+            for their, our in (("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
+                               ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2")):  # fmt: skip
+                made[f"{theirs}.{their}.{kind}"] = state[f"{ours}.{our}.{kind}"]
+    return made

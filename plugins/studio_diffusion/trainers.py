@@ -1,0 +1,88 @@
+"""`studio train vae` and `studio train image`: from a data set and a text tower to the starter. Loads no torch until run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import studio
+from studio.training.options import TrainingOptions
+
+
+class TrainVae(studio.Trainer):
+    """Train the image model's autoencoder, 128x128 pictures to 16x16 latents."""
+
+    name = "vae"
+
+    class Options(TrainingOptions):
+        """See TrainingOptions."""
+
+        decoder_only: bool = studio.field(
+            False, help="go on with the decoder of `work/vae/model`; latents stay as they are"
+        )
+
+    def run(self, options: Any, console: studio.Console) -> None:
+        """Write `work/vae/model` (diffusers' AutoencoderKL), its latents brought to mean 0 and deviation 1."""
+        device = options.torch_device()
+        import numpy as np
+        from diffusers import AutoencoderKL
+
+        from studio_datasets import build
+        from studio_diffusion import export, train_image, train_vae
+
+        pictures, records = build.load(options.folder / "data")
+        # Things are seen four times as often as flags and signs; pictures alone, no words.
+        shares = [4 if train_image.share(record) >= 0.5 else 1 for record in records]
+        rows = np.repeat(
+            np.arange(len(records)), [n if r["split"] == "train" else 0 for n, r in zip(shares, records, strict=True)]
+        )
+        out = options.folder / "vae" / "model"
+        given = AutoencoderKL.from_pretrained(out, local_files_only=True) if options.decoder_only else None
+        run = options.folder / ("vae-decoder" if options.decoder_only else "vae")
+        vae = train_vae.train(
+            np.asarray(pictures),
+            rows,
+            run,
+            device=device,
+            steps=options.steps,
+            minutes=options.minutes,
+            decoder_of=given,
+        )
+        if not options.decoder_only:
+            export.whiten(vae, np.asarray(pictures[::2]))
+        vae.save_pretrained(out)
+        console.print(f"the autoencoder is in {out}")
+
+
+class TrainImage(studio.Trainer):
+    """Train the image model's U-Net and put the starter together."""
+
+    name = "image"
+
+    class Options(TrainingOptions):
+        """See TrainingOptions."""
+
+        batch: int = studio.field(32, ge=1, le=1024, help="pictures a step")
+        rate: float = studio.field(6e-4, gt=0, lt=0.1, help="highest learning rate")
+
+    def run(self, options: Any, console: studio.Console) -> None:
+        """Write `work/image/starter`, a folder in the layout of diffusers' StableDiffusionPipeline."""
+        device = options.torch_device()
+        from diffusers import AutoencoderKL
+        from transformers import CLIPTextModel
+
+        from studio_datasets import build
+        from studio_diffusion import export, train_image
+
+        work = options.folder
+        pictures, records = build.load(work / "data")
+        vae = AutoencoderKL.from_pretrained(work / "vae" / "model", local_files_only=True).to(device)
+        tower = CLIPTextModel.from_pretrained(work / "text" / "tower", local_files_only=True).to(device).eval()
+        keep = [index for index, record in enumerate(records) if record["split"] == "train"]
+        latents = export.encode(vae, pictures)[keep]
+        encode = train_image.text_states(tower, work / "text" / "tokenizer")
+        unet = train_image.train(
+            latents, [records[i] for i in keep], encode, work / "image", device=device, steps=options.steps,
+            minutes=options.minutes, batch=options.batch, peak=options.rate,
+        )  # fmt: skip
+        export.save(work / "image" / "starter", vae, unet, tower, work / "text" / "tokenizer")
+        console.print(f"the starter is in {work / 'image' / 'starter'}")

@@ -1,0 +1,30 @@
+"""An exponential moving average of a module's weights (Polyak and Juditsky 1992), warmed up so that it starts useful."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+
+class Ema:
+    """Keeps `module`, the average of a model's parameters; buffers are copied.
+
+    The decay at update n is `min(decay, (1 + n) / (10 + n))`: the first updates follow the model closely.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float = 0.999) -> None:
+        """Start from a copy of `model`. `decay` is in [0, 1): nearer 1 averages over more updates."""
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module) -> None:
+        """Move the average towards the model's present weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        mine = list(self.module.parameters())
+        torch._foreach_lerp_(mine, [p.detach() for p in model.parameters()], 1 - decay)
+        for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
