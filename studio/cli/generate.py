@@ -17,7 +17,7 @@ class Generators(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Make the command. Raises UnknownName, which names the nearest."""
-        generator = ctx.obj.studio().generator(cmd_name)
+        generator = ctx.obj.generator(cmd_name)
         return GeneratorCommand(cmd_name, generator=cmd_name, short_help=generator.summary)
 
 

@@ -23,6 +23,7 @@ from studio.cli.output import drop_stdout_if_broken, report_error, report_failur
 
 if TYPE_CHECKING:
     from studio.api import Studio
+    from studio.generator import Generator
 
 COMMANDS = ("image", "generate", "plugins", "show", "replay", "doctor", "train")
 EPILOG = "The options of `studio` itself (--plugin, --home, --device, --quiet, --debug) may stand here as well."
@@ -50,6 +51,20 @@ class Settings:
             with stray_prints_aside():
                 _ = self._studio.plugins  # imports them
         return self._studio
+
+    def generator(self, name: str) -> Generator:
+        """A generator by name. Raises UnknownName, whose hint names the plugins that could not be loaded too."""
+        from studio.errors import UnknownName
+
+        host = self.studio()
+        try:
+            return host.generator(name)
+        except UnknownName as error:
+            broken = [
+                f"; plugin `{each.name}` {each.status}: {each.reason}" for each in host.plugins.reports if each.reasons
+            ]
+            error.hint = f"{error.hint}{''.join(broken)}"
+            raise
 
     def close(self) -> None:
         """Cancel what is unfinished and close the host; give up after `PATIENCE_S`, or at once on another Ctrl-C."""

@@ -68,7 +68,7 @@ class GeneratorCommand(click.Command):
         """The generator's docstring is the help."""
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text(inspect.getdoc(ctx.obj.studio().generator(self.generator)) or "")
+            formatter.write_text(inspect.getdoc(ctx.obj.generator(self.generator)) or "")
 
     def invoke(self, ctx: click.Context) -> int:
         """Make what was asked; 0, or 1 if some of several failed."""
@@ -77,7 +77,7 @@ class GeneratorCommand(click.Command):
 
 def _flags(ctx: click.Context, generator: str) -> list[Flag]:
     settings: Settings = ctx.obj
-    return settings.studio().generator(generator).Inputs.flags()
+    return settings.generator(generator).Inputs.flags()
 
 
 def _run(settings: Settings, name: str, params: dict[str, Any]) -> int:
@@ -86,7 +86,7 @@ def _run(settings: Settings, name: str, params: dict[str, Any]) -> int:
     from studio.cli.progress import Display
 
     studio = settings.studio()
-    generator = studio.generator(name)
+    generator = settings.generator(name)
     flags = generator.Inputs.flags()
     inputs = generator.Inputs.parse(values(flags, params))  # all that can be refused is refused before anything is made
     count, force = params["count"], params["force"]

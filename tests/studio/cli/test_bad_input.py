@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import struct
 import subprocess
@@ -184,6 +185,13 @@ def test_a_broken_plugin_costs_only_itself(studio: Studio) -> None:
     assert "No module named 'nothing_of_that_name'" in rows["broken"]
     assert "\tok\t" in rows[PROBE.stem]
     assert studio("generate", "echo", "hi", "--plugin", "broken.py").code == 0
+    missing = studio("generate", "lost", "hi", "--plugin", "broken.py")
+    _is_one_clear_error(missing.code, missing.err, 2, "no generator is called `lost`", "plugin `broken` failed: Module")
+
+
+def test_a_word_that_is_not_unicode_is_refused(studio: Studio) -> None:
+    ran = studio("generate", "echo", os.fsdecode(b"caf\xe9"))
+    _is_one_clear_error(ran.code, ran.err, 2, "`text` is 'caf\\udce9'", "")
 
 
 def _is_one_clear_error(code: int, err: str, expected: int, message: str, hint: str) -> None:
