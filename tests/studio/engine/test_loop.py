@@ -1,0 +1,366 @@
+"""The pure loop under random schedules: hypothesis accepts, ticks and cancels; real little generators do arithmetic."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+import studio
+from studio.engine.loop import Entry, Loop
+from studio.engine.models import Models
+from studio.engine.request import CancelledEvent, Failed, Finished, Notice, Preview, Progress, Queued, Request, Started
+from studio.errors import GeneratorFailed, OutOfMemory
+from studio.recipe import PluginRef
+
+PLUGIN = PluginRef(name="tests", version="1")
+FAULTS = ("raise", "exit", "interrupt", "count", "type", "none", "stay", "memory", "start", "finish", "wrong", "key")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sum(studio.State):
+    value: int
+    first: int
+    group: int
+    fault: str = ""
+    at: int = 0
+
+
+class Adder(studio.Generator):
+    """Add one in each step."""
+
+    name = "adder"
+    output = studio.Text
+    max_batch = 3
+
+    class Inputs(studio.Inputs):
+        steps: int = studio.field(3, ge=0, le=8, help="steps")
+        group: int = studio.field(0, help="batch key")
+        fault: str = studio.field("", help="what goes wrong")
+        at: int = studio.field(1, help="in which step")
+
+    def __init__(self):
+        self.batches = []
+
+    def start(self, model, inputs, rng):
+        if inputs.fault == "start":
+            raise ValueError("no start")
+        first = rng.python.randrange(1000)
+        return Sum(steps=inputs.steps, value=first, first=first, group=inputs.group, fault=inputs.fault, at=inputs.at)
+
+    def step(self, model, states):
+        self.batches.append(list(states))
+        assert all(state.value == state.first + state.position for state in states), "a state was damaged"
+        made = [replace(state, position=state.position + 1, value=state.value + 1) for state in states]
+        for state in states:
+            if state.fault and state.position + 1 >= state.at:
+                made = self.go_wrong(state, made)
+        return made
+
+    def go_wrong(self, state, made):
+        match state.fault:
+            case "raise":
+                raise ValueError("no step")
+            case "exit":
+                raise SystemExit(3)
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "memory":
+                raise MemoryError
+            case "count":
+                return made[:-1]
+            case "type":
+                return [*made[:-1], 7]
+            case "none":
+                return None
+            case "stay":
+                return [replace(each, position=each.position - 1) for each in made]
+        return made
+
+    def finish(self, model, state):
+        if state.fault == "finish":
+            raise OSError("no end")
+        return 3 if state.fault == "wrong" else studio.Text(str(state.value))
+
+    def batch_key(self, state):
+        return [state.group] if state.fault == "key" else state.group
+
+
+class Loner(Adder):
+    """Add one in each step, and share none."""
+
+    name = "loner"
+
+    def batch_key(self, state):
+        return studio.Generator.batch_key(self, state)
+
+
+def request(generator, seed=1, **inputs):
+    preview_every = inputs.pop("preview_every", 0)
+    return Request(generator, generator.Inputs.parse(inputs), seed, PLUGIN, preview_every=preview_every)
+
+
+class Bench:
+    """A loop with a clock that moves by one at every look, and the events of each entry."""
+
+    def __init__(self, max_running=5):
+        self.now = 0.0
+        self.events = {}
+        self.loop = Loop(Models("cpu"), lambda entry, media: media, self.clock, max_running)
+
+    def clock(self):
+        self.now += 1
+        return self.now
+
+    def accept(self, made):
+        events = []
+        entry = Entry(made, events.append, accepted=self.clock())
+        self.events[entry] = events
+        self.loop.accept(entry)
+        return entry
+
+    def drain(self, limit=10_000):
+        for _ in range(limit):
+            if not self.loop.tick():
+                return
+        raise AssertionError("the loop does not come to an end")
+
+
+class LoopMachine(RuleBasedStateMachine):
+    @initialize(max_running=st.integers(1, 6))
+    def begin(self, max_running):
+        self.bench = Bench(max_running)
+        self.generators = [Adder(), Loner()]
+        self.cancelled = set()
+        self.seen_batches = [0, 0]
+
+    @rule(
+        which=st.integers(0, 1),
+        seed=st.integers(0, 50),
+        steps=st.integers(0, 8),
+        group=st.integers(0, 1),
+        fault=st.sampled_from(["", "", "", *FAULTS]),
+        at=st.integers(1, 8),
+    )
+    def accept(self, which, seed, steps, group, fault, at):
+        made = request(self.generators[which], seed, steps=steps, group=group, fault=fault, at=at)
+        self.bench.accept(made)
+
+    @rule()
+    def tick(self):
+        before = {entry: entry.state for entry in self.bench.loop.running}
+        counts = [len(generator.batches) for generator in self.generators]
+        self.bench.loop.tick()
+        stepped = [
+            state
+            for generator, count in zip(self.generators, counts, strict=True)
+            for batch in generator.batches[count:]
+            for state in batch
+        ]
+        assert len([1 for g, c in zip(self.generators, counts, strict=True) if len(g.batches) > c]) <= 1
+        for entry, state in before.items():  # whoever did not step, or stepped in vain, is as before
+            if state not in stepped and not entry.ended:
+                assert entry.state is state
+
+    @rule(data=st.data())
+    def cancel(self, data):
+        alive = [entry for entry in self.bench.events if not entry.ended]
+        if alive:
+            entry = data.draw(st.sampled_from(alive))
+            state = entry.state
+            self.bench.loop.cancel(entry)
+            self.cancelled.add(entry)
+            assert entry.state is None
+            assert entry not in self.bench.loop.running
+            assert entry not in self.bench.loop.waiting
+            counts = sum(len(generator.batches) for generator in self.generators)
+            self.bench.loop.tick()
+            later = [batch for generator in self.generators for batch in generator.batches]
+            assert state is None or all(state not in batch for batch in later[counts:])
+
+    @invariant()
+    def batches_are_lawful(self):
+        if not hasattr(self, "generators"):
+            return
+        for index, generator in enumerate(self.generators):
+            for batch in generator.batches[self.seen_batches[index] :]:
+                assert 1 <= len(batch) <= generator.max_batch
+                assert len({state.group for state in batch}) == 1
+                assert index == 0 or len(batch) == 1
+                assert len({id(state) for state in batch}) == len(batch)
+            self.seen_batches[index] = len(generator.batches)
+
+    @invariant()
+    def nothing_follows_the_end(self):
+        if not hasattr(self, "bench"):
+            return
+        assert len(self.bench.loop.running) <= self.bench.loop.max_running
+        for entry, events in self.bench.events.items():
+            last = [event for event in events if event.last]
+            assert len(last) == entry.ended
+            assert not last or events[-1] is last[0]
+
+    def teardown(self):
+        if not hasattr(self, "bench"):
+            return
+        self.bench.drain()
+        for entry, events in self.bench.events.items():
+            assert entry.ended
+            self.check_end(entry, events[-1])
+
+    def check_end(self, entry, end):
+        inputs = entry.request.inputs
+        in_steps = inputs.fault not in ("start", "finish", "wrong", "key", "") and inputs.at <= inputs.steps
+        shared = inputs.fault == "key" and entry.name == "adder"
+        if entry in self.cancelled:
+            assert isinstance(end, CancelledEvent)
+        elif inputs.fault in ("start", "finish", "wrong") or in_steps or shared:
+            assert isinstance(end, Failed), (inputs, end)
+            assert isinstance(end.error, GeneratorFailed)
+        else:
+            first = studio.Rng(entry.request.seed).python.randrange(1000)
+            assert end == Finished(studio.Text(str(first + inputs.steps))), inputs
+
+
+LoopMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLoopMachine = LoopMachine.TestCase
+
+
+def run(*requests, max_running=5):
+    bench = Bench(max_running)
+    entries = [bench.accept(each) for each in requests]
+    bench.drain()
+    return bench, entries, [bench.events[entry][-1] for entry in entries]
+
+
+def test_events_come_in_order():
+    adder = Adder()
+    bench, [entry], _ = run(request(adder, steps=2))
+    kinds = [type(event) for event in bench.events[entry]]
+    assert kinds[0] is Queued
+    assert kinds[-4:] == [Started, Progress, Progress, Finished]
+
+
+def test_equal_keys_share_steps_and_widths_are_recorded():
+    adder = Adder()
+    _, entries, ends = run(*(request(adder, seed, steps=3) for seed in range(3)))
+    assert [len(batch) for batch in adder.batches] == [3, 3, 3]
+    assert all(isinstance(end, Finished) for end in ends)
+    assert {(entry.width_min, entry.width_max) for entry in entries} == {(3, 3)}
+
+
+def test_a_group_wider_than_max_batch_takes_turns():
+    adder = Adder()
+    bench = Bench(max_running=7)
+    entries = [bench.accept(request(adder, seed, steps=8)) for seed in range(7)]
+    while not any(entry.ended for entry in entries):
+        bench.loop.tick()
+        positions = [entry.state.position for entry in entries if entry.state]
+        assert not positions or max(positions) - min(positions) <= 3
+
+
+def test_unlike_generators_take_turns():
+    adder, loner = Adder(), Loner()
+    bench = Bench()
+    one, other = bench.accept(request(adder, steps=8)), bench.accept(request(loner, steps=8))
+    while not (one.ended or other.ended):
+        bench.loop.tick()
+        if one.state and other.state:
+            assert abs(one.state.position - other.state.position) <= 1
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("start", "key")])
+def test_the_innocent_of_a_failed_batch_live(fault):
+    adder = Adder()
+    good = [request(adder, seed, steps=4) for seed in (1, 2)]
+    _, _, ends = run(good[0], request(adder, 3, steps=4, fault=fault, at=2), good[1])
+    assert isinstance(ends[1], Failed)
+    alone = [run(each)[2][0] for each in good]
+    assert [ends[0], ends[2]] == alone
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise", "failed in step 1: ValueError: no step"),
+        ("exit", "called sys.exit(3)"),
+        ("count", "returned 0 states for 1"),
+        ("type", "returned a int where a State is due"),
+        ("none", "returned None where a list of states is due"),
+        ("stay", "stays at position 0 of 3"),
+        ("start", "failed in start: ValueError: no start"),
+        ("finish", "failed in finish: OSError: no end"),
+        ("wrong", "returned a int where studio.Text is due"),
+        ("key", "batch key that is not hashable"),
+    ],
+)
+def test_a_fault_is_named(fault, words):
+    _, _, [end] = run(request(Adder(), fault=fault))
+    assert words in end.error.message
+    assert "adder" in end.error.message
+    assert "Traceback" in end.error.traceback_text
+
+
+def test_memory_errors_are_told_apart():
+    _, _, [end] = run(request(Adder(), fault="memory"))
+    assert isinstance(end.error, OutOfMemory)
+
+
+class Talker(Adder):
+    """Tell notices and previews."""
+
+    name = "talker"
+
+    def start(self, model, inputs, rng):
+        return replace(super().start(model, inputs, rng), notices=("cut",))
+
+    def step(self, model, states):
+        return [
+            replace(state, position=state.position + 1, value=state.value + 1, notices=(*state.notices, "more"))
+            for state in states
+        ]
+
+    def preview(self, model, state):
+        if state.position > 4:
+            raise ValueError("no view")
+        return studio.Text(str(state.position))
+
+
+def test_notices_are_told_once_and_previews_when_asked():
+    bench, [entry], [end] = run(request(Talker(), steps=8, preview_every=2))
+    events = bench.events[entry]
+    assert [event.text for event in events if isinstance(event, Notice)][:2] == ["cut", "more"]
+    assert [event.position for event in events if isinstance(event, Preview)] == [2, 4]
+    assert isinstance(end, Finished), "a failed preview costs only the preview"
+    assert "no view" in entry.notices[-1]
+
+
+def test_time_left_follows_the_pace():
+    bench, [entry], _ = run(request(Adder(), steps=6))
+    told = [event for event in bench.events[entry] if isinstance(event, Progress)]
+    assert [event.position for event in told] == [1, 2, 3, 4, 5, 6]
+    assert told[-1].eta_s == 0
+    assert all(a.eta_s > b.eta_s for a, b in zip(told, told[1:], strict=False))
+
+
+@pytest.mark.parametrize("end", ["cancel", "fail"])
+def test_the_state_is_released(end):
+    adder = Adder()
+    bench = Bench()
+    entry = bench.accept(request(adder, steps=5, fault="raise" if end == "fail" else "", at=3))
+    while entry.state is None or entry.state.position < 2:
+        bench.loop.tick()
+    state = weakref.ref(entry.state)
+    if end == "cancel":
+        bench.loop.cancel(entry)
+    else:
+        bench.loop.tick()
+    assert entry.ended
+    adder.batches.clear()
+    gc.collect()
+    assert state() is None

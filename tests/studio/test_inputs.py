@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import field_validator
+
+import studio
+from studio.errors import InputError, MediaError, UnknownName
+
+
+class Sample(studio.Inputs):
+    prompt: str = studio.field(help="what to draw", max_length=10)
+    steps: int = studio.field(20, ge=1, le=1000, help="how many steps")
+    guidance: float = studio.field(5.0, ge=0, lt=30, help="how strongly to follow the prompt")
+    side: int = studio.field(64, ge=8, le=512, multiple_of=8, help="in pixels")
+    sampler: str = studio.field("ddim", choices=["ddim", "euler"], help="how to step")
+    mode: Literal["fast", "good"] = studio.field("good", help="which way")
+    tiled: bool = studio.field(False, help="in tiles")
+    image: studio.Image | None = studio.field(None, help="to start from")
+    more: list[studio.Image] = studio.field(default_factory=list, help="others")
+    note: studio.Text = studio.field(studio.Text(""), help="a text")
+    odd: int = studio.field(1, help="an odd number")
+
+    @field_validator("odd")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("it must be odd")
+        return value
+
+
+def picture(value=0):
+    return studio.Image.from_array(np.full((2, 2), value, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "`prompt` is missing"),
+        ({"prompt": "x" * 11}, "must be text of at most 10 characters"),
+        ({"prompt": "x", "steps": 0}, "`steps` is 0, but must be a whole number from 1 to 1000"),
+        ({"prompt": "x", "steps": 1.5}, "`steps` is 1.5, but must be a whole number from 1 to 1000"),
+        ({"prompt": "x", "steps": "ten"}, "`steps` is 'ten'"),
+        ({"prompt": "x", "guidance": float("nan")}, "`guidance` is nan, but must be a finite number from 0 below 30"),
+        ({"prompt": "x", "guidance": float("inf")}, "`guidance` is inf"),
+        ({"prompt": "x", "guidance": -1}, "`guidance` is -1"),
+        ({"prompt": "x", "side": 63}, "must be a whole number from 8 to 512, a multiple of 8"),
+        ({"prompt": "x", "sampler": "dim"}, "must be one of `ddim`, `euler`"),
+        ({"prompt": "x", "mode": "bad"}, "must be one of `fast`, `good`"),
+        ({"prompt": "x", "odd": 2}, "`odd` is 2: it must be odd"),
+        ({"prompt": "x", "image": 3}, "pass a `studio.Image` or the path of a file, not int"),
+        ({"prompt": "x", "steps": 0, "side": 3}, "; `side` is 3"),
+    ],
+)
+def test_refusals_give_value_and_range(values, words):
+    with pytest.raises(InputError) as caught:
+        Sample.parse(values)
+    assert words in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.field in Sample.model_fields
+
+
+def test_unknown_inputs_name_the_nearest():
+    with pytest.raises(UnknownName, match="did you mean `guidance`"):
+        Sample.parse({"prompt": "x", "guidence": 3})
+
+
+@given(value=st.one_of(st.integers(), st.floats(), st.text(max_size=9), st.none(), st.lists(st.integers(), max_size=3)))
+def test_any_value_is_taken_or_refused_in_one_line(value):
+    for name in ("steps", "guidance", "sampler", "tiled", "side", "more"):
+        try:
+            made = Sample.parse({"prompt": "x", name: value})
+        except InputError as error:
+            assert f"`{name}`" in error.message  # noqa: PT017 (either outcome is right)
+        except MediaError:
+            assert name == "more"
+        else:
+            assert 1 <= made.steps <= 1000
+            assert 0 <= made.guidance < 30
+
+
+def test_long_values_are_cut_in_messages():
+    with pytest.raises(InputError) as caught:
+        Sample.parse({"prompt": "y" * 10**6})
+    assert len(caught.value.message) < 200
+
+
+def test_media_come_as_values_or_paths(tmp_path):
+    path = picture(7).save(tmp_path / "a.png")
+    for given_ in (picture(7), path, str(path)):
+        assert Sample.parse({"prompt": "x", "image": given_}).image == picture(7)
+    with pytest.raises(MediaError, match="cannot read"):
+        Sample.parse({"prompt": "x", "image": tmp_path / "no.png"})
+    assert Sample.parse({"prompt": "x", "note": "hello"}).note == studio.Text("hello")
+
+
+def test_flags_tell_what_a_face_needs():
+    flags = {flag.name: flag for flag in Sample.flags()}
+    assert list(flags) == list(Sample.model_fields)
+    assert (flags["prompt"].required, flags["prompt"].type) == (True, "str")
+    steps = flags["steps"]
+    assert (steps.type, steps.default, steps.minimum, steps.maximum) == ("int", 20, 1, 1000)
+    assert flags["side"].multiple_of == 8
+    assert flags["sampler"].choices == ("ddim", "euler")
+    assert flags["mode"].choices == ("fast", "good")
+    assert (flags["image"].type, flags["image"].media, flags["image"].multiple) == ("media", studio.Image, False)
+    assert (flags["more"].media, flags["more"].multiple) == (studio.Image, True)
+    assert flags["tiled"].type == "bool"
+    assert all(flag.help for flag in flags.values())
+
+
+def test_the_schema_follows():
+    schema = Sample.model_json_schema()["properties"]
+    assert schema["steps"]["minimum"] == 1
+    assert schema["sampler"]["enum"] == ["ddim", "euler"]
+    assert schema["note"]["x-studio-media"] == "text"
+
+
+def test_recipes_give_the_inputs_back():
+    made = Sample.parse({"prompt": "x", "image": picture(1), "more": [picture(2), picture(3)], "steps": 4})
+    kept = {media.sha256: media for media in made.media()}
+    assert set(kept) == {each.sha256 for each in (picture(1), picture(2), picture(3), studio.Text(""))}
+    again = Sample.from_recipe(made.as_recipe(), lambda ref: kept[ref.sha256])
+    assert again == made
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", {"sha256": "../x", "media_type": "image/png"}, 3, ["x"]])
+def test_a_recipe_opens_no_path(value):
+    def fetch(ref):
+        raise AssertionError(f"asked for {ref}")
+
+    with pytest.raises(InputError, match="must name media by sha256"):
+        Sample.from_recipe({"prompt": "x", "image": value}, fetch)
+
+
+def test_values_are_frozen():
+    made = Sample.parse({"prompt": "x"})
+    with pytest.raises(ValueError, match="frozen"):
+        made.steps = 3
