@@ -1,12 +1,13 @@
 """Are the pictures recognisable? Prompts in, nearest reference pictures out, judged by an encoder that trained nothing.
 
-For each of 100 common nouns three pictures are made: from the English label ("a house"), from the Chinese label, and from a
-paraphrase that is no training caption. Each is compared, by cosine of EfficientNet-Lite0 features (ImageNet), with every
-training picture; labels are ranked by their nearest reference, and a hit is the right label among the first k.
+For each of 100 common nouns three pictures are made: from the English label ("a house"), from the Chinese label, and
+from a paraphrase that is no training caption. Each is compared, by cosine of EfficientNet-Lite0 features (ImageNet),
+with every training picture; labels are ranked by their nearest reference, and a hit is the right label among the first
+k.
 
 The nouns are a rule, not a choice: emoji labels among things (animals, food, travel, activities, objects) that WordNet
-can define, by how often WordNet's tagged texts use them, ties by alphabet, the first 100. Paraphrases were written from the
-label alone, before any picture was made. Seeds are 0, 1, 2 … in the nouns' order.
+can define, by how often WordNet's tagged texts use them, ties by alphabet, the first 100. Paraphrases were written
+from the label alone, before any picture was made. Seeds are 0, 1, 2 … in the nouns' order.
 
     python benchmarks/recognition.py --data DATA --cache CACHE --out docs/recognition
 """
@@ -34,7 +35,9 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Judge:
-    """EfficientNet-Lite0's pooled features (Tan and Le 2019), weights from a package that the project does not train on."""
+    """EfficientNet-Lite0's pooled features (Tan and Le 2019), weights from a package that the project does not train
+    on.
+    """
 
     def __init__(self, cache: Path) -> None:
         folder = fetch.fetch(fetch.EFFICIENTNET, cache)
@@ -115,9 +118,8 @@ def table(result: dict[str, Any], kinds: tuple[str, ...]) -> str:
     for kind in kinds:
         row, count = result[kind], len(result[kind]["ranks"])
         low, high = interval(row["top5"], count)
-        lines.append(
-            f"| {names[kind]} | {row['top1']} | {row['top5']} ({low:.0f} to {high:.0f}) | {row['top10']} | {np.median(row['ranks']):.0f} |"
-        )
+        top5, middle = f"{row['top5']} ({low:.0f} to {high:.0f})", f"{np.median(row['ranks']):.0f}"
+        lines.append(f"| {names[kind]} | {row['top1']} | {top5} | {row['top10']} | {middle} |")
     return "\n".join(lines) + "\n"
 
 

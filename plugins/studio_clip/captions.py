@@ -14,7 +14,9 @@ CHINESE = ("{}", "{}", "{}", "一个{}", "一只{}", "{}的图片", "一张{}的
 
 
 def phrases(record: dict[str, Any]) -> dict[str, list[str]]:
-    """Names of the record's picture by kind: `label`, `synonym`, `tagged` (label and a tag), `gloss`, `zh`, `zh_tagged`."""
+    """Names of the record's picture by kind: `label`, `synonym`, `tagged` (label and a tag), `gloss`, `zh`,
+    `zh_tagged`.
+    """
     label, zh = record["label"], record["zh_label"]
     gloss = record["gloss"]
     return {

@@ -1,4 +1,4 @@
-"""One CLIP in two forms: the text tower as transformers' `CLIPTextModelWithProjection`, the whole as open_clip's `CLIP`.
+"""One CLIP in two forms: the text tower as transformers' `CLIPTextModelWithProjection`, all as open_clip's `CLIP`.
 
 Both forms give the same embeddings; the tests hold them to it. The text tower is stored once, with the image model that
 it serves; the `clip` folder holds the image tower, the projection of texts and the temperature.
@@ -42,7 +42,8 @@ def to_open_clip(tower: CLIPTextModelWithProjection) -> dict[str, Tensor]:
         for kind in ("weight", "bias"):
             qkv = [state[f"{ours}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
             made[f"{theirs}.attn.in_proj_{kind}"] = torch.cat(qkv)
-            for their, our in (("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
+            for their, our in (("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2",
+            "layer_norm2"),
                                ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2")):  # fmt: skip
                 made[f"{theirs}.{their}.{kind}"] = state[f"{ours}.{our}.{kind}"]
     return made

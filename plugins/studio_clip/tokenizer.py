@@ -20,7 +20,9 @@ PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
 def texts(records: list[dict[str, Any]], wordnet: WordNet) -> Iterator[str]:
-    """What the merges are learnt from: captions, the scarce Chinese ones weighted up, and WordNet's nouns and definitions."""
+    """What the merges are learnt from: captions, the scarce Chinese ones weighted up, and WordNet's nouns and
+    definitions.
+    """
     for record in records:
         yield from [record["label"], *record["tags"]] * 3
         yield from [record["zh_label"], *record["zh_tags"]] * 8
@@ -55,7 +57,8 @@ def train(texts: Iterable[str], folder: Path, vocabulary: int = 16384, context: 
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), "utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n", "utf-8")
     config = {
-        "tokenizer_class": "CLIPTokenizer", "model_max_length": context, "add_prefix_space": False, "do_lower_case": True,
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": context, "add_prefix_space": False,
+        "do_lower_case": True,
         "bos_token": BEGIN, "eos_token": END, "unk_token": END, "pad_token": END,
     }  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -1,7 +1,7 @@
 """Contrastive training on pictures and captions (Radford et al. 2021): open_clip's `CLIP`, its loss, its temperature.
 
-The text tower comes from `train_text` and stays locked, so that the image model that it also serves keeps its meaning; the
-image tower learns to meet it (the mirror of LiT, Zhai et al. 2022).
+The text tower comes from `train_text` and stays locked, so that the image model that it also serves keeps its meaning;
+the image tower learns to meet it (the mirror of LiT, Zhai et al. 2022).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def build(tower: CLIPTextModelWithProjection) -> open_clip.CLIP:
 def views(
     pictures: np.ndarray, rows: Sequence[int], rng: np.random.Generator, size: int = convert.IMAGE_SIZE
 ) -> Tensor:
-    """Pictures as they might also stand: shifted, scaled to 70 to 115%, mirrored. float32 (len(rows), 3, size, size)."""
+    """Pictures as they might stand: shifted, scaled by 0.7 to 1.15, mirrored. float32 (len(rows), 3, size, size)."""
     x = torch.from_numpy(np.ascontiguousarray(pictures[list(rows)])).permute(0, 3, 1, 2).float() / 255
     n = len(rows)
     zoom = torch.from_numpy(1 / rng.uniform(0.7, 1.15, n)).float()
@@ -54,9 +54,9 @@ def views(
     return (moved - MEAN) / DEVIATION
 
 
-def train(pictures: np.ndarray, records: list[dict[str, Any]], tower: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer,
-          folder: Path, *, device: torch.device, steps: int, minutes: float, batch: int = 128, peak: float = 1e-3,
-          seed: int = 0) -> open_clip.CLIP:  # fmt: skip
+def train(pictures: np.ndarray, records: list[dict[str, Any]], tower: CLIPTextModelWithProjection,
+          tokenizer: CLIPTokenizer, folder: Path, *, device: torch.device, steps: int, minutes: float,
+          batch: int = 128, peak: float = 1e-3, seed: int = 0) -> open_clip.CLIP:  # fmt: skip
     """Train, or go on training, in `folder`; return the averaged CLIP. Row i of `pictures` belongs to `records[i]`."""
     torch.manual_seed(seed)
     model = build(tower).to(device)

@@ -1,9 +1,9 @@
 """Train the text tower by distillation: transformers' `CLIPTextModelWithProjection` learns MiniLM's space.
 
-The student reads captions (English and Chinese), WordNet's nouns and their definitions; the target of each is a sentence
-embedding of the teacher: for a caption that of its record's English label and tags (so Chinese lands on the English
-meaning), for a noun its own, for a definition the mean of its own and its noun's (a reverse dictionary). The loss is
-InfoNCE against the batch's targets plus the cosine distance.
+The student reads captions (English and Chinese), WordNet's nouns and their definitions; the target of each is a
+sentence embedding of the teacher: for a caption that of its record's English label and tags (so Chinese lands on the
+English meaning), for a noun its own, for a definition the mean of its own and its noun's (a reverse dictionary). The
+loss is InfoNCE against the batch's targets plus the cosine distance.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def corpus(records: list[dict[str, Any]], wordnet: WordNet, minilm: Path, kept: 
 
 
 def embed(model: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, texts: list[str], parts: int = 6) -> Tensor:
-    """Embeddings (len(texts), 384) in float32. Texts alike in length go together: half the work of padding to the longest.
+    """Embeddings (len(texts), 384) in float32. Texts alike in length go together: half the work.
 
     The tower is causal and pools at the text's end, so padding changes nothing.
     """

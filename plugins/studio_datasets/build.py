@@ -1,7 +1,7 @@
 """Build the starters' data set: pictures as one array, words as JSON lines.
 
-A data set is a folder with `pictures.npy` (uint8, (N, size, size, 3), memory-mappable) and `records.jsonl` (row i tells of
-picture i; fields of `Record`). The same packages give the same bytes.
+A data set is a folder with `pictures.npy` (uint8, (N, size, size, 3), memory-mappable) and `records.jsonl` (row i
+tells of picture i; fields of `Record`). The same packages give the same bytes.
 """
 
 from __future__ import annotations

@@ -22,8 +22,11 @@ _WORD = re.compile(r"<rdf:li>([^<]{2,40})</rdf:li>")
 _NOISE = re.compile(
     r"clip ?art( by .*)?|openclipart|\.svg|_|\d+|\b(remix|vector|icon|outline|simple|by)\b", re.IGNORECASE
 )
-_SKIP = re.compile(r"naked|nude|sexy|erotic|weapon|nazi|swastika|porn|breast|bikini girl|button|silhouette|contour|"
-                   r"flag|logo|sign|icon|letter|unknown|untitled|black and white|line ?art|colou?ring", re.IGNORECASE)  # fmt: skip
+_SKIP = re.compile(
+    r"naked|nude|sexy|erotic|weapon|nazi|swastika|porn|breast|bikini girl|button|silhouette|contour|"
+    r"flag|logo|sign|icon|letter|unknown|untitled|black and white|line ?art|colou?ring",
+    re.IGNORECASE,
+)
 MAX_PIXELS = 12_000_000
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-LEXNAMES = {5: "animal", 6: "artifact", 8: "body", 13: "food", 17: "object", 18: "person", 19: "phenomenon", 20: "plant",
-            25: "shape", 27: "substance"}  # fmt: skip
+LEXNAMES = {5: "animal", 6: "artifact", 8: "body", 13: "food", 17: "object", 18: "person", 19: "phenomenon",
+            20: "plant", 25: "shape", 27: "substance"}  # fmt: skip
 """Numbers of the lexical files that hold things one can draw (lexnames(5WN))."""
 
 

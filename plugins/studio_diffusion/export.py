@@ -30,7 +30,7 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 16) -> Tensor:
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, pictures: np.ndarray) -> None:
-    """Bring each latent channel to mean 0 and deviation 1 over `pictures`, in place, leaving reconstructions as they are.
+    """Bring each latent channel to mean 0 and deviation 1 over `pictures`, in place, reconstructions unchanged.
 
     The statistics are folded into the 1x1 convolutions beside the latents, so that the stock pipeline needs no shift.
     """
@@ -48,7 +48,7 @@ def whiten(vae: AutoencoderKL, pictures: np.ndarray) -> None:
 def scheduler() -> DPMSolverMultistepScheduler:
     """The stock noise schedule that our sampler `dpmpp-2m` equals."""
     return DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0,
-                                       num_train_timesteps=1000, solver_order=2)  # fmt: skip
+                                       num_train_timesteps=1000, solver_order=2, steps_offset=1)  # fmt: skip
 
 
 def save(

@@ -66,7 +66,9 @@ class LatentDiffusion:
         return int(self.unet.config.in_channels), height // self.factor, width // self.factor
 
     def tokenize(self, text: str) -> tuple[list[int], str]:
-        """Token ids of a text, begin and end included, padded to the encoder's length; and what had to be cut, if anything."""
+        """Token ids of a text, begin and end included, padded to the encoder's length; and what had to be cut, if
+        anything.
+        """
         length = self.tokenizer.model_max_length
         ids = self.tokenizer(text).input_ids
         cut = self.tokenizer.decode(ids[length - 1 : -1]).strip() if len(ids) > length else ""
@@ -82,8 +84,8 @@ class LatentDiffusion:
     def step(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
         """One denoising step for each row: (latents at `s_next`, present x0), both (C, H, W) float32.
 
-        Rows may differ in prompt, guidance, level and sampler; all have one latent shape. Guided rows take two places in
-        the forward pass, the others one.
+        Rows may differ in prompt, guidance, level and sampler; all have one latent shape. Guided rows take two places
+        in the forward pass, the others one.
         """
         guided = [index for index, row in enumerate(rows) if row.guidance > 1]
         x = torch.stack([row.x for row in rows]).to(self.device)  # (B, C, H, W)

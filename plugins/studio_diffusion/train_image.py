@@ -1,8 +1,8 @@
-"""Train the starter's U-Net: diffusers' `UNet2DConditionModel` on 16x16x8 latents, told what to draw by CLIP's text tower.
+"""Train the starter's U-Net: diffusers' `UNet2DConditionModel` on 16x16x8 latents, told what to draw by CLIP.
 
 Rectified flow (Liu et al. 2022): x_s = (1 - s) x_0 + s e, and the net predicts v = e - x_0 at noise level s in (0, 1].
-One caption in ten is empty, for classifier-free guidance (Ho and Salimans 2022). Attention stands at 8x8 and below alone:
-at 16x16 it took a quarter of the time on a CPU and brought nothing that the samples showed.
+One caption in ten is empty, for classifier-free guidance (Ho and Salimans 2022). Attention stands at 8x8 and below
+alone: at 16x16 it took a quarter of a training step on a CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from studio_clip import captions
 
 NOUNS = ("animals", "food", "travel", "activities", "objects")
 SHARES = {"smileys": 0.4, "people": 0.15, "symbols": 0.15, "flags": 0.08}
-"""How often a group's picture is seen, against 1 for a thing. Flags and family portraits are many and seldom asked for."""
+"""How often a group's picture is seen, against 1 for a thing. Flags and family portraits are many and seldom asked
+for.
+"""
 
 
 def build(text_width: int = 192, latents: int = 8) -> UNet2DConditionModel:
@@ -47,7 +49,9 @@ def share(record: dict[str, Any]) -> float:
 
 
 def noise_levels(count: int, rng: torch.Generator) -> Tensor:
-    """Noise levels s in (0, 1): a logistic of normal numbers, more often in the middle (Esser et al. 2024, section 3.1)."""
+    """Noise levels s in (0, 1): a logistic of normal numbers, more often in the middle (Esser et al. 2024, section
+    3.1).
+    """
     return torch.sigmoid(1.2 * torch.randn(count, generator=rng)).clamp(0.001, 0.999)
 
 

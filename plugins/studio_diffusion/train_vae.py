@@ -1,8 +1,9 @@
 """Train the starter's VAE: diffusers' `AutoencoderKL`, 128x128 pictures to 16x16 latents of eight channels (f=8).
 
-L1 on pixels, their differences (edges) and their means (colour), and a light KL term (Rombach et al. 2022). Most of the time goes to 64x64
-crops, which cost a quarter and show more edges a second; the last part sees whole pictures. Afterwards each latent
-channel is brought to mean 0 and deviation 1 by folding its statistics into the two 1x1 convolutions beside the latents.
+L1 on pixels, their differences (edges) and their means (colour), and a light KL term (Rombach et al. 2022). Most of
+the time goes to 64x64 crops, which cost a quarter and show more edges a second; the last part sees whole pictures.
+Afterwards each latent channel is brought to mean 0 and deviation 1 by folding its statistics into the two 1x1
+convolutions beside the latents.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def build() -> AutoencoderKL:
 
 
 def batch(pictures: np.ndarray, rows: np.ndarray, size: int, count: int, rng: np.random.Generator) -> Tensor:
-    """Random pictures among `rows`, half of them mirrored, cropped to `size`: float32 (count, 3, size, size) in [-1, 1]."""
+    """Random pictures among `rows`, half of them mirrored, cropped to `size`: float32 (count, 3, size, size) in [-1,
+    1].
+    """
     out = np.empty((count, size, size, 3), np.uint8)
     for row in range(count):
         picture = pictures[rows[rng.integers(len(rows))]]

@@ -1,4 +1,6 @@
-"""`studio train vae` and `studio train image`: from a data set and a text tower to the starter. Loads no torch until run."""
+"""`studio train vae` and `studio train image`: from a data set and a text tower to the starter. Loads no torch until
+run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An exponential moving average of a module's weights (Polyak and Juditsky 1992), warmed up so that it starts useful."""
+"""An exponential moving average of a module's weights (Polyak and Juditsky 1992), warmed up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ema:
         """Move the average towards the model's present weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        mine = list(self.module.parameters())
+        mine = [p.data for p in self.module.parameters()]
         torch._foreach_lerp_(mine, [p.detach() for p in model.parameters()], 1 - decay)
         for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

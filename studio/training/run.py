@@ -42,8 +42,18 @@ class Run:
         seconds: training time so far, in seconds, over all sittings.
     """
 
-    def __init__(self, folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None = None, *,
-                 steps: int, minutes: float = math.inf, save_every: float = 120.0, log_every: int = 50) -> None:  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: Ema,
+        *,
+        steps: int,
+        minutes: float = math.inf,
+        save_every: float = 120.0,
+        log_every: int = 50,
+    ) -> None:
         """Take up the run in `folder` if there is one, else start it.
 
         Raises:
@@ -65,7 +75,7 @@ class Run:
         return min(1.0, max(self.step / self.steps, self.seconds / 60 / self.minutes))
 
     def rate(self, peak: float, warmup: int = 200, floor: float = 0.02) -> float:
-        """Learning rate now: linear over `warmup` steps, then a cosine from `peak` to `floor * peak`; set in the optimizer."""
+        """Set and return the learning rate: linear over `warmup` steps, then a cosine from `peak` to `floor * peak`."""
         cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.done))
         value = peak * min(1.0, (self.step + 1) / warmup) * cosine
         for group in self.optimizer.param_groups:
@@ -73,7 +83,7 @@ class Run:
         return value
 
     def __iter__(self) -> Iterator[int]:
-        """Yield step numbers; keep the clock, save on time, leave cleanly on Ctrl-C or SIGTERM after the step in hand."""
+        """Yield step numbers; keep the clock, save on time, stop after the step in hand on Ctrl-C or SIGTERM."""
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         saved = last = time.monotonic()
         try:
@@ -98,7 +108,9 @@ class Run:
         self._stop = True
 
     def log(self, **values: float | torch.Tensor) -> None:
-        """Add a step's values; every `log_every` steps their means go to `log.csv` and to standard error with the time left."""
+        """Add a step's values; every `log_every` steps their means go to `log.csv` and to standard error with the time
+        left.
+        """
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._count += 1
@@ -120,11 +132,10 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint: weights, average and optimizer in one safetensors file, then the counters."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        if self.ema:
-            tensors |= {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        counters = {"step": self.step, "seconds": self.seconds, "updates": self.ema.updates if self.ema else 0}
+        counters = {"step": self.step, "seconds": self.seconds, "updates": self.ema.updates}
         data = safetensors.torch.save(
             {k: v.contiguous() for k, v in tensors.items()}, {"counters": json.dumps(counters)}
         )
@@ -142,9 +153,8 @@ class Run:
 
         try:
             self.model.load_state_dict(part("model."))
-            if self.ema:
-                self.ema.module.load_state_dict(part("ema."))
-                self.ema.updates = counters["updates"]
+            self.ema.module.load_state_dict(part("ema."))
+            self.ema.updates = counters["updates"]
         except RuntimeError as error:
             raise ValueError(f"{path} is of a model of another shape: use another folder or remove it") from error
         state: dict[int, dict[str, Any]] = {}
