@@ -67,6 +67,11 @@ class Rng:
             self._python = random.Random(self.seed)
         return self._python
 
+    @property
+    def drew_torch(self) -> bool:
+        """Whether `torch` was asked for."""
+        return self._torch is not None
+
     def fork(self, key: int | str) -> Rng:
         """Return a fresh generator that depends on the seed and the key alone (sha256), leaving this one as it is."""
         digest = hashlib.sha256(f"{self.seed}/{key!r}".encode()).digest()

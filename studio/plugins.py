@@ -193,9 +193,9 @@ def _explain(error: BaseException) -> str:
         what = f"called sys.exit({error.code!r})"
     else:
         lines = str(error).strip().splitlines()
-        what = f"{type(error).__name__}: {lines[0][:300] if lines else ''}".rstrip(": ")
-    own = str(Path(__file__))
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename != own]
+        what = f"{type(error).__name__}: {' '.join(lines)[:300]}".rstrip(": ")
+    machinery = {Path(__file__).parent, Path(pluggy.__file__).parent, Path(importlib.metadata.__file__).parent}
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).parent not in machinery]
     frames = [each for each in frames if not each.filename.startswith("<") and "importlib" not in each.filename]
     return f"{what} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else what
 

@@ -34,14 +34,12 @@ def with_text(png: bytes, texts: Mapping[str, str]) -> bytes:
 def read_text(png: bytes, key: str) -> str | None:
     """Return the text of the first tEXt, zTXt or iTXt chunk with this key, or None if there is none.
 
-    Raises MediaError for a file that is no PNG, is truncated before its pixels end, whose chunk is damaged (CRC) or
+    Raises MediaError for a file that is no PNG, is truncated anywhere, whose chunk is damaged (CRC) or
     holds more than 1 MiB of text.
     """
-    wanted = key.encode("latin-1")
-    for kind, body in _chunks(png):
-        if kind in (b"tEXt", b"zTXt", b"iTXt") and body.partition(b"\0")[0] == wanted:
-            return _text(kind, body[len(wanted) + 1 :], key)
-    return None
+    wanted = key.encode("latin-1") + b"\0"
+    found = [(kind, body) for kind, body in _chunks(png) if body.startswith(wanted)]
+    return _text(found[0][0], found[0][1][len(wanted) :], key) if found else None
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -61,7 +61,7 @@ class Video(Media):
             stream: Any = container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001))
             stream.height, stream.width = self.frames.shape[1:3]
             stream.pix_fmt, stream.thread_count = "yuv420p", 1
-            # Without mbtree: in small frames its assembly reads memory never written, and equal frames give unequal bytes.
+            # mbtree is off: in small frames its assembly reads memory never written, and the bytes vary.
             stream.options = {"crf": "16", "preset": "medium", "flags": "+bitexact", "x264-params": "mbtree=0"}
             for frame in self.frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

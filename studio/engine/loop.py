@@ -66,6 +66,7 @@ class Entry:
     cancelled: bool = False
     ended: bool = False
     model: Model | None = None
+    rng: Rng | None = None
     state: State | None = None
     key: Hashable = None
     turn: int = 0
@@ -149,8 +150,9 @@ class Loop:
                 self.cancel(entry)
                 return
             where = "start"
+            entry.rng = Rng(request.seed)
             with torch_setup.inference():
-                entry.state = state = check_state(generator.start(entry.lent, request.inputs, Rng(request.seed)))
+                entry.state = state = check_state(generator.start(entry.lent, request.inputs, entry.rng))
                 entry.key = check_key(generator.batch_key(state))
         except BaseException as error:  # a plugin may raise anything; see failures
             self.fail(entry, as_error(entry.name, where, error))
@@ -271,7 +273,7 @@ class Loop:
             self.running.remove(entry)
         elif entry in self.waiting:
             self.waiting.remove(entry)
-        entry.state = entry.model = entry.key = None
+        entry.state = entry.model = entry.rng = entry.key = None
         emit, entry.emit = entry.emit, _silent
         emit(event)
 

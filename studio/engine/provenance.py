@@ -42,6 +42,11 @@ def libraries() -> dict[str, str]:
     return found
 
 
+def _uses_torch(entry: Entry) -> bool:
+    """Whether the threads of torch are a fact of this request: torch may be loaded for another's sake."""
+    return bool(entry.model and entry.model.weights) or bool(entry.rng and entry.rng.drew_torch)
+
+
 def make_recipe(entry: Entry, media: Media) -> Recipe:
     """Write the recipe of what a request made. Raises ValidationError if the generator's facts are no JSON."""
     request, model, state = entry.request, entry.model, entry.state
@@ -59,7 +64,7 @@ def make_recipe(entry: Entry, media: Media) -> Recipe:
         libraries=libraries(),
         device=model.device,
         dtype=model.dtype,
-        threads=torch_setup.threads(),
+        threads=torch_setup.threads() if _uses_torch(entry) else None,
         batch_width=BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
         facts=generator.facts(model.value, request.inputs),
         notices=tuple(entry.notices),

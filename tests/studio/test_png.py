@@ -55,8 +55,9 @@ def test_texts_of_other_writers_are_read(packed, kind):
 
 @given(end=st.integers(0, len(PLAIN) - 1))
 def test_every_truncation_is_refused(end):
-    with pytest.raises(MediaError):
-        read_text(PLAIN[:end], "studio")
+    for made in (PLAIN, with_text(PLAIN, {"studio": "here"})):
+        with pytest.raises(MediaError):
+            read_text(made[: end - len(PLAIN)], "studio")
 
 
 @given(data=st.binary(max_size=100))

@@ -97,7 +97,8 @@ def test_the_text_that_other_tools_read():
     assert made.parameters_text().splitlines() == [
         "a cat",
         "Negative prompt: dog",
-        "Steps: 20, Sampler: ddim, CFG scale: 5, Seed: 7, Size: 128x128, Model hash: cccccccccc, Model: diffusion image 1",
+        "Steps: 20, Sampler: ddim, CFG scale: 5, Seed: 7, Size: 128x128, "
+        "Model hash: cccccccccc, Model: diffusion image 1",
     ]
     assert recipe(inputs={"image": {}}).parameters_text() is None
     assert "Negative" not in recipe(inputs={"prompt": "x", "negative": ""}).parameters_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import settings
@@ -345,7 +346,7 @@ def test_time_left_follows_the_pace():
     told = [event for event in bench.events[entry] if isinstance(event, Progress)]
     assert [event.position for event in told] == [1, 2, 3, 4, 5, 6]
     assert told[-1].eta_s == 0
-    assert all(a.eta_s > b.eta_s for a, b in zip(told, told[1:], strict=False))
+    assert all(a.eta_s > b.eta_s for a, b in pairwise(told))
 
 
 @pytest.mark.parametrize("end", ["cancel", "fail"])

@@ -1,0 +1,123 @@
+"""Importing is free, and imports run downwards only."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import studio
+
+ROOT = Path(studio.__file__).parent
+HEAVY = ("torch", "diffusers", "transformers", "open_clip", "numpy", "PIL", "av", "safetensors", "rich")
+
+# Lower layers first; a module imports only from layers below its own, or from its own.
+LAYERS = (
+    ("errors",),
+    ("files", "png", "recipe", "torch_setup"),
+    ("media", "timed_media", "inputs"),
+    ("generator", "hookspecs"),
+    ("plugins", "store", "attention"),
+    ("training", "evaluation"),
+    ("engine",),
+    ("workers",),
+    ("jobs", "workflow"),
+    ("replay", "doctor"),
+    ("api", "testing"),
+    ("cli", "server"),
+)
+RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
+
+
+def loaded(code):
+    """Which heavy modules a fresh interpreter has loaded after the code, and the seconds the code took."""
+    script = f"""
+import json, sys, time
+begun = time.perf_counter()
+{code}
+took = time.perf_counter() - begun
+print(json.dumps([sorted(set({HEAVY!r}) & set(sys.modules)), took]))
+"""
+    return json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import studio", set()),
+        ("import studio; studio.Generator, studio.Inputs, studio.Image, studio.hookimpl, studio.Video", set()),
+        ("import studio.engine, studio.store, studio.plugins, studio.api", set()),
+        ("import studio; studio.Studio(home='x').generators", set()),
+        ("import studio; studio.Studio(home='x').engine.close()", set()),
+    ],
+)
+def test_nothing_heavy_is_loaded(code, allowed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, took = loaded(code)
+    assert set(found) <= allowed
+    assert took < 5, "a bound for a busy machine; the benchmarks hold the real one"
+
+
+def test_a_generator_without_torch_loads_none(tmp_path, sample_plugin):
+    code = f"""
+import studio
+with studio.Studio(home={str(tmp_path)!r}, plugins=[{str(sample_plugin)!r}], device="cpu") as s:
+    s.generate("counter", seed=1)
+"""
+    found, _ = loaded(code)
+    assert "torch" not in found
+    assert "numpy" not in found
+
+
+def test_every_public_name_is_there():
+    for name in studio.__all__:
+        assert getattr(studio, name) is not None
+    assert set(studio.__all__) <= set(dir(studio))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = studio.nonsense
+
+
+def room_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Every `studio` module that a file imports at run time, wherever the statement stands."""
+    tree = ast.parse(path.read_text())
+    only_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for part in node.body
+        for inner in ast.walk(part)
+    }
+    for node in ast.walk(tree):
+        if node in only_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def sources():
+    return [path for path in ROOT.rglob("*.py") if path.name != "__main__.py" and path != ROOT / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards(path):
+    room = room_of(path)
+    assert room in RANK, f"`{room}` has no place among the layers"
+    for name in imports(path):
+        parts = name.split(".")
+        assert not parts[0].startswith("studio_"), f"{path} imports the plugin {name}"
+        if parts[0] == "studio" and len(parts) > 1 and (ROOT / parts[1]).with_suffix("").name in RANK:
+            assert RANK[parts[1]] <= RANK[room], f"{path} imports {name}, which stands above"
+            same_layer = parts[1] != room and RANK[parts[1]] == RANK[room]
+            assert not (same_layer and {room, parts[1]} <= {"cli", "server"}), "the faces never import each other"

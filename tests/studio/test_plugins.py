@@ -1,0 +1,185 @@
+"""Discovery with real files, and with a real installed distribution in a subprocess."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from studio.errors import UsageError
+from studio.plugins import Plugins
+
+GOOD = '''
+import studio
+
+class {name}(studio.Generator):
+    """Say {lower}."""
+    name = "{lower}"
+    output = studio.Text
+
+    def generate(self, model, inputs, rng):
+        return studio.Text("{lower}")
+
+@studio.hookimpl
+def studio_generators():
+    return [{name}()]
+'''
+
+
+def good(name):
+    return GOOD.format(name=name, lower=name.lower())
+
+
+def write(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(textwrap.dedent(text))
+    return folder
+
+
+BROKEN = {
+    "missing": (
+        "import no_such_module_here",
+        "ModuleNotFoundError: No module named 'no_such_module_here' (missing.py:1)",
+    ),
+    "syntax": ("def (", "SyntaxError"),
+    "leaves": ("import sys\n\nsys.exit(5)", "called sys.exit(5) (leaves.py:3)"),
+    "dies": ("raise BaseException('dead')", "BaseException: dead (dies.py:1)"),
+    "empty": ("x = 1", "registers nothing"),
+    "misspelt": (
+        good("Misspelt").replace("studio_generators", "studio_generator"),
+        "there is no hook `studio_generator`; did you mean `studio_generators`?",
+    ),
+    "unmarked": (good("Unmarked").replace("@studio.hookimpl", ""), "`studio_generators` is not marked"),
+    "unmarked_misspelt": (
+        good("Both").replace("@studio.hookimpl\ndef studio_generators", "def studio_generater"),
+        "there is no hook `studio_generater`; did you mean `studio_generators`?",
+    ),
+    "argument": (good("Argument").replace("studio_generators()", "studio_generators(nonsense)"), "nonsense"),
+    "raises": (good("Raises").replace("return [", "raise KeyError(1); return ["), "`studio_generators`: KeyError: 1"),
+    "quits": (good("Quits").replace("return [", "raise SystemExit; return ["), "called sys.exit(None)"),
+    "nolist": (good("Nolist").replace("return [", "return 3; return ["), "returned int; a list is due"),
+    "aclass": (good("Aclass").replace("[Aclass()]", "[Aclass]"), "is a class; register an instance: `Aclass()`"),
+    "bad": (good("Bad").replace('name = "bad"', 'name = "B A D"'), "its name is 'B A D'"),
+    "taken": (good("Working"), "the name `working` is taken by plugin `aa_working`"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path / "plugins", aa_working=good("Working"), **{name: text for name, (text, _) in BROKEN.items()})
+
+
+def test_each_broken_plugin_is_listed_and_the_rest_works(folder):
+    plugins = Plugins.discover([folder], entry_points=False)
+    reports = {report.name: report for report in plugins.reports}
+    assert set(reports) == {"aa_working", *BROKEN}
+    for name, (_, words) in BROKEN.items():
+        assert reports[name].status == "failed"
+        assert words in reports[name].reason, name
+        assert "\n" not in reports[name].reason
+    assert reports["aa_working"].status == "ok"
+    assert reports["aa_working"].reason is None
+    assert list(plugins.generators) == ["working"]
+    assert plugins.owner("working").name == "aa_working"
+
+
+def test_what_works_of_a_plugin_is_kept(tmp_path):
+    text = good("One").replace("[One()]", "[One(), 3, One()]") + "\n@studio.hookimpl\ndef studio_trainer(): return []\n"
+    plugins = Plugins.discover([write(tmp_path / "p", half=text)], entry_points=False)
+    [report] = plugins.reports
+    assert report.status == "partly"
+    assert report.generators == ("one",)
+    assert len(report.reasons) == 3
+    assert "did you mean `studio_trainers`?" in report.reason
+    assert "int is not a studio.Generator" in report.reason
+    assert "`one` is taken" in report.reason
+
+
+def test_a_file_a_package_and_a_folder_are_plugins(tmp_path):
+    file = write(tmp_path / "files", single=good("Single")) / "single.py"
+    package = write(tmp_path / "package", __init__="from .inner import *\nfrom .inner import studio_generators\n")
+    write(package, inner=good("Inner"))
+    many = write(tmp_path / "many", one=good("One"), two=good("Two"), _private="raise SystemExit")
+    plugins = Plugins.discover([file, package, str(many)], entry_points=False)
+    assert [report.status for report in plugins.reports] == ["ok"] * 4
+    assert list(plugins.generators) == ["single", "inner", "one", "two"]
+
+
+def test_the_version_of_a_file_is_its_content(tmp_path):
+    folder = write(tmp_path / "p", one=good("One"))
+    versions = []
+    for text in (good("One"), good("One"), good("One") + "\n"):
+        write(folder, one=text)
+        versions.append(Plugins.discover([folder], entry_points=False).reports[0].version)
+    assert versions[0] == versions[1] != versions[2]
+    assert versions[0].startswith("sha256:")
+
+
+def test_the_users_folder_comes_before_named_paths(tmp_path):
+    user, named = write(tmp_path / "user", mine=good("Same")), write(tmp_path / "named", other=good("Same"))
+    plugins = Plugins.discover([named], entry_points=False, user_folder=user)
+    assert plugins.owner("same").name == "mine"
+    assert Plugins.discover(entry_points=False, user_folder=tmp_path / "gone").reports == []
+
+
+def test_a_path_that_is_no_plugin_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="there is no plugin"):
+        Plugins.discover([tmp_path / "gone.py"], entry_points=False)
+    with pytest.raises(UsageError, match="holds no plugin"):
+        Plugins.discover([tmp_path], entry_points=False)
+
+
+def test_a_failed_import_leaves_no_module_behind(tmp_path):
+    before = set(sys.modules)
+    Plugins.discover([write(tmp_path / "p", bad="import studio\nraise ValueError")], entry_points=False)
+    assert not [name for name in set(sys.modules) - before if name.startswith("studio_plugin_bad")]
+
+
+def test_a_trainer_is_found(tmp_path):
+    text = '''
+    import studio
+
+    class Learn(studio.Trainer):
+        """Learn."""
+        name = "learn"
+
+        def run(self, options, console):
+            console.print("learnt")
+
+    @studio.hookimpl
+    def studio_trainers():
+        return [Learn(), Learn(), Learn]
+    '''
+    plugins = Plugins.discover([write(tmp_path / "p", learner=text)], entry_points=False)
+    assert list(plugins.trainers) == ["learn"]
+    assert len(plugins.reports[0].reasons) == 2
+
+
+def test_installed_plugins_are_found_and_broken_ones_listed(tmp_path):
+    site = write(tmp_path / "site", third_party=good("Third"), third_broken="import no_such_module_here")
+    info = site / "third-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third\nVersion: 1.5\n")
+    points = ["fine = third_party", "broken = third_broken", "attribute = third_party:Third", "gone = third_gone"]
+    (info / "entry_points.txt").write_text("\n".join(["[studio.plugins]", *points]))
+    code = f"""
+import sys
+sys.path.insert(0, {str(site)!r})
+from studio.plugins import Plugins
+plugins = Plugins.discover()
+for report in plugins.reports:
+    if report.origin.startswith("third"):
+        print(report.name, report.version, report.status, report.reason, sep="|")
+print(plugins.owner("third"))
+"""
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert made.splitlines() == [
+        "attribute|1.5|failed|PluginError: its entry point `third_party:Third` must name a module, not type",
+        "broken|1.5|failed|ModuleNotFoundError: No module named 'no_such_module_here' (third_broken.py:1)",
+        "fine|1.5|ok|None",
+        "gone|1.5|failed|ModuleNotFoundError: No module named 'third_gone'",
+        "name='fine' version='1.5'",
+    ]

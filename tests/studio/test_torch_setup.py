@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from studio import torch_setup
+from studio.errors import UsageError
+
+
+def run(code, **environment):
+    import os
+
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
+def test_prepare_imports_nothing_and_can_be_repeated():
+    code = """
+import sys
+from studio import torch_setup
+torch_setup.prepare(); torch_setup.prepare()
+print("torch" in sys.modules, sum(type(each).__module__ == "studio.torch_setup" for each in sys.meta_path))
+"""
+    assert run(code) == "False 1"
+
+
+def test_torchvision_imports_after_prepare():
+    pytest.importorskip("torch")
+    if torch_setup.importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    code = """
+import sys
+from studio import torch_setup
+torch_setup.prepare()
+import torchvision
+print(sum(type(each).__module__ == "studio.torch_setup" for each in sys.meta_path))
+"""
+    assert run(code) == "0"
+
+
+def test_the_number_of_threads_is_applied_before_and_after_torch():
+    early = "from studio import torch_setup; torch_setup.prepare(); import torch; print(torch.get_num_threads())"
+    late = "import torch; from studio import torch_setup; torch_setup.prepare(); print(torch.get_num_threads())"
+    assert run(early, STUDIO_THREADS="1") == "1"
+    assert run(late, STUDIO_THREADS="1") == "1"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "99999"])
+def test_a_bad_number_of_threads_is_refused(value, monkeypatch):
+    monkeypatch.setenv("STUDIO_THREADS", value)
+    with pytest.raises(UsageError, match="from 1 to 1024"):
+        torch_setup.prepare()
+
+
+def test_devices_are_checked():
+    assert torch_setup.choose_device("cpu") == "cpu"
+    if torch_setup.why_no_cuda():
+        assert torch_setup.choose_device(None) == "cpu"
+        with pytest.raises(UsageError, match="cannot be used") as caught:
+            torch_setup.choose_device("cuda")
+        assert "--device cpu" in caught.value.hint
+    with pytest.raises(UsageError, match="must be `cpu`"):
+        torch_setup.choose_device("gpu")
+
+
+def test_what_is_said_of_cuda_agrees_with_torch():
+    import torch
+
+    assert (torch_setup.why_no_cuda() is None) == torch.cuda.is_available()
+
+
+def test_inference_mode_where_torch_is_loaded():
+    import torch
+
+    with torch_setup.inference():
+        assert torch.is_inference_mode_enabled()
+    assert torch_setup.threads() == torch.get_num_threads()
