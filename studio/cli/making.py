@@ -97,7 +97,7 @@ def _run(settings: Settings, name: str, params: dict[str, Any]) -> int:
     tickets = studio.submit_many(name, count, seed=params["seed"], preview_every=every, **given)
     results = Results(tickets, target, previews)
     seeds = [ticket.request.seed for ticket in tickets]
-    with stray_prints_aside(), Display(seeds, quiet=settings.quiet) as display:
+    with Display(seeds, quiet=settings.quiet) as display, stray_prints_aside():
         for index, event in follow(tickets):
             display.show(index, event)
             results.take(index, event)

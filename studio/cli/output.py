@@ -98,11 +98,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console(stderr=False).print(drawn)
 
 
-def console(*, stderr: bool = True) -> Console:
+def console(*, stderr: bool = True, wrap: bool = True) -> Console:
     """A rich console that never reads markup, emoji codes or highlights into what it is given."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=False)
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=not wrap)
 
 
 def use_streams() -> None:

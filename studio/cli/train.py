@@ -33,7 +33,7 @@ class Trainers(click.Group):
         def run(**given: Any) -> None:
             options = trainer.Options.parse(values(flags, given))
             with stray_prints_aside():
-                trainer.run(options, console())
+                trainer.run(options, console(wrap=False))  # a log's lines stay lines
 
         return click.Command(
             cmd_name,
