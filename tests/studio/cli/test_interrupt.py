@@ -33,7 +33,7 @@ def test_ctrl_c_ends_it_with_130_and_leaves_nothing(start: Start, own_home: Path
     assert files(own_home) == []
 
 
-def test_what_was_finished_before_is_kept(start: Start, tmp_path: Path) -> None:
+def test_without_ctrl_c_only_what_was_asked_for_is_there(start: Start, tmp_path: Path) -> None:
     process = start("generate", "echo", "hi", "-o", "hi.txt")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "hi.txt\n"), err
