@@ -22,7 +22,7 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 16) -> Tensor:
     """Mean latents, float32 (N, C, H/8, W/8) on the CPU, of uint8 pictures (N, H, W, 3), times the scaling factor."""
     made = []
     for start in range(0, len(pictures), batch):
-        x = torch.from_numpy(np.ascontiguousarray(pictures[start : start + batch])).permute(0, 3, 1, 2)
+        x = torch.from_numpy(np.array(pictures[start : start + batch])).permute(0, 3, 1, 2)
         x = x.to(vae.device, vae.dtype).div(127.5).sub(1)
         made.append(vae.encode(x).latent_dist.mean.float().cpu() * vae.config.scaling_factor)
     return torch.cat(made)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import field_validator
 
 import studio
+from studio.errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from studio_diffusion.latent import LatentDiffusion
 
 STARTER = Path(__file__).parent / "weights" / "starter"
+PARTS = ("model_index.json", "tokenizer", "text_encoder", "unet", "vae")
 SMALLEST, LARGEST, MULTIPLE = 64, 512, 32
 _SIZE = re.compile(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})")
 
@@ -95,7 +97,11 @@ class ImageGenerator(studio.Generator):
         self.folder = folder
 
     def weights(self) -> list[Path]:
-        """The folder's safetensors."""
+        """The folder's safetensors. Raises WeightsError if it lacks a part."""
+        for part in PARTS:
+            if not (self.folder / part).exists():
+                reason = f"`{self.folder}` is no image model: it has no `{part}`"
+                raise WeightsError(self.folder / part, reason, hint="install the package again, or name another folder")
         return sorted(self.folder.rglob("*.safetensors"))
 
     def dtype_for(self, device: str) -> str:
@@ -129,7 +135,7 @@ class ImageGenerator(studio.Generator):
         )  # fmt: skip
         return Denoising(
             steps=inputs.steps, notices=notices, x=torch.randn(model.latent_shape(*inputs.sides), generator=rng.torch),
-            x0_before=None, text=text, negative=negative, levels=tuple(noise_levels(inputs.steps).tolist()),
+            x0_before=None, text=text, negative=negative, levels=noise_levels(inputs.steps),
             guidance=inputs.guidance, sampler=inputs.sampler,
         )  # fmt: skip
 

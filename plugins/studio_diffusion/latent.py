@@ -47,7 +47,7 @@ class LatentDiffusion:
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         """Load the folder's weights. `dtype` is that of the U-Net and the text encoder; the VAE is kept in it too."""
-        place = {"torch_dtype": dtype, "local_files_only": True}
+        place = {"dtype": dtype, "local_files_only": True}
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         self.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, local_files_only=True)
         self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", **place)
@@ -89,17 +89,16 @@ class LatentDiffusion:
         """
         guided = [index for index, row in enumerate(rows) if row.guidance > 1]
         x = torch.stack([row.x for row in rows]).to(self.device)  # (B, C, H, W)
-        s = torch.tensor([row.s for row in rows], device=self.device)  # (B,)
+        s = torch.tensor([row.s for row in rows], device=self.device)[:, None, None, None]  # (B, 1, 1, 1)
+        t = torch.tensor([clock(row.s) for row in rows], device=self.device)  # (B,)
         text = torch.stack([row.text for row in rows] + [rows[i].negative for i in guided])  # (B + G, T, W)
         wide = torch.cat([x, x[guided]]).to(self.dtype)  # (B + G, C, H, W)
-        v = self.unet(wide, torch.cat([clock(s), clock(s[guided])]), text.to(self.device)).sample.float()
+        v = self.unet(wide, torch.cat([t, t[guided]]), text.to(self.device)).sample.float()
         v, away = v[: len(rows)], v[len(rows) :]
         if guided:
             scale = torch.tensor([rows[i].guidance for i in guided], device=self.device)[:, None, None, None]
             v = v.index_copy(0, torch.tensor(guided, device=self.device), away + scale * (v[guided] - away))
-        level = s[:, None, None, None]
-        x0 = x - level * v
-        return self._move(rows, x, x0, level)
+        return self._move(rows, x, x - s * v, s)
 
     def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor, s: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Apply each row's sampler; rows of one sampler move together."""

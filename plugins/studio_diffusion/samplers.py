@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,20 +20,19 @@ TRAIN_STEPS = 1000
 """The model's clock runs from 0 to this; it is told `int(1000 s)`, as the stock noise schedule does."""
 
 
-def noise_levels(steps: int, shift: float = 1.0) -> Tensor:
-    """Noise levels of `steps` steps: float32 (steps + 1,), falling from 0.999 to 0, even before the shift.
+def noise_levels(steps: int, shift: float = 1.0) -> tuple[float, ...]:
+    """Noise levels of `steps` steps: `steps + 1` numbers falling from 0.999 to 0, even before the shift.
 
-    Equal to diffusers' `DPMSolverMultistepScheduler` with `use_flow_sigmas`. A shift above 1 spends more steps on
-    high noise (Esser et al. 2024, equation 23).
+    Equal to the last bit to diffusers' `DPMSolverMultistepScheduler` with `use_flow_sigmas`, so that the model's clock
+    never differs. A shift above 1 spends more steps on high noise (Esser et al. 2024, equation 23).
     """
-    s = torch.linspace(1, 1 / TRAIN_STEPS, steps + 1, dtype=torch.float64).neg().add(1).flip(0)[:-1]
-    s = shift * s / (1 + (shift - 1) * s)
-    return torch.cat([s, torch.zeros(1, dtype=torch.float64)]).float()
+    s = np.flip(1.0 - np.linspace(1, 1 / TRAIN_STEPS, steps + 1))[:-1]
+    return (*(shift * s / (1 + (shift - 1) * s)).tolist(), 0.0)
 
 
-def clock(s: Tensor) -> Tensor:
-    """What the model is told of noise levels `s`: whole numbers 0 to 999, int64."""
-    return (s.double() * TRAIN_STEPS + 1e-4).long()
+def clock(s: float) -> int:
+    """What the model is told of noise level `s`: a whole number from 0 to 999."""
+    return int(s * TRAIN_STEPS)
 
 
 @dataclass(frozen=True)

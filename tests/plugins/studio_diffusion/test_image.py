@@ -1,0 +1,203 @@
+"""The generator `image` on a tiny real folder: against the stock pipeline, batched against alone, and its refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import studio
+from studio.engine import Engine, Request
+from studio.errors import InputError, WeightsError
+from studio.recipe import PluginRef, Recipe
+from studio_diffusion.image import STARTER, ImageGenerator
+
+PLUGIN = PluginRef(name="test", version="1")
+
+
+def pixels(image: studio.Media) -> np.ndarray:
+    assert isinstance(image, studio.Image)
+    return np.asarray(image.pil).astype(int)
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_folder: Path) -> ImageGenerator:
+    return ImageGenerator(tiny_folder)
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    with Engine("cpu", request.param) as engine:
+        yield engine
+
+
+def parse(generator: ImageGenerator, one: dict[str, Any]) -> Any:
+    return generator.Inputs.parse({name: value for name, value in one.items() if name != "seed"})
+
+
+def make(engine: Engine, generator: ImageGenerator, requests: list[dict[str, Any]]) -> list[studio.Media]:
+    """Run requests (each with its seed) together; they share steps where they can."""
+    asked = [Request(generator, parse(generator, one), one["seed"], PLUGIN) for one in requests]
+    return [ticket.result(60) for ticket in engine.submit_many(asked)]
+
+
+MIXED = [
+    {"prompt": "a red apple", "seed": 1, "steps": 3, "guidance": 5, "size": "64x64"},
+    {"prompt": "octopus", "seed": 2, "steps": 7, "guidance": 1, "size": "64x64"},
+    {"prompt": "一个红苹果", "seed": 3, "steps": 5, "guidance": 9, "size": "64x64", "negative": "octopus"},
+    {"prompt": "octopus", "seed": 2, "steps": 4, "guidance": 2, "size": "96x64", "sampler": "euler"},
+    {"prompt": "a red apple", "seed": 5, "steps": 4, "guidance": 2, "size": "64x64", "sampler": "euler"},
+]
+
+
+def test_batched_with_others_is_alone_within_one_level(engine: Engine, generator: ImageGenerator) -> None:
+    """Prompts, seeds, guidance, steps, samplers and sizes all differ; each picture is as if it had run alone."""
+    together = make(engine, generator, MIXED)
+    for one, made in zip(MIXED, together, strict=True):
+        (alone,) = make(engine, generator, [one])
+        assert np.abs(pixels(alone) - pixels(made)).max() <= 1
+        assert isinstance(made.recipe, Recipe)
+    widths = [made.recipe.batch_width.max for made in together if made.recipe]
+    assert max(widths) == 4  # those of one size did share steps
+
+
+def test_same_seed_same_bytes(engine: Engine, generator: ImageGenerator) -> None:
+    first, second = (make(engine, generator, [MIXED[2]])[0] for _ in range(2))
+    assert first.sha256 == second.sha256
+    (other,) = make(engine, generator, [{**MIXED[2], "seed": 4}])
+    assert other.sha256 != first.sha256
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance", "negative"), [(1, 5.0, ""), (4, 5.0, "octopus"), (20, 1.0, ""), (16, 3.0, "")]
+)
+def test_equals_the_stock_pipeline(tiny_folder: Path, steps: int, guidance: float, negative: str) -> None:
+    check_against_stock(tiny_folder, (32, 32), steps, guidance, negative)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prompt_steps", "guidance"), [(20, 5.0), (9, 1.0)])
+def test_starter_equals_the_stock_pipeline(prompt_steps: int, guidance: float) -> None:
+    check_against_stock(STARTER, (128, 128), prompt_steps, guidance, "")
+
+
+def check_against_stock(folder: Path, size: tuple[int, int], steps: int, guidance: float, negative: str) -> None:
+    """The same folder, initial latents, noise schedule and steps: within 1/255 a pixel of StableDiffusionPipeline."""
+    from diffusers import StableDiffusionPipeline
+
+    from studio_diffusion.latent import LatentDiffusion
+
+    generator = ImageGenerator(folder)
+    model = LatentDiffusion(folder, "cpu", torch.float32)
+    inputs = generator.Inputs.model_construct(
+        prompt="a red apple",
+        negative=negative,
+        steps=steps,
+        guidance=guidance,
+        size=f"{size[0]}x{size[1]}",
+        sampler="dpmpp-2m",
+    )
+    with torch.inference_mode():
+        state = generator.start(model, inputs, studio.Rng(7))
+        noise = state.x
+        while not state.done:
+            (state,) = generator.step(model, [state])
+        ours = pixels(generator.finish(model, state))
+    stock = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    stock.set_progress_bar_config(disable=True)
+    theirs = stock(
+        "a red apple", negative_prompt=negative, num_inference_steps=steps, guidance_scale=guidance,
+        latents=noise[None], width=size[0], height=size[1],
+    ).images[0]  # fmt: skip
+    assert np.abs(ours - np.asarray(theirs).astype(int)).max() <= 1
+    assert ours.std() > 1  # not a blank
+
+
+def test_steps_leave_their_states(tiny_folder: Path, generator: ImageGenerator) -> None:
+    model = generator.load("cpu", "float32")
+    with torch.inference_mode():
+        state = generator.start(model, generator.Inputs.parse({"prompt": "octopus", "steps": 3}), studio.Rng(0))
+        before = state.x.clone()
+        (once,) = generator.step(model, [state])
+        (twice,) = generator.step(model, [state])
+    assert torch.equal(state.x, before)
+    assert torch.equal(once.x, twice.x)
+    assert state.position == 0
+    assert once.position == 1
+
+
+def test_guidance_of_one_costs_one_row(generator: ImageGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = generator.load("cpu", "float32")
+    widths = []
+    forward = type(model.unet).forward
+    monkeypatch.setattr(
+        type(model.unet), "forward", lambda self, x, *a, **k: widths.append(len(x)) or forward(self, x, *a, **k)
+    )
+    with torch.inference_mode():
+        for guidance in (1, 5):
+            inputs = generator.Inputs.parse({"prompt": "octopus", "steps": 1, "guidance": guidance})
+            generator.step(model, [generator.start(model, inputs, studio.Rng(0))])
+    assert widths == [1, 2]
+
+
+def test_previews_are_pictures(engine: Engine, generator: ImageGenerator) -> None:
+    inputs = generator.Inputs.parse({"prompt": "octopus", "steps": 4, "size": "64x64"})
+    events = list(engine.submit_many([Request(generator, inputs, 0, PLUGIN, preview_every=1)])[0].events())
+    previews = [event.media for event in events if type(event).__name__ == "Preview"]
+    assert len(previews) == 3
+    assert all(preview.pil.size == (64, 64) for preview in previews)
+
+
+def test_a_long_prompt_is_cut_and_said(engine: Engine, generator: ImageGenerator) -> None:
+    (made,) = make(engine, generator, [{"prompt": "apple " * 30 + "zebra", "seed": 0, "steps": 1, "size": "64x64"}])
+    assert made.recipe is not None
+    (notice,) = made.recipe.notices
+    assert "14 tokens" in notice
+    assert "zebra" in notice
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": "  \n"}, "empty"),
+        ({"prompt": "x" * 2001}, "2000"),
+        ({"prompt": "x", "steps": 0}, "steps"),
+        ({"prompt": "x", "guidance": float("nan")}, "guidance"),
+        ({"prompt": "x", "guidance": -1}, "guidance"),
+        ({"prompt": "x", "size": "100x100"}, "multiple of 32"),
+        ({"prompt": "x", "size": "0x64"}, "multiple of 32"),
+        ({"prompt": "x", "size": "99968x99968"}, "512"),
+        ({"prompt": "x", "size": "-64x64"}, "size"),
+        ({"prompt": "x", "size": "NaN"}, "WIDTHxHEIGHT"),
+        ({"prompt": "x", "sampler": "eular"}, "sampler"),
+    ],
+)
+def test_bad_inputs_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        ImageGenerator.Inputs.parse(given)
+
+
+def test_damaged_weights_are_named(tiny_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_folder, folder)
+    victim = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(victim.read_bytes())
+    data[-100] ^= 1
+    victim.write_bytes(data)
+    generator = ImageGenerator(folder)
+    with Engine("cpu", "float32") as engine, pytest.raises(WeightsError, match=r"diffusion_pytorch_model.*sha256"):
+        make(engine, generator, [MIXED[0]])
+
+
+def test_importing_the_plugin_loads_no_torch() -> None:
+    code = "import studio_diffusion, sys; studio_diffusion.studio_generators(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
