@@ -57,7 +57,7 @@ class Store:
         folder = self._objects / media.sha256[:2]
         path, side = folder / (media.sha256 + media.suffix), folder / f"{media.sha256}.json"
         make_folder(folder)
-        recipe = self._recipe(side) if side.exists() else None
+        recipe = self._kept_recipe(side, mendable=media.recipe is not None)
         if recipe is None and media.recipe is not None:
             recipe = media.recipe
             write_atomically(side, recipe.to_json(indent=1).encode())
@@ -116,6 +116,15 @@ class Store:
             return kind.identify(read_limited(path, kind.max_file_bytes)) == path.stem
         except MediaError:
             return False
+
+    def _kept_recipe(self, side: Path, *, mendable: bool) -> Recipe | None:
+        """The recipe there is; a damaged one counts as none where a new one will take its place."""
+        try:
+            return self._recipe(side)
+        except StoreError:
+            if mendable:
+                return None
+            raise
 
     def _recipe(self, side: Path) -> Recipe | None:
         if not side.exists():

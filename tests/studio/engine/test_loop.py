@@ -365,3 +365,25 @@ def test_the_state_is_released(end):
     adder.batches.clear()
     gc.collect()
     assert state() is None
+
+
+def test_after_a_failed_batch_newcomers_are_kept_out_of_it():
+    adder = Adder()
+    bench = Bench()
+    bench.accept(request(adder, 1, steps=8))
+    bench.accept(request(adder, 2, steps=8, fault="raise", at=1))
+    for _ in range(3):  # two are admitted, and their batch fails
+        bench.loop.tick()
+    assert [len(batch) for batch in adder.batches] == [2]
+    newcomer = bench.accept(request(adder, 3, steps=8))
+    bench.drain()
+    guilty = [batch for batch in adder.batches[1:] if any(state.fault for state in batch)]
+    assert [len(batch) for batch in guilty] == [1]
+    assert isinstance(bench.events[newcomer][-1], Finished)
+    assert max(len(batch) for batch in adder.batches[2:]) == 2, "the innocent share again"
+
+
+def test_to_cancel_what_has_ended_does_nothing():
+    bench, [entry], [end] = run(request(Adder()))
+    bench.loop.cancel(entry)
+    assert bench.events[entry][-1] is end

@@ -124,6 +124,10 @@ def test_a_damaged_recipe_is_named(tmp_path):
     artifact.path.with_suffix(".json").write_text("{")
     with pytest.raises(StoreError, match=f"the recipe of the artifact {artifact.sha256} is damaged"):
         store.get(artifact.sha256)
+    with pytest.raises(StoreError):
+        store.put(picture())
+    store.put(with_recipe(picture(), seed=8))
+    assert store.get(artifact.sha256).recipe.seed == 8
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "replace", "fdopen"])
