@@ -6,7 +6,8 @@ nothing of the host; `image.py` wraps it as a generator, and the same pieces ser
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging
 
 from studio_diffusion.samplers import SAMPLERS, Move, clock
 
@@ -47,9 +49,12 @@ class LatentDiffusion:
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         """Load the folder's weights. `dtype` is that of the U-Net and the text encoder; the VAE is kept in it too."""
-        place = {"dtype": dtype, "local_files_only": True}
+        place = {"dtype": dtype, "local_files_only": True, "low_cpu_mem_usage": False}  # True asks for accelerate
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        self.text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, local_files_only=True)
+        with _no_bar():
+            self.text_encoder = CLIPTextModel.from_pretrained(
+                folder / "text_encoder", dtype=dtype, local_files_only=True
+            )
         self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", **place)
         self.vae = AutoencoderKL.from_pretrained(folder / "vae", **place)
         self.device, self.dtype = torch.device(device), dtype
@@ -113,3 +118,15 @@ class LatentDiffusion:
         z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
         pixels = self.vae.decode(z).sample.float()  # (B, 3, H, W) in [-1, 1]
         return pixels.div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Keep transformers' own progress bar for loading off the terminal: the host shows progress."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
