@@ -254,4 +254,5 @@ def _problem(cls: type[Inputs], found: Any) -> str:
 
 def _show(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"
+    length = len(value) if isinstance(value, str) else len(text)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({length:,} characters)"

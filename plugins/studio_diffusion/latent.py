@@ -75,7 +75,7 @@ class LatentDiffusion:
         anything.
         """
         length = self.tokenizer.model_max_length
-        ids = self.tokenizer(text).input_ids
+        ids = self.tokenizer(text, verbose=False).input_ids  # not verbose: what is cut is told below
         cut = self.tokenizer.decode(ids[length - 1 : -1]).strip() if len(ids) > length else ""
         if len(ids) > length:
             ids = [*ids[: length - 1], ids[-1]]
