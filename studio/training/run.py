@@ -1,7 +1,8 @@
 """A training run in a folder: stop it at any time (Ctrl-C, kill, power) and the same command goes on where it was.
 
-The folder holds `run.safetensors` (weights, average, optimizer), `run.json` (step, seconds), `log.csv` and
-`curve.png`. Files are replaced whole, never written in place. No pickle. Knows nothing of what is trained.
+The folder holds `run.safetensors` (weights, average, optimizer; step and seconds in its metadata), `log.csv` and
+`curve.png`. A checkpoint is one file, replaced whole, so that its parts are always of one step. No pickle. Knows
+nothing of what is trained.
 """
 
 from __future__ import annotations
@@ -21,13 +22,20 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from studio.training import curve
 from studio.training.ema import Ema
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write `data` to `path` by way of a file beside it, so that `path` is always whole."""
+    """Write `data` to `path` by way of a file beside it, so that `path` is always whole.
+
+    That file's name is fixed, unlike in `studio.files`: what a kill leaves of it is overwritten, not heaped up.
+    """
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 
@@ -35,7 +43,11 @@ class Run:
     """One run's clock, checkpoint and log.
 
     Iterate over it for the step numbers: it ends after `steps` steps or `minutes` of training time (those of earlier
-    sittings counted in), whichever comes first, and saves every `save_every` seconds, at the end and on Ctrl-C.
+    sittings counted in), whichever comes first, and saves every `save_every` seconds, at the end and on Ctrl-C. A step
+    left by `break` or an exception may be half made, so nothing is saved then: the last checkpoint stands.
+
+    A resumed run has the weights, average, optimizer and counters of an unbroken one, not the state of its random
+    numbers: a loop that draws each step's from `step` gives the same weights to the last bit.
 
     Attributes:
         step: the step now being made, from 0.
@@ -57,7 +69,7 @@ class Run:
         """Take up the run in `folder` if there is one, else start it.
 
         Raises:
-            ValueError: the folder's checkpoint is of a model of another shape.
+            ValueError: the folder's checkpoint is damaged or of a model of another shape; the message names it.
         """
         self.folder, self.model, self.optimizer, self.ema = folder, model, optimizer, ema
         self.steps, self.minutes, self.save_every, self.log_every = steps, minutes, save_every, log_every
@@ -66,8 +78,9 @@ class Run:
         self._count = 0
         self._stop = False
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "run.json").exists():
+        if (folder / "run.safetensors").exists():
             self._restore()
+        self._trim_log()
 
     @property
     def done(self) -> float:
@@ -77,7 +90,7 @@ class Run:
     def rate(self, peak: float, warmup: int = 200, floor: float = 0.02) -> float:
         """Set and return the learning rate: linear over `warmup` steps, then a cosine from `peak` to `floor * peak`."""
         cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.done))
-        value = peak * min(1.0, (self.step + 1) / warmup) * cosine
+        value = peak * min(1.0, (self.step + 1) / max(warmup, 1)) * cosine
         for group in self.optimizer.param_groups:
             group["lr"] = value
         return value
@@ -96,10 +109,10 @@ class Run:
                 if now - saved > self.save_every:
                     self.save()
                     saved = last = time.monotonic()
+            self.save()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            self.save()
         if self._stop:
             print(f"stopped at step {self.step}; the same command goes on from there", file=sys.stderr)
             raise KeyboardInterrupt
@@ -122,7 +135,7 @@ class Run:
         text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
         print(f"step {self.step} {text} · {self.done:.1%}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
         path = self.folder / "log.csv"
-        new = not path.exists()
+        new = not path.exists() or not path.stat().st_size
         with path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
@@ -130,7 +143,7 @@ class Run:
             writer.writerow([self.step, round(self.seconds, 1), *(f"{value:.6g}" for value in means.values())])
 
     def save(self) -> None:
-        """Write the checkpoint: weights, average and optimizer in one safetensors file, then the counters."""
+        """Write the checkpoint, all in one safetensors file, and draw the curve."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
@@ -140,13 +153,17 @@ class Run:
             {k: v.contiguous() for k, v in tensors.items()}, {"counters": json.dumps(counters)}
         )
         replace(self.folder / "run.safetensors", data)
-        replace(self.folder / "run.json", json.dumps(counters).encode())
+        if picture := curve.png(self.folder / "log.csv"):
+            replace(self.folder / "curve.png", picture)
 
     def _restore(self) -> None:
         path = self.folder / "run.safetensors"
-        with safetensors.safe_open(path, framework="pt") as file:
-            counters = json.loads(file.metadata()["counters"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                counters = json.loads((file.metadata() or {})["counters"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (safetensors.SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is no checkpoint or a damaged one: remove it to begin anew") from error
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -166,3 +183,15 @@ class Run:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.step, self.seconds = counters["step"], counters["seconds"]
         print(f"going on from step {self.step} of {path}", file=sys.stderr)
+
+    def _trim_log(self) -> None:
+        """Drop rows of steps that the checkpoint does not hold (they are made again) and a row cut short."""
+        path = self.folder / "log.csv"
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        header, *rows = list(csv.reader(data.decode().splitlines())) or [[]]
+        kept = [row for row in rows if len(row) == len(header) and row[0].isdecimal() and int(row[0]) < self.step]
+        trimmed = "".join(",".join(row) + "\r\n" for row in [header, *kept] if row).encode()
+        if trimmed != data:
+            replace(path, trimmed)

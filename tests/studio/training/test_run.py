@@ -1,0 +1,257 @@
+"""A run stopped in every way and resumed is the unbroken run, bit for bit; its log, limits, learning rate, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from . import tiny
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    return tiny.finish(tiny.start(tmp_path_factory.mktemp("unbroken"), STEPS))
+
+
+def assert_equal(made: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert made.keys() == wanted.keys()
+    assert {name.partition(".")[0] for name in made} == {"model", "ema", "optimizer"}
+    for name, value in wanted.items():
+        assert torch.equal(made[name], value), name
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("save_every", [math.inf, -1], ids=["nothing saved", "every step saved"])
+@pytest.mark.parametrize("made", [False, True], ids=["before the step", "after the step"])
+@pytest.mark.parametrize("how", ["break", "raise"])
+def test_left_and_resumed_is_unbroken(
+    tmp_path: Path, unbroken: dict[str, Tensor], save_every: float, made: bool, how: str
+) -> None:
+    """A step that was left is made again from the checkpoint before it, never twice on the same weights."""
+    run = tiny.start(tmp_path, STEPS, save_every=save_every)
+    try:
+        for step in run:
+            if step < 7 or made:
+                tiny.one_step(run)
+            if step == 7:
+                if how == "raise":
+                    raise Stop
+                break
+    except Stop:
+        pass
+    again = tiny.start(tmp_path, STEPS)
+    assert again.step == (7 if save_every < 0 else 0)
+    assert_equal(tiny.finish(again), unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_after_the_step_in_hand(
+    tmp_path: Path, unbroken: dict[str, Tensor], number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    run = tiny.start(tmp_path, STEPS)
+
+    def train() -> None:
+        for step in run:
+            if step == 4:
+                signal.raise_signal(number)
+            tiny.one_step(run)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert signal.getsignal(number) is before
+    assert "stopped at step 5; the same command goes on from there" in capsys.readouterr().err
+    again = tiny.start(tmp_path, STEPS)
+    assert again.step == 5
+    assert f"going on from step 5 of {tmp_path / 'run.safetensors'}" in capsys.readouterr().err
+    assert_equal(tiny.finish(again), unbroken)
+
+
+def test_ctrl_c_in_a_process_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, tiny.__file__, str(tmp_path), "1000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "3":
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    run = tiny.start(tmp_path, 1000)
+    assert 4 <= run.step < 1000
+    assert f"stopped at step {run.step};" in err
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(60, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:
+    """SIGKILL again and again, also within a save: the checkpoint is whole each time and the end is the unbroken's."""
+    folder, other = tmp_path / "killed", tmp_path / "unbroken"
+    steps = 3 * kills
+    command = [sys.executable, tiny.__file__, str(folder), str(steps), str(kills), "1"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr
+    seen = [json.loads(line)["step"] for line in ran.stdout.splitlines() if line != "-"]
+    assert seen == sorted(seen)
+    assert seen[-1] == steps
+    assert_equal(tiny.checkpoint(folder), tiny.finish(tiny.start(other, steps)))
+    logged = [int(row["step"]) for row in rows(folder)]
+    assert all(before < after for before, after in pairwise(logged)), logged
+    assert len(list(folder.iterdir())) <= 6, "what kills leave must not heap up"
+
+
+def test_a_checkpoint_is_one_file(tmp_path: Path) -> None:
+    tiny.finish(tiny.start(tmp_path, STEPS))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "log.csv", "run.safetensors"]
+
+
+def test_the_form_of_a_checkpoint_stays(tmp_path: Path) -> None:
+    """Long runs outlive versions: a file written by hand, in the form that is documented, is taken up."""
+    source = tiny.start(tmp_path / "source")
+    tensors = {f"model.{name}": torch.full_like(value, 2) for name, value in source.model.state_dict().items()}
+    tensors |= {f"ema.{name}": torch.full_like(value, 3) for name, value in source.model.state_dict().items()}
+    for index, parameter in enumerate(source.model.parameters()):
+        tensors |= {
+            f"optimizer.{index}.exp_avg": torch.full_like(parameter, 4).detach(),
+            f"optimizer.{index}.exp_avg_sq": torch.full_like(parameter, 5).detach(),
+            f"optimizer.{index}.step": torch.tensor(6.0),
+        }
+    (tmp_path / "run").mkdir()
+    counters = json.dumps({"step": 6, "seconds": 90.5, "updates": 7})
+    safetensors.torch.save_file(tensors, tmp_path / "run" / "run.safetensors", {"counters": counters})
+    run = tiny.start(tmp_path / "run")
+    assert (run.step, run.seconds, run.ema.updates) == (6, 90.5, 7)
+    assert all((value == 2).all() for value in run.model.state_dict().values())
+    assert all((value == 3).all() for value in run.ema.module.state_dict().values())
+    run.save()
+    assert_equal(tiny.checkpoint(run.folder), tensors)
+
+
+def test_another_shape_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
+    tiny.finish(tiny.start(tmp_path, STEPS))
+    file = tmp_path / "run.safetensors"
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="another shape: use another folder or remove it") as caught:
+        tiny.start(tmp_path, STEPS, width=9)
+    assert str(file) in str(caught.value)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no counters"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
+    tiny.finish(tiny.start(tmp_path, STEPS))
+    file = tmp_path / "run.safetensors"
+    data = {"cut": file.read_bytes()[:-9], "empty": b"", "no counters": safetensors.torch.save({"a": torch.ones(1)})}
+    file.write_bytes(data[damage])
+    with pytest.raises(ValueError, match="damaged") as caught:
+        tiny.start(tmp_path, STEPS)
+    assert str(file) in str(caught.value)
+
+
+def test_log_has_the_mean_of_every_few_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tiny.start(tmp_path, 10, log_every=3)
+    for step in run:
+        run.log(loss=torch.tensor(step), odd=math.nan if step == 7 else -step)
+    text = (tmp_path / "log.csv").read_text()
+    assert text.startswith("step,seconds,loss,odd\n")
+    assert [(row["step"], row["loss"], row["odd"]) for row in rows(tmp_path)] == [
+        ("2", "1", "-1"), ("5", "4", "-4"), ("8", "7", "nan"),
+    ]  # fmt: skip
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert [line.partition(" · ")[0] for line in said] == [
+        "step 2 loss 1 odd -1", "step 5 loss 4 odd -4", "step 8 loss 7 odd nan",
+    ]  # fmt: skip
+    assert "80.0%" in said[-1]
+
+
+@pytest.mark.parametrize("torn", ["7,0.4,1", "9", "", "11,0.5,1.2,3"])
+def test_rows_beyond_the_checkpoint_and_torn_rows_are_dropped(tmp_path: Path, torn: str) -> None:
+    run = tiny.start(tmp_path, STEPS)
+    for step in run:
+        if step == 6:
+            run.save()
+        if step == 11:
+            break
+        tiny.one_step(run)
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write(torn)
+    again = tiny.start(tmp_path, STEPS)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "3", "5"]
+    tiny.finish(again)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "3", "5", "7", "9", "11"]
+    assert all(math.isfinite(float(value)) for row in rows(tmp_path) for value in row.values())
+
+
+def test_a_log_that_was_never_written_to_gets_its_header(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").touch()
+    tiny.finish(tiny.start(tmp_path, 4))
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "3"]
+
+
+def test_ends_after_its_steps_and_goes_on_when_given_more(tmp_path: Path) -> None:
+    assert list(tiny.start(tmp_path, 5)) == [0, 1, 2, 3, 4]
+    assert list(tiny.start(tmp_path, 5)) == []
+    assert list(tiny.start(tmp_path, 7)) == [5, 6]
+
+
+def test_ends_after_its_minutes_over_all_sittings(tmp_path: Path) -> None:
+    def sitting(milliseconds: float) -> tuple[int, float]:
+        run = tiny.start(tmp_path, 10_000, minutes=milliseconds / 60_000)
+        made = 0
+        for _ in run:
+            time.sleep(0.02)
+            made += 1
+        return made, run.seconds
+
+    made, seconds = sitting(50)
+    assert 1 <= made <= 3
+    assert seconds >= 0.05
+    assert sitting(50) == (0, seconds)
+    more, later = sitting(1000 * seconds + 30)
+    assert 1 <= more <= 2
+    assert later >= seconds + 0.03
+
+
+def test_learning_rate_rises_in_a_line_and_falls_in_a_cosine(tmp_path: Path) -> None:
+    run = tiny.start(tmp_path, 1000)
+    values = []
+    for run.step in range(1001):
+        values.append(run.rate(0.5, warmup=100, floor=0.1))
+        assert [group["lr"] for group in run.optimizer.param_groups] == [values[-1]]
+    assert values[0] < values[49] < values[99] == max(values)
+    assert values[0] == pytest.approx(0.5 / 100)
+    assert all(before > after for before, after in pairwise(values[99:]))
+    assert values[500] == pytest.approx(0.5 * (1 + 0.1) / 2)  # half way: half of the fall
+    assert values[1000] == pytest.approx(0.05)
+
+
+def test_learning_rate_follows_time_where_time_is_further(tmp_path: Path) -> None:
+    run = tiny.start(tmp_path, 1000, minutes=10)
+    run.step = 250
+    by_steps = run.rate(1.0, warmup=0)
+    run.seconds = 300.0
+    assert run.done == 0.5
+    assert run.rate(1.0, warmup=0) < by_steps
+    run.seconds = 9999.0
+    assert run.done == 1
+    assert run.rate(1.0, warmup=0, floor=0.25) == pytest.approx(0.25)
