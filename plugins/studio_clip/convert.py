@@ -1,7 +1,6 @@
 """One CLIP in two forms: the text tower as transformers' `CLIPTextModelWithProjection`, all as open_clip's `CLIP`.
 
-Both forms give the same embeddings; the tests hold them to it. The text tower is stored once, with the image model that
-it serves; the `clip` folder holds the image tower, the projection of texts and the temperature.
+Both forms give the same embeddings; the tests hold them to it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,17 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection
 
 IMAGE_SIZE = 64
+MEAN, DEVIATION = 0.5, 0.5
+"""What pixels in [0, 1] are brought by to the image tower's input."""
+
+_NAMES = {
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+"""A layer's parts by open_clip's name, and transformers' names of them."""
 
 
 def config(text: Any, embed: int) -> dict[str, Any]:
@@ -28,22 +38,26 @@ def config(text: Any, embed: int) -> dict[str, Any]:
 
 
 def to_open_clip(tower: CLIPTextModelWithProjection) -> dict[str, Tensor]:
-    """The tower's weights under open_clip's names."""
-    state = {name.removeprefix("text_model."): value for name, value in tower.state_dict().items()}
+    """The tower's weights and its projection under open_clip's names."""
+    state = tower.state_dict()
+    return text_tower(state) | {"text_projection": state["text_projection.weight"].T.contiguous()}
+
+
+def text_tower(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of transformers' `CLIPTextModel`, with or without its projection, under open_clip's names."""
+    state = {name.removeprefix("text_model."): value for name, value in state.items()}
     made = {
         "token_embedding.weight": state["embeddings.token_embedding.weight"],
         "positional_embedding": state["embeddings.position_embedding.weight"],
         "ln_final.weight": state["final_layer_norm.weight"],
         "ln_final.bias": state["final_layer_norm.bias"],
-        "text_projection": state["text_projection.weight"].T.contiguous(),
     }
-    for layer in range(tower.config.num_hidden_layers):
+    layers = sum(name.endswith("layer_norm1.weight") for name in state)
+    for layer in range(layers):
         theirs, ours = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
         for kind in ("weight", "bias"):
             qkv = [state[f"{ours}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
             made[f"{theirs}.attn.in_proj_{kind}"] = torch.cat(qkv)
-            for their, our in (("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2",
-            "layer_norm2"),
-                               ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2")):  # fmt: skip
+            for their, our in _NAMES.items():
                 made[f"{theirs}.{their}.{kind}"] = state[f"{ours}.{our}.{kind}"]
     return made

@@ -22,8 +22,6 @@ from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_clip import captions, convert
 
-MEAN, DEVIATION = 0.5, 0.5
-
 
 def build(tower: CLIPTextModelWithProjection) -> open_clip.CLIP:
     """open_clip's CLIP with the given text tower, locked, and a fresh image tower (2.8M parameters)."""
@@ -51,7 +49,7 @@ def views(
     grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
     small = F.interpolate(x, (size, size), mode="area")
     moved = 1 - F.grid_sample(1 - small, grid, align_corners=False)  # white outside
-    return (moved - MEAN) / DEVIATION
+    return (moved - convert.MEAN) / convert.DEVIATION
 
 
 def train(pictures: np.ndarray, records: list[dict[str, Any]], tower: CLIPTextModelWithProjection,

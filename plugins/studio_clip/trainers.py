@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import studio
@@ -52,12 +51,12 @@ class TrainClip(studio.Trainer):
         batch: int = studio.field(128, ge=8, le=1024, help="pairs a step; every other pair is a negative")
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/clip/model`: `open_clip_config.json` and `open_clip_model.safetensors`."""
+        """Write `work/clip/model`: `open_clip_config.json` and all weights but the text tower's."""
         device = options.torch_device()
-        import safetensors.torch
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-        from studio_clip import convert, train_pairs
+        from studio_clip import model as clip
+        from studio_clip import train_pairs
         from studio_datasets import build
 
         work = options.folder
@@ -70,10 +69,5 @@ class TrainClip(studio.Trainer):
             device=device, steps=options.steps, minutes=options.minutes, batch=options.batch,
         )  # fmt: skip
         out = work / "clip" / "model"
-        out.mkdir(exist_ok=True)
-        half = {name: value.half().contiguous().cpu() for name, value in model.state_dict().items()}
-        safetensors.torch.save_file(half, out / "open_clip_model.safetensors")
-        config = {"model_cfg": convert.config(tower.config, tower.config.projection_dim),
-                  "preprocess_cfg": {"mean": [train_pairs.MEAN] * 3, "std": [train_pairs.DEVIATION] * 3}}  # fmt: skip
-        (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        clip.save(out, model, tower.config, tower.config.projection_dim)
         console.print(f"CLIP is in {out}")
