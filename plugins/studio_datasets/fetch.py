@@ -46,6 +46,11 @@ class Package:
             return ["npm", "pack", "--silent", f"{self.name}@{self.version}"]
         return ["apt-get", "download", "--quiet", f"{self.name}={self.version}"]
 
+    @property
+    def folder(self) -> str:
+        """The name of the folder that it is unpacked into."""
+        return self.file.removesuffix(".tgz").removesuffix(".deb").removesuffix(".whl").replace("%3a", "_")
+
 
 EMOJI = Package(
     "npm",
@@ -111,7 +116,8 @@ def fetch(package: Package, cache: Path) -> Path:
     Raises:
         StudioError: the client is missing or fails, or the file is not the one that was pinned.
     """
-    target = cache / package.file.removesuffix(".tgz").removesuffix(".deb").removesuffix(".whl").replace("%3a", "_")
+    cache = cache.absolute()  # the clients run in it
+    target = cache / package.folder
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
