@@ -33,7 +33,8 @@ def texts(records: list[dict[str, Any]], wordnet: WordNet) -> Iterator[str]:
 def train(texts: Iterable[str], folder: Path, vocabulary: int = 16384, context: int = 48) -> None:
     """Learn merges from `texts` and write `vocab.json`, `merges.txt` and `tokenizer_config.json` into `folder`.
 
-    The two special tokens take the highest ids, END the last: open_clip finds a text's end by the largest id.
+    The two special tokens take the highest ids, END the last: open_clip finds a text's end by the largest id. The same
+    texts give the same bytes.
     """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Sequence(
@@ -45,9 +46,11 @@ def train(texts: Iterable[str], folder: Path, vocabulary: int = 16384, context: 
     ])  # fmt: skip
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    base = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
-    # The trainer counts its own alphabet in `vocab_size`; what it lacks of `base` is added below.
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary - 2 - len(alphabet), initial_alphabet=alphabet,
+    ends = [f"{letter}</w>" for letter in alphabet]
+    base = [*alphabet, *ends]
+    # Named as special, the ends have ids in a fixed order: met in the texts, they would have them in the order of a
+    # randomly seeded hash table, by which the trainer decides between pairs that are equally frequent.
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary - 2, initial_alphabet=alphabet, special_tokens=ends,
                                   end_of_word_suffix="</w>", show_progress=False, min_frequency=2)  # fmt: skip
     bpe.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]][: vocabulary - 2 - len(base)]

@@ -1,0 +1,109 @@
+"""The text tower in both forms and at any batching; the teacher; views of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studio_clip import convert, teacher, train_pairs, train_text
+
+TEXTS = ["octopus", "", "a red apple", "一个红苹果", "red " * 60, "a", "apples and pears, don't you know", "cat", "dog"]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 6, 20])
+def test_embedding_together_is_one_by_one_in_the_given_order(tokens: Any, tower: Any, parts: int) -> None:
+    with torch.no_grad():
+        made = train_text.embed(tower, tokens, TEXTS, parts)
+        for text, row in zip(TEXTS, made, strict=True):
+            ids = tokens(text, truncation=True, max_length=48, return_tensors="pt").input_ids
+            torch.testing.assert_close(row, tower(input_ids=ids).text_embeds[0], rtol=1e-5, atol=1e-5)
+    assert made.dtype == torch.float32
+    assert (torch.cdist(made, made) + torch.eye(len(made)) > 1e-3).all(), "unlike texts land apart"
+
+
+def test_open_clip_gives_the_same_embeddings(tokens: Any, tower: Any) -> None:
+    model = train_pairs.build(tower).eval()
+    ids = tokens(TEXTS, padding="max_length", truncation=True, max_length=48, return_tensors="pt").input_ids
+    with torch.no_grad():
+        theirs = tower(input_ids=ids).text_embeds
+        ours = model.encode_text(ids)
+    assert ours.shape == (len(TEXTS), 16)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_text_tower_is_locked_and_the_image_tower_learns(tower: Any) -> None:
+    model = train_pairs.build(tower)
+    learnt = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learnt == {name for name, _ in model.named_parameters() if name.startswith("visual.")} | {"logit_scale"}
+    assert convert.to_open_clip(tower).keys() | learnt >= {name for name, _ in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One random layer of MiniLM's width, in transformers' layout."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("minilm")
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "red",
+        "apple",
+        "apples",
+        "pear",
+        "cat",
+        "dog",
+        "octopus",
+    ]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = BertConfig(vocab_size=len(words), hidden_size=teacher.WIDTH, num_hidden_layers=1,
+                            num_attention_heads=4, intermediate_size=64)  # fmt: skip
+        BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_the_teacher_embeds_in_the_given_order(minilm: Path) -> None:
+    texts = ["octopus", "a red apple", "a", "dog cat dog cat dog", "red " * 90]
+    made = teacher.embed(minilm, texts, batch=2)
+    assert made.shape == (5, teacher.WIDTH)
+    assert made.dtype == torch.float16
+    torch.testing.assert_close(made.float().norm(dim=1), torch.ones(5), rtol=0, atol=2e-3)
+    for text, row in zip(texts, made, strict=True):
+        (alone,) = teacher.embed(minilm, [text])
+        assert float(alone.float() @ row.float()) > 0.999
+    assert float(made[0].float() @ made[1].float()) < 0.99
+
+
+def test_white_stays_white_in_every_view() -> None:
+    made = train_pairs.views(np.full((3, 128, 128, 3), 255, np.uint8), [0, 2, 2, 1], np.random.default_rng(0))
+    assert made.shape == (4, 3, 64, 64)
+    torch.testing.assert_close(made, torch.ones_like(made), rtol=0, atol=1e-5)
+
+
+@given(st.integers(0, 99))
+def test_views_are_their_pictures_moved_a_little(seed: int) -> None:
+    """Colours stay, positions vary, and the same generator gives the same views."""
+    pictures = np.full((2, 64, 64, 3), 255, np.uint8)
+    pictures[0, 20:44, 20:44] = (255, 0, 0)
+    pictures[1, 20:44, 20:44] = (0, 0, 255)
+    red, blue = train_pairs.views(pictures, [0, 1], np.random.default_rng(seed), 32)
+    assert red.min() >= -1.001
+    assert red.max() <= 1.001
+    assert red[0].min() > 0.99  # red's own channel stays full
+    assert blue[2].min() > 0.99
+    assert red[1].min() < -0.9  # and the square is still in the picture
+    again = train_pairs.views(pictures, [0, 1], np.random.default_rng(seed), 32)
+    assert torch.equal(again[0], red)
