@@ -80,6 +80,7 @@ def train(pictures: np.ndarray, records: list[dict[str, Any]], tower: CLIPTextMo
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        run.share(learnt)
         torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
         with torch.no_grad():

@@ -123,6 +123,7 @@ def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch
         loss = contrast + 3 * (1 - cosine)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        run.share(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update(model)

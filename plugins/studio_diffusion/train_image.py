@@ -77,7 +77,7 @@ def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[
     Args:
         latents: float32 (N, 8, 16, 16), each channel of mean 0 and deviation 1; row i belongs to `records[i]`.
         encode: the frozen text tower: captions to token states (len, T, text width).
-        batch: pictures a step.
+        batch: pictures a step, over all processes of the run.
         peak: highest learning rate.
     """
     torch.manual_seed(seed)
@@ -85,8 +85,9 @@ def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = Ema(model, decay)
     run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
-    words = random.Random(f"{seed}-{run.step}")
-    noise = torch.Generator().manual_seed(seed * 1_000_003 + run.step)
+    words = random.Random(f"{seed}-{run.step}-{run.peers.rank}")
+    noise = torch.Generator().manual_seed((seed * 1_000_003 + run.step) * 1009 + run.peers.rank)
+    batch = max(1, batch // run.peers.count)
     weights = torch.tensor([share(record) for record in records])
     for _ in run:
         run.rate(peak)
@@ -101,6 +102,7 @@ def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[
         loss = F.mse_loss(v.float(), e - x0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        run.share(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update(model)

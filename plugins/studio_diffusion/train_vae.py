@@ -93,6 +93,7 @@ def train(pictures: np.ndarray, rows: np.ndarray, folder: Path, *, device: torch
         loss = reconstruction_loss(made.float(), x) + kl_weight * kl * (LATENTS / 64)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        run.share(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         if math.isfinite(loss.item()):
             optimizer.step()

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 
 from studio.training import curve
 from studio.training.ema import Ema
+from studio.training.peers import Peers
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -48,6 +49,9 @@ class Run:
 
     A resumed run has the weights, average, optimizer and counters of an unbroken one, not the state of its random
     numbers: a loop that draws each step's from `step` gives the same weights to the last bit.
+
+    Several processes may share a run (see `Peers`): each calls `share` between backward and the optimizer's step, and
+    the first alone writes files.
 
     Attributes:
         step: the step now being made, from 0.
@@ -76,16 +80,31 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._stop = False
+        self._asked = self._stop = False
+        self.peers = Peers()
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "run.safetensors").exists():
             self._restore()
-        self._trim_log()
+        self._agreed = self._part(self.step)
+        if self.peers.rank == 0:
+            self._trim_log()
+
+    def _part(self, step: int) -> float:
+        return min(1.0, max(step / self.steps, self.seconds / 60 / self.minutes))
 
     @property
     def done(self) -> float:
         """The part of the run that is behind, in [0, 1]: by steps or by time, whichever is further."""
-        return min(1.0, max(self.step / self.steps, self.seconds / 60 / self.minutes))
+        return self._part(self.step) if self.peers.count == 1 else self._agreed
+
+    def share(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Average the gradients over the run's processes, which also agree here on when to stop."""
+        if self.peers.count == 1:
+            return
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        first = self._part(self.step + 1) if self.peers.rank == 0 else 0.0  # for when this step is over
+        asked, self._agreed = self.peers.average(gradients, [float(self._asked), first])
+        self._stop = asked > 0
 
     def rate(self, peak: float, warmup: int = 200, floor: float = 0.02) -> float:
         """Set and return the learning rate: linear over `warmup` steps, then a cosine from `peak` to `floor * peak`."""
@@ -103,6 +122,8 @@ class Run:
             while self.done < 1 and not self._stop:
                 yield self.step
                 self.step += 1
+                if self.peers.count == 1:
+                    self._stop = self._asked
                 now = time.monotonic()
                 self.seconds += now - last
                 last = now
@@ -118,7 +139,7 @@ class Run:
             raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop = True
+        self._asked = True
 
     def log(self, **values: float | torch.Tensor) -> None:
         """Add a step's values; every `log_every` steps their means go to `log.csv` and to standard error with the time
@@ -127,7 +148,7 @@ class Run:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._count += 1
-        if self._count < self.log_every:
+        if self.peers.rank or self._count < self.log_every:
             return
         means = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
@@ -143,7 +164,9 @@ class Run:
             writer.writerow([self.step, round(self.seconds, 1), *(f"{value:.6g}" for value in means.values())])
 
     def save(self) -> None:
-        """Write the checkpoint, all in one safetensors file, and draw the curve."""
+        """Write the checkpoint, all in one safetensors file, and draw the curve. The first process alone does."""
+        if self.peers.rank:
+            return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():

@@ -1,0 +1,47 @@
+"""Two processes that share a run are one that sees the whole batch; Ctrl-C ends both at the same step."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from . import shared
+
+PROGRAM = Path(shared.__file__)
+
+
+def torchrun(*arguments: str) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*launch, str(PROGRAM), *arguments]
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    shared.train(tmp_path / "alone", 6)
+    subprocess.run(torchrun(str(tmp_path / "both"), "6"), check=True, capture_output=True, timeout=120)
+    alone, both = (safetensors.torch.load_file(tmp_path / name / "run.safetensors") for name in ("alone", "both"))
+    assert alone.keys() == both.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(both[name], value, rtol=1e-4, atol=1e-6)
+    with (tmp_path / "both" / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == [str(step) for step in range(6)]  # one process writes
+
+
+def test_interrupt_ends_both_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    command = torchrun(str(tmp_path / "run"), "100000", "0.02")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "5":
+                break
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        process.wait(60)
+    with safetensors.safe_open(tmp_path / "run" / "run.safetensors", framework="pt") as file:
+        assert '"step"' in file.metadata()["counters"]
