@@ -33,7 +33,7 @@ class TrainVae(studio.Trainer):
 
         pictures, records = build.load(options.folder / "data")
         # Things are seen four times as often as flags and signs; pictures alone, no words.
-        shares = [4 if train_image.share(record) >= 0.5 else 1 for record in records]
+        shares = [4 if train_image.share(record) >= 0.4 else 1 for record in records]
         rows = np.repeat(
             np.arange(len(records)), [n if r["split"] == "train" else 0 for n, r in zip(shares, records, strict=True)]
         )
