@@ -63,7 +63,7 @@ def train(pictures: np.ndarray, records: list[dict[str, Any]], tower: CLIPTextMo
     ema = Ema(model, 0.998)
     run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
     rng, words = np.random.default_rng([seed, run.step]), random.Random(f"{seed}-{run.step}")
-    context = tokenizer.model_max_length
+    context, batch = tokenizer.model_max_length, min(batch, len(records))
     for _ in run:
         run.rate(peak)
         rows = rng.choice(len(records), batch, replace=False).tolist()

@@ -20,12 +20,13 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from studio.training.ema import Ema
-from studio.training.run import Run
+from studio.training.run import Run, replace
 from studio_clip import captions, teacher
 from studio_datasets.wordnet import LEXNAMES, WordNet
 
 CONTEXT = 48
 TEMPERATURE = 0.05
+SPAN = 4096  # texts that are neighbours in length, among which a step's are drawn
 
 
 def build(vocabulary: int) -> CLIPTextModelWithProjection:
@@ -69,7 +70,7 @@ def corpus(records: list[dict[str, Any]], wordnet: WordNet, minilm: Path, kept: 
         heads = vectors[[row[synset.words[0]] for synset in synsets]]
         targets = {"records": F.normalize(labels + 0.5 * tagged, dim=-1),
                    "texts": torch.cat([vectors, F.normalize(glosses + heads, dim=-1)])}  # fmt: skip
-        safetensors.torch.save_file(targets, kept)
+        replace(kept, safetensors.torch.save(targets))
     found = safetensors.torch.load_file(kept)
     texts = [*nouns, *(synset.gloss for synset in synsets)]
     if len(found["records"]) != len(records) or len(found["texts"]) != len(texts):
@@ -108,8 +109,8 @@ def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch
     for _ in run:
         run.rate(peak)
         chosen = rng.choices(range(len(data.records)), k=batch // 3)
-        start = rng.randrange(len(order) - (span := 4096))
-        others = rng.sample(order[start : start + span], batch - len(chosen))
+        start = rng.randrange(max(1, len(order) - SPAN))
+        others = rng.choices(order[start : start + SPAN], k=batch - len(chosen))
         texts = [captions.caption(data.records[i], rng) for i in chosen] + [data.texts[i] for i in others]
         target = torch.cat([data.record_targets[chosen], data.text_targets[others]]).to(device)  # (B, 384)
         with torch.autocast(device.type, torch.bfloat16):

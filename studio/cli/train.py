@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from studio.cli.main import EPILOG
 from studio.cli.output import console, stray_prints_aside
+
+if TYPE_CHECKING:
+    from studio.generator import Trainer
 
 
 class Trainers(click.Group):
@@ -27,11 +30,11 @@ class Trainers(click.Group):
         if cmd_name not in trainers:
             raise UnknownName("training recipe", cmd_name, sorted(trainers))
         trainer = trainers[cmd_name]
-        flags = trainer.Options.flags()
+        flags = [flag for flag in trainer.Options.flags() if flag.name != "device"]
         taken = {name for parameter in ctx.find_root().command.params for name in parameter.opts}
 
         def run(**given: Any) -> None:
-            options = trainer.Options.parse(values(flags, given))
+            options = trainer.Options.parse({**values(flags, given), **_device(ctx.obj.device, trainer)})
             with stray_prints_aside():
                 trainer.run(options, console(wrap=False))  # a log's lines stay lines
 
@@ -43,6 +46,15 @@ class Trainers(click.Group):
             help=inspect.getdoc(trainer),
             epilog=EPILOG,
         )
+
+
+def _device(wanted: str | None, trainer: Trainer) -> dict[str, str]:
+    """`--device` is an option of `studio` itself; it is the recipe's where the recipe computes."""
+    if wanted is None:
+        return {}
+    if "device" not in trainer.Options.model_fields:
+        raise click.UsageError(f"`studio train {trainer.name}` computes on no device; leave out `--device`")
+    return {"device": wanted}
 
 
 command = Trainers(

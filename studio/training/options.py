@@ -17,7 +17,7 @@ class TrainingOptions(Inputs):
     work: str = field("training", help="folder of data sets, runs and results; the same folder goes on where it was")
     steps: int = field(1_000_000, ge=1, help="stop after this many steps")
     minutes: float = field(60.0, gt=0, help="stop after this much training time, earlier sittings counted in")
-    device: str = field("", help="cpu, cuda or cuda:N; by default CUDA where there is one")
+    device: str = field("", help="cpu, cuda or cuda:N; by default CUDA where there is one")  # `studio --device`
 
     @property
     def folder(self) -> Path:
@@ -31,4 +31,4 @@ class TrainingOptions(Inputs):
         from studio import torch_setup
 
         torch_setup.prepare()
-        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return torch.device(torch_setup.choose_device(self.device or None))

@@ -127,3 +127,13 @@ def test_train_has_flags_from_options_and_writes_no_data(studio: Studio) -> None
     ran = studio("train", "lesson", topic, "--hours", "2.5")
     assert (ran.code, ran.out, ran.err) == (0, "", f"learning [{topic}] for 2.5 h\n")
     assert "what to learn" in studio("train", "lesson", "--help").out
+
+
+def test_train_takes_the_device_of_studio(studio: Studio) -> None:
+    """`--device` reaches a recipe that computes; one that does not refuses it."""
+    refused = studio("train", "data", "--device", "cpu")
+    assert refused.code == 2
+    assert "computes on no device" in refused.err
+    reached = studio("train", "vae", "--device", "cuda:99")
+    assert reached.code == 2
+    assert "`cuda:99`" in reached.err
