@@ -21,6 +21,7 @@ class TrainText(studio.Trainer):
         device = options.torch_device()
         from transformers import CLIPTokenizer
 
+        from studio.training.peers import Peers
         from studio_clip import tokenizer, train_text
         from studio_datasets import build, fetch
 
@@ -36,6 +37,8 @@ class TrainText(studio.Trainer):
         tower = train_text.train(
             data, tokens, work / "text", device=device, steps=options.steps, minutes=options.minutes
         )
+        if Peers().rank:
+            return  # the first process of the run writes the result
         tower.save_pretrained(work / "text" / "tower")
         console.print(f"the text tower is in {work / 'text' / 'tower'}")
 
@@ -55,6 +58,7 @@ class TrainClip(studio.Trainer):
         device = options.torch_device()
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+        from studio.training.peers import Peers
         from studio_clip import model as clip
         from studio_clip import train_pairs
         from studio_datasets import build
@@ -68,6 +72,8 @@ class TrainClip(studio.Trainer):
             pictures[keep], [records[i] for i in keep], tower, tokens, work / "clip",
             device=device, steps=options.steps, minutes=options.minutes, batch=options.batch,
         )  # fmt: skip
+        if Peers().rank:
+            return  # the first process of the run writes the result
         out = work / "clip" / "model"
         clip.save(out, model, tower.config, tower.config.projection_dim)
         console.print(f"CLIP is in {out}")

@@ -28,6 +28,7 @@ class TrainVae(studio.Trainer):
         import numpy as np
         from diffusers import AutoencoderKL
 
+        from studio.training.peers import Peers
         from studio_datasets import build
         from studio_diffusion import export, train_image, train_vae
 
@@ -47,8 +48,11 @@ class TrainVae(studio.Trainer):
             device=device,
             steps=options.steps,
             minutes=options.minutes,
+            peak=4e-4 if given else 1.5e-3,
             decoder_of=given,
         )
+        if Peers().rank:
+            return  # the first process of the run writes the result
         if not options.decoder_only:
             export.whiten(vae, np.asarray(pictures[::2]))
         vae.save_pretrained(out)
@@ -72,6 +76,7 @@ class TrainImage(studio.Trainer):
         from diffusers import AutoencoderKL
         from transformers import CLIPTextModel
 
+        from studio.training.peers import Peers
         from studio_datasets import build
         from studio_diffusion import export, train_image
 
@@ -86,5 +91,6 @@ class TrainImage(studio.Trainer):
             latents, [records[i] for i in keep], encode, work / "image", device=device, steps=options.steps,
             minutes=options.minutes, batch=options.batch, peak=options.rate,
         )  # fmt: skip
-        export.save(work / "image" / "starter", vae, unet, tower, work / "text" / "tokenizer")
+        if not Peers().rank:  # the first process of the run writes the result
+            export.save(work / "image" / "starter", vae, unet, tower, work / "text" / "tokenizer")
         console.print(f"the starter is in {work / 'image' / 'starter'}")
