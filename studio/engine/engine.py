@@ -21,6 +21,7 @@ from studio.engine.loop import MAX_RUNNING, Entry, Loop
 from studio.engine.models import Models
 from studio.engine.provenance import make_recipe
 from studio.engine.request import Event, Failed, Finished, Request, Timing
+from studio.engine.watch import Watcher
 from studio.errors import Cancelled, EngineClosed, StudioError
 from studio.media import Media
 from studio.store import Store
@@ -94,8 +95,9 @@ class Engine:
     """Runs requests on one device. A context manager; `close` cancels what is unfinished.
 
     `device`: ``cpu``, ``cuda``, ``cuda:N`` or None to choose; `dtype` overrides what generators choose; what is made
-    goes into `store`, if one is given, together with the media it was made from. Raises UsageError for a device that is
-    not here.
+    goes into `store`, if one is given, together with the media it was made from. `watchers` are told of all work, and
+    `keep` is called between a request's steps, when its state may be saved. Raises UsageError for a device that is not
+    here.
     """
 
     def __init__(
@@ -105,9 +107,11 @@ class Engine:
         *,
         store: Store | None = None,
         max_running: int = MAX_RUNNING,
+        watchers: Sequence[Watcher] = (),
+        keep: Callable[[Entry], None] | None = None,
     ) -> None:
         self.device = torch_setup.choose_device(device)
-        self._worker = _Worker(Models(self.device, dtype), store, max_running)
+        self._worker = _Worker(Models(self.device, dtype), store, max_running, watchers, keep)
         self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)
 
     def submit(self, request: Request) -> Ticket:
@@ -137,9 +141,16 @@ class Engine:
 class _Worker:
     """The thread and its inbox; holds no reference to the Engine, so that an engine let go of is closed."""
 
-    def __init__(self, models: Models, store: Store | None, max_running: int) -> None:
+    def __init__(
+        self,
+        models: Models,
+        store: Store | None,
+        max_running: int,
+        watchers: Sequence[Watcher],
+        keep: Callable[[Entry], None] | None,
+    ) -> None:
         self._models, self._store = models, store
-        self._loop = Loop(models, self._complete, time.perf_counter, max_running)
+        self._loop = Loop(models, self._complete, time.perf_counter, max_running, watchers, keep)
         self._mail = threading.Condition()
         self._inbox: deque[tuple[Entry, bool]] = deque()
         self._closing = False

@@ -14,7 +14,7 @@ Try it: ``pytest tests/studio/engine/test_loop.py``
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ from studio.engine.request import (
     Started,
     Timing,
 )
+from studio.engine.watch import Watcher
 from studio.errors import StudioError
 from studio.generator import Generator, Rng, State
 from studio.media import Media
@@ -62,6 +63,7 @@ class Entry:
     request: Request
     emit: Callable[[Event], None]
     accepted: float
+    number: int = 0
     timing: Timing = field(default_factory=Timing)
     cancelled: bool = False
     ended: bool = False
@@ -91,7 +93,10 @@ class Entry:
 
 
 class Loop:
-    """Requests in, events out. `complete(entry, media)` returns what Finished carries; if it raises, that fails."""
+    """Requests in, events out. `complete(entry, media)` returns what Finished carries; if it raises, that fails.
+
+    `keep(entry)` is called between steps, when `entry.state` and `entry.rng` may be saved; it must not raise.
+    """
 
     def __init__(
         self,
@@ -99,14 +104,22 @@ class Loop:
         complete: Callable[[Entry, Media], Media],
         clock: Callable[[], float],
         max_running: int = MAX_RUNNING,
+        watchers: Sequence[Watcher] = (),
+        keep: Callable[[Entry], None] | None = None,
     ) -> None:
         self.models, self.complete, self.clock, self.max_running = models, complete, clock, max_running
+        self.watchers, self.keep = watchers, keep
+        self._accepted = 0
         self.waiting: deque[Entry] = deque()
         self.running: list[Entry] = []
         self._turn = 0
 
     def accept(self, entry: Entry) -> None:
         """Take a request in."""
+        self._accepted += 1
+        entry.number = self._accepted
+        for watcher in self.watchers:
+            watcher.accepted(entry.number, entry.name, entry.request.client, entry.request.background, self.clock())
         entry.emit(Queued(ahead=len(self.waiting) + len(self.running)))
         self.waiting.append(entry)
 
@@ -150,9 +163,8 @@ class Loop:
                 self.cancel(entry)
                 return
             where = "start"
-            entry.rng = Rng(request.seed)
             with torch_setup.inference():
-                entry.state = state = check_state(generator.start(entry.lent, request.inputs, entry.rng))
+                entry.state = state = self._begin(entry)
                 entry.key = check_key(generator.batch_key(state))
         except BaseException as error:  # a plugin may raise anything; see failures
             self.fail(entry, as_error(entry.name, where, error))
@@ -160,8 +172,20 @@ class Loop:
         entry.started = entry.stepped = self.clock()
         entry.timing.start = entry.started - loaded
         self.running.append(entry)
+        for watcher in self.watchers:
+            watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
         self._tell(entry, state.notices)
+
+    def _begin(self, entry: Entry) -> State:
+        """The first state, or the one to go on from."""
+        request = entry.request
+        if request.resume is not None:
+            state, entry.rng = request.resume(entry.lent)
+        else:
+            entry.rng = Rng(request.seed)
+            state = request.generator.start(entry.lent, request.inputs, entry.rng)
+        return check_state(state)
 
     def _choose(self) -> list[Entry]:
         """The request served longest ago, and those that may share its step."""
@@ -196,6 +220,8 @@ class Loop:
             self._step_failed(batch, error)
             return
         ended = self.clock()
+        for watcher in self.watchers:
+            watcher.stepped(tuple(entry.number for entry in batch), generator.name, begun, ended)
         for entry, state in zip(batch, made, strict=True):
             self._advance(entry, state, len(batch), ended - begun, ended)
 
@@ -229,6 +255,8 @@ class Loop:
         except BaseException as error:  # a plugin may raise anything; see failures
             self.fail(entry, as_error(entry.name, "batch_key", error))
             return
+        if self.keep is not None:
+            self.keep(entry)
         every = entry.request.preview_every
         if every and state.position % every == 0:
             self._preview(entry, state)
@@ -254,6 +282,8 @@ class Loop:
             with torch_setup.inference():
                 media = check_media(generator, generator.finish(entry.lent, entry.state))
             entry.timing.finish = self.clock() - begun
+            for watcher in self.watchers:
+                watcher.finished(entry.number, entry.name, begun, begun + entry.timing.finish)
             media = self.complete(entry, media)
         except BaseException as error:  # a plugin may raise anything; see failures
             self.fail(entry, as_error(entry.name, "finish", error))
@@ -273,6 +303,8 @@ class Loop:
             self.running.remove(entry)
         elif entry in self.waiting:
             self.waiting.remove(entry)
+        for watcher in self.watchers:
+            watcher.ended(entry.number, entry.name, event.outcome, self.clock())
         entry.state = entry.model = entry.rng = entry.key = None
         emit, entry.emit = entry.emit, _silent
         emit(event)

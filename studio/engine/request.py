@@ -8,11 +8,12 @@ Try it: ``for event in studio.Studio().stream("image", prompt="a red apple"): pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from studio.errors import StudioError
-from studio.generator import Generator
+from studio.generator import Generator, Rng, State
 from studio.inputs import Inputs
 from studio.media import Media
 from studio.recipe import PluginRef
@@ -24,6 +25,10 @@ class Request:
 
     `dtype` overrides the generator's own choice (a replay asks for the recorded one). A preview is made every
     `preview_every` steps; 0 makes none. `label` is the caller's own mark and means nothing to the engine.
+
+    `client` names on whose behalf it runs: clients get equal shares of the device. A `background` request gives way to
+    those that are not. `resume` is called with the model instead of the generator's `start`, and returns a state and
+    its Rng to go on from.
     """
 
     generator: Generator
@@ -33,6 +38,9 @@ class Request:
     dtype: str | None = None
     preview_every: int = 0
     label: str = ""
+    client: str = ""
+    background: bool = False
+    resume: Callable[[Any], tuple[State, Rng]] | None = None
 
 
 @dataclass
@@ -52,9 +60,10 @@ class Timing:
 
 
 class Event:
-    """Base of the events; `last` marks those after which none follows."""
+    """Base of the events; `last` marks those after which none follows, and then `outcome` says what it came to."""
 
     last: ClassVar[bool] = False
+    outcome: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ class Finished(Event):
 
     media: Media
     last: ClassVar[bool] = True
+    outcome: ClassVar[str] = "finished"
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,7 @@ class Failed(Event):
 
     error: StudioError
     last: ClassVar[bool] = True
+    outcome: ClassVar[str] = "failed"
 
 
 @dataclass(frozen=True)
@@ -125,3 +136,4 @@ class CancelledEvent(Event):
     """Cancelled; its state is released."""
 
     last: ClassVar[bool] = True
+    outcome: ClassVar[str] = "cancelled"
