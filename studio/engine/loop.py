@@ -67,6 +67,7 @@ class Entry:
     timing: Timing = field(default_factory=Timing)
     cancelled: bool = False
     ended: bool = False
+    error: StudioError | None = None
     model: Model | None = None
     rng: Rng | None = None
     state: State | None = None
@@ -132,6 +133,7 @@ class Loop:
     def fail(self, entry: Entry, error: StudioError) -> None:
         """End a request with an error, unless it has ended."""
         if not entry.ended:
+            entry.error = error
             self._end(entry, Failed(error))
 
     def tick(self) -> bool:
@@ -175,13 +177,15 @@ class Loop:
         for watcher in self.watchers:
             watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
-        self._tell(entry, state.notices)
+        self._tell(entry, (*request.past.notices, *state.notices))
 
     def _begin(self, entry: Entry) -> State:
         """The first state, or the one to go on from."""
         request = entry.request
         if request.resume is not None:
             state, entry.rng = request.resume(entry.lent)
+            entry.width_min, entry.width_max = request.past.width_min, request.past.width_max
+            entry.timing.steps = request.past.seconds
         else:
             entry.rng = Rng(request.seed)
             state = request.generator.start(entry.lent, request.inputs, entry.rng)
@@ -220,8 +224,9 @@ class Loop:
             self._step_failed(batch, error)
             return
         ended = self.clock()
+        numbers = tuple(entry.number for entry in batch)
         for watcher in self.watchers:
-            watcher.stepped(tuple(entry.number for entry in batch), generator.name, begun, ended)
+            watcher.stepped(numbers, tuple(state.position for state in made), generator.name, begun, ended)
         for entry, state in zip(batch, made, strict=True):
             self._advance(entry, state, len(batch), ended - begun, ended)
 
@@ -264,6 +269,7 @@ class Loop:
     def _preview(self, entry: Entry, state: State) -> None:
         """Make a preview; one that fails costs the preview, not the work, and is told."""
         generator = entry.request.generator
+        begun = self.clock()
         try:
             with torch_setup.inference():
                 media = generator.preview(entry.lent, state)
@@ -274,6 +280,8 @@ class Loop:
             reason = as_error(entry.name, "preview", error).message
             entry.notices.append(f"no more previews: {reason}")
             entry.emit(Notice(entry.notices[-1]))
+        for watcher in self.watchers:
+            watcher.previewed(entry.number, entry.name, begun, self.clock())
 
     def _finish(self, entry: Entry) -> None:
         generator = entry.request.generator

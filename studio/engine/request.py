@@ -20,6 +20,16 @@ from studio.recipe import PluginRef
 
 
 @dataclass(frozen=True)
+class Past:
+    """What a resumed request's recipe has to tell of the time before: batch widths, seconds of work, notices."""
+
+    width_min: int = 0
+    width_max: int = 0
+    seconds: float = 0.0
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Request:
     """Generator, checked inputs and seed (0 to 2**64 - 1).
 
@@ -28,7 +38,7 @@ class Request:
 
     `client` names on whose behalf it runs: clients get equal shares of the device. A `background` request gives way to
     those that are not. `resume` is called with the model instead of the generator's `start`, and returns a state and
-    its Rng to go on from.
+    its Rng to go on from; `past` is what was before that.
     """
 
     generator: Generator
@@ -41,6 +51,7 @@ class Request:
     client: str = ""
     background: bool = False
     resume: Callable[[Any], tuple[State, Rng]] | None = None
+    past: Past = Past()
 
 
 @dataclass

@@ -25,11 +25,19 @@ class Watcher:
     def started(self, request: int, generator: str, steps: int, begun: float, ended: float) -> None:
         """The first state stands; `steps` are to be done."""
 
-    def stepped(self, requests: tuple[int, ...], generator: str, begun: float, ended: float) -> None:
-        """These requests moved one step on, together."""
+    def stepped(
+        self, requests: tuple[int, ...], positions: tuple[int, ...], generator: str, begun: float, ended: float
+    ) -> None:
+        """These requests moved one step on, together, each to its position."""
 
     def stumbled(self, requests: tuple[int, ...], generator: str, reason: str, begun: float, ended: float) -> None:
         """A step of these failed; their states are as before. What follows is told by other calls."""
+
+    def previewed(self, request: int, generator: str, begun: float, ended: float) -> None:
+        """A preview was made, or tried."""
+
+    def saved(self, request: int, generator: str, size: int, begun: float, ended: float) -> None:
+        """The state was saved, in a file of `size` bytes."""
 
     def finished(self, request: int, generator: str, begun: float, ended: float) -> None:
         """The media was made of the last state."""
