@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from studio import torch_setup
-from studio.engine.loop import MAX_RUNNING, Entry, Loop
+from studio.engine.loop import MAX_RUNNING, Entry, Keeper, Loop
 from studio.engine.models import Models
 from studio.engine.provenance import make_recipe
 from studio.engine.request import Event, Failed, Finished, Request, Timing
@@ -96,8 +96,7 @@ class Engine:
 
     `device`: ``cpu``, ``cuda``, ``cuda:N`` or None to choose; `dtype` overrides what generators choose; what is made
     goes into `store`, if one is given, together with the media it was made from. `watchers` are told of all work, and
-    `keep` is called between a request's steps, when its state may be saved. Raises UsageError for a device that is not
-    here.
+    `keeper` may save states between steps. Raises UsageError for a device that is not here.
     """
 
     def __init__(
@@ -108,10 +107,10 @@ class Engine:
         store: Store | None = None,
         max_running: int = MAX_RUNNING,
         watchers: Sequence[Watcher] = (),
-        keep: Callable[[Entry], None] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.device = torch_setup.choose_device(device)
-        self._worker = _Worker(Models(self.device, dtype), store, max_running, watchers, keep)
+        self._worker = _Worker(Models(self.device, dtype), store, max_running, watchers, keeper)
         self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)
 
     def submit(self, request: Request) -> Ticket:
@@ -147,10 +146,10 @@ class _Worker:
         store: Store | None,
         max_running: int,
         watchers: Sequence[Watcher],
-        keep: Callable[[Entry], None] | None,
+        keeper: Keeper | None,
     ) -> None:
         self._models, self._store = models, store
-        self._loop = Loop(models, self._complete, time.perf_counter, max_running, watchers, keep)
+        self._loop = Loop(models, self._complete, time.perf_counter, max_running, watchers, keeper)
         self._mail = threading.Condition()
         self._inbox: deque[tuple[Entry, bool]] = deque()
         self._closing = False

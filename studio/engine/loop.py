@@ -67,7 +67,6 @@ class Entry:
     timing: Timing = field(default_factory=Timing)
     cancelled: bool = False
     ended: bool = False
-    error: StudioError | None = None
     model: Model | None = None
     rng: Rng | None = None
     state: State | None = None
@@ -93,10 +92,20 @@ class Entry:
         return self.model.value if self.model else None
 
 
+class Keeper(Protocol):
+    """Who saves states. Neither call may raise."""
+
+    def keep(self, entry: Entry) -> None:
+        """The request moved one step on and is not done."""
+
+    def end(self, entry: Entry, event: Event) -> None:
+        """This is the request's last event."""
+
+
 class Loop:
     """Requests in, events out. `complete(entry, media)` returns what Finished carries; if it raises, that fails.
 
-    `keep(entry)` is called between steps, when `entry.state` and `entry.rng` may be saved; it must not raise.
+    `keeper` is called between steps, when `entry.state` may be saved, and at a request's end.
     """
 
     def __init__(
@@ -106,10 +115,10 @@ class Loop:
         clock: Callable[[], float],
         max_running: int = MAX_RUNNING,
         watchers: Sequence[Watcher] = (),
-        keep: Callable[[Entry], None] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.models, self.complete, self.clock, self.max_running = models, complete, clock, max_running
-        self.watchers, self.keep = watchers, keep
+        self.watchers, self.keeper = watchers, keeper
         self._accepted = 0
         self.waiting: deque[Entry] = deque()
         self.running: list[Entry] = []
@@ -133,7 +142,6 @@ class Loop:
     def fail(self, entry: Entry, error: StudioError) -> None:
         """End a request with an error, unless it has ended."""
         if not entry.ended:
-            entry.error = error
             self._end(entry, Failed(error))
 
     def tick(self) -> bool:
@@ -260,8 +268,8 @@ class Loop:
         except BaseException as error:  # a plugin may raise anything; see failures
             self.fail(entry, as_error(entry.name, "batch_key", error))
             return
-        if self.keep is not None:
-            self.keep(entry)
+        if self.keeper is not None:
+            self.keeper.keep(entry)
         every = entry.request.preview_every
         if every and state.position % every == 0:
             self._preview(entry, state)
@@ -313,6 +321,8 @@ class Loop:
             self.waiting.remove(entry)
         for watcher in self.watchers:
             watcher.ended(entry.number, entry.name, event.outcome, self.clock())
+        if self.keeper is not None:
+            self.keeper.end(entry, event)
         entry.state = entry.model = entry.rng = entry.key = None
         emit, entry.emit = entry.emit, _silent
         emit(event)
