@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 
 from studio import torch_setup
-from studio.engine.loop import Entry
+from studio.engine.entry import Entry
 from studio.media import Media
 from studio.recipe import BatchWidth, Recipe
 

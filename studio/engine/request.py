@@ -36,6 +36,9 @@ class Request:
     `dtype` overrides the generator's own choice (a replay asks for the recorded one). A preview is made every
     `preview_every` steps; 0 makes none. `label` is the caller's own mark and means nothing to the engine.
 
+    `time_limit_s` overrides the generator's own limit on each of its calls. An `invariant` request steps by itself, so
+    that its bytes depend on nothing that runs beside it.
+
     `client` names on whose behalf it runs: clients get equal shares of the device. A `background` request gives way to
     those that are not. `resume` is called with the model instead of the generator's `start`, and returns a state and
     its Rng to go on from; `past` is what was before that.
@@ -50,6 +53,8 @@ class Request:
     label: str = ""
     client: str = ""
     background: bool = False
+    time_limit_s: float | None = None
+    invariant: bool = False
     resume: Callable[[Any], tuple[State, Rng]] | None = None
     past: Past = Past()
 
