@@ -16,19 +16,25 @@ import dataclasses
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from studio import replay, torch_setup
-from studio.engine import Engine, Event, Failed, Request, Ticket
-from studio.errors import InputError, UnknownName, UsageError
+from studio import replay, resume, torch_setup
+from studio.engine import Engine, Event, Failed, Request, Ticket, status
+from studio.engine.folder import EngineFolder
+from studio.engine.keeper import Keeper
+from studio.engine.metrics import Metrics
+from studio.engine.status import Status
+from studio.engine.trace import Trace
+from studio.errors import InputError, StudioError, UnknownName, UsageError
 from studio.generator import Generator, Trainer
 from studio.inputs import Inputs
 from studio.media import Image, Media
 from studio.plugins import Plugins
-from studio.recipe import Recipe
+from studio.recipe import MediaRef, Recipe
 from studio.replay import ReplayReport
+from studio.resume import Resumed, Unfinished
 from studio.store import Artifact, Store, default_home
 
 if TYPE_CHECKING:
@@ -45,7 +51,8 @@ class Studio:
     `home` is the data folder (default: ``$STUDIO_HOME``, or the user's data folder), `device` is ``cpu``, ``cuda`` or
     ``cuda:N`` (default: CUDA where torch can use it), `dtype` (``float32``, ``bfloat16``, ``float16``) overrides what
     generators choose, `plugins` are files or folders to load besides the installed plugins. Raises UsageError for a
-    plugin path that does not exist, when plugins are first needed, and for a device that is not here.
+    plugin path that does not exist, when plugins are first needed, and for a device that is not here. `trace` names a
+    file for a Chrome trace of all work; StoreError if it cannot be written.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Studio:
         device: str | None = None,
         dtype: str | None = None,
         plugins: Sequence[Path | str] = (),
+        trace: Path | str | None = None,
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES)
@@ -62,6 +70,10 @@ class Studio:
         self.store = Store(self.home)
         self._device, self._dtype, self._paths = device, dtype, tuple(plugins)
         self._lock = threading.Lock()
+        self._folder = EngineFolder(self.home)
+        self._trace = None if trace is None else Trace(Path(trace))
+        self._metrics = Metrics()
+        self._status: Status | None = None
         self._engine: Engine | None = None
         self._closed = False
 
@@ -87,7 +99,11 @@ class Studio:
             if self._closed:
                 raise UsageError("this Studio is closed", hint="make a new one")
             if self._engine is None:
-                self._engine = Engine(self._device, self._dtype, store=self.store)
+                self._status = Status(self._folder, torch_setup.choose_device(self._device))
+                seeing = (self._metrics, self._status, *([self._trace] if self._trace else ()))
+                keeper = Keeper(self._folder, self.store, seeing)
+                watchers = (*seeing, keeper)
+                self._engine = Engine(self._device, self._dtype, store=self.store, watchers=watchers, keeper=keeper)
             return self._engine
 
     def generator(self, name: str) -> Generator:
@@ -170,6 +186,42 @@ class Studio:
                 return replay.compare(original, _wait([engine.submit(request)])[0], recipe)
         return replay.compare(original, _wait([self.engine.submit(request)])[0], recipe)
 
+    def unfinished(self) -> list[Unfinished]:
+        """List the requests that a crash left half done; those of processes that live are not among them."""
+        return resume.unfinished(self.home)
+
+    def resume(self, *ids: str) -> Resumed:
+        """Take up the unfinished requests with these ids (none: all) where they were, and return their tickets.
+
+        What cannot be taken up, because it is damaged or its generator or weights have changed, is refused with the
+        reason, and the others go on. Raises UnknownName for an id that is not there.
+        """
+        chosen = resume.choose(self.unfinished(), ids)
+        fetch = partial(_fetch, self.store)
+        host = resume.Host(self.generators, self.plugins.owner, fetch, self._folder, self.engine.device)
+        requests: dict[str, Request] = {}
+        refused: dict[str, StudioError] = {}
+        for found in chosen:
+            try:
+                requests[found.id] = host.request(found)
+            except StudioError as error:
+                refused[found.id] = error
+        tickets = self.engine.submit_many(list(requests.values()))
+        return Resumed(dict(zip(requests, tickets, strict=True)), refused)
+
+    def drop(self, *ids: str) -> None:
+        """Give up unfinished requests: remove what was saved of them. Raises UnknownName."""
+        for found in resume.choose(self.unfinished(), ids) if ids else ():
+            self._folder.claim(found.path).unlink()
+
+    def metrics(self) -> str:
+        """What the engine has done so far, in Prometheus' text format (0.0.4)."""
+        return self._metrics.text()
+
+    def running(self) -> list[dict[str, Any]]:
+        """What the engines of all living processes are doing, as `studio top --json` prints it."""
+        return status.read(self.home)
+
     def doctor(self) -> DoctorReport:
         """Look at versions, devices, memory, threads, attention backends, the data folder and plugins."""
         from studio.doctor import examine
@@ -183,6 +235,11 @@ class Studio:
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+        if self._status is not None:
+            self._status.close()
+        if self._trace is not None:
+            self._trace.close()
+        self._folder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -202,9 +259,13 @@ class Studio:
         if recipe.dtype not in DTYPES:
             raise UnknownName("dtype", recipe.dtype, DTYPES)
         generator = self.generator(recipe.generator)
-        inputs = generator.Inputs.from_recipe(recipe.inputs, lambda ref: self.store.open(ref.sha256))
+        inputs = generator.Inputs.from_recipe(recipe.inputs, partial(_fetch, self.store))
         request = self._request(generator, inputs, _seed(recipe.seed), 0, "replay")
         return dataclasses.replace(request, dtype=None if self._dtype else recipe.dtype)
+
+
+def _fetch(store: Store, ref: MediaRef) -> Media:
+    return store.open(ref.sha256)
 
 
 def _follow(ticket: Ticket) -> Iterator[Event]:

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from studio.api import Studio
     from studio.generator import Generator
 
-COMMANDS = ("image", "generate", "plugins", "show", "replay", "doctor", "train")
-EPILOG = "The options of `studio` itself (--plugin, --home, --device, --quiet, --debug) may stand here as well."
+COMMANDS = ("image", "generate", "resume", "top", "plugins", "show", "replay", "doctor", "train")
+EPILOG = (
+    "The options of `studio` itself (--plugin, --home, --device, --trace, --quiet, --debug) may stand here as well."
+)
 PATIENCE_S = 3.0  # how long an interrupted command waits for the step in flight
 
 
@@ -37,6 +39,7 @@ class Settings:
     plugins: tuple[Path, ...] = ()
     home: Path | None = None
     device: str | None = None
+    trace: Path | None = None
     quiet: bool = False
     debug: bool = False
     stuck: bool = False  # the host did not close in time
@@ -47,7 +50,7 @@ class Settings:
         if self._studio is None:
             from studio.api import Studio
 
-            self._studio = Studio(home=self.home, device=self.device, plugins=self.plugins)
+            self._studio = Studio(home=self.home, device=self.device, plugins=self.plugins, trace=self.trace)
             with stray_prints_aside():
                 _ = self._studio.plugins  # imports them
         return self._studio
@@ -114,6 +117,8 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.option("--home", metavar="DIR", type=click.Path(path_type=Path),
               help="Keep what is made here.  [env: STUDIO_HOME]")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Where models run, such as cpu or cuda.  [default: the best there is]")
+@click.option("--trace", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write every step as a Chrome trace, for Perfetto.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notices on standard error.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")

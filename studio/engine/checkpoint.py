@@ -3,7 +3,7 @@
 The file is a safetensors file: the state's tensors as they are, and in its metadata JSON texts: `request` (`Identity`),
 `state` (see `encoding`) and `sha256`, the hash of the whole file with that hash itself written as zeros. Nothing in it
 names a class to import: the class of the state is that of what the generator's own `start` returns. A file that is not
-such a one is refused with `CheckpointError`, whatever it holds. This module knows nothing of folders or of when to save.
+such a one is refused with `CheckpointError`, whatever it holds. This module knows nothing of folders or schedules.
 
 Try it: ``studio resume --list``
 """
@@ -14,7 +14,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -55,6 +55,8 @@ class Identity(BaseModel):
     label: str = ""
     client: str = ""
     background: bool = False
+    invariant: bool = False
+    time_limit_s: float | None = Field(default=None, gt=0)
     position: int = Field(ge=0)
     steps: int = Field(ge=0)
     batch_width: BatchWidth
