@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     import torch
 
+_HOST_NAMES = ("seed", "n", "output", "preview_every", "label", "json", "priority", "client", "time_limit_s")
 _NAME = re.compile(r"^[a-z][a-z0-9_-]{0,49}$")
 
 
@@ -288,7 +289,7 @@ def _check_types(generator: Generator) -> list[str]:
         for flag in inputs.flags():
             if not flag.help:
                 reasons.append(f"its input `{flag.name}` has no help; declare it with studio.field(help=…)")
-            if flag.name in ("seed", "n", "output", "preview_every", "label", "json"):
+            if flag.name in _HOST_NAMES:
                 reasons.append(f"its input `{flag.name}` takes a name that the host uses for every generator")
     return reasons
 

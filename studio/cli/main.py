@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 COMMANDS = ("image", "generate", "resume", "top", "plugins", "show", "replay", "doctor", "train")
 EPILOG = (
-    "The options of `studio` itself (--plugin, --home, --device, --trace, --quiet, --debug) may stand here as well."
+    "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"
+    " stand here as well."
 )
 PATIENCE_S = 3.0  # how long an interrupted command waits for the step in flight
 
@@ -39,6 +40,8 @@ class Settings:
     plugins: tuple[Path, ...] = ()
     home: Path | None = None
     device: str | None = None
+    memory: str | None = None
+    invariant: bool = False
     trace: Path | None = None
     quiet: bool = False
     debug: bool = False
@@ -50,7 +53,14 @@ class Settings:
         if self._studio is None:
             from studio.api import Studio
 
-            self._studio = Studio(home=self.home, device=self.device, plugins=self.plugins, trace=self.trace)
+            self._studio = Studio(
+                home=self.home,
+                device=self.device,
+                plugins=self.plugins,
+                memory=self.memory,
+                invariant=self.invariant,
+                trace=self.trace,
+            )
             with stray_prints_aside():
                 _ = self._studio.plugins  # imports them
         return self._studio
@@ -117,6 +127,9 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.option("--home", metavar="DIR", type=click.Path(path_type=Path),
               help="Keep what is made here.  [env: STUDIO_HOME]")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Where models run, such as cpu or cuda.  [default: the best there is]")
+@click.option("--memory", metavar="SIZE",
+              help="What models and their work may take, such as 2GiB.  [default: 9/10 of what is free]")  # fmt: skip
+@click.option("--invariant", is_flag=True, help="Equal bytes whatever else runs: share no step, which may be slower.")
 @click.option("--trace", metavar="FILE", type=click.Path(path_type=Path),
               help="Write every step as a Chrome trace, for Perfetto.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notices on standard error.")

@@ -92,6 +92,7 @@ class Loop:
         self._groups = Groups()
         self._hung: dict[Generator, TimedOut] = {}
         self._accepted = 0
+        self._told = 0  # bytes held, as the watchers know
 
     @property
     def waiting(self) -> list[Entry]:
@@ -131,6 +132,15 @@ class Loop:
 
     def tick(self) -> bool:
         """Do one piece of work; return False if there is none."""
+        did = self._work()
+        ledger = self.models.ledger
+        if ledger.used != self._told:
+            self._told = ledger.used
+            for watcher in self.watchers:
+                watcher.memory(self.models.device, ledger.used, ledger.budget or 0)
+        return did
+
+    def _work(self) -> bool:
         due = self.order.next()
         if due is None:
             parked = self.order.parked

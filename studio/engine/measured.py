@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from studio.errors import MediaError, StoreError
 from studio.files import make_folder, read_limited, write_atomically
 
+MEASURED = "measured.json"  # in the data folder
 _KEPT = 9  # seconds kept of each width; their median counts
 _ENOUGH = 2  # seconds of a width to judge by
 _MOST_BYTES = 4 << 20

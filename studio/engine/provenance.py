@@ -68,6 +68,7 @@ def make_recipe(entry: Entry, media: Media) -> Recipe:
         batch_width=BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
         facts=generator.facts(model.value, request.inputs),
         notices=tuple(entry.notices),
+        invariant=request.invariant or None,
         steps=state.position,
         output=media.ref,
         parents=tuple(each.sha256 for each in request.inputs.media()),
