@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import studio
@@ -95,6 +95,7 @@ def test_metrics_count_what_was_done(sample_plugin):
     assert 'studio_step_seconds_bucket{generator="counter",le="+Inf"} 12\n' in text
 
 
+@settings(max_examples=25)
 @given(
     names=st.lists(st.text(max_size=5), min_size=1, max_size=3),
     times=st.lists(st.floats(0, 100), max_size=20),
