@@ -274,6 +274,10 @@ class Studio:
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Put away what others see of this, and wait for nothing: for a process that ends while a step does not."""
         if self._status is not None:
             self._status.close()
         if self._trace is not None:

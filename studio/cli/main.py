@@ -88,6 +88,8 @@ class Settings:
         with suppress(KeyboardInterrupt):
             closing.join(PATIENCE_S)
         self.stuck = closing.is_alive()
+        if self.stuck:
+            self._studio.abandon()
 
 
 class Lazy(click.Group):
