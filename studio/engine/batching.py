@@ -85,8 +85,8 @@ def choose_width(known: Mapping[int, float], sure: Container[int], most: int, go
     if not usable or most == 1:
         return 1
     widest = usable[-1]
-    wider = min(most, 2 * widest)
-    if wider not in known and _pays(known, sure, usable) and known[widest] * wider / widest <= goal_s:
+    wider = min(most, 2 * widest)  # if sharing gained nothing it would take in proportion; most likely it takes less
+    if wider not in known and _pays(known, sure, usable) and known[widest] * wider / widest <= 2 * goal_s:
         return wider
     if widest not in sure and (widest == 1 or known[widest] <= goal_s):
         return widest

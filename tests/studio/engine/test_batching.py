@@ -40,7 +40,7 @@ def test_it_does_not_widen_beyond_saturation():
 
 def test_a_shared_step_stays_within_the_latency_goal():
     width, chosen = settle(lambda width: 0.3 + 0.1 * width, 32, goal=1.0)
-    assert max(0.3 + 0.1 * width for width in chosen) <= 1.4, "only what doubling had to find out"
+    assert max(0.3 + 0.1 * width for width in chosen) <= 1.4, "once, as doubling had to find out"
     assert 0.3 + 0.1 * width <= 1.0
 
 
