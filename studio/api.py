@@ -16,19 +16,28 @@ import dataclasses
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from studio import replay, torch_setup
-from studio.engine import Engine, Event, Failed, Request, Ticket
-from studio.errors import InputError, UnknownName, UsageError
+from studio import replay, resume, torch_setup
+from studio.engine import Engine, Event, Failed, Request, Ticket, status
+from studio.engine.folder import EngineFolder
+from studio.engine.keeper import Keeper
+from studio.engine.ledger import parse_bytes
+from studio.engine.measured import MEASURED, Measured
+from studio.engine.metrics import Metrics
+from studio.engine.provenance import libraries
+from studio.engine.status import Status
+from studio.engine.trace import Trace
+from studio.errors import InputError, StudioError, UnknownName, UsageError
 from studio.generator import Generator, Trainer
 from studio.inputs import Inputs
 from studio.media import Image, Media
 from studio.plugins import Plugins
-from studio.recipe import Recipe
+from studio.recipe import MediaRef, Recipe
 from studio.replay import ReplayReport
+from studio.resume import Resumed, Unfinished
 from studio.store import Artifact, Store, default_home
 
 if TYPE_CHECKING:
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
 
 MAX_SEED = (1 << 63) - 1
 MAX_AT_ONCE = 1000
+PRIORITIES = ("interactive", "background")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -45,7 +55,10 @@ class Studio:
     `home` is the data folder (default: ``$STUDIO_HOME``, or the user's data folder), `device` is ``cpu``, ``cuda`` or
     ``cuda:N`` (default: CUDA where torch can use it), `dtype` (``float32``, ``bfloat16``, ``float16``) overrides what
     generators choose, `plugins` are files or folders to load besides the installed plugins. Raises UsageError for a
-    plugin path that does not exist, when plugins are first needed, and for a device that is not here.
+    plugin path that does not exist, when plugins are first needed, and for a device that is not here. `memory` is the
+    budget for models, states and steps, in bytes or as ``2GiB`` (default: what is free, less a tenth). With `invariant`
+    each request steps by itself, so that its bytes depend on nothing that runs beside it. `trace` names a file for a
+    Chrome trace of all work; StoreError if it cannot be written.
     """
 
     def __init__(
@@ -55,13 +68,22 @@ class Studio:
         device: str | None = None,
         dtype: str | None = None,
         plugins: Sequence[Path | str] = (),
+        memory: int | str | None = None,
+        invariant: bool = False,
+        trace: Path | str | None = None,
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES)
         self.home = default_home() if home is None else Path(home).expanduser()
         self.store = Store(self.home)
         self._device, self._dtype, self._paths = device, dtype, tuple(plugins)
+        self._memory = parse_bytes(str(memory)) if memory is not None else None
+        self._invariant = invariant
         self._lock = threading.Lock()
+        self._folder = EngineFolder(self.home)
+        self._trace = None if trace is None else Trace(Path(trace))
+        self._metrics = Metrics()
+        self._status: Status | None = None
         self._engine: Engine | None = None
         self._closed = False
 
@@ -87,7 +109,18 @@ class Studio:
             if self._closed:
                 raise UsageError("this Studio is closed", hint="make a new one")
             if self._engine is None:
-                self._engine = Engine(self._device, self._dtype, store=self.store)
+                self._status = Status(self._folder, torch_setup.choose_device(self._device))
+                seeing = (self._metrics, self._status, *([self._trace] if self._trace else ()))
+                keeper = Keeper(self._folder, self.store, seeing)
+                self._engine = Engine(
+                    self._device,
+                    self._dtype,
+                    store=self.store,
+                    memory=self._memory,
+                    measured=Measured(self.home / MEASURED, libraries()),
+                    watchers=(*seeing, keeper),
+                    keeper=keeper,
+                )
             return self._engine
 
     def generator(self, name: str) -> Generator:
@@ -98,17 +131,30 @@ class Studio:
             raise UnknownName("generator", name, self.generators) from None
 
     def submit(
-        self, name: str, /, *, seed: int | None = None, preview_every: int = 0, label: str = "", **inputs: Any
+        self,
+        name: str,
+        /,
+        *,
+        seed: int | None = None,
+        preview_every: int = 0,
+        label: str = "",
+        priority: str = "interactive",
+        client: str = "",
+        time_limit_s: float | None = None,
+        **inputs: Any,
     ) -> Ticket:
         """Accept a request and return its ticket at once.
 
         `seed` is from 0 to 2**63 - 1 (None: a random one of 32 bits, which the recipe tells); a preview is made every
-        `preview_every` steps (0: none); `label` is your own mark. Raises UnknownName, InputError or MediaError before
-        anything runs.
+        `preview_every` steps (0: none); `label` is your own mark. A request of `priority` ``background`` gives way to
+        ``interactive`` ones. Within each, clients share the device evenly; `client` names on whose behalf this is. No
+        call of the generator may take longer than `time_limit_s` (None: the generator's own limit). Raises UnknownName,
+        InputError or MediaError before anything runs.
         """
         generator = self.generator(name)
         checked = generator.Inputs.parse(inputs)
-        return self.engine.submit(self._request(generator, checked, _seed(seed), preview_every, label))
+        request = self._request(generator, checked, _seed(seed), preview_every, label)
+        return self.engine.submit(_prioritise(request, priority, client, time_limit_s))
 
     def stream(
         self, name: str, /, *, seed: int | None = None, preview_every: int = 0, label: str = "", **inputs: Any
@@ -134,7 +180,16 @@ class Studio:
         return [media for media in _wait(tickets) if isinstance(media, Image)]
 
     def submit_many(
-        self, name: str, n: int, /, *, seed: int | None = None, preview_every: int = 0, **inputs: Any
+        self,
+        name: str,
+        n: int,
+        /,
+        *,
+        seed: int | None = None,
+        preview_every: int = 0,
+        priority: str = "interactive",
+        client: str = "",
+        **inputs: Any,
     ) -> list[Ticket]:
         """Accept n equal requests with the seeds seed, seed + 1, …, so that they share steps. Raises as `submit`."""
         if not 1 <= n <= MAX_AT_ONCE:
@@ -145,7 +200,7 @@ class Studio:
         if first > MAX_SEED - n + 1:
             raise InputError("seed", f"`seed` is {first}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
         requests = [self._request(generator, checked, first + i, preview_every, str(i)) for i in range(n)]
-        return self.engine.submit_many(requests)
+        return self.engine.submit_many([_prioritise(request, priority, client, None) for request in requests])
 
     def load(self, what: Path | str) -> Media:
         """Read a media file, or an artifact by its id (6 characters or more), with its recipe if it has one."""
@@ -170,6 +225,42 @@ class Studio:
                 return replay.compare(original, _wait([engine.submit(request)])[0], recipe)
         return replay.compare(original, _wait([self.engine.submit(request)])[0], recipe)
 
+    def unfinished(self) -> list[Unfinished]:
+        """List the requests that a crash left half done; those of processes that live are not among them."""
+        return resume.unfinished(self.home)
+
+    def resume(self, *ids: str) -> Resumed:
+        """Take up the unfinished requests with these ids (none: all) where they were, and return their tickets.
+
+        What cannot be taken up, because it is damaged or its generator or weights have changed, is refused with the
+        reason, and the others go on. Raises UnknownName for an id that is not there.
+        """
+        chosen = resume.choose(self.unfinished(), ids)
+        fetch = partial(_fetch, self.store)
+        host = resume.Host(self.generators, self.plugins.owner, fetch, self._folder, self.engine.device)
+        requests: dict[str, Request] = {}
+        refused: dict[str, StudioError] = {}
+        for found in chosen:
+            try:
+                requests[found.id] = host.request(found)
+            except StudioError as error:
+                refused[found.id] = error
+        tickets = self.engine.submit_many(list(requests.values()))
+        return Resumed(dict(zip(requests, tickets, strict=True)), refused)
+
+    def drop(self, *ids: str) -> None:
+        """Give up unfinished requests: remove what was saved of them. Raises UnknownName."""
+        for found in resume.choose(self.unfinished(), ids) if ids else ():
+            self._folder.claim(found.path).unlink()
+
+    def metrics(self) -> str:
+        """What the engine has done so far, in Prometheus' text format (0.0.4)."""
+        return self._metrics.text()
+
+    def running(self) -> list[dict[str, Any]]:
+        """What the engines of all living processes are doing, as `studio top --json` prints it."""
+        return status.read(self.home)
+
     def doctor(self) -> DoctorReport:
         """Look at versions, devices, memory, threads, attention backends, the data folder and plugins."""
         from studio.doctor import examine
@@ -183,6 +274,15 @@ class Studio:
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Put away what others see of this, and wait for nothing: for a process that ends while a step does not."""
+        if self._status is not None:
+            self._status.close()
+        if self._trace is not None:
+            self._trace.close()
+        self._folder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -195,16 +295,23 @@ class Studio:
             message = f"`preview_every` is {preview_every!r}, but must be a whole number from 0 (none)"
             raise InputError("preview_every", message)
         plugin = self.plugins.owner(generator.name)
-        return Request(generator, inputs, seed, plugin, preview_every=preview_every, label=label)
+        return Request(
+            generator, inputs, seed, plugin, preview_every=preview_every, label=label, invariant=self._invariant
+        )
 
     def _request_again(self, recipe: Recipe) -> Request:
         """The request that a recipe, which may be hostile, asks for."""
         if recipe.dtype not in DTYPES:
             raise UnknownName("dtype", recipe.dtype, DTYPES)
         generator = self.generator(recipe.generator)
-        inputs = generator.Inputs.from_recipe(recipe.inputs, lambda ref: self.store.open(ref.sha256))
+        inputs = generator.Inputs.from_recipe(recipe.inputs, partial(_fetch, self.store))
         request = self._request(generator, inputs, _seed(recipe.seed), 0, "replay")
-        return dataclasses.replace(request, dtype=None if self._dtype else recipe.dtype)
+        invariant = self._invariant or bool(recipe.invariant)
+        return dataclasses.replace(request, dtype=None if self._dtype else recipe.dtype, invariant=invariant)
+
+
+def _fetch(store: Store, ref: MediaRef) -> Media:
+    return store.open(ref.sha256)
 
 
 def _follow(ticket: Ticket) -> Iterator[Event]:
@@ -226,6 +333,15 @@ def _wait(tickets: list[Ticket]) -> list[Media]:
         for ticket in tickets:
             if not ticket.done:
                 ticket.cancel()
+
+
+def _prioritise(request: Request, priority: str, client: str, time_limit_s: float | None) -> Request:
+    if priority not in PRIORITIES:
+        raise UnknownName("priority", priority, PRIORITIES)
+    if time_limit_s is not None and not time_limit_s > 0:
+        raise InputError("time_limit_s", f"`time_limit_s` is {time_limit_s!r}, but must be a number of seconds above 0")
+    background = priority == "background"
+    return dataclasses.replace(request, background=background, client=client, time_limit_s=time_limit_s)
 
 
 def _seed(seed: int | None) -> int:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 import studio
 from studio import torch_setup
 from studio.attention import Backend, backends
+from studio.engine.measured import MEASURED, Measured, Row
 from studio.engine.provenance import libraries
 from studio.plugins import PluginReport, Plugins
 
@@ -47,7 +48,9 @@ class HomeReport(_Frozen):
 
 
 class DoctorReport(_Frozen):
-    """All that ``studio doctor`` prints; `device` is the one that would be used, `threads` torch's on the CPU."""
+    """All that ``studio doctor`` prints; `device` is the one that would be used, `threads` torch's on the CPU, `steps`
+    what the engine has measured so far, by width.
+    """
 
     version: str
     platform: str
@@ -59,6 +62,7 @@ class DoctorReport(_Frozen):
     attention: tuple[Backend, ...]
     home: HomeReport
     plugins: tuple[PluginReport, ...]
+    steps: tuple[Row, ...] = ()
 
 
 def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
@@ -78,6 +82,7 @@ def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
         attention=found,
         home=_home(home),
         plugins=tuple(plugins.reports),
+        steps=tuple(Measured(home / MEASURED, libraries()).rows()),
     )
 
 

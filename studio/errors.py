@@ -8,8 +8,10 @@
     ├── WeightsError            1  weights are missing or damaged
     ├── MediaError              1  a picture, video … cannot be decoded or encoded
     ├── StoreError              1  the artifact store cannot read or write
+    ├── CheckpointError         1  a saved request cannot be taken up again
     ├── GeneratorFailed         1  a generator raised, or returned what it must not
-    │   └── OutOfMemory            it did not fit into memory
+    │   ├── OutOfMemory            it did not fit into memory
+    │   └── TimedOut               it did not return in time
     ├── EngineClosed            1  the engine was closed before or during the work
     └── Cancelled             130  the request was cancelled
 
@@ -21,7 +23,7 @@ Try it: ``python -c "import studio; raise studio.errors.UnknownName('generator',
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 
@@ -99,6 +101,15 @@ class StoreError(StudioError):
     """The artifact store has no such artifact, or cannot be read or written."""
 
 
+class CheckpointError(StudioError):
+    """A saved request is damaged, or what it was begun with is no longer here. `path` is its file."""
+
+    def __init__(self, path: Path, reason: str, *, hint: str | None = None) -> None:
+        self.path = path
+        hint = hint or "begin the request anew; `studio resume --drop ID` removes what was saved"
+        super().__init__(f"the saved request `{path.stem}` cannot be taken up: {reason}", hint=hint)
+
+
 class GeneratorFailed(StudioError):
     """The named generator raised or returned what it must not; the engine goes on without it."""
 
@@ -109,6 +120,16 @@ class GeneratorFailed(StudioError):
 
 class OutOfMemory(GeneratorFailed):
     """The work did not fit into the device's memory."""
+
+
+class TimedOut(GeneratorFailed):
+    """A call did not return in time and was abandoned; `over` says whether it has returned since."""
+
+    def __init__(
+        self, generator: str, message: str, *, hint: str | None = None, over: Callable[[], bool] = lambda: True
+    ) -> None:
+        super().__init__(generator, message, hint=hint)
+        self.over = over
 
 
 class EngineClosed(StudioError):

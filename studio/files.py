@@ -34,8 +34,11 @@ def store_error(path: Path, what: str, error: OSError) -> StoreError:
     return StoreError(f"cannot {what} `{path}`: {reason}", hint=_REMEDY.get(error.errno or 0))
 
 
-def write_atomically(path: Path | str, data: bytes) -> Path:
-    """Write `data` to `path`, whole or not at all; return the path. Raises StoreError; leaves no temporary file."""
+def write_atomically(path: Path | str, data: bytes, *, durable: bool = True) -> Path:
+    """Write `data` to `path`, whole or not at all; return the path. Raises StoreError; leaves no temporary file.
+
+    What is not `durable` is not pushed to the disk: it outlives the process, and may not outlive the machine.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(6)}.tmp")
     try:
@@ -44,12 +47,14 @@ def write_atomically(path: Path | str, data: bytes) -> Path:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         raise store_error(path, "write", error) from error
     return path

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     import torch
 
+_HOST_NAMES = ("seed", "n", "output", "preview_every", "label", "json", "priority", "client", "time_limit_s")
 _NAME = re.compile(r"^[a-z][a-z0-9_-]{0,49}$")
 
 
@@ -132,7 +133,8 @@ class Generator:
 
     Give `name` (lower case, digits, ``-`` and ``_``), `output` (a media class), `Inputs`, a docstring whose first line
     says what it does, and either `generate` or `start`, `step` and `finish`. `version` goes into every recipe: raise it
-    when equal inputs give other media. At most `max_batch` states share a step.
+    when equal inputs give other media. At most `max_batch` states share a step. A call that takes longer than
+    `time_limit_s` seconds is taken to hang.
     """
 
     name: ClassVar[str] = ""
@@ -140,6 +142,7 @@ class Generator:
     Inputs: ClassVar[type[BaseInputs]] = BaseInputs
     version: ClassVar[str] = "1"
     max_batch: ClassVar[int] = 8
+    time_limit_s: ClassVar[float] = 600.0
 
     @property
     def summary(self) -> str:
@@ -156,7 +159,12 @@ class Generator:
         return "float32"
 
     def load(self, device: str, dtype: str) -> Any:
-        """Build the model on `device` (``cpu``, ``cuda``, ``cuda:1``); the only place that reads weights."""
+        """Build the model on `device` (``cpu``, ``cuda``, ``cuda:1``); the only place that reads weights.
+
+        What it builds follows from `device`, `dtype` and the files of `weights` alone: generators that have this
+        function in common and whose weights have equal content share one model. It may be called again, after the host
+        has let go of the model to make room.
+        """
         return None
 
     def generate(self, model: Any, inputs: Any, rng: Rng) -> Media:
@@ -191,6 +199,12 @@ class Generator:
     def batch_key(self, state: Any) -> Hashable:
         """States with equal keys may share a step. The default shares none."""
         return ("alone", id(state))
+
+    def shrink(self, model: Any, state: Any) -> State | None:
+        """After a step ran out of memory by itself: return a state at the same position whose steps take less (in tiles
+        or chunks), or None if that cannot be had.
+        """
+        return None
 
     def facts(self, model: Any, inputs: Any) -> dict[str, Any]:
         """More for the recipe, as JSON: noise schedule, sampler, attention backend, every lossy option."""
@@ -257,6 +271,8 @@ def _check_identity(generator: Generator) -> list[str]:
         reasons.append(f"its version is {generator.version!r}; a version is text, such as '1'")
     if not isinstance(generator.max_batch, int) or generator.max_batch < 1:
         reasons.append(f"its max_batch is {generator.max_batch!r}; it must be a whole number of at least 1")
+    if not isinstance(generator.time_limit_s, int | float) or not generator.time_limit_s > 0:
+        reasons.append(f"its time_limit_s is {generator.time_limit_s!r}; it must be a number of seconds above 0")
     if not generator.summary or type(generator).__doc__ == Generator.__doc__:
         reasons.append("has no docstring; its first line tells users what it does")
     return reasons
@@ -273,7 +289,7 @@ def _check_types(generator: Generator) -> list[str]:
         for flag in inputs.flags():
             if not flag.help:
                 reasons.append(f"its input `{flag.name}` has no help; declare it with studio.field(help=…)")
-            if flag.name in ("seed", "n", "output", "preview_every", "label", "json"):
+            if flag.name in _HOST_NAMES:
                 reasons.append(f"its input `{flag.name}` takes a name that the host uses for every generator")
     return reasons
 

@@ -52,8 +52,8 @@ class Recipe(_Frozen):
 
     `inputs` holds JSON values; media stand in it as ``{"sha256", "media_type"}`` and are listed in `parents` too.
     `weights` maps file names to their sha256. `facts` is what the generator adds: noise schedule, sampler, attention
-    backend, every lossy option. `created` (ISO 8601, UTC) and `seconds` (load and queue excluded) differ between runs
-    and are absent from the portable form.
+    backend, every lossy option. `invariant` is true if it shared no step on purpose. `created` (ISO 8601, UTC) and
+    `seconds` (load and queue excluded) differ between runs and are absent from the portable form.
     """
 
     schema_version: int = Field(default=SCHEMA, ge=1, le=SCHEMA)
@@ -71,6 +71,7 @@ class Recipe(_Frozen):
     batch_width: BatchWidth = BatchWidth(min=1, max=1)
     facts: dict[str, JsonValue] = {}
     notices: tuple[str, ...] = ()
+    invariant: bool | None = None
     steps: int = Field(default=1, ge=0)
     output: MediaRef
     parents: tuple[str, ...] = ()

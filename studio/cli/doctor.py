@@ -12,6 +12,7 @@ from studio.cli.output import emit, table
 
 if TYPE_CHECKING:
     from studio.doctor import DoctorReport
+    from studio.engine.measured import Row
 
 
 @click.command("doctor", short_help="Show versions, devices, memory and attention backends.")
@@ -46,6 +47,17 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
     yield "home", "writable" if home.writable else "not writable", home.reason or f"{home.path}{free}"
     for plugin in report.plugins:
         yield f"plugin {plugin.name}", plugin.status, plugin.reason or ", ".join(plugin.generators)
+    for row in report.steps:
+        yield f"step {row.generator} {row.shape} by {row.width}", *_measured(row)
+
+
+def _measured(row: Row) -> tuple[str, str]:
+    """`170.2 ms` and `47.0 a second, 18.1 MiB, cpu, bfloat16, 2 threads`."""
+    took = "not timed" if row.median is None else f"{row.median * 1000:.1f} ms"
+    facts = [f"{row.width / row.median:.1f} a second"] if row.median else []
+    facts += [] if row.peak is None else [_bytes(row.peak)]
+    facts += [row.device, row.dtype, *([f"{row.threads} threads"] if row.threads else [])]
+    return took, ", ".join(facts)
 
 
 def _bytes(count: int) -> str:

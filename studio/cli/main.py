@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from studio.api import Studio
     from studio.generator import Generator
 
-COMMANDS = ("image", "generate", "plugins", "show", "replay", "doctor", "train")
-EPILOG = "The options of `studio` itself (--plugin, --home, --device, --quiet, --debug) may stand here as well."
+COMMANDS = ("image", "generate", "resume", "top", "plugins", "show", "replay", "doctor", "train")
+EPILOG = (
+    "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"
+    " stand here as well."
+)
 PATIENCE_S = 3.0  # how long an interrupted command waits for the step in flight
 
 
@@ -37,6 +40,9 @@ class Settings:
     plugins: tuple[Path, ...] = ()
     home: Path | None = None
     device: str | None = None
+    memory: str | None = None
+    invariant: bool = False
+    trace: Path | None = None
     quiet: bool = False
     debug: bool = False
     stuck: bool = False  # the host did not close in time
@@ -47,7 +53,14 @@ class Settings:
         if self._studio is None:
             from studio.api import Studio
 
-            self._studio = Studio(home=self.home, device=self.device, plugins=self.plugins)
+            self._studio = Studio(
+                home=self.home,
+                device=self.device,
+                plugins=self.plugins,
+                memory=self.memory,
+                invariant=self.invariant,
+                trace=self.trace,
+            )
             with stray_prints_aside():
                 _ = self._studio.plugins  # imports them
         return self._studio
@@ -75,6 +88,8 @@ class Settings:
         with suppress(KeyboardInterrupt):
             closing.join(PATIENCE_S)
         self.stuck = closing.is_alive()
+        if self.stuck:
+            self._studio.abandon()
 
 
 class Lazy(click.Group):
@@ -114,6 +129,11 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.option("--home", metavar="DIR", type=click.Path(path_type=Path),
               help="Keep what is made here.  [env: STUDIO_HOME]")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Where models run, such as cpu or cuda.  [default: the best there is]")
+@click.option("--memory", metavar="SIZE",
+              help="What models and their work may take, such as 2GiB.  [default: 9/10 of what is free]")  # fmt: skip
+@click.option("--invariant", is_flag=True, help="Equal bytes whatever else runs: share no step, which may be slower.")
+@click.option("--trace", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write every step as a Chrome trace, for Perfetto.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notices on standard error.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")

@@ -41,6 +41,7 @@ def _host_options() -> list[click.Parameter]:
         click.Option(["--previews"], metavar="DIR", help="Save rough views here while it works."),
         click.Option(["--preview-every"], type=click.IntRange(1), default=5, metavar="STEPS", show_default=True,
                      help="How often, with --previews."),
+        click.Option(["--background"], is_flag=True, help="Give way to what is asked without this."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print a JSON list instead of paths."),
     ]  # fmt: skip
 
@@ -94,7 +95,10 @@ def _run(settings: Settings, name: str, params: dict[str, Any]) -> int:
     previews = choose(f"{params['previews']}/", count, ".png", force=force) if params["previews"] else None
     given = {flag.name: getattr(inputs, flag.name) for flag in flags if flag.name in inputs.model_fields_set}
     every = params["preview_every"] if previews else 0
-    tickets = studio.submit_many(name, count, seed=params["seed"], preview_every=every, **given)
+    priority = "background" if params["background"] else "interactive"
+    tickets = studio.submit_many(
+        name, count, seed=params["seed"], preview_every=every, priority=priority, **given
+    )
     results = Results(tickets, target, previews)
     seeds = [ticket.request.seed for ticket in tickets]
     with Display(seeds, quiet=settings.quiet) as display, stray_prints_aside():

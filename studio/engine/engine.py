@@ -14,13 +14,19 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Self
 
 from studio import torch_setup
-from studio.engine.loop import MAX_RUNNING, Entry, Loop
+from studio.engine.calls import Caller
+from studio.engine.gauge import free_memory, gauge_for
+from studio.engine.ledger import MARGIN, Ledger
+from studio.engine.loop import MAX_RUNNING, Entry, Keeper, Loop
+from studio.engine.measured import Measured
 from studio.engine.models import Models
 from studio.engine.provenance import make_recipe
 from studio.engine.request import Event, Failed, Finished, Request, Timing
+from studio.engine.watch import Watcher
 from studio.errors import Cancelled, EngineClosed, StudioError
 from studio.media import Media
 from studio.store import Store
@@ -94,8 +100,10 @@ class Engine:
     """Runs requests on one device. A context manager; `close` cancels what is unfinished.
 
     `device`: ``cpu``, ``cuda``, ``cuda:N`` or None to choose; `dtype` overrides what generators choose; what is made
-    goes into `store`, if one is given, together with the media it was made from. Raises UsageError for a device that is
-    not here.
+    goes into `store`, if one is given, together with the media it was made from. `memory` is the budget in bytes for
+    models, states and steps (None: what is free when the first request comes, less a tenth). `measured` is what was
+    learned of step times and memory. `watchers` are told of all work, and `keeper` may save states between steps.
+    Raises UsageError for a device that is not here.
     """
 
     def __init__(
@@ -104,19 +112,42 @@ class Engine:
         dtype: str | None = None,
         *,
         store: Store | None = None,
+        memory: int | None = None,
+        measured: Measured | None = None,
         max_running: int = MAX_RUNNING,
+        watchers: Sequence[Watcher] = (),
+        keeper: Keeper | None = None,
     ) -> None:
         self.device = torch_setup.choose_device(device)
-        self._worker = _Worker(Models(self.device, dtype), store, max_running)
+        self.measured = measured or Measured()
+        self._models = Models(self.device, dtype, Ledger(memory))
+        caller = Caller()
+        loop = Loop(
+            self._models,
+            partial(_complete, store),
+            time.perf_counter,
+            max_running,
+            watchers,
+            keeper,
+            call=caller,
+            measured=self.measured,
+            gauge=gauge_for(self.device),
+        )
+        self._worker = _Worker(loop, caller)
         self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The memory of the device, as the engine holds it."""
+        return self._models.ledger
 
     def submit(self, request: Request) -> Ticket:
         """Accept a request. Raises EngineClosed after `close`."""
         return self.submit_many([request])[0]
 
     def submit_many(self, requests: Sequence[Request]) -> list[Ticket]:
-        """Accept requests as one: all are started before any is stepped, so that the widths of shared steps are the
-        same in every run. Raises EngineClosed after `close`.
+        """Accept requests as one: nothing of them is done before the engine knows all. Raises EngineClosed after
+        `close`.
         """
         tickets = [Ticket(request, self._worker.cancel) for request in requests]
         self._worker.accept([ticket._entry for ticket in tickets])
@@ -137,9 +168,8 @@ class Engine:
 class _Worker:
     """The thread and its inbox; holds no reference to the Engine, so that an engine let go of is closed."""
 
-    def __init__(self, models: Models, store: Store | None, max_running: int) -> None:
-        self._models, self._store = models, store
-        self._loop = Loop(models, self._complete, time.perf_counter, max_running)
+    def __init__(self, loop: Loop, caller: Caller) -> None:
+        self._loop, self._caller = loop, caller
         self._mail = threading.Condition()
         self._inbox: deque[tuple[Entry, bool]] = deque()
         self._closing = False
@@ -171,8 +201,13 @@ class _Worker:
             self._thread.join(patience)
 
     def _run(self) -> None:
+        ledger = self._loop.models.ledger
+        if ledger.budget is None and (free := free_memory(self._loop.models.device)) is not None:
+            ledger.budget = int(free * (1 - MARGIN))
         busy = False
         while True:
+            if not busy:
+                self._loop.measured.save()
             with self._mail:
                 while not (self._inbox or busy or self._closing):
                     self._mail.wait()
@@ -183,9 +218,11 @@ class _Worker:
             if closing:
                 break
             busy = self._tick()
-        for entry in [*self._loop.waiting, *self._loop.running]:
+        for entry in self._loop.order.jobs():
             self._loop.cancel(entry)
-        self._models.clear()
+        self._caller.close()
+        self._loop.models.clear()
+        self._loop.measured.save()
 
     def _sort(self, mail: list[tuple[Entry, bool]]) -> None:
         for entry, accept in mail:
@@ -199,15 +236,16 @@ class _Worker:
         try:
             return self._loop.tick()
         except Exception as error:
-            for entry in [*self._loop.waiting, *self._loop.running]:
+            for entry in self._loop.order.jobs():
                 self._loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
             return False
 
-    def _complete(self, entry: Entry, media: Media) -> Media:
-        """Attach the recipe, and store what was made and what it was made from."""
-        made = media.attach(make_recipe(entry, media), None)
-        if self._store is None:
-            return made
-        for parent in entry.request.inputs.media():
-            self._store.put(parent)
-        return made.attach(made.recipe, self._store.put(made).path)
+
+def _complete(store: Store | None, entry: Entry, media: Media) -> Media:
+    """Attach the recipe, and store what was made and what it was made from."""
+    made = media.attach(make_recipe(entry, media), None)
+    if store is None:
+        return made
+    for parent in entry.request.inputs.media():
+        store.put(parent)
+    return made.attach(made.recipe, store.put(made).path)

@@ -1,26 +1,34 @@
 """The loop: pure, single-threaded, with an injectable clock. Each `tick` does one small piece of work.
 
-In this order: finish one request that is done, admit one that waits (load its model, start it), or step one batch. The
-batch is led by the request that was served longest ago; others with an equal batch key ride along, the longest
-unserved first, up to the generator's `max_batch`. So nobody starves, and unlike models take turns.
+`order` says whose turn it is: to be finished, to be admitted (load its model, start it), or to be stepped. A step is
+led by that request, and others whose batch key is equal ride along, as many as was measured to pay and as fit into
+memory.
 
 What a plugin raises or returns wrongly ends its own request. If a batch fails, its states are as they were, and its
-members go on alone for a while (1, 2, 4 … steps for each failure), so that the guilty one fails by itself. This module
-knows nothing of threads, files or recipes: `complete` is called for what is made.
+members go on alone for a while (1, 2, 4 … steps for each failure), so that the guilty one fails by itself. A step that
+runs out of memory is tried again, one rung of a ladder further: without idle models, at half the width, with a state
+that needs less, without the others' models. A call that does not return in time ends all requests to its generator,
+which is refused more work while it hangs. This module knows nothing of threads, files or recipes: `complete` is called
+for what is made, and `call` runs plugins.
 
 Try it: ``pytest tests/studio/engine/test_loop.py``
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
 
-from studio import torch_setup
+from studio.engine.batching import LATENCY_GOAL_S, Groups, same_key
+from studio.engine.calls import Call, directly
+from studio.engine.entry import Entry, group_of
 from studio.engine.failures import as_error, check_key, check_media, check_state, check_step
-from studio.engine.models import Model
+from studio.engine.gauge import Gauge, NoGauge
+from studio.engine.ladder import climb, drop_models
+from studio.engine.measured import Measured
+from studio.engine.models import Models, NoRoom
+from studio.engine.order import Order, Work
 from studio.engine.request import (
     CancelledEvent,
     Event,
@@ -31,84 +39,85 @@ from studio.engine.request import (
     Preview,
     Progress,
     Queued,
-    Request,
     Started,
-    Timing,
 )
-from studio.errors import StudioError
+from studio.engine.room import Room
+from studio.engine.watch import Watcher
+from studio.errors import GeneratorFailed, OutOfMemory, StudioError, TimedOut
 from studio.generator import Generator, Rng, State
 from studio.media import Media
 
-MAX_RUNNING = 32  # states held at once; a memory ledger will decide instead
-_RECENT = 9  # intervals between steps that the time left is judged by
+__all__ = ["MAX_RUNNING", "Entry", "Keeper", "Loop"]
+
+MAX_RUNNING = 32  # states that one client may have on the way at once, in each class
 
 
-class ModelSource(Protocol):
-    """Where the loop gets its models."""
+class Keeper(Protocol):
+    """Who saves states. Neither call may raise."""
 
-    device: str
+    def keep(self, entry: Entry) -> None:
+        """The request moved one step on and is not done."""
 
-    def loaded(self, generator: Generator, wanted: str | None) -> bool:
-        """Whether `get` returns at once."""
-
-    def get(self, generator: Generator, wanted: str | None) -> Model:
-        """Return the model, loaded."""
-
-
-@dataclass(eq=False)
-class Entry:
-    """One accepted request inside the loop. `cancelled` may be set by another thread; the rest is the loop's own."""
-
-    request: Request
-    emit: Callable[[Event], None]
-    accepted: float
-    timing: Timing = field(default_factory=Timing)
-    cancelled: bool = False
-    ended: bool = False
-    model: Model | None = None
-    rng: Rng | None = None
-    state: State | None = None
-    key: Hashable = None
-    turn: int = 0
-    alone: int = 0
-    batch_failures: int = 0
-    width_min: int = 0
-    width_max: int = 0
-    notices: list[str] = field(default_factory=list)
-    started: float = 0.0
-    stepped: float = 0.0
-    intervals: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
-
-    @property
-    def name(self) -> str:
-        """The generator's name."""
-        return self.request.generator.name
-
-    @property
-    def lent(self) -> Any:
-        """The model's value, as generators see it."""
-        return self.model.value if self.model else None
+    def end(self, entry: Entry, event: Event) -> None:
+        """This is the request's last event."""
 
 
 class Loop:
-    """Requests in, events out. `complete(entry, media)` returns what Finished carries; if it raises, that fails."""
+    """Requests in, events out. `complete(entry, media)` returns what Finished carries; if it raises, that fails.
+
+    `keeper` is called between steps, when `entry.state` may be saved, and at a request's end.
+    """
 
     def __init__(
         self,
-        models: ModelSource,
+        models: Models,
         complete: Callable[[Entry, Media], Media],
         clock: Callable[[], float],
         max_running: int = MAX_RUNNING,
+        watchers: Sequence[Watcher] = (),
+        keeper: Keeper | None = None,
+        *,
+        call: Call = directly,
+        measured: Measured | None = None,
+        gauge: Gauge | None = None,
+        goal_s: float = LATENCY_GOAL_S,
     ) -> None:
-        self.models, self.complete, self.clock, self.max_running = models, complete, clock, max_running
-        self.waiting: deque[Entry] = deque()
-        self.running: list[Entry] = []
-        self._turn = 0
+        self.models, self.complete, self.clock = models, complete, clock
+        self.watchers, self.keeper = watchers, keeper
+        self.measured = measured or Measured()
+        self.room = Room(models, self.measured, goal_s)
+        self.order: Order[Entry] = Order(max_running)
+        models.watchers = watchers
+        self._call, self._gauge = call, gauge or NoGauge()
+        self._groups = Groups()
+        self._hung: dict[Generator, TimedOut] = {}
+        self._accepted = 0
+        self._told = 0  # bytes held, as the watchers know
+
+    @property
+    def waiting(self) -> list[Entry]:
+        """The requests that wait to be admitted."""
+        return self.order.waiting()
+
+    @property
+    def running(self) -> list[Entry]:
+        """The requests that have begun and not ended."""
+        return self.room.entered()
 
     def accept(self, entry: Entry) -> None:
-        """Take a request in."""
-        entry.emit(Queued(ahead=len(self.waiting) + len(self.running)))
-        self.waiting.append(entry)
+        """Take a request in; one that can never run ends at once."""
+        self._accepted += 1
+        entry.number = self._accepted
+        for watcher in self.watchers:
+            watcher.accepted(entry.number, entry.name, entry.client, entry.background, self.clock())
+        entry.emit(Queued(ahead=len(self.order)))
+        self.order.accept(entry)
+        try:
+            refusal = self._refusal(entry.request.generator) or self.room.refusal(entry)
+        except BaseException as error:  # a plugin may raise anything; see failures
+            refusal = as_error(entry.name, "load", error)
+        if refusal is not None:
+            self.fail(entry, refusal)
 
     def cancel(self, entry: Entry) -> None:
         """End a request and release its state, unless it has ended."""
@@ -123,90 +132,210 @@ class Loop:
 
     def tick(self) -> bool:
         """Do one piece of work; return False if there is none."""
-        done = next((entry for entry in self.running if entry.state is not None and entry.state.done), None)
-        if done is not None:
-            self._finish(done)
-        elif self.waiting and len(self.running) < self.max_running:
-            self._admit(self.waiting.popleft())
-        elif self.running:
-            self._step(self._choose())
+        did = self._work()
+        ledger = self.models.ledger
+        if ledger.used != self._told:
+            self._told = ledger.used
+            for watcher in self.watchers:
+                watcher.memory(self.models.device, ledger.used, ledger.budget or 0)
+        return did
+
+    def _work(self) -> bool:
+        due = self.order.next()
+        if due is None:
+            parked = self.order.parked
+            if parked:  # all that run wait for room that none of them leaves
+                self.fail(parked[-1], self.room.crowded(parked[-1]))
+            return bool(parked)
+        work, entry = due
+        if work is Work.STEP:
+            self._step(entry)
+            return True
+        begun = self.clock()
+        if work is Work.ADMIT:
+            self._admit(entry)
         else:
-            return False
+            self._finish(entry)
+        self.order.served(entry, self.clock() - begun)
         return True
 
     def _admit(self, entry: Entry) -> None:
-        """Load the model and start the request."""
-        request, generator = entry.request, entry.request.generator
-        where = "load"
+        """Load the model and start the request, if there is room; else its class waits."""
         begun = self.clock()
         entry.timing.queue = begun - entry.accepted
+        where = "load"
         try:
-            if not self.models.loaded(generator, request.dtype):
-                entry.emit(Loading(generator.name, self.models.device))
-            entry.model = self.models.get(generator, request.dtype)
+            if not self.room.may_admit(entry):
+                self._wait_for_room(entry)
+                return
+            self._ensure_model(entry)
             loaded = self.clock()
-            entry.timing.load = loaded - begun
+            entry.timing.load += loaded - begun
             if entry.cancelled:
                 self.cancel(entry)
                 return
             where = "start"
-            entry.rng = Rng(request.seed)
-            with torch_setup.inference():
-                entry.state = state = check_state(generator.start(entry.lent, request.inputs, entry.rng))
-                entry.key = check_key(generator.batch_key(state))
-        except BaseException as error:  # a plugin may raise anything; see failures
-            self.fail(entry, as_error(entry.name, where, error))
+            state = self._start(entry)
+            key = check_key(entry.request.generator.batch_key(state))
+        except NoRoom:
+            self._wait_for_room(entry)
             return
+        except BaseException as error:  # a plugin may raise anything; see failures
+            self._failed_alone(entry, where, error)
+            return
+        entry.state, entry.key = state, key
+        if not self.room.enter(entry):
+            entry.state = entry.rng = entry.key = None
+            self._wait_for_room(entry)
+            return
+        self._began(entry, state, loaded)
+
+    def _start(self, entry: Entry) -> State:
+        """The first state, or the one to go on from; a fresh Rng each time, as a start may be tried again."""
+        request = entry.request
+        if request.resume is not None:
+            resume = request.resume
+            state, entry.rng = self._call(entry.name, lambda: resume(entry.lent), entry.limit_s)
+            entry.width_min, entry.width_max = request.past.width_min, request.past.width_max
+            entry.timing.steps = request.past.seconds
+            return check_state(state)
+        rng = entry.rng = Rng(request.seed)
+        state = self._call(entry.name, lambda: request.generator.start(entry.lent, request.inputs, rng), entry.limit_s)
+        return check_state(state)
+
+    def _began(self, entry: Entry, state: State, loaded: float) -> None:
+        self.room.regroup(entry, group_of(entry))
+        self._groups.file(entry)
+        self.order.admitted(entry)
         entry.started = entry.stepped = self.clock()
         entry.timing.start = entry.started - loaded
-        self.running.append(entry)
+        for watcher in self.watchers:
+            watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
-        self._tell(entry, state.notices)
+        self._tell(entry, (*entry.request.past.notices, *state.notices))
+        if state.done:
+            self._done(entry, 0.0)
 
-    def _choose(self) -> list[Entry]:
-        """The request served longest ago, and those that may share its step."""
-        lead = min(self.running, key=lambda entry: entry.turn)
-        width = lead.request.generator.max_batch
-        if lead.alone or width < 2:
-            return [lead]
-        others = [entry for entry in self.running if entry is not lead and self._may_share(lead, entry)]
-        others.sort(key=lambda entry: entry.turn)
-        return [lead, *others[: width - 1]]
-
-    def _may_share(self, lead: Entry, other: Entry) -> bool:
-        if other.model is not lead.model or other.alone or other.request.generator is not lead.request.generator:
-            return False
-        try:
-            return bool(lead.key == other.key)
-        except Exception:  # keys that cannot be compared are not equal: their states step apart
-            return False
-
-    def _step(self, batch: list[Entry]) -> None:
-        """Step a batch once; on failure leave every state as it was."""
-        generator, model = batch[0].request.generator, batch[0].lent
-        self._turn += 1
-        for entry in batch:
-            entry.turn = self._turn
-        states = [entry.state for entry in batch if entry.state is not None]
-        begun = self.clock()
-        try:
-            with torch_setup.inference():
-                made = check_step(states, generator.step(model, states))
-        except BaseException as error:  # a plugin may raise anything; see failures
-            self._step_failed(batch, error)
+    def _ensure_model(self, entry: Entry) -> None:
+        """Have the request's model on the device. Raises NoRoom, or what loading raises."""
+        request = entry.request
+        if entry.model is not None and entry.model.resident:
+            entry.model.used = self.clock()
             return
+        running = entry.state is not None
+        if not self.models.loaded(request.generator, request.dtype):
+            entry.emit(Loading(entry.name, self.models.device))
+        rank = self.room.all_but(entry) if running else self.room.beside(entry)
+        model = self.models.get(request.generator, request.dtype, self._call, entry.limit_s, rank)
+        if entry.model not in (None, model):
+            raise GeneratorFailed(entry.name, f"the weights of `{entry.name}` were changed while it ran")
+        entry.model = model
+
+    def _wait_for_room(self, entry: Entry) -> None:
+        """Wait until something is released; where nothing runs that could, fail."""
+        entry.model = None
+        if refusal := self.room.refusal(entry):
+            self.fail(entry, refusal)
+        elif self.room.empty:
+            self.fail(entry, self.room.crowded(entry))
+        else:
+            self.order.block(entry)
+
+    def _step(self, lead: Entry) -> None:
+        """Step a batch once; on failure leave every state as it was."""
+        begun = self.clock()
+        batch = [lead]
+        try:
+            self._ensure_model(lead)
+            width = self.room.width(lead, self._groups.most(lead))
+            if width:
+                batch = self._groups.batch(lead, width)
+                self._step_together(batch)
+            else:
+                self._no_room_to_step(lead)
+        except NoRoom:
+            self._no_room_to_step(lead)
+        except BaseException as error:  # a plugin may raise anything; see failures
+            self._step_failed(batch, error, begun)
+        seconds = (self.clock() - begun) / len(batch)
+        for entry in batch:
+            done = not entry.ended and entry.state is not None and entry.state.done
+            if done:
+                self._done(entry, seconds)
+            else:
+                self.order.served(entry, seconds)
+
+    def _step_together(self, batch: list[Entry]) -> None:
+        lead = batch[0]
+        generator, model, group = lead.request.generator, lead.lent, lead.group
+        assert group is not None
+        states = [entry.state for entry in batch if entry.state is not None]
+        self._gauge.begin()
+        begun = self.clock()
+        limit_s = max(entry.limit_s for entry in batch)
+        made = check_step(states, self._call(lead.name, lambda: generator.step(model, states), limit_s))
         ended = self.clock()
+        self.measured.learn(group, len(batch), ended - begun, self._gauge.peak())
+        numbers = tuple(entry.number for entry in batch)
+        for watcher in self.watchers:
+            watcher.stepped(numbers, tuple(state.position for state in made), generator.name, begun, ended)
         for entry, state in zip(batch, made, strict=True):
             self._advance(entry, state, len(batch), ended - begun, ended)
 
-    def _step_failed(self, batch: list[Entry], error: BaseException) -> None:
-        if len(batch) == 1:
-            position = batch[0].state.position + 1 if batch[0].state else 0
-            self.fail(batch[0], as_error(batch[0].name, f"step {position}", error))
+    def _no_room_to_step(self, entry: Entry) -> None:
+        """Let the others go first; a request that needs more than there is ends."""
+        if refusal := self.room.refusal(entry):
+            self.fail(entry, refusal)
             return
-        for entry in batch:
-            entry.alone = 2**entry.batch_failures
-            entry.batch_failures += 1
+        self._groups.remove(entry)
+        self.order.park(entry)
+
+    def _step_failed(self, batch: list[Entry], error: BaseException, begun: float) -> None:
+        lead = batch[0]
+        position = lead.state.position + 1 if lead.state else 0
+        found = as_error(lead.name, f"step {position}", error)
+        for watcher in self.watchers:
+            numbers = tuple(entry.number for entry in batch)
+            watcher.stumbled(numbers, lead.name, found.message, begun, self.clock())
+        if isinstance(found, TimedOut):
+            self._hang(lead, found)
+        elif isinstance(found, OutOfMemory) and (rung := climb(self.room, batch, self._call)):
+            for entry in batch:
+                self._tell(entry, (f"out of memory at width {len(batch)}: {rung}",))
+        elif len(batch) == 1:
+            self.fail(lead, found)
+        else:
+            for entry in batch:
+                entry.alone = 2**entry.batch_failures
+                entry.batch_failures += 1
+
+    def _failed_alone(self, entry: Entry, where: str, error: BaseException) -> None:
+        """A load, start or finish failed: try again with fewer models beside it if memory ran out, else fail."""
+        found = as_error(entry.name, where, error)
+        if isinstance(found, TimedOut):
+            self._hang(entry, found)
+        elif isinstance(found, OutOfMemory) and (rung := drop_models(self.room, entry)):
+            self._tell(entry, (f"out of memory in {where}: {rung}",))
+        else:
+            self.fail(entry, found)
+
+    def _hang(self, entry: Entry, error: TimedOut) -> None:
+        """A call was abandoned: end what its generator has in hand, and lend it nothing until the call returns."""
+        generator = entry.request.generator
+        self._hung[generator] = error
+        if entry.model is not None:
+            self.room.stuck[entry.model] = error
+        for each in self.order.jobs():
+            if each.request.generator is generator:
+                self.fail(each, error)
+
+    def _refusal(self, generator: Generator) -> StudioError | None:
+        """The reason why a generator is given no work, or None."""
+        error = self._hung.get(generator)
+        if error is not None and error.over():
+            del self._hung[generator]
+            return None
+        return error
 
     def _advance(self, entry: Entry, state: State, width: int, seconds: float, now: float) -> None:
         """Take over the next state, tell the user, and find the batch key for the step to come."""
@@ -217,46 +346,71 @@ class Loop:
         entry.timing.steps += seconds
         entry.intervals.append(now - entry.stepped)
         entry.stepped = now
-        left = max(0, state.steps - state.position)
-        eta = sorted(entry.intervals)[len(entry.intervals) // 2] * left
-        entry.emit(Progress(state.position, state.steps, now - entry.started, 0.0 if state.done else eta))
+        self.room.moved(entry)
+        eta = 0.0 if state.done else entry.eta_s(state)
+        entry.emit(Progress(state.position, state.steps, now - entry.started, eta))
         if len(state.notices) > len(entry.notices):
             self._tell(entry, state.notices)
         if state.done:
             return
         try:
-            entry.key = check_key(entry.request.generator.batch_key(state))
+            self._regroup(entry, state)
         except BaseException as error:  # a plugin may raise anything; see failures
             self.fail(entry, as_error(entry.name, "batch_key", error))
             return
+        if self.keeper is not None:
+            self.keeper.keep(entry)
         every = entry.request.preview_every
         if every and state.position % every == 0:
             self._preview(entry, state)
 
+    def _regroup(self, entry: Entry, state: State) -> None:
+        """File the request under the batch key of its next step, behind those that wait longer."""
+        key = check_key(entry.request.generator.batch_key(state))
+        if not same_key(key, entry.key):
+            entry.key = key
+            self.room.regroup(entry, group_of(entry))
+        self._groups.file(entry)
+
     def _preview(self, entry: Entry, state: State) -> None:
         """Make a preview; one that fails costs the preview, not the work, and is told."""
         generator = entry.request.generator
+        begun = self.clock()
         try:
-            with torch_setup.inference():
-                media = generator.preview(entry.lent, state)
+            media = self._call(entry.name, lambda: generator.preview(entry.lent, state), entry.limit_s)
             if media is not None:
                 entry.emit(Preview(state.position, check_media(generator, media)))
         except BaseException as error:  # a plugin may raise anything; see failures
+            found = as_error(entry.name, "preview", error)
+            if isinstance(found, TimedOut):
+                self._hang(entry, found)
+                return
             entry.request = replace(entry.request, preview_every=0)
-            reason = as_error(entry.name, "preview", error).message
-            entry.notices.append(f"no more previews: {reason}")
-            entry.emit(Notice(entry.notices[-1]))
+            self._tell(entry, (f"no more previews: {found.message}",))
+        for watcher in self.watchers:
+            watcher.previewed(entry.number, entry.name, begun, self.clock())
+
+    def _done(self, entry: Entry, seconds: float) -> None:
+        """The last step is made: what is left is to finish."""
+        self._groups.remove(entry)
+        self.order.served(entry, seconds, done=True)
 
     def _finish(self, entry: Entry) -> None:
-        generator = entry.request.generator
+        generator, state = entry.request.generator, entry.state
         begun = self.clock()
         try:
-            with torch_setup.inference():
-                media = check_media(generator, generator.finish(entry.lent, entry.state))
+            self._ensure_model(entry)
+            media = self._call(entry.name, lambda: generator.finish(entry.lent, state), entry.limit_s)
+            media = check_media(generator, media)
             entry.timing.finish = self.clock() - begun
+            for watcher in self.watchers:
+                watcher.finished(entry.number, entry.name, begun, begun + entry.timing.finish)
             media = self.complete(entry, media)
+        except NoRoom:
+            self.fail(entry, self.room.crowded(entry))
+            return
         except BaseException as error:  # a plugin may raise anything; see failures
-            self.fail(entry, as_error(entry.name, "finish", error))
+            self._failed_alone(entry, "finish", error)
             return
         self._end(entry, Finished(media))
 
@@ -269,10 +423,13 @@ class Loop:
     def _end(self, entry: Entry, event: Event) -> None:
         """Release what the request holds and emit its last event."""
         entry.ended = True
-        if entry in self.running:
-            self.running.remove(entry)
-        elif entry in self.waiting:
-            self.waiting.remove(entry)
+        self._groups.remove(entry)
+        self.room.leave(entry)
+        self.order.removed(entry)
+        for watcher in self.watchers:
+            watcher.ended(entry.number, entry.name, event.outcome, self.clock())
+        if self.keeper is not None:
+            self.keeper.end(entry, event)
         entry.state = entry.model = entry.rng = entry.key = None
         emit, entry.emit = entry.emit, _silent
         emit(event)

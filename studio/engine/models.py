@@ -1,45 +1,83 @@
-"""Loaded models, first form: each generator's model is loaded once per dtype and kept.
+"""Models on one device: loaded when first needed, held once, dropped when room is needed and loaded again.
 
 Weights are hashed before they are loaded, and checked against a ``SHA256SUMS`` file that lies in their folder or in
-one of the two above it. Hashes are kept per process by (path, size, time of change). This module knows nothing of
-requests; memory and eviction come with a ledger later.
+one of the two above it. Hashes are kept per process by (path, size, time of change). Generators that share a `load`
+function and whose weights have equal content share the model. What a model holds stands in the ledger; which one leaves
+is decided in `residency`. This module knows nothing of requests.
 
 Try it: ``python -c "from studio.engine.models import *; print(hash_weights([Path('model.safetensors')]))"``
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import os
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from studio import torch_setup
-from studio.errors import WeightsError
+from studio.engine.calls import Call, directly
+from studio.engine.ledger import Ledger, show_bytes, tensor_bytes, weight_bytes
+from studio.engine.residency import Candidate, choose_victims
+from studio.engine.watch import Watcher
+from studio.errors import OutOfMemory, WeightsError
 from studio.generator import Generator
 
 SUMS = "SHA256SUMS"
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
-@dataclass(frozen=True)
+class NoRoom(Exception):
+    """There is no room for a model now; there may be later."""
+
+
+@dataclass(eq=False)
 class Model:
-    """A loaded model and what the recipe says of it: `weights` maps file names to sha256."""
+    """A model and what the recipe says of it: `weights` maps file names to sha256.
+
+    `value` is None while it is not `resident`; `size` is in bytes, `return_s` what loading it took.
+    """
 
     value: Any
     device: str
     dtype: str
     weights: dict[str, str] = field(default_factory=dict)
+    name: str = ""
+    size: int = 0
+    resident: bool = True
+    used: float = 0.0
+    return_s: float = 0.0
+
+
+Rank = Callable[[Model], int | None]  # how much a model would be missed; None: it must stay
+
+
+def _all_may_leave(model: Model) -> int | None:
+    return 0
 
 
 class Models:
     """The models on one device. `dtype` overrides what generators choose."""
 
-    def __init__(self, device: str, dtype: str | None = None) -> None:
-        self.device, self._dtype = device, dtype
-        self._loaded: dict[tuple[int, str], tuple[Generator, Model]] = {}
+    def __init__(
+        self,
+        device: str,
+        dtype: str | None = None,
+        ledger: Ledger | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.device, self._dtype, self._clock = device, dtype, clock
+        self.ledger = ledger or Ledger()
+        self.watchers: Sequence[Watcher] = ()
+        self._models: dict[Hashable, Model] = {}
+        self._of: dict[tuple[int, str], tuple[Generator, Model]] = {}  # the generator is kept: its id stays its own
+        self._claims: dict[tuple[int, str], int] = {}
 
     def dtype_for(self, generator: Generator, wanted: str | None) -> str:
         """The dtype to use: the request's, else the user's, else the generator's choice."""
@@ -47,22 +85,138 @@ class Models:
 
     def loaded(self, generator: Generator, wanted: str | None) -> bool:
         """Whether `get` would return at once."""
-        return (id(generator), self.dtype_for(generator, wanted)) in self._loaded
+        found = self._of.get((id(generator), self.dtype_for(generator, wanted)))
+        return found is not None and found[1].resident
 
-    def get(self, generator: Generator, wanted: str | None) -> Model:
-        """Return the model, loading it if need be. Raises WeightsError, or whatever the generator's `load` raises."""
+    def claim(self, generator: Generator, wanted: str | None) -> int:
+        """Bytes that the generator's weights take there, by their files' headers. Raises as `weights` does."""
         dtype = self.dtype_for(generator, wanted)
         key = (id(generator), dtype)
-        if key not in self._loaded:
-            hashes = hash_weights(generator.weights())
-            torch_setup.prepare()
-            model = Model(generator.load(self.device, dtype), self.device, dtype, hashes)
-            self._loaded[key] = (generator, model)  # the generator is kept, so that its id stays its own
-        return self._loaded[key][1]
+        if key in self._of:
+            return self._of[key][1].size
+        if key not in self._claims:
+            files = generator.weights()
+            try:
+                self._claims[key] = weight_bytes(files, dtype)
+            except OSError:
+                return 0  # missing or unreadable: `get` tells which, and why
+        return self._claims[key]
+
+    def get(
+        self,
+        generator: Generator,
+        wanted: str | None,
+        call: Call = directly,
+        limit_s: float = 600.0,
+        rank: Rank = _all_may_leave,
+    ) -> Model:
+        """Return the model, loading it if need be; others leave for it as `rank` allows.
+
+        Raises NoRoom, WeightsError, OutOfMemory, or whatever the generator's `load` raises.
+        """
+        dtype = self.dtype_for(generator, wanted)
+        key = (id(generator), dtype)
+        found = self._of.get(key)
+        if found is None or not found[1].resident:
+            model = self._identify(generator, dtype, call, limit_s)
+            if not model.resident:
+                self._load(model, generator, call, limit_s, rank)
+            self._of[key] = (generator, model)
+        model = self._of[key][1]
+        model.used = self._clock()
+        return model
+
+    def make_room(self, size: float, rank: Rank = _all_may_leave) -> bool:
+        """Let models leave until `size` bytes are free; False, and none leaves, if that cannot be had."""
+        need = size - self.ledger.free
+        if need <= 0:
+            return True
+        now = self._clock()
+        candidates = [
+            Candidate(model, model.size, rank_of, now - model.used, model.return_s)
+            for model in self._models.values()
+            if model.resident and model.size and (rank_of := rank(model)) is not None
+        ]
+        victims = choose_victims(candidates, need)
+        self._drop(victims or [])
+        return victims is not None
+
+    def drop_all(self, rank: Rank) -> int:
+        """Let every model go that may; returns how many went."""
+        leaving = [each for each in self._models.values() if each.resident and each.size and rank(each) is not None]
+        self._drop(leaving)
+        return len(leaving)
+
+    def resident(self) -> list[Model]:
+        """The models that are on the device."""
+        return [model for model in list(self._models.values()) if model.resident]
 
     def clear(self) -> None:
         """Let go of every model."""
-        self._loaded.clear()
+        for model in self._models.values():
+            self.ledger.release(model)
+        self._models.clear()
+        self._of.clear()
+
+    def _identify(self, generator: Generator, dtype: str, call: Call, limit_s: float) -> Model:
+        """Find the model by the content of its weights, or make one that is not loaded yet."""
+
+        def look() -> tuple[dict[str, str], int]:
+            files = generator.weights()
+            return hash_weights(files), weight_bytes(files, dtype)
+
+        hashes, size = call(generator.name, look, limit_s)
+        function = getattr(generator.load, "__func__", generator.load)
+        key = (function, tuple(sorted(hashes.values())), dtype) if hashes else (generator, dtype)
+        if key not in self._models:
+            self._models[key] = Model(None, self.device, dtype, hashes, generator.name, size, resident=False)
+        return self._models[key]
+
+    def _load(self, model: Model, generator: Generator, call: Call, limit_s: float, rank: Rank) -> None:
+        if not self.make_room(model.size, rank):
+            raise NoRoom
+        begun = self._clock()
+        torch_setup.prepare()
+        model.value = call(generator.name, lambda: generator.load(self.device, model.dtype), limit_s)
+        model.resident, model.return_s = True, self._clock() - begun
+        self.ledger.hold(model, model.size)
+        self._check_claim(model, rank)
+        for watcher in self.watchers:
+            watcher.loaded(model.name, self.device, model.size, begun, self._clock())
+
+    def _check_claim(self, model: Model, rank: Rank) -> None:
+        """Count what was loaded; a model that holds more than its files say is believed, or refused."""
+        counted = tensor_bytes(model.value, self.device)
+        if counted <= model.size:
+            return
+        claimed, model.size = model.size, counted
+        self.ledger.hold(model, counted)
+        if not self.make_room(0, lambda each: None if each is model else rank(each)):
+            self._drop([model])
+            message = (
+                f"the model of `{model.name}` takes {show_bytes(counted)}, though its files come to"
+                f" {show_bytes(claimed)}, and does not fit into the budget of {show_bytes(self.ledger.budget or 0)}"
+            )
+            raise OutOfMemory(model.name, message, hint="give it more with `--memory`, or use a smaller model")
+
+    def _drop(self, models: Sequence[Model]) -> None:
+        for model in models:
+            model.value, model.resident = None, False
+            self.ledger.release(model)
+            for watcher in self.watchers:
+                watcher.evicted(model.name, self.device, "dropped", model.size, self._clock())
+        if models:
+            give_back()
+
+
+def give_back() -> None:
+    """Return what was freed to the device or the system: Python's cycles, torch's cache, the C library's heap."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def hash_weights(paths: Iterable[Path]) -> dict[str, str]:

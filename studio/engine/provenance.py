@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 
 from studio import torch_setup
-from studio.engine.loop import Entry
+from studio.engine.entry import Entry
 from studio.media import Media
 from studio.recipe import BatchWidth, Recipe
 
@@ -68,6 +68,7 @@ def make_recipe(entry: Entry, media: Media) -> Recipe:
         batch_width=BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
         facts=generator.facts(model.value, request.inputs),
         notices=tuple(entry.notices),
+        invariant=request.invariant or None,
         steps=state.position,
         output=media.ref,
         parents=tuple(each.sha256 for each in request.inputs.media()),

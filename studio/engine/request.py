@@ -8,14 +8,25 @@ Try it: ``for event in studio.Studio().stream("image", prompt="a red apple"): pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from studio.errors import StudioError
-from studio.generator import Generator
+from studio.generator import Generator, Rng, State
 from studio.inputs import Inputs
 from studio.media import Media
 from studio.recipe import PluginRef
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a resumed request's recipe has to tell of the time before: batch widths, seconds of work, notices."""
+
+    width_min: int = 0
+    width_max: int = 0
+    seconds: float = 0.0
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,13 @@ class Request:
 
     `dtype` overrides the generator's own choice (a replay asks for the recorded one). A preview is made every
     `preview_every` steps; 0 makes none. `label` is the caller's own mark and means nothing to the engine.
+
+    `time_limit_s` overrides the generator's own limit on each of its calls. An `invariant` request steps by itself, so
+    that its bytes depend on nothing that runs beside it.
+
+    `client` names on whose behalf it runs: clients get equal shares of the device. A `background` request gives way to
+    those that are not. `resume` is called with the model instead of the generator's `start`, and returns a state and
+    its Rng to go on from; `past` is what was before that.
     """
 
     generator: Generator
@@ -33,6 +51,12 @@ class Request:
     dtype: str | None = None
     preview_every: int = 0
     label: str = ""
+    client: str = ""
+    background: bool = False
+    time_limit_s: float | None = None
+    invariant: bool = False
+    resume: Callable[[Any], tuple[State, Rng]] | None = None
+    past: Past = Past()
 
 
 @dataclass
@@ -52,9 +76,10 @@ class Timing:
 
 
 class Event:
-    """Base of the events; `last` marks those after which none follows."""
+    """Base of the events; `last` marks those after which none follows, and then `outcome` says what it came to."""
 
     last: ClassVar[bool] = False
+    outcome: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,7 @@ class Finished(Event):
 
     media: Media
     last: ClassVar[bool] = True
+    outcome: ClassVar[str] = "finished"
 
 
 @dataclass(frozen=True)
@@ -118,6 +144,7 @@ class Failed(Event):
 
     error: StudioError
     last: ClassVar[bool] = True
+    outcome: ClassVar[str] = "failed"
 
 
 @dataclass(frozen=True)
@@ -125,3 +152,4 @@ class CancelledEvent(Event):
     """Cancelled; its state is released."""
 
     last: ClassVar[bool] = True
+    outcome: ClassVar[str] = "cancelled"

@@ -134,3 +134,34 @@ def test_media_given_are_kept_as_parents(host):
 
 def test_notices_reach_the_recipe(host):
     assert host.generate("counter", cut=True).recipe.notices == ("the count was cut",)
+
+
+def test_priority_and_time_limit_are_checked_before_anything_runs(host):
+    with pytest.raises(studio.errors.UnknownName, match="no priority is called `urgent`"):
+        host.submit("counter", priority="urgent")
+    with pytest.raises(studio.errors.InputError, match="`time_limit_s` is 0"):
+        host.submit("counter", time_limit_s=0)
+    ticket = host.submit("counter", seed=1, priority="background", client="ann", time_limit_s=9.5)
+    request = ticket.request
+    assert (request.background, request.client, request.time_limit_s) == (True, "ann", 9.5)
+    assert ticket.result(60)
+
+
+def test_an_invariant_studio_shares_no_step_and_says_so(tmp_path, sample_plugin):
+    options = {"invariant": True, "memory": "1GiB"}
+    with studio.Studio(home=tmp_path / "i", plugins=[sample_plugin], device="cpu", **options) as host:
+        together = [ticket.result(60) for ticket in host.submit_many("counter", 3, seed=1, count=4)]
+        assert {media.recipe.batch_width.max for media in together} == {1}
+        assert all(media.recipe.invariant for media in together)
+        assert host.engine.ledger.budget == 1 << 30
+    with pytest.raises(studio.errors.UsageError, match="the memory is `lots`"):
+        studio.Studio(memory="lots")
+
+
+def test_what_was_measured_outlives_the_process_and_is_told(host, tmp_path, sample_plugin):
+    host.generate("counter", seed=1, count=4)
+    host.close()
+    with studio.Studio(home=host.home, plugins=[sample_plugin], device="cpu") as again:
+        rows = again.doctor().steps
+    assert [(row.generator, row.width, row.device) for row in rows] == [("counter", 1, "cpu")]
+    assert rows[0].median > 0

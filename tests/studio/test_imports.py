@@ -26,7 +26,7 @@ LAYERS = (
     ("engine",),
     ("workers",),
     ("jobs", "workflow"),
-    ("replay", "doctor"),
+    ("replay", "resume", "doctor"),
     ("api", "testing"),
     ("cli", "server"),
 )

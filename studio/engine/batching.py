@@ -1,0 +1,116 @@
+"""Batching: which requests share a step, and how many. Pure; knows nothing of devices or files.
+
+`Groups` files running entries under what they must have in common. `choose_width` decides from measured step times how
+wide the next batch is: it widens by doubling, only while that raises the states stepped a second and while a step stays
+within the latency goal (a request that comes in waits for the step in flight).
+
+Try it: ``python -c "from studio.engine.batching import *; print(choose_width({1: .04, 2: .05}, {1, 2}, 2, 1.0, 9))"``
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Container, Hashable, Mapping
+
+from studio.engine.entry import Entry
+
+LATENCY_GOAL_S = 1.0  # a shared step that would take longer is made narrower
+GAIN = 1.03  # a wider batch must bring this much more
+LOOK_AGAIN = 64  # every so many steps the next wider and the next narrower are tried again: the load may have changed
+
+
+class Groups:
+    """Running entries by what they must have in common to share a step, those served longest ago first."""
+
+    def __init__(self) -> None:
+        self._filed: dict[Entry, OrderedDict[Entry, None]] = {}
+        self._tables: dict[Hashable, OrderedDict[Entry, None]] = {}
+
+    def file(self, entry: Entry) -> None:
+        """File an entry, or file it anew at the end of its group."""
+        self.remove(entry)
+        own = (entry.background, id(entry.request.generator), entry.model.dtype if entry.model else "")
+        try:
+            table = self._tables.setdefault((own, entry.key), OrderedDict())
+        except Exception:  # a key that cannot be compared equals none
+            table = OrderedDict()
+        table[entry] = None
+        self._filed[entry] = table
+
+    def remove(self, entry: Entry) -> None:
+        """Forget an entry, if it is filed."""
+        table = self._filed.pop(entry, None)
+        if table is None:
+            return
+        del table[entry]
+        if not table:
+            for key in [key for key, each in self._tables.items() if each is table]:
+                del self._tables[key]
+
+    def most(self, lead: Entry) -> int:
+        """How many may share a step that `lead` leads; it is filed if it was not."""
+        if lead not in self._filed:
+            self.file(lead)
+        if lead.alone or lead.request.invariant:
+            return 1
+        return min(len(self._filed[lead]), lead.request.generator.max_batch)
+
+    def batch(self, lead: Entry, width: int) -> list[Entry]:
+        """`lead` and up to `width` - 1 others of its group."""
+        batch = [lead]
+        if width > 1:
+            for other in self._filed[lead]:
+                if len(batch) == width:
+                    break
+                if other is not lead and not other.alone and not other.request.invariant:
+                    batch.append(other)
+        return batch
+
+
+def same_key(one: Hashable, other: Hashable) -> bool:
+    """Whether two batch keys are equal; those that cannot be compared are not."""
+    try:
+        return bool(one == other)
+    except Exception:
+        return False
+
+
+def choose_width(known: Mapping[int, float], sure: Container[int], most: int, goal_s: float, turn: int) -> int:
+    """How many of `most` should share the next step.
+
+    `known` maps widths to seconds a step, and `sure` has those of them that were measured well enough to judge by;
+    `turn` counts the steps measured. Nothing known: 1, for its memory is not known either.
+    """
+    usable = sorted(width for width in known if width <= most)
+    if not usable or most == 1:
+        return 1
+    widest = usable[-1]
+    wider = min(most, 2 * widest)  # if sharing gained nothing it would take in proportion; most likely it takes less
+    if wider not in known and _pays(known, sure, usable) and known[widest] * wider / widest <= 2 * goal_s:
+        return wider
+    if widest not in sure and (widest == 1 or known[widest] <= goal_s):
+        return widest
+    seconds = {width: known[width] for width in usable}
+    if most not in seconds and (above := [width for width in known if width > most]):
+        seconds[most] = _between(known, widest, min(above), most)
+    fitting = [width for width in seconds if width == 1 or seconds[width] <= goal_s] or [min(seconds)]
+    best = max(width / seconds[width] for width in fitting)
+    chosen = min(width for width in fitting if width / seconds[width] * GAIN >= best)
+    if turn % LOOK_AGAIN == LOOK_AGAIN - 1:
+        return min((width for width in fitting if width > chosen), default=chosen)
+    if turn % LOOK_AGAIN == LOOK_AGAIN // 2 - 1:
+        return max((width for width in fitting if width < chosen), default=chosen)
+    return chosen
+
+
+def _pays(known: Mapping[int, float], sure: Container[int], usable: list[int]) -> bool:
+    """Whether the widest known batch brought more than the one before it; yes, as long as that is not sure."""
+    if len(usable) < 2 or not all(width in sure for width in usable[-2:]):
+        return True
+    before, widest = usable[-2:]
+    return widest / known[widest] >= GAIN * before / known[before]
+
+
+def _between(known: Mapping[int, float], low: int, high: int, width: int) -> float:
+    """Seconds at a width between two known ones, on a straight line."""
+    return known[low] + (known[high] - known[low]) * (width - low) / (high - low)

@@ -1,0 +1,88 @@
+"""Entry: one accepted request inside the loop, and all that the loop keeps of it.
+
+Try it: ``pytest tests/studio/engine/test_loop.py``
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from studio import torch_setup
+from studio.engine.measured import Group, shape_of
+from studio.engine.models import Model
+from studio.engine.request import Event, Request, Timing
+from studio.generator import Generator, Rng, State
+
+_RECENT = 9  # intervals between steps that the time left is judged by
+
+
+@dataclass(eq=False)
+class Entry:
+    """One accepted request inside the loop. `cancelled` may be set by another thread; the rest is the loop's own.
+
+    `number` rises in the order of acceptance. `alone` counts the steps it still makes by itself after a batch failed.
+    """
+
+    request: Request
+    emit: Callable[[Event], None]
+    accepted: float
+    number: int = 0
+    timing: Timing = field(default_factory=Timing)
+    cancelled: bool = False
+    ended: bool = False
+    model: Model | None = None
+    rng: Rng | None = None
+    state: State | None = None
+    key: Hashable = None
+    group: Group | None = None
+    alone: int = 0
+    batch_failures: int = 0
+    shrunk: int = 0
+    width_min: int = 0
+    width_max: int = 0
+    notices: list[str] = field(default_factory=list)
+    started: float = 0.0
+    stepped: float = 0.0
+    intervals: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    @property
+    def name(self) -> str:
+        """The generator's name."""
+        return self.request.generator.name
+
+    @property
+    def client(self) -> str:
+        """On whose behalf."""
+        return self.request.client
+
+    @property
+    def background(self) -> bool:
+        """Whether it gives way to those that are not."""
+        return self.request.background
+
+    @property
+    def lent(self) -> Any:
+        """The model's value, as generators see it."""
+        return self.model.value if self.model else None
+
+    @property
+    def limit_s(self) -> float:
+        """How long one call for it may take, in seconds."""
+        return self.request.time_limit_s or self.request.generator.time_limit_s
+
+    def eta_s(self, state: State) -> float:
+        """How long the steps that are left will take, judged by the median of the last ones."""
+        left = max(0, state.steps - state.position)
+        return sorted(self.intervals)[len(self.intervals) // 2] * left
+
+
+def group_of(entry: Entry) -> Group:
+    """The steps that a running request's next step is alike to. States that share no step have one shape."""
+    generator = entry.request.generator
+    shape = "" if type(generator).batch_key is Generator.batch_key else shape_of(entry.key)
+    model = entry.model
+    device, dtype = (model.device, model.dtype) if model else ("", "")
+    return Group(generator.name, generator.version, shape, device, dtype, torch_setup.threads())

@@ -1,0 +1,54 @@
+"""The ladder: what is tried, one rung at a time, when a call ran out of memory.
+
+Idle models leave; the batch is halved, for good; the generator is asked for a state that needs less (`shrink`: tiles,
+chunks); the models of other requests leave, to be loaded again when it is their turn. The rung that was taken is told
+to those whose step it was, and stands in their recipes. This module knows nothing of the loop.
+
+Try it: ``pytest tests/studio/engine/test_ladder.py``
+"""
+
+from __future__ import annotations
+
+from studio.engine.calls import Call
+from studio.engine.entry import Entry
+from studio.engine.failures import check_state
+from studio.engine.room import Room
+
+MOST_SHRINKS = 4  # how often a request's state may be made smaller
+
+
+def climb(room: Room, batch: list[Entry], call: Call) -> str:
+    """Take the next rung that may help a batch, and say which; empty where none is left."""
+    lead = batch[0]
+    if room.models.drop_all(room.idle):
+        return "idle models were dropped"
+    if len(batch) > 1 and lead.group is not None:
+        return f"the width was reduced to {room.halve(lead.group, len(batch))}"
+    if _shrink(lead, call):
+        return "it goes on in smaller pieces"
+    return drop_models(room, lead)
+
+
+def drop_models(room: Room, entry: Entry) -> str:
+    """Drop idle models, or, where there are none, those of others; say which, or nothing."""
+    if room.models.drop_all(room.idle):
+        return "idle models were dropped"
+    return "the models of others were dropped" if room.models.drop_all(room.all_but(entry)) else ""
+
+
+def _shrink(entry: Entry, call: Call) -> bool:
+    """Ask the generator for a state that needs less; one that cannot, or fails at it, is asked no more."""
+    generator, model, state = entry.request.generator, entry.lent, entry.state
+    if entry.shrunk >= MOST_SHRINKS:
+        return False
+    entry.shrunk += 1
+    try:
+        smaller = call(entry.name, lambda: generator.shrink(model, state), entry.limit_s)
+        if smaller is None:
+            entry.shrunk = MOST_SHRINKS
+            return False
+        entry.state = check_state(smaller)
+    except Exception:  # the out-of-memory error that led here is the one to tell
+        entry.shrunk = MOST_SHRINKS
+        return False
+    return True

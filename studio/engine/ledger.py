@@ -1,0 +1,166 @@
+"""The memory ledger of one device: who holds how many bytes, and what a plan would come to.
+
+Weights are claimed from the headers of their safetensors files, in the dtype they are loaded in; states are counted
+tensor by tensor; what a call takes besides is measured (see `gauge`) and remembered. The budget is what these three may
+come to together: Python, torch and the plugins' own code are outside of it. This module knows nothing of requests.
+
+Try it: ``python -c "from studio.engine.ledger import *; print(parse_bytes('2GiB'))"``
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import struct
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.errors import UsageError
+
+MARGIN = 0.1  # of what is free when the engine starts: left to everything else
+_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_MAX_HEADER = 100_000_000  # bytes; what safetensors itself allows
+
+
+class Ledger:
+    """Bytes held on a device, by holder. `budget` None means that nothing is known of the device's memory."""
+
+    def __init__(self, budget: int | None = None) -> None:
+        self.budget = budget
+        self.used = 0
+        self.most_used = 0
+        self._held: dict[Hashable, int] = {}
+
+    @property
+    def free(self) -> float:
+        """Bytes that are left."""
+        return math.inf if self.budget is None else self.budget - self.used
+
+    def hold(self, holder: Hashable, size: int) -> None:
+        """Note what a holder has now, whatever it had before."""
+        self.used += size - self._held.get(holder, 0)
+        self._held[holder] = size
+        self.most_used = max(self.most_used, self.used)
+
+    def release(self, holder: Hashable) -> None:
+        """Note that a holder has nothing any more."""
+        self.used -= self._held.pop(holder, 0)
+
+    def held(self, holder: Hashable) -> int:
+        """What a holder has."""
+        return self._held.get(holder, 0)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What a request needs at the least, in bytes."""
+
+    weights: int
+    state: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return self.weights + self.state + self.step
+
+    def exceeds(self, budget: int) -> str:
+        """The sum spelt out, against a budget that it does not fit into."""
+        return (
+            f"weights {show_bytes(self.weights)} + state {show_bytes(self.state)} + step {show_bytes(self.step)}"
+            f" = {show_bytes(self.total)} > budget {show_bytes(budget)}"
+        )
+
+
+def show_bytes(size: float) -> str:
+    """``42.0 MiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``2GiB``, ``500 MB`` or a number of bytes. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]*)", text.strip())
+    if not match or match[2].lower() not in _UNITS:
+        raise UsageError(f"the memory is `{text[:40]}`; it must be a number with a unit, such as `2GiB` or `500MB`")
+    size = int(float(match[1]) * _UNITS[match[2].lower()])
+    if size < 1:
+        raise UsageError(f"the memory is `{text[:40]}`; it must be at least one byte")
+    return size
+
+
+def weight_bytes(files: Iterable[Path], dtype: str) -> int:
+    """Bytes that weight files take when loaded in `dtype`: exact for safetensors, whose floating-point tensors are
+    cast; the size of the file for others.
+    """
+    return sum(_file_bytes(Path(file), dtype) for file in files)
+
+
+def _file_bytes(file: Path, dtype: str) -> int:
+    size = file.stat().st_size
+    if file.suffix != ".safetensors":
+        return size
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(size, _MAX_HEADER):
+            return size  # not what its name says: `load` will tell
+        try:
+            header = json.loads(opened.read(length))
+        except ValueError:
+            return size
+    total = 0
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = tensor["data_offsets"]
+        item = _ITEM_BYTES.get(tensor["dtype"])
+        total += (end - begin) if item is None else (end - begin) // item * _DTYPE_BYTES.get(dtype, item)
+    return total
+
+
+def tensor_bytes(value: Any, device: str) -> int:
+    """Bytes of the distinct tensors and arrays on `device` inside a state or a model: dataclasses, containers, modules
+    and the plain attributes of other objects are looked into.
+    """
+    seen: dict[int, int] = {}
+    looked: set[int] = set()
+    kind = device.partition(":")[0]
+    left = [value]
+    while left:
+        each = left.pop()
+        if id(each) in looked or isinstance(each, str | bytes | int | float | None):
+            continue
+        looked.add(id(each))
+        storage = getattr(each, "untyped_storage", None)
+        if storage is not None:
+            if each.device.type == kind:
+                held = storage()
+                seen[held.data_ptr()] = held.nbytes()
+        elif type(each).__module__ == "numpy" and hasattr(each, "nbytes"):
+            if kind == "cpu":
+                seen[each.__array_interface__["data"][0]] = int(each.nbytes)
+        else:
+            left.extend(_inside(each))
+    return sum(seen.values())
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, list | tuple | set):
+        return value
+    if hasattr(value, "parameters") and hasattr(value, "buffers"):
+        return [*value.parameters(), *value.buffers()]
+    if dataclasses.is_dataclass(value) or type(value).__module__.partition(".")[0] not in ("builtins", "types"):
+        return getattr(value, "__dict__", {}).values()
+    return ()

@@ -1,0 +1,116 @@
+"""How wide a batch is made, from measured step times; and what was learned, on disk."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studio.engine.batching import LOOK_AGAIN, choose_width
+from studio.engine.measured import Group, Measured, shape_of
+
+GROUP = Group("g", "1", "(4, 16, 16)", "cpu", "float32", 2)
+
+
+def settle(seconds, most, goal=1.0, steps=200):
+    """The width that is chosen most, in the second half, by a machine on which a step takes `seconds(width)`."""
+    measured = Measured()
+    chosen = []
+    for _ in range(steps):
+        width = choose_width(measured.seconds(GROUP), measured.sure(GROUP), most, goal, measured.turn(GROUP))
+        measured.learn(GROUP, width, seconds(width), None)
+        chosen.append(width)
+    late = chosen[steps // 2 :]
+    return max(set(late), key=late.count), chosen
+
+
+def test_it_widens_by_doubling_at_once_and_stays_where_that_pays():
+    width, chosen = settle(lambda width: 0.03 + 0.01 * width, 8)
+    assert chosen[:4] == [1, 2, 4, 8]
+    assert width == 8
+
+
+def test_it_does_not_widen_beyond_saturation():
+    width, chosen = settle(lambda width: 0.01 * max(2, width), 16)
+    assert width == 2
+    assert chosen.count(16) <= 4
+
+
+def test_a_shared_step_stays_within_the_latency_goal():
+    width, chosen = settle(lambda width: 0.3 + 0.1 * width, 32, goal=1.0)
+    assert max(0.3 + 0.1 * width for width in chosen) <= 1.4, "once, as doubling had to find out"
+    assert 0.3 + 0.1 * width <= 1.0
+
+
+def test_alone_where_even_one_takes_longer_than_the_goal():
+    assert settle(lambda width: 5.0 * width, 8)[0] == 1
+
+
+def test_it_looks_again_when_the_machine_has_changed():
+    measured = Measured()
+    for turn in range(12 * LOOK_AGAIN):
+        width = choose_width(measured.seconds(GROUP), measured.sure(GROUP), 8, 1.0, measured.turn(GROUP))
+        busy = turn < 2 * LOOK_AGAIN
+        measured.learn(GROUP, width, 0.01 * width if busy else 0.03 + 0.001 * width, None)
+    assert width > 1
+
+
+@given(
+    st.dictionaries(st.integers(1, 64), st.floats(1e-4, 10), max_size=6),
+    st.integers(1, 64),
+    st.floats(0.01, 5),
+    st.integers(0, 500),
+)
+def test_the_width_is_always_lawful(known, most, goal, turn):
+    assert 1 <= choose_width(known, list(known)[::2], most, goal, turn) <= most
+
+
+def test_what_was_learned_is_kept_for_equal_versions(tmp_path):
+    path = tmp_path / "home" / "measured.json"
+    measured = Measured(path, {"torch": "1"})
+    for seconds in (9.0, 0.2, 0.1, 0.3):
+        measured.learn(GROUP, 4, seconds, 1000)
+    assert measured.seconds(GROUP) == {4: 0.2}, "the first builds kernels and does not count"
+    measured.save()
+    again = Measured(path, {"torch": "1"})
+    assert (again.seconds(GROUP), again.peak(GROUP, 4), again.peak(GROUP, 8)) == ({4: 0.2}, 1000, 2000)
+    assert again.rows() == measured.rows()
+    assert Measured(path, {"torch": "2"}).rows() == []
+
+
+def test_two_processes_do_not_erase_each_other(tmp_path):
+    path = tmp_path / "measured.json"
+    one, other = Measured(path), Measured(path)
+    one.learn(GROUP, 1, 0.1, 5)
+    other.learn(GROUP, 2, 0.1, 5)
+    one.save()
+    other.save()
+    assert [row.width for row in Measured(path).rows()] == [1, 2]
+
+
+BROKEN = ["", "{", "[]", '{"versions": {}, "rows": [{"width": "x"}]}', '{"versions": {}}', "\0"]
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_damaged_file_costs_only_what_was_learned(tmp_path, text):
+    path = tmp_path / "measured.json"
+    path.write_text(text)
+    measured = Measured(path)
+    assert measured.rows() == []
+    measured.learn(GROUP, 1, 0.1, None)
+    measured.save()
+    assert len(json.loads(path.read_text())["rows"]) == 1
+
+
+def test_a_home_that_cannot_be_written_is_no_fault(tmp_path):
+    (tmp_path / "home").write_text("in the way")
+    measured = Measured(tmp_path / "home" / "measured.json")
+    measured.learn(GROUP, 1, 0.1, None)
+    measured.save()
+
+
+def test_long_keys_are_shortened():
+    assert shape_of((4, 16, 16)) == "(4, 16, 16)"
+    assert len(shape_of(tuple(range(100)))) == 16

@@ -1,0 +1,373 @@
+"""The loop on a device with little memory: refusals with their sum, eviction, the ladder's rungs, hanging calls."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import studio
+from studio.engine import Engine
+from studio.engine.calls import Caller
+from studio.engine.entry import Entry
+from studio.engine.ledger import Ledger
+from studio.engine.loop import Loop
+from studio.engine.measured import Measured
+from studio.engine.models import Models
+from studio.engine.request import Failed, Finished, Loading, Notice, Request
+from studio.errors import GeneratorFailed, OutOfMemory, TimedOut
+from studio.recipe import PluginRef
+
+PLUGIN = PluginRef(name="tests", version="1")
+KIB = 1 << 10
+
+
+class Ideal(Measured):
+    """As if every width had been measured, and took the same time."""
+
+    def seconds(self, group):
+        return dict.fromkeys(range(1, 65), 0.01)
+
+    def sure(self, group):
+        return range(1, 65)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block(studio.State):
+    data: Any
+    pieces: int = 1
+
+
+class Heavy(studio.Generator):
+    """Take memory: `weigh` KiB of weights, `hold` of state, `take` for each state in a step."""
+
+    name = "heavy"
+    output = studio.Text
+    max_batch = 8
+
+    class Inputs(studio.Inputs):
+        steps: int = studio.field(3, ge=1, help="steps")
+        hold: int = studio.field(1, help="KiB of state")
+
+    def __init__(self, name="heavy", weigh=10, take=0, pieces=0):
+        self.name, self.weigh, self.take, self.pieces = name, weigh, take, pieces
+        self.device = None
+        self.widths, self.loads, self.oom = [], 0, 0
+
+    def load(self, device, dtype):
+        self.loads += 1
+        return {"w": np.zeros(self.weigh * KIB, np.uint8)}
+
+    def start(self, model, inputs, rng):
+        return Block(steps=inputs.steps, data=np.full(inputs.hold * KIB, 7, np.uint8))
+
+    def step(self, model, states):
+        assert len(model["w"]) == self.weigh * KIB
+        assert all((state.data == 7).all() for state in states), "a state was damaged"
+        self.widths.append(len(states))
+        self.device.take(sum(self.take // state.pieces for state in states) * KIB)
+        return [replace(state, position=state.position + 1) for state in states]
+
+    def shrink(self, model, state):
+        return replace(state, pieces=state.pieces * 2) if state.pieces < self.pieces else None
+
+    def finish(self, model, state):
+        return studio.Text(f"{self.name} {state.steps}")
+
+    def batch_key(self, state):
+        return len(state.data), state.pieces
+
+
+class Device:
+    """A device of `real` KiB that fails like torch does, and a loop on it with a ledger of `budget` KiB."""
+
+    def __init__(self, budget, real=None, calls=None):
+        self.real = (real or 10**9) * KIB
+        self.now, self.highest, self.last = 0.0, 0, 0
+        self.ledger = Ledger(None if budget is None else budget * KIB)
+        self.events = {}
+        self.models = Models("cpu", ledger=self.ledger, clock=self.clock)
+        extra = {} if calls is None else {"call": calls}
+        self.loop = Loop(self.models, lambda entry, media: media, self.clock, measured=Ideal(), gauge=self, **extra)
+
+    def clock(self):
+        self.now += 0.01
+        return self.now
+
+    def begin(self):
+        self.last = 0
+
+    def peak(self):
+        return self.last
+
+    def take(self, size):
+        held = self.ledger.used + size
+        if held > self.real:
+            raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate")
+        self.last = size
+        self.highest = max(self.highest, held)
+
+    def accept(self, generator, background=False, client="", time_limit_s=None, **inputs):
+        generator.device = self
+        made = Request(
+            generator,
+            generator.Inputs.parse(inputs),
+            1,
+            PLUGIN,
+            client=client,
+            background=background,
+            time_limit_s=time_limit_s,
+        )
+        events = []
+        entry = Entry(made, events.append, accepted=self.clock())
+        self.events[entry] = events
+        self.loop.accept(entry)
+        return entry
+
+    def drain(self):
+        for _ in range(10_000):
+            if not self.loop.tick():
+                return [events[-1] for events in self.events.values()]
+        raise AssertionError("the loop does not come to an end")
+
+    def notices(self, entry):
+        return [event.text for event in self.events[entry] if isinstance(event, Notice)]
+
+
+def test_what_can_never_fit_is_refused_at_once_once_that_is_known():
+    device = Device(budget=64)
+    heavy = Heavy(weigh=42, take=55)
+    device.accept(heavy)
+    [first] = device.drain()
+    assert isinstance(first.error, OutOfMemory)
+    assert heavy.widths == [1], "what a step takes is found out by one step"
+    entry = device.accept(heavy)
+    end = device.events[entry][-1]
+    assert entry.ended, "before any work"
+    assert isinstance(end.error, OutOfMemory)
+    assert "weights 42.0 KiB + state 1.0 KiB + step 55.0 KiB = 98.0 KiB > budget 64.0 KiB" in end.error.message
+    assert "--memory" in end.error.hint
+
+
+def test_a_budget_smaller_than_the_model_is_told():
+    device = Device(budget=5)
+    entry = device.accept(Heavy(weigh=10))
+    device.drain()
+    error = device.events[entry][-1].error
+    assert isinstance(error, OutOfMemory)
+    assert "takes 10.0 KiB, though its files come to 0 B" in error.message, "a claim that lies"
+    assert device.ledger.used == 0
+
+
+def test_models_that_do_not_fit_together_take_turns_and_come_back():
+    device = Device(budget=50)
+    one, other = Heavy("one", weigh=30, take=5), Heavy("other", weigh=30, take=5)
+    for generator in (one, other):
+        device.accept(generator)
+        device.drain()
+    entries = [device.accept(each, client=each.name) for each in (one, other, one, other)]
+    ends = device.drain()
+    assert [end.media.text for end in ends[2:]] == ["one 3", "other 3", "one 3", "other 3"]
+    assert one.loads + other.loads <= 5, "no model leaves while its class's requests run"
+    assert device.highest <= 50 * KIB
+    assert len(device.models.resident()) == 1
+    assert all(entry.ended for entry in entries)
+
+
+def test_an_interactive_request_takes_the_place_of_a_background_model():
+    device = Device(budget=50)
+    video, picture = Heavy("video", weigh=30, take=5), Heavy("picture", weigh=30, take=5)
+    for generator in (picture, video):
+        device.accept(generator)
+        device.drain()
+    background = device.accept(video, background=True, steps=50)
+    while background.state is None or background.state.position < 3:
+        device.loop.tick()
+    before = len(video.widths)
+    entry = device.accept(picture)
+    while not entry.ended:
+        device.loop.tick()
+    assert len(video.widths) == before, "it waits for no background step"
+    assert isinstance(device.drain()[2], Finished)
+    assert any(isinstance(event, Loading) for event in device.events[background][-60:])
+    assert device.highest <= 50 * KIB
+
+
+def test_widths_keep_within_the_budget_once_peaks_are_known():
+    device = Device(budget=100)
+    heavy = Heavy(weigh=10, take=20)
+    device.accept(heavy, steps=1)
+    device.drain()
+    for _ in range(8):
+        device.accept(heavy, steps=4)
+    assert all(isinstance(end, Finished) for end in device.drain())
+    assert device.highest <= 100 * KIB
+    assert max(heavy.widths) > 1
+
+
+def test_states_that_do_not_fit_wait_for_others_to_end():
+    device = Device(budget=60)
+    heavy = Heavy(weigh=10, take=5)
+    for _ in range(7):
+        device.accept(heavy, hold=20)
+    assert all(isinstance(end, Finished) for end in device.drain())
+    assert device.ledger.most_used <= 60 * KIB
+    assert device.ledger.used == 10 * KIB, "only the model is left"
+
+
+def test_memory_is_back_in_the_ledger_when_a_request_is_cancelled():
+    device = Device(budget=60)
+    entry = device.accept(Heavy(weigh=10), hold=20, steps=9)
+    for _ in range(3):
+        device.loop.tick()
+    assert device.ledger.used == 30 * KIB
+    device.loop.cancel(entry)
+    assert device.ledger.used == 10 * KIB
+
+
+def test_first_rung_idle_models_leave():
+    device = Device(budget=None, real=50)
+    idle, heavy = Heavy("idle", weigh=30), Heavy(weigh=10, take=15)
+    device.accept(idle)
+    device.drain()
+    entry = device.accept(heavy)
+    assert isinstance(device.drain()[-1], Finished)
+    assert device.notices(entry) == ["out of memory at width 1: idle models were dropped"]
+    assert heavy.widths == [1, 1, 1, 1]
+
+
+def test_second_rung_the_width_is_halved_for_good():
+    device = Device(budget=None, real=60)
+    heavy = Heavy(weigh=10, take=10)
+    other = Heavy("other", weigh=1)
+    entries = [device.accept(heavy, steps=4) for _ in range(8)]
+    witness = device.accept(other)
+    assert all(isinstance(end, Finished) for end in device.drain())
+    assert heavy.widths[:2] == [8, 4]
+    assert max(heavy.widths[1:]) == 4
+    assert device.notices(entries[0]) == ["out of memory at width 8: the width was reduced to 4"]
+    assert device.notices(witness) == [], "others never notice"
+
+
+def test_third_rung_smaller_pieces():
+    device = Device(budget=None, real=30)
+    heavy = Heavy(weigh=10, take=40, pieces=4)
+    entry = device.accept(heavy)
+    assert isinstance(device.drain()[0], Finished)
+    assert device.notices(entry) == ["out of memory at width 1: it goes on in smaller pieces"]
+    assert len(heavy.widths) == 5
+
+
+def test_last_rung_the_models_of_others_leave_and_come_back():
+    device = Device(budget=None, real=60)
+    neighbour, heavy = Heavy("neighbour", weigh=30), Heavy(weigh=10, take=30)
+    first = device.accept(neighbour, steps=9, client="n")
+    entry = device.accept(heavy, client="h")
+    assert all(isinstance(end, Finished) for end in device.drain())
+    assert device.notices(entry)[0] == "out of memory at width 1: the models of others were dropped"
+    assert device.notices(first) == [], "its requests never notice"
+    assert neighbour.loads > 1
+
+
+def test_no_rung_left_fails_only_its_own():
+    device = Device(budget=None, real=60)
+    good, bad = Heavy("good", weigh=10, take=1), Heavy("bad", weigh=10, take=100, pieces=2)
+    witness = device.accept(good, steps=6, client="g")
+    entry = device.accept(bad, client="b")
+    ends = device.drain()
+    assert isinstance(ends[0], Finished)
+    assert isinstance(ends[1].error, OutOfMemory)
+    assert "in step 1" in ends[1].error.message
+    assert (witness.ended, entry.ended) == (True, True)
+
+
+def test_generators_with_equal_weights_and_one_load_share_the_model(tmp_path):
+    file = tmp_path / "weights.bin"
+    file.write_bytes(bytes(KIB))
+    copy = tmp_path / "copy.bin"
+    copy.write_bytes(bytes(KIB))
+
+    class Weighty(Heavy):
+        """Read a file."""
+
+        def __init__(self, name, path):
+            super().__init__(name, weigh=1)
+            self.path = path
+
+        def weights(self):
+            return [self.path]
+
+    source = Models("cpu", ledger=Ledger(100 * KIB))
+    one, other = Weighty("one", file), Weighty("other", copy)
+    assert source.get(one, None) is source.get(other, None)
+    assert (one.loads, other.loads, source.ledger.used) == (1, 0, KIB)
+    copy.write_bytes(b"other" * 300)
+    assert Models("cpu").get(other, None).weights != source.get(one, None).weights
+
+
+class Hanging(Heavy):
+    """Hang in one request's step."""
+
+    def step(self, model, states):
+        if len(states) == 1 and states[0].steps == 99:
+            time.sleep(1.0)
+        return super().step(model, states)
+
+    def batch_key(self, state):
+        return state.steps
+
+
+def test_a_call_that_hangs_is_abandoned_and_others_go_on():
+    caller = Caller()
+    device = Device(budget=None, calls=caller)
+    hanging, good = Hanging("hanging"), Heavy("good")
+    stuck = device.accept(hanging, steps=99, time_limit_s=0.1)
+    sibling = device.accept(hanging, steps=2)
+    witness = device.accept(good, steps=5, client="g")
+    device.drain()
+    error = device.events[stuck][-1].error
+    assert isinstance(error, TimedOut)
+    assert "`hanging` did not return within 0.1 s" in error.message
+    assert device.events[sibling][-1].error is error or isinstance(device.events[sibling][-1], Finished)
+    assert isinstance(device.events[witness][-1], Finished)
+    refused = device.accept(hanging, steps=2)
+    assert device.events[refused][-1].error is error, "no more work while it hangs"
+    time.sleep(1.5)
+    again = device.accept(hanging, steps=2)
+    device.drain()
+    assert isinstance(device.events[again][-1], Finished), "the call has returned"
+    caller.close()
+
+
+class Loud(studio.Generator):
+    """Print 100 MB, then leave."""
+
+    name = "loud"
+    output = studio.Text
+
+    def generate(self, model, inputs, rng):
+        for _ in range(100):
+            print("x" * 10**6)
+        raise SystemExit(0)
+
+
+@pytest.mark.usefixtures("capfd")
+def test_a_plugin_that_prints_and_leaves_is_contained():
+    loud, good = Loud(), Heavy("good")
+    good.device = Device(None)
+    with Engine("cpu") as engine:
+        first = engine.submit(Request(loud, loud.Inputs.parse({}), 1, PLUGIN))
+        second = engine.submit(Request(good, good.Inputs.parse({}), 1, PLUGIN))
+        with pytest.raises(GeneratorFailed, match=r"sys\.exit\(0\)"):
+            first.result(60)
+        assert second.result(60).text == "good 3"
+
+
+def test_a_failed_event_is_the_last():
+    device = Device(budget=None, real=5)
+    entry = device.accept(Heavy(weigh=1, take=50))
+    device.drain()
+    assert [isinstance(event, Failed) for event in device.events[entry]].count(True) == 1

@@ -1,0 +1,158 @@
+"""Whose turn it is: classes, shares, no hoarded credit, no starvation."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from studio.engine.order import BACKGROUND_SHARE, Order, Work
+
+
+@dataclass(eq=False)
+class Job:
+    client: str = ""
+    background: bool = False
+    cost: float = 1.0
+
+
+def start(order, *jobs):
+    for job in jobs:
+        order.accept(job)
+    for _ in jobs:
+        work, job = order.next()
+        assert work is Work.ADMIT
+        order.admitted(job)
+
+
+def serve(order, seconds):
+    """Let the order choose steps for so many seconds; who got how many."""
+    got = Counter()
+    while sum(got.values()) < seconds:
+        work, job = order.next()
+        assert work is Work.STEP
+        order.served(job, job.cost)
+        got[job] += job.cost
+    return got
+
+
+def test_clients_share_by_seconds_not_by_requests():
+    order = Order(32)
+    one, many, slow = Job("one"), [Job("many") for _ in range(5)], Job("slow", cost=7.0)
+    start(order, one, *many, slow)
+    got = serve(order, 630)
+    assert abs(got[one] - 210) <= 8
+    assert abs(got[slow] - 210) <= 8
+    assert max(got[job] for job in many) - min(got[job] for job in many) <= 1
+
+
+def test_background_gives_way_but_keeps_a_share():
+    order = Order(32)
+    start(order, back := Job("a", background=True))
+    start(order, front := Job("a"))
+    got = serve(order, 1600)
+    assert abs(got[back] / 1600 - BACKGROUND_SHARE) < 0.005
+    order.removed(front)
+    assert serve(order, 10)[back] == 10, "alone it has all"
+
+
+def test_a_newcomer_is_next_and_earns_no_credit_by_idling():
+    order = Order(32)
+    start(order, old := Job("old"))
+    serve(order, 100)
+    order.accept(new := Job("new"))
+    assert order.next() == (Work.ADMIT, new), "within one step"
+    order.admitted(new)
+    got = serve(order, 20)
+    assert abs(got[old] - got[new]) <= 1
+
+
+def test_an_interactive_request_comes_before_any_background_work():
+    order = Order(32)
+    start(order, *[Job("b", background=True) for _ in range(3)])
+    serve(order, 50)
+    for _ in range(3):
+        order.accept(Job("b", background=True))
+    order.accept(new := Job("i"))
+    assert order.next() == (Work.ADMIT, new)
+    order.admitted(new)
+    for _ in range(10):
+        assert order.next()[1] is new
+        order.served(new, 1.0)
+
+
+def test_a_debt_is_not_forgotten_by_leaving():
+    order = Order(32)
+    start(order, quick := Job("q"), greedy := Job("g", cost=100.0))
+    order.served(greedy, 100.0)
+    order.removed(greedy)
+    start_again = Job("g")
+    order.accept(start_again)
+    for _ in range(90):
+        assert order.next()[1] is quick
+        order.served(quick, 1.0)
+
+
+def test_what_finds_no_room_stands_aside_until_something_is_released():
+    order = Order(32)
+    start(order, one := Job(), other := Job())
+    order.accept(waiting := Job("w"))
+    order.block(waiting)
+    order.park(one)
+    assert serve(order, 3)[other] == 3
+    assert order.parked == [one]
+    order.removed(other)
+    assert {order.next()[1]} <= {one, waiting}
+    assert not order.parked
+    assert set(order.jobs()) == {one, waiting}
+
+
+def test_a_client_has_only_so_many_on_the_way():
+    order = Order(2)
+    first = [Job("a") for _ in range(4)]
+    start(order, *first[:2])
+    for job in first[2:]:
+        order.accept(job)
+    assert order.next()[0] is Work.STEP
+    order.accept(other := Job("b"))
+    assert order.next() == (Work.ADMIT, other)
+    order.removed(other)
+    order.removed(first[0])
+    assert order.next() == (Work.ADMIT, first[2])
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from("aaabc"), st.booleans(), st.floats(0.1, 5)), min_size=1, max_size=12))
+def test_nobody_starves(given_jobs):
+    order = Order(3)
+    left = {Job(client, background, cost): 3 for client, background, cost in given_jobs}
+    for job in left:
+        order.accept(job)
+    for _ in range(len(left) * 4 + 1):
+        due = order.next()
+        if due is None:
+            break
+        work, job = due
+        if work is Work.ADMIT:
+            order.admitted(job)
+            continue
+        left[job] -= 1
+        order.served(job, job.cost)
+        if not left[job]:
+            order.removed(job)
+    assert not any(left.values())
+    assert len(order) == 0
+
+
+def test_two_hundred_cost_no_more_than_two():
+    def cost(count):
+        order = Order(32)
+        start(order, *[Job(str(i)) for i in range(count)])
+        begun = time.process_time()
+        serve(order, 2000)
+        return (time.process_time() - begun) / 2000
+
+    assert cost(200) < 100e-6
