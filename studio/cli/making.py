@@ -96,9 +96,7 @@ def _run(settings: Settings, name: str, params: dict[str, Any]) -> int:
     given = {flag.name: getattr(inputs, flag.name) for flag in flags if flag.name in inputs.model_fields_set}
     every = params["preview_every"] if previews else 0
     priority = "background" if params["background"] else "interactive"
-    tickets = studio.submit_many(
-        name, count, seed=params["seed"], preview_every=every, priority=priority, **given
-    )
+    tickets = studio.submit_many(name, count, seed=params["seed"], preview_every=every, priority=priority, **given)
     results = Results(tickets, target, previews)
     seeds = [ticket.request.seed for ticket in tickets]
     with Display(seeds, quiet=settings.quiet) as display, stray_prints_aside():

@@ -30,7 +30,7 @@ _MOST_ROWS = 2000
 
 @dataclass(frozen=True)
 class Group:
-    """Steps that are alike: `shape` is the batch key in short, or the phase (``start``, ``finish``)."""
+    """Steps that are alike: `shape` is the batch key in short."""
 
     generator: str
     version: str
@@ -129,7 +129,6 @@ class Measured:
             each.peak
             for group, widths in self._widths.items()
             if (group.generator, group.version, group.device, group.dtype) == (generator, version, device, dtype)
-            if group.shape not in ("start", "finish")
             for each in widths.values()
             if each.peak is not None
         ]
