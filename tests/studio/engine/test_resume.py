@@ -33,7 +33,7 @@ print([ticket.result().sha256 for ticket in tickets])
 
 
 def saved():
-    return sorted(default_home().glob("running/*/*.safetensors"))
+    return sorted(default_home().glob("running/[!.]*/*.safetensors"))  # a hidden folder is about to be renamed
 
 
 def victim(name, inputs, plugin=TOY, seed=1):
