@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from studio.cli.main import Settings
-from studio.cli.output import emit, table
+from studio.cli.output import emit, show_size, table
 
 if TYPE_CHECKING:
     from studio.doctor import DoctorReport
@@ -37,13 +37,13 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
         chosen = " (used unless --device says otherwise)" if report.device == device.name.partition(":")[0] else ""
         yield f"device {device.name}", state, device.reason or device.description + chosen
         if device.memory_total is not None:
-            free = "" if device.memory_free is None else f"{_bytes(device.memory_free)} free"
-            yield f"memory {device.name}", _bytes(device.memory_total), free
+            free = "" if device.memory_free is None else f"{show_size(device.memory_free)} free"
+            yield f"memory {device.name}", show_size(device.memory_total), free
     yield "processor cores", str(report.cores), f"{report.threads or report.cores} threads compute"
     for backend in report.attention:
         yield f"attention {backend.name}", "available" if backend.available else "not available", backend.reason
     home = report.home
-    free = "" if home.free is None else f", {_bytes(home.free)} free"
+    free = "" if home.free is None else f", {show_size(home.free)} free"
     yield "home", "writable" if home.writable else "not writable", home.reason or f"{home.path}{free}"
     for plugin in report.plugins:
         yield f"plugin {plugin.name}", plugin.status, plugin.reason or ", ".join(plugin.generators)
@@ -55,16 +55,6 @@ def _measured(row: Row) -> tuple[str, str]:
     """`170.2 ms` and `47.0 a second, 18.1 MiB, cpu, bfloat16, 2 threads`."""
     took = "not timed" if row.median is None else f"{row.median * 1000:.1f} ms"
     facts = [f"{row.width / row.median:.1f} a second"] if row.median else []
-    facts += [] if row.peak is None else [_bytes(row.peak)]
+    facts += [] if row.peak is None else [show_size(row.peak)]
     facts += [row.device, row.dtype, *([f"{row.threads} threads"] if row.threads else [])]
     return took, ", ".join(facts)
-
-
-def _bytes(count: int) -> str:
-    """`1.4 GiB`."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

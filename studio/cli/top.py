@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from studio.cli.main import Settings
-from studio.cli.output import console, emit_json, printable, table
+from studio.cli.output import console, emit_json, printable, show_size, table
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -66,9 +66,9 @@ def _drawn(engines: list[dict[str, Any]]) -> Group:
 
 def _devices(engines: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for engine in engines:
-        models = ", ".join(f"{each['generator']} {_bytes(each['bytes'])}" for each in engine["models"])
+        models = ", ".join(f"{each['generator']} {show_size(each['bytes'])}" for each in engine["models"])
         for device in engine["devices"]:
-            memory = f"{_bytes(device['used'])} of {_bytes(device['budget'])}" if device["budget"] else "-"
+            memory = f"{show_size(device['used'])} of {show_size(device['budget'])}" if device["budget"] else "-"
             rate, count = engine["request_steps_per_second"], engine["unfinished"]
             yield str(engine["pid"]), device["device"], memory, models or "-", f"{rate:g}", str(count)
 
@@ -80,13 +80,3 @@ def _requests(engines: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
             left = "-" if row["eta_s"] is None else f"{row['eta_s']:g} s"
             kind = "background" if row["background"] else "interactive"
             yield str(engine["pid"]), str(row["request"]), row["generator"], kind, row["client"] or "-", step, left
-
-
-def _bytes(count: int) -> str:
-    """`1.4 GiB`."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
