@@ -14,8 +14,8 @@ CHINESE = ("{}", "{}", "{}", "一个{}", "一只{}", "{}的图片", "一张{}的
 
 
 def phrases(record: dict[str, Any]) -> dict[str, list[str]]:
-    """Names of the record's picture by kind: `label`, `synonym`, `tagged` (label and a tag), `gloss`, `zh`,
-    `zh_tagged`.
+    """Names of the record's picture by kind: `label`, `synonym`, `tagged` (label and a tag), `tags` (no label), `gloss`,
+    `wording` (see wordings.py), `zh`, `zh_tagged`.
     """
     label, zh = record["label"], record["zh_label"]
     gloss = record["gloss"]
@@ -23,13 +23,15 @@ def phrases(record: dict[str, Any]) -> dict[str, list[str]]:
         "label": [label],
         "synonym": list(record["synonyms"]),
         "tagged": [f"{label}, {tag}" for tag in record["tags"]] + [f"{tag} {label}" for tag in record["tags"]],
+        "tags": list(record["tags"]) if len(record["tags"]) > 1 else [],
         "gloss": [gloss, gloss.split(";")[0], gloss.split(",")[0]] if gloss else [],
+        "wording": list(record.get("wordings", ())),
         "zh": [zh] if zh else [],
         "zh_tagged": [f"{zh}，{tag}" for tag in record["zh_tags"]] if zh else [],
     }
 
 
-WEIGHTS = {"label": 8, "synonym": 2, "tagged": 4, "gloss": 4, "zh": 4, "zh_tagged": 2}
+WEIGHTS = {"label": 8, "synonym": 2, "tagged": 3, "tags": 2, "gloss": 4, "wording": 9, "zh": 4, "zh_tagged": 2}
 
 
 def caption(record: dict[str, Any], rng: random.Random) -> str:
@@ -41,6 +43,8 @@ def caption(record: dict[str, Any], rng: random.Random) -> str:
         return rng.choice(ENGLISH).format(name)
     if kind == "zh":
         return rng.choice(CHINESE).format(name)
-    if kind == "gloss" and rng.random() < 0.5:
+    if kind == "tags":
+        return ", ".join(rng.sample(kinds[kind], min(len(kinds[kind]), rng.randint(2, 4))))
+    if kind in ("gloss", "wording") and rng.random() < 0.5:
         return f"a {name}" if not name.startswith(("a ", "an ", "the ", "any ")) else name
     return name

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from studio_clip import convert
 
@@ -69,6 +69,26 @@ def save(folder: Path, model: open_clip.CLIP, text_config: object, embed: int) -
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
+def _starter() -> Path:
+    return Path(str(importlib.resources.files("studio_diffusion"))) / "weights" / "starter"
+
+
+def tokenizer(starter: Path | None = None) -> CLIPTokenizer:
+    """The tokenizer in the image model's folder, by default of the one that ships."""
+    return CLIPTokenizer.from_pretrained((starter or _starter()) / "tokenizer", local_files_only=True)
+
+
+def text_tower(folder: Path = WEIGHTS, starter: Path | None = None) -> CLIPTextModelWithProjection:
+    """The text tower with its projection, float32, put together from the two places where they are kept."""
+    encoder = (starter or _starter()) / "text_encoder"
+    tower = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(encoder, local_files_only=True))
+    state = safetensors.torch.load_file(encoder / "model.safetensors")
+    state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state.items()}
+    projection = safetensors.torch.load_file(folder / TENSORS)["text_projection"]
+    tower.load_state_dict(state | {"text_projection.weight": projection.T.contiguous()})
+    return tower.float()
+
+
 def load(folder: Path = WEIGHTS, starter: Path | None = None) -> Clip:
     """Load CLIP in float32 on the CPU.
 
@@ -76,13 +96,11 @@ def load(folder: Path = WEIGHTS, starter: Path | None = None) -> Clip:
         folder: what `save` wrote.
         starter: the image model's folder, with `text_encoder/` and `tokenizer/`; by default the one that ships.
     """
-    if starter is None:
-        starter = Path(str(importlib.resources.files("studio_diffusion"))) / "weights" / "starter"
+    starter = starter or _starter()
     config = json.loads((folder / CONFIG).read_text("utf-8"))
     model = open_clip.CLIP(**config["model_cfg"])
     state = safetensors.torch.load_file(folder / TENSORS)
     state |= convert.text_tower(safetensors.torch.load_file(starter / "text_encoder" / "model.safetensors"))
     model.load_state_dict(state)
-    tokenizer = CLIPTokenizer.from_pretrained(starter / "tokenizer", local_files_only=True)
     preprocess = config["preprocess_cfg"]
-    return Clip(model.float().eval(), tokenizer, tuple(preprocess["mean"]), tuple(preprocess["std"]))
+    return Clip(model.float().eval(), tokenizer(starter), tuple(preprocess["mean"]), tuple(preprocess["std"]))

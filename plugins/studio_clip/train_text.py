@@ -97,18 +97,25 @@ def embed(model: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, texts: l
 
 
 def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch.device, steps: int, minutes: float,
-          peak: float = 1.5e-3, batch: int = 384, seed: int = 0) -> CLIPTextModelWithProjection:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged tower. A third of each batch are captions."""
+          peak: float = 1.5e-3, batch: int = 384, seed: int = 0,
+          begin: CLIPTextModelWithProjection | None = None) -> CLIPTextModelWithProjection:  # fmt: skip
+    """Train, or go on training, in `folder`; return the averaged tower. Half of each batch are captions.
+
+    Args:
+        batch: texts a step, over all processes of the run.
+        begin: a tower whose weights a new run begins with.
+    """
     torch.manual_seed(seed)
-    model = build(len(tokenizer)).to(device)
+    model = (begin or build(len(tokenizer))).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     ema = Ema(model, 0.998)
     run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
-    rng = random.Random(f"{seed}-{run.step}")
+    rng = random.Random(f"{seed}-{run.step}-{run.peers.rank}")
+    batch = max(2, batch // run.peers.count)
     order = sorted(range(len(data.texts)), key=lambda i: len(data.texts[i]))  # neighbours are alike in length
     for _ in run:
         run.rate(peak)
-        chosen = rng.choices(range(len(data.records)), k=batch // 3)
+        chosen = rng.choices(range(len(data.records)), k=batch // 2)
         start = rng.randrange(max(1, len(order) - SPAN))
         others = rng.choices(order[start : start + SPAN], k=batch - len(chosen))
         texts = [captions.caption(data.records[i], rng) for i in chosen] + [data.texts[i] for i in others]

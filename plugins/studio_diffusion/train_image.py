@@ -73,7 +73,7 @@ def text_states(tower: CLIPTextModel, tokenizer: Path) -> Callable[[list[str]], 
 
 def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[list[str]], Tensor], folder: Path, *,
           device: torch.device, steps: int, minutes: float, batch: int = 32, peak: float = 6e-4, decay: float = 0.999,
-          seed: int = 0) -> UNet2DConditionModel:  # fmt: skip
+          seed: int = 0, begin: UNet2DConditionModel | None = None) -> UNet2DConditionModel:  # fmt: skip
     """Train, or go on training, in `folder`; return the averaged model.
 
     Args:
@@ -81,9 +81,10 @@ def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[
         encode: the frozen text tower: captions to token states (len, T, text width).
         batch: pictures a step, over all processes of the run.
         peak: highest learning rate.
+        begin: a U-Net whose weights a new run begins with.
     """
     torch.manual_seed(seed)
-    model = build(encode([""]).shape[-1], latents.shape[1]).to(device)
+    model = (begin or build(encode([""]).shape[-1], latents.shape[1])).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = Ema(model, decay)
     run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)

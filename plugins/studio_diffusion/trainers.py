@@ -69,27 +69,41 @@ class TrainImage(studio.Trainer):
 
         batch: int = studio.field(32, ge=1, le=1024, help="pictures a step")
         rate: float = studio.field(6e-4, gt=0, lt=0.1, help="highest learning rate")
+        from_starter: bool = studio.field(
+            False, help="begin with the weights of the starter, and use its autoencoder unless `work` has one"
+        )
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/image/starter`, a folder in the layout of diffusers' StableDiffusionPipeline."""
         device = options.torch_device()
-        from diffusers import AutoencoderKL
+        from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel
 
         from studio.training.peers import Peers
+        from studio_clip import wordings
         from studio_datasets import build
         from studio_diffusion import export, train_image
+        from studio_diffusion.image import STARTER
 
         work = options.folder
         pictures, records = build.load(work / "data")
-        vae = AutoencoderKL.from_pretrained(work / "vae" / "model", local_files_only=True).to(device)
+        records = wordings.join(records, wordings.load(work / "text" / "wordings.json"))
+        own = work / "vae" / "model"
+        kept = STARTER / "vae" if options.from_starter and not own.exists() else own
+        # Without low_cpu_mem_usage=False accelerate would be needed, or diffusers warns of it.
+        vae = AutoencoderKL.from_pretrained(kept, low_cpu_mem_usage=False, local_files_only=True).to(device)
+        begin = None
+        if options.from_starter:
+            begin = UNet2DConditionModel.from_pretrained(
+                STARTER / "unet", low_cpu_mem_usage=False, local_files_only=True
+            )
         tower = CLIPTextModel.from_pretrained(work / "text" / "tower", local_files_only=True).to(device).eval()
         keep = [index for index, record in enumerate(records) if record["split"] == "train"]
         latents = export.encode(vae, pictures)[keep]
         encode = train_image.text_states(tower, work / "text" / "tokenizer")
         unet = train_image.train(
             latents, [records[i] for i in keep], encode, work / "image", device=device, steps=options.steps,
-            minutes=options.minutes, batch=options.batch, peak=options.rate,
+            minutes=options.minutes, batch=options.batch, peak=options.rate, begin=begin,
         )  # fmt: skip
         if not Peers().rank:  # the first process of the run writes the result
             export.save(work / "image" / "starter", vae, unet, tower, work / "text" / "tokenizer")

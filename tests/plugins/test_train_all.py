@@ -5,6 +5,7 @@ The models have their full size, so two steps of each are enough for a minute.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,11 @@ def test_from_packages_to_a_picture(work: Path, capfd: pytest.CaptureFixture[str
     assert (clip.texts(["red apple", "红苹果"]) * wanted).sum(1).min() > 0.999  # kept in float16
     pictures, _ = build.load(work / "data")
     assert clip.pictures(pictures[:2]).isfinite().all()
+
+    for own in ("text", "image"):
+        shutil.rmtree(work / own)
+    train("text", "--steps", "2", "--from-starter")
+    train("image", "--steps", "2", "--batch", "2", "--from-starter")
 
     generator = ImageGenerator(starter)
     loaded = generator.load("cpu", "float32")
