@@ -307,7 +307,9 @@ class Studio:
         inputs = generator.Inputs.from_recipe(recipe.inputs, partial(_fetch, self.store))
         request = self._request(generator, inputs, _seed(recipe.seed), 0, "replay")
         invariant = self._invariant or bool(recipe.invariant)
-        return dataclasses.replace(request, dtype=None if self._dtype else recipe.dtype, invariant=invariant)
+        threads = recipe.threads if recipe.threads and 1 <= recipe.threads <= torch_setup.cores() else None
+        dtype = None if self._dtype else recipe.dtype
+        return dataclasses.replace(request, dtype=dtype, threads=threads, invariant=invariant)
 
 
 def _fetch(store: Store, ref: MediaRef) -> Media:

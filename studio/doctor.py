@@ -77,18 +77,13 @@ def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
         libraries=libraries(),
         device=chosen,
         devices=(_cpu(), *_cuda()),
-        cores=_cores(),
+        cores=torch_setup.cores(),
         threads=torch_setup.threads(),
         attention=found,
         home=_home(home),
         plugins=tuple(plugins.reports),
         steps=tuple(Measured(home / MEASURED, libraries()).rows()),
     )
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> DeviceReport:

@@ -81,10 +81,27 @@ def inference() -> AbstractContextManager[object]:
     return torch.inference_mode() if torch is not None and hasattr(torch, "inference_mode") else nullcontext()
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads() -> int | None:
     """How many threads torch computes with, or None where it is not loaded."""
     torch = sys.modules.get("torch")
     return int(torch.get_num_threads()) if torch is not None and hasattr(torch, "get_num_threads") else None
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch compute with so many threads in this thread; None leaves it as it is."""
+    torch = sys.modules.get("torch")
+    if count is not None and torch is not None and torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+def threads_are_free(device: str) -> bool:
+    """Whether the host may choose: on a CPU, unless ``STUDIO_THREADS`` has chosen."""
+    return device == "cpu" and not os.environ.get(THREADS_VARIABLE)
 
 
 def choose_device(wanted: str | None) -> str:

@@ -48,7 +48,8 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
     for plugin in report.plugins:
         yield f"plugin {plugin.name}", plugin.status, plugin.reason or ", ".join(plugin.generators)
     for row in report.steps:
-        yield f"step {row.generator} {row.shape} by {row.width}", *_measured(row)
+        width = f" by {row.width}" if row.call == "step" else ""
+        yield f"{row.call} {row.generator} {row.shape}{width}", *_measured(row)
 
 
 def _measured(row: Row) -> tuple[str, str]:

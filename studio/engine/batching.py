@@ -29,7 +29,8 @@ class Groups:
     def file(self, entry: Entry) -> None:
         """File an entry, or file it anew at the end of its group."""
         self.remove(entry)
-        own = (entry.background, id(entry.request.generator), entry.model.dtype if entry.model else "")
+        dtype = entry.model.dtype if entry.model else ""
+        own = (entry.background, id(entry.request.generator), dtype, entry.threads)
         try:
             table = self._tables.setdefault((own, entry.key), OrderedDict())
         except Exception:  # a key that cannot be compared equals none

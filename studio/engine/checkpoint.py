@@ -51,6 +51,7 @@ class Identity(BaseModel):
     weights: dict[str, str]
     device: str = Field(max_length=100)
     dtype: str = Field(max_length=50)
+    threads: int | None = Field(default=None, ge=1)
     preview_every: int = Field(default=0, ge=0)
     label: str = ""
     client: str = ""

@@ -132,6 +132,7 @@ class Engine:
             call=caller,
             measured=self.measured,
             gauge=gauge_for(self.device),
+            free_threads=torch_setup.threads_are_free(self.device),
         )
         self._worker = _Worker(loop, caller)
         self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from studio import torch_setup
 from studio.engine.measured import Group, shape_of
 from studio.engine.models import Model
 from studio.engine.request import Event, Request, Timing
@@ -23,7 +22,8 @@ _RECENT = 9  # intervals between steps that the time left is judged by
 class Entry:
     """One accepted request inside the loop. `cancelled` may be set by another thread; the rest is the loop's own.
 
-    `number` rises in the order of acceptance. `alone` counts the steps it still makes by itself after a batch failed.
+    `number` rises in the order of acceptance. `threads` is what its steps and its finish compute with, None where that
+    is left to torch. `alone` counts the steps it still makes by itself after a batch failed.
     """
 
     request: Request
@@ -38,6 +38,7 @@ class Entry:
     state: State | None = None
     key: Hashable = None
     group: Group | None = None
+    threads: int | None = None
     alone: int = 0
     batch_failures: int = 0
     shrunk: int = 0
@@ -85,4 +86,4 @@ def group_of(entry: Entry) -> Group:
     shape = "" if type(generator).batch_key is Generator.batch_key else shape_of(entry.key)
     model = entry.model
     device, dtype = (model.device, model.dtype) if model else ("", "")
-    return Group(generator.name, generator.version, shape, device, dtype, torch_setup.threads())
+    return Group(generator.name, generator.version, shape, device, dtype, entry.threads)

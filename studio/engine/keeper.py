@@ -140,6 +140,7 @@ def identify(entry: Entry) -> Identity:
         weights=model.weights,
         device=model.device,
         dtype=model.dtype,
+        threads=entry.threads,
         preview_every=request.preview_every,
         label=request.label,
         client=request.client,

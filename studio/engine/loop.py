@@ -20,10 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from studio.engine.actions import Actions
 from studio.engine.batching import LATENCY_GOAL_S, Groups, same_key
 from studio.engine.calls import Call, directly
 from studio.engine.entry import Entry, group_of
-from studio.engine.failures import as_error, check_key, check_media, check_state, check_step
+from studio.engine.failures import as_error, check_key
 from studio.engine.gauge import Gauge, NoGauge
 from studio.engine.ladder import climb, drop_models
 from studio.engine.measured import Measured
@@ -42,9 +43,10 @@ from studio.engine.request import (
     Started,
 )
 from studio.engine.room import Room
+from studio.engine.threads import Threads
 from studio.engine.watch import Watcher
 from studio.errors import GeneratorFailed, OutOfMemory, StudioError, TimedOut
-from studio.generator import Generator, Rng, State
+from studio.generator import Generator, State
 from studio.media import Media
 
 __all__ = ["MAX_RUNNING", "Entry", "Keeper", "Loop"]
@@ -81,6 +83,7 @@ class Loop:
         measured: Measured | None = None,
         gauge: Gauge | None = None,
         goal_s: float = LATENCY_GOAL_S,
+        free_threads: bool = False,
     ) -> None:
         self.models, self.complete, self.clock = models, complete, clock
         self.watchers, self.keeper = watchers, keeper
@@ -88,7 +91,9 @@ class Loop:
         self.room = Room(models, self.measured, goal_s)
         self.order: Order[Entry] = Order(max_running)
         models.watchers = watchers
-        self._call, self._gauge = call, gauge or NoGauge()
+        threads = Threads(self.measured, free=free_threads)
+        self.actions = Actions(call, clock, self.measured, gauge or NoGauge(), threads)
+        self._call = call
         self._groups = Groups()
         self._hung: dict[Generator, TimedOut] = {}
         self._accepted = 0
@@ -175,7 +180,7 @@ class Loop:
                 self.cancel(entry)
                 return
             where = "start"
-            state = self._start(entry)
+            state, peak = self.actions.start(entry)
             key = check_key(entry.request.generator.batch_key(state))
         except NoRoom:
             self._wait_for_room(entry)
@@ -184,24 +189,12 @@ class Loop:
             self._failed_alone(entry, where, error)
             return
         entry.state, entry.key = state, key
+        self.actions.settle(entry, peak)
         if not self.room.enter(entry):
             entry.state = entry.rng = entry.key = None
             self._wait_for_room(entry)
             return
         self._began(entry, state, loaded)
-
-    def _start(self, entry: Entry) -> State:
-        """The first state, or the one to go on from; a fresh Rng each time, as a start may be tried again."""
-        request = entry.request
-        if request.resume is not None:
-            resume = request.resume
-            state, entry.rng = self._call(entry.name, lambda: resume(entry.lent), entry.limit_s)
-            entry.width_min, entry.width_max = request.past.width_min, request.past.width_max
-            entry.timing.steps = request.past.seconds
-            return check_state(state)
-        rng = entry.rng = Rng(request.seed)
-        state = self._call(entry.name, lambda: request.generator.start(entry.lent, request.inputs, rng), entry.limit_s)
-        return check_state(state)
 
     def _began(self, entry: Entry, state: State, loaded: float) -> None:
         self.room.regroup(entry, group_of(entry))
@@ -243,6 +236,9 @@ class Loop:
 
     def _step(self, lead: Entry) -> None:
         """Step a batch once; on failure leave every state as it was."""
+        if lead.state is not None and lead.state.done:  # it stood aside before its end
+            self._done(lead, 0.0)
+            return
         begun = self.clock()
         batch = [lead]
         try:
@@ -252,9 +248,9 @@ class Loop:
                 batch = self._groups.batch(lead, width)
                 self._step_together(batch)
             else:
-                self._no_room_to_step(lead)
+                self._no_room(lead)
         except NoRoom:
-            self._no_room_to_step(lead)
+            self._no_room(lead)
         except BaseException as error:  # a plugin may raise anything; see failures
             self._step_failed(batch, error, begun)
         seconds = (self.clock() - begun) / len(batch)
@@ -266,23 +262,14 @@ class Loop:
                 self.order.served(entry, seconds)
 
     def _step_together(self, batch: list[Entry]) -> None:
-        lead = batch[0]
-        generator, model, group = lead.request.generator, lead.lent, lead.group
-        assert group is not None
-        states = [entry.state for entry in batch if entry.state is not None]
-        self._gauge.begin()
-        begun = self.clock()
-        limit_s = max(entry.limit_s for entry in batch)
-        made = check_step(states, self._call(lead.name, lambda: generator.step(model, states), limit_s))
-        ended = self.clock()
-        self.measured.learn(group, len(batch), ended - begun, self._gauge.peak())
+        made, begun, ended = self.actions.step(batch)
         numbers = tuple(entry.number for entry in batch)
         for watcher in self.watchers:
-            watcher.stepped(numbers, tuple(state.position for state in made), generator.name, begun, ended)
+            watcher.stepped(numbers, tuple(state.position for state in made), batch[0].name, begun, ended)
         for entry, state in zip(batch, made, strict=True):
             self._advance(entry, state, len(batch), ended - begun, ended)
 
-    def _no_room_to_step(self, entry: Entry) -> None:
+    def _no_room(self, entry: Entry) -> None:
         """Let the others go first; a request that needs more than there is ends."""
         if refusal := self.room.refusal(entry):
             self.fail(entry, refusal)
@@ -374,12 +361,10 @@ class Loop:
 
     def _preview(self, entry: Entry, state: State) -> None:
         """Make a preview; one that fails costs the preview, not the work, and is told."""
-        generator = entry.request.generator
         begun = self.clock()
         try:
-            media = self._call(entry.name, lambda: generator.preview(entry.lent, state), entry.limit_s)
-            if media is not None:
-                entry.emit(Preview(state.position, check_media(generator, media)))
+            if (media := self.actions.preview(entry, state)) is not None:
+                entry.emit(Preview(state.position, media))
         except BaseException as error:  # a plugin may raise anything; see failures
             found = as_error(entry.name, "preview", error)
             if isinstance(found, TimedOut):
@@ -396,18 +381,18 @@ class Loop:
         self.order.served(entry, seconds, done=True)
 
     def _finish(self, entry: Entry) -> None:
-        generator, state = entry.request.generator, entry.state
         begun = self.clock()
         try:
             self._ensure_model(entry)
-            media = self._call(entry.name, lambda: generator.finish(entry.lent, state), entry.limit_s)
-            media = check_media(generator, media)
+            if not self.room.may_finish(entry):
+                raise NoRoom
+            media = self.actions.finish(entry)
             entry.timing.finish = self.clock() - begun
             for watcher in self.watchers:
                 watcher.finished(entry.number, entry.name, begun, begun + entry.timing.finish)
             media = self.complete(entry, media)
         except NoRoom:
-            self.fail(entry, self.room.crowded(entry))
+            self._no_room(entry)
             return
         except BaseException as error:  # a plugin may raise anything; see failures
             self._failed_alone(entry, "finish", error)

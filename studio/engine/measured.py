@@ -1,7 +1,8 @@
-"""What was learned by measuring: seconds and peak memory of steps, by generator, shape, width, device and dtype.
+"""What was learned by measuring: seconds and peak memory of calls, by generator, shape, width, device, dtype, threads.
 
-Kept in one small JSON file, which is written whole or not at all, holds for one set of library versions, and is only
-advice: a damaged or unwritable file costs what was learned and nothing else. This module knows nothing of the loop.
+Steps are timed; of `start` and `finish` the peak alone is kept, at width 1. Kept in one small JSON file, which is
+written whole or not at all, holds for one set of library versions, and is only advice: a damaged or unwritable file
+costs what was learned and nothing else. This module knows nothing of the loop.
 
 Try it: ``studio doctor``
 """
@@ -13,7 +14,7 @@ import json
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from studio.errors import MediaError, StoreError
 from studio.files import make_folder, read_limited, write_atomically
 
+CALLS = ("start", "step", "finish")
 MEASURED = "measured.json"  # in the data folder
 _KEPT = 9  # seconds kept of each width; their median counts
 _ENOUGH = 2  # seconds of a width to judge by
@@ -30,7 +32,7 @@ _MOST_ROWS = 2000
 
 @dataclass(frozen=True)
 class Group:
-    """Steps that are alike: `shape` is the batch key in short."""
+    """Calls that are alike: `shape` is the batch key in short, `call` is ``step``, ``start`` or ``finish``."""
 
     generator: str
     version: str
@@ -38,6 +40,7 @@ class Group:
     device: str
     dtype: str
     threads: int | None = None
+    call: str = "step"
 
 
 def shape_of(key: Hashable) -> str:
@@ -47,7 +50,7 @@ def shape_of(key: Hashable) -> str:
 
 
 class Row(BaseModel):
-    """One width of one group: median seconds of a step, and the most memory it took besides, in bytes."""
+    """One width of one group: its latest seconds, and the most memory that a call took besides, in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,6 +60,7 @@ class Row(BaseModel):
     device: str
     dtype: str
     threads: int | None = None
+    call: str = "step"
     width: int = Field(ge=1)
     seconds: tuple[float, ...] = Field(max_length=_KEPT)
     peak: int | None = Field(default=None, ge=0)
@@ -82,6 +86,7 @@ class Measured:
         self._widths: dict[Group, dict[int, _Width]] = {}
         self._known: dict[Group, dict[int, float]] = {}
         self._turns: dict[Group, int] = {}
+        self._peaks: dict[Group, dict[int, int]] = {}  # whatever the threads: memory hardly depends on them
         self._changed = False
         for row in self._read():
             self._take(row)
@@ -91,12 +96,18 @@ class Measured:
         found = self._widths.setdefault(group, {}).setdefault(width, _Width())
         self._changed = True
         self._turns[group] = self._turns.get(group, 0) + 1
-        if peak is not None:
-            found.peak = max(found.peak or 0, peak)
+        self._rise(found, group, width, peak)
         if found.warm:
             found.seconds.append(seconds)
         found.warm = True
         self._settle(group, width, found.seconds or (seconds,))
+
+    def learn_peak(self, group: Group, peak: int | None) -> None:
+        """Take in the memory of one call that is not timed."""
+        if peak is not None:
+            found = self._widths.setdefault(group, {}).setdefault(1, _Width())
+            self._changed = self._changed or peak > (found.peak or -1)
+            self._rise(found, group, 1, peak)
 
     def seconds(self, group: Group) -> Mapping[int, float]:
         """Median seconds of a step for each width that was tried."""
@@ -115,7 +126,7 @@ class Measured:
         """Bytes that a step takes besides what is held: as measured, else in proportion to the nearest narrower
         width, else 0: what was never measured is not known.
         """
-        known = {at: each.peak for at, each in self._widths.get(group, {}).items() if each.peak is not None}
+        known = self._peaks.get(replace(group, threads=None), {})
         if width in known:
             return known[width]
         narrower = max((at for at in known if at < width), default=None)
@@ -123,16 +134,21 @@ class Measured:
             return known[narrower] * width // narrower
         return min(known.values(), default=0)
 
+    def most_peak(self, group: Group) -> int:
+        """The most that any call of a lone state of this shape takes: starting, stepping or finishing it."""
+        return max(self.peak(replace(group, call=call), 1) for call in CALLS)
+
     def least_peak(self, generator: str, version: str, device: str, dtype: str) -> int:
-        """The least that any step of the generator was seen to take."""
-        peaks = [
-            each.peak
-            for group, widths in self._widths.items()
-            if (group.generator, group.version, group.device, group.dtype) == (generator, version, device, dtype)
-            for each in widths.values()
-            if each.peak is not None
-        ]
-        return min(peaks, default=0)
+        """The least that `most_peak` is for any shape of the generator: of one that was never met nothing else is
+        known.
+        """
+        asked = (generator, version, device, dtype)
+        shapes = {
+            replace(group, call="step")
+            for group in self._peaks
+            if (group.generator, group.version, group.device, group.dtype) == asked
+        }
+        return min((self.most_peak(group) for group in shapes), default=0)
 
     def rows(self) -> list[Row]:
         """Everything, sorted by generator, shape, device, dtype and width."""
@@ -141,7 +157,10 @@ class Measured:
             for group, widths in list(self._widths.items())
             for width, each in list(widths.items())
         ]
-        return sorted(rows, key=lambda row: (row.generator, row.shape, row.device, row.dtype, row.width))
+        return sorted(
+            rows,
+            key=lambda row: (row.generator, row.shape, row.device, row.dtype, row.call, row.threads or 0, row.width),
+        )
 
     def save(self) -> None:
         """Write the file, if there is one and something new; rows that another process wrote meanwhile are kept."""
@@ -171,12 +190,19 @@ class Measured:
         group = Group(**row.model_dump(include=set(Group.__dataclass_fields__)))
         found = _Width(deque(row.seconds, maxlen=_KEPT), row.peak)
         self._widths.setdefault(group, {})[row.width] = found
+        self._rise(found, group, row.width, row.peak)
         if found.seconds:
             self._settle(group, row.width, found.seconds)
+
+    def _rise(self, found: _Width, group: Group, width: int, peak: int | None) -> None:
+        if peak is not None:
+            found.peak = max(found.peak or 0, peak)
+            known = self._peaks.setdefault(replace(group, threads=None), {})
+            known[width] = max(known.get(width, 0), peak)
 
     def _settle(self, group: Group, width: int, seconds: Collection[float]) -> None:
         self._known.setdefault(group, {})[width] = sorted(seconds)[len(seconds) // 2]
 
     @staticmethod
     def _key(row: Row) -> tuple[object, ...]:
-        return row.generator, row.version, row.shape, row.device, row.dtype, row.threads, row.width
+        return row.generator, row.version, row.shape, row.device, row.dtype, row.threads, row.call, row.width

@@ -33,7 +33,8 @@ class Past:
 class Request:
     """Generator, checked inputs and seed (0 to 2**64 - 1).
 
-    `dtype` overrides the generator's own choice (a replay asks for the recorded one). A preview is made every
+    `dtype` overrides the generator's own choice, and `threads` the host's (a replay asks for the recorded ones). A
+    preview is made every
     `preview_every` steps; 0 makes none. `label` is the caller's own mark and means nothing to the engine.
 
     `time_limit_s` overrides the generator's own limit on each of its calls. An `invariant` request steps by itself, so
@@ -49,6 +50,7 @@ class Request:
     seed: int
     plugin: PluginRef
     dtype: str | None = None
+    threads: int | None = None
     preview_every: int = 0
     label: str = ""
     client: str = ""

@@ -10,6 +10,7 @@ Try it: ``pytest tests/studio/engine/test_room.py``
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from studio.engine.batching import choose_width
 from studio.engine.entry import Entry
@@ -47,7 +48,7 @@ class Room:
         request = entry.request
         dtype = self.models.dtype_for(request.generator, request.dtype)
         if entry.group is not None:
-            step = self.measured.peak(entry.group, 1)
+            step = self.measured.most_peak(entry.group)
         else:
             step = self.measured.least_peak(entry.name, request.generator.version, self.models.device, dtype)
         state = self.models.ledger.held(entry) or self._least_states.get(entry.name, 0)
@@ -77,7 +78,7 @@ class Room:
         needed = self.sum(entry)
         request = entry.request
         missing = 0 if self.models.loaded(request.generator, request.dtype) else needed.weights
-        largest = max([needed.step, *(self.measured.peak(group, 1) for group in self._groups)])
+        largest = max([needed.step, *map(self.measured.most_peak, self._groups)])
         return self.models.make_room(missing + needed.state + largest, self.beside(entry))
 
     def enter(self, entry: Entry) -> bool:
@@ -131,6 +132,12 @@ class Room:
         while width > 1 and not self.models.make_room(self.measured.peak(group, width), self.idle):
             width //= 2
         return width if width > 1 or self.models.make_room(self.measured.peak(group, 1), self.all_but(lead)) else 0
+
+    def may_finish(self, entry: Entry) -> bool:
+        """Make room for what finishing a request takes at its peak."""
+        assert entry.group is not None
+        peak = self.measured.peak(replace(entry.group, call="finish"), 1)
+        return self.models.make_room(peak, self.all_but(entry))
 
     def halve(self, group: Group, width: int) -> int:
         """Never again more than half of `width`."""

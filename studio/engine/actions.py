@@ -1,0 +1,130 @@
+"""Actions: what generators are asked to do for the loop (start, step, preview, finish), measured and checked.
+
+Each runs as a call of its own with the request's number of threads and within its time limit; what it took is noted,
+and what it returned is checked. After a step the same one may be tried once more with another number of threads (see
+`threads`). This module knows nothing of whose turn it is, and decides nothing when a call fails.
+
+Try it: ``pytest tests/studio/engine/test_loop.py``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from studio import torch_setup
+from studio.engine.calls import Call
+from studio.engine.entry import Entry, group_of
+from studio.engine.failures import check_media, check_state, check_step
+from studio.engine.gauge import Gauge
+from studio.engine.measured import Measured
+from studio.engine.threads import Threads
+from studio.errors import TimedOut
+from studio.generator import Rng, State
+from studio.media import Media
+
+T = TypeVar("T")
+
+
+class Actions:
+    """Calls generators. `call` runs them, `gauge` reads their memory; both serve one call at a time."""
+
+    def __init__(
+        self, call: Call, clock: Callable[[], float], measured: Measured, gauge: Gauge, threads: Threads
+    ) -> None:
+        self.call, self.clock = call, clock
+        self.measured, self.gauge, self.threads = measured, gauge, threads
+
+    def start(self, entry: Entry) -> tuple[State, int | None]:
+        """Return the first state, or the one to go on from, and the memory that it took; sets `entry.rng`.
+
+        The Rng is a fresh one each time, as a start may be tried again. Raises what the generator raises, Garbage,
+        TimedOut.
+        """
+        request = entry.request
+        rng = Rng(request.seed)
+
+        def start() -> tuple[State, Rng]:
+            if request.resume is not None:
+                return request.resume(entry.lent)
+            return request.generator.start(entry.lent, request.inputs, rng), rng
+
+        (state, entry.rng), peak = self._gauged(entry, start)
+        if request.resume is not None:
+            entry.width_min, entry.width_max = request.past.width_min, request.past.width_max
+            entry.timing.steps = request.past.seconds
+        return check_state(state), peak
+
+    def settle(self, entry: Entry, peak: int | None) -> None:
+        """Now that its shape is known: note what the start took, and choose the threads for the rest.
+
+        An invariant request takes torch's own number, so that its bytes depend on nothing that was measured.
+        """
+        group = group_of(entry)
+        self.measured.learn_peak(replace(group, call="start"), peak)
+        request = entry.request
+        if request.threads is not None and self.threads.free:
+            entry.threads = request.threads
+        elif entry.model is not None and entry.model.weights:
+            entry.threads = self.threads.usual if request.invariant else self.threads.standing(group)
+
+    def step(self, batch: Sequence[Entry]) -> tuple[list[State], float, float]:
+        """Step a batch once; return the next states, when it began and when it ended. Raises as `start` does."""
+        lead = batch[0]
+        group, generator, model = lead.group, lead.request.generator, lead.lent
+        assert group is not None
+        states = [entry.state for entry in batch if entry.state is not None]
+        limit_s = max(entry.limit_s for entry in batch)
+        self.gauge.begin()
+        begun = self.clock()
+        made = self._run(lead, lambda: generator.step(model, states), limit_s)
+        ended = self.clock()
+        checked = check_step(states, made)
+        self.measured.learn(group, len(batch), ended - begun, self.gauge.peak())
+        self.threads.stepped(group, len(batch), ended - begun)
+        other = self.threads.due(group, len(batch))
+        if other is not None:
+            self._try(batch, states, other, limit_s)
+        return checked, begun, ended
+
+    def preview(self, entry: Entry, state: State) -> Media | None:
+        """Return a preview, if the generator makes one now. Raises as `start` does."""
+        generator = entry.request.generator
+        media = self._run(entry, lambda: generator.preview(entry.lent, state), entry.limit_s)
+        return None if media is None else check_media(generator, media)
+
+    def finish(self, entry: Entry) -> Media:
+        """Make the media of a state that is done. Raises as `start` does."""
+        generator, state = entry.request.generator, entry.state
+        media, peak = self._gauged(entry, lambda: generator.finish(entry.lent, state))
+        if entry.group is not None:
+            self.measured.learn_peak(replace(entry.group, call="finish"), peak)
+        return check_media(generator, media)
+
+    def _try(self, batch: Sequence[Entry], states: list[State], threads: int, limit_s: float) -> None:
+        """Make the step once more with another number of threads, and throw away what it returns."""
+        lead = batch[0]
+        group, generator, model = lead.group, lead.request.generator, lead.lent
+        assert group is not None
+        begun = self.clock()
+        try:
+            self._run(lead, lambda: generator.step(model, states), limit_s, threads)
+        except TimedOut:
+            raise
+        except BaseException:  # the step itself was made: a trial that fails is nobody's failure
+            self.threads.give_up(group)
+            return
+        self.threads.tried(group, threads, len(batch), self.clock() - begun)
+
+    def _gauged(self, entry: Entry, work: Callable[[], T]) -> tuple[T, int | None]:
+        self.gauge.begin()
+        made = self._run(entry, work, entry.limit_s)
+        return made, self.gauge.peak()
+
+    def _run(self, entry: Entry, work: Callable[[], T], limit_s: float, threads: int | None = None) -> T:
+        def run() -> T:
+            torch_setup.use_threads(threads or entry.threads or self.threads.usual)
+            return work()
+
+        return self.call(entry.name, run, limit_s)

@@ -1,0 +1,141 @@
+"""Threads: how many torch computes with on a CPU, chosen for each kind of step by measuring.
+
+More threads are not always faster: a step of little tensors gains nothing, and beside another busy process each
+operator waits for the thread that was put aside (a matrix-vector product took 325 ms with two threads, 40 with one).
+What is tried is half and twice the count that stands. A trial is a step made once more with another count, whose states
+are thrown away: steps leave their states as they were, so nobody notices. Trials take a hundredth of the time of the
+steps, and one more when steps have become twice as slow as they were.
+
+A request keeps the count that it began with: where a kernel rounds differently by threads (on the processors tried: not
+in bfloat16), its recipe can say with how many it was made. This module knows nothing of the loop.
+
+Try it: ``studio doctor``, and look for rows with different threads
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from studio import torch_setup
+from studio.engine.measured import Group, Measured
+
+GAIN = 1.15  # another count must be this much faster
+SHARE = 0.01  # of the time of the steps goes into trials
+SLOWER = 2.0  # steps that take this much longer than they did are worth a trial at once
+_EVERY = 16  # steps between two trials for being slow
+_KEPT = 5  # latest seconds of a count; their median counts
+_ENOUGH = 2
+
+
+@dataclass
+class _Kind:
+    """Steps that are alike but for their threads."""
+
+    now: int
+    seconds: dict[tuple[int, int], deque[float]] = field(default_factory=dict)  # by threads and width
+    best: dict[tuple[int, int], float] = field(default_factory=dict)
+    purse: float = 0.0
+    since: int = 0  # steps since the last trial
+
+
+class Threads:
+    """The counts that stand. Unless `free`, torch's own count is left as it is."""
+
+    def __init__(self, measured: Measured, *, free: bool = False) -> None:
+        self.measured, self.free = measured, free
+        self._kinds: dict[Group, _Kind] = {}
+
+    @cached_property
+    def most(self) -> int:
+        """What torch would use by itself; asked when torch is loaded, in a thread whose count was never set."""
+        return torch_setup.threads() or 1
+
+    @property
+    def usual(self) -> int | None:
+        """What calls take that chose no count of their own; None leaves torch as it is."""
+        return self.most if self.free and torch_setup.threads() is not None else None
+
+    def standing(self, group: Group) -> int | None:
+        """How many a request whose steps are of this kind should take; None where there is nothing to choose."""
+        return self._kind(group).now if self.free and self.most > 1 else None
+
+    def stepped(self, group: Group, width: int, seconds: float) -> None:
+        """A step was made with `group.threads`."""
+        if not self.free or group.threads is None or self.most == 1:
+            return
+        kind = self._kind(group)
+        kind.purse += SHARE * seconds
+        kind.since += 1
+        self._learn(kind, group.threads, width, seconds)
+
+    def due(self, group: Group, width: int) -> int | None:
+        """The count to try with the step just made, or None."""
+        kind, threads = self._kind(group), group.threads
+        own = _median(kind.seconds.get((threads, width), ())) if threads else None
+        if not threads or own is None:
+            return None
+        slow = kind.purse >= 0 and kind.since >= _EVERY and own > SLOWER * kind.best[threads, width]
+        others = [each for each in (threads // 2, threads * 2) if 1 <= each <= self.most]
+        least = min(others, key=lambda each: len(kind.seconds.get((each, width), ())))
+        cost = _median(kind.seconds.get((least, width), ())) or 2 * own
+        if slow or kind.purse >= cost:
+            return least
+        return None
+
+    def give_up(self, group: Group) -> None:
+        """A trial failed: no more of this kind."""
+        self._kind(group).purse = -math.inf
+
+    def tried(self, group: Group, threads: int, width: int, seconds: float) -> None:
+        """The step was made once more with `threads`."""
+        kind = self._kind(group)
+        kind.purse = max(0.0, kind.purse - seconds)
+        kind.since = 0
+        self._learn(kind, threads, width, seconds)
+        self.measured.learn(replace(group, threads=threads), width, seconds, None)
+        counts = {at for at, by in kind.seconds if by == width and len(kind.seconds[at, by]) >= _ENOUGH}
+        medians = {at: _median(kind.seconds[at, width]) or 0.0 for at in counts}
+        if kind.now in medians:
+            best = min(medians, key=lambda at: (medians[at], at))
+            if medians[best] * GAIN < medians[kind.now]:
+                kind.now = best
+
+    def _learn(self, kind: _Kind, threads: int, width: int, seconds: float) -> None:
+        kept = kind.seconds.setdefault((threads, width), deque(maxlen=_KEPT))
+        kept.append(seconds)
+        median = _median(kept)
+        if median is not None and len(kept) >= _ENOUGH:
+            kind.best[threads, width] = min(median, kind.best.get((threads, width), median))
+        kind.best.setdefault((threads, width), seconds)
+
+    def _kind(self, group: Group) -> _Kind:
+        bare = replace(group, threads=None)
+        if bare not in self._kinds:
+            self._kinds[bare] = _Kind(self._remembered(bare))
+        return self._kinds[bare]
+
+    def _remembered(self, bare: Group) -> int:
+        """The count that was fastest by what other processes left, at the widest that all were measured at."""
+        tables = {count: self.measured.seconds(replace(bare, threads=count)) for count in self._counts()}
+        widths = [set(table) for table in tables.values() if table]
+        shared = set.intersection(*widths) if len(widths) > 1 else set()
+        if not shared or not tables[self.most]:
+            return self.most
+        width = max(shared)
+        best = min((count for count in tables if tables[count]), key=lambda count: tables[count][width])
+        return best if tables[best][width] * GAIN < tables[self.most][width] else self.most
+
+    def _counts(self) -> Iterable[int]:
+        count = self.most
+        while count >= 1:
+            yield count
+            count //= 2
+
+
+def _median(values: Iterable[float]) -> float | None:
+    kept = sorted(values)
+    return kept[len(kept) // 2] if kept else None

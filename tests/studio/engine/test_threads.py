@@ -1,0 +1,207 @@
+"""How many threads a step computes with: chosen by trials on a simulated machine, and kept by a request to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import studio
+from studio import torch_setup
+from studio.engine.engine import Engine
+from studio.engine.measured import Group, Measured
+from studio.engine.request import Request
+from studio.engine.threads import GAIN, SHARE, Threads
+from studio.recipe import MediaRef, PluginRef, Recipe
+
+GROUP = Group("g", "1", "(4, 16, 16)", "cpu", "float32")
+
+
+def threads(most=8, measured=None):
+    made = Threads(measured or Measured(), free=True)
+    made.most = most
+    return made
+
+
+def run(chooser, seconds, steps, width=1):
+    """Make steps on a machine where one takes `seconds(threads)`; return the counts used, and the time of trials."""
+    used, own, trials = [], 0.0, 0.0
+    for _ in range(steps):
+        group = replace(GROUP, threads=chooser.standing(GROUP))
+        used.append(group.threads)
+        own += seconds(group.threads)
+        chooser.stepped(group, width, seconds(group.threads))
+        other = chooser.due(group, width)
+        if other is not None:
+            trials += seconds(other)
+            chooser.tried(group, other, width, seconds(other))
+    return used, own, trials
+
+
+@given(
+    table=st.fixed_dictionaries({count: st.floats(0.001, 1) for count in (1, 2, 4, 8)}),
+    width=st.integers(1, 8),
+)
+@settings(max_examples=30, deadline=None)
+def test_nothing_near_it_is_much_faster_in_the_end(table, width):
+    used, own, trials = run(threads(), table.__getitem__, 3000, width)
+    last = used[-1]
+    for near in (last // 2, last * 2):
+        assert near not in table or table[near] * GAIN >= table[last]
+    assert used[0] == 8, "what torch would take is where it begins"
+    assert trials <= SHARE * own + max(table.values())
+
+
+def test_a_little_is_not_worth_a_change():
+    used, _, _ = run(threads(2), {1: 0.9, 2: 1.0}.__getitem__, 2000)
+    assert set(used) == {2}
+
+
+def test_a_machine_that_became_busy_is_noticed_at_once_and_forgotten_later():
+    chooser = threads(2)
+    run(chooser, {1: 0.04, 2: 0.02}.__getitem__, 300)
+    busy, _, _ = run(chooser, {1: 0.04, 2: 0.32}.__getitem__, 100)
+    assert busy[0] == 2
+    assert busy[60:] == [1] * 40
+    calm, _, _ = run(chooser, {1: 0.04, 2: 0.02}.__getitem__, 2000)
+    assert calm[-1] == 2
+
+
+def test_it_begins_where_another_process_ended(tmp_path):
+    measured = Measured(tmp_path / "measured.json")
+    run(threads(4, measured), {1: 0.01, 2: 0.02, 4: 0.05}.__getitem__, 10)
+    for count, seconds in ((1, 0.01), (2, 0.02), (4, 0.05)):
+        for _ in range(3):
+            measured.learn(replace(GROUP, threads=count), 1, seconds, None)
+    measured.save()
+    assert threads(4, Measured(tmp_path / "measured.json")).standing(GROUP) == 1
+
+
+def test_where_there_is_nothing_to_choose_nothing_is_tried():
+    one, bound = threads(1), Threads(Measured(), free=False)
+    for chooser in (one, bound):
+        assert chooser.standing(GROUP) is None
+        group = replace(GROUP, threads=None)
+        for _ in range(500):
+            chooser.stepped(group, 1, 1.0)
+            assert chooser.due(group, 1) is None
+
+
+def test_a_trial_that_failed_is_the_last():
+    chooser = threads(2)
+    group = replace(GROUP, threads=2)
+    for _ in range(250):
+        chooser.stepped(group, 1, 1.0)
+    assert chooser.due(group, 1) == 1
+    chooser.give_up(group)
+    for seconds in (1.0, 9.0):
+        for _ in range(2000):
+            chooser.stepped(group, 1, seconds)
+            assert chooser.due(group, 1) is None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Product(studio.State):
+    x: Any
+
+
+class Multiply(studio.Generator):
+    """Multiply matrices, and note with how many threads."""
+
+    name = "multiply"
+    output = studio.Text
+
+    class Inputs(studio.Inputs):
+        steps: int = studio.field(600, help="steps")
+
+    def __init__(self, file, fails=0):
+        self.file, self.fails, self.seen = file, fails, []
+
+    def weights(self):
+        return [self.file]
+
+    def load(self, device, dtype):
+        import torch
+
+        return torch.linspace(-1, 1, 64 * 64).reshape(64, 64) / 8
+
+    def start(self, model, inputs, rng):
+        import torch
+
+        return Product(steps=inputs.steps, x=torch.randn(64, 64, generator=rng.torch))
+
+    def step(self, model, states):
+        import torch
+
+        self.seen.append(torch.get_num_threads())
+        if self.fails and torch.get_num_threads() == self.fails:
+            raise MemoryError
+        return [replace(each, position=each.position + 1, x=torch.sin(each.x @ model + each.x)) for each in states]
+
+    def finish(self, model, state):
+        return studio.Text(str(float(state.x.double().sum())))
+
+
+def make(generator, **more):
+    request = Request(generator, generator.Inputs.parse({}), 5, PluginRef(name="tests", version="1"), **more)
+    with Engine("cpu") as engine:
+        return engine.submit(request).result(timeout=60)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"weights")
+    return path
+
+
+needs_two = pytest.mark.skipif(torch_setup.cores() < 2, reason="there is one core: nothing to choose")
+
+
+@needs_two
+def test_a_trial_changes_nothing_and_the_recipe_tells_the_count(file):
+    generator = Multiply(file)
+    made = make(generator)
+    assert len(generator.seen) > 600, "some steps were made once more"
+    assert len(set(generator.seen)) > 1
+    again = Multiply(file)
+    same = make(again, threads=made.recipe.threads)
+    assert same.text == made.text
+    assert same.recipe.threads == made.recipe.threads
+    assert again.seen.count(made.recipe.threads) >= 600, "the recorded count is kept to the end"
+
+
+@needs_two
+def test_a_trial_that_fails_fails_nobody(file):
+    usual = make(Multiply(file), invariant=True).recipe.threads
+    generator = Multiply(file, fails=usual // 2)
+    made = make(generator, threads=usual)
+    assert made.recipe.threads == usual
+    assert generator.seen.count(usual // 2) == 1
+
+
+def test_the_users_own_number_stands(file, monkeypatch):
+    monkeypatch.setenv(torch_setup.THREADS_VARIABLE, "1")
+    generator = Multiply(file)
+    try:
+        assert make(generator, threads=2).recipe.threads == 1
+        assert set(generator.seen) == {1}
+    finally:
+        import torch
+
+        torch.set_num_threads(torch_setup.cores())
+
+
+@pytest.mark.parametrize("count", [0, -3, 10**9])
+def test_a_hostile_recipe_asks_for_threads_in_vain(tmp_path, count):
+    recipe = Recipe(
+        generator="image", plugin=PluginRef(name="studio_diffusion", version="1"), kind="image",
+        inputs={"prompt": "a cat"}, seed=1, threads=count,
+        output=MediaRef(sha256="0" * 64, media_type="image/png"),
+    )  # fmt: skip
+    with studio.Studio(home=tmp_path / "home", device="cpu") as host:
+        assert host._request_again(recipe).threads is None
+        assert host._request_again(recipe.model_copy(update={"threads": 1})).threads == 1
