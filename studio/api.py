@@ -1,7 +1,8 @@
 """Studio: the object that Python users, the command line and the server share.
 
-It joins plugins, store and one engine, and knows nothing of terminals or HTTP. Everything is made when first used, so
-that constructing it costs nothing. Use it as a context manager, or call `close`; at exit it closes by itself.
+It joins plugins, store and one engine for each device, and knows nothing of terminals or HTTP. Everything is made when
+first used, so that constructing it costs nothing. Use it as a context manager, or call `close`; at exit it closes by
+itself.
 
 Try it::
 
@@ -13,6 +14,7 @@ Try it::
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +30,7 @@ from studio.engine.ledger import parse_bytes
 from studio.engine.measured import MEASURED, Measured
 from studio.engine.metrics import Metrics
 from studio.engine.provenance import libraries
+from studio.engine.router import Router
 from studio.engine.status import Status
 from studio.engine.trace import Trace
 from studio.errors import InputError, StudioError, UnknownName, UsageError
@@ -50,15 +53,16 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Studio:
-    """Generators, engine and store in one.
+    """Generators, engines and store in one.
 
-    `home` is the data folder (default: ``$STUDIO_HOME``, or the user's data folder), `device` is ``cpu``, ``cuda`` or
-    ``cuda:N`` (default: CUDA where torch can use it), `dtype` (``float32``, ``bfloat16``, ``float16``) overrides what
-    generators choose, `plugins` are files or folders to load besides the installed plugins. Raises UsageError for a
-    plugin path that does not exist, when plugins are first needed, and for a device that is not here. `memory` is the
-    budget for models, states and steps, in bytes or as ``2GiB`` (default: what is free, less a tenth). With `invariant`
-    each request steps by itself, so that its bytes depend on nothing that runs beside it. `trace` names a file for a
-    Chrome trace of all work; StoreError if it cannot be written.
+    `home` is the data folder (default: ``$STUDIO_HOME``, or the user's data folder), `device` is ``cpu``, ``cuda``,
+    ``cuda:N`` or several of these parted by commas (default: every CUDA device that torch can use, else the CPU).
+    `dtype` (``float32``, ``bfloat16``, ``float16``) overrides what generators choose, `plugins` are files or folders to
+    load besides the installed plugins. Raises UsageError for a plugin path that does not exist, when plugins are first
+    needed, and for a device that is not here. `memory` is each device's budget for models, states and steps, in bytes
+    or as ``2GiB`` (default: what is free, less a tenth). With `invariant` each request steps by itself, so that its
+    bytes depend on nothing that runs beside it. `trace` names a file for a Chrome trace of all work; StoreError if it
+    cannot be written.
     """
 
     def __init__(
@@ -80,11 +84,11 @@ class Studio:
         self._memory = parse_bytes(str(memory)) if memory is not None else None
         self._invariant = invariant
         self._lock = threading.Lock()
-        self._folder = EngineFolder(self.home)
+        self._folders = [EngineFolder(self.home)]  # of the engines; checkpoints are taken up by the first
         self._trace = None if trace is None else Trace(Path(trace))
         self._metrics = Metrics()
-        self._status: Status | None = None
-        self._engine: Engine | None = None
+        self._statuses: list[Status] = []
+        self._router: Router | None = None
         self._closed = False
 
     @cached_property
@@ -103,25 +107,34 @@ class Studio:
         return self.plugins.trainers
 
     @property
-    def engine(self) -> Engine:
-        """The engine, made when first needed. Raises UsageError for a device that is not here."""
+    def router(self) -> Router:
+        """One engine for each device, made when first needed. Raises UsageError for a device that is not here."""
         with self._lock:
             if self._closed:
                 raise UsageError("this Studio is closed", hint="make a new one")
-            if self._engine is None:
-                self._status = Status(self._folder, torch_setup.choose_device(self._device))
-                seeing = (self._metrics, self._status, *([self._trace] if self._trace else ()))
-                keeper = Keeper(self._folder, self.store, seeing)
-                self._engine = Engine(
-                    self._device,
-                    self._dtype,
-                    store=self.store,
-                    memory=self._memory,
-                    measured=Measured(self.home / MEASURED, libraries()),
-                    watchers=(*seeing, keeper),
-                    keeper=keeper,
-                )
-            return self._engine
+            if self._router is None:
+                numbers = itertools.count(1)
+                self._router = Router([self._make(each, numbers) for each in torch_setup.choose_devices(self._device)])
+            return self._router
+
+    def _make(self, device: str, numbers: Iterator[int]) -> Engine:
+        """An engine, and those who watch it."""
+        if self._statuses:
+            self._folders.append(EngineFolder(self.home))
+        folder = self._folders[-1]
+        self._statuses.append(Status(folder, device))
+        seeing = (self._metrics, self._statuses[-1], *([self._trace.lane(device)] if self._trace else ()))
+        keeper = Keeper(folder, self.store, seeing)
+        return Engine(
+            device,
+            self._dtype,
+            store=self.store,
+            memory=self._memory,
+            measured=Measured(self.home / MEASURED, libraries()),
+            watchers=(*seeing, keeper),
+            keeper=keeper,
+            numbers=numbers,
+        )
 
     def generator(self, name: str) -> Generator:
         """Return a generator by name. Raises UnknownName, which names the nearest."""
@@ -154,7 +167,7 @@ class Studio:
         generator = self.generator(name)
         checked = generator.Inputs.parse(inputs)
         request = self._request(generator, checked, _seed(seed), preview_every, label)
-        return self.engine.submit(_prioritise(request, priority, client, time_limit_s))
+        return self.router.submit_many([_prioritise(request, priority, client, time_limit_s)])[0]
 
     def stream(
         self, name: str, /, *, seed: int | None = None, preview_every: int = 0, label: str = "", **inputs: Any
@@ -200,7 +213,7 @@ class Studio:
         if first > MAX_SEED - n + 1:
             raise InputError("seed", f"`seed` is {first}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
         requests = [self._request(generator, checked, first + i, preview_every, str(i)) for i in range(n)]
-        return self.engine.submit_many([_prioritise(request, priority, client, None) for request in requests])
+        return self.router.submit_many([_prioritise(request, priority, client, None) for request in requests])
 
     def load(self, what: Path | str) -> Media:
         """Read a media file, or an artifact by its id (6 characters or more), with its recipe if it has one."""
@@ -220,10 +233,13 @@ class Studio:
         original = self.load(what)
         recipe = replay.recipe_of(original, what)
         request = self._request_again(recipe)
-        if self._device is None and _usable(recipe.device) and recipe.device != self.engine.device:
+        router = self.router
+        here = [engine.device for engine in router.engines]
+        if self._device is None and recipe.device not in here and _usable(recipe.device):
             with Engine(recipe.device, self._dtype, store=self.store) as engine:
                 return replay.compare(original, _wait([engine.submit(request)])[0], recipe)
-        return replay.compare(original, _wait([self.engine.submit(request)])[0], recipe)
+        wanted = recipe.device if recipe.device in here else None
+        return replay.compare(original, _wait(router.submit_many([request], wanted))[0], recipe)
 
     def unfinished(self) -> list[Unfinished]:
         """List the requests that a crash left half done; those of processes that live are not among them."""
@@ -237,7 +253,8 @@ class Studio:
         """
         chosen = resume.choose(self.unfinished(), ids)
         fetch = partial(_fetch, self.store)
-        host = resume.Host(self.generators, self.plugins.owner, fetch, self._folder, self.engine.device)
+        first = self.router.engines[0].device  # whose folder takes the checkpoints over
+        host = resume.Host(self.generators, self.plugins.owner, fetch, self._folders[0], first)
         requests: dict[str, Request] = {}
         refused: dict[str, StudioError] = {}
         for found in chosen:
@@ -245,13 +262,13 @@ class Studio:
                 requests[found.id] = host.request(found)
             except StudioError as error:
                 refused[found.id] = error
-        tickets = self.engine.submit_many(list(requests.values()))
+        tickets = self.router.submit_many(list(requests.values()), first)
         return Resumed(dict(zip(requests, tickets, strict=True)), refused)
 
     def drop(self, *ids: str) -> None:
         """Give up unfinished requests: remove what was saved of them. Raises UnknownName."""
         for found in resume.choose(self.unfinished(), ids) if ids else ():
-            self._folder.claim(found.path).unlink()
+            self._folders[0].claim(found.path).unlink()
 
     def metrics(self) -> str:
         """What the engine has done so far, in Prometheus' text format (0.0.4)."""
@@ -271,18 +288,19 @@ class Studio:
         """Cancel what runs, wait for the step in flight, and let go of the models. May be called twice."""
         with self._lock:
             self._closed = True
-            engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
+            router, self._router = self._router, None
+        if router is not None:
+            router.close()
         self.abandon()
 
     def abandon(self) -> None:
         """Put away what others see of this, and wait for nothing: for a process that ends while a step does not."""
-        if self._status is not None:
-            self._status.close()
+        for watching in self._statuses:
+            watching.close()
         if self._trace is not None:
             self._trace.close()
-        self._folder.close()
+        for folder in self._folders:
+            folder.close()
 
     def __enter__(self) -> Self:
         return self

@@ -65,8 +65,9 @@ class Host:
         past = past_of(identity, plugin, self.device)
         return Request(
             generator, inputs, identity.seed, plugin, dtype=identity.dtype, threads=identity.threads,
-            preview_every=identity.preview_every, label=identity.label, client=identity.client, background=identity.background, invariant=identity.invariant,
-            time_limit_s=identity.time_limit_s, resume=resumption, past=past,
+            preview_every=identity.preview_every, label=identity.label, client=identity.client,
+            background=identity.background, invariant=identity.invariant, time_limit_s=identity.time_limit_s,
+            resume=resumption, past=past,
         )  # fmt: skip
 
 

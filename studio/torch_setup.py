@@ -118,6 +118,20 @@ def choose_device(wanted: str | None) -> str:
     return wanted
 
 
+def choose_devices(wanted: str | None) -> tuple[str, ...]:
+    """Check a list of devices, parted by commas, or choose: every CUDA device there is, else the CPU.
+
+    Raises UsageError for a name that is none, a device that is not here, and one that is named twice.
+    """
+    if wanted is None:
+        count = cuda_devices()
+        return tuple(f"cuda:{index}" for index in range(count)) if count > 1 else (choose_device(None),)
+    devices = tuple(choose_device(each.strip()) for each in wanted.split(","))
+    if len(set(devices)) < len(devices):
+        raise UsageError(f"the devices are `{wanted}`; each may be named once", hint="one engine is made for each")
+    return devices
+
+
 @cache
 def why_no_cuda() -> str | None:
     """Say why CUDA cannot be used, or None where it can; asks torch's version file and the driver, not torch."""
@@ -127,18 +141,23 @@ def why_no_cuda() -> str | None:
     text = (Path(next(iter(spec.submodule_search_locations))) / "version.py").read_text()
     if not re.search(r"^cuda\b[^=]*=\s*['\"]", text, re.MULTILINE):
         return "torch is built without CUDA"
-    return _ask_driver()
+    return _ask_driver()[1]
 
 
-def _ask_driver() -> str | None:
-    """Ask the CUDA driver for its devices: cuInit and cuDeviceGetCount of the driver API."""
+def cuda_devices() -> int:
+    """How many devices the CUDA driver sees; 0 where `why_no_cuda` has a reason."""
+    return 0 if why_no_cuda() else _ask_driver()[0]
+
+
+def _ask_driver() -> tuple[int, str | None]:
+    """Ask the CUDA driver for its devices, and why there are none: cuInit and cuDeviceGetCount of the driver API."""
     import ctypes
 
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
-        return "no CUDA driver is installed"
+        return 0, "no CUDA driver is installed"
     count = ctypes.c_int(0)
     if code := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return f"the CUDA driver answers with error {code}"
-    return None if count.value else "the CUDA driver sees no device"
+        return 0, f"the CUDA driver answers with error {code}"
+    return count.value, None if count.value else "the CUDA driver sees no device"

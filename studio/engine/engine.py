@@ -54,6 +54,14 @@ class Ticket:
         """Where the time went so far, in seconds."""
         return self._entry.timing
 
+    def left_s(self, measured: Measured) -> float | None:
+        """Seconds of the device that its steps will still take, as measured; None where that is not known yet."""
+        state, group = self._entry.state, self._entry.group  # the engine's thread may let go of them meanwhile
+        widths = measured.seconds(group) if group else {}
+        if state is None or not widths:
+            return None
+        return min(seconds / width for width, seconds in list(widths.items())) * max(0, state.steps - state.position)
+
     def events(self) -> Iterator[Event]:
         """Yield every event from the first, waiting for more until the last one. Ctrl-C while waiting cancels."""
         seen = 0
@@ -103,6 +111,7 @@ class Engine:
     goes into `store`, if one is given, together with the media it was made from. `memory` is the budget in bytes for
     models, states and steps (None: what is free when the first request comes, less a tenth). `measured` is what was
     learned of step times and memory. `watchers` are told of all work, and `keeper` may save states between steps.
+    `numbers` gives the requests their numbers, where engines share their watchers.
     Raises UsageError for a device that is not here.
     """
 
@@ -117,6 +126,7 @@ class Engine:
         max_running: int = MAX_RUNNING,
         watchers: Sequence[Watcher] = (),
         keeper: Keeper | None = None,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         self.device = torch_setup.choose_device(device)
         self.measured = measured or Measured()
@@ -133,6 +143,7 @@ class Engine:
             measured=self.measured,
             gauge=gauge_for(self.device),
             free_threads=torch_setup.threads_are_free(self.device),
+            numbers=numbers,
         )
         self._worker = _Worker(loop, caller)
         self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)
@@ -141,6 +152,14 @@ class Engine:
     def ledger(self) -> Ledger:
         """The memory of the device, as the engine holds it."""
         return self._models.ledger
+
+    def resident(self, request: Request) -> bool:
+        """Whether the request's model is on the device."""
+        return self._models.loaded(request.generator, request.dtype)
+
+    def load_s(self, request: Request) -> float | None:
+        """What loading the request's model took here when it was last done, in seconds, or None."""
+        return self._models.load_s(request.generator, request.dtype)
 
     def submit(self, request: Request) -> Ticket:
         """Accept a request. Raises EngineClosed after `close`."""

@@ -16,7 +16,8 @@ Try it: ``pytest tests/studio/engine/test_loop.py``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -84,6 +85,7 @@ class Loop:
         gauge: Gauge | None = None,
         goal_s: float = LATENCY_GOAL_S,
         free_threads: bool = False,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         self.models, self.complete, self.clock = models, complete, clock
         self.watchers, self.keeper = watchers, keeper
@@ -96,7 +98,7 @@ class Loop:
         self._call = call
         self._groups = Groups()
         self._hung: dict[Generator, TimedOut] = {}
-        self._accepted = 0
+        self._numbers = numbers or itertools.count(1)
         self._told = 0  # bytes held, as the watchers know
 
     @property
@@ -111,8 +113,7 @@ class Loop:
 
     def accept(self, entry: Entry) -> None:
         """Take a request in; one that can never run ends at once."""
-        self._accepted += 1
-        entry.number = self._accepted
+        entry.number = next(self._numbers)
         for watcher in self.watchers:
             watcher.accepted(entry.number, entry.name, entry.client, entry.background, self.clock())
         entry.emit(Queued(ahead=len(self.order)))

@@ -88,6 +88,11 @@ class Models:
         found = self._of.get((id(generator), self.dtype_for(generator, wanted)))
         return found is not None and found[1].resident
 
+    def load_s(self, generator: Generator, wanted: str | None) -> float | None:
+        """What loading the model took here when it was last done, in seconds, or None."""
+        found = self._of.get((id(generator), self.dtype_for(generator, wanted)))
+        return None if found is None else found[1].return_s
+
     def claim(self, generator: Generator, wanted: str | None) -> int:
         """Bytes that the generator's weights take there, by their files' headers. Raises as `weights` does."""
         dtype = self.dtype_for(generator, wanted)

@@ -1,8 +1,8 @@
 """Every piece of an engine's work as a Chrome trace, for Perfetto or ``chrome://tracing``.
 
 The file is the JSON array form of the Trace Event Format, one event a line, written as it happens: memory does not
-grow, and after a crash only the closing bracket is missing, which the format allows. What the device does (load,
-start, step, preview, finish, save, evict) stands in one lane; each request is a span of its own beside it. Times are
+grow, and after a crash only the closing bracket is missing, which the format allows. What a device does (load, start,
+step, preview, finish, save, evict) stands in a lane of its own; each request is a span beside them. Times are
 microseconds from the start of the trace. This module knows nothing of the loop.
 
 Try it: ``studio --trace trace.json image "a red apple"``, and open the file at https://ui.perfetto.dev
@@ -20,11 +20,9 @@ from typing import Any
 from studio.engine.watch import Watcher
 from studio.files import store_error
 
-_DEVICE = 1  # the lane of the device
 
-
-class Trace(Watcher):
-    """Writes `path`. Raises StoreError if it cannot be written; a disk that fills later ends the trace, not the work.
+class Trace:
+    """The file. Raises StoreError if it cannot be written; a disk that fills later ends the trace, not the work.
 
     `reason` says why it ended early, if it did.
     """
@@ -39,13 +37,44 @@ class Trace(Watcher):
             raise store_error(path, "write", error) from error
         first = {"name": "process_name", "ph": "M", "pid": os.getpid(), "args": {"name": "studio"}}
         self._put("[\n" + json.dumps(first))
-        self._event("M", "thread_name", None, args={"name": "device"})
+        self._lanes = 0
+
+    def lane(self, device: str) -> Lane:
+        """A watcher for the engine of a device, which writes into a lane of its own."""
+        self._lanes += 1
+        return Lane(self, self._lanes, device)
 
     def close(self) -> None:
         """Write what makes it whole JSON. May be called twice."""
         self._put("\n]\n")
         with self._writing:
             self._file.close()
+
+    def event(self, lane: int, phase: str, name: str, at: float | None, **more: Any) -> None:
+        """Write one event; `at` is by the engine's clock, None for what has no time."""
+        event = {"name": name, "cat": "engine", "ph": phase, "pid": os.getpid(), "tid": lane, **more}
+        if at is not None:
+            event["ts"] = round((at - self._begun) * 1e6, 1)
+        self._put(",\n" + json.dumps(event, separators=(",", ":")))
+
+    def _put(self, text: str) -> None:
+        with self._writing:
+            if self._file.closed or self.reason:
+                return
+            try:
+                self._file.write(text)
+                if not text.endswith("\n"):
+                    self._file.flush()
+            except OSError as error:
+                self.reason = error.strerror or str(error)
+
+
+class Lane(Watcher):
+    """Writes what one engine does."""
+
+    def __init__(self, trace: Trace, number: int, device: str) -> None:
+        self._trace, self._number = trace, number
+        self._event("M", "thread_name", None, args={"name": device})
 
     def accepted(self, request: int, generator: str, client: str, background: bool, at: float) -> None:
         """A request came in: its span begins."""
@@ -99,21 +128,7 @@ class Trace(Watcher):
         self._event("X", name, begun, dur=round((ended - begun) * 1e6, 1), args=args)
 
     def _event(self, phase: str, name: str, at: float | None, **more: Any) -> None:
-        event = {"name": name, "cat": "engine", "ph": phase, "pid": os.getpid(), "tid": _DEVICE, **more}
-        if at is not None:
-            event["ts"] = round((at - self._begun) * 1e6, 1)
-        self._put(",\n" + json.dumps(event, separators=(",", ":")))
-
-    def _put(self, text: str) -> None:
-        with self._writing:
-            if self._file.closed or self.reason:
-                return
-            try:
-                self._file.write(text)
-                if not text.endswith("\n"):
-                    self._file.flush()
-            except OSError as error:
-                self.reason = error.strerror or str(error)
+        self._trace.event(self._number, phase, name, at, **more)
 
 
 def _named(**values: Any) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_bad_settings_are_refused(tmp_path):
     with pytest.raises(UsageError, match="there is no plugin"):
         _ = studio.Studio(plugins=[tmp_path / "gone.py"]).generators
     with pytest.raises(UsageError, match="must be `cpu`"):
-        studio.Studio(device="gpu").engine  # noqa: B018 (reading it raises)
+        studio.Studio(device="gpu").router  # noqa: B018 (reading it raises)
 
 
 def test_a_closed_studio_says_so(sample_plugin):
@@ -153,7 +153,7 @@ def test_an_invariant_studio_shares_no_step_and_says_so(tmp_path, sample_plugin)
         together = [ticket.result(60) for ticket in host.submit_many("counter", 3, seed=1, count=4)]
         assert {media.recipe.batch_width.max for media in together} == {1}
         assert all(media.recipe.invariant for media in together)
-        assert host.engine.ledger.budget == 1 << 30
+        assert host.router.engines[0].ledger.budget == 1 << 30
     with pytest.raises(studio.errors.UsageError, match="the memory is `lots`"):
         studio.Studio(memory="lots")
 
@@ -163,5 +163,6 @@ def test_what_was_measured_outlives_the_process_and_is_told(host, tmp_path, samp
     host.close()
     with studio.Studio(home=host.home, plugins=[sample_plugin], device="cpu") as again:
         rows = again.doctor().steps
-    assert [(row.generator, row.width, row.device) for row in rows] == [("counter", 1, "cpu")]
-    assert rows[0].median > 0
+    assert {(row.generator, row.width, row.device) for row in rows} == {("counter", 1, "cpu")}
+    assert [row.call for row in rows] == ["finish", "start", "step"]
+    assert rows[2].median > 0
