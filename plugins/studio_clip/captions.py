@@ -14,8 +14,8 @@ CHINESE = ("{}", "{}", "{}", "一个{}", "一只{}", "{}的图片", "一张{}的
 
 
 def phrases(record: dict[str, Any]) -> dict[str, list[str]]:
-    """Names of the record's picture by kind: `label`, `synonym`, `tagged` (label and a tag), `tags` (no label), `gloss`,
-    `wording` (see wordings.py), `zh`, `zh_tagged`.
+    """Names of the record's picture by kind: `label`, `synonym`, `tagged` (label, tag), `tags` (no label), `gloss`,
+    `description` (see studio_datasets/descriptions.py), `wording` (see wordings.py), `zh`, `zh_tagged`.
     """
     label, zh = record["label"], record["zh_label"]
     gloss = record["gloss"]
@@ -25,13 +25,15 @@ def phrases(record: dict[str, Any]) -> dict[str, list[str]]:
         "tagged": [f"{label}, {tag}" for tag in record["tags"]] + [f"{tag} {label}" for tag in record["tags"]],
         "tags": list(record["tags"]) if len(record["tags"]) > 1 else [],
         "gloss": [gloss, gloss.split(";")[0], gloss.split(",")[0]] if gloss else [],
+        "description": list(record["descriptions"]),
         "wording": list(record.get("wordings", ())),
         "zh": [zh] if zh else [],
         "zh_tagged": [f"{zh}，{tag}" for tag in record["zh_tags"]] if zh else [],
     }
 
 
-WEIGHTS = {"label": 8, "synonym": 2, "tagged": 3, "tags": 2, "gloss": 4, "wording": 9, "zh": 4, "zh_tagged": 2}
+WEIGHTS = {"label": 8, "synonym": 2, "tagged": 3, "tags": 2, "gloss": 3, "description": 12, "wording": 4, "zh": 4,
+           "zh_tagged": 2}  # fmt: skip
 
 
 def caption(record: dict[str, Any], rng: random.Random) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from studio.errors import StudioError
-from studio_datasets import clipart, emoji, fetch
+from studio_datasets import clipart, descriptions, emoji, fetch
 from studio_datasets.record import Record, held_out
 from studio_datasets.wordnet import LEXNAMES, Synset, WordNet
 
@@ -42,10 +42,12 @@ def _define(record: Record, synset: Synset | None, net: WordNet) -> Record:
 
 def _emoji(cache: Path, net: WordNet, size: int) -> Iterator[tuple[Record, np.ndarray]]:
     pictures, words = (fetch.fetch(package, cache) / "package" for package in (fetch.EMOJI, fetch.WORDS))
+    told = descriptions.read()
     for record, pixels in emoji.read(pictures, words, size):
         if record.group in emoji.NOUN_GROUPS:
             prefer = tuple(_NUMBER[name] for name in _PREFER[record.group])
             record = _define(record, net.drawable(record.label, prefer), net)
+            record = dataclasses.replace(record, descriptions=told.get(record.id, ()))
         elif held_out(record, 12):
             record = dataclasses.replace(record, split="test")
         yield record, pixels

@@ -23,6 +23,7 @@ class Record:
         synonyms: WordNet's other words for it.
         count: how often the label stands in WordNet's tagged texts; 0 for a rare word or a phrase.
         zh_label, zh_tags: the same in Chinese, empty where the source has none.
+        descriptions: English phrases that tell of it without naming it (see descriptions.py).
         split: `train` or `test`; test pictures are never trained on by any starter.
     """
 
@@ -36,6 +37,7 @@ class Record:
     count: int = 0
     zh_label: str = ""
     zh_tags: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
     split: str = "train"
 
 

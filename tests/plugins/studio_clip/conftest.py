@@ -52,7 +52,8 @@ def tower(tokens: Any) -> Any:
 
 def record(label: str, **more: Any) -> dict[str, Any]:
     """A record as `studio_datasets.build.load` gives it."""
-    empty = {"tags": [], "gloss": "", "synonyms": [], "zh_label": "", "zh_tags": [], "count": 0}
+    empty = {"tags": [], "gloss": "", "synonyms": [], "zh_label": "", "zh_tags": [], "count": 0,
+             "descriptions": []}  # fmt: skip
     return {"id": label, "source": "emoji", "group": "food", "split": "train", **empty, "label": label, **more}
 
 

@@ -24,6 +24,7 @@ RECORDS = st.builds(
     zh_label=st.just("") | HAN,
     zh_tags=st.lists(HAN, max_size=2),
     wordings=st.lists(WORD, max_size=3),
+    descriptions=st.lists(WORD, max_size=3),
 )
 
 
@@ -33,7 +34,7 @@ def test_a_caption_is_one_of_its_phrases_in_a_template(one: dict[str, Any], seed
     own = phrases(one)
     if 2 <= len(made.split(", ")) <= 4 and set(made.split(", ")) <= set(own["tags"]):
         return
-    possible = {made for kind in ("tagged", "gloss", "wording", "zh_tagged") for made in own[kind]}
+    possible = {made for kind in ("tagged", "gloss", "description", "wording", "zh_tagged") for made in own[kind]}
     possible |= {template.format(name) for name in own["label"] + own["synonym"] for template in ENGLISH}
     possible |= {template.format(name) for name in own["zh"] for template in CHINESE}
     possible |= {f"a {name}" for name in own["gloss"] + own["wording"]}
@@ -49,19 +50,21 @@ def test_phrases_come_from_the_record(one: dict[str, Any]) -> None:
     assert all(phrase in one["synonyms"] for phrase in own["synonym"])
     assert own["tags"] in ([], one["tags"])
     assert own["wording"] == one["wordings"]
+    assert own["description"] == one["descriptions"]
     assert all(one["gloss"].startswith(phrase) and phrase for phrase in own["gloss"])
     assert all(one["zh_label"] and one["zh_label"] in phrase for phrase in own["zh"] + own["zh_tagged"])
 
 
 def test_every_kind_is_said_about_as_often_as_weighted(records: list[dict[str, Any]]) -> None:
     rng = random.Random(0)
-    octopus = records[0] | {"wordings": ["a soft swimmer"]}
+    octopus = records[0] | {"wordings": ["a soft swimmer"], "descriptions": ["it hides in ink"]}
     made = [caption(octopus, rng) for _ in range(2400)]
     total = sum(WEIGHTS.values())
     for weight, words in (
         (WEIGHTS["synonym"], ["devilfish"]),
         (WEIGHTS["gloss"], ["mollusk"]),
         (WEIGHTS["wording"], ["swimmer"]),
+        (WEIGHTS["description"], ["ink"]),
         (WEIGHTS["zh"] + WEIGHTS["zh_tagged"], ["章鱼"]),
         (WEIGHTS["label"] + WEIGHTS["tagged"], ["octopus"]),
     ):
