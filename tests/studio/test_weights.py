@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("weights")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(TREES, min_size=1, max_size=3), st.sampled_from([0, SMALL, 200 << 10, 400 << 10, 1 << 30]),
        st.sampled_from(["float32", "bfloat16"]))  # fmt: skip
 def test_streamed_gives_the_loaded_bytes_within_what_it_told(folder, shape, limit, dtype):
