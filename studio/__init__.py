@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from studio.media import Embedding, Image, Media, Text
     from studio.recipe import Recipe
     from studio.timed_media import Audio, Video
+    from studio.weights import module
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ _HOMES = {
     "Video": "timed_media",
     "field": "inputs",
     "hookimpl": "hookspecs",
+    "module": "weights",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "errors",
     "field",
     "hookimpl",
+    "module",
 ]
 
 

@@ -134,7 +134,8 @@ class Generator:
     Give `name` (lower case, digits, ``-`` and ``_``), `output` (a media class), `Inputs`, a docstring whose first line
     says what it does, and either `generate` or `start`, `step` and `finish`. `version` goes into every recipe: raise it
     when equal inputs give other media. At most `max_batch` states share a step. A call that takes longer than
-    `time_limit_s` seconds is taken to hang.
+    `time_limit_s` seconds is taken to hang. `streams` promises that `load` builds all that has weights by
+    `studio.module`, so that the host may stream a model that is larger than the memory for it.
     """
 
     name: ClassVar[str] = ""
@@ -143,6 +144,7 @@ class Generator:
     version: ClassVar[str] = "1"
     max_batch: ClassVar[int] = 8
     time_limit_s: ClassVar[float] = 600.0
+    streams: ClassVar[bool] = False
 
     @property
     def summary(self) -> str:

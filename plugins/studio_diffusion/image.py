@@ -53,6 +53,7 @@ class ImageGenerator(studio.Generator):
     name = "image"
     output = studio.Image
     max_batch: ClassVar[int] = 8
+    streams: ClassVar[bool] = True
 
     class Inputs(studio.Inputs):
         """What `studio image` asks for."""

@@ -6,17 +6,18 @@ nothing of the host; `image.py` wraps it as a generator, and the same pieces ser
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import studio
 from studio_diffusion.samplers import SAMPLERS, Move, clock
 
 
@@ -49,17 +50,17 @@ class LatentDiffusion:
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         """Load the folder's weights. `dtype` is that of the U-Net and the text encoder; the VAE is kept in it too."""
-        place = {"dtype": dtype, "local_files_only": True, "low_cpu_mem_usage": False}  # True asks for accelerate
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        with _no_bar():
-            self.text_encoder = CLIPTextModel.from_pretrained(
-                folder / "text_encoder", dtype=dtype, local_files_only=True
-            )
-        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", **place)
-        self.vae = AutoencoderKL.from_pretrained(folder / "vae", **place)
+        place: Any = {"device": device, "dtype": dtype}
+        self.text_encoder = studio.module(
+            partial(_text_encoder, folder / "text_encoder"),
+            _tensors(folder / "text_encoder"),
+            rename=_text_name,
+            **place,
+        )
+        self.unet = studio.module(partial(_unet, folder / "unet"), _tensors(folder / "unet"), **place)
+        self.vae = studio.module(partial(_vae, folder / "vae"), _tensors(folder / "vae"), rename=_vae_name, **place)
         self.device, self.dtype = torch.device(device), dtype
-        for module in (self.text_encoder, self.unet, self.vae):
-            module.to(self.device).eval().requires_grad_(False)
 
     @property
     def factor(self) -> int:
@@ -120,13 +121,33 @@ class LatentDiffusion:
         return pixels.div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
 
 
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """Keep transformers' own progress bar for loading off the terminal: the host shows progress."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+def _text_encoder(folder: Path) -> CLIPTextModel:
+    return CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+
+
+def _unet(folder: Path) -> UNet2DConditionModel:
+    return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder))
+
+
+def _vae(folder: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+
+
+def _tensors(folder: Path) -> list[Path]:
+    """The safetensors of a part: those without a variant's name (``….fp16.safetensors``) where there are any."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [file for file in files if "." not in file.stem] or files
+
+
+def _text_name(stored: str) -> str | None:
+    """Transformers 5 keeps the tower without the prefix that files have, and makes the positions itself."""
+    name = stored.removeprefix("text_model.")
+    return None if name == "embeddings.position_ids" else name
+
+
+def _vae_name(stored: str) -> str:
+    """Older folders have the names that attention had before diffusers 0.18."""
+    owner, _, leaf = stored.rpartition(".")
+    block, _, layer = owner.rpartition(".")
+    layer = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}.get(layer, layer)
+    return f"{block}.{layer}.{leaf}" if block else stored

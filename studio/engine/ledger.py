@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.errors import UsageError
+from studio.errors import UsageError, WeightsError
+from studio.weights import SMALL
 
 MARGIN = 0.1  # of what is free when the engine starts: left to everything else
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -105,27 +106,55 @@ def weight_bytes(files: Iterable[Path], dtype: str) -> int:
     return sum(_file_bytes(Path(file), dtype) for file in files)
 
 
+def least_streamed_bytes(files: Iterable[Path], dtype: str) -> int:
+    """Bytes that weight files take at the least when they are streamed: small layers and the largest one.
+
+    Raises WeightsError where a file is no sound safetensors file: what is streamed is known by its header.
+    """
+    rest, largest = 0, 0
+    for file in map(Path, files):
+        header = _header(file)
+        if header is None:
+            message = f"`{file}` cannot be streamed: it is no sound safetensors file"
+            raise WeightsError(file, message, hint="install the package again, or give it more with `--memory`")
+        layers: dict[str, int] = {}
+        for name, tensor in header.items():
+            layer = name.rpartition(".")[0]
+            layers[layer] = layers.get(layer, 0) + _tensor_bytes(tensor, dtype)
+        rest += sum(size for size in layers.values() if size < SMALL)
+        largest = max([largest, *(size for size in layers.values() if size >= SMALL)])
+    return rest + largest
+
+
 def _file_bytes(file: Path, dtype: str) -> int:
+    header = _header(file)
+    if header is None:
+        return file.stat().st_size  # not what its name says: `load` will tell
+    return sum(_tensor_bytes(tensor, dtype) for tensor in header.values())
+
+
+def _header(file: Path) -> dict[str, Any] | None:
+    """What a safetensors file says of each tensor, or None if it is no such file."""
     size = file.stat().st_size
     if file.suffix != ".safetensors":
-        return size
+        return None
     with file.open("rb") as opened:
         start = opened.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(size, _MAX_HEADER):
-            return size  # not what its name says: `load` will tell
+            return None
         try:
-            header = json.loads(opened.read(length))
+            header: dict[str, Any] = json.loads(opened.read(length))
         except ValueError:
-            return size
-    total = 0
-    for name, tensor in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = tensor["data_offsets"]
-        item = _ITEM_BYTES.get(tensor["dtype"])
-        total += (end - begin) if item is None else (end - begin) // item * _DTYPE_BYTES.get(dtype, item)
-    return total
+            return None
+    header.pop("__metadata__", None)
+    return header
+
+
+def _tensor_bytes(tensor: Mapping[str, Any], dtype: str) -> int:
+    begin, end = tensor["data_offsets"]
+    item = _ITEM_BYTES.get(tensor["dtype"])
+    return int(end - begin) if item is None else int(end - begin) // item * _DTYPE_BYTES.get(dtype, item)
 
 
 def tensor_bytes(value: Any, device: str) -> int:

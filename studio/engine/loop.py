@@ -28,6 +28,7 @@ from studio.engine.entry import Entry, group_of
 from studio.engine.failures import as_error, check_key
 from studio.engine.gauge import Gauge, NoGauge
 from studio.engine.ladder import climb, drop_models
+from studio.engine.ledger import show_bytes
 from studio.engine.measured import Measured
 from studio.engine.models import Models, NoRoom
 from studio.engine.order import Order, Work
@@ -224,6 +225,8 @@ class Loop:
         if entry.model not in (None, model):
             raise GeneratorFailed(entry.name, f"the weights of `{entry.name}` were changed while it ran")
         entry.model = model
+        if model.streamed:
+            self._tell(entry, (f"its weights of {show_bytes(model.whole)} were streamed, for they exceed the memory",))
 
     def _wait_for_room(self, entry: Entry) -> None:
         """Wait until something is released; where nothing runs that could, fail."""

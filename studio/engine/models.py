@@ -23,13 +23,15 @@ from typing import Any
 
 from studio import torch_setup
 from studio.engine.calls import Call, directly
-from studio.engine.ledger import Ledger, show_bytes, tensor_bytes, weight_bytes
+from studio.engine.ledger import Ledger, least_streamed_bytes, show_bytes, tensor_bytes, weight_bytes
 from studio.engine.residency import Candidate, choose_victims
 from studio.engine.watch import Watcher
 from studio.errors import OutOfMemory, WeightsError
 from studio.generator import Generator
+from studio.weights import Streaming, streaming
 
 SUMS = "SHA256SUMS"
+_STREAMED_PART = 16  # of the budget: the most that a group of layers takes, unless a layer is larger
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
@@ -41,7 +43,8 @@ class NoRoom(Exception):
 class Model:
     """A model and what the recipe says of it: `weights` maps file names to sha256.
 
-    `value` is None while it is not `resident`; `size` is in bytes, `return_s` what loading it took.
+    `value` is None while it is not `resident`; `size` is in bytes, `return_s` what loading it took. `whole` is what its
+    files come to; where it is `streamed`, `size` is the layers that stay and the largest group of the others.
     """
 
     value: Any
@@ -53,6 +56,8 @@ class Model:
     resident: bool = True
     used: float = 0.0
     return_s: float = 0.0
+    whole: int = 0
+    streamed: bool = False
 
 
 Rank = Callable[[Model], int | None]  # how much a model would be missed; None: it must stay
@@ -94,7 +99,9 @@ class Models:
         return None if found is None else found[1].return_s
 
     def claim(self, generator: Generator, wanted: str | None) -> int:
-        """Bytes that the generator's weights take there, by their files' headers. Raises as `weights` does."""
+        """Bytes that the generator's weights take there, by their files' headers: streamed, if the whole is above the
+        budget and the generator streams. Raises as `weights` does.
+        """
         dtype = self.dtype_for(generator, wanted)
         key = (id(generator), dtype)
         if key in self._of:
@@ -102,7 +109,7 @@ class Models:
         if key not in self._claims:
             files = generator.weights()
             try:
-                self._claims[key] = weight_bytes(files, dtype)
+                self._claims[key], _ = self._size(generator, files, dtype)
             except OSError:
                 return 0  # missing or unreadable: `get` tells which, and why
         return self._claims[key]
@@ -166,32 +173,50 @@ class Models:
     def _identify(self, generator: Generator, dtype: str, call: Call, limit_s: float) -> Model:
         """Find the model by the content of its weights, or make one that is not loaded yet."""
 
-        def look() -> tuple[dict[str, str], int]:
+        def look() -> tuple[dict[str, str], int, int]:
             files = generator.weights()
-            return hash_weights(files), weight_bytes(files, dtype)
+            return hash_weights(files), *self._size(generator, files, dtype)
 
-        hashes, size = call(generator.name, look, limit_s)
+        hashes, size, whole = call(generator.name, look, limit_s)
         function = getattr(generator.load, "__func__", generator.load)
-        key = (function, tuple(sorted(hashes.values())), dtype) if hashes else (generator, dtype)
+        key = (function, tuple(sorted(hashes.values())), dtype, size < whole) if hashes else (generator, dtype)
         if key not in self._models:
-            self._models[key] = Model(None, self.device, dtype, hashes, generator.name, size, resident=False)
+            self._models[key] = Model(
+                None, self.device, dtype, hashes, generator.name, size, resident=False, whole=whole,
+                streamed=size < whole,
+            )  # fmt: skip
         return self._models[key]
+
+    def _size(self, generator: Generator, files: Sequence[Path], dtype: str) -> tuple[int, int]:
+        """Bytes to make room for, and those of the whole; they differ where the model is to be streamed."""
+        whole, budget = weight_bytes(files, dtype), self.ledger.budget
+        if not generator.streams or budget is None or whole <= budget:
+            return whole, whole
+        return min(whole, least_streamed_bytes(files, dtype)), whole
 
     def _load(self, model: Model, generator: Generator, call: Call, limit_s: float, rank: Rank) -> None:
         if not self.make_room(model.size, rank):
             raise NoRoom
         begun = self._clock()
         torch_setup.prepare()
-        model.value = call(generator.name, lambda: generator.load(self.device, model.dtype), limit_s)
+        how = Streaming(limit=(self.ledger.budget or 0) // _STREAMED_PART) if model.streamed else None
+
+        def load() -> Any:
+            with streaming(how):
+                return generator.load(self.device, model.dtype)
+
+        model.value = call(generator.name, load, limit_s)
         model.resident, model.return_s = True, self._clock() - begun
         self.ledger.hold(model, model.size)
-        self._check_claim(model, rank)
+        self._check_claim(model, rank, how.largest if how else 0)
         for watcher in self.watchers:
             watcher.loaded(model.name, self.device, model.size, begun, self._clock())
 
-    def _check_claim(self, model: Model, rank: Rank) -> None:
-        """Count what was loaded; a model that holds more than its files say is believed, or refused."""
-        counted = tensor_bytes(model.value, self.device)
+    def _check_claim(self, model: Model, rank: Rank, comes: int) -> None:
+        """Count what was loaded, and what `comes` and goes; a model that holds more than its files say is believed, or
+        refused.
+        """
+        counted = tensor_bytes(model.value, self.device) + comes
         if counted <= model.size:
             return
         claimed, model.size = model.size, counted
