@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from studio.errors import WeightsError
 
@@ -43,17 +43,26 @@ class Streaming:
     largest: int = 0
 
 
+class Holder(Protocol):
+    """Who holds modules for several users."""
+
+    def part(self, built: torch.nn.Module, files: Sequence[Path], dtype: object, fill: Callable[[], Any]) -> Any:
+        """Return what is held already for such a module, or `built` after calling `fill`."""
+
+
 _streaming: ContextVar[Streaming | None] = ContextVar("studio_streaming", default=None)
+_holder: ContextVar[Holder | None] = ContextVar("studio_holder", default=None)
 
 
 @contextmanager
-def streaming(how: Streaming | None) -> Iterator[None]:
-    """Let `module` stream what it makes meanwhile, in this thread; None is the loaded form."""
-    token = _streaming.set(how)
+def hosted(holder: Holder | None, how: Streaming | None) -> Iterator[None]:
+    """Let `module`, meanwhile and in this thread, stream what it makes, or ask the holder first where `how` is None."""
+    tokens = _streaming.set(how), _holder.set(None if how else holder)
     try:
         yield
     finally:
-        _streaming.reset(token)
+        _streaming.reset(tokens[0])
+        _holder.reset(tokens[1])
 
 
 class Source:
@@ -127,8 +136,18 @@ def module(
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     with _parameters_on_meta():
         made = build()
-    source = Source([Path(file) for file in files], rename, device, dtype)
+    paths = [Path(file) for file in files]
+    source = Source(paths, rename, device, dtype)
     tied = _match(made, source)
+    if (holder := _holder.get()) is not None:
+        return cast(M, holder.part(made, paths, dtype, lambda: _fill(made, source, tied).eval()))
+    return _fill(made, source, tied).eval()
+
+
+def _fill(made: M, source: Source, tied: Mapping[str, Sequence[str]]) -> M:
+    """Read what is not streamed; `tied` maps names in the source to the parameters that they fill."""
+    import torch
+
     _move_buffers(made, source)
     how = _streaming.get()
     kept: set[int] = set()
@@ -143,7 +162,7 @@ def module(
         for name in names:
             owner, _, leaf = name.rpartition(".")
             made.get_submodule(owner)._parameters[leaf] = filled
-    return made.eval()
+    return made
 
 
 def _match(made: torch.nn.Module, source: Source) -> dict[str, list[str]]:

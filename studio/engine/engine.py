@@ -130,7 +130,7 @@ class Engine:
     ) -> None:
         self.device = torch_setup.choose_device(device)
         self.measured = measured or Measured()
-        self._models = Models(self.device, dtype, Ledger(memory))
+        self._models = Models(self.device, dtype, Ledger(memory), host=_host_ledger(self.device))
         caller = Caller()
         loop = Loop(
             self._models,
@@ -259,6 +259,12 @@ class _Worker:
             for entry in self._loop.order.jobs():
                 self._loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
             return False
+
+
+def _host_ledger(device: str) -> Ledger | None:
+    """Host memory that models may be put off to from a CUDA device: half of what is free. It is pinned, so not more."""
+    free = free_memory("cpu") if device != "cpu" else None
+    return None if free is None else Ledger(free // 2)
 
 
 def _complete(store: Store | None, entry: Entry, media: Media) -> Media:

@@ -250,6 +250,7 @@ class Loop:
             width = self.room.width(lead, self._groups.most(lead))
             if width:
                 batch = self._groups.batch(lead, width)
+                self._prefetch()
                 self._step_together(batch)
             else:
                 self._no_room(lead)
@@ -264,6 +265,12 @@ class Loop:
                 self._done(entry, seconds)
             else:
                 self.order.served(entry, seconds)
+
+    def _prefetch(self) -> None:
+        """Let a model that was put off come back beside this step, if one that waits wants it and there is room."""
+        if self.models.any_put_off:
+            for entry in self.order.waiting()[:1]:
+                self.models.prefetch(entry.request.generator, entry.request.dtype)
 
     def _step_together(self, batch: list[Entry]) -> None:
         made, begun, ended = self.actions.step(batch)

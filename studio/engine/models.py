@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from typing import Any
 from studio import torch_setup
 from studio.engine.calls import Call, directly
 from studio.engine.ledger import Ledger, least_streamed_bytes, show_bytes, tensor_bytes, weight_bytes
+from studio.engine.parts import Part, Parts
 from studio.engine.residency import Candidate, choose_victims
 from studio.engine.watch import Watcher
 from studio.errors import OutOfMemory, WeightsError
 from studio.generator import Generator
-from studio.weights import Streaming, streaming
+from studio.weights import Streaming, hosted
 
 SUMS = "SHA256SUMS"
 _STREAMED_PART = 16  # of the budget: the most that a group of layers takes, unless a layer is larger
@@ -43,8 +45,9 @@ class NoRoom(Exception):
 class Model:
     """A model and what the recipe says of it: `weights` maps file names to sha256.
 
-    `value` is None while it is not `resident`; `size` is in bytes, `return_s` what loading it took. `whole` is what its
-    files come to; where it is `streamed`, `size` is the layers that stay and the largest group of the others.
+    `value` is None while it is neither `resident` nor `put_off` to host memory; `size` is in bytes, `return_s` what its
+    last way onto the device took. `whole` is what its files come to; where it is `streamed`, `size` is the layers that
+    stay and the largest group of the others. It holds `parts`, which others may share, and `own` bytes besides.
     """
 
     value: Any
@@ -58,6 +61,21 @@ class Model:
     return_s: float = 0.0
     whole: int = 0
     streamed: bool = False
+    put_off: bool = False
+    own: int = 0
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def exclusive(self) -> list[Part]:
+        """Parts on the device that no other model there uses."""
+        return [
+            part for part in self.parts if part.on_device and not any(user.resident for user in part.users - {self})
+        ]
+
+    @property
+    def freed(self) -> int:
+        """Bytes that come free when it leaves."""
+        return self.own + sum(part.size for part in self.exclusive)
 
 
 Rank = Callable[[Model], int | None]  # how much a model would be missed; None: it must stay
@@ -68,7 +86,9 @@ def _all_may_leave(model: Model) -> int | None:
 
 
 class Models:
-    """The models on one device. `dtype` overrides what generators choose."""
+    """The models on one device. `dtype` overrides what generators choose; `host` is the ledger of host memory, where
+    models may be put off to.
+    """
 
     def __init__(
         self,
@@ -76,10 +96,14 @@ class Models:
         dtype: str | None = None,
         ledger: Ledger | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        host: Ledger | None = None,
     ) -> None:
         self.device, self._dtype, self._clock = device, dtype, clock
         self.ledger = ledger or Ledger()
+        self.parts = Parts(device, self.ledger, _sha256, host)
         self.watchers: Sequence[Watcher] = ()
+        self.reserve: Callable[[Generator, str], int] = lambda generator, dtype: 0
+        """Bytes that a generator's calls are known to take besides weights and states, at the least."""
         self._models: dict[Hashable, Model] = {}
         self._of: dict[tuple[int, str], tuple[Generator, Model]] = {}  # the generator is kept: its id stays its own
         self._claims: dict[tuple[int, str], int] = {}
@@ -99,8 +123,8 @@ class Models:
         return None if found is None else found[1].return_s
 
     def claim(self, generator: Generator, wanted: str | None) -> int:
-        """Bytes that the generator's weights take there, by their files' headers: streamed, if the whole is above the
-        budget and the generator streams. Raises as `weights` does.
+        """Bytes that the generator's weights take there, by their files' headers: streamed, if the whole and what
+        calls take are above the budget and the generator streams. Raises as `weights` does.
         """
         dtype = self.dtype_for(generator, wanted)
         key = (id(generator), dtype)
@@ -131,12 +155,34 @@ class Models:
         found = self._of.get(key)
         if found is None or not found[1].resident:
             model = self._identify(generator, dtype, call, limit_s)
-            if not model.resident:
+            if model.put_off:
+                self._bring_back(model, rank)
+            elif not model.resident:
                 self._load(model, generator, call, limit_s, rank)
             self._of[key] = (generator, model)
         model = self._of[key][1]
+        self.parts.wait(model.parts)
         model.used = self._clock()
         return model
+
+    @property
+    def any_put_off(self) -> bool:
+        """Whether there is a model in host memory."""
+        return self.parts.host is not None and self.parts.host.used > 0
+
+    def prefetch(self, generator: Generator, wanted: str | None) -> None:
+        """If the model was put off and there is room for it, begin to copy it back while others compute."""
+        found = self._of.get((id(generator), self.dtype_for(generator, wanted)))
+        if found is not None and found[1].put_off:
+            with suppress(NoRoom):
+                self._bring_back(found[1], lambda model: None)
+
+    def missing(self, generator: Generator, wanted: str | None) -> int:
+        """Bytes that come onto the device if the model is wanted: none if it is there, no parts that are shared."""
+        found = self._of.get((id(generator), self.dtype_for(generator, wanted)))
+        if found is None:
+            return self.claim(generator, wanted)
+        return 0 if found[1].resident else found[1].size - self.parts.there(found[1].weights.values())
 
     def make_room(self, size: float, rank: Rank = _all_may_leave) -> bool:
         """Let models leave until `size` bytes are free; False, and none leaves, if that cannot be had."""
@@ -145,18 +191,26 @@ class Models:
             return True
         now = self._clock()
         candidates = [
-            Candidate(model, model.size, rank_of, now - model.used, model.return_s)
+            Candidate(model, model.freed, rank_of, now - model.used, model.return_s)
             for model in self._models.values()
             if model.resident and model.size and (rank_of := rank(model)) is not None
         ]
         victims = choose_victims(candidates, need)
-        self._drop(victims or [])
+        if victims is None and self._all_of(candidates) >= need:  # what two of them share goes with both
+            victims = [each.what for each in candidates]
+        self._leave(victims or [])
         return victims is not None
+
+    def _all_of(self, candidates: Sequence[Candidate[Model]]) -> int:
+        leaving = {each.what for each in candidates}
+        parts = {part for model in leaving for part in model.parts if part.on_device}
+        gone = [part for part in parts if not any(user.resident for user in part.users - leaving)]
+        return sum(model.own for model in leaving) + sum(part.size for part in gone)
 
     def drop_all(self, rank: Rank) -> int:
         """Let every model go that may; returns how many went."""
         leaving = [each for each in self._models.values() if each.resident and each.size and rank(each) is not None]
-        self._drop(leaving)
+        self._leave(leaving)
         return len(leaving)
 
     def resident(self) -> list[Model]:
@@ -167,6 +221,7 @@ class Models:
         """Let go of every model."""
         for model in self._models.values():
             self.ledger.release(model)
+            self.parts.leave(model.parts, model)
         self._models.clear()
         self._of.clear()
 
@@ -190,24 +245,32 @@ class Models:
     def _size(self, generator: Generator, files: Sequence[Path], dtype: str) -> tuple[int, int]:
         """Bytes to make room for, and those of the whole; they differ where the model is to be streamed."""
         whole, budget = weight_bytes(files, dtype), self.ledger.budget
-        if not generator.streams or budget is None or whole <= budget:
+        if not generator.streams or budget is None:
+            return whole, whole
+        beside = self.reserve(generator, dtype) or whole  # of a step never made: as much again
+        if whole + beside <= budget:
             return whole, whole
         return min(whole, least_streamed_bytes(files, dtype)), whole
 
     def _load(self, model: Model, generator: Generator, call: Call, limit_s: float, rank: Rank) -> None:
-        if not self.make_room(model.size, rank):
+        if not self.make_room(model.size - self.parts.there(model.weights.values()), rank):
             raise NoRoom
         begun = self._clock()
         torch_setup.prepare()
         how = Streaming(limit=(self.ledger.budget or 0) // _STREAMED_PART) if model.streamed else None
 
-        def load() -> Any:
-            with streaming(how):
-                return generator.load(self.device, model.dtype)
+        def load() -> tuple[Any, list[Part]]:
+            with self.parts.collecting() as parts, hosted(self.parts, how):
+                return generator.load(self.device, model.dtype), list(dict.fromkeys(parts))
 
-        model.value = call(generator.name, load, limit_s)
+        try:
+            model.value, model.parts = call(generator.name, load, limit_s)
+        except BaseException:
+            self.parts.forget_unused()
+            raise
+        self.parts.bring_back(model.parts)
         model.resident, model.return_s = True, self._clock() - begun
-        self.ledger.hold(model, model.size)
+        self.parts.use(model.parts, model)
         self._check_claim(model, rank, how.largest if how else 0)
         for watcher in self.watchers:
             watcher.loaded(model.name, self.device, model.size, begun, self._clock())
@@ -217,26 +280,74 @@ class Models:
         refused.
         """
         counted = tensor_bytes(model.value, self.device) + comes
-        if counted <= model.size:
+        claimed, model.size = model.size, max(model.size, counted)
+        model.own = max(0, model.size - sum(part.size for part in model.parts))
+        self.ledger.hold(model, model.own)
+        if counted <= claimed:
             return
-        claimed, model.size = model.size, counted
-        self.ledger.hold(model, counted)
         if not self.make_room(0, lambda each: None if each is model else rank(each)):
-            self._drop([model])
+            self._drop(model)
+            give_back()
             message = (
                 f"the model of `{model.name}` takes {show_bytes(counted)}, though its files come to"
                 f" {show_bytes(claimed)}, and does not fit into the budget of {show_bytes(self.ledger.budget or 0)}"
             )
             raise OutOfMemory(model.name, message, hint="give it more with `--memory`, or use a smaller model")
 
-    def _drop(self, models: Sequence[Model]) -> None:
+    def _bring_back(self, model: Model, rank: Rank) -> None:
+        """Copy what was put off back onto the device. Raises NoRoom."""
+        model.resident, model.put_off = True, False  # so that nothing of it is let go of for its own sake
+        size = sum(part.size for part in model.parts if not part.on_device)
+        if not self.make_room(size, lambda each: None if each is model else rank(each)):
+            model.resident, model.put_off = False, True
+            raise NoRoom
+        begun = self._clock()
+        self.parts.bring_back(model.parts)
+        model.return_s = self._clock() - begun
+        for watcher in self.watchers:
+            watcher.loaded(model.name, self.device, model.size, begun, self._clock())
+
+    def _leave(self, models: Sequence[Model]) -> None:
+        """Put models off to host memory where they fit, and drop the others."""
         for model in models:
-            model.value, model.resident = None, False
-            self.ledger.release(model)
-            for watcher in self.watchers:
-                watcher.evicted(model.name, self.device, "dropped", model.size, self._clock())
+            if self._host_room(model):
+                self.parts.put_off(model.exclusive)
+                model.resident, model.put_off = False, True
+                self._tell(model, "host")
+            else:
+                self._drop(model)
         if models:
             give_back()
+
+    def _host_room(self, model: Model) -> bool:
+        """Whether a model can be put off; those that were put off longest ago are dropped for it."""
+        host = self.parts.host
+        if host is None or model.own or not model.parts:
+            return False
+        if host.budget is not None and model.freed > host.budget:
+            return False
+        for other in sorted((each for each in self._models.values() if each.put_off), key=lambda each: each.used):
+            if model.freed <= host.free:
+                break
+            self._drop(other)
+        return model.freed <= host.free
+
+    def _drop(self, model: Model) -> None:
+        model.value, model.resident, model.put_off, model.own = None, False, False, 0
+        self.ledger.release(model)
+        self.parts.leave(model.parts, model)
+        model.parts = []
+        self._tell(model, "dropped")
+        for other in [each for each in self._models.values() if each.put_off]:
+            stranded = [part for part in other.exclusive if part.on_device]  # they stayed for the model's sake
+            if sum(part.size for part in stranded) > (self.parts.host.free if self.parts.host else 0):
+                self._drop(other)
+            else:
+                self.parts.put_off(stranded)
+
+    def _tell(self, model: Model, place: str) -> None:
+        for watcher in self.watchers:
+            watcher.evicted(model.name, self.device, place, model.size, self._clock())
 
 
 def give_back() -> None:

@@ -27,6 +27,9 @@ class Room:
 
     def __init__(self, models: Models, measured: Measured, goal_s: float) -> None:
         self.models, self.measured, self.goal_s = models, measured, goal_s
+        models.reserve = lambda generator, dtype: measured.least_peak(
+            generator.name, generator.version, models.device, dtype
+        )
         self.stuck: dict[Model, TimedOut] = {}  # models that an abandoned call still uses
         self._entered: dict[Entry, None] = {}
         self._users: Counter[tuple[Model, bool]] = Counter()
@@ -77,7 +80,7 @@ class Room:
             return True
         needed = self.sum(entry)
         request = entry.request
-        missing = 0 if self.models.loaded(request.generator, request.dtype) else needed.weights
+        missing = self.models.missing(request.generator, request.dtype)
         largest = max([needed.step, *map(self.measured.most_peak, self._groups)])
         return self.models.make_room(missing + needed.state + largest, self.beside(entry))
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import studio
 from studio.engine.ledger import tensor_bytes, weight_bytes
 from studio.errors import WeightsError
-from studio.weights import SMALL, Streaming, streaming
+from studio.weights import SMALL, Streaming, hosted
 
 WIDTH = 192  # a square float32 layer of it is above SMALL, a norm far below
 
@@ -66,7 +66,7 @@ def test_streamed_gives_the_loaded_bytes_within_what_it_told(folder, shape, limi
     place = {"device": "cpu", "dtype": dtype}
     whole = studio.module(lambda: build(shape), [file], **place)
     how = Streaming(limit)
-    with streaming(how):
+    with hosted(None, how):
         streamed = studio.module(lambda: build(shape), [file], **place)
     x = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(1)).to(getattr(torch, dtype))
     rest, most = tensor_bytes(streamed, "cpu"), [0]
@@ -84,7 +84,7 @@ def test_streamed_gives_the_loaded_bytes_within_what_it_told(folder, shape, limi
 
 def test_layers_go_again_when_a_call_fails(folder):
     file = saved(build(["linear", "linear"]), folder)
-    with streaming(Streaming(0)):
+    with hosted(None, Streaming(0)):
         made = studio.module(lambda: build(["linear", "linear"]), [file], device="cpu", dtype="float32")
     before = tensor_bytes(made, "cpu")
     with pytest.raises(RuntimeError, match="shapes"):
@@ -105,7 +105,7 @@ class Tied(torch.nn.Module):
 @pytest.mark.parametrize("how", [None, Streaming(0)])
 def test_tied_weights_stay_one_tensor(folder, how):
     save_file({"given.weight": torch.randn(300, 200)}, folder / "tied.safetensors")
-    with streaming(how):
+    with hosted(None, how):
         made = studio.module(Tied, [folder / "tied.safetensors"], device="cpu", dtype="float32",
                              rename=lambda name: name.replace("given", "words"))  # fmt: skip
     assert made.out.weight is made.words.weight

@@ -1,0 +1,168 @@
+"""Parts: the modules that models are made of, each held once however many models use it, on the device or the host.
+
+Two parts are one if their weight files have equal content and what was built is alike in every module and every word of
+its configuration. A model that leaves a CUDA device leaves its parts in pinned host memory, if there is room for them;
+they come back as a copy on a stream of its own, beside what computes. The ledger of the device counts a part once, as
+long as it is there; that of the host counts what was put off. This module knows nothing of generators or of whose turn
+it is.
+
+Try it: ``pytest tests/studio/engine/test_parts.py``
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studio.engine.ledger import Ledger, tensor_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(eq=False)
+class Part:
+    """A module and where it is; `size` in bytes, `hashes` of its files. `ready` is the event that ends its way back."""
+
+    module: Any
+    size: int
+    hashes: frozenset[str]
+    users: set[Any] = field(default_factory=set)
+    on_device: bool = True
+    ready: Any = None
+
+
+class Parts:
+    """The parts on one device. `host` is the ledger of host memory to put parts off to; None where that is no use."""
+
+    def __init__(self, device: str, ledger: Ledger, hash_file: Callable[[Path], str], host: Ledger | None) -> None:
+        self.device, self.ledger, self.host, self._hash = device, ledger, host, hash_file
+        self._parts: dict[Hashable, Part] = {}
+        self._made = threading.local()
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Part]]:
+        """Collect the parts that are asked for meanwhile in this thread."""
+        self._made.parts = []
+        try:
+            yield self._made.parts
+        finally:
+            self._made.parts = []
+
+    def part(self, built: torch.nn.Module, files: Sequence[Path], dtype: object, fill: Callable[[], Any]) -> Any:
+        """Return the module that is held for what `built` is, or `built` itself once `fill` has filled it."""
+        hashes = frozenset(self._hash(file) for file in files)
+        key = (repr(built), str(getattr(built, "config", "")), hashes, str(dtype))
+        found = self._parts.get(key)
+        if found is None:
+            fill()
+            found = self._parts[key] = Part(built, tensor_bytes(built, self.device), hashes)
+        self._made.parts.append(found)
+        return found.module
+
+    def there(self, hashes: Collection[str]) -> int:
+        """Bytes on the device of parts that a model with these weight files will share."""
+        return sum(
+            part.size for part in self._parts.values() if part.on_device and part.users and part.hashes <= {*hashes}
+        )
+
+    def use(self, parts: Collection[Part], user: Hashable) -> None:
+        """Note that a model uses these."""
+        for part in parts:
+            part.users.add(user)
+            self.ledger.hold(part, part.size)
+
+    def leave(self, parts: Collection[Part], user: Hashable) -> None:
+        """Note that a model is no more: what nobody else uses goes."""
+        for part in parts:
+            part.users.discard(user)
+            if not part.users:
+                self.ledger.release(part)
+                if self.host is not None:
+                    self.host.release(part)
+        self._parts = {key: part for key, part in self._parts.items() if part.users}
+
+    def forget_unused(self) -> None:
+        """Let go of what a load made that then failed."""
+        self._parts = {key: part for key, part in self._parts.items() if part.users}
+
+    def put_off(self, parts: Collection[Part]) -> None:
+        """Copy parts to host memory, and free the device of them."""
+        assert self.host is not None
+        for part in parts:
+            _replace(part.module, _to_host)
+            part.on_device, part.ready = False, None
+            self.ledger.release(part)
+            self.host.hold(part, part.size)
+
+    def bring_back(self, parts: Collection[Part]) -> None:
+        """Begin to copy parts to the device; `wait` before they are used."""
+        for part in parts:
+            if part.on_device:
+                continue
+            part.ready = _beside(self.device, part.module)
+            part.on_device = True
+            self.ledger.hold(part, part.size)
+            if self.host is not None:
+                self.host.release(part)
+
+    def wait(self, parts: Collection[Part]) -> None:
+        """Let what computes from now on wait for the copies of these parts."""
+        for part in parts:
+            if part.ready is not None:
+                import torch
+
+                torch.cuda.current_stream(self.device).wait_event(part.ready)
+                part.ready = None
+
+
+def _beside(device: str, module: torch.nn.Module) -> Any:
+    """Copy a module to the device; on CUDA on a stream of its own, whose event is returned."""
+    import torch
+
+    def come(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, non_blocking=True, copy=True)
+
+    if not device.startswith("cuda"):
+        _replace(module, come)
+        return None
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        _replace(module, come)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(stream)
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.record_stream(torch.cuda.current_stream(device))
+    return event
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+    return host.copy_(tensor)
+
+
+def _replace(module: torch.nn.Module, move: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Put another tensor in the place of each parameter and buffer; those that are tied stay so."""
+    import torch
+
+    moved: dict[int, Any] = {}
+    with torch.no_grad():
+        for owner in module.modules():
+            for table in (owner._parameters, owner._buffers):
+                for name, tensor in table.items():
+                    if tensor is None:
+                        continue
+                    if id(tensor) not in moved:
+                        new = move(tensor.detach())
+                        is_parameter = isinstance(tensor, torch.nn.Parameter)
+                        moved[id(tensor)] = (
+                            tensor,
+                            torch.nn.Parameter(new, requires_grad=False) if is_parameter else new,
+                        )
+                    table[name] = moved[id(tensor)][1]

@@ -1,0 +1,226 @@
+"""Parts that models share, and models that are put off to host memory and come back: counted once, the same bytes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import studio
+from studio.engine.ledger import Ledger
+from studio.engine.models import Models, NoRoom
+
+WIDE, KIB = 64, 1 << 10
+PART = (WIDE * WIDE + WIDE) * 4  # bytes of a layer in float32
+
+
+class Pair(torch.nn.Module):
+    """A layer, a tied one and a buffer."""
+
+    def __init__(self, slope=0.5):
+        super().__init__()
+        self.config = {"slope": slope}
+        self.one = torch.nn.Linear(WIDE, WIDE)
+        self.two = torch.nn.Linear(WIDE, WIDE, bias=False)
+        self.two.weight = self.one.weight
+        self.register_buffer("shift", torch.full((1,), slope), persistent=False)
+
+    def forward(self, x):
+        return self.two(torch.tanh(self.one(x))) + self.shift
+
+
+def part(folder, name, seed):
+    file = folder / f"{name}.safetensors"
+    weights = torch.nn.Linear(WIDE, WIDE).state_dict()
+    rng = torch.Generator().manual_seed(seed)
+    save_file({f"one.{key}": torch.randn(value.shape, generator=rng) for key, value in weights.items()}, file)
+    return file
+
+
+def generator(name, files, slope=0.5):
+    """A generator of a class of its own, whose `load` no other shares."""
+
+    class Made(studio.Generator):
+        """Run its parts, one after another."""
+
+        output = studio.Text
+        loads = 0
+
+        def weights(self):
+            return files
+
+        def load(self, device, dtype):
+            self.loads += 1
+            return [
+                studio.module(lambda: Pair(slope), [file], device=device, dtype=dtype,
+                              rename=lambda stored: stored) for file in files
+            ]  # fmt: skip
+
+    made = Made()
+    made.name = name
+    return made
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three parts, and a copy of the first under another name."""
+    found = {name: part(tmp_path, name, seed) for seed, name in enumerate("abc")}
+    found["a2"] = part(tmp_path, "a2", 0)
+    return found
+
+
+def run(model):
+    x = torch.linspace(-1, 1, WIDE)[None]
+    with torch.inference_mode():
+        for each in model.value:
+            x = each(x)
+    return x
+
+
+def test_a_part_that_two_models_use_is_held_and_counted_once(files):
+    ledger = Ledger(100 * PART)
+    source = Models("cpu", ledger=ledger)
+    one = source.get(generator("one", [files["a"], files["b"]]), None)
+    alone = ledger.used
+    other = source.get(generator("other", [files["a2"], files["c"]]), None)
+    assert one.value[0] is other.value[0], "equal content is one part, whatever the file is called"
+    assert one.value[1] is not other.value[1]
+    assert ledger.used - alone == other.parts[1].size + other.own
+    assert ledger.used < alone * 2 - PART / 2
+
+
+def test_what_is_configured_otherwise_is_another_part(files):
+    source = Models("cpu", ledger=Ledger(100 * PART))
+    one = source.get(generator("one", [files["a"]], 0.5), None)
+    other = source.get(generator("other", [files["a"]], 0.25), None)
+    narrow = source.get(generator("narrow", [files["a"]], 0.5), "bfloat16")
+    assert len({id(each.value[0]) for each in (one, other, narrow)}) == 3
+
+
+def test_a_shared_part_outlives_either_model(files):
+    ledger = Ledger(100 * PART)
+    source = Models("cpu", ledger=ledger)
+    one = source.get(generator("one", [files["a"], files["b"]]), None)
+    kept = generator("kept", [files["a"], files["c"]])
+    other = source.get(kept, None)
+    before = run(other)
+    gone = one.freed
+    was = ledger.used
+    assert source.drop_all(lambda model: 0 if model is one else None) == 1
+    assert ledger.used == was - gone
+    assert torch.equal(run(other), before)
+    source.drop_all(lambda model: 0)
+    assert ledger.used == 0
+    assert torch.equal(run(source.get(kept, None)), before)
+
+
+def test_two_that_share_leave_together_for_a_third(files):
+    source = Models("cpu", ledger=Ledger(int(2.5 * PART)))
+    one, other = generator("one", [files["a"]]), generator("other", [files["a"]])
+    source.get(one, None)
+    source.get(other, None)
+    third = source.get(generator("third", [files["b"], files["c"]]), None)
+    assert source.resident() == [third]
+    with pytest.raises(NoRoom):
+        source.get(one, None, rank=lambda model: None)
+
+
+def test_a_load_that_fails_leaves_nothing(files):
+    ledger = Ledger(100 * PART)
+    source = Models("cpu", ledger=ledger)
+    bad = generator("bad", [files["a"], files["b"].with_name("none.safetensors")])
+    bad.weights = lambda: [files["a"]]
+    with pytest.raises(studio.StudioError):
+        source.get(bad, None)
+    assert ledger.used == 0
+    assert not source.parts._parts
+
+
+def put_off_models(files, budget, host):
+    source = Models("cpu", ledger=Ledger(budget), host=Ledger(host))
+    return source, generator("one", [files["a"]]), generator("other", [files["b"]])
+
+
+def test_put_off_and_back_is_the_same_and_counted_where_it_is(files):
+    """Host memory stands in for the device here; the way is the same."""
+    source, one, other = put_off_models(files, int(1.5 * PART), 10 * PART)
+    first = source.get(one, None)
+    expected, weight = run(first), first.value[0].one.weight
+    size = first.freed
+    source.get(other, None)
+    assert (first.resident, first.put_off) == (False, True)
+    assert (source.parts.host.used, first.value[0].one.weight is weight) == (size, False)
+    assert first.value[0].two.weight is first.value[0].one.weight, "tied weights stay tied"
+    again = source.get(one, None)
+    assert again is first
+    assert torch.equal(run(again), expected)
+    assert one.loads == 1, "it came back without a load"
+    assert source.parts.host.used == size, "now the other is there"
+    source.clear()
+    assert (source.ledger.used, source.parts.host.used) == (0, 0)
+
+
+def test_without_room_on_the_host_it_is_dropped(files):
+    source, one, other = put_off_models(files, int(1.5 * PART), PART // 2)
+    first = source.get(one, None)
+    source.get(other, None)
+    assert (first.put_off, first.value, source.parts.host.used) == (False, None, 0)
+    source.get(one, None)
+    assert one.loads == 2
+
+
+def test_a_prefetch_takes_free_room_only(files):
+    source, one, other = put_off_models(files, int(1.5 * PART), 10 * PART)
+    first = source.get(one, None)
+    second = source.get(other, None)
+    source.prefetch(one, None)
+    assert (first.resident, second.resident) == (False, True)
+    source.drop_all(lambda model: 0)
+    source.prefetch(one, None)
+    assert first.resident
+    assert source.ledger.used <= source.ledger.budget
+
+
+@given(
+    wanted=st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=12),
+    budget=st.floats(2.1, 6), host=st.sampled_from([None, 0.0, 1.2, 3.0]),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_ledgers_add_up_whatever_comes_and_goes(tmp_path_factory, wanted, budget, host):
+    folder = tmp_path_factory.getbasetemp() / "parts"
+    folder.mkdir(exist_ok=True)
+    files = {name: part(folder, name, seed) for seed, name in enumerate("abc")}
+    sets = (["a"], ["a", "b"], ["b", "c"], ["c"], ["a", "c"])
+    generators = [generator(f"g{index}", [files[name] for name in names]) for index, names in enumerate(sets)]
+    source = Models("cpu", ledger=Ledger(int(budget * PART)), host=None if host is None else Ledger(int(host * PART)))
+    seen = {}
+    for index, drop in wanted:
+        model = source.get(generators[index], None)
+        made = run(model)
+        assert torch.equal(seen.setdefault(index, made), made)
+        if drop:
+            source.drop_all(lambda each: 0)
+        used = {part for each in source.resident() for part in each.parts}
+        assert all(part.on_device for part in used)
+        own = sum(each.own for each in source.resident())
+        assert source.ledger.used == own + sum(part.size for part in used) <= source.ledger.budget
+        if source.parts.host is not None:
+            off = {part for part in source.parts._parts.values() if not part.on_device}
+            assert source.parts.host.used == sum(part.size for part in off) <= source.parts.host.budget
+    source.clear()
+    assert source.ledger.used == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_it_waits_in_pinned_memory(files):
+    source = Models("cuda", ledger=Ledger(int(1.5 * PART)), host=Ledger(10 * PART))
+    one, other = generator("one", [files["a"]]), generator("other", [files["b"]])
+    first = source.get(one, None)
+    expected = [value.clone() for value in first.value[0].parameters()]
+    source.get(other, None)
+    assert first.value[0].one.weight.is_pinned()
+    back = source.get(one, None).value[0]
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(expected, back.parameters(), strict=True))
