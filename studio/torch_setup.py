@@ -26,6 +26,7 @@ from studio.errors import UsageError
 
 THREADS_VARIABLE = "STUDIO_THREADS"
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_usual: list[int] = []  # the count that torch came with, once it was asked
 _declared: list[object] = []  # torch.library.Library objects; the operators live as long as they do
 
 
@@ -87,15 +88,27 @@ def cores() -> int:
 
 
 def threads() -> int | None:
-    """How many threads torch computes with, or None where it is not loaded."""
+    """How many threads torch computes with in this thread, or None where it is not loaded."""
     torch = sys.modules.get("torch")
     return int(torch.get_num_threads()) if torch is not None and hasattr(torch, "get_num_threads") else None
+
+
+def usual_threads() -> int | None:
+    """How many torch takes by itself, or ``STUDIO_THREADS`` says; None where torch is not loaded.
+
+    Asked before the count is changed for the first time: a change in one thread is what later threads begin with.
+    """
+    if wanted := os.environ.get(THREADS_VARIABLE):
+        return int(wanted)
+    if not _usual and (count := threads()) is not None:
+        _usual.append(count)
+    return _usual[0] if _usual else None
 
 
 def use_threads(count: int | None) -> None:
     """Let torch compute with so many threads in this thread; None leaves it as it is."""
     torch = sys.modules.get("torch")
-    if count is not None and torch is not None and torch.get_num_threads() != count:
+    if count is not None and usual_threads() is not None and torch is not None and torch.get_num_threads() != count:
         torch.set_num_threads(count)
 
 

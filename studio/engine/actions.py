@@ -69,6 +69,17 @@ class Actions:
         elif entry.model is not None and entry.model.weights:
             entry.threads = self.threads.usual if request.invariant else self.threads.standing(group)
 
+    def reconsider(self, entry: Entry, width: int) -> str:
+        """Change the threads of a running request where others are much faster; returns what to tell of it, or ''."""
+        group, request = entry.group, entry.request
+        if group is None or entry.threads is None or request.invariant or request.threads is not None:
+            return ""
+        better = self.threads.better(group, width)
+        if better is None or entry.state is None:
+            return ""
+        was, entry.threads = entry.threads, better
+        return f"{was} threads were slow beside other work; from step {entry.state.position + 1} on it is {better}"
+
     def step(self, batch: Sequence[Entry]) -> tuple[list[State], float, float]:
         """Step a batch once; return the next states, when it began and when it ended. Raises as `start` does."""
         lead = batch[0]

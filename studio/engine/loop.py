@@ -352,7 +352,7 @@ class Loop:
         if state.done:
             return
         try:
-            self._regroup(entry, state)
+            self._regroup(entry, state, width)
         except BaseException as error:  # a plugin may raise anything; see failures
             self.fail(entry, as_error(entry.name, "batch_key", error))
             return
@@ -362,10 +362,13 @@ class Loop:
         if every and state.position % every == 0:
             self._preview(entry, state)
 
-    def _regroup(self, entry: Entry, state: State) -> None:
+    def _regroup(self, entry: Entry, state: State, width: int) -> None:
         """File the request under the batch key of its next step, behind those that wait longer."""
         key = check_key(entry.request.generator.batch_key(state))
-        if not same_key(key, entry.key):
+        changed = self.actions.reconsider(entry, width)
+        if changed:
+            self._tell(entry, (changed,))
+        if changed or not same_key(key, entry.key):
             entry.key = key
             self.room.regroup(entry, group_of(entry))
         self._groups.file(entry)

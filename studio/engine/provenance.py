@@ -64,7 +64,7 @@ def make_recipe(entry: Entry, media: Media) -> Recipe:
         libraries=libraries(),
         device=model.device,
         dtype=model.dtype,
-        threads=entry.threads or (torch_setup.threads() if _uses_torch(entry) else None),
+        threads=entry.threads or (torch_setup.usual_threads() if _uses_torch(entry) else None),
         batch_width=BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
         facts=generator.facts(model.value, request.inputs),
         notices=tuple(entry.notices),

@@ -3,11 +3,13 @@
 More threads are not always faster: a step of little tensors gains nothing, and beside another busy process each
 operator waits for the thread that was put aside (a matrix-vector product took 325 ms with two threads, 40 with one).
 What is tried is half and twice the count that stands. A trial is a step made once more with another count, whose states
-are thrown away: steps leave their states as they were, so nobody notices. Trials take a hundredth of the time of the
-steps, and one more when steps have become twice as slow as they were.
+are thrown away: steps leave their states as they were, so nobody notices. A kind of step that was never tried is tried
+at once; after that, trials take a hundredth of the time of the steps, and one more when steps have become twice as slow
+as they were.
 
-A request keeps the count that it began with: where a kernel rounds differently by threads (on the processors tried: not
-in bfloat16), its recipe can say with how many it was made. This module knows nothing of the loop.
+A request keeps the count that it began with, unless another is twice as fast: where a kernel rounds differently by
+threads (on the processors tried: not in bfloat16), its recipe can say with how many it was made. This module knows
+nothing of the loop.
 
 Try it: ``studio doctor``, and look for rows with different threads
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -24,6 +26,7 @@ from studio import torch_setup
 from studio.engine.measured import Group, Measured
 
 GAIN = 1.15  # another count must be this much faster
+MUCH = 2.0  # times as fast: worth a change in the middle of a request
 SHARE = 0.01  # of the time of the steps goes into trials
 SLOWER = 2.0  # steps that take this much longer than they did are worth a trial at once
 _EVERY = 16  # steps between two trials for being slow
@@ -40,6 +43,7 @@ class _Kind:
     best: dict[tuple[int, int], float] = field(default_factory=dict)
     purse: float = 0.0
     since: int = 0  # steps since the last trial
+    known: bool = False  # another count was tried before
 
 
 class Threads:
@@ -51,8 +55,8 @@ class Threads:
 
     @cached_property
     def most(self) -> int:
-        """What torch would use by itself; asked when torch is loaded, in a thread whose count was never set."""
-        return torch_setup.threads() or 1
+        """What torch would use by itself; asked when torch is loaded."""
+        return torch_setup.usual_threads() or 1
 
     @property
     def usual(self) -> int | None:
@@ -79,12 +83,21 @@ class Threads:
         if not threads or own is None:
             return None
         slow = kind.purse >= 0 and kind.since >= _EVERY and own > SLOWER * kind.best[threads, width]
+        kept = len(kind.seconds[threads, width])
+        new = kind.purse >= 0 and not kind.known and kept > _ENOUGH  # the first step of a process is a slow one
         others = [each for each in (threads // 2, threads * 2) if 1 <= each <= self.most]
         least = min(others, key=lambda each: len(kind.seconds.get((each, width), ())))
         cost = _median(kind.seconds.get((least, width), ())) or 2 * own
-        if slow or kind.purse >= cost:
+        if slow or new or kind.purse >= cost:
             return least
         return None
+
+    def better(self, group: Group, width: int) -> int | None:
+        """The count that stands, where it is so much faster than the group's that a running request should change."""
+        kind = self._kind(group)
+        own = _median(kind.seconds.get((group.threads or 0, width), ()))
+        other = _median(kind.seconds.get((kind.now, width), ()))
+        return kind.now if own is not None and other is not None and other * MUCH < own else None
 
     def give_up(self, group: Group) -> None:
         """A trial failed: no more of this kind."""
@@ -97,6 +110,7 @@ class Threads:
         kind.since = 0
         self._learn(kind, threads, width, seconds)
         self.measured.learn(replace(group, threads=threads), width, seconds, None)
+        kind.known = kind.known or len(kind.seconds[threads, width]) >= _ENOUGH
         counts = {at for at, by in kind.seconds if by == width and len(kind.seconds[at, by]) >= _ENOUGH}
         medians = {at: _median(kind.seconds[at, width]) or 0.0 for at in counts}
         if kind.now in medians:
@@ -115,12 +129,15 @@ class Threads:
     def _kind(self, group: Group) -> _Kind:
         bare = replace(group, threads=None)
         if bare not in self._kinds:
-            self._kinds[bare] = _Kind(self._remembered(bare))
+            tables = {count: self.measured.seconds(replace(bare, threads=count)) for count in self._counts()}
+            tried = sum(bool(table) for table in tables.values()) > 1
+            self._kinds[bare] = _Kind(self._remembered(tables), known=tried)
+            for count, table in tables.items():
+                self._kinds[bare].best.update({(count, width): seconds for width, seconds in table.items()})
         return self._kinds[bare]
 
-    def _remembered(self, bare: Group) -> int:
+    def _remembered(self, tables: Mapping[int, Mapping[int, float]]) -> int:
         """The count that was fastest by what other processes left, at the widest that all were measured at."""
-        tables = {count: self.measured.seconds(replace(bare, threads=count)) for count in self._counts()}
         widths = [set(table) for table in tables.values() if table]
         shared = set.intersection(*widths) if len(widths) > 1 else set()
         if not shared or not tables[self.most]:
