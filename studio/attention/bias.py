@@ -92,7 +92,9 @@ class Causal(Bias):
         _whole("Causal", "offset", self.offset)
         _whole("Causal", "window", self.window)
         if self.window is not None and self.window < 1:
-            raise UsageError(f"Causal's window is {self.window}; it must be at least 1", hint="leave it out for no window")
+            raise UsageError(
+                f"Causal's window is {self.window}; it must be at least 1", hint="leave it out for no window"
+            )
 
     def shift(self, shape: Shape) -> int:
         """The offset in fact."""
@@ -100,7 +102,12 @@ class Causal(Bias):
 
     def signature(self, shape: Shape) -> Hashable:
         """Kind, whether plain (top left corner) or idle, and the window."""
-        return "causal", self.plain(shape), self.allows_all(Span(0, 0, shape.queries), 0, shape.keys, shape), self.window
+        return (
+            "causal",
+            self.plain(shape),
+            self.allows_all(Span(0, 0, shape.queries), 0, shape.keys, shape),
+            self.window,
+        )
 
     def plain(self, shape: Shape) -> bool:
         """Whether it is what kernels call `is_causal`."""
@@ -212,7 +219,9 @@ class Blocks(Bias):
             raise UsageError(f"Blocks packs all sequences into one row; the batch has {shape.batch}")
         for name, found, count in (("queries", self.bounds, shape.queries), ("keys", self.key_bounds, shape.keys)):
             if found[-1] != count:
-                raise UsageError(f"cu_seqlens ends with {found[-1]}; there are {count} {name}, and it must end with that")
+                raise UsageError(
+                    f"cu_seqlens ends with {found[-1]}; there are {count} {name}, and it must end with that"
+                )
 
     def visible(self, rows: slice, q: Tensor, k: Tensor, shape: Shape) -> Tensor:
         """See Bias."""

@@ -22,7 +22,14 @@ class KVCache:
     """Keys and values (rows, room, kv_heads, head_dim), and how many tokens each row has (`lengths`)."""
 
     def __init__(
-        self, rows: int, room: int, kv_heads: int, head_dim: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+        self,
+        rows: int,
+        room: int,
+        kv_heads: int,
+        head_dim: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
     ) -> None:
         self.k = torch.zeros(rows, room, kv_heads, head_dim, dtype=dtype, device=device)
         self.v = torch.zeros_like(self.k)
@@ -50,7 +57,9 @@ class KVCache:
             self.v[row, has : has + n] = v[row, :n]
             self.lengths[row] = has + n
 
-    def attend(self, q: Tensor, *, scale: float | None = None, backend: str = "auto", using: Dispatch | None = None) -> Tensor:
+    def attend(
+        self, q: Tensor, *, scale: float | None = None, backend: str = "auto", using: Dispatch | None = None
+    ) -> Tensor:
         """Attend from the last token of each row, (rows, 1, heads, head_dim), to all that the row has."""
         if q.dim() != 4 or q.shape[1] != 1:
             raise UsageError(f"q is {tuple(q.shape)}; decoding takes one token a row: (rows, 1, heads, head_dim)")
@@ -58,4 +67,3 @@ class KVCache:
         bias = None if min(self.lengths, default=0) == longest else Lengths(self.lengths)
         serve = (using or default()).attend
         return serve(q, self.k[:, :longest], self.v[:, :longest], bias=bias, scale=scale, backend=backend)
-

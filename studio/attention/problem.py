@@ -71,7 +71,9 @@ class Problem:
                 "k and v have equal tokens and heads, q and k equal head_dim"
             )
         if len({q.dtype, k.dtype, v.dtype}) > 1 or len({q.device, k.device, v.device}) > 1:
-            places = ", ".join(f"{n} {_name(each.dtype)} on {each.device}" for n, each in zip("qkv", (q, k, v), strict=True))
+            places = ", ".join(
+                f"{n} {_name(each.dtype)} on {each.device}" for n, each in zip("qkv", (q, k, v), strict=True)
+            )
             raise UsageError(f"q, k and v must have one dtype and one device: {places}", hint="`k.to(q)`")
         grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         sizes = (q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3])

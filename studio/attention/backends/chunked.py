@@ -30,7 +30,11 @@ class Chunked(Backend):
 
     def refuses(self, problem: Problem) -> list[str]:
         """Only a bias that is itself trained."""
-        if any(part.tensor.requires_grad for part in (problem.bias.parts if problem.bias else ()) if hasattr(part, "tensor")):
+        if any(
+            part.tensor.requires_grad
+            for part in (problem.bias.parts if problem.bias else ())
+            if hasattr(part, "tensor")
+        ):
             return ["it makes no gradient for the bias's tensor"]
         return []
 
@@ -87,7 +91,11 @@ def _taken(
     q: Tensor, k: Tensor, v: Tensor, block: Block, grid_q: tuple[int, ...], grid_k: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A block's queries, keys and values (rows, tokens, heads, head_dim); a view where it can be one."""
-    return _box(q, block.rows, block.q, grid_q), _box(k, block.rows, block.k, grid_k), _box(v, block.rows, block.k, grid_k)
+    return (
+        _box(q, block.rows, block.q, grid_q),
+        _box(k, block.rows, block.k, grid_k),
+        _box(v, block.rows, block.k, grid_k),
+    )
 
 
 def _box(x: Tensor, rows: slice, box: tuple[slice, ...], grid: tuple[int, ...]) -> Tensor:
@@ -131,6 +139,8 @@ class _Attend(torch.autograd.Function):
                 made = _one(*taken, block, ctx.scale)
             parts = torch.autograd.grad(made, taken, _box(grad, block.rows, block.q, grid_q))
             keys = block._replace(q=block.k)
-            for whole, part, where, grid in zip(sums, parts, (block, keys, keys), (grid_q, grid_k, grid_k), strict=True):
+            for whole, part, where, grid in zip(
+                sums, parts, (block, keys, keys), (grid_q, grid_k, grid_k), strict=True
+            ):
                 _put(whole, where, grid, part, add=True)
         return *(whole.to(each.dtype) for whole, each in zip(sums, (q, k, v), strict=True)), None, None

@@ -109,8 +109,14 @@ def _window_rule(part: SpaceTime, device: torch.device) -> Any:
     t, h, w = (torch.tensor(part.sees(axis), device=device).T.contiguous() for axis in range(3))  # (2, positions)
 
     def rule(_b: Any, _h: Any, q: Any, k: Any) -> Any:
-        seen = (t[0][q // (height * width)] <= k // (height * width)) & (k // (height * width) < t[1][q // (height * width)])
-        seen = seen & (h[0][q // width % height] <= k // width % height) & (k // width % height < h[1][q // width % height])
+        seen = (t[0][q // (height * width)] <= k // (height * width)) & (
+            k // (height * width) < t[1][q // (height * width)]
+        )
+        seen = (
+            seen
+            & (h[0][q // width % height] <= k // width % height)
+            & (k // width % height < h[1][q // width % height])
+        )
         return seen & (w[0][q % width] <= k % width) & (k % width < w[1][q % width])
 
     return rule

@@ -32,7 +32,9 @@ def flash_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
 def flash_cuda(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
     """FlashAttention for CUDA; takes no mask."""
     assert mask is None
-    return cast(Tensor, _ops._scaled_dot_product_flash_attention(q, *_wide(q, k, v), 0.0, causal, False, scale=scale)[0])
+    return cast(
+        Tensor, _ops._scaled_dot_product_flash_attention(q, *_wide(q, k, v), 0.0, causal, False, scale=scale)[0]
+    )
 
 
 def efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
@@ -48,9 +50,7 @@ def cudnn(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sc
     """cuDNN's kernel for CUDA; it is given no mask."""
     assert mask is None
     grad = torch.is_grad_enabled()
-    found = _ops._scaled_dot_product_cudnn_attention(
-        q, *_wide(q, k, v), None, grad, 0.0, causal, False, scale=scale
-    )
+    found = _ops._scaled_dot_product_cudnn_attention(q, *_wide(q, k, v), None, grad, 0.0, causal, False, scale=scale)
     return cast(Tensor, found[0])
 
 
@@ -84,7 +84,9 @@ class _Sdpa(Backend):
         reasons = [fault] if (fault := _tried(kernel, problem.dtype, problem.device)) else []
         if kernel is not math:
             if problem.head_dim != problem.value_dim:
-                reasons.append(f"values have {problem.value_dim} numbers a head and keys {problem.head_dim}; it needs as many")
+                reasons.append(
+                    f"values have {problem.value_dim} numbers a head and keys {problem.head_dim}; it needs as many"
+                )
             if problem.device.type == "cuda" and problem.head_dim % 8:
                 reasons.append(f"heads are of {problem.head_dim}; it needs a multiple of 8")
         if problem.open or problem.plain_causal:

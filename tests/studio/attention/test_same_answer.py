@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studio.attention import Blocks, Causal, Dense, Dispatch, Lengths, Problem, SpaceTime
-from tests.studio.attention.problems import BOUND, problems
+
+from .problems import BOUND, problems
 
 DISPATCH = Dispatch()
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
@@ -44,7 +45,9 @@ def test_every_backend_gives_the_same_answer(device, problem):
         made = DISPATCH.attend(q, k, v, bias=bias, backend=name)
         assert made.shape == due.shape
         assert made.dtype == q.dtype
-        torch.testing.assert_close(made.double(), due, atol=BOUND[q.dtype], rtol=BOUND[q.dtype], msg=lambda m: f"{name}: {m}")  # noqa: B023
+        torch.testing.assert_close(
+            made.double(), due, atol=BOUND[q.dtype], rtol=BOUND[q.dtype], msg=lambda m: f"{name}: {m}"
+        )
 
 
 @settings(max_examples=60)
@@ -101,7 +104,7 @@ def test_what_is_not_finite_reaches_those_alone_that_see_it(bias, bad, which, to
     at = torch.arange(12)
     problem = Problem.of(*tensors, bias)
     seen = bias.visible(slice(0, 1), at, at, problem.shape) if bias else torch.ones(12, 12, dtype=torch.bool)
-    seen = seen.reshape(12, 12)
+    seen = seen.expand(1, 1, 12, 12)[0, 0]
     touched = (at == token) if which == 0 else seen[:, token]
     due = DISPATCH.attend(*tensors, bias=bias, backend="reference")
     torch.testing.assert_close(due[:, ~touched], clean[:, ~touched])
