@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from studio.attention.backends.base import Backend
+    from studio.attention.backend import Backend
     from studio.attention.bias import Bias, Blocks, Causal, Dense, Lengths, SpaceTime
     from studio.attention.cache import KVCache
     from studio.attention.dispatch import Dispatch, attend, recorded
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Availability": "probe",
-    "Backend": "backends.base",
+    "Backend": "backend",
     "Bias": "bias",
     "Blocks": "bias",
     "Causal": "bias",

@@ -18,8 +18,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from studio.attention.backend import Backend
 from studio.attention.backends import own
-from studio.attention.backends.base import Backend
 from studio.attention.backends.chunked import attend_exactly
 from studio.attention.bias import Bias, Shape
 from studio.attention.problem import Problem, class_key

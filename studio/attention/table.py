@@ -1,7 +1,7 @@
 """What was measured of attention backends on this machine: seconds by kind of problem and backend.
 
-Written by ``studio attention --tune`` alone, into one small JSON file of the data folder, whole or not at all. It holds for
-one set of library versions and one number of threads; a damaged or outdated file is as good as none.
+Written by ``studio attention --tune`` alone, into one small JSON file of the data folder, whole or not at all. It holds
+for one set of library versions and one number of threads; a damaged or outdated file is as good as none.
 
 Try it: ``studio attention --shape 1,1024,8,64 --tune``
 """

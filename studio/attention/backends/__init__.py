@@ -1,8 +1,8 @@
-"""The kernels that attention can run on, one a file, and the contract they share in `base.py`."""
+"""The kernels that attention can run on, one a file, and the contract they share in `studio/attention/backend.py`."""
 
 from __future__ import annotations
 
-from studio.attention.backends.base import Backend
+from studio.attention.backend import Backend
 from studio.attention.backends.chunked import Chunked
 from studio.attention.backends.flex import Flex
 from studio.attention.backends.reference import Reference

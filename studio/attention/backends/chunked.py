@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-from studio.attention.backends.base import Backend, as_floats
+from studio.attention.backend import Backend
+from studio.attention.backends.masks import as_floats
 from studio.attention.backends.sdpa import flash_cpu, math
 from studio.attention.exact import exact
 from studio.attention.plan import Block, blocks, grids

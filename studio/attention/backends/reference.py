@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from studio.attention.backends.base import Backend
+from studio.attention.backend import Backend
 from studio.attention.exact import exact
 from studio.attention.problem import Problem
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from studio.attention.backends.base import Backend, too_large_a_mask, written_out
+from studio.attention.backend import Backend
+from studio.attention.backends.masks import too_large_a_mask, written_out
 from studio.attention.problem import Problem
 
 _ops = torch.ops.aten

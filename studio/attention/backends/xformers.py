@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.attention.backends.base import Backend
+from studio.attention.backend import Backend
 from studio.attention.bias import Blocks, Causal
 from studio.attention.problem import Problem
 

@@ -47,7 +47,9 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """What the registry calls: (B, H, T, D) in, (B, T, H, D) out."""
     if dropout:
-        raise UsageError(f"attention dropout is {dropout}; `attend` has none", hint="set it to 0, or call `model.eval()`")
+        raise UsageError(
+            f"attention dropout is {dropout}; `attend` has none", hint="set it to 0, or call `model.eval()`"
+        )
     for name in ("softcap", "s_aux", "cache", "position_bias"):
         if more.get(name) is not None:
             raise UsageError(f"this model's attention has `{name}`, which `attend` has not", hint='use "eager"')

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from studio.attention import Blocks, Causal, Dense, Problem, SpaceTime, availability
+from studio.attention.backend import OWN
 from studio.attention.backends import own
 from studio.attention.backends.xformers import mask_of
 
@@ -20,7 +21,7 @@ def problem(bias=None, *, batch=1, tokens=64, heads=2, dim=64, dtype=torch.float
 
 def test_every_backend_works_or_says_why_not():
     found = {each.name: each for each in availability("cpu")}
-    assert set(found) == set(BACKENDS)
+    assert set(found) == set(BACKENDS) == set(OWN)
     assert found["sdpa-math"].available
     assert found["sdpa-flash"].available
     assert found["chunked"].available

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,7 +48,7 @@ def test_every_backend_gives_the_same_answer(device, problem):
         assert made.shape == due.shape
         assert made.dtype == q.dtype
         torch.testing.assert_close(
-            made.double(), due, atol=BOUND[q.dtype], rtol=BOUND[q.dtype], msg=lambda m: f"{name}: {m}"
+            made.double(), due, atol=BOUND[q.dtype], rtol=BOUND[q.dtype], msg=partial("{}: {}".format, name)
         )
 
 
@@ -68,7 +70,7 @@ def test_every_backend_gives_the_same_gradients(problem):
     for name in names:
         bound = 8 * BOUND[q.dtype]
         for made, right in zip(gradients(name, q.dtype), due, strict=True):
-            torch.testing.assert_close(made.double(), right, atol=bound, rtol=bound, msg=lambda m: f"{name}: {m}")  # noqa: B023
+            torch.testing.assert_close(made.double(), right, atol=bound, rtol=bound, msg=partial("{}: {}".format, name))
 
 
 def test_a_trained_bias_gets_its_gradient():
@@ -113,7 +115,7 @@ def test_what_is_not_finite_reaches_those_alone_that_see_it(bias, bad, which, to
         assert due[0, touched, 1, 3].isnan().all()
     for name in willing(*tensors, bias):
         made = DISPATCH.attend(*tensors, bias=bias, backend=name)
-        torch.testing.assert_close(made, due, equal_nan=True, msg=lambda m: f"{name}: {m}")  # noqa: B023
+        torch.testing.assert_close(made, due, equal_nan=True, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize("name", ["sdpa-flash", "sdpa-math", "chunked", "reference", "auto"])

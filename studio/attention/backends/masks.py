@@ -1,12 +1,6 @@
-"""What a backend is: a name, what it refuses, and the computation.
-
-A plugin offers its own through the hook `studio_attention_backends`. This module knows nothing of dispatch.
-"""
+"""Biases written out as masks, for kernels that know nothing else, and how large such a mask may be."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,27 +8,6 @@ from torch import Tensor
 from studio.attention.problem import Problem
 
 MOST_MASK = 64 << 20  # bytes of a mask that may be written out; more would grow with the square of the tokens
-
-
-class Backend(ABC):
-    """One way to compute attention. It keeps nothing between calls that could change an answer, and is thread-safe."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def refuses(self, problem: Problem) -> list[str]:
-        """Every reason why it cannot serve the problem, one line each; none if it can.
-
-        It is asked once for all problems of equal `Problem.key`, so it must look at nothing else.
-        """
-
-    @abstractmethod
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
-        """Compute a problem that it does not refuse and that is not empty.
-
-        `q` is (B, Q, H, D), `k` (B, K, G, D), `v` (B, K, G, E); returns (B, Q, H, E). Queries that see nothing get zeros.
-        What a row gets that meets non-finite numbers is of no account: those calls are computed again (see `exact`).
-        """
 
 
 def written_out(problem: Problem) -> Tensor | None:
