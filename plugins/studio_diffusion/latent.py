@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging
 
+from studio_diffusion.kernels import on_attend
 from studio_diffusion.samplers import SAMPLERS, Move, clock
 
 
@@ -60,6 +61,7 @@ class LatentDiffusion:
         self.device, self.dtype = torch.device(device), dtype
         for module in (self.text_encoder, self.unet, self.vae):
             module.to(self.device).eval().requires_grad_(False)
+        self.attention = on_attend(self.text_encoder, self.unet, self.vae)
 
     @property
     def factor(self) -> int:

@@ -35,8 +35,9 @@ class Backend(ABC):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
         """Compute a problem that it does not refuse and that is not empty.
 
-        `q` is (B, Q, H, D), `k` (B, K, G, D), `v` (B, K, G, E); returns (B, Q, H, E). Queries that see nothing get zeros.
-        What a row gets that meets non-finite numbers is of no account: those calls are computed again (see `exact`).
+        `q` is (B, Q, H, D), `k` (B, K, G, D), `v` (B, K, G, E); returns (B, Q, H, E). Queries that see nothing get
+        zeros. What a row gets that meets non-finite numbers is of no account: such calls are computed again (see
+        `exact`).
         """
 
 

@@ -1,8 +1,8 @@
 """What a query may see, described instead of written out: Causal, Lengths, Blocks, SpaceTime, Dense, and sums of them.
 
-A description knows which pairs it allows, and between which keys a run of queries can see anything at all, so that a
-backend may skip the rest. A sum allows what all its parts allow, and adds up what they add. Queries that see nothing get
-zeros. This module knows nothing of backends.
+A description knows which pairs it allows, and between which keys a run of queries can see anything at all, so that
+a backend may skip the rest. A sum allows what all its parts allow, and adds up what they add. Queries that see nothing
+get zeros. This module knows nothing of backends.
 
 Try it: ``python -c "from studio.attention import Causal; print(Causal(window=4) + Causal())"``
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -201,7 +202,7 @@ class Blocks(Bias):
         keys = self.bounds if cu_seqlens_k is None else _numbers("Blocks", "cu_seqlens_k", cu_seqlens_k)
         object.__setattr__(self, "key_bounds", keys)
         for found in (self.bounds, self.key_bounds):
-            if not found or found[0] != 0 or any(a > b for a, b in zip(found, found[1:], strict=False)):
+            if not found or found[0] != 0 or any(a > b for a, b in pairwise(found)):
                 raise UsageError(f"cu_seqlens is {_short(found)}; it must begin with 0 and never fall")
         if len(self.bounds) != len(self.key_bounds):
             raise UsageError(
@@ -316,7 +317,7 @@ class SpaceTime(Bias):
 
 @dataclass(frozen=True, eq=False)
 class Dense(Bias):
-    """A tensor that broadcasts to (batch, heads, queries, keys): bool says who sees whom, floats are added to the scores.
+    """A tensor that broadcasts to (batch, heads, queries, keys): bool says who sees whom, floats are added to scores.
 
     Where -inf is added nothing is seen.
     """

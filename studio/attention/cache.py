@@ -43,7 +43,7 @@ class KVCache:
     def append(self, k: Tensor, v: Tensor, counts: Sequence[int] | None = None) -> None:
         """Write keys and values (rows, tokens, kv_heads, head_dim) behind those of each row.
 
-        Of row i the first `counts[i]` tokens are taken; all of them unless given. Raises UsageError if there is no room.
+        Of row i the first `counts[i]` tokens are taken; all of them unless given. Raises UsageError without room.
         """
         counts = [k.shape[1]] * len(self.lengths) if counts is None else list(counts)
         if k.shape != v.shape or k.shape[0] != len(self.lengths) or k.shape[2:] != self.k.shape[2:]:

@@ -1,7 +1,8 @@
 """Which backend serves a call, why the others do not, and `attend`, which asks both questions for every model.
 
-The fastest that refuses nothing: as measured on this machine if `studio attention --tune` was run, else in a fixed order.
-Nothing is measured while a request runs, since kernels differ in the last bit and the same seed must make the same bytes.
+The fastest that refuses nothing: as measured on this machine if `studio attention --tune` was run, else in a fixed
+order. Nothing is measured while a request runs, since kernels differ in the last bit and the same seed must make the
+same bytes.
 A choice is made once for a kind of problem and remembered. This module knows nothing of single kernels.
 
 Try it: ``studio attention --shape 1,4096,8,64``
@@ -65,6 +66,11 @@ class Dispatch:
         if serving.name != "reference" and _suspect(out, q, k):
             return attend_exactly(q, k, v, problem, scale)
         return out
+
+    @property
+    def used(self) -> list[str]:
+        """Names of the backends that have been chosen here, sorted."""
+        return sorted({backend.name for backend in list(self._chosen.values())})
 
     def choose(self, problem: Problem) -> Backend:
         """The backend that serves a problem. Raises UsageError, with everyone's reasons, if none can."""

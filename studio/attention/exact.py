@@ -18,8 +18,8 @@ from torch import Tensor
 def exact(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None, added: Tensor | None) -> Tensor:
     """Attend; every pair's score is held at once.
 
-    `q` is (B, Q, H, D), `k` (B, K, G, D), `v` (B, K, G, E) with H a multiple of G; `visible` (bool) and `added` broadcast
-    to (B, H, Q, K). Returns (B, Q, H, E).
+    `q` is (B, Q, H, D), `k` (B, K, G, D), `v` (B, K, G, E) with H a multiple of G; `visible` (bool) and `added`
+    broadcast to (B, H, Q, K). Returns (B, Q, H, E).
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     k, v = (each.repeat_interleave(q.shape[2] // k.shape[2], dim=2).to(dtype) for each in (k, v))

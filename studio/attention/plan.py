@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 from math import prod
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ OVERHEAD = 8000  # what starting a block costs, in pairs: about 100 us where 8 h
 
 
 class Segment(NamedTuple):
-    """Along one axis: queries `q0` to `q1` see nothing outside of keys `k0` to `k1`; `whole` if each sees all of them."""
+    """Along one axis: queries `q0` to `q1` see nothing outside of keys `k0` to `k1`; `whole`: each sees all of them."""
 
     q0: int
     q1: int
@@ -81,7 +81,7 @@ def _runs(bias: Bias | None, shape: Shape, device: torch.device, most: int | Non
     parts = list(bias.parts) if bias else []
     cuts = sorted({0, shape.queries, *(cut for part in parts for cut in part.cuts(shape))})
     for rows in _rows(parts, shape.batch):
-        for first, last in zip(cuts, cuts[1:], strict=False):
+        for first, last in pairwise(cuts):
             masked = not _whole(parts, Span(rows.start, first, last), shape)
             step = min(MASKED_BLOCK if masked else last - first, most or last - first)
             for q0 in range(first, last, step):
@@ -124,7 +124,7 @@ def _boxes(local: SpaceTime, others: list[Bias], shape: Shape, device: torch.dev
             if others:
                 where = (_positions(local.grid, q, device), _positions(local.grid, k, device))
                 more, added = _masks(others, rows, where, shape)
-                seen = more if seen is None else seen & more
+                seen = more if seen is None or more is None else seen & more
             yield Block(rows, q, k, seen, added)
 
 
@@ -150,8 +150,8 @@ def _window(local: SpaceTime, box: tuple[Segment, ...], device: torch.device) ->
 def axes(local: SpaceTime) -> tuple[tuple[Segment, ...], ...]:
     """How to cut the three axes, so that the blocks of all combinations cost least.
 
-    Large blocks see more keys than each of their queries needs, small ones are slow to run. A kernel is taken to be slow
-    by a third at 64 queries a block.
+    Large blocks see more keys than each of their queries needs, small ones are slow to run: a kernel is taken to be
+    slow by a third at 64 queries a block.
     """
     choices = [_choices(local.sees(axis), local.tile[axis] if local.tile else 1) for axis in range(3)]
     return min(product(*choices), key=_cost)

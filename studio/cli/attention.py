@@ -16,7 +16,7 @@ COLUMNS = ("backend", "state", "more")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
-class _Sizes(click.ParamType):
+class _Sizes(click.ParamType[tuple[int, ...]]):
     """BATCH,TOKENS,HEADS,HEAD_DIM."""
 
     name = "sizes"

@@ -102,7 +102,8 @@ def _taken(
 def _box(x: Tensor, rows: slice, box: tuple[slice, ...], grid: tuple[int, ...]) -> Tensor:
     if len(grid) == 1:
         return x[rows, box[0]]
-    return x.unflatten(1, grid)[(rows, *box)].flatten(1, 3)
+    wide: Tensor = x.unflatten(1, grid)  # type: ignore[no-untyped-call]
+    return wide[(rows, *box)].flatten(1, 3)
 
 
 def _put(out: Tensor, block: Block, grid: tuple[int, ...], made: Tensor, *, add: bool = False) -> None:
@@ -110,8 +111,8 @@ def _put(out: Tensor, block: Block, grid: tuple[int, ...], made: Tensor, *, add:
     if len(grid) == 1:
         place = out[block.rows, block.q[0]]
     else:
-        place = out.unflatten(1, grid)[(block.rows, *block.q)]
-        made = made.unflatten(1, place.shape[1:4])
+        place = out.unflatten(1, grid)[(block.rows, *block.q)]  # type: ignore[no-untyped-call]
+        made = made.unflatten(1, place.shape[1:4])  # type: ignore[no-untyped-call]
     if add:
         place.add_(made)
     else:
@@ -128,7 +129,7 @@ class _Attend(torch.autograd.Function):
         return _forward(q, k, v, problem, scale)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         problem: Problem = ctx.problem
@@ -137,7 +138,7 @@ class _Attend(torch.autograd.Function):
         for block in blocks(problem.bias, problem.shape, q.device, _most(problem)):
             taken = tuple(each.detach().requires_grad_() for each in _taken(q, k, v, block, grid_q, grid_k))
             with torch.enable_grad():
-                made = _one(*taken, block, ctx.scale)
+                made = _one(taken[0], taken[1], taken[2], block, ctx.scale)
             parts = torch.autograd.grad(made, taken, _box(grad, block.rows, block.q, grid_q))
             keys = block._replace(q=block.k)
             for whole, part, where, grid in zip(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def mask_of(problem: Problem) -> Any:
     kinds = importlib.import_module("xformers.ops.fmha.attn_bias")
     bias = problem.bias
     if isinstance(bias, Blocks):
-        sizes = [[b - a for a, b in zip(found, found[1:], strict=False)] for found in (bias.bounds, bias.key_bounds)]
+        sizes = [[b - a for a, b in pairwise(found)] for found in (bias.bounds, bias.key_bounds)]
         return kinds.BlockDiagonalMask.from_seqlens(*sizes)
     assert isinstance(bias, Causal)
     if bias.window is None:

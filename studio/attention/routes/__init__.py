@@ -1,1 +1,1 @@
-"""Ways for stock models of other libraries to run on `attend`, one library a file; each imports its library when used."""
+"""Ways for stock models of other libraries to run on `attend`, one library a file, each imported when used."""

@@ -63,7 +63,7 @@ class Attend:
 
 
 def use(model: nn.Module, dispatch: Dispatch | None = None) -> list[str]:
-    """Let every attention block of `model` that has the stock processor ask `attend`; return the names of the others."""
+    """Let every block of `model` that has the stock processor ask `attend`; return the names of the others."""
     from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
     left = []

@@ -1,4 +1,4 @@
-"""open_clip's towers on `attend`: its residual blocks keep `torch.nn.MultiheadAttention`, whose arithmetic is taken over.
+"""open_clip's towers on `attend`: they are built of `torch.nn.MultiheadAttention`, whose arithmetic is taken over.
 
 `nn.MultiheadAttention` chooses its kernel inside; open_clip offers no registry. What it lets us do is to put another
 module, with the same weights and names, in its place. Knows nothing of tokenizers or training.
@@ -31,7 +31,7 @@ class Attend(nn.MultiheadAttention):
         weights = self.in_proj_weight.chunk(3)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (
-            linear(x, w, b).unflatten(-1, (self.num_heads, -1))  # (B, T, H, D)
+            linear(x, w, b).unflatten(-1, (self.num_heads, -1))  # type: ignore[no-untyped-call]  # (B, T, H, D)
             for x, w, b in zip(given, weights, biases, strict=True)
         )
         made = (self.dispatch or default()).attend(q, k, v, bias=_bias(attn_mask, q)).flatten(2)
@@ -44,7 +44,7 @@ def _bias(mask: Tensor | None, q: Tensor) -> Dense | None:
     if mask is None:
         return None
     mask = ~mask if mask.dtype.is_floating_point is False else mask.to(q.dtype)
-    return Dense(mask.unflatten(0, (q.shape[0], q.shape[2])) if mask.dim() == 3 else mask)
+    return Dense(mask.unflatten(0, (q.shape[0], q.shape[2])) if mask.dim() == 3 else mask)  # type: ignore[no-untyped-call]
 
 
 def use(model: nn.Module, dispatch: Dispatch | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from studio.attention.bias import Bias, Causal, Dense
-from studio.attention.dispatch import default
+from studio.attention.dispatch import Dispatch, default
 from studio.errors import UsageError
 
 NAME = "studio"
@@ -28,9 +28,11 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def use(model: nn.Module) -> None:
-    """Let a transformers model ask `attend`. Raises ValueError if the model lets nobody choose its attention."""
+def use(model: nn.Module, dispatch: Dispatch | None = None) -> None:
+    """Let a transformers model ask `attend`, or `dispatch`. Raises ValueError if it lets nobody choose."""
     register()
+    for module in model.modules():
+        module.studio_dispatch = dispatch  # type: ignore[assignment]  # the registry's function is given the module
     model.set_attn_implementation(NAME)  # type: ignore[operator]
 
 
@@ -55,7 +57,8 @@ def _attention(
             raise UsageError(f"this model's attention has `{name}`, which `attend` has not", hint='use "eager"')
     q, k, v = (each.transpose(1, 2) for each in (query, key, value))
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    return default().attend(q, k, v, bias=_bias(attention_mask, causal, q, k), scale=scaling), None
+    serving: Dispatch = getattr(module, "studio_dispatch", None) or default()
+    return serving.attend(q, k, v, bias=_bias(attention_mask, causal, q, k), scale=scaling), None
 
 
 def _bias(mask: Tensor | None, causal: bool, q: Tensor, k: Tensor) -> Bias | None:
