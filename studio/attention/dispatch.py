@@ -11,9 +11,10 @@ Try it: ``studio attention --shape 1,4096,8,64``
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -22,8 +23,8 @@ from torch import Tensor
 from studio.attention.backend import Backend
 from studio.attention.backends import own
 from studio.attention.backends.chunked import attend_exactly
-from studio.attention.bias import Bias, Shape
-from studio.attention.problem import Problem, class_key
+from studio.attention.bias import Bias
+from studio.attention.problem import Problem
 from studio.attention.table import Table
 from studio.errors import UnknownName, UsageError
 
@@ -43,7 +44,7 @@ class Dispatch:
                 raise UsageError(f"the attention backend's name `{backend.name}` is taken")
             self.backends[backend.name] = backend
         self.table = table or Table()
-        self._chosen: dict[object, Backend] = {}
+        self._chosen: dict[Hashable, tuple[Backend, Problem]] = {}
 
     def attend(
         self,
@@ -70,7 +71,7 @@ class Dispatch:
     @property
     def used(self) -> list[str]:
         """Names of the backends that have been chosen here, sorted."""
-        return sorted({backend.name for backend in list(self._chosen.values())})
+        return sorted({backend.name for backend, _ in list(self._chosen.values())})
 
     def choose(self, problem: Problem) -> Backend:
         """The backend that serves a problem. Raises UsageError, with everyone's reasons, if none can."""
@@ -90,15 +91,24 @@ class Dispatch:
         return {name: self.backends[name].refuses(problem) for name in self.order(problem)}
 
     def _find(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, name: str) -> tuple[Backend, Problem]:
-        problem = Problem.of(q, k, v, bias)
-        key = (name, class_key(problem.sizes, problem.dtype, problem.device, problem.grad, bias, problem.shape))
-        found = self._chosen.get(key)
-        if found is None:
-            found = self.choose(problem) if name == "auto" else self._forced(name, problem)
-            if len(self._chosen) >= _MOST_KEPT:
-                self._chosen.clear()
-            self._chosen[key] = found
-        return found, problem
+        """The backend for these tensors, remembered; without a bias the checked problem is remembered too."""
+        if bias is not None:
+            problem = Problem.of(q, k, v, bias)
+            key: Hashable = (name, problem.key)
+            return self._chosen.get(key, (None,))[0] or self._remember(key, name, problem), problem
+        grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        key = (name, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, grad)
+        if (found := self._chosen.get(key)) is not None:
+            return found
+        problem = Problem.of(q, k, v)
+        return self._remember(key, name, problem), problem
+
+    def _remember(self, key: Hashable, name: str, problem: Problem) -> Backend:
+        found = self.choose(problem) if name == "auto" else self._forced(name, problem)
+        if len(self._chosen) >= _MOST_KEPT:
+            self._chosen.clear()
+        self._chosen[key] = (found, replace(problem, bias=None))  # the bias may hold a tensor
+        return found
 
     def _forced(self, name: str, problem: Problem) -> Backend:
         if name not in self.backends:
@@ -170,11 +180,6 @@ def recorded() -> Iterator[set[str]]:
         yield used
     finally:
         _recorders.reset(token)
-
-
-def shape_of(q: Tensor, k: Tensor) -> Shape:
-    """What a bias is laid over, of tensors (batch, tokens, heads, head_dim)."""
-    return Shape(q.shape[0], q.shape[2], q.shape[1], k.shape[1])
 
 
 def _nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

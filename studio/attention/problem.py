@@ -87,7 +87,8 @@ class Problem:
     @cached_property
     def key(self) -> Hashable:
         """Equal for problems that are served alike."""
-        return class_key(self.sizes, self.dtype, self.device, self.grad, self.bias, self.shape)
+        bias = None if self.bias is None else self.bias.signature(self.shape)
+        return self.sizes, self.dtype, self.device, self.grad, bias
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -133,13 +134,6 @@ class Problem:
                 lead = tensor.shape[:-2]
                 rows = max(rows, lead[0] if len(lead) == 2 else 1) * lead[-1]
         return rows * self.queries * self.keys * self.dtype.itemsize
-
-
-def class_key(
-    sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device, grad: bool, bias: Bias | None, shape: Shape
-) -> Hashable:
-    """The key of a problem, without making one."""
-    return sizes, dtype, device, grad, None if bias is None else bias.signature(shape)
 
 
 def _name(dtype: torch.dtype) -> str:
