@@ -29,6 +29,7 @@ from studio.attention.table import Table
 from studio.errors import UnknownName, UsageError
 
 FEW_PAIRS = 1 << 17  # up to so many pairs, writing out a mask costs less than starting blocks
+FEW_PAIRS_DECODING = 1 << 12  # with few queries keys are read once a pair, and padding costs as much as keys do
 _MOST_KEPT = 4096
 _recorders: ContextVar[tuple[set[str], ...]] = ContextVar("studio_attention_recorders", default=())
 
@@ -133,7 +134,8 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
     if problem.open or problem.plain_causal or problem.kinds == {"Dense"}:
         fast = [*flash, "xformers", "chunked"]
     elif problem.device.type == "cpu":
-        fast = [*flash, "chunked"] if pairs <= FEW_PAIRS else ["chunked", *flash]
+        few = FEW_PAIRS if problem.queries > 16 else FEW_PAIRS_DECODING
+        fast = [*flash, "chunked"] if pairs < few else ["chunked", *flash]
     elif problem.kinds == {"SpaceTime"}:
         fast = ["flex", "chunked", *flash]
     else:
