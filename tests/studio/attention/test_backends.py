@@ -60,6 +60,7 @@ def test_xformers_own_description_allows_the_same_pairs(bias):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # by what torch.compile imports
 @pytest.mark.parametrize(
     "bias", [None, Causal(), Causal(7, -3), Blocks([0, 50, 300]), SpaceTime((3, 10, 10), (1, 4, 4), (1, 2, 2))]
 )
