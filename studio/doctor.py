@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 import studio
 from studio import torch_setup
-from studio.attention import Backend, backends
+from studio.attention import Availability, availability
 from studio.engine.measured import MEASURED, Measured, Row
 from studio.engine.provenance import libraries
 from studio.plugins import PluginReport, Plugins
@@ -59,7 +59,7 @@ class DoctorReport(_Frozen):
     devices: tuple[DeviceReport, ...]
     cores: int
     threads: int | None
-    attention: tuple[Backend, ...]
+    attention: tuple[Availability, ...]
     home: HomeReport
     plugins: tuple[PluginReport, ...]
     steps: tuple[Row, ...] = ()
@@ -70,7 +70,7 @@ def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
     chosen = torch_setup.choose_device(device)
     torch_setup.prepare()
     has_torch = importlib.util.find_spec("torch") is not None
-    found = tuple(backends(chosen)) if has_torch else (Backend("sdpa", False, "torch is not installed"),)
+    found = tuple(availability(chosen)) if has_torch else (Availability("sdpa", False, "torch is not installed"),)
     return DoctorReport(
         version=studio.__version__,
         platform=platform.platform(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from studio.attention import Backend
     from studio.generator import Generator, Trainer
 
 PROJECT = "studio"
@@ -28,3 +29,8 @@ def studio_generators() -> list[Generator]:  # type: ignore[empty-body]  # a hoo
 @hookspec
 def studio_trainers() -> list[Trainer]:  # type: ignore[empty-body]
     """Return the training recipes that ``studio train NAME`` offers. Called once; must not import torch."""
+
+
+@hookspec
+def studio_attention_backends() -> list[Backend]:  # type: ignore[empty-body]
+    """Return the attention backends that this plugin offers. Called once; must not import torch."""

@@ -25,6 +25,9 @@ from typing import Any, Literal
 import pluggy
 
 from studio import hookspecs
+from studio.attention.backend import OWN as OWN_BACKENDS
+from studio.attention.backend import Backend
+from studio.attention.backend import check as check_backend
 from studio.errors import PluginError, UsageError, nearest
 from studio.generator import Generator, Trainer, check, check_trainer
 from studio.recipe import PluginRef
@@ -39,7 +42,7 @@ class PluginReport:
     """What became of one plugin.
 
     `status`: ``ok``; ``partly`` if something of it works and something does not; ``failed`` if nothing does. `origin`
-    is the entry point or the path. `generators` and `trainers` name what works.
+    is the entry point or the path. `generators`, `trainers` and `attention` name what works.
     """
 
     name: str
@@ -49,6 +52,7 @@ class PluginReport:
     reasons: tuple[str, ...] = ()
     generators: tuple[str, ...] = ()
     trainers: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
     traceback_text: str = ""
 
     @property
@@ -68,11 +72,12 @@ class _Source:
 
 
 class Plugins:
-    """The plugins found: `generators` and `trainers` by name, and a report on every plugin."""
+    """The plugins found: `generators`, `trainers` and `attention` backends by name, and a report on every plugin."""
 
     def __init__(self) -> None:
         self.generators: dict[str, Generator] = {}
         self.trainers: dict[str, Trainer] = {}
+        self.attention: dict[str, Backend] = {}
         self.reports: list[PluginReport] = []
         self._owners: dict[str, PluginRef] = {}
 
@@ -95,24 +100,25 @@ class Plugins:
         text = ""
         generators: list[str] = []
         trainers: list[str] = []
+        attention: list[str] = []
         try:
             module = source.load()
             manager = _manager(module)
             reasons += _check_hooks(module)
             generators = self._take_generators(source, _call(manager.hook.studio_generators, reasons), reasons)
             trainers = self._take_trainers(_call(manager.hook.studio_trainers, reasons), reasons)
+            attention = self._take_attention(_call(manager.hook.studio_attention_backends, reasons), reasons)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit too
             reasons.append(_explain(error))
             text = "".join(traceback.format_exception(error))
-        if not reasons and not generators and not trainers:
+        taken = (tuple(generators), tuple(trainers), tuple(attention))
+        if not reasons and not any(taken):
             reasons.append("registers nothing")
-        status: Any = "ok" if not reasons else "partly" if generators or trainers else "failed"
+        status: Any = "ok" if not reasons else "partly" if any(taken) else "failed"
         origin = (source.name, source.version, source.origin)
-        self.reports.append(
-            PluginReport(*origin, status, tuple(reasons), tuple(generators), tuple(trainers), traceback_text=text)
-        )
+        self.reports.append(PluginReport(*origin, status, tuple(reasons), *taken, traceback_text=text))
 
     def _take_generators(self, source: _Source, offered: Iterable[object], reasons: list[str]) -> list[str]:
         taken = []
@@ -140,6 +146,20 @@ class Plugins:
                     reasons.append(f"the trainer's name `{each.name}` is taken")
                     continue
                 self.trainers[each.name] = each
+                taken.append(each.name)
+        return taken
+
+    def _take_attention(self, offered: Iterable[object], reasons: list[str]) -> list[str]:
+        taken = []
+        for each in offered:
+            label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
+            if bad := check_backend(each):
+                reasons.append(f"attention backend `{label}`: {'; '.join(bad)}")
+            elif isinstance(each, Backend):
+                if each.name in self.attention or each.name in OWN_BACKENDS:
+                    reasons.append(f"the attention backend's name `{each.name}` is taken")
+                    continue
+                self.attention[each.name] = each
                 taken.append(each.name)
         return taken
 

@@ -1,4 +1,4 @@
-"""What people say of a thing whose name they have forgotten: short English phrases, nine or more for each emoji of a thing.
+"""What people say of a thing whose name they have forgotten: English phrases, nine or more for each emoji of a thing.
 
 `descriptions.jsonl` was written for Studio with the help of a language model, from the labels and tags alone; it is the
 project's own, under its licence. Who wrote did not see what the model is measured by, and phrases that came close to a

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import studio
+from studio_diffusion.kernels import on_attend
 from studio_diffusion.samplers import SAMPLERS, Move, clock
 
 
@@ -61,6 +62,7 @@ class LatentDiffusion:
         self.unet = studio.module(partial(_unet, folder / "unet"), _tensors(folder / "unet"), **place)
         self.vae = studio.module(partial(_vae, folder / "vae"), _tensors(folder / "vae"), rename=_vae_name, **place)
         self.device, self.dtype = torch.device(device), dtype
+        self.attention = on_attend(self.text_encoder, self.unet, self.vae)
 
     @property
     def factor(self) -> int:

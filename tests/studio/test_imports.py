@@ -51,8 +51,9 @@ print(json.dumps([sorted(set({HEAVY!r}) & set(sys.modules)), took]))
         ("import studio", set()),
         ("import studio; studio.Generator, studio.Inputs, studio.Image, studio.hookimpl, studio.Video", set()),
         ("import studio.engine, studio.store, studio.plugins, studio.api", set()),
+        ("import studio.attention; studio.attention.Backend", set()),
         ("import studio; studio.Studio(home='x').generators", set()),
-        ("import studio; studio.Studio(home='x').engine.close()", set()),
+        ("import studio; studio.Studio(home='x').router.close()", set()),
     ],
 )
 def test_nothing_heavy_is_loaded(code, allowed, tmp_path, monkeypatch):

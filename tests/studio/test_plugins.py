@@ -183,3 +183,45 @@ print(plugins.owner("third"))
         "gone|1.5|failed|ModuleNotFoundError: No module named 'third_gone'",
         "name='fine' version='1.5'",
     ]
+
+
+BACKEND = """
+import studio
+from studio.attention import Backend
+
+class Mine(Backend):
+    name = "{name}"
+
+    def refuses(self, problem):
+        return []
+
+    def attend(self, q, k, v, problem, scale):
+        return q
+
+@studio.hookimpl
+def studio_attention_backends():
+    return [{what}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "words"),
+    [
+        ("mine", "Mine()", None),
+        ("mine", "Mine", "is a class; register an instance: `Mine()`"),
+        ("mine", "3", "is int; it must be a `studio.attention.Backend`"),
+        ("sdpa-flash", "Mine()", "the attention backend's name `sdpa-flash` is taken"),
+        ("auto", "Mine()", "its name is 'auto'"),
+    ],
+)
+def test_a_plugin_may_bring_an_attention_backend(tmp_path, name, what, words):
+    folder = write(tmp_path / "plugins", backend=BACKEND.format(name=name, what=what))
+    plugins = Plugins.discover([folder], entry_points=False)
+    (report,) = plugins.reports
+    if words is None:
+        assert report.status == "ok"
+        assert set(plugins.attention) == set(report.attention) == {"mine"}
+    else:
+        assert report.status == "failed"
+        assert words in report.reason
+        assert not plugins.attention

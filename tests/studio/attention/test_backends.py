@@ -1,26 +1,73 @@
+"""What each backend refuses, and that ``studio doctor`` tells the same."""
+
 from __future__ import annotations
 
-from studio.attention import backends
+import importlib.util
+
+import pytest
+import torch
+
+from studio.attention import Blocks, Causal, Dense, Problem, SpaceTime, availability
+from studio.attention.backend import OWN
+from studio.attention.backends import own
+from studio.attention.backends.xformers import mask_of
+
+BACKENDS = {backend.name: backend for backend in own()}
+
+
+def problem(bias=None, *, batch=1, tokens=64, heads=2, dim=64, dtype=torch.float32, grad=False):
+    return Problem(batch, tokens, tokens, heads, heads, dim, dim, dtype, torch.device("cpu"), bias, grad)
 
 
 def test_every_backend_works_or_says_why_not():
-    found = {backend.name: backend for backend in backends("cpu")}
-    assert {"sdpa-math", "sdpa-flash", "flex", "xformers"} <= set(found)
+    found = {each.name: each for each in availability("cpu")}
+    assert set(found) == set(BACKENDS) == set(OWN)
     assert found["sdpa-math"].available
-    for backend in found.values():
-        assert backend.available == (backend.reason == "")
-        assert "\n" not in backend.reason
+    assert found["sdpa-flash"].available
+    assert found["chunked"].available
+    for each in found.values():
+        assert each.available == (each.reason == "")
+        assert "\n" not in each.reason
 
 
-def test_a_backend_said_to_work_does(monkeypatch):
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+@pytest.mark.parametrize(
+    ("name", "asked", "words"),
+    [
+        ("sdpa-cudnn", problem(), "torch has no such kernel for the CPU"),
+        ("sdpa-efficient", problem(), "torch has no such kernel for the CPU"),
+        ("sdpa-flash", problem(Causal(window=9), tokens=8192), "a mask of 256 MiB; it does so up to 64 MiB"),
+        ("sdpa-flash", problem(Dense(torch.zeros(64, 64, requires_grad=True))), "no gradient for the bias's tensor"),
+        ("chunked", problem(Dense(torch.zeros(64, 64, requires_grad=True))), "no gradient for the bias's tensor"),
+        ("sdpa-math", problem(tokens=16384, heads=8), "8,192 MiB of scores"),
+        ("reference", problem(tokens=16384, heads=8), "8,192 MiB of scores"),
+        ("flex", problem(grad=True), "forward pass alone"),
+        ("flex", problem(Dense(torch.zeros(64, 64))), "Dense cannot be made a block mask"),
+        ("flex", problem(dtype=torch.float64), "no float64"),
+        ("xformers", problem(SpaceTime((4, 4, 4), (2, 2, 2))), "SpaceTime is none of Causal and Blocks"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_and_how_much_is_allowed(name, asked, words):
+    assert words in "; ".join(BACKENDS[name].refuses(asked))
 
-    q = torch.randn(1, 1, 16, 64)
-    exact = (q @ q.mT / 8).softmax(-1) @ q
-    for backend in backends("cpu"):
-        kind = {"sdpa-math": SDPBackend.MATH, "sdpa-flash": SDPBackend.FLASH_ATTENTION}.get(backend.name)
-        if kind and backend.available:
-            with sdpa_kernel(kind):
-                made = torch.nn.functional.scaled_dot_product_attention(q, q, q)
-            assert torch.allclose(made, exact, atol=1e-5)
+
+@pytest.mark.skipif(importlib.util.find_spec("xformers") is None, reason="xformers is not installed")
+@pytest.mark.parametrize("bias", [Causal(), Causal(window=5), Blocks([0, 10, 10, 64])])
+def test_xformers_own_description_allows_the_same_pairs(bias):
+    asked = problem(bias)
+    at = torch.arange(64)
+    seen = bias.visible(slice(0, 1), at, at, asked.shape)
+    assert torch.equal(mask_of(asked).materialize((64, 64)) == 0, seen)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # by what torch.compile imports
+@pytest.mark.parametrize(
+    "bias", [None, Causal(), Causal(7, -3), Blocks([0, 50, 300]), SpaceTime((3, 10, 10), (1, 4, 4), (1, 2, 2))]
+)
+def test_flex_gives_the_same_answer(bias):
+    q, k, v = (torch.randn(1, 300, heads, 16) for heads in (4, 2, 2))
+    asked = Problem.of(q, k, v, bias)
+    if refused := BACKENDS["flex"].refuses(asked):
+        pytest.skip("; ".join(refused))
+    made, due = (BACKENDS[name].attend(q, k, v, asked, 0.25) for name in ("flex", "reference"))
+    torch.testing.assert_close(made, due, atol=1e-5, rtol=1e-5)

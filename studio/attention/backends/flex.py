@@ -1,0 +1,122 @@
+"""`flex`: torch's FlexAttention, compiled, with block masks made from the description.
+
+Compiling takes seconds, so a block of work must be large to earn it, and on a CPU torch compiles the forward pass
+alone. Not measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.attention.backend import Backend
+from studio.attention.bias import Bias, Blocks, Causal, Lengths, Shape, SpaceTime
+from studio.attention.problem import Problem
+
+_SERVED = {"Causal", "Lengths", "Blocks", "SpaceTime"}
+
+
+class Flex(Backend):
+    """One compiled kernel that skips blocks of 128 by 128 pairs which a bias rules out."""
+
+    name = "flex"
+
+    def refuses(self, problem: Problem) -> list[str]:
+        """No compiler, float64, gradients on a CPU, tensors as a bias, and few tokens."""
+        reasons = [fault] if (fault := _missing(problem.device.type)) else []
+        if unserved := problem.kinds - _SERVED:
+            reasons.append(f"{' and '.join(sorted(unserved))} cannot be made a block mask")
+        if problem.dtype == torch.float64:
+            reasons.append("it has no float64")
+        if problem.device.type == "cpu" and problem.grad:
+            reasons.append("on the CPU torch compiles its forward pass alone, and gradients are asked for")
+        if problem.head_dim != problem.value_dim or problem.head_dim & (problem.head_dim - 1) or problem.head_dim < 16:
+            reasons.append(f"heads are of {problem.head_dim} and {problem.value_dim}; it needs one power of 2 from 16")
+        return reasons
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
+        """See Backend."""
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))  # (B, H, T, D)
+        mask = None if problem.open or problem.bias is None else _block_mask(problem.bias, problem.shape, q.device)
+        made = _compiled()(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        return made.transpose(1, 2)  # type: ignore[no-any-return]
+
+
+@cache
+def _missing(device: str) -> str:
+    """Why it cannot be compiled here, or an empty text."""
+    try:
+        found = importlib.util.find_spec("torch.nn.attention.flex_attention")
+    except ImportError as error:
+        return f"this torch has none: {error}"
+    if found is None:
+        return "this torch has none"
+    if device == "cpu":
+        compiler = os.environ.get("CXX") or "g++"
+        return "" if shutil.which(compiler) else f"compiling needs a C++ compiler, and `{compiler}` is not installed"
+    return "" if importlib.util.find_spec("triton") else "compiling needs triton, which is not installed"
+
+
+@cache
+def _compiled() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+@lru_cache(maxsize=32)
+def _block_mask(bias: Bias, shape: Shape, device: torch.device) -> Any:
+    """torch's block mask of a bias; kept, as making one looks at all pairs of blocks."""
+    from torch.nn.attention.flex_attention import and_masks, create_block_mask
+
+    rules = [_rule(part, shape, device) for part in bias.parts]
+    rows = shape.batch if any(isinstance(part, Lengths) for part in bias.parts) else None
+    return create_block_mask(and_masks(*rules), rows, None, shape.queries, shape.keys, device=device)
+
+
+def _rule(part: Bias, shape: Shape, device: torch.device) -> Any:
+    """A part as FlexAttention's function of (row, head, query, key)."""
+    if isinstance(part, Causal):
+        shift, window = part.shift(shape), part.window
+        if window is None:
+            return lambda b, h, q, k: q + shift >= k
+        return lambda b, h, q, k: (q + shift >= k) & (q + shift - k < window)
+    if isinstance(part, Lengths):
+        keys = torch.tensor(part.counts, device=device)
+        queries = torch.tensor(part.queries or (shape.queries,) * shape.batch, device=device)
+        return lambda b, h, q, k: (k < keys[b]) & (q < queries[b])
+    if isinstance(part, Blocks):
+        owner_q, owner_k = _owners(part.bounds, device), _owners(part.key_bounds, device)
+        return lambda b, h, q, k: owner_q[q] == owner_k[k]
+    assert isinstance(part, SpaceTime)
+    return _window_rule(part, device)
+
+
+def _owners(bounds: tuple[int, ...], device: torch.device) -> Tensor:
+    """Which sequence each token belongs to."""
+    sizes = torch.tensor(bounds, device=device).diff()
+    return torch.arange(len(sizes), device=device).repeat_interleave(sizes)
+
+
+def _window_rule(part: SpaceTime, device: torch.device) -> Any:
+    _, height, width = part.grid
+    t, h, w = (torch.tensor(part.sees(axis), device=device).T.contiguous() for axis in range(3))  # (2, positions)
+
+    def rule(_b: Any, _h: Any, q: Any, k: Any) -> Any:
+        seen = (t[0][q // (height * width)] <= k // (height * width)) & (
+            k // (height * width) < t[1][q // (height * width)]
+        )
+        seen = (
+            seen
+            & (h[0][q // width % height] <= k // width % height)
+            & (k // width % height < h[1][q // width % height])
+        )
+        return seen & (w[0][q % width] <= k % width) & (k % width < w[1][q % width])
+
+    return rule

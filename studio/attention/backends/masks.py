@@ -1,0 +1,39 @@
+"""Biases written out as masks, for kernels that know nothing else, and how large such a mask may be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from studio.attention.problem import Problem
+
+MOST_MASK = 64 << 20  # bytes of a mask that may be written out; more would grow with the square of the tokens
+
+
+def written_out(problem: Problem) -> Tensor | None:
+    """The whole bias as floats in the problem's dtype, -inf where nothing is seen; broadcasts to (B, H, Q, K)."""
+    bias = problem.bias
+    if bias is None:
+        return None
+    where = (torch.arange(n, device=problem.device) for n in (problem.queries, problem.keys))
+    q, k = where
+    rows = slice(0, problem.batch)
+    return as_floats(bias.visible(rows, q, k, problem.shape), bias.added(rows, q, k), problem.dtype)
+
+
+def as_floats(visible: Tensor | None, added: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """One float mask (B or 1, H or 1, Q, K) of a block's two, or None."""
+    if visible is None:
+        mask = None if added is None else added.to(dtype)
+    elif added is None:
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
+    else:
+        mask = added.to(dtype).masked_fill(~visible, -torch.inf)
+    return None if mask is None else mask[(None,) * (4 - mask.dim())]
+
+
+def too_large_a_mask(problem: Problem) -> list[str]:
+    """The reason, if the bias would have to be written out and is large."""
+    if (size := problem.mask_bytes()) > MOST_MASK:
+        return [f"it would write out a mask of {size >> 20:,} MiB; it does so up to {MOST_MASK >> 20} MiB"]
+    return []

@@ -1,0 +1,192 @@
+"""`sdpa-flash`, `sdpa-efficient`, `sdpa-cudnn`, `sdpa-math`: the kernels behind torch's scaled_dot_product_attention.
+
+They are called by their own operators, as torch's switch between them (`torch.nn.attention.sdpa_kernel`) is one for the
+whole process and no two threads could choose differently. Whether a device has a kernel is tried once, on a small
+problem. The CUDA kernels have not been run by the project: nothing here is measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from studio.attention.backend import Backend
+from studio.attention.backends.masks import too_large_a_mask, written_out
+from studio.attention.problem import Problem
+
+_ops = torch.ops.aten
+
+
+def flash_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """torch's flash kernel for the CPU, on (B, H, T, D); grouped heads are served as they are."""
+    return cast(
+        Tensor,
+        _ops._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)[0],
+    )
+
+
+def flash_cuda(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """FlashAttention for CUDA; takes no mask."""
+    assert mask is None
+    return cast(
+        Tensor, _ops._scaled_dot_product_flash_attention(q, *_wide(q, k, v), 0.0, causal, False, scale=scale)[0]
+    )
+
+
+def efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """The memory-efficient kernel for CUDA."""
+    if mask is not None:
+        mask = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    grad = torch.is_grad_enabled()
+    found = _ops._scaled_dot_product_efficient_attention(q, *_wide(q, k, v), mask, grad, 0.0, causal, scale=scale)
+    return cast(Tensor, found[0])
+
+
+def cudnn(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """cuDNN's kernel for CUDA; it is given no mask."""
+    assert mask is None
+    grad = torch.is_grad_enabled()
+    found = _ops._scaled_dot_product_cudnn_attention(q, *_wide(q, k, v), None, grad, 0.0, causal, False, scale=scale)
+    return cast(Tensor, found[0])
+
+
+def math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """torch's plain formula; all scores are held."""
+    grouped = q.shape[1] != k.shape[1]
+    found = _ops._scaled_dot_product_attention_math(q, k, v, mask, 0.0, causal, scale=scale, enable_gqa=grouped)
+    return cast(Tensor, found[0])
+
+
+def _wide(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values with as many heads as the queries: (B, H, T, D)."""
+    each = q.shape[1] // k.shape[1]
+    return (k, v) if each == 1 else (k.repeat_interleave(each, 1), v.repeat_interleave(each, 1))
+
+
+class _Sdpa(Backend):
+    """What the four share. `masks`: whether a bias may be written out."""
+
+    masks: ClassVar[bool] = True
+
+    def kernel(self, device: torch.device) -> Callable[..., Tensor] | None:
+        """The function for a device, or None if torch has none."""
+        raise NotImplementedError
+
+    def refuses(self, problem: Problem) -> list[str]:
+        """Devices without the kernel, head sizes it lacks, and biases that it would need a large mask for."""
+        kernel = self.kernel(problem.device)
+        if kernel is None:
+            return [f"torch has no such kernel for {_device(problem.device)}"]
+        reasons = [fault] if (fault := _tried(kernel, problem.dtype, problem.device)) else []
+        if kernel is not math:
+            if problem.head_dim != problem.value_dim:
+                reasons.append(
+                    f"values have {problem.value_dim} numbers a head and keys {problem.head_dim}; it needs as many"
+                )
+            if problem.device.type == "cuda" and problem.head_dim % 8:
+                reasons.append(f"heads are of {problem.head_dim}; it needs a multiple of 8")
+        if problem.open or problem.plain_causal:
+            return reasons
+        if not self.masks:
+            return [*reasons, f"it takes no mask, and {_kinds(problem)} would have to be one"]
+        if kernel is not math and _bias_wants_grad(problem):
+            reasons.append("it makes no gradient for the bias's tensor")
+        if kernel is efficient and problem.keys % 8:
+            reasons.append(f"there are {problem.keys} keys; with a mask it needs a multiple of 8")
+        return reasons + too_large_a_mask(problem)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
+        """See Backend."""
+        kernel = self.kernel(problem.device)
+        assert kernel is not None
+        causal = problem.plain_causal and not problem.open
+        mask = None if problem.open or causal else written_out(problem)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))  # (B, H, T, D)
+        return kernel(q, k, v, mask, causal, scale).transpose(1, 2)
+
+
+class Flash(_Sdpa):
+    """Online softmax in one kernel: the best for anything unmasked, on a CPU and on a GPU."""
+
+    name = "sdpa-flash"
+
+    def kernel(self, device: torch.device) -> Callable[..., Tensor] | None:
+        """One for each device."""
+        return {"cpu": flash_cpu, "cuda": flash_cuda}.get(device.type)
+
+    def refuses(self, problem: Problem) -> list[str]:
+        """On a GPU it takes no mask."""
+        reasons = super().refuses(problem)
+        if problem.device.type == "cuda" and not (problem.open or problem.plain_causal):
+            reasons.append(f"it takes no mask on a GPU, and {_kinds(problem)} would have to be one")
+        return reasons
+
+
+class Efficient(_Sdpa):
+    """For CUDA: online softmax, with masks."""
+
+    name = "sdpa-efficient"
+
+    def kernel(self, device: torch.device) -> Callable[..., Tensor] | None:
+        """CUDA alone."""
+        return efficient if device.type == "cuda" else None
+
+
+class Cudnn(_Sdpa):
+    """For CUDA: NVIDIA's library."""
+
+    name = "sdpa-cudnn"
+    masks = False
+
+    def kernel(self, device: torch.device) -> Callable[..., Tensor] | None:
+        """CUDA alone."""
+        return cudnn if device.type == "cuda" else None
+
+
+class Math(_Sdpa):
+    """Everywhere: the formula in torch's own operators."""
+
+    name = "sdpa-math"
+
+    def kernel(self, device: torch.device) -> Callable[..., Tensor] | None:
+        """Any device."""
+        return math
+
+    def refuses(self, problem: Problem) -> list[str]:
+        """It holds the scores of all pairs."""
+        size = problem.batch * problem.heads * problem.queries * problem.keys * problem.dtype.itemsize
+        too_many = [f"it would hold {size >> 20:,} MiB of scores; it does so up to 1,024 MiB"] if size > 1 << 30 else []
+        return super().refuses(problem) + too_many
+
+
+@cache
+def _tried(kernel: Callable[..., Tensor], dtype: torch.dtype, device: torch.device) -> str:
+    """Run a kernel once on (1, 1, 16, 64); why it failed, or an empty text."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            x: Any = torch.zeros(1, 1, 16, 64, device=device, dtype=dtype)
+            with torch.inference_mode():
+                kernel(x, x, x, None, False, 0.125)
+        except (RuntimeError, NotImplementedError) as error:
+            reasons = [str(each.message).split(" (Triggered", 1)[0] for each in told]
+            return "; ".join(dict.fromkeys(reasons)) or str(error).splitlines()[0]
+    return ""
+
+
+def _device(device: torch.device) -> str:
+    return "the CPU" if device.type == "cpu" else str(device)
+
+
+def _kinds(problem: Problem) -> str:
+    return " + ".join(sorted(problem.kinds))
+
+
+def _bias_wants_grad(problem: Problem) -> bool:
+    parts = problem.bias.parts if problem.bias else ()
+    return any(getattr(part, "tensor", None) is not None and part.tensor.requires_grad for part in parts)  # type: ignore[attr-defined]

@@ -1,0 +1,75 @@
+"""`xformers`: the kernels of the optional package, for packed sequences, padded caches and causal windows, on CUDA.
+
+Written against xformers 0.0.35; not measured, as its kernels need CUDA.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from studio.attention.backend import Backend
+from studio.attention.bias import Blocks, Causal
+from studio.attention.problem import Problem
+
+
+class Xformers(Backend):
+    """No bias, Blocks, or Causal from the bottom right corner with or without a window."""
+
+    name = "xformers"
+
+    def refuses(self, problem: Problem) -> list[str]:
+        """Not installed, no CUDA, or another bias."""
+        reasons = [fault] if (fault := _missing(problem.device.type)) else []
+        if problem.dtype == torch.float64:
+            reasons.append("it has no float64")
+        if problem.head_dim != problem.value_dim or problem.head_dim % 8:
+            reasons.append(f"heads are of {problem.head_dim} and {problem.value_dim}; it needs one multiple of 8")
+        if problem.heads != problem.kv_heads:
+            reasons.append("it is not given grouped heads")
+        bias = problem.bias
+        if problem.open or isinstance(bias, Blocks):
+            return reasons
+        if not isinstance(bias, Causal):
+            reasons.append(f"{' + '.join(sorted(problem.kinds))} is none of Causal and Blocks")
+        elif bias.shift(problem.shape) != problem.keys - problem.queries:
+            reasons.append("its causal mask ends at the bottom right corner")
+        return reasons
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
+        """See Backend."""
+        fmha = importlib.import_module("xformers.ops")
+        made = fmha.memory_efficient_attention(q, k, v, attn_bias=mask_of(problem), scale=scale)
+        return made  # type: ignore[no-any-return]
+
+
+def mask_of(problem: Problem) -> Any:
+    """xformers' own description of the problem's bias, or None."""
+    if problem.open or problem.bias is None:
+        return None
+    kinds = importlib.import_module("xformers.ops.fmha.attn_bias")
+    bias = problem.bias
+    if isinstance(bias, Blocks):
+        sizes = [[b - a for a, b in pairwise(found)] for found in (bias.bounds, bias.key_bounds)]
+        return kinds.BlockDiagonalMask.from_seqlens(*sizes)
+    assert isinstance(bias, Causal)
+    if bias.window is None:
+        return kinds.LowerTriangularFromBottomRightMask()
+    return kinds.LocalAttentionFromBottomRightMask(window_left=bias.window - 1, window_right=0)
+
+
+@cache
+def _missing(device: str) -> str:
+    if importlib.util.find_spec("xformers") is None:
+        return "not installed: `pip install 'multimodal-studio[xformers]'`"
+    try:
+        importlib.import_module("xformers.ops")
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"does not import: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return "its kernels need CUDA" if device == "cpu" else ""

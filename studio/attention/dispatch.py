@@ -1,0 +1,213 @@
+"""Which backend serves a call, why the others do not, and `attend`, which asks both questions for every model.
+
+The fastest that refuses nothing: as measured on this machine if `studio attention --tune` was run, else in a fixed
+order. Nothing is measured while a request runs, since kernels differ in the last bit and the same seed must make the
+same bytes.
+A choice is made once for a kind of problem and remembered. This module knows nothing of single kernels.
+
+Try it: ``studio attention --shape 1,4096,8,64``
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from studio.attention.backend import Backend
+from studio.attention.backends import own
+from studio.attention.backends.chunked import attend_exactly
+from studio.attention.bias import Bias
+from studio.attention.problem import Problem
+from studio.attention.table import Table
+from studio.errors import UnknownName, UsageError
+
+FEW_PAIRS = 1 << 17  # up to so many pairs, writing out a mask costs less than starting blocks
+FEW_PAIRS_DECODING = 1 << 12  # with few queries keys are read once a pair, and padding costs as much as keys do
+_MOST_KEPT = 4096
+_recorders: ContextVar[tuple[set[str], ...]] = ContextVar("studio_attention_recorders", default=())
+
+
+class Dispatch:
+    """Backends by name, and what was measured of them. Thread-safe; holds no tensors."""
+
+    def __init__(self, more: Iterable[Backend] = (), table: Table | None = None) -> None:
+        """`more` are backends of plugins. Raises UsageError if a name is taken."""
+        self.backends: dict[str, Backend] = {}
+        for backend in (*own(), *more):
+            if backend.name in self.backends:
+                raise UsageError(f"the attention backend's name `{backend.name}` is taken")
+            self.backends[backend.name] = backend
+        self.table = table or Table()
+        self._chosen: dict[Hashable, tuple[Backend, Problem]] = {}
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        bias: Bias | None = None,
+        scale: float | None = None,
+        backend: str = "auto",
+    ) -> Tensor:
+        """See `attend`."""
+        serving, problem = self._find(q, k, v, bias, backend)
+        for used in _recorders.get():
+            used.add(serving.name)
+        if problem.empty:
+            return _nothing(q, k, v)
+        scale = 1 / math.sqrt(problem.head_dim) if scale is None else scale
+        out = serving.attend(q, k, v, problem, scale)
+        if serving.name != "reference" and _suspect(out, q, k):
+            return attend_exactly(q, k, v, problem, scale)
+        return out
+
+    @property
+    def used(self) -> list[str]:
+        """Names of the backends that have been chosen here, sorted."""
+        return sorted({backend.name for backend, _ in list(self._chosen.values())})
+
+    def choose(self, problem: Problem) -> Backend:
+        """The backend that serves a problem. Raises UsageError, with everyone's reasons, if none can."""
+        for name in self.order(problem):
+            if not self.backends[name].refuses(problem):
+                return self.backends[name]
+        raise UsageError(f"no attention backend can serve this: {self._reasons(problem)}")
+
+    def order(self, problem: Problem) -> Sequence[str]:
+        """All names, best first: those measured for such problems, then the rest as they are fixed."""
+        measured = [name for name in self.table.fastest(problem) if name in self.backends]
+        fixed = fixed_order(problem, self.backends)
+        return [*measured, *(name for name in fixed if name not in measured)]
+
+    def explain(self, problem: Problem) -> dict[str, list[str]]:
+        """Every backend, best first, with all reasons why it refuses; none where it could serve."""
+        return {name: self.backends[name].refuses(problem) for name in self.order(problem)}
+
+    def _find(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, name: str) -> tuple[Backend, Problem]:
+        """The backend for these tensors, remembered; without a bias the checked problem is remembered too."""
+        if bias is not None:
+            problem = Problem.of(q, k, v, bias)
+            key: Hashable = (name, problem.key)
+            return self._chosen.get(key, (None,))[0] or self._remember(key, name, problem), problem
+        grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        key = (name, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, grad)
+        if (found := self._chosen.get(key)) is not None:
+            return found
+        problem = Problem.of(q, k, v)
+        return self._remember(key, name, problem), problem
+
+    def _remember(self, key: Hashable, name: str, problem: Problem) -> Backend:
+        found = self.choose(problem) if name == "auto" else self._forced(name, problem)
+        if len(self._chosen) >= _MOST_KEPT:
+            self._chosen.clear()
+        self._chosen[key] = (found, replace(problem, bias=None))  # the bias may hold a tensor
+        return found
+
+    def _forced(self, name: str, problem: Problem) -> Backend:
+        if name not in self.backends:
+            raise UnknownName("attention backend", name, ("auto", *self.backends))
+        if self.backends[name].refuses(problem):
+            raise UsageError(
+                f"the attention backend `{name}` cannot serve this: {self._reasons(problem, name)}",
+                hint='leave it to `backend="auto"`, or choose one that refuses nothing',
+            )
+        return self.backends[name]
+
+    def _reasons(self, problem: Problem, first: str | None = None) -> str:
+        names = sorted(self.backends, key=lambda name: name != first)
+        found = ((name, self.backends[name].refuses(problem)) for name in names)
+        return "; ".join(f"{name}: {', '.join(reasons) or 'can serve it'}" for name, reasons in found)
+
+
+def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
+    """Names in the order that holds where nothing was measured; those it does not know come before the slow ones."""
+    flash = ["sdpa-flash", "sdpa-cudnn", "sdpa-efficient"]
+    pairs = problem.batch * problem.queries * problem.keys
+    if problem.open or problem.plain_causal or problem.kinds == {"Dense"}:
+        fast = [*flash, "xformers", "chunked"]
+    elif problem.device.type == "cpu":
+        few = FEW_PAIRS if problem.queries > 16 else FEW_PAIRS_DECODING
+        fast = [*flash, "chunked"] if pairs < few else ["chunked", *flash]
+    elif problem.kinds == {"SpaceTime"}:
+        fast = ["flex", "chunked", *flash]
+    else:
+        fast = ["xformers", "chunked", *flash, "flex"]
+    slow = ["sdpa-math", "flex", "reference"]  # flex: compiling it for a call that others serve is not worth it
+    slow = [name for name in slow if name not in fast]
+    known = list(names)
+    unknown = [name for name in known if name not in fast and name not in slow]
+    return [name for name in (*fast, *unknown, *slow) if name in known]
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, bias: Bias | None = None, scale: float | None = None, backend: str = "auto"
+) -> Tensor:
+    """softmax(scale * q k + bias) v, by the fastest kernel that can.
+
+    Args:
+        q: queries (batch, tokens, heads, head_dim), in float64, float32, bfloat16 or float16.
+        k, v: keys and values (batch, tokens, kv_heads, head_dim), where heads is a multiple of kv_heads; `v` may have
+            another head_dim.
+        bias: what queries may see, described (`Causal`, `Lengths`, `Blocks`, `SpaceTime`, `Dense`, and sums of them).
+        scale: 1 / sqrt(head_dim) unless given.
+        backend: `auto`, or the name of the one that must serve.
+
+    Returns (batch, tokens, heads, head_dim of v). A query that may see nothing gets zeros. Non-finite numbers reach
+    those alone that see them (see `studio.attention.exact`); on a GPU this is not looked for, as it would stall it.
+    Raises UsageError if the tensors or the bias do not match, or the named backend cannot serve, with all reasons.
+    """
+    return default().attend(q, k, v, bias=bias, scale=scale, backend=backend)
+
+
+@cache
+def default() -> Dispatch:
+    """What `attend` asks: Studio's own backends and the table in the data folder, read once."""
+    return Dispatch(table=Table.load())
+
+
+@contextmanager
+def recorded() -> Iterator[set[str]]:
+    """Collect the names of all backends that serve this thread until the end of the block."""
+    used: set[str] = set()
+    token = _recorders.set((*_recorders.get(), used))
+    try:
+        yield used
+    finally:
+        _recorders.reset(token)
+
+
+def _nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Zeros where there is no key or no number; in the graph, so that gradients are zeros too."""
+    out = q.new_zeros(*q.shape[:3], v.shape[3])
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        out = out + 0 * (q.sum() + k.sum() + v.sum())
+    return out
+
+
+def _suspect(out: Tensor, q: Tensor, k: Tensor) -> bool:
+    """Whether something not finite may have gone in: two small sums, which on a CPU are all but free.
+
+    torch's flash kernel for the CPU answers a row whose scores are all NaN with zeros, now and then; so where there are
+    zeros the inputs are looked at too.
+    """
+    if out.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    out = out.detach()
+    if not _sum_is_finite(out):
+        return True
+    first = out[..., 0]
+    return torch.count_nonzero(first).item() < first.numel() and not (_sum_is_finite(q) and _sum_is_finite(k))
+
+
+def _sum_is_finite(x: Tensor) -> bool:
+    """False if any number is not finite, or all are so large that their sum is not."""
+    wide = torch.float32 if x.dtype == torch.float16 else None  # others can hold the sum of what they can hold, nearly
+    return math.isfinite(x.detach().sum(dtype=wide).item())

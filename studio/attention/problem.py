@@ -1,0 +1,140 @@
+"""A problem: the shapes, dtype, device and bias of one call, checked once, without the tensors.
+
+Backends say what they refuse by looking at a problem. This module knows nothing of backends.
+
+Try it: ``studio attention --shape 1,4096,8,64``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from studio.attention.bias import Bias, Causal, Shape, Span
+from studio.errors import UsageError
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is asked of a backend.
+
+    Attributes:
+        batch, queries, keys: rows, and tokens a row on either side.
+        heads, kv_heads: of the queries, and of keys and values; the first is a multiple of the second.
+        head_dim, value_dim: numbers a head, of queries and keys, and of values.
+        grad: whether gradients will be asked for.
+    """
+
+    batch: int
+    queries: int
+    keys: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+    bias: Bias | None = None
+    grad: bool = False
+
+    def __post_init__(self) -> None:
+        if self.heads != self.kv_heads and (not self.kv_heads or self.heads % self.kv_heads):
+            raise UsageError(
+                f"there are {self.heads} heads of queries and {self.kv_heads} of keys; the first must be a multiple "
+                "of the second"
+            )
+        if self.dtype not in DTYPES:
+            known = ", ".join(_name(each) for each in DTYPES)
+            raise UsageError(
+                f"the tensors are {_name(self.dtype)}; attention works on {known}", hint="convert them: `q.float()`"
+            )
+        if self.bias is not None:
+            self.bias.check(self.shape)
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None = None) -> Problem:
+        """The problem of three tensors (batch, tokens, heads, head_dim). Raises UsageError if they do not match."""
+        for name, each in (("q", q), ("k", k), ("v", v)):
+            if each.dim() != 4:
+                raise UsageError(
+                    f"{name} is {tuple(each.shape)}; it must have four axes: (batch, tokens, heads, head_dim)"
+                )
+        if len({q.shape[0], k.shape[0], v.shape[0]}) > 1 or k.shape[1:3] != v.shape[1:3] or q.shape[3] != k.shape[3]:
+            raise UsageError(
+                f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not match: the batch must be equal, "
+                "k and v have equal tokens and heads, q and k equal head_dim"
+            )
+        if len({q.dtype, k.dtype, v.dtype}) > 1 or len({q.device, k.device, v.device}) > 1:
+            places = ", ".join(
+                f"{n} {_name(each.dtype)} on {each.device}" for n, each in zip("qkv", (q, k, v), strict=True)
+            )
+            raise UsageError(f"q, k and v must have one dtype and one device: {places}", hint="`k.to(q)`")
+        grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+        sizes = (q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3])
+        return cls(*sizes, q.dtype, q.device, bias, grad)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """What a bias is laid over."""
+        return Shape(self.batch, self.heads, self.queries, self.keys)
+
+    @cached_property
+    def key(self) -> Hashable:
+        """Equal for problems that are served alike."""
+        bias = None if self.bias is None else self.bias.signature(self.shape)
+        return self.sizes, self.dtype, self.device, self.grad, bias
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All sizes, in the order of the attributes."""
+        return self.batch, self.queries, self.keys, self.heads, self.kv_heads, self.head_dim, self.value_dim
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to compute: the answer has no elements, or no key is there and it is zeros."""
+        return 0 in (self.batch, self.queries, self.keys, self.heads, self.head_dim, self.value_dim)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Names of the classes of all parts of the bias."""
+        return frozenset(type(part).__name__ for part in self.bias.parts) if self.bias else frozenset()
+
+    @property
+    def open(self) -> bool:
+        """Whether the bias is none, or rules nothing out (as with one query behind a cache)."""
+        if self.bias is None:
+            return True
+        whole = Span(0, 0, self.queries)
+        return isinstance(self.bias, Causal) and self.bias.allows_all(whole, 0, self.keys, self.shape)
+
+    @property
+    def plain_causal(self) -> bool:
+        """Whether the bias is what kernels call `is_causal`."""
+        return isinstance(self.bias, Causal) and self.bias.plain(self.shape)
+
+    @property
+    def dtype_name(self) -> str:
+        """Such as `float32`."""
+        return _name(self.dtype)
+
+    def mask_bytes(self) -> int:
+        """Bytes of the bias written out as floats, as small as it broadcasts."""
+        if self.bias is None:
+            return 0
+        rows = self.batch if self.kinds & {"Lengths"} else 1
+        for part in self.bias.parts:
+            tensor = getattr(part, "tensor", None)
+            if tensor is not None and tensor.dim() >= 3:
+                lead = tensor.shape[:-2]
+                rows = max(rows, lead[0] if len(lead) == 2 else 1) * lead[-1]
+        return rows * self.queries * self.keys * self.dtype.itemsize
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,100 @@
+"""What was measured of attention backends on this machine: seconds by kind of problem and backend.
+
+Written by ``studio attention --tune`` alone, into one small JSON file of the data folder, whole or not at all. It holds
+for one set of library versions and one number of threads; a damaged or outdated file is as good as none.
+
+Try it: ``studio attention --shape 1,1024,8,64 --tune``
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from studio import torch_setup
+from studio.attention.problem import Problem
+from studio.errors import MediaError
+from studio.files import make_folder, read_limited, write_atomically
+from studio.store.store import default_home
+
+FILE = "attention.json"  # in the data folder
+_ROWS = TypeAdapter(dict[str, dict[str, float]])
+_MOST_BYTES = 4 << 20
+
+
+class Table:
+    """Seconds by kind of problem and backend. `path` is None for one that is kept nowhere."""
+
+    def __init__(self, path: Path | None = None, rows: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        self.path = path
+        self.rows = {kind: dict(found) for kind, found in (rows or {}).items()}
+
+    @classmethod
+    def load(cls, home: Path | None = None) -> Table:
+        """The table of a data folder (the usual one unless named); empty if there is none that holds."""
+        path = (default_home() if home is None else home) / FILE
+        if not path.is_file():
+            return cls(path)
+        try:
+            found = json.loads(read_limited(path, _MOST_BYTES))
+            if found["versions"] != versions():
+                return cls(path)
+            return cls(path, _ROWS.validate_python(found["rows"]))
+        except (MediaError, ValueError, KeyError, TypeError, ValidationError):
+            return cls(path)
+
+    def fastest(self, problem: Problem) -> list[str]:
+        """Backends measured for problems of this kind, fastest first."""
+        found = self.rows.get(kind_of(problem), {}) if self.rows else {}
+        return sorted(found, key=lambda name: found[name])
+
+    def learn(self, problem: Problem, seconds: Mapping[str, float]) -> None:
+        """Replace what is known of a problem's kind."""
+        self.rows[kind_of(problem)] = dict(seconds)
+
+    def save(self) -> None:
+        """Write the file. Raises StoreError."""
+        if self.path is None:
+            return
+        make_folder(self.path.parent)
+        text = json.dumps({"versions": versions(), "rows": self.rows}, indent=1)
+        write_atomically(self.path, text.encode())
+
+
+def kind_of(problem: Problem) -> str:
+    """Problems of one kind have one fastest backend: device, dtype, head sizes, bias, and tokens to a power of two."""
+    sizes = [_rounded(n) for n in (problem.batch * problem.heads, problem.queries, problem.keys)]
+    bias = " + ".join(sorted(problem.kinds)) or "none"
+    if problem.open or problem.plain_causal:
+        bias = "none" if problem.open else "causal"
+    for part in problem.bias.parts if problem.bias else ():
+        if (density := getattr(part, "density", None)) is not None:
+            bias += f" {_rounded(round(1 / density))}"
+    device = problem.device.type
+    if device == "cuda":
+        import torch
+
+        device = torch.cuda.get_device_name(problem.device)
+    groups = problem.heads // max(1, problem.kv_heads)
+    more = (problem.dtype_name, f"{problem.head_dim}/{problem.value_dim}", f"groups {groups}", bias)
+    return " ".join((device, "x".join(map(str, sizes)), *more, *(["grad"] if problem.grad else [])))
+
+
+def versions() -> dict[str, str]:
+    """What a measurement holds for."""
+    found = {"threads": str(torch_setup.threads())}
+    for name in ("multimodal-studio", "torch", "xformers", "triton"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _rounded(n: int) -> int:
+    """The power of two from which it is less than a factor of 1.5 away, upwards."""
+    return 1 << max(0, (2 * n // 3)).bit_length() if n > 1 else n
