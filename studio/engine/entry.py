@@ -42,6 +42,7 @@ class Entry:
     alone: int = 0
     batch_failures: int = 0
     shrunk: int = 0
+    drops: int = 0  # of models, for its sake, since its last step
     width_min: int = 0
     width_max: int = 0
     notices: list[str] = field(default_factory=list)

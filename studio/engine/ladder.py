@@ -14,13 +14,15 @@ from studio.engine.entry import Entry
 from studio.engine.failures import check_state
 from studio.engine.room import Room
 
+MOST_DROPS = 4  # how often models may be dropped for a request between two of its steps
 MOST_SHRINKS = 4  # how often a request's state may be made smaller
 
 
 def climb(room: Room, batch: list[Entry], call: Call) -> str:
     """Take the next rung that may help a batch, and say which; empty where none is left."""
     lead = batch[0]
-    if room.models.drop_all(room.idle):
+    if lead.drops < MOST_DROPS and room.models.drop_all(room.idle):
+        lead.drops += 1
         return "idle models were dropped"
     if len(batch) > 1 and lead.group is not None:
         return f"the width was reduced to {room.halve(lead.group, len(batch))}"
@@ -30,7 +32,14 @@ def climb(room: Room, batch: list[Entry], call: Call) -> str:
 
 
 def drop_models(room: Room, entry: Entry) -> str:
-    """Drop idle models, or, where there are none, those of others; say which, or nothing."""
+    """Drop idle models, or, where there are none, those of others; say which, or nothing.
+
+    Others come back when it is their turn: two that run out of memory each time would drop each other's for ever, so a
+    request may do so only a few times before it must get a step further.
+    """
+    if entry.drops >= MOST_DROPS:
+        return ""
+    entry.drops += 1
     if room.models.drop_all(room.idle):
         return "idle models were dropped"
     return "the models of others were dropped" if room.models.drop_all(room.all_but(entry)) else ""

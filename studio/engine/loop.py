@@ -337,7 +337,7 @@ class Loop:
 
     def _advance(self, entry: Entry, state: State, width: int, seconds: float, now: float) -> None:
         """Take over the next state, tell the user, and find the batch key for the step to come."""
-        entry.state = state
+        entry.state, entry.drops = state, 0
         entry.alone = max(0, entry.alone - 1)
         entry.width_min = min(entry.width_min or width, width)
         entry.width_max = max(entry.width_max, width)

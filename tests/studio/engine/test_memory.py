@@ -284,6 +284,15 @@ def test_no_rung_left_fails_only_its_own():
     assert (witness.ended, entry.ended) == (True, True)
 
 
+def test_two_that_never_find_memory_do_not_drop_each_others_models_for_ever():
+    device = Device(budget=10_000, real=100)
+    for name in ("one", "other"):
+        device.accept(Heavy(name, weigh=10, take=200), client=name, background=True)
+    ends = device.drain()
+    assert [type(end) for end in ends] == [Failed, Failed]
+    assert all(isinstance(end.error, OutOfMemory) for end in ends)
+
+
 def test_generators_with_equal_weights_and_one_load_share_the_model(tmp_path):
     file = tmp_path / "weights.bin"
     file.write_bytes(bytes(KIB))
