@@ -67,15 +67,15 @@ class DoctorReport(_Frozen):
 
 def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
     """Look at everything. Raises UsageError for a device that is not here."""
-    chosen = torch_setup.choose_device(device)
+    chosen = torch_setup.choose_devices(device)
     torch_setup.prepare()
     has_torch = importlib.util.find_spec("torch") is not None
-    found = tuple(availability(chosen)) if has_torch else (Availability("sdpa", False, "torch is not installed"),)
+    found = tuple(availability(chosen[0])) if has_torch else (Availability("sdpa", False, "torch is not installed"),)
     return DoctorReport(
         version=studio.__version__,
         platform=platform.platform(),
         libraries=libraries(),
-        device=chosen,
+        device=",".join(chosen),
         devices=(_cpu(), *_cuda()),
         cores=torch_setup.cores(),
         threads=torch_setup.threads(),

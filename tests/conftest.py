@@ -7,12 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from studio import torch_setup
+
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("STUDIO_HOME", str(home))
     return home
+
+
+@pytest.fixture(autouse=True)
+def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else the machine does must not decide what stands in a recipe; test_threads.py takes this back."""
+    monkeypatch.setenv(torch_setup.THREADS_VARIABLE, str(torch_setup.cores()))
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -32,9 +32,10 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
     for name, version in report.libraries.items():
         if name != "studio":
             yield f"library {name}", version, ""
+    used = set(report.device.split(","))
     for device in report.devices:
         state = "usable" if device.usable else "not usable"
-        chosen = " (used unless --device says otherwise)" if report.device == device.name.partition(":")[0] else ""
+        chosen = " (used unless --device says otherwise)" if used & {device.name, device.name.partition(":")[0]} else ""
         yield f"device {device.name}", state, device.reason or device.description + chosen
         if device.memory_total is not None:
             free = "" if device.memory_free is None else f"{show_size(device.memory_free)} free"

@@ -17,6 +17,7 @@ from studio import torch_setup
 from studio.engine.calls import Call
 from studio.engine.entry import Entry, group_of
 from studio.engine.failures import check_media, check_state, check_step
+from studio.engine.fingerprint import fingerprint
 from studio.engine.gauge import Gauge
 from studio.engine.measured import Measured
 from studio.engine.threads import Threads
@@ -35,6 +36,7 @@ class Actions:
     ) -> None:
         self.call, self.clock = call, clock
         self.measured, self.gauge, self.threads = measured, gauge, threads
+        self._before: list[tuple[Entry, State, int]] = []  # states as they were, while they are stepped
 
     def start(self, entry: Entry) -> tuple[State, int | None]:
         """Return the first state, or the one to go on from, and the memory that it took; sets `entry.rng`.
@@ -87,17 +89,24 @@ class Actions:
         assert group is not None
         states = [entry.state for entry in batch if entry.state is not None]
         limit_s = max(entry.limit_s for entry in batch)
+        self._before = [(entry, state, fingerprint(state)) for entry, state in zip(batch, states, strict=True)]
         self.gauge.begin()
         begun = self.clock()
         made = self._run(lead, lambda: generator.step(model, states), limit_s)
         ended = self.clock()
         checked = check_step(states, made)
+        self._before = []
         self.measured.learn(group, len(batch), ended - begun, self.gauge.peak())
         self.threads.stepped(group, len(batch), ended - begun)
         other = self.threads.due(group, len(batch))
         if other is not None:
             self._try(batch, states, other, limit_s)
         return checked, begun, ended
+
+    def spoilt(self) -> list[Entry]:
+        """After a step that failed: those whose states it had changed before it did."""
+        before, self._before = self._before, []
+        return [entry for entry, state, was in before if fingerprint(state) != was]
 
     def preview(self, entry: Entry, state: State) -> Media | None:
         """Return a preview, if the generator makes one now. Raises as `start` does."""

@@ -297,15 +297,27 @@ class Loop:
             watcher.stumbled(numbers, lead.name, found.message, begun, self.clock())
         if isinstance(found, TimedOut):
             self._hang(lead, found)
-        elif isinstance(found, OutOfMemory) and (rung := climb(self.room, batch, self._call)):
+            return
+        batch = self._without_spoilt(batch, found)
+        if not batch:
+            return
+        if isinstance(found, OutOfMemory) and (rung := climb(self.room, batch, self._call)):
             for entry in batch:
                 self._tell(entry, (f"out of memory at width {len(batch)}: {rung}",))
         elif len(batch) == 1:
-            self.fail(lead, found)
+            self.fail(batch[0], found)
         else:
             for entry in batch:
                 entry.alone = 2**entry.batch_failures
                 entry.batch_failures += 1
+
+    def _without_spoilt(self, batch: list[Entry], found: StudioError) -> list[Entry]:
+        """Fail those whose states the step changed before it failed: they cannot be tried again."""
+        spoilt = self.actions.spoilt()
+        for entry in spoilt:
+            message = f"{found.message}; and it had changed its state before, which a step must not"
+            self.fail(entry, GeneratorFailed(entry.name, message, hint=found.hint))
+        return [entry for entry in batch if entry not in spoilt]
 
     def _failed_alone(self, entry: Entry, where: str, error: BaseException) -> None:
         """A load, start or finish failed: try again with fewer models beside it if memory ran out, else fail."""

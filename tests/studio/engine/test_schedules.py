@@ -242,10 +242,5 @@ def explore(examples):
         run_state_machine_as_test(Schedules, settings=quiet)
 
 
-def test_random_schedules():
-    explore(300)
-
-
-@pytest.mark.slow
 def test_two_thousand_random_schedules():
     explore(2000)

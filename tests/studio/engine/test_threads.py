@@ -17,6 +17,12 @@ from studio.engine.request import Request
 from studio.engine.threads import GAIN, SHARE, Threads
 from studio.recipe import MediaRef, PluginRef, Recipe
 
+
+@pytest.fixture(autouse=True)
+def free_threads(own_threads, monkeypatch):
+    monkeypatch.delenv(torch_setup.THREADS_VARIABLE)
+
+
 GROUP = Group("g", "1", "(4, 16, 16)", "cpu", "float32")
 
 
