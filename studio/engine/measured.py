@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +29,12 @@ _KEPT = 9  # seconds kept of each width; their median counts
 _ENOUGH = 2  # seconds of a width to judge by
 _MOST_BYTES = 4 << 20
 _MOST_ROWS = 2000
+
+
+@lru_cache(maxsize=4096)
+def unthreaded(group: Group) -> Group:
+    """The group whatever its threads. Asked for at every step, so it is remembered."""
+    return replace(group, threads=None)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ class Measured:
         """Bytes that a step takes besides what is held: as measured, else in proportion to the nearest narrower
         width, else 0: what was never measured is not known.
         """
-        known = self._peaks.get(replace(group, threads=None), {})
+        known = self._peaks.get(unthreaded(group), {})
         if width in known:
             return known[width]
         narrower = max((at for at in known if at < width), default=None)
@@ -197,7 +204,7 @@ class Measured:
     def _rise(self, found: _Width, group: Group, width: int, peak: int | None) -> None:
         if peak is not None:
             found.peak = max(found.peak or 0, peak)
-            known = self._peaks.setdefault(replace(group, threads=None), {})
+            known = self._peaks.setdefault(unthreaded(group), {})
             known[width] = max(known.get(width, 0), peak)
 
     def _settle(self, group: Group, width: int, seconds: Collection[float]) -> None:

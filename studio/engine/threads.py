@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from studio import torch_setup
-from studio.engine.measured import Group, Measured
+from studio.engine.measured import Group, Measured, unthreaded
 
 GAIN = 1.15  # another count must be this much faster
 MUCH = 2.0  # times as fast: worth a change in the middle of a request
@@ -127,7 +127,7 @@ class Threads:
         kind.best.setdefault((threads, width), seconds)
 
     def _kind(self, group: Group) -> _Kind:
-        bare = replace(group, threads=None)
+        bare = unthreaded(group)
         if bare not in self._kinds:
             tables = {count: self.measured.seconds(replace(bare, threads=count)) for count in self._counts()}
             tried = sum(bool(table) for table in tables.values()) > 1
