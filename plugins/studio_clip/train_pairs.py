@@ -54,10 +54,17 @@ def views(
 
 def train(pictures: np.ndarray, records: list[dict[str, Any]], tower: CLIPTextModelWithProjection,
           tokenizer: CLIPTokenizer, folder: Path, *, device: torch.device, steps: int, minutes: float,
-          batch: int = 128, peak: float = 1e-3, seed: int = 0) -> open_clip.CLIP:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged CLIP. Row i of `pictures` belongs to `records[i]`."""
+          batch: int = 128, peak: float = 1e-3, seed: int = 0,
+          begin: open_clip.CLIP | None = None) -> open_clip.CLIP:  # fmt: skip
+    """Train, or go on training, in `folder`; return the averaged CLIP. Row i of `pictures` belongs to `records[i]`.
+
+    A new run takes the image tower and the temperature of `begin`, if there is one.
+    """
     torch.manual_seed(seed)
     model = build(tower).to(device)
+    if begin is not None:
+        model.visual.load_state_dict(begin.visual.state_dict())
+        model.logit_scale.data.copy_(begin.logit_scale)
     learnt = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=peak, betas=(0.9, 0.98), weight_decay=0.1)
     ema = Ema(model, 0.998)

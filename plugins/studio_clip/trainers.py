@@ -67,6 +67,7 @@ class TrainClip(studio.Trainer):
         """See TrainingOptions."""
 
         batch: int = studio.field(128, ge=8, le=1024, help="pairs a step; every other pair is a negative")
+        from_starter: bool = studio.field(False, help="begin with the image tower of the starter")
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/clip/model`: `open_clip_config.json` and all weights but the text tower's."""
@@ -81,11 +82,13 @@ class TrainClip(studio.Trainer):
         work = options.folder
         pictures, records = build.load(work / "data")
         keep = [index for index, record in enumerate(records) if record["split"] == "train"]
+        begin = clip.load().model if options.from_starter else None
         tower = CLIPTextModelWithProjection.from_pretrained(work / "text" / "tower", local_files_only=True)
         tokens = CLIPTokenizer.from_pretrained(work / "text" / "tokenizer")
         model = train_pairs.train(
             pictures[keep], [records[i] for i in keep], tower, tokens, work / "clip",
             device=device, steps=options.steps, minutes=options.minutes, batch=options.batch,
+            begin=begin,
         )  # fmt: skip
         if Peers().rank:
             return  # the first process of the run writes the result

@@ -128,7 +128,8 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
               help="Load this plugin too: a file or a folder. May be given again.")  # fmt: skip
 @click.option("--home", metavar="DIR", type=click.Path(path_type=Path),
               help="Keep what is made here.  [env: STUDIO_HOME]")  # fmt: skip
-@click.option("--device", metavar="NAME", help="Where models run, such as cpu or cuda.  [default: the best there is]")
+@click.option("--device", metavar="NAME",
+              help="Where models run: cpu, cuda, or several such as cuda:0,cuda:1.  [default: the best]")  # fmt: skip
 @click.option("--memory", metavar="SIZE",
               help="What models and their work may take, such as 2GiB.  [default: 9/10 of what is free]")  # fmt: skip
 @click.option("--invariant", is_flag=True, help="Equal bytes whatever else runs: share no step, which may be slower.")

@@ -87,10 +87,11 @@ def test_from_packages_to_a_picture(work: Path, capfd: pytest.CaptureFixture[str
     pictures, _ = build.load(work / "data")
     assert clip.pictures(pictures[:2]).isfinite().all()
 
-    for own in ("text", "image"):
+    for own in ("text", "image", "clip"):
         shutil.rmtree(work / own)
     train("text", "--steps", "2", "--from-starter")
     train("image", "--steps", "2", "--batch", "2", "--from-starter")
+    train("clip", "--steps", "2", "--batch", "8", "--from-starter")
 
     generator = ImageGenerator(starter)
     loaded = generator.load("cpu", "float32")
