@@ -73,9 +73,9 @@ def _starter() -> Path:
     return Path(str(importlib.resources.files("studio_diffusion"))) / "weights" / "starter"
 
 
-def tokenizer(starter: Path | None = None) -> CLIPTokenizer:
-    """The tokenizer in the image model's folder, by default of the one that ships."""
-    return CLIPTokenizer.from_pretrained((starter or _starter()) / "tokenizer", local_files_only=True)
+def tokenizer_folder(starter: Path | None = None) -> Path:
+    """Where the tokenizer lies: in the image model's folder, by default of the one that ships."""
+    return (starter or _starter()) / "tokenizer"
 
 
 def text_tower(folder: Path = WEIGHTS, starter: Path | None = None) -> CLIPTextModelWithProjection:
@@ -103,4 +103,5 @@ def load(folder: Path = WEIGHTS, starter: Path | None = None) -> Clip:
     state |= convert.text_tower(safetensors.torch.load_file(starter / "text_encoder" / "model.safetensors"))
     model.load_state_dict(state)
     preprocess = config["preprocess_cfg"]
-    return Clip(model.float().eval(), tokenizer(starter), tuple(preprocess["mean"]), tuple(preprocess["std"]))
+    tokens = CLIPTokenizer.from_pretrained(tokenizer_folder(starter), local_files_only=True)
+    return Clip(model.float().eval(), tokens, tuple(preprocess["mean"]), tuple(preprocess["std"]))

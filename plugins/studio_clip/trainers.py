@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import Any
 
 import studio
@@ -37,7 +38,7 @@ class TrainText(studio.Trainer):
         begin = None
         if options.from_starter:
             begin = clip.text_tower()
-            clip.tokenizer().save_pretrained(work / "text" / "tokenizer")
+            shutil.copytree(clip.tokenizer_folder(), work / "text" / "tokenizer", dirs_exist_ok=True)
         elif not (work / "text" / "tokenizer" / "vocab.json").exists():
             tokenizer.train(tokenizer.texts(records, net), work / "text" / "tokenizer")
         console.print("embedding the corpus with the teacher …")

@@ -61,6 +61,9 @@ def save(
     shutil.rmtree(part, ignore_errors=True)
     for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
         module.to("cpu", torch.float16).save_pretrained(part / name)
+        config = json.loads((part / name / "config.json").read_text("utf-8"))
+        config.pop("_name_or_path", None)  # where it lay when it was trained is nobody's business
+        (part / name / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     scheduler().save_pretrained(part / "scheduler")
     shutil.copytree(tokenizer, part / "tokenizer")
     index = {
