@@ -4,8 +4,8 @@ More threads are not always faster: a step of little tensors gains nothing, and 
 operator waits for the thread that was put aside (a matrix-vector product took 325 ms with two threads, 40 with one).
 What is tried is half and twice the count that stands. A trial is a step made once more with another count, whose states
 are thrown away: steps leave their states as they were, so nobody notices. A kind of step that was never tried is tried
-at once; after that, trials take a hundredth of the time of the steps, and one more when steps have become twice as slow
-as they were.
+at once; after that, trials take a five-hundredth of the time of the steps, and one more when steps have become twice as
+slow as they were.
 
 A request keeps the count that it began with, unless another is twice as fast: where a kernel rounds differently by
 threads (on the processors tried: not in bfloat16), its recipe can say with how many it was made. This module knows
@@ -27,7 +27,7 @@ from studio.engine.measured import Group, Measured, unthreaded
 
 GAIN = 1.15  # another count must be this much faster
 MUCH = 2.0  # times as fast: worth a change in the middle of a request
-SHARE = 0.01  # of the time of the steps goes into trials
+SHARE = 0.002  # of the time of the steps goes into trials
 SLOWER = 2.0  # steps that take this much longer than they did are worth a trial at once
 _EVERY = 16  # steps between two trials for being slow
 _KEPT = 5  # latest seconds of a count; their median counts
