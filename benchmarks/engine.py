@@ -120,9 +120,9 @@ def together(device: str, rounds: int) -> None:
     print(f"| peer: stock pipeline, the same as one ideal batch | {middle['ideal']:.2f} | {count / middle['ideal']:.2f} | |")  # fmt: skip  # noqa: E501
     gap = difference(unlike[:4], device)
     print(
-        f"\nLargest difference of a pixel, in float32: {gap} of 255 (in bfloat16 stock rounds the latents themselves at each"
+        f"\nLargest difference of a pixel, in float32: {gap} of 255 (in bfloat16 stock rounds the latents themselves at"
     )
-    print("step, which the engine does not).")
+    print("each step, which the engine does not).")
 
 
 def difference(asks: list[Ask], device: str) -> int:
