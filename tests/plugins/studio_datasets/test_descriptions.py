@@ -23,7 +23,7 @@ def test_they_are_short_lower_case_phrases_each_once_a_picture() -> None:
     assert len(told) > 800
     for id, texts in told.items():
         assert re.fullmatch("emoji-[0-9a-f-]+", id)
-        assert 8 <= len(texts) <= 18
+        assert 6 <= len(texts) <= 18
         assert len(set(texts)) == len(texts)
         for text in texts:
             assert 1 < len(text.split()) <= 16, text
