@@ -215,6 +215,7 @@ class Loop:
         """Have the request's model on the device. Raises NoRoom, or what loading raises."""
         request = entry.request
         if entry.model is not None and entry.model.resident:
+            self.models.parts.wait(entry.model.parts)  # it may have come back beside another's step
             entry.model.used = self.clock()
             return
         running = entry.state is not None

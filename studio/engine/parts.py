@@ -84,10 +84,10 @@ class Parts:
                 self.ledger.release(part)
                 if self.host is not None:
                     self.host.release(part)
-        self._parts = {key: part for key, part in self._parts.items() if part.users}
+        self.forget_unused()
 
     def forget_unused(self) -> None:
-        """Let go of what a load made that then failed."""
+        """Let go of what no model uses, as after a load that failed."""
         self._parts = {key: part for key, part in self._parts.items() if part.users}
 
     def put_off(self, parts: Collection[Part]) -> None:
