@@ -72,6 +72,7 @@ class _Tar:
         self._archive = archive
         self._entries: dict[str, tarfile.TarInfo] = {}
         self.sizes = _sizes(self._list(path), path, limit)
+        self._check_sum(path)
 
     def _list(self, path: Path) -> Iterator[tuple[str, int]]:
         for entry in self._archive:  # one at a time: what follows a refused one is never unpacked
@@ -81,6 +82,14 @@ class _Tar:
                 raise _refuse(path, entry.name)
             self._entries[entry.name] = entry
             yield entry.name, entry.size
+
+    def _check_sum(self, path: Path) -> None:
+        """Read what follows the last entry, padding as a rule: gzip's checksum stands at the very end."""
+        read = 0
+        while block := self._archive.fileobj.read(BLOCK):  # type: ignore[union-attr]  # it was given one
+            read += len(block)
+            if read > SMALL:
+                raise ModelError(f"`{path.name}` is refused: more than {SMALL:,} bytes follow its last file")
 
     def extract(self, names: Iterable[str], folder: Path, *, report: Report = silent) -> None:
         for name in names:

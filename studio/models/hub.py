@@ -87,7 +87,7 @@ def _part(target: Path, blob: Blob) -> Path:
 
 def _download(source: Source, commit: str, blob: Blob, target: Path, report: Report) -> None:
     """Fetch one file, or the rest of it, into `target`."""
-    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in `__all__`
 
@@ -105,7 +105,7 @@ def _download(source: Source, commit: str, blob: Blob, target: Path, report: Rep
     def bar(**told: Any) -> _Bar:
         return _Bar(blob, told.get("initial", 0), report)
 
-    url = hf_hub_url(source.name, blob.name, revision=commit, endpoint=constants.ENDPOINT)
+    url = hf_hub_url(source.name, blob.name, revision=commit)
     with part.open("ab") as file:
         http_get(
             url, file, resume_size=begun, headers=headers,

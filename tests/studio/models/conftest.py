@@ -125,7 +125,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
     with Hub() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(
+            constants, "ENDPOINT", server.url
+        )  # what the client made of HF_ENDPOINT when it was imported
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
         server.shutdown()
@@ -140,3 +144,43 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     return folder
+
+
+class _Registry(BaseHTTPRequestHandler):
+    """As much of npm's registry as holds one package."""
+
+    tarball: bytes = b""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.path.endswith(".tgz"):
+            data, kind = self.tarball, "application/octet-stream"
+        else:
+            host, port = self.server.server_address[:2]
+            url = f"http://{host!s}:{port}/@tiny/model/-/model-1.0.0.tgz"
+            dist = {"tarball": url, "shasum": hashlib.sha1(self.tarball).hexdigest()}
+            version = {"name": "@tiny/model", "version": "1.0.0", "dist": dist}
+            told = {"name": "@tiny/model", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
+            data, kind = json.dumps(told).encode(), "application/json"
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A registry with `@tiny/model` 1.0.0, to which npm is pointed; its address."""
+    about = json.dumps({"name": "@tiny/model", "version": "1.0.0", "scripts": {"prepare": "exit 1"}}).encode()
+    files = {**{f"package/{name}": data for name, data in FILES.items()}, "package/package.json": about}
+    handler = type("Registry", (_Registry,), {"tarball": tgz(tmp_path / "model.tgz", files).read_bytes()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        monkeypatch.setenv("npm_config_registry", url)
+        monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm-cache"))
+        yield url
+        server.shutdown()

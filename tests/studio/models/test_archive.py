@@ -18,7 +18,8 @@ from studio.models.archive import open_archive
 from .conftest import tgz
 
 EVIL = [
-    "../a.json", "/a.json", "a/../../b.json", "a//b.json", "./a.json", "a\\b.json", "C:/a.json", "a\nb.json", "a/" * 40 + "b",
+    "../a.json", "/a.json", "a/../../b.json", "a//b.json", "./a.json", "a\\b.json", "C:/a.json", "a\nb.json",
+    "a/" * 40 + "b",
 ]  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def test_a_name_twice(room: Path) -> None:
         unpack(path)
 
 
-@given(st.data())
+@given(data=st.data())
 def test_damage_is_told(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whatever bytes are changed or cut: the right files come out, or a ModelError."""
     room = tmp_path_factory.mktemp("damage")
