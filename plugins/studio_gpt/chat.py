@@ -1,10 +1,10 @@
 """A conversation as the text that a model was trained to go on from: its own chat template, rendered at arm's length.
 
 Templates are jinja2 as transformers reads them, and come with models from strangers. They are rendered in a process of
-their own (`chat_worker.py`), which the kernel holds to 2 s of processor time, 512 MiB of memory and no files; it stays for
-the next render (about 1 ms) and is replaced when it was ended. Counting loops inside jinja2 instead would leave open what
-no hook sees: `'x' * 10**9`, `10**10**10`, `'%999999999d' % 1`, filters that repeat, constants folded while compiling.
-It knows nothing of tokens.
+their own (`chat_worker.py`), which the kernel holds to 2 s of processor time, 512 MiB of memory and no files; it stays
+for the next render and is replaced when it was ended. Counting loops inside jinja2 instead would leave open what no
+hook sees: `'x' * 10**9`, `10**(10**10)`, `'%999999999d' % 1`, filters that repeat, constants folded while compiling. It
+knows nothing of tokens.
 
 Try it: ``ChatTemplate("{{ messages[0].content }}").render([{"role": "user", "content": "hello"}])``
 """
@@ -110,7 +110,8 @@ def _begin() -> subprocess.Popen[bytes]:
 
 def _exchange(process: subprocess.Popen[bytes], line: bytes) -> bytes | None:
     """Send a line and read one back; None if the process ended, or took too long."""
-    assert process.stdin and process.stdout
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         process.stdin.write(line)
         process.stdin.flush()

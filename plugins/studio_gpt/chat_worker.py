@@ -1,9 +1,9 @@
 """The process in which chat templates run: a JSON line in, a JSON line out, and little that it could do.
 
-A template comes with a model, from a stranger. Its language has loops and arithmetic, and jinja2's sandbox bounds neither
-time nor memory; so it runs here, where the kernel does. Before the first template this process gives up opening files
-and sockets, writing files and having children, and its memory is bounded; every render has its own processor time. It
-imports nothing of Studio. See `chat.py`, which starts it.
+A template comes with a model, from a stranger. Its language has loops and arithmetic, and jinja2's sandbox bounds
+neither time nor memory; so it runs here, where the kernel does. Before the first template this process gives up opening
+files and sockets, writing files and having children, and its memory is bounded; every render has its own processor
+time. It imports nothing of Studio. See `chat.py`, which starts it.
 
 Try it: ``echo '{"template": "{{ 6 * 7 }}", "values": {}}' | python chat_worker.py 512 2 100000``
 """
@@ -19,6 +19,8 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.constants
+import jinja2.debug  # jinja2 loads these two late, when no file can be opened any more
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -27,7 +29,7 @@ from jinja2.utils import Namespace
 
 
 class Generation(Extension):
-    """`{% generation %}…{% endgeneration %}` marks what a model wrote, for training; what is in it is shown as it is."""
+    """`{% generation %}…{% endgeneration %}` marks what a model wrote, for training; here it changes nothing."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2's)
 
@@ -94,7 +96,7 @@ def render(template: str, values: dict[str, Any], most: int) -> dict[str, Any]:
 
 def confine(memory_mib: int) -> None:
     """Give up what a template needs not; not all kernels know every limit."""
-    datetime.now().strftime("%c")  # reads the time zone and the locale while that can be done
+    strftime_now("%c %Z")  # reads the time zone and the locale while that can be done
     for name, most in (("AS", memory_mib << 20), ("CORE", 0), ("FSIZE", 0), ("NPROC", 0), ("NOFILE", 3)):
         kind = getattr(resource, f"RLIMIT_{name}")
         _, hard = resource.getrlimit(kind)

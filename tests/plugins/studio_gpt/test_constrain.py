@@ -110,7 +110,7 @@ def test_the_mask_has_only_what_may_be_accepted(kind: str) -> None:
                 matcher.copy().accept(token)
                 continue
             with suppress(StudioError):
-                # Where all that may follow is one text, the mask has the tokens that the tokenizer would use for it alone.
+                # Where one text alone may follow, the mask has the tokens that the tokenizer would use for it.
                 assert said(TOKENIZERS[kind](), matcher.copy().accept(token)).lstrip()[:1] == "{"
         assert bool(mask[EOS]) == matcher.accepting
         matcher.accept(int(torch.multinomial(mask.float(), 1, generator=noise)))
