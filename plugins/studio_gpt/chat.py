@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class ChatTemplate:
         Args:
             messages: each with `role` and `content`, and whatever else the template knows.
             add_generation_prompt: whether the text ends where the model's answer begins.
-            more: further variables, such as `tools` or `enable_thinking`. Values are what JSON can say.
+            more: further variables, such as `tools` or `enable_thinking`. What JSON has no word for is `<its type>`.
 
         Raises ModelError with the reason where the template fails, refuses the conversation or goes beyond its bounds.
         """
@@ -76,8 +77,10 @@ class _Worker:
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """The worker's answer; one that it did not live to give is an error too."""
-        line = json.dumps(question).encode() + b"\n"
+        line = json.dumps(question, default=lambda value: f"<{type(value).__name__}>").encode() + b"\n"
         with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self.close()  # something else ended it meanwhile
             process = self._process = self._process or _begin()
             try:
                 answer = _exchange(process, line)
@@ -90,12 +93,16 @@ class _Worker:
         found: dict[str, Any] = json.loads(answer)
         return found
 
+    def forget(self) -> None:
+        """Let go of the process in a fork, as it is the parent's."""
+        self._lock, self._process = threading.Lock(), None
+
     def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            with process:  # closes its pipes and waits
+            with suppress(BrokenPipeError), process:  # closes its pipes and waits
                 pass
 
 
@@ -129,3 +136,4 @@ def _exchange(process: subprocess.Popen[bytes], line: bytes) -> bytes | None:
 
 _worker = _Worker()
 atexit.register(_worker.close)
+os.register_at_fork(after_in_child=_worker.forget)

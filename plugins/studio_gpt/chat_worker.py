@@ -19,8 +19,6 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 import jinja2
-import jinja2.constants
-import jinja2.debug  # jinja2 loads these two late, when no file can be opened any more
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -91,12 +89,22 @@ def render(template: str, values: dict[str, Any], most: int) -> dict[str, Any]:
         return {"error": f"line {error.lineno}: {error.message}"}
     except Exception as error:  # a template can make any operator and any filter fail
         kind = "" if type(error) is jinja2.TemplateError else f"{type(error).__name__}: "
-        return {"error": f"{kind}{error}"[:1000]}
+        return {"error": " ".join(f"{kind}{error}".split())[:1000]}
+
+
+WARM_UP = (
+    "{{ 'a\\n' ~ strftime_now('%c %Z') }}{{ lipsum(n=1) }}{{ a | pprint }}{{ a | tojson }}{{ 'a' | urlencode }}",
+    "{{ [1] | random }}{{ 'a' | title | wordwrap | urlize | striptags }}{{ [a] | groupby('b') | list }}",
+    "{{ raise_exception('no') }}",
+    "{{ a.b.c.d }}",
+    "{% if %}",
+)
 
 
 def confine(memory_mib: int) -> None:
     """Give up what a template needs not; not all kernels know every limit."""
-    strftime_now("%c %Z")  # reads the time zone and the locale while that can be done
+    for template in WARM_UP:  # Python and jinja2 read some of their own files when they are first needed
+        render(template, {"a": {"b": 1}}, 1000)
     for name, most in (("AS", memory_mib << 20), ("CORE", 0), ("FSIZE", 0), ("NPROC", 0), ("NOFILE", 3)):
         kind = getattr(resource, f"RLIMIT_{name}")
         _, hard = resource.getrlimit(kind)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MOST_SCHEMA = 256 << 10  # characters
 TOKENIZERS, CONSTRAINTS = 4, 64  # how many are kept; reading a tokenizer of 49,152 tokens takes about 0.3 s
-SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 _lock = threading.Lock()
 _tokenizers: OrderedDict[tuple[int, tuple[int, ...], int], tuple[Tokenizer, LLTokenizer]] = OrderedDict()

@@ -86,7 +86,7 @@ class _Tar:
     def _check_sum(self, path: Path) -> None:
         """Read what follows the last entry, padding as a rule: gzip's checksum stands at the very end."""
         read = 0
-        while block := self._archive.fileobj.read(BLOCK):  # type: ignore[union-attr]  # it was given one
+        while block := self._archive.fileobj.read(BLOCK):
             read += len(block)
             if read > SMALL:
                 raise ModelError(f"`{path.name}` is refused: more than {SMALL:,} bytes follow its last file")

@@ -61,7 +61,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Hub)
         self.files = dict(FILES)
-        self.cuts: list[int] = []
+        self.cuts: list[int | None] = []
         self.down = False  # every file is answered with an error
         self.ranges: list[str] = []
         self.asked: list[str] = []
