@@ -4,7 +4,7 @@ Templates are jinja2 as transformers reads them, and come with models from stran
 their own (`chat_worker.py`), which the kernel holds to 2 s of processor time, 512 MiB of memory and no files; it stays
 for the next render and is replaced when it was ended. Counting loops inside jinja2 instead would leave open what no
 hook sees: `'x' * 10**9`, `10**(10**10)`, `'%999999999d' % 1`, filters that repeat, constants folded while compiling. It
-knows nothing of tokens.
+knows nothing of models.
 
 Try it: ``ChatTemplate("{{ messages[0].content }}").render([{"role": "user", "content": "hello"}])``
 """
@@ -23,9 +23,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from studio.errors import ModelError
+from studio.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from studio_gpt.text import TextInputs
+    from studio_gpt.tokens import Tokens
 
 MOST_TEMPLATE = 256 << 10  # characters; the largest in use have about 20,000
 MOST_OUTPUT = 4 << 20  # characters
@@ -66,6 +70,21 @@ class ChatTemplate:
             hint = "give the model another template, or the conversation another form"
             raise ModelError(f"the chat template cannot be used: {answer['error']}", hint=hint)
         return str(answer["text"])
+
+
+def chat_tokens(tokens: Tokens, inputs: TextInputs) -> list[int]:
+    """The tokens of a conversation (`system`, `turns`, `prompt`), up to where the model's answer begins.
+
+    Raises InputError if the model has no chat template, ModelError if it fails.
+    """
+    if tokens.chat_template is None:
+        hint = "use a model that was trained for chats, or leave out `chat` to go on from the prompt"
+        raise InputError("chat", "the model has no chat template", hint=hint)
+    said = [*inputs.turns, inputs.prompt]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+    if inputs.system:
+        messages.insert(0, {"role": "system", "content": inputs.system})
+    return tokens.encode(ChatTemplate(tokens.chat_template, tokens.specials).render(messages), plain=False)
 
 
 class _Worker:

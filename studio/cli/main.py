@@ -25,7 +25,20 @@ if TYPE_CHECKING:
     from studio.api import Studio
     from studio.generator import Generator
 
-COMMANDS = ("image", "generate", "models", "resume", "top", "plugins", "show", "replay", "doctor", "attention", "train")
+COMMANDS = (
+    "image",
+    "chat",
+    "generate",
+    "models",
+    "resume",
+    "top",
+    "plugins",
+    "show",
+    "replay",
+    "doctor",
+    "attention",
+    "train",
+)
 EPILOG = (
     "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"
     " stand here as well."

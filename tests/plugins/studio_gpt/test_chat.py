@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from studio.errors import ModelError
+from studio.errors import InputError, ModelError
 from studio_gpt import chat
 from studio_gpt.chat import ChatTemplate
+from studio_gpt.text import TextInputs
+from studio_gpt.tokens import Tokens
 
 from .tiny_tokenizers import byte_level
 
@@ -176,6 +178,19 @@ def test_what_the_sandbox_hides_is_nothing(template: str) -> None:
 def test_a_template_of_a_megabyte() -> None:
     with pytest.raises(ModelError, match="has 1,000,000 characters; it may have 262,144"):
         ChatTemplate("x" * 1_000_000)
+
+
+def test_a_model_without_a_template(tokenizer: Any) -> None:
+    inputs = TextInputs.parse({"prompt": "hello", "chat": True})
+    with pytest.raises(InputError, match="has no chat template") as caught:
+        chat.chat_tokens(Tokens(tokenizer, frozenset([1])), inputs)
+    assert caught.value.field == "chat"
+
+
+@pytest.mark.parametrize("more", [{"system": "a"}, {"turns": ["a", "b"]}, {"chat": True, "turns": ["a"]}])
+def test_what_belongs_to_a_chat(more: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"give `chat` too|take turns"):
+        TextInputs.parse({"prompt": "hello", **more})
 
 
 def test_what_json_cannot_say() -> None:
