@@ -76,6 +76,8 @@ class Conversation:
             self.failed += 1
             report_failure(error, debug=self._settings.debug)
             return
+        except KeyboardInterrupt:  # before there was an answer to stop
+            return
         if answer:
             self.turns += [prompt, answer]
 
