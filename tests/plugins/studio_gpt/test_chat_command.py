@@ -71,21 +71,12 @@ def test_what_cannot_chat_is_one_error(checkpoints: Any) -> None:
     assert "the model `smollm2` is not here\nhint: `studio models pull smollm2` fetches it" in missing.stderr
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(model: str) -> None:
+def test_ctrl_c_stops_the_answer_and_not_the_program(model: str, tokenizer: Any) -> None:
     """On a terminal: an answer of 400 tokens is stopped, another is asked for, and Ctrl-D ends it."""
     ours, theirs = pty.openpty()
-    words = [
-        "--model",
-        model,
-        "--temperature",
-        "3",
-        "--max-tokens",
-        "400",
-        "--seed",
-        "1",
-        "--logit-bias",
-        '{"1": -100}',
-    ]
+    like_a_prompt = [token for text, token in tokenizer.get_vocab().items() if ">" in text]
+    never = json.dumps({token: -100 for token in [1, *like_a_prompt]})
+    words = ["--model", model, "--temperature", "3", "--max-tokens", "400", "--seed", "1", "--logit-bias", never]
     environment = {**os.environ, "TERM": "dumb"}
     with subprocess.Popen(
         command(*words), stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
