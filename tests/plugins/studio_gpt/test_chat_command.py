@@ -75,7 +75,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(model: str, tokenizer: Any)
     """On a terminal: an answer of 400 tokens is stopped, another is asked for, and Ctrl-D ends it."""
     ours, theirs = pty.openpty()
     like_a_prompt = [token for text, token in tokenizer.get_vocab().items() if ">" in text]
-    never = json.dumps({token: -100 for token in [1, *like_a_prompt]})
+    never = json.dumps(dict.fromkeys([1, *like_a_prompt], -100))
     words = ["--model", model, "--temperature", "3", "--max-tokens", "400", "--seed", "1", "--logit-bias", never]
     environment = {**os.environ, "TERM": "dumb"}
     with subprocess.Popen(
