@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -21,6 +22,10 @@ from typing import IO, Any, Protocol, cast
 from studio.errors import ModelError
 from studio.models.formats import Report, check_name, check_total, silent
 
+DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, struct.error, EOFError, NotImplementedError,
+    UnicodeDecodeError,
+)  # fmt: skip
 MOST_ENTRIES = 100_000
 MOST_RATIO = 200  # times its packed size: text shrinks 10 times, weights hardly
 SMALL = 64 << 20  # bytes that no ratio is asked of
@@ -47,7 +52,7 @@ def open_archive(path: Path, *, limit: int = 64 << 30) -> Iterator[Archive]:
         else:
             with gzip.open(path) as stream, tarfile.open(fileobj=cast(Any, _Careful(stream)), mode="r:") as tar:
                 yield _Tar(tar, path, limit)
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise ModelError(f"`{path.name}` cannot be unpacked: {error}", hint="it is damaged: fetch it again") from error
 
 
@@ -59,6 +64,10 @@ class _Zip:
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise _refuse(path, entry.filename)
+            if not 0 <= entry.header_offset < path.stat().st_size:
+                raise zipfile.BadZipFile(f"{entry.filename!r} would begin outside of the file")
+            if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ModelError(f"`{path.name}` is refused: {entry.filename!r} is packed as no wheel is")
         self.sizes = _sizes(((entry.filename, entry.file_size) for entry in entries), path, limit)
 
     def extract(self, names: Iterable[str], folder: Path, *, report: Report = silent) -> None:

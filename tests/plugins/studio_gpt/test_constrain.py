@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from studio.errors import InputError, StudioError
-from studio_gpt.constrain import Constraint, Matcher
+from studio_gpt.constrain import Constraint, Matcher, SchemaRule
 
 from .tiny_tokenizers import EOS, TOKENIZERS, byte_level
 
@@ -132,6 +132,18 @@ def test_a_state_is_its_tokens() -> None:
     half.accept(whole.tokens[5])
     with pytest.raises(TypeError, match=r"matcher\.tokens"):
         pickle.dumps(half)
+
+
+def test_a_rule_depends_on_what_is_written_alone() -> None:
+    """Longer, shorter, or another text than the last time."""
+    constraint = Constraint.compile(PEAR, byte_level(), EOS)
+    texts = [write(constraint.start(), seed).tokens for seed in (5, 6)]
+    rule = SchemaRule(constraint)
+    for text, length in [(0, 3), (0, 9), (0, 4), (1, 0), (1, 9), (0, 9), (0, len(texts[0]))]:
+        written = texts[text][:length]
+        assert torch.equal(rule.mask(written), constraint.start(written).mask())
+    with pytest.raises(StudioError, match="cannot stand"):
+        rule.mask([*texts[0], 5])
 
 
 def test_nothing_follows_the_end() -> None:
