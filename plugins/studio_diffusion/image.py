@@ -52,6 +52,7 @@ class ImageGenerator(studio.Generator):
 
     name = "image"
     output = studio.Image
+    version = "2"
     max_batch: ClassVar[int] = 8
     streams: ClassVar[bool] = True
 

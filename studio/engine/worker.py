@@ -105,9 +105,10 @@ class Worker:
         with self._mail:
             self._closing = True
             self._mail.notify()
-        if self._thread is not None and threading.current_thread() not in (self._thread, self._beside):
-            if self._over.wait(patience):
-                self._thread.join()
+        if self._thread is None or threading.current_thread() in (self._thread, self._beside):
+            return
+        if self._over.wait(patience):
+            self._thread.join()
 
     def _post(self, letter: Callable[[], None], done: int = 0) -> None:
         with self._mail:
