@@ -106,7 +106,7 @@ def save_text(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, tokeniz
 
 
 def configuration(folder: Path = WEIGHTS) -> dict[str, Any]:
-    """What `save` wrote of the towers' shapes and of the pixels: `model_cfg` and `preprocess_cfg`, open_clip's words."""
+    """The towers' shapes (`model_cfg`) and what pixels are brought by (`preprocess_cfg`), in open_clip's words."""
     found: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
     return found
 
@@ -134,7 +134,7 @@ def text_tower(folder: Path = WEIGHTS, starter: Path | None = None) -> CLIPTextM
 
 
 def load(folder: Path = WEIGHTS, starter: Path | None = None, device: str = "cpu", dtype: str = "float32") -> Clip:
-    """Load CLIP, its modules by way of `studio.module`: mapped, counted, and the text tower shared with the image model.
+    """Load CLIP by way of `studio.module`: mapped, counted, and its text tower shared with the image model.
 
     Args:
         folder: what `save` wrote.

@@ -1,13 +1,14 @@
 """Contrastive training on pictures and captions (Radford et al. 2021): open_clip's `CLIP`, its loss, its temperature.
 
-Either tower may be locked, both, or none. For the starter the text tower is: it comes from `train_text`, and the image
-model that it also serves must keep its meaning; the image tower learns to meet it (the mirror of LiT, Zhai et al. 2022).
+Either tower may be locked, both, or none. For the starter the text tower is: it comes from `train_text`, and must keep
+its meaning for the image model; the image tower learns to meet it (the mirror of LiT, Zhai et al. 2022).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_clip import captions, contrast, convert
-
 
 LOCKS = ("text", "image", "both", "none")
 """Which tower may stay as it is. Of a locked image tower the last projection learns all the same, as in open_clip."""
@@ -47,9 +47,7 @@ def lock(model: open_clip.CLIP, which: str) -> None:
         parameter.requires_grad_(not kept)
 
 
-def views(
-    pictures: np.ndarray, rows: Sequence[int], rng: np.random.Generator, size: int = 64
-) -> Tensor:
+def views(pictures: np.ndarray, rows: Sequence[int], rng: np.random.Generator, size: int = 64) -> Tensor:
     """Pictures as they might stand: shifted, scaled by 0.7 to 1.15, mirrored. float32 (len(rows), 3, size, size)."""
     x = torch.from_numpy(np.ascontiguousarray(pictures[list(rows)])).permute(0, 3, 1, 2).float() / 255
     n = len(rows)
@@ -69,7 +67,7 @@ def train(pictures: np.ndarray, records: list[dict[str, Any]], model: open_clip.
           peak: float = 1e-3, seed: int = 0) -> open_clip.CLIP:  # fmt: skip
     """Train what of `model` is not locked, or go on training, in `folder`; return the averaged CLIP.
 
-    Batch normalisation keeps the statistics that it has: a row of a batch must not see the others (`contrast.backward`).
+    Batch normalisation keeps the statistics that it has: no row of a batch may see another (`contrast.backward`).
 
     Args:
         pictures, records: row i of one belongs to row i of the other.
@@ -102,16 +100,13 @@ def train(pictures: np.ndarray, records: list[dict[str, Any]], model: open_clip.
         x = views(pictures, rows, rng, model.visual.image_size[0]).to(device)  # (B, 3, S, S)
         same = (tokens[:, None] == tokens).all(-1)  # (B, B)
         optimizer.zero_grad(set_to_none=True)
+        objective = partial(contrast.loss, log_scale=model.logit_scale, same=same)
         if text_learns:
-            value, accuracy = contrast.backward(
-                [image, text], [x, tokens], lambda i, t: contrast.loss(i, t, model.logit_scale, same), chunk
-            )  # fmt: skip
+            value, accuracy = contrast.backward([image, text], [x, tokens], objective, chunk)
         else:
             with torch.no_grad():
-                kept = text(tokens)
-            value, accuracy = contrast.backward(
-                [image], [x], lambda i: contrast.loss(i, kept, model.logit_scale, same), chunk
-            )  # fmt: skip
+                objective = partial(objective, text=text(tokens))
+            value, accuracy = contrast.backward([image], [x], objective, chunk)
         run.share(learnt)
         torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()

@@ -79,7 +79,9 @@ class TrainClip(studio.Trainer):
         batch: int = studio.field(256, ge=8, le=65536, help="pairs in a step's loss; every other pair is a negative")
         chunk: int = studio.field(64, ge=1, le=4096, help="pairs in one forward pass; larger batches cache gradients")
         rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
-        from_starter: bool = studio.field(False, help="begin with the image tower of the starter, if it is of this form")
+        from_starter: bool = studio.field(
+            False, help="begin with the image tower of the starter, if it is of this form"
+        )
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/clip/model`: `open_clip_config.json` and all weights but a locked text tower's."""
@@ -139,5 +141,6 @@ def _begin(model: Any, options: Any) -> None:
         model.visual.trunk.load_state_dict(encoder.to_timm(weights, model.visual.trunk))
     elif options.lock in ("image", "both"):
         raise StudioError(
-            "a fresh ViT that is locked learns nothing", hint="give `--tower efficientnet`, or lock the text tower alone"
+            "a fresh ViT that is locked learns nothing",
+            hint="give `--tower efficientnet`, or lock the text tower alone",
         )
