@@ -27,7 +27,7 @@ from studio import torch_setup
 
 torch_setup.prepare()
 
-from studio_clip import captions, wordings  # noqa: E402  (needs prepare)
+from studio_clip import captions, places, wordings  # noqa: E402  (needs prepare)
 from studio_clip import model as clip  # noqa: E402
 from studio_datasets import build  # noqa: E402
 from studio_datasets.wordnet import WordNet  # noqa: E402
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument(
         "--wordings", type=Path, help="of `studio train text` (default: `text/wordings.json` beside it)"
     )
-    parser.add_argument("--model", type=Path, default=clip.WEIGHTS, help="CLIP's folder (default: what ships)")
+    parser.add_argument("--model", type=Path, default=places.WEIGHTS, help="CLIP's folder (default: what ships)")
     parser.add_argument("--starter", type=Path, help="where its text tower is (default: the image model that ships)")
     given = parser.parse_args()
     pictures, records = build.load(given.data)
@@ -112,10 +112,10 @@ def main() -> None:
     print("| words | queries | recall@1 | recall@5 (95% interval) | recall@10 |\n|---|---|---|---|---|")
     asked = rows([records[i] for i in held], net, [records[i] for i in rest])
     for name, queries in asked.items():
-        places = [place for place, _ in queries]
-        rank = ranks(images, loaded.texts([text for _, text in queries]), places)
+        meant = [place for place, _ in queries]
+        rank = ranks(images, loaded.texts([text for _, text in queries]), meant)
         one, five, ten = ((rank < k).astype(float) for k in (1, 5, 10))
-        low, high = interval(five, places)
+        low, high = interval(five, meant)
         figures = f"{one.mean():.1%} | {five.mean():.1%} ({low:.0%} to {high:.0%}) | {ten.mean():.1%}"
         print(f"| {name} | {len(queries)} | {figures} |")
 

@@ -9,7 +9,6 @@ Try it: `clip = load(); clip.texts(["a red apple"]) @ clip.pictures(array).T`
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import studio
 from studio_clip import convert
-
-WEIGHTS = Path(__file__).parent / "weights"
-CONFIG, TENSORS = "open_clip_config.json", "clip.safetensors"
+from studio_clip.places import CONFIG, TENSORS, WEIGHTS, configuration, files, home, tokenizer_folder
 
 
 class Head(torch.nn.Module):
@@ -105,26 +102,9 @@ def save_text(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, tokeniz
     tokenizer.save_pretrained(folder / "tokenizer")
 
 
-def configuration(folder: Path = WEIGHTS) -> dict[str, Any]:
-    """The towers' shapes (`model_cfg`) and what pixels are brought by (`preprocess_cfg`), in open_clip's words."""
-    found: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
-    return found
-
-
-def _starter() -> Path:
-    return Path(str(importlib.resources.files("studio_diffusion"))) / "weights" / "starter"
-
-
-def tokenizer_folder(starter: Path | None = None) -> Path:
-    """Where the tokenizer lies: in the image model's folder, by default of the one that ships."""
-    return (starter or _starter()) / "tokenizer"
-
-
 def text_tower(folder: Path = WEIGHTS, starter: Path | None = None) -> CLIPTextModelWithProjection:
     """The text tower with its projection, float32, put together from the two places where they are kept."""
-    if starter is None:
-        starter = folder if (folder / "text_encoder").exists() else _starter()
-    encoder = starter / "text_encoder"
+    encoder = (starter or home(folder)) / "text_encoder"
     tower = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(encoder, local_files_only=True))
     state = safetensors.torch.load_file(encoder / "model.safetensors")
     state = {f"text_model.{name}": value for stored, value in state.items() if (name := _text_name(stored))}
@@ -144,16 +124,16 @@ def load(folder: Path = WEIGHTS, starter: Path | None = None, device: str = "cpu
 
     Raises WeightsError for weights that are missing, damaged or of another shape.
     """
-    if starter is None:
-        starter = folder if (folder / "text_encoder").exists() else _starter()
+    starter = starter or home(folder)
     config, encoder = configuration(folder), starter / "text_encoder"
     shape, preprocess = config["model_cfg"], config["preprocess_cfg"]
     width, embed = shape["text_cfg"]["width"], shape["embed_dim"]
+    tensors, text = files(folder, starter)
     place: Any = {"device": device, "dtype": dtype}
     return Clip(
-        studio.module(lambda: open_clip.CLIP(**shape).visual, [folder / TENSORS], rename=_visual_name, **place),
-        studio.module(partial(_text_encoder, encoder), [encoder / "model.safetensors"], rename=_text_name, **place),
-        studio.module(partial(Head, width, embed), [folder / TENSORS], rename=_head_name, **place),
+        studio.module(lambda: open_clip.CLIP(**shape).visual, [tensors], rename=_visual_name, **place),
+        studio.module(partial(_text_encoder, encoder), [text], rename=_text_name, **place),
+        studio.module(partial(Head, width, embed), [tensors], rename=_head_name, **place),
         CLIPTokenizer.from_pretrained(tokenizer_folder(starter), local_files_only=True),
         shape["vision_cfg"]["image_size"],
         tuple(preprocess["mean"]),

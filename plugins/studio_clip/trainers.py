@@ -9,6 +9,7 @@ from typing import Any, Literal
 import studio
 from studio.errors import StudioError
 from studio.training.options import TrainingOptions
+from studio_clip import places
 
 
 class TrainText(studio.Trainer):
@@ -39,7 +40,7 @@ class TrainText(studio.Trainer):
         begin = None
         if options.from_starter:
             begin = clip.text_tower()
-            shutil.copytree(clip.tokenizer_folder(), work / "text" / "tokenizer", dirs_exist_ok=True)
+            shutil.copytree(places.tokenizer_folder(), work / "text" / "tokenizer", dirs_exist_ok=True)
         elif not (work / "text" / "tokenizer" / "vocab.json").exists():
             tokenizer.train(tokenizer.texts(records, net), work / "text" / "tokenizer")
         console.print("embedding the corpus with the teacher …")
@@ -126,7 +127,7 @@ def _begin(model: Any, options: Any) -> None:
     from studio_datasets import fetch
 
     if options.from_starter:
-        shipped = clip.configuration()["model_cfg"]["vision_cfg"]
+        shipped = places.configuration()["model_cfg"]["vision_cfg"]
         if shipped != convert.TOWERS[options.tower]:
             fits = next(name for name, vision in convert.TOWERS.items() if vision == shipped)
             raise StudioError(

@@ -17,7 +17,7 @@ from studio.engine.ledger import Ledger
 from studio.engine.parts import Parts
 from studio.errors import WeightsError
 from studio.weights import hosted
-from studio_clip import convert, encoder, model, train_pairs
+from studio_clip import convert, encoder, model, places, train_pairs
 from studio_diffusion.image import STARTER
 from studio_diffusion.latent import LatentDiffusion
 
@@ -37,7 +37,7 @@ def stock_answers(clip: open_clip.CLIP, loaded: model.Clip) -> tuple[torch.Tenso
 def test_stock_open_clip_builds_what_ships_from_its_configuration(tmp_path: Path) -> None:
     """`create_model` by name, after `add_model_config`; the embeddings are ours."""
     loaded = model.load()
-    config = json.loads((model.WEIGHTS / model.CONFIG).read_text("utf-8"))["model_cfg"]
+    config = json.loads((places.WEIGHTS / places.CONFIG).read_text("utf-8"))["model_cfg"]
     (tmp_path / "studio-starter.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path)
     made = open_clip.create_model("studio-starter").eval()
@@ -48,7 +48,7 @@ def test_stock_open_clip_builds_what_ships_from_its_configuration(tmp_path: Path
 
 
 def test_what_ships_is_small_and_frozen() -> None:
-    assert (model.WEIGHTS / model.TENSORS).stat().st_size <= 8 << 20
+    assert (places.WEIGHTS / places.TENSORS).stat().st_size <= 8 << 20
     loaded = model.load()
     for part in (loaded.visual, loaded.text_encoder, loaded.head):
         assert not part.training
@@ -87,12 +87,12 @@ def test_damaged_weights_are_told(tower: Any, tokens: Any, tmp_path: Path) -> No
     trained = train_pairs.build(tower, "vit")
     model.save(tmp_path, trained, tower.config, convert.TOWERS["vit"])
     model.save_text(tmp_path, trained, tower.config, tokens)
-    state = safetensors.torch.load_file(tmp_path / model.TENSORS)
+    state = safetensors.torch.load_file(tmp_path / places.TENSORS)
     del state["visual.proj"]
-    safetensors.torch.save_file(state, tmp_path / model.TENSORS)
+    safetensors.torch.save_file(state, tmp_path / places.TENSORS)
     with pytest.raises(WeightsError, match=r"lack `proj`"):
         model.load(tmp_path)
-    (tmp_path / model.TENSORS).write_bytes(b"no weights")
+    (tmp_path / places.TENSORS).write_bytes(b"no weights")
     with pytest.raises(WeightsError, match="cannot be read as safetensors"):
         model.load(tmp_path)
 
