@@ -1,4 +1,4 @@
-"""Studio's CLIP plugin: the generator `embed`, and the training of its CLIP, whose text tower the image model has too."""
+"""Studio's CLIP plugin: the generator `embed`, and the training of its CLIP, which shares the image model's text tower."""
 
 from __future__ import annotations
 
