@@ -1,4 +1,4 @@
-"""Studio's CLIP plugin: the generator `embed`, and the training of its CLIP, which shares the image model's text tower."""
+"""Studio's CLIP plugin: the generator `embed`, and the training of its CLIP, which has the image model's text tower."""
 
 from __future__ import annotations
 
