@@ -10,7 +10,7 @@ Try it: ``studio text --model model.gguf "Once upon a time"``
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -225,7 +225,7 @@ def _prompt(model: TextModel, inputs: TextInputs) -> tuple[tuple[int, ...], tupl
     if not inputs.truncate:
         raise InputError(
             "prompt",
-            f"`prompt` has {len(tokens):,} tokens; the context has room for {context:,}, of which one at least is written",
+            f"`prompt` has {len(tokens):,} tokens; the context has {context:,}, one of which at least is written",
             hint="shorten it, or leave out its beginning with `--truncate`",
         )
     kept = context - min(inputs.max_tokens, context // 2)
