@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from studio.recipe import Recipe
     from studio.timed_media import Audio, Video
     from studio.weights import module
+    from studio.workflow.builder import Workflow
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOMES = {
     "Text": "media",
     "Trainer": "generator",
     "Video": "timed_media",
+    "Workflow": "workflow.builder",
     "field": "inputs",
     "hookimpl": "hookspecs",
     "module": "weights",
@@ -62,6 +64,7 @@ __all__ = [
     "Text",
     "Trainer",
     "Video",
+    "Workflow",
     "errors",
     "field",
     "hookimpl",

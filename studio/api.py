@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -45,6 +45,7 @@ from studio.store import Artifact, Store, default_home
 
 if TYPE_CHECKING:
     from studio.doctor import DoctorReport
+    from studio.workflow import FlowResult, Graph, NodeReport, Workflow
 
 MAX_SEED = (1 << 63) - 1
 MAX_AT_ONCE = 1000
@@ -214,6 +215,39 @@ class Studio:
             raise InputError("seed", f"`seed` is {first}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
         requests = [self._request(generator, checked, first + i, preview_every, str(i)) for i in range(n)]
         return self.router.submit_many([_prioritise(request, priority, client, None) for request in requests])
+
+    def workflow(self, what: Path | str | Workflow) -> Graph:
+        """Check a workflow, a file or what was built in Python. Raises WorkflowError with every problem."""
+        from studio.workflow import compile_file
+
+        return compile_file(what, self.generators) if isinstance(what, Path | str) else what.compile(self.generators)
+
+    def run(
+        self,
+        what: Path | str | Workflow | Graph,
+        /,
+        *,
+        seed: int = 0,
+        fresh: bool = False,
+        watch: Callable[[NodeReport], None] = lambda _: None,
+        **inputs: Any,
+    ) -> FlowResult:
+        """Run a workflow with these inputs and return its outputs; what did not change since it last ran is remembered.
+
+        `seed` decides the seed of every node that names none; with `fresh` nothing is remembered from before. `watch`
+        is told of every change of a node. Nodes that fail stand in the result, and the others are done all the same.
+        Raises WorkflowError, UnknownName, InputError or MediaError before anything runs.
+        """
+        from studio.workflow import Graph, Run
+        from studio.workflow.local import LocalWorker
+        from studio.workflow.memo import Memo
+
+        graph = what if isinstance(what, Graph) else self.workflow(what)
+        values = graph.Inputs.parse(inputs)
+        settings = {"device": self._device, "dtype": self._dtype, "invariant": self._invariant}
+        worker = LocalWorker(self.generators, self.plugins.owner, self.store, lambda: self.router, settings)
+        with Memo(self.store) as memo:
+            return Run(graph, values, worker, self.store, memo, seed=seed, fresh=fresh, watch=watch).go()
 
     def load(self, what: Path | str) -> Media:
         """Read a media file, or an artifact by its id (6 characters or more), with its recipe if it has one."""

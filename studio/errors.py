@@ -3,7 +3,8 @@
     StudioError                 exit code 1 unless said otherwise
     ├── UsageError              2  what was asked cannot be done as asked
     │   ├── InputError             an input's value is refused
-    │   └── UnknownName            no such generator, input, plugin, hook …; names the nearest
+    │   ├── UnknownName            no such generator, input, plugin, hook …; names the nearest
+    │   └── WorkflowError          a workflow is not right; holds all that is wrong with it
     ├── PluginError             1  a plugin could not be used
     ├── WeightsError            1  weights are missing or damaged
     ├── ModelError              1  a model cannot be fetched, is not here, or is not in a safe format
@@ -72,6 +73,15 @@ class UnknownName(UsageError):
         more = f" and {len(self.candidates) - 20} more" if len(self.candidates) > 20 else ""
         guess = f"did you mean `{self.nearest}`? " if self.nearest else ""
         super().__init__(f"no {kind} is called `{name}`", hint=f"{guess}known: {known}{more}")
+
+
+class WorkflowError(UsageError):
+    """A workflow is not right. `problems` has a line of message, with file and line, and a remedy or None for each."""
+
+    def __init__(self, problems: Sequence[tuple[str, str | None]]) -> None:
+        self.problems = tuple(problems)
+        lines = [f"{message} ({hint})" if hint else message for message, hint in self.problems[1:]]
+        super().__init__("\n".join([self.problems[0][0], *lines]), hint=self.problems[0][1])
 
 
 class PluginError(StudioError):

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from studio.errors import InputError, UnknownName
+from studio.errors import InputError, MediaError, UnknownName
 from studio.media import Media, Text
 from studio.recipe import MediaRef
 
@@ -106,6 +106,18 @@ class Inputs(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             raise _input_error(cls, error) from None
+
+    @classmethod
+    def problems(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """What is wrong with these values, by input; inputs that are missing are not looked for."""
+        try:
+            cls.model_validate(dict(values))
+        except MediaError as error:
+            return {"": error.message}
+        except ValidationError as error:
+            found = [each for each in error.errors(include_url=False) if each["type"] != "missing"]
+            return {str(each["loc"][0]) if each["loc"] else "": _problem(cls, each) for each in found}
+        return {}
 
     @classmethod
     def flags(cls) -> list[Flag]:

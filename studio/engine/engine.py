@@ -41,6 +41,7 @@ class Ticket:
         self._news = threading.Condition()
         self._followed = False  # somebody waits for events before the last
         self._events: list[Event] = []
+        self._listeners: list[Callable[[Event], None]] = []
         self._cancel = cancel
         self._entry = Entry(request, self._emit, accepted=time.perf_counter())
 
@@ -71,6 +72,13 @@ class Ticket:
             if event.last:
                 return
             seen += 1
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call `listener` with every event from the first, in order, mostly from the engine's thread: it must be quick."""
+        with self._news:
+            for event in self._events:
+                listener(event)
+            self._listeners.append(listener)
 
     def result(self, timeout: float | None = None) -> Media:
         """Wait for the media. Raises what the request failed with, Cancelled, TimeoutError (`timeout` in seconds)."""
@@ -104,6 +112,8 @@ class Ticket:
             self._events.append(event)
             if self._followed or event.last:  # waking those who wait for the end would cost each step
                 self._news.notify_all()
+            for listener in self._listeners:
+                listener(event)
 
 
 class Engine:

@@ -71,7 +71,7 @@ def make_recipe(entry: Entry, media: Media) -> Recipe:
         invariant=request.invariant or None,
         steps=state.position,
         output=media.ref,
-        parents=tuple(each.sha256 for each in request.inputs.media()),
+        parents=tuple(dict.fromkeys([*(each.sha256 for each in request.inputs.media()), *request.parents])),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(entry.timing.work, 6),
     )

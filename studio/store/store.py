@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,8 @@ class Store:
             recipe = media.recipe
             write_atomically(side, recipe.to_json(indent=1).encode())
         elif path.exists() and self._intact(path):
+            with suppress(OSError):
+                os.utime(path)  # asked for again: no workflow may remove it as something on its way
             return Artifact(media.sha256, path, media.media_type, recipe)
         write_atomically(path, media.attach(recipe, None).file_bytes())
         return Artifact(media.sha256, path, media.media_type, recipe)
@@ -83,6 +86,26 @@ class Store:
         """Return the artifact with this whole hash, or None. Raises StoreError if it is damaged."""
         known = any(path.suffix in KINDS for path in (self._objects / sha256[:2]).glob(f"{sha256}.*"))
         return self.get(sha256) if known else None
+
+    def path(self, sha256: str) -> Path | None:
+        """Where the artifact with this whole hash lies, unread, or None."""
+        folder = self._objects / sha256[:2]
+        return next((path for each in KINDS if (path := folder / (sha256 + each)).is_file()), None)
+
+    def recipe(self, sha256: str) -> Recipe | None:
+        """The recipe of the artifact with this whole hash, or None; also where the artifact itself was discarded."""
+        return self._recipe(self._objects / sha256[:2] / f"{sha256}.json")
+
+    def discard(self, sha256: str, stamp: int) -> bool:
+        """Remove an artifact, not its recipe, if its file has still this time of change (ns); say whether it was so."""
+        path = self.path(sha256)
+        try:
+            if path is None or not path.with_suffix(".json").is_file() or path.stat().st_mtime_ns != stamp:
+                return False
+            path.unlink()
+        except OSError:
+            return False
+        return True
 
     def open(self, name: str) -> Media:
         """Read an artifact's media, with recipe and path. Raises as `get` does."""

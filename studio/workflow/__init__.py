@@ -1,0 +1,9 @@
+"""Workflows: typed graphs of generators, from YAML files and from Python, checked whole before anything runs."""
+
+from studio.workflow.builder import Handle, Workflow
+from studio.workflow.check import compile_file
+from studio.workflow.draw import mermaid, svg
+from studio.workflow.graph import Graph
+from studio.workflow.run import FlowResult, NodeReport, Run
+
+__all__ = ["FlowResult", "Graph", "Handle", "NodeReport", "Run", "Workflow", "compile_file", "mermaid", "svg"]

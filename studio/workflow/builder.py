@@ -1,0 +1,127 @@
+"""A workflow in Python: `Workflow` writes the same document that a YAML file is, and it is checked in the same way.
+
+A handle stands for a value that will be made. It is passed on as it is, or written into a text: ``f"{story}, at night"``.
+Problems name the line of the Python file. This module knows nothing of running.
+
+Try it::
+
+    flow = studio.Workflow()
+    prompt = flow.input("prompt", "text")
+    pictures = flow.add("image", prompt=prompt, repeat=4)
+    flow.output("pictures", pictures)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.generator import Generator
+from studio.media import Media
+from studio.workflow.check import compile_document
+from studio.workflow.document import Value
+from studio.workflow.graph import Graph
+from studio.workflow.problem import Place
+
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A value that a workflow will have. In a text it stands as its reference; attributes name parts of it."""
+
+    reference: str
+
+    def __getattr__(self, name: str) -> Handle:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Handle(f"{self.reference}.{name}")
+
+    def __getitem__(self, index: int) -> str:
+        """A member of a list, to be written into a text."""
+        return f"${{{self.reference}[{index}]}}"
+
+    def __str__(self) -> str:
+        return f"${{{self.reference}}}"
+
+    def __format__(self, _: str) -> str:
+        return str(self)
+
+
+class Workflow:
+    """Collects inputs, nodes and outputs; `compile` checks them all at once."""
+
+    item, index, number = Handle("item"), Handle("index"), Handle("number")
+
+    def __init__(self, name: str = "workflow", about: str = "") -> None:
+        self.name, self.about = name, about
+        self._inputs: dict[str, Value] = {}
+        self._nodes: dict[str, Value] = {}
+        self._outputs: dict[str, Value] = {}
+
+    def input(self, name: str, type: str, **settings: Any) -> Handle:
+        """Declare an input: `list`, `default`, `help`, `ge`, `le` and `choices` as in a file."""
+        place = _caller()
+        self._inputs[name] = _value({"type": type, **settings}, place)
+        return Handle(name)
+
+    def add(
+        self, generator: str, /, *, name: str | None = None, seed: Any = None, map: Any = None, repeat: Any = None,
+        when: Any = None, **inputs: Any,
+    ) -> Handle:  # fmt: skip
+        """Add a generator's node and return its handle; `name` names it (default: the generator and a number)."""
+        settings = {"seed": seed, "map": map, "repeat": repeat, "when": when}
+        node = {"use": generator, "inputs": inputs, **{key: each for key, each in settings.items() if each is not None}}
+        return self._put(name, generator, node, _caller())
+
+    def pick(self, source: Any, *, by: Any, best: Any = None, name: str | None = None, when: Any = None) -> Handle:
+        """Choose the best of a list by scores; with `best` a list of that many."""
+        node = {"pick": source, "by": by, "best": best, "when": when}
+        return self._put(name, "pick", {key: each for key, each in node.items() if each is not None}, _caller())
+
+    def use(self, file: str, *, name: str | None = None, **inputs: Any) -> Handle:
+        """Add a sub-workflow; its outputs are attributes of the handle. The file lies in the working folder or below."""
+        return self._put(name, Path(file).stem, {"workflow": file, "inputs": inputs}, _caller())
+
+    def output(self, name: str, value: Handle) -> None:
+        """Name what the workflow gives."""
+        self._outputs[name] = _value(value, _caller())
+
+    def compile(self, generators: Mapping[str, Generator]) -> Graph:
+        """Check everything. Raises WorkflowError with every problem."""
+        place = Place("<python>", 1)
+        sections = {"inputs": self._inputs, "nodes": self._nodes, "outputs": self._outputs}
+        root = {key: Value(each, place) for key, each in sections.items()}
+        root |= {"name": Value(self.name, place), "about": Value(self.about, place)}
+        return compile_document(Value(root, place), generators)
+
+    def _put(self, name: str | None, stem: str, node: dict[str, Any], place: Place) -> Handle:
+        base = stem.replace("-", "_")
+        if name is None:
+            name = next(each for n in range(1, len(self._nodes) + 2) if (each := f"{base}{n}") not in self._nodes)
+        self._nodes[name] = _value(node, place)
+        return Handle(name)
+
+
+def _value(data: Any, place: Place) -> Value:
+    if isinstance(data, Handle):
+        return Value(str(data), place)
+    if isinstance(data, Path):
+        return Value(str(data), place)
+    if isinstance(data, Mapping):
+        return Value({str(key): _value(each, place) for key, each in data.items()}, place)
+    if isinstance(data, list | tuple):
+        return Value([_value(each, place) for each in data], place)
+    if data is None or isinstance(data, str | int | float | bool | Media):
+        return Value(data, place)
+    return Value(str(data), place)
+
+
+def _caller() -> Place:
+    """The line outside of this file that asked."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return Place(Path(frame.f_code.co_filename).name, frame.f_lineno)

@@ -1,0 +1,327 @@
+"""Expressions: what may stand as a value in a workflow. No code runs out of one, and each ends soon.
+
+One syntax, ``${…}``. A text that is one reference and nothing else (``${story}``, ``${photo.width}``) passes the value
+on, whatever its type. Any other text with ``${…}`` in it is a template: Jinja, in its sandbox, cut down to names,
+comparisons, conditions, one level of loops over lists, and a few filters. There are no calls, no arithmetic, no
+attributes but those in `ATTRIBUTES`, and source, output, loops, filters and time are bounded. This module knows nothing
+of nodes.
+
+Try it: ``python -c "from studio.workflow.expressions import compile_text as c; print(c('a \\${x | upper}').names)"``
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from studio.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import jinja2
+    from jinja2 import nodes
+
+MAX_SOURCE = 10_000  # characters of a template
+MAX_TEXT = 100_000  # characters of a text that a template reads, and of what it makes
+MAX_LIST = 1_000  # members of a list that a template runs over, and of a map
+MAX_FILTERS = 32
+MAX_SECONDS = 2.0
+ATTRIBUTES = {"text": ("text", "text"), "width": ("image", "int"), "height": ("image", "int")}
+_LOOP = ("index", "index0", "first", "last", "length")
+_WHOLE = re.compile(r"\$\{\s*([A-Za-z_][A-Za-z0-9_]*)(?:\.([A-Za-z_][A-Za-z0-9_]*))?\s*\}")
+_CONDITION = re.compile(r"\$\{(.*)\}", re.S)
+
+
+class TextValue(str):
+    """A text in a template: ``${story}`` and ``${story.text}`` are the same."""
+
+    __slots__ = ()
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return str(self)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A picture in a template: its width and height in pixels, and nothing else."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Use:
+    """A name that an expression takes: with which attribute, whether it is written out, or run over by a loop."""
+
+    name: str
+    attribute: str | None = None
+    printed: bool = False
+    looped: bool = False
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A value as it stands."""
+
+    value: Any
+    uses: tuple[Use, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Another value, passed on with its type."""
+
+    name: str
+    attribute: str | None = None
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """The one."""
+        return (Use(self.name, self.attribute),)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The one."""
+        return frozenset((self.name,))
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text made of others."""
+
+    source: str
+    uses: tuple[Use, ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that it takes."""
+        return frozenset(each.name for each in self.uses)
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """Make the text. Raises InputError if that takes too long, gets too long, or does not work out."""
+        try:
+            return _bounded(_compiled(self.source).generate(dict(values)))
+        except InputError:
+            raise
+        except Exception as error:  # jinja lets through whatever a comparison or a filter raises
+            raise InputError("template", f"the template `{_short(self.source)}` fails: {error}") from None
+
+
+@dataclass(frozen=True)
+class Condition(Template):
+    """A template whose text is not empty where the condition holds."""
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether it does."""
+        return bool(self.render(values))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A list written out, each member an expression."""
+
+    items: tuple[Expression, ...]
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """Those of all members."""
+        return tuple(use for each in self.items for use in each.uses)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Those of all members."""
+        return frozenset(use.name for use in self.uses)
+
+
+Expression = Literal | Reference | Template | Listed
+
+
+def compile_text(text: str) -> Expression:
+    """Read a text: a literal, a reference or a template. Raises UsageError."""
+    if "${" not in text and "{%" not in text:
+        return Literal(text)
+    if found := _WHOLE.fullmatch(text.strip()):
+        return Reference(found[1], found[2])
+    return Template(text, _look(text))
+
+
+def compile_condition(value: Any) -> Condition | Literal:
+    """Read what stands after `when`. Raises UsageError."""
+    if isinstance(value, bool):
+        return Literal(value)
+    found = _CONDITION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if not found:
+        raise UsageError("`when` takes true, false or a condition", hint="such as `when: ${n > 1}`")
+    source = "{% if " + found[1] + " %}1{% endif %}"
+    return Condition(source, _look(source))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _bounded(chunks: Iterator[str]) -> str:
+    made, length, end = [], 0, time.monotonic() + MAX_SECONDS
+    for chunk in chunks:
+        length += len(chunk)
+        if length > MAX_TEXT:
+            raise InputError("template", f"the template makes more than {MAX_TEXT:,} characters, the most allowed")
+        if time.monotonic() > end:
+            raise InputError("template", f"the template runs for more than {MAX_SECONDS:g} s, the longest allowed")
+        made.append(chunk)
+    return "".join(made)
+
+
+def _join(value: Any, by: str = ", ") -> str:
+    members = [str(each) for each in value][: MAX_LIST + 1]
+    if sum(map(len, members)) + len(by) * len(members) > MAX_TEXT:
+        raise ValueError(f"`join` makes more than {MAX_TEXT:,} characters")
+    return by.join(members)
+
+
+def _round(value: Any, places: int = 0) -> str:
+    return f"{float(value):.{min(max(int(places), 0), 12)}f}"
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "upper": lambda text: str(text).upper(),
+    "lower": lambda text: str(text).lower(),
+    "capitalize": lambda text: str(text).capitalize(),
+    "trim": lambda text: str(text).strip(),
+    "first_line": lambda text: (str(text).strip().splitlines() or [""])[0],
+    "lines": lambda text: [each.strip() for each in str(text).splitlines() if each.strip()][:MAX_LIST],
+    "length": len,
+    "first": lambda value: next(iter(value)),
+    "last": lambda value: value[-1],
+    "join": _join,
+    "round": _round,
+}
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    made = ImmutableSandboxedEnvironment(
+        variable_start_string="${", variable_end_string="}", undefined=StrictUndefined, keep_trailing_newline=True,
+        comment_start_string="{#-#}", comment_end_string="{#-#}end", optimized=False,
+    )  # fmt: skip
+    made.globals.clear()
+    made.tests.clear()
+    made.filters.clear()
+    made.filters.update(_FILTERS)
+    return made
+
+
+@cache
+def _compiled(source: str) -> jinja2.Template:
+    return _environment().from_string(source)
+
+
+def _look(source: str) -> tuple[Use, ...]:
+    """Parse a template, refuse all that is not allowed, and list what it takes. Raises UsageError."""
+    import jinja2
+
+    if len(source) > MAX_SOURCE:
+        raise UsageError(f"the template has {len(source):,} characters; at most {MAX_SOURCE:,} are read")
+    try:
+        tree = _environment().parse(source)
+    except (jinja2.TemplateError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(f"the template `{_short(source)}` cannot be read: {what}") from None
+    look = _Look()
+    try:
+        look.visit(tree, frozenset())
+    except RecursionError:
+        raise UsageError(f"the template `{_short(source)}` is nested too deeply") from None
+    return tuple(dict.fromkeys(look.uses))
+
+
+class _Look:
+    """Walks a template's tree; what it does not know is refused."""
+
+    _PLAIN = ("Template", "TemplateData", "Const", "Compare", "Operand", "And", "Or", "Not", "CondExpr", "If")
+
+    def __init__(self) -> None:
+        self.uses: list[Use] = []
+        self._filters = 0
+
+    def visit(self, node: nodes.Node, local: frozenset[str], printed: bool = False) -> None:
+        """Look at a node; `local` are the loop's own names."""
+        kind = type(node).__name__
+        special = getattr(self, f"_{kind.lower()}", None)
+        if special is not None:
+            special(node, local, printed)
+        elif kind in self._PLAIN:
+            passes = printed and kind == "CondExpr"
+            for child in node.iter_child_nodes():
+                self.visit(child, local, passes)
+        else:
+            word = {"Call": "a call", "Getattr": "an attribute", "Assign": "`set`"}.get(kind, f"`{kind.lower()}`")
+            raise UsageError(
+                f"a template may not hold {word}",
+                hint="names, comparisons, `{% if %}`, `{% for %}` over a list and filters are allowed",
+            )
+
+    def _output(self, node: Any, local: frozenset[str], _: bool) -> None:
+        for child in node.nodes:
+            self.visit(child, local, printed=True)
+
+    def _name(self, node: Any, local: frozenset[str], printed: bool) -> None:
+        if node.name not in local:
+            self.uses.append(Use(node.name, printed=printed))
+
+    def _getattr(self, node: Any, local: frozenset[str], _: bool) -> None:
+        inner = node.node
+        if type(inner).__name__ == "Name" and inner.name == "loop" and "loop" in local and node.attr in _LOOP:
+            return
+        if type(inner).__name__ != "Name" or node.attr.startswith("_"):
+            raise UsageError(f"a template may not reach for `.{node.attr[:60]}`", hint=_attributes())
+        if inner.name in local:
+            if node.attr not in ATTRIBUTES:
+                raise UsageError(f"there is no `.{node.attr[:60]}`", hint=_attributes())
+            return
+        self.uses.append(Use(inner.name, node.attr))
+
+    def _getitem(self, node: Any, local: frozenset[str], printed: bool) -> None:
+        of, by = node.node, node.arg
+        names = type(of).__name__ == "Name"
+        index = type(by).__name__ == "Name" or (type(by).__name__ == "Const" and type(by.value) is int)
+        if not (names and index):
+            raise UsageError("`[…]` takes a list's name and a whole number", hint="such as `${scores[0]}`")
+        self.visit(of, local)
+        self.visit(by, local)
+
+    def _filter(self, node: Any, local: frozenset[str], _: bool) -> None:
+        self._filters += 1
+        if self._filters > MAX_FILTERS:
+            raise UsageError(f"a template may hold at most {MAX_FILTERS} filters")
+        plain = all(type(each).__name__ == "Const" for each in node.args)
+        if node.name not in _FILTERS or not plain or node.kwargs or node.dyn_args or node.dyn_kwargs or not node.node:
+            known = ", ".join(f"`{each}`" for each in _FILTERS)
+            raise UsageError(f"the filter `{str(node.name)[:60]}` is not known here", hint=f"known: {known}")
+        self.visit(node.node, local)
+
+    def _for(self, node: Any, local: frozenset[str], _: bool) -> None:
+        if local or node.recursive or node.test or type(node.target).__name__ != "Name":
+            raise UsageError("a loop is `{% for x in list %}`, without another loop in it")
+        if type(node.iter).__name__ != "Name":
+            raise UsageError("a loop runs over a list by its name")
+        self.uses.append(Use(node.iter.name, looped=True))
+        for child in [*node.body, *node.else_]:
+            self.visit(child, frozenset({node.target.name, "loop"}))
+
+
+def _attributes() -> str:
+    return "there are `.text` of a text, `.width` and `.height` of a picture, and the outputs of a sub-workflow"

@@ -1,0 +1,104 @@
+"""The compiled workflow: nodes with known generators and checked wires, in an order in which they can run.
+
+YAML files and Python both end here. A graph holds no media but those that were written into it, and runs nothing. Names
+are global: what stands in the sub-workflow `hero` is called ``hero/NAME``, and its outputs ``hero.NAME``.
+
+Try it: ``python -c "import studio; print(list(studio.Studio().workflow('pipelines/best.yaml').nodes))"``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal as Kind
+
+from studio.generator import Generator
+from studio.inputs import Inputs
+from studio.workflow.expressions import Expression, Use
+from studio.workflow.ports import Port
+from studio.workflow.problem import Place
+
+LOCAL = ("item", "index", "number")  # what `map` and `repeat` give to their node
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node.
+
+    Attributes:
+        kind: `make` runs a generator, `pick` chooses of a list, `value` hands a value on (a sub-workflow's inputs and
+            outputs).
+        inputs: of the generator; `pick` has `from` and `by`, `value` has `value`.
+        seed, map, repeat, when, best: the settings of these names, or None.
+        port: what a `value` must be, where a sub-workflow declares it.
+        scope: what a name in its expressions is called in the graph; a sub-workflow's output stands as ``sub.output``.
+    """
+
+    name: str
+    place: Place
+    kind: Kind["make", "pick", "value"]
+    inputs: Mapping[str, Expression]
+    generator: Generator | None = None
+    seed: Expression | None = None
+    map: Expression | None = None
+    repeat: Expression | None = None
+    when: Expression | None = None
+    best: Expression | None = None
+    port: Port | None = None
+    scope: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def expressions(self) -> Iterator[Expression]:
+        """All of them."""
+        yield from self.inputs.values()
+        yield from (each for each in (self.seed, self.map, self.repeat, self.when, self.best) if each is not None)
+
+    def find(self, use: Use) -> tuple[str, str | None]:
+        """What a use means: the name in the graph, and the attribute that is left. KeyError for an unknown name."""
+        if use.attribute and (whole := f"{use.name}.{use.attribute}") in self.scope:
+            return self.scope[whole], None
+        if use.name in LOCAL and (self.map is not None or self.repeat is not None):
+            return use.name, use.attribute
+        return self.scope[use.name], use.attribute
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The names in the graph that it takes values of; unknown names are left out."""
+        found = set()
+        for each in self.expressions:
+            for use in each.uses:
+                try:
+                    found.add(self.find(use)[0])
+                except KeyError:
+                    continue
+        return frozenset(found - set(LOCAL))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A workflow that may be run.
+
+    Attributes:
+        name, about: for people.
+        Inputs: what it asks for, declared as a generator's inputs are.
+        inputs: their ports.
+        nodes: by name, each after those that it needs.
+        outputs: an output's name and the name in the graph that it shows.
+        ports: what each input and node gives.
+    """
+
+    name: str
+    about: str
+    Inputs: type[Inputs]
+    inputs: Mapping[str, Port]
+    nodes: Mapping[str, Node]
+    outputs: Mapping[str, str]
+    ports: Mapping[str, Port]
+
+    def descendants(self, name: str) -> frozenset[str]:
+        """The nodes that need this one, directly or by others."""
+        found = {name}
+        for node in self.nodes.values():
+            if node.needs & found:
+                found.add(node.name)
+        return frozenset(found - {name})

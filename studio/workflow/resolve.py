@@ -1,0 +1,156 @@
+"""Values while a workflow runs: what an expression comes to, and how it is handed to a generator.
+
+Media are named by hash (`MediaRef`) and are read only where their content is needed: the text in a template, the scores
+of a pick. This module knows nothing of order, memory or engines.
+
+Try it: ``pytest tests/studio/workflow/test_run.py``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from studio.errors import InputError, StudioError
+from studio.inputs import Flag
+from studio.media import Embedding, Image, Media, Text
+from studio.recipe import MediaRef
+from studio.store import Store
+from studio.workflow.expressions import MAX_LIST, MAX_TEXT, Condition, Expression, Listed, Literal, Reference, Size
+from studio.workflow.expressions import TextValue, Use
+from studio.workflow.graph import LOCAL, Node
+
+_READ = 512  # texts, sizes and scores that are kept after reading
+
+
+class Resolver:
+    """Evaluates expressions over the values that are there; `values` is filled by the run."""
+
+    def __init__(self, store: Store) -> None:
+        self.values: dict[str, Any] = {}
+        self._store = store
+        self._read = lru_cache(_READ)(self._look)
+
+    def value(self, node: Node, expression: Expression, local: Mapping[str, Any]) -> Any:
+        """What an expression comes to: plain data, a MediaRef, or a list of them. Raises StudioError."""
+        if isinstance(expression, Literal):
+            return self.named(expression.value)
+        if isinstance(expression, Reference):
+            return self._use(node, Use(expression.name, expression.attribute), local)
+        if isinstance(expression, Listed):
+            return [self.value(node, each, local) for each in expression.items]
+        return expression.render(self._context(node, expression, local))
+
+    def holds(self, node: Node) -> bool:
+        """Whether the node's `when` does."""
+        when = node.when
+        if when is None or isinstance(when, Literal):
+            return when is None or bool(when.value)
+        assert isinstance(when, Condition)
+        return when.holds(self._context(node, when, {}))
+
+    def whole(self, node: Node, name: str, expression: Expression, low: int, high: int) -> int:
+        """A whole number from `low` to `high`. Raises InputError."""
+        found = self.value(node, expression, {})
+        if not isinstance(found, int) or isinstance(found, bool) or not low <= found <= high:
+            raise InputError(name, f"`{name}` is {found!r}, but must be a whole number from {low} to {high}")
+        return found
+
+    def inputs(self, node: Node, local: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """A generator's inputs as JSON, and the hashes of the media that they were made of."""
+        assert node.generator is not None
+        flags = {flag.name: flag for flag in node.generator.Inputs.flags()}
+        made, parents = {}, []
+        for name, expression in node.inputs.items():
+            value = self.value(node, expression, local)
+            made[name] = self._give(flags[name], value)
+            parents += [each.sha256 for each in self._sources(node, expression, local)]
+        return made, tuple(dict.fromkeys(parents))
+
+    def scores(self, value: Any) -> list[float]:
+        """The numbers that a pick goes by."""
+        if isinstance(value, MediaRef):
+            return [float(each) for each in self._read(value)]
+        return [float(each) for each in value]
+
+    def named(self, value: Any) -> Any:
+        """The same with media put into the store and named by their hash."""
+        if isinstance(value, list | tuple):
+            return [self.named(each) for each in value]
+        if isinstance(value, Media):
+            self._store.put(value)
+            return value.ref
+        return value
+
+    def _use(self, node: Node, use: Use, local: Mapping[str, Any]) -> Any:
+        name, attribute = node.find(use)
+        value = local[name] if name in LOCAL and name in local else self.values[name]
+        if attribute is None:
+            return value
+        seen = self._seen(value)
+        return str(seen) if attribute == "text" else getattr(seen, attribute)
+
+    def _context(self, node: Node, expression: Expression, local: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that a template names, as it may see them."""
+        made: dict[str, Any] = {}
+        for use in expression.uses:
+            name, attribute = node.find(use)
+            value = self._seen(local[name] if name in LOCAL and name in local else self.values[name])
+            if use.attribute and attribute is None:  # the output of a sub-workflow
+                made.setdefault(use.name, {})[use.attribute] = value
+            else:
+                made[use.name] = value
+        return made
+
+    def _seen(self, value: Any) -> Any:
+        """A value as a template may see it: texts, numbers, lists, sizes of pictures."""
+        if isinstance(value, list):
+            if len(value) > MAX_LIST:
+                raise InputError("template", f"the list has {len(value):,} members; a template reads {MAX_LIST:,}")
+            return [self._seen(each) for each in value]
+        if isinstance(value, MediaRef):
+            return self._read(value)
+        if not isinstance(value, str):
+            return value
+        if len(value) > MAX_TEXT:
+            raise InputError("template", f"a text has {len(value):,} characters; a template reads at most {MAX_TEXT:,}")
+        return TextValue(value)
+
+    def _look(self, ref: MediaRef) -> Any:
+        """What of media a template may see."""
+        media = self._store.open(ref.sha256)
+        if isinstance(media, Text):
+            return self._seen(media.text)
+        if isinstance(media, Embedding):
+            return [float(each) for each in media.vector]
+        return Size(*media.size) if isinstance(media, Image) else None
+
+    def _give(self, flag: Flag, value: Any) -> Any:
+        """A value as the generator's input takes it."""
+        if flag.multiple and isinstance(value, list):
+            return [self._one(flag, each) for each in value]
+        return self._one(flag, value)
+
+    def _one(self, flag: Flag, value: Any) -> Any:
+        if flag.media is not None:
+            if isinstance(value, str) and flag.media.kind == "text":
+                value = self.named(Text(value))
+            return value.model_dump() if isinstance(value, MediaRef) else value
+        if isinstance(value, list):
+            return [self._one(flag, each) for each in value]
+        if isinstance(value, MediaRef):
+            media = self._store.open(value.sha256)
+            if not isinstance(media, Text):
+                raise StudioError(f"`{flag.name}` takes no {media.kind}")
+            return media.text
+        return value
+
+    def _sources(self, node: Node, expression: Expression, local: Mapping[str, Any]) -> list[MediaRef]:
+        """All media that an expression takes anything of."""
+        found: list[MediaRef] = []
+        for use in expression.uses:
+            name, _ = node.find(use)
+            value = local[name] if name in LOCAL and name in local else self.values[name]
+            found += [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, MediaRef)]
+        return found

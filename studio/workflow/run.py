@@ -1,0 +1,317 @@
+"""Running a graph: whatever is ready is handed to the worker together, and each result sets its followers free.
+
+What the memo knows is not run. A node that fails takes its descendants with it and nothing else; everything that was
+done stays remembered, so that the next run goes on from there. All bookkeeping is in the caller's thread; the worker's
+news come through a queue. This module knows nothing of engines or terminals.
+
+Try it: ``studio run pipelines/best.yaml -p prompt="a red apple"``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from studio.errors import InputError, StudioError
+from studio.inputs import Inputs
+from studio.recipe import MediaRef
+from studio.store import Store
+from studio.workflow.expressions import MAX_LIST
+from studio.workflow.graph import Graph, Node
+from studio.workflow.memo import Memo, key_of
+from studio.workflow.resolve import Resolver
+from studio.workflow.seam import News, Outcome, Step, Task, Worker
+
+MAX_SEED = (1 << 63) - 1
+ENDED = ("done", "remembered", "failed", "skipped", "dropped")
+
+
+@dataclass
+class NodeReport:
+    """How a node is.
+
+    Attributes:
+        state: waiting, running, done, remembered (nothing of it was run), failed, skipped (its `when` does not hold, or
+            that of a node that it needs) or dropped (a node that it needs failed).
+        total, finished, remembered: its executions; one, or as many as `map` or `repeat` ask for.
+        position, steps, left_s: of the executions that run.
+        error: why it failed, or of which node it was dropped.
+        notices: what its generators had to tell.
+    """
+
+    name: str
+    state: str = "waiting"
+    total: int = 1
+    finished: int = 0
+    remembered: int = 0
+    position: int = 0
+    steps: int = 0
+    left_s: float | None = None
+    seconds: float = 0.0
+    error: StudioError | None = None
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FlowResult:
+    """What a run came to: outputs by name (media, lists of media, plain values; none that were not made), and nodes."""
+
+    outputs: dict[str, Any]
+    nodes: dict[str, NodeReport]
+
+    @property
+    def failed(self) -> list[NodeReport]:
+        """The nodes that failed by themselves."""
+        return [each for each in self.nodes.values() if each.state == "failed"]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.outputs[name]
+
+
+@dataclass
+class _Work:
+    """A node's executions."""
+
+    results: list[Any]
+    single: bool
+    begun: float
+    keys: dict[int, str] = field(default_factory=dict)
+    steps: dict[int, Step] = field(default_factory=dict)
+
+
+class Run:
+    """One run. `watch` is called in the caller's thread with a report whenever a node's state or progress changes."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        values: Inputs,
+        worker: Worker,
+        store: Store,
+        memo: Memo,
+        *,
+        seed: int = 0,
+        fresh: bool = False,
+        watch: Callable[[NodeReport], None] = lambda _: None,
+    ) -> None:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+            raise InputError("seed", f"`seed` is {seed!r}, but must be a whole number from 0 to {MAX_SEED}")
+        self.graph, self.reports = graph, {name: NodeReport(name) for name in graph.nodes}
+        self._given, self._worker, self._store, self._memo = values, worker, store, memo
+        self._seed, self._fresh, self._watch = seed, fresh, watch
+        self._resolver = Resolver(store)
+        self._missing = {name: set(node.needs & set(graph.nodes)) for name, node in graph.nodes.items()}
+        self._followers: dict[str, list[str]] = {name: [] for name in graph.nodes}
+        for name, needs in self._missing.items():
+            for need in needs:
+                self._followers[need].append(name)
+        self._ready = deque(name for name, needs in self._missing.items() if not needs)
+        self._work: dict[str, _Work] = {}
+        self._asked = _asked(graph)
+        self._used: set[str] = set()
+        self._news: queue.SimpleQueue[tuple[str, int, News]] = queue.SimpleQueue()
+
+    def go(self) -> FlowResult:
+        """Run to the end. Ctrl-C cancels what runs; what is done stays remembered."""
+        for name in self.graph.inputs:
+            self._resolver.values[name] = self._resolver.named(getattr(self._given, name))
+        try:
+            self._loop()
+        except BaseException:
+            self._worker.cancel()
+            raise
+        finally:
+            asked = [ref.sha256 for name in self._shown() for ref in _refs(self._resolver.values[name])]
+            self._memo.finish(self._used, asked)
+        outputs = {output: self._opened(self._resolver.values[name]) for output, name in self.graph.outputs.items()
+                   if name in self._resolver.values}  # fmt: skip
+        return FlowResult(outputs, self.reports)
+
+    def _shown(self) -> list[str]:
+        return [name for name in self.graph.outputs.values() if name in self._resolver.values]
+
+    def _loop(self) -> None:
+        while True:
+            tasks: list[tuple[Task, Callable[[News], None]]] = []
+            while self._ready:
+                tasks += self._begin(self.graph.nodes[self._ready.popleft()])
+            if tasks:
+                self._worker.submit(tasks)
+            if not self._work:
+                return
+            self._take(*self._news.get())
+            while not self._news.empty():
+                self._take(*self._news.get())
+
+    def _begin(self, node: Node) -> list[tuple[Task, Callable[[News], None]]]:
+        """Start a node whose needs are there; return what the worker has to do for it."""
+        try:
+            if not self._resolver.holds(node):
+                self._end(node.name, "skipped")
+                return []
+            if node.kind != "make":
+                self._resolver.values[node.name] = self._plain(node)
+                self._end(node.name, "done")
+                return []
+            locals_ = list(self._locals(node))
+            tasks = [self._task(node, index, local) for index, local in enumerate(locals_)]
+            return self._look_up(node, tasks)
+        except StudioError as error:
+            self._work.pop(node.name, None)
+            self._fail(node.name, error)
+            return []
+
+    def _plain(self, node: Node) -> Any:
+        """The value of a node that runs no generator."""
+        if node.kind == "value":
+            return self._resolver.value(node, node.inputs["value"], {})
+        members = self._resolver.value(node, node.inputs["from"], {})
+        scores = self._resolver.scores(self._resolver.value(node, node.inputs["by"], {}))
+        if len(scores) != len(members):
+            raise InputError("by", f"`pick` has {len(scores)} scores for {len(members)} members")
+        count = 1 if node.best is None else self._resolver.whole(node, "best", node.best, 1, len(members))
+        order = sorted(range(len(members)), key=lambda index: -scores[index])[:count]
+        chosen = [members[index] for index in order]
+        return chosen if node.best is not None else chosen[0]
+
+    def _locals(self, node: Node) -> Iterator[dict[str, Any]]:
+        """What `map` or `repeat` give to each execution."""
+        if node.map is not None:
+            items = self._resolver.value(node, node.map, {})
+            if not 1 <= len(items) <= MAX_LIST:
+                raise InputError("map", f"`map` got {len(items):,} members, but takes from 1 to {MAX_LIST:,}")
+            yield from ({"item": item, "index": i, "number": i + 1} for i, item in enumerate(items))
+        elif node.repeat is not None:
+            count = self._resolver.whole(node, "repeat", node.repeat, 1, MAX_LIST)
+            yield from ({"index": i, "number": i + 1} for i in range(count))
+        else:
+            yield {}
+
+    def _task(self, node: Node, index: int, local: Mapping[str, Any]) -> Task:
+        assert node.generator is not None
+        inputs, parents = self._resolver.inputs(node, local)
+        if node.seed is not None:
+            seed = self._resolver.whole(node, "seed", node.seed, 0, MAX_SEED - MAX_LIST)
+        else:
+            seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{node.name}".encode()).digest()[:4], "big")
+        label = f"{node.name}[{index}]" if local else node.name
+        return Task(node.generator.name, inputs, seed + index, parents, label)
+
+    def _look_up(self, node: Node, tasks: list[Task]) -> list[tuple[Task, Callable[[News], None]]]:
+        """Take what is remembered, and return the rest."""
+        identity = self._worker.identity(tasks[0].generator)
+        report = self.reports[node.name]
+        single = node.map is None and node.repeat is None
+        work = self._work[node.name] = _Work([None] * len(tasks), single, time.monotonic())
+        todo: list[tuple[Task, Callable[[News], None]]] = []
+        for index, task in enumerate(tasks):
+            key = work.keys[index] = key_of(identity, task.inputs, task.seed)
+            found = None if self._fresh else self._memo.find(key)
+            if found is None:
+                todo.append((task, partial(self._tell, node.name, index)))
+            else:
+                work.results[index] = found
+                self._used.add(key)
+        report.total, report.remembered = len(tasks), len(tasks) - len(todo)
+        report.finished = report.remembered
+        if todo:
+            report.state = "running"
+            self._watch(report)
+        else:
+            self._complete(node.name)
+        return todo
+
+    def _tell(self, name: str, index: int, news: News) -> None:
+        self._news.put((name, index, news))
+
+    def _take(self, name: str, index: int, news: News) -> None:
+        """Act on news of an execution."""
+        work, report = self._work.get(name), self.reports[name]
+        if work is None:
+            return
+        if isinstance(news, Step):
+            work.steps[index] = news
+        else:
+            work.steps.pop(index, None)
+            report.finished += 1
+            report.notices = tuple(dict.fromkeys([*report.notices, *news.notices]))
+            self._result(name, index, work, news)
+        report.position = sum(step.position for step in work.steps.values())
+        report.steps = sum(step.steps for step in work.steps.values())
+        report.left_s = max((step.left_s for step in work.steps.values() if step.left_s is not None), default=None)
+        if report.finished == report.total:
+            self._complete(name)
+        else:
+            self._watch(report)
+
+    def _result(self, name: str, index: int, work: _Work, outcome: Outcome) -> None:
+        if outcome.made is None:
+            error = outcome.error or StudioError("the worker told neither media nor an error")
+            self.reports[name].error = self.reports[name].error or error
+            return
+        work.results[index] = outcome.made
+        self._memo.keep(work.keys[index], outcome.made, on_the_way=name not in self._asked)
+        self._used.add(work.keys[index])
+
+    def _complete(self, name: str) -> None:
+        """All executions of a node are over."""
+        work, report = self._work.pop(name), self.reports[name]
+        report.seconds = round(time.monotonic() - work.begun, 3)
+        report.left_s = None
+        if report.error is not None:
+            self._fail(name, report.error)
+            return
+        self._resolver.values[name] = work.results[0] if work.single else work.results
+        self._end(name, "remembered" if report.remembered == report.total else "done")
+
+    def _end(self, name: str, state: str) -> None:
+        """A node is over; its followers may be ready, or skipped with it."""
+        self.reports[name].state = state
+        self._watch(self.reports[name])
+        for follower in self._followers[name]:
+            if self.reports[follower].state != "waiting":
+                continue
+            if state == "skipped":
+                self._end(follower, "skipped")
+                continue
+            self._missing[follower].discard(name)
+            if not self._missing[follower]:
+                self._ready.append(follower)
+
+    def _fail(self, name: str, error: StudioError) -> None:
+        report = self.reports[name]
+        report.state, report.error = "failed", error
+        self._watch(report)
+        for follower in self.graph.descendants(name):
+            lost = self.reports[follower]
+            if lost.state == "waiting":
+                lost.state, lost.error = "dropped", StudioError(f"it needs `{name}`, which failed")
+                self._watch(lost)
+
+    def _opened(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._opened(each) for each in value]
+        return self._store.open(value.sha256) if isinstance(value, MediaRef) else value
+
+
+def _asked(graph: Graph) -> set[str]:
+    """The nodes whose media an output shows, maybe by way of nodes that only hand on."""
+    found: set[str] = set()
+    waiting = list(graph.outputs.values())
+    while waiting:
+        name = waiting.pop()
+        if name in graph.nodes and name not in found:
+            found.add(name)
+            if graph.nodes[name].kind != "make":
+                waiting += graph.nodes[name].needs
+    return found
+
+
+def _refs(value: Any) -> list[MediaRef]:
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, MediaRef)]
