@@ -39,7 +39,7 @@ from studio.inputs import Inputs
 from studio.media import Image, Media
 from studio.plugins import Plugins
 from studio.recipe import MediaRef, Recipe
-from studio.replay import ReplayReport
+from studio.replay import Ancestor, ReplayReport
 from studio.resume import Resumed, Unfinished
 from studio.store import Artifact, Store, default_home
 
@@ -253,6 +253,11 @@ class Studio:
         """Read a media file, or an artifact by its id (6 characters or more), with its recipe if it has one."""
         return replay.load(what, self.store)
 
+    def ancestry(self, what: Path | str) -> Ancestor:
+        """What a media file or an artifact was made from, and that from what, as far as the store knows."""
+        media = self.load(what)
+        return replay.ancestry(media.sha256, media.recipe, self.store)
+
     def show(self, what: Path | str) -> Artifact:
         """Say what a media file or an artifact is: hash, path, type and recipe (None if it has none)."""
         media = self.load(what)
@@ -261,19 +266,39 @@ class Studio:
     def replay(self, what: Path | str) -> ReplayReport:
         """Make a file's or an artifact's media again from its recipe, and compare.
 
+        What it was made from is made again first, from what is at the root, where the store has the recipes of it.
         It runs in the recorded dtype and, unless this Studio was given a device, on the recorded one if it is here.
         Raises StoreError if there is no recipe, MediaError if it cannot be read, and what `submit` raises.
         """
         original = self.load(what)
         recipe = replay.recipe_of(original, what)
-        request = self._request_again(recipe)
+        made: dict[str, Media] = {}
+        remade = []
+        *line, _ = replay.ancestry(original.sha256, recipe, self.store).in_order()
+        for each in line:
+            if each.recipe is None:
+                continue
+            reason = ""
+            try:
+                made[each.sha256] = self._make_again(each.recipe, made)
+            except UsageError as error:  # its plugin is gone, say; what was made then may still be there
+                if self.store.path(each.sha256) is None:
+                    raise
+                reason = error.message
+            identical = each.sha256 in made and made[each.sha256].sha256 == each.sha256
+            remade.append(replay.Remade(each.sha256, each.recipe.generator, identical, reason))
+        return replay.compare(original, self._make_again(recipe, made), recipe, tuple(remade))
+
+    def _make_again(self, recipe: Recipe, made: Mapping[str, Media]) -> Media:
+        """Make what a recipe tells of; `made` are media that take the place of those with these hashes."""
+        request = self._request_again(recipe, made)
         router = self.router
         here = [engine.device for engine in router.engines]
         if self._device is None and recipe.device not in here and _usable(recipe.device):
             with Engine(recipe.device, self._dtype, store=self.store) as engine:
-                return replay.compare(original, _wait([engine.submit(request)])[0], recipe)
+                return _wait([engine.submit(request)])[0]
         wanted = recipe.device if recipe.device in here else None
-        return replay.compare(original, _wait(router.submit_many([request], wanted))[0], recipe)
+        return _wait(router.submit_many([request], wanted))[0]
 
     def unfinished(self) -> list[Unfinished]:
         """List the requests that a crash left half done; those of processes that live are not among them."""
@@ -352,17 +377,21 @@ class Studio:
             generator, inputs, seed, plugin, preview_every=preview_every, label=label, invariant=self._invariant
         )
 
-    def _request_again(self, recipe: Recipe) -> Request:
+    def _request_again(self, recipe: Recipe, made: Mapping[str, Media]) -> Request:
         """The request that a recipe, which may be hostile, asks for."""
         if recipe.dtype not in DTYPES:
             raise UnknownName("dtype", recipe.dtype, DTYPES)
         generator = self.generator(recipe.generator)
-        inputs = generator.Inputs.from_recipe(recipe.inputs, partial(_fetch, self.store))
+
+        def fetch(ref: MediaRef) -> Media:
+            return made[ref.sha256] if ref.sha256 in made else _fetch(self.store, ref)
+
+        inputs = generator.Inputs.from_recipe(recipe.inputs, fetch)
         request = self._request(generator, inputs, _seed(recipe.seed), 0, "replay")
         invariant = self._invariant or bool(recipe.invariant)
         threads = recipe.threads if recipe.threads and 1 <= recipe.threads <= torch_setup.cores() else None
         dtype = None if self._dtype else recipe.dtype
-        return dataclasses.replace(request, dtype=dtype, threads=threads, invariant=invariant)
+        return dataclasses.replace(request, dtype=dtype, threads=threads, invariant=invariant, parents=recipe.parents)
 
 
 def _fetch(store: Store, ref: MediaRef) -> Media:

@@ -9,6 +9,7 @@ Try it: ``studio replay FILE``
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,18 @@ from studio.recipe import Recipe
 from studio.store import Store
 from studio.store.store import KINDS
 
+MAX_ANCESTORS = 100  # how far back it is looked
+
+
+@dataclass(frozen=True)
+class Remade:
+    """Something that the media was made from: whether it was made again identically, or why it was not tried."""
+
+    sha256: str
+    generator: str
+    identical: bool
+    reason: str = ""
+
 
 @dataclass(frozen=True)
 class ReplayReport:
@@ -26,6 +39,7 @@ class ReplayReport:
     `identical` compares content (pixels, samples, text). The differences are in the media's own units (0 to 255 for a
     picture; one step of a sample) and None where shapes differ or the media is text. `changed_facts` names what the
     recipe records otherwise than it is now. `media` is what was made now, `original` what it is compared with.
+    `ancestors` tells of all that it was made from and that was made again too, the first ones first.
     """
 
     identical: bool
@@ -35,6 +49,7 @@ class ReplayReport:
     media: Media
     original: Media
     recipe: Recipe
+    ancestors: tuple[Remade, ...] = ()
 
 
 def load(what: Path | str, store: Store) -> Media:
@@ -64,14 +79,58 @@ def recipe_of(media: Media, what: Path | str) -> Recipe:
     return media.recipe
 
 
-def compare(original: Media, made: Media, recipe: Recipe) -> ReplayReport:
+@dataclass(frozen=True)
+class Ancestor:
+    """Something made that another was made from. `recipe` is None for what came from outside."""
+
+    sha256: str
+    recipe: Recipe | None
+    parents: tuple[Ancestor, ...] = ()
+
+    def in_order(self) -> Iterator[Ancestor]:
+        """This and all that it was made from, each once, the first ones first."""
+        seen: set[str] = set()
+
+        def walk(one: Ancestor) -> Iterator[Ancestor]:
+            if one.sha256 in seen:
+                return
+            seen.add(one.sha256)
+            for parent in one.parents:
+                yield from walk(parent)
+            yield one
+
+        return walk(self)
+
+
+def ancestry(sha256: str, recipe: Recipe | None, store: Store) -> Ancestor:
+    """What something was made from, as far as the store knows.
+
+    A recipe may come from a hostile file: a circle is cut where it closes, and what is deeper than `MAX_ANCESTORS` is
+    left out.
+    """
+    known: dict[str, Ancestor] = {}
+
+    def look(sha: str, its: Recipe | None, path: tuple[str, ...]) -> Ancestor:
+        if sha in known:
+            return known[sha]
+        parents: list[Ancestor] = []
+        for each in its.parents if its and len(path) < MAX_ANCESTORS else ():
+            if each != sha and each not in path and re.fullmatch(r"[0-9a-f]{64}", each):
+                parents.append(look(each, store.recipe(each), (*path, sha)))
+        known[sha] = Ancestor(sha, its, tuple(parents))
+        return known[sha]
+
+    return look(sha256, recipe, ())
+
+
+def compare(original: Media, made: Media, recipe: Recipe, ancestors: tuple[Remade, ...] = ()) -> ReplayReport:
     """Compare what was made then and now, and name the facts that changed."""
     changed = recipe.changed_facts(made.recipe) if made.recipe else []
     if original.sha256 != recipe.output.sha256:
         changed.insert(0, f"content: changed since; its recipe made {recipe.output.sha256[:12]}…")
     difference = _difference(original, made)
     largest, mean = difference if difference else (None, None)
-    return ReplayReport(original == made, largest, mean, changed, made, original, recipe)
+    return ReplayReport(original == made, largest, mean, changed, made, original, recipe, ancestors)
 
 
 def _difference(one: Media, other: Media) -> tuple[float, float] | None:

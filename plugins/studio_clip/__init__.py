@@ -1,16 +1,20 @@
-"""Studio's CLIP plugin: the generator `embed`, and the training of its CLIP, which has the image model's text tower."""
+"""Studio's CLIP plugin: the generators `embed` and `clip-rank`, and the training of its CLIP.
+
+Its text tower is the image model's.
+"""
 
 from __future__ import annotations
 
 import studio
 from studio_clip.embed import EmbedGenerator
+from studio_clip.rank import RankGenerator
 from studio_clip.trainers import TrainClip, TrainText
 
 
 @studio.hookimpl
 def studio_generators() -> list[studio.Generator]:
     """The generators of this plugin."""
-    return [EmbedGenerator()]
+    return [EmbedGenerator(), RankGenerator()]
 
 
 @studio.hookimpl

@@ -28,12 +28,16 @@ class Destination:
 
     def save(self, media: Media, generator: str, seed: int) -> Path:
         """Write `media` and return its path; without a target that is its path in the store."""
+        return self.save_as(media, f"{generator}-{seed}-{media.sha256[:8]}")
+
+    def save_as(self, media: Media, name: str) -> Path:
+        """The same, with a name of its own for the file in a folder; its suffix is the media's."""
         if self.target is None:
             assert media.path is not None
             return media.path
         if not self.folder:
             return media.save(self.target)
-        path = self.target / f"{generator}-{seed}-{media.sha256[:8]}{media.suffix}"
+        path = self.target / f"{name}{media.suffix}"
         if path.exists() and not self.force and path.read_bytes() != media.file_bytes():
             raise _exists(path)
         return media.save(path)

@@ -29,6 +29,8 @@ COMMANDS = (
     "image",
     "chat",
     "generate",
+    "run",
+    "flow",
     "models",
     "resume",
     "top",
@@ -230,8 +232,12 @@ def _explain(error: Exception, *, debug: bool) -> int:
         return 2
     if isinstance(error, click.ClickException):
         return _explain_click(error)
-    from studio.errors import StudioError
+    from studio.errors import StudioError, WorkflowError
 
+    if isinstance(error, WorkflowError):
+        for message, hint in error.problems:
+            report_error(message, hint)
+        return error.exit_code
     if isinstance(error, StudioError):
         report_failure(error, debug=debug)
         return error.exit_code

@@ -74,7 +74,7 @@ class Display:
             row.steps, row.left = event.steps, ""
         elif isinstance(event, Progress):
             row.position, row.steps, row.eta_s = event.position, event.steps, event.eta_s or 0.0
-            row.left = "" if event.eta_s is None else f"{_seconds(event.eta_s)} left"
+            row.left = "" if event.eta_s is None else f"{seconds(event.eta_s)} left"
         elif isinstance(event, Finished | Failed | CancelledEvent):
             row.end = row.left = "done" if isinstance(event, Finished) else "failed"
             row.eta_s = 0.0
@@ -108,7 +108,7 @@ class Display:
             f"{ends.count('done')} of {len(ends)} done{failed}",
             sum(row.position for row in self.rows),
             sum(row.steps or longest for row in self.rows),
-            f"{_seconds(eta)} left" if eta else next((row.left for row in self.rows if not row.end), ""),
+            f"{seconds(eta)} left" if eta else next((row.left for row in self.rows if not row.end), ""),
         )
 
     def line(self) -> str:
@@ -132,7 +132,7 @@ def _bars() -> rich.progress.Progress:
     )
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
     """`8 s`, `2 min 5 s`, `1 h 3 min`."""
     whole = round(value)
     if whole < 60:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +24,7 @@ def command(settings: Settings, what: str, output: str | None, force: bool, as_j
     """Make FILE, or something in the store by its ID, again from its recipe, and compare.
 
     Says `identical`, or how far the new one is off and which recorded fact has changed since. The exit code is 0 for
-    identical and 1 for different.
+    identical and 1 for different. What it was made from is made again first, as far as the store knows how.
     """
     from studio.cli.destination import choose
 
@@ -42,6 +43,7 @@ def command(settings: Settings, what: str, output: str | None, force: bool, as_j
                 "max_abs_diff": report.max_abs_diff,
                 "mean_abs_diff": report.mean_abs_diff,
                 "changed_facts": report.changed_facts,
+                "ancestors": [dataclasses.asdict(each) for each in report.ancestors],
                 "sha256": report.media.sha256,
                 "original_sha256": report.original.sha256,
                 "path": path,
@@ -63,3 +65,6 @@ def _tell(report: ReplayReport) -> None:
         emit(f"different: by at most {report.max_abs_diff:.6g}, {report.mean_abs_diff:.6g} in the mean")
     for fact in report.changed_facts:
         emit(f"changed: {fact}")
+    for each in report.ancestors:
+        if not each.identical:
+            emit(f"made from {each.sha256[:12]} of {each.generator}: {each.reason or 'different'}")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from studio.cli.main import Settings
-from studio.cli.output import emit_json, note, table
+from studio.cli.output import emit, emit_json, note, table
 
 if TYPE_CHECKING:
     from studio.recipe import Recipe
+    from studio.replay import Ancestor
 
 
 @click.command("show", short_help="Show how a file, or something in the store, was made.")
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def command(settings: Settings, what: str, as_json: bool) -> None:
     """Show the recipe of a file that Studio wrote, or of something in the store by its id.
 
-    An id is the start of its sha256, six characters or more.
+    An id is the start of its sha256, six characters or more. What it was made from is drawn below as a tree.
     """
     artifact = settings.studio().show(what)
     recipe = artifact.recipe
@@ -34,6 +35,23 @@ def command(settings: Settings, what: str, as_json: bool) -> None:
         note(f"note: `{artifact.path}` carries no recipe; it was not made here")
     rows = [("path", str(artifact.path)), ("sha256", artifact.sha256)]
     table(("what", "value"), [*rows, *(lines(recipe) if recipe else ())])
+    if recipe is not None and recipe.parents:
+        emit("")
+        for line in drawn(settings.studio().ancestry(what)):
+            emit(line)
+
+
+def drawn(one: Ancestor, above: str = "", mark: str = "") -> Iterator[str]:
+    """What it was made from, as a tree: each with its generator, seed, the start of its id, and its prompt or text."""
+    recipe = one.recipe
+    told = "from outside" if recipe is None else f"{recipe.generator}, seed {recipe.seed}"
+    words = (
+        "" if recipe is None else next((str(recipe.inputs[k]) for k in ("prompt", "text") if recipe.inputs.get(k)), "")
+    )
+    yield f"{above}{mark}{one.sha256[:12]}  {told}{f'  “{words[:60]}”' if words else ''}"
+    inner = above + {"": "", "├─ ": "│  ", "└─ ": "   "}[mark]
+    for number, parent in enumerate(one.parents, 1):
+        yield from drawn(parent, inner, "└─ " if number == len(one.parents) else "├─ ")
 
 
 def lines(recipe: Recipe) -> Iterator[tuple[str, str]]:

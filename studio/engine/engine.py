@@ -74,7 +74,7 @@ class Ticket:
             seen += 1
 
     def listen(self, listener: Callable[[Event], None]) -> None:
-        """Call `listener` with every event from the first, in order, mostly from the engine's thread: it must be quick."""
+        """Call `listener` with every event from the first, in order, from the engine's thread too: it must be quick."""
         with self._news:
             for event in self._events:
                 listener(event)

@@ -1,6 +1,6 @@
 """A workflow in Python: `Workflow` writes the same document that a YAML file is, and it is checked in the same way.
 
-A handle stands for a value that will be made. It is passed on as it is, or written into a text: ``f"{story}, at night"``.
+A handle stands for a value that will be made. It is passed on as it is, or put into a text: ``f"{story}, at night"``.
 Problems name the line of the Python file. This module knows nothing of running.
 
 Try it::
@@ -25,7 +25,6 @@ from studio.workflow.check import compile_document
 from studio.workflow.document import Value
 from studio.workflow.graph import Graph
 from studio.workflow.problem import Place
-
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Workflow:
         return self._put(name, "pick", {key: each for key, each in node.items() if each is not None}, _caller())
 
     def use(self, file: str, *, name: str | None = None, **inputs: Any) -> Handle:
-        """Add a sub-workflow; its outputs are attributes of the handle. The file lies in the working folder or below."""
+        """Add a sub-workflow; its outputs are attributes of the handle. The file lies in the working folder."""
         return self._put(name, Path(file).stem, {"workflow": file, "inputs": inputs}, _caller())
 
     def output(self, name: str, value: Handle) -> None:

@@ -94,7 +94,9 @@ class _Checker:
         kept = tuple(self._names(nodes, "a node", names))
         made, ports = declare(inputs, names, self._problems)
         level = _Level(made, ports, tuple(outputs.data), {name: prefix + name for name in names})
-        subs = [name for name in kept if isinstance(nodes.data[name].data, dict) and "workflow" in nodes.data[name].data]
+        subs = [
+            name for name in kept if isinstance(nodes.data[name].data, dict) and "workflow" in nodes.data[name].data
+        ]
         level.scope |= {name: prefix + name for name in kept if name not in subs}
         for name in subs:
             self._sub(nodes.data[name], prefix + name, level, files)
@@ -160,7 +162,9 @@ class _Checker:
         found = [key for key in KEYS if value.get(key) is not None]
         if not isinstance(value.data, dict) or len(found) != 1:
             what = "says both " + " and ".join(f"`{key}`" for key in found) if found else "does not say what it does"
-            self._problems.add(value.place, f"the node {what}", "one of `use: GENERATOR`, `pick: ${LIST}`, `workflow: FILE`")
+            self._problems.add(
+                value.place, f"the node {what}", "one of `use: GENERATOR`, `pick: ${LIST}`, `workflow: FILE`"
+            )
             return None
         return found[0]
 
@@ -270,7 +274,9 @@ class _Checker:
         for flag in inner.Inputs.flags():
             found = given.get(flag.name)
             if found is None and flag.required:
-                self._problems.add(value.place, f"`{path.name}` needs `{flag.name}`", f"give `{flag.name}`: {flag.help}")
+                self._problems.add(
+                    value.place, f"`{path.name}` needs `{flag.name}`", f"give `{flag.name}`: {flag.help}"
+                )
             expression = Literal(flag.default) if found is None else self._expression(found)
             if expression is not None:
                 place = value.place if found is None else found.place

@@ -22,7 +22,7 @@ MAX_GIVEN = 1000  # members of a list that is given to a workflow
 
 
 def declare(root: Value, names: tuple[str, ...], problems: Problems) -> tuple[type[Inputs], dict[str, Port]]:
-    """Make the class, and the port of each input; `root` is what stands under `inputs:` and `names` are the good ones."""
+    """Make the class, and the port of each input; `root` stands under `inputs:`, and `names` are those to take."""
     ports: dict[str, Port] = {}
     fields: dict[str, Any] = {}
     for name in names:

@@ -19,6 +19,7 @@ from studio.engine.provenance import libraries
 from studio.engine.router import Router
 from studio.errors import Cancelled, StudioError
 from studio.generator import Generator
+from studio.inputs import Inputs
 from studio.media import Media
 from studio.recipe import MediaRef, PluginRef
 from studio.store import Store
@@ -45,22 +46,14 @@ class LocalWorker:
         self._media: OrderedDict[str, Media] = OrderedDict()
         self._identities: dict[str, dict[str, Any]] = {}
 
-    def identity(self, generator: str) -> dict[str, Any]:
+    def identity(self, task: Task) -> dict[str, Any]:
         """Generator and plugin with their versions, inputs' declaration, weights by hash, libraries, settings."""
-        if generator not in self._identities:
-            made = self._generators[generator]
-            schema = json.dumps(made.Inputs.model_json_schema(), sort_keys=True, default=str)
-            weights = hash_weights(made.weights())
-            self._identities[generator] = {
-                "generator": generator,
-                "version": made.version,
-                "plugin": self._owner(generator).model_dump(),
-                "inputs": hashlib.sha256(schema.encode()).hexdigest(),
-                "weights": weights,
-                "libraries": libraries(),
-                "settings": self._settings if weights else {},
-            }
-        return self._identities[generator]
+        generator = self._generators[task.generator]
+        if type(generator).serving is not Generator.serving:  # which weights serve depends on the inputs
+            return self._identify(generator, generator.serving(self._inputs(task)))
+        if task.generator not in self._identities:
+            self._identities[task.generator] = self._identify(generator, generator)
+        return self._identities[task.generator]
 
     def submit(self, tasks: list[tuple[Task, Callable[[News], None]]]) -> None:
         """Hand the tasks to the engines as one."""
@@ -82,9 +75,25 @@ class LocalWorker:
             if not ticket.done:
                 ticket.cancel()
 
+    def _identify(self, generator: Generator, serving: Generator) -> dict[str, Any]:
+        schema = json.dumps(generator.Inputs.model_json_schema(), sort_keys=True, default=str)
+        weights = hash_weights(serving.weights())
+        return {
+            "generator": generator.name,
+            "version": generator.version,
+            "plugin": self._owner(generator.name).model_dump(),
+            "inputs": hashlib.sha256(schema.encode()).hexdigest(),
+            "weights": weights,
+            "libraries": libraries(),
+            "settings": self._settings if weights else {},
+        }
+
+    def _inputs(self, task: Task) -> Inputs:
+        return self._generators[task.generator].Inputs.from_recipe(task.inputs, self._fetch)
+
     def _request(self, task: Task) -> Request:
-        generator = self._generators[task.generator]
-        inputs = generator.Inputs.from_recipe(task.inputs, self._fetch)
+        inputs = self._inputs(task)
+        generator = self._generators[task.generator].serving(inputs)
         return Request(
             generator, inputs, task.seed, self._owner(task.generator), label=task.label, parents=task.parents,
             invariant=bool(self._settings.get("invariant")),

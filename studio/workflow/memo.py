@@ -1,7 +1,7 @@
 """The memo: what a node made is remembered under the hash of everything that made it, also by the next process.
 
-One SQLite file beside the store (WAL, so that a crash costs at most the last entries). An entry names media by hash; the
-media themselves are the store's. Over the budget the entries that were used least recently are forgotten. Their media
+One SQLite file beside the store (WAL, so that a crash costs at most the last entries). An entry names media by hash;
+the media themselves are the store's. Over the budget the entries that were used least recently are forgotten. Their media
 are removed only if a workflow made them on its way and nobody else has asked for them since: the store gives a file
 that is stored again a new time, and a file with another time than the memo knows is never touched. Recipes stay, so
 that what was removed can be made again. This module knows nothing of graphs.
@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Self
 
 from studio.errors import StoreError
@@ -46,7 +45,7 @@ def key_of(identity: Any, inputs: Any, seed: int) -> str:
 class Memo:
     """What was made before. A context manager; safe to use from several threads and processes.
 
-    `budget` bounds the bytes of media that workflows made on their way. Raises StoreError where the file cannot be used.
+    `budget` bounds the bytes of media that workflows made on their way. Raises StoreError if the file cannot be used.
     """
 
     def __init__(self, store: Store, budget: int = BUDGET) -> None:

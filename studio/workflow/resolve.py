@@ -17,8 +17,18 @@ from studio.inputs import Flag
 from studio.media import Embedding, Image, Media, Text
 from studio.recipe import MediaRef
 from studio.store import Store
-from studio.workflow.expressions import MAX_LIST, MAX_TEXT, Condition, Expression, Listed, Literal, Reference, Size
-from studio.workflow.expressions import TextValue, Use
+from studio.workflow.expressions import (
+    MAX_LIST,
+    MAX_TEXT,
+    Condition,
+    Expression,
+    Listed,
+    Literal,
+    Reference,
+    Size,
+    TextValue,
+    Use,
+)
 from studio.workflow.graph import LOCAL, Node
 
 _READ = 512  # texts, sizes and scores that are kept after reading

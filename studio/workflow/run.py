@@ -205,13 +205,12 @@ class Run:
 
     def _look_up(self, node: Node, tasks: list[Task]) -> list[tuple[Task, Callable[[News], None]]]:
         """Take what is remembered, and return the rest."""
-        identity = self._worker.identity(tasks[0].generator)
         report = self.reports[node.name]
         single = node.map is None and node.repeat is None
         work = self._work[node.name] = _Work([None] * len(tasks), single, time.monotonic())
         todo: list[tuple[Task, Callable[[News], None]]] = []
         for index, task in enumerate(tasks):
-            key = work.keys[index] = key_of(identity, task.inputs, task.seed)
+            key = work.keys[index] = key_of(self._worker.identity(task), task.inputs, task.seed)
             found = None if self._fresh else self._memo.find(key)
             if found is None:
                 todo.append((task, partial(self._tell, node.name, index)))

@@ -66,5 +66,5 @@ class Worker(Protocol):
     def cancel(self) -> None:
         """Give up all that is not done."""
 
-    def identity(self, generator: str) -> dict[str, Any]:
-        """All but inputs and seed that decides what a generator makes, as JSON. Raises StudioError."""
+    def identity(self, task: Task) -> dict[str, Any]:
+        """All but inputs and seed that decides what a task makes, as JSON. Raises StudioError."""

@@ -53,7 +53,9 @@ def _names(node: Node, problems: Problems) -> None:
                     wanted = f"{use.name}.{use.attribute}" if use.attribute else use.name
                     problems.unknown(node.place, "output of a sub-workflow", wanted, outputs)
                 else:
-                    problems.unknown(node.place, "input or node", use.name[:60], [n for n in node.scope if "." not in n])
+                    problems.unknown(
+                        node.place, "input or node", use.name[:60], [n for n in node.scope if "." not in n]
+                    )
 
 
 def _order(nodes: Mapping[str, Node], problems: Problems) -> list[str]:
