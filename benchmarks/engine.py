@@ -88,9 +88,9 @@ def together(device: str, rounds: int) -> None:
         def ours(asks: list[Ask]) -> float:
             return wall(lambda: [ticket.result() for ticket in [submit(host, ask) for ask in asks]])[0]
 
-        ours(unlike), ours(equal), stock.alone(unlike[:1]), stock.ideal(equal)  # warm: kernels, the table of widths
-        for _ in range(4):
-            ours(unlike), ours(equal)
+        stock.alone(unlike[:1]), stock.ideal(equal)  # warm; and it is loaded before the engine measures its threads
+        for _ in range(5):
+            ours(unlike), ours(equal)  # warm: kernels, and the engine's table of widths and threads
         taken: dict[str, list[float]] = {"mixed": [], "stock": [], "equal": [], "ideal": []}
         for _ in range(rounds):
             taken["mixed"].append(ours(unlike))
