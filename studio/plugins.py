@@ -105,9 +105,15 @@ class Plugins:
             module = source.load()
             manager = _manager(module)
             reasons += _check_hooks(module)
-            generators = self._take_generators(source, _call(manager.hook.studio_generators, reasons), reasons)
-            trainers = self._take_trainers(_call(manager.hook.studio_trainers, reasons), reasons)
-            attention = self._take_attention(_call(manager.hook.studio_attention_backends, reasons), reasons)
+            hooks = manager.hook
+            offered = _call(hooks.studio_generators, reasons)
+            generators = self._take("generator", self.generators, offered, check, reasons)
+            self._owners |= {name: PluginRef(name=source.name, version=source.version) for name in generators}
+            offered = _call(hooks.studio_trainers, reasons)
+            trainers = self._take("trainer", self.trainers, offered, check_trainer, reasons)
+            offered = _call(hooks.studio_attention_backends, reasons)
+            kind = "attention backend"
+            attention = self._take(kind, self.attention, offered, check_backend, reasons, OWN_BACKENDS)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit too
@@ -120,46 +126,23 @@ class Plugins:
         origin = (source.name, source.version, source.origin)
         self.reports.append(PluginReport(*origin, status, tuple(reasons), *taken, traceback_text=text))
 
-    def _take_generators(self, source: _Source, offered: Iterable[object], reasons: list[str]) -> list[str]:
+    def _take(
+        self, what: str, kept: dict[str, Any], offered: Iterable[Any], faults: Callable[[object], list[str]],
+        reasons: list[str], reserved: Sequence[str] = (),
+    ) -> list[str]:  # fmt: skip
+        """Keep what is good of what a hook returned, by name; the reasons tell of the rest. Returns the names kept."""
         taken = []
         for each in offered:
             label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
-            if bad := check(each):
-                reasons.append(f"generator `{label}`: {'; '.join(bad)}")
-            elif isinstance(each, Generator):
-                if each.name in self.generators:
-                    reasons.append(f"the name `{each.name}` is taken by plugin `{self._owners[each.name].name}`")
-                    continue
-                self.generators[each.name] = each
-                self._owners[each.name] = PluginRef(name=source.name, version=source.version)
-                taken.append(each.name)
-        return taken
-
-    def _take_trainers(self, offered: Iterable[object], reasons: list[str]) -> list[str]:
-        taken = []
-        for each in offered:
-            label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
-            if bad := check_trainer(each):
-                reasons.append(f"trainer `{label}`: {'; '.join(bad)}")
-            elif isinstance(each, Trainer):
-                if each.name in self.trainers:
-                    reasons.append(f"the trainer's name `{each.name}` is taken")
-                    continue
-                self.trainers[each.name] = each
-                taken.append(each.name)
-        return taken
-
-    def _take_attention(self, offered: Iterable[object], reasons: list[str]) -> list[str]:
-        taken = []
-        for each in offered:
-            label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
-            if bad := check_backend(each):
-                reasons.append(f"attention backend `{label}`: {'; '.join(bad)}")
-            elif isinstance(each, Backend):
-                if each.name in self.attention or each.name in OWN_BACKENDS:
-                    reasons.append(f"the attention backend's name `{each.name}` is taken")
-                    continue
-                self.attention[each.name] = each
+            if bad := faults(each):
+                reasons.append(f"{what} `{label}`: {'; '.join(bad)}")
+            elif each.name in kept or each.name in reserved:
+                owner = self._owners.get(each.name) if kept is self.generators else None
+                reasons.append(
+                    f"the {what}'s name `{each.name}` is taken{f' by plugin `{owner.name}`' if owner else ''}"
+                )
+            else:
+                kept[each.name] = each
                 taken.append(each.name)
         return taken
 

@@ -13,14 +13,14 @@ from studio.cli.output import emit_json, note, table
 if TYPE_CHECKING:
     from studio.plugins import PluginReport
 
-COLUMNS = ("plugin", "version", "status", "generators", "training recipes", "reason")
+COLUMNS = ("plugin", "version", "status", "generators", "training recipes", "attention", "reason")
 
 
 @click.command("plugins", short_help="List the plugins, and why one is not there.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
 def command(settings: Settings, as_json: bool) -> None:
-    """List the plugins, their generators and training recipes, and the reason where something is missing."""
+    """List the plugins, what each brings, and the reason where something is missing."""
     reports = settings.studio().plugins.reports
     if settings.debug:
         for line in "".join(report.traceback_text for report in reports).splitlines():
@@ -32,5 +32,5 @@ def command(settings: Settings, as_json: bool) -> None:
 
 
 def _row(report: PluginReport) -> list[str]:
-    offered = [", ".join(names) or "-" for names in (report.generators, report.trainers)]
+    offered = [", ".join(names) or "-" for names in (report.generators, report.trainers, report.attention)]
     return [report.name, report.version, report.status, *offered, report.reason or "-"]

@@ -63,7 +63,7 @@ BROKEN = {
     "nolist": (good("Nolist").replace("return [", "return 3; return ["), "returned int; a list is due"),
     "aclass": (good("Aclass").replace("[Aclass()]", "[Aclass]"), "is a class; register an instance: `Aclass()`"),
     "bad": (good("Bad").replace('name = "bad"', 'name = "B A D"'), "its name is 'B A D'"),
-    "taken": (good("Working"), "the name `working` is taken by plugin `aa_working`"),
+    "taken": (good("Working"), "the generator's name `working` is taken by plugin `aa_working`"),
 }
 
 

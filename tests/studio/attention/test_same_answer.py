@@ -118,6 +118,20 @@ def test_what_is_not_finite_reaches_those_alone_that_see_it(bias, bad, which, to
         torch.testing.assert_close(made, due, equal_nan=True, msg=partial("{}: {}".format, name))
 
 
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("bias", [None, Causal()])
+@settings(max_examples=25)
+@given(keys=st.integers(1, 40), bad=st.sampled_from(BAD))
+def test_a_query_that_is_not_finite_is_never_answered_with_numbers(dtype, bias, keys, bad):
+    """torch's own flash kernel answers it with zeros at fewer than 16 keys, and nothing in its answer tells of it."""
+    q, k, v = (torch.randn(1, keys, 2, 8).to(dtype) for _ in range(3))
+    q[0, keys // 2, 1] = bad
+    for name in willing(q, k, v, bias):
+        made = DISPATCH.attend(q, k, v, bias=bias, backend=name)
+        assert made[0, keys // 2, 1].isnan().all(), name
+        assert made[0, :, 0].isfinite().all(), name
+
+
 @pytest.mark.parametrize("name", ["sdpa-flash", "sdpa-math", "chunked", "reference", "auto"])
 def test_who_sees_nothing_gets_zeros_and_zero_gradients(name):
     q, k, v = (torch.randn(2, 9, 2, 8, requires_grad=True) for _ in range(3))
