@@ -32,6 +32,7 @@ from studio_gpt.tokens import Tokens
 INDEX = "model.safetensors.index.json"
 _LARGEST = {"tokenizer.json": 64 << 20, INDEX: 16 << 20}  # bytes
 _LARGEST_OTHER = 4 << 20
+_OTHERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _FORMATS = "a folder with config.json and *.safetensors, or a .gguf file"
 
 
@@ -52,6 +53,13 @@ class Found:
     plan: Mapping[str, Stored]
     files: tuple[Path, ...]
     gguf: Gguf | None = None
+
+    @property
+    def others(self) -> list[Path]:
+        """The small files that the model is made of too."""
+        folder = self.path if self.gguf is None else self.path.parent
+        names = _OTHERS if self.gguf is None else ("tokenizer.json",)
+        return [folder / name for name in names if (folder / name).exists()]
 
     def build(self, device: str, dtype: str | torch.dtype) -> GPT:
         """The decoder with its weights, frozen. Raises WeightsError if they are damaged or do not fit."""

@@ -152,8 +152,8 @@ class TextGenerator(studio.Generator):
         return find(self.path)
 
     def weights(self) -> list[Path]:
-        """The files that hold weights. Raises WeightsError if there is no model."""
-        return list(self.found.files)
+        """The files that the model is made of, the tokenizer's too. Raises WeightsError if there is no model."""
+        return [*self.found.files, *self.found.others]
 
     def load(self, device: str, dtype: str) -> TextModel:
         """Build the decoder and read its tokenizer."""
@@ -171,7 +171,7 @@ class TextGenerator(studio.Generator):
         cache = model.cache(room)
         return Writing(
             steps=_chunks(len(tokens)) + room - len(tokens) - 1, notices=notices, tokens=tokens, prompt=len(tokens),
-            start=len(tokens), read=len(tokens), seed=rng.seed, room=room, cache=cache,
+            start=max(0, len(tokens) - 4), read=len(tokens), seed=rng.seed, room=room, cache=cache,
             known=model.prefixes.take(tokens, cache, 0), inputs=inputs,
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ Try it: ``pytest tests/plugins/studio_gpt/test_text.py``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from studio.attention import recorded
 from studio_gpt.load import Found
 from studio_gpt.model import GPT, Cache, Config, Piece
-from studio_gpt.prefixes import Prefixes
+from studio_gpt.prefixes import BLOCK, Prefixes
 from studio_gpt.sampling import Sampling, choose, guess
 from studio_gpt.text import CHUNK, Logprob, Writing
 from studio_gpt.tokens import Tokens, Written, find_stop
@@ -54,27 +54,27 @@ def step(model: TextModel, states: Sequence[Writing], top: int = 0) -> list[Writ
     left = list(range(len(states)))
     with recorded() as used:
         while left:
-            now, left = _first_of_alike(states, left)
-            moved = _move(model, [states[i] for i in now], top)
+            known = {i: _known(model, states[i]) for i in left}
+            now = _first_of_alike(states, known)
+            moved = _move(model, [states[i] for i in now], [known[i] for i in now], top)
             made.update(zip(now, moved, strict=True))
+            left = [i for i in left if i not in made]
     model.attention |= used
     return [made[i] for i in range(len(states))]
 
 
-def _first_of_alike(states: Sequence[Writing], left: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Of requests that read alike chunks one comes first; the others find what it computed."""
-    now: dict[object, int] = {}
-    for i in left:
-        state = states[i]
-        reads = state.known + 1 < len(state.tokens)
-        now.setdefault(state.tokens[: state.known + CHUNK] if reads else i, i)
-    first = set(now.values())
-    return [i for i in left if i in first], [i for i in left if i not in first]
+def _first_of_alike(states: Sequence[Writing], known: Mapping[int, int]) -> list[int]:
+    """Of those that are to read the same next block one alone, so that the others find what it computed."""
+    first: dict[object, int] = {}
+    for i, begin in known.items():
+        tokens, end = states[i].tokens, begin + BLOCK
+        first.setdefault(tokens[:end] if end < states[i].prompt else i, i)
+    return list(first.values())
 
 
-def _move(model: TextModel, states: Sequence[Writing], top: int) -> list[Writing]:
-    known = [_known(model, state) for state in states]
-    guesses = [_guess(state, known_) for state, known_ in zip(states, known, strict=True)]
+def _move(model: TextModel, states: Sequence[Writing], known: Sequence[int], top: int) -> list[Writing]:
+    """Run the decoder once for all and take what it says."""
+    guesses = [_guess(state, begin) for state, begin in zip(states, known, strict=True)]
     pieces = []
     for state, begin, guessed in zip(states, known, guesses, strict=True):
         chunk = state.tokens[begin : begin + CHUNK]
@@ -84,12 +84,12 @@ def _move(model: TextModel, states: Sequence[Writing], top: int) -> list[Writing
     made = []
     for state, piece, scores, guessed in zip(states, pieces, logits, guesses, strict=True):
         read = min(piece.start + CHUNK, len(state.tokens))
-        if read <= state.prompt:
-            model.prefixes.keep(state.tokens, state.cache, piece.start, read)
-        if not piece.wanted:
-            made.append(replace(state, position=state.position + 1, known=read, steps=_steps(state, read)))
-        else:
+        if piece.start < state.prompt:
+            model.prefixes.keep(state.tokens, state.cache, piece.start, min(read, state.prompt))
+        if piece.wanted:
             made.append(_write(model, state, scores, guessed, top))
+        else:
+            made.append(replace(state, position=state.position + 1, known=read, steps=_steps(state, read)))
     return made
 
 

@@ -1,0 +1,71 @@
+"""`studio text PROMPT`: the generator `text`, whose text is written to standard output as it comes.
+
+With `-o` it goes into files, as with any other generator. This module knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from studio.cli.making import GeneratorCommand, Results, follow
+from studio.cli.output import emit_json, emit_piece, note, stray_prints_aside
+
+if TYPE_CHECKING:
+    from studio.engine import Event, Ticket
+
+
+class TextCommand(GeneratorCommand):
+    """The command of a generator that makes text."""
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Print the texts, in the order of their seeds, each ended by a line break; or write files with `-o`."""
+        if ctx.params["output"] or ctx.params["previews"]:
+            return super().invoke(ctx)
+        from studio.cli.destination import Destination
+
+        tickets = self.submit(ctx.obj, ctx.params, preview_every=1)
+        results = Results(tickets, Destination(), None)
+        stream = Stream(tickets, quiet=ctx.obj.quiet, mute=ctx.params["as_json"])
+        with stray_prints_aside():
+            for index, event in follow(tickets):
+                results.take(index, event)
+                stream.take(index, event)
+        if ctx.params["as_json"]:
+            texts = [str(results.made[i][1]) if i in results.made else None for i in range(len(tickets))]
+            emit_json([{**each, "text": text} for each, text in zip(results.as_json(), texts, strict=True)])
+        return results.report(debug=ctx.obj.debug)
+
+
+class Stream:
+    """Prints the text whose turn it is as it grows; the others wait until those before them are whole."""
+
+    def __init__(self, tickets: Sequence[Ticket], *, quiet: bool, mute: bool) -> None:
+        self.texts = [""] * len(tickets)
+        self.whole = [False] * len(tickets)
+        self.quiet, self.mute = quiet, mute
+        self._turn, self._shown = 0, 0
+        self._told: set[str] = set()
+
+    def take(self, index: int, event: Event) -> None:
+        """Act on an event of the text at `index`."""
+        from studio.engine import Finished, Notice, Preview
+
+        if isinstance(event, Notice) and not self.quiet and event.text not in self._told:
+            self._told.add(event.text)
+            note(f"note: {event.text}")
+        if isinstance(event, Preview | Finished):
+            self.texts[index] = str(event.media)
+        self.whole[index] = self.whole[index] or event.last
+        while not self.mute and self._turn < len(self.texts):
+            text, whole = self.texts[self._turn], self.whole[self._turn]
+            emit_piece(text[self._shown :] + ("\n" if whole and text else ""))
+            self._shown = len(text)
+            if not whole:
+                break
+            self._turn, self._shown = self._turn + 1, 0
+
+
+command = TextCommand("text", generator="text", short_help="Write text that goes on from a prompt.")
