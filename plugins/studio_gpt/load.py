@@ -33,6 +33,7 @@ INDEX = "model.safetensors.index.json"
 _LARGEST = {"tokenizer.json": 64 << 20, INDEX: 16 << 20}  # bytes
 _LARGEST_OTHER = 4 << 20
 _OTHERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_OTHER = "name another model, or get this one again if it should be sound"
 _FORMATS = "a folder with config.json and *.safetensors, or a .gguf file"
 
 
@@ -102,7 +103,7 @@ def find(path: Path) -> Found:
 
 
 def _unusable(path: Path, error: UsageError) -> WeightsError:
-    return WeightsError(path, f"the model `{path}` cannot be used: {error.message}", hint=error.hint)
+    return WeightsError(path, f"the model `{path}` cannot be used: {error.message}", hint=error.hint or _OTHER)
 
 
 def _find_folder(path: Path) -> Found:

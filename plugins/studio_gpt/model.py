@@ -245,7 +245,7 @@ class GPT(nn.Module):
         x = self._stream(tokens, torch.tensor(places, device=tokens.device), look)  # (N, C)
         ends = _ends(pieces)
         if len(ends) < len(x):
-            x = x[torch.tensor(ends, device=x.device)]
+            x = x[torch.tensor(ends, dtype=torch.long, device=x.device)]
         return self.head(self.norm(x)).float()
 
     def _stream(self, tokens: Tensor, positions: Tensor, look: Look) -> Tensor:
