@@ -129,7 +129,7 @@ def llama(**sizes: Any) -> Config:
 class Look(Protocol):
     """How the queries of a layer look at keys and values; (..., heads, head_dim) in, the same out."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
         """Attend."""
 
 

@@ -42,7 +42,8 @@ class Writing(studio.State):
         seed: what the draws follow from.
         text, start, read: what is written as text, and how far its tokens are read (see `tokens.Written`).
         ended: why nothing more is written (``end``, ``stop``, ``length``, ``context``), or empty.
-        logprobs: of each token written its number, log-probability, and the likeliest ones, where asked for.
+        top: how many likeliest tokens to note at each place; 0 notes nothing.
+        logprobs: of each token written its number, its log-probability, and the likeliest ones.
         cache, known: keys and values, and of how many tokens they are.
         inputs: as they were given.
     """
@@ -55,6 +56,7 @@ class Writing(studio.State):
     start: int = 0
     read: int = 0
     ended: str = ""
+    top: int = 0
     logprobs: tuple[Logprob, ...] = ()
     cache: Cache = studio.unsaved()
     known: int = studio.unsaved()
@@ -122,10 +124,9 @@ class TextGenerator(studio.Generator):
     """Go on from a text, with a language model."""
 
     name = "text"
-    output = studio.Text
+    output: ClassVar[type[studio.Media]] = studio.Text
     max_batch: ClassVar[int] = 32
     Inputs: ClassVar[type[TextInputs]] = TextInputs
-    top: ClassVar[int] = 0  # likeliest tokens to note at each step
 
     def __init__(self, path: Path = STARTER) -> None:
         """Use the model at `path`, a folder in the layout of transformers or a GGUF file."""
@@ -179,7 +180,7 @@ class TextGenerator(studio.Generator):
         """Take every request a chunk of its prompt or a token further."""
         from studio_gpt.writer import step
 
-        return step(model, states, self.top)
+        return step(model, states)
 
     def finish(self, model: TextModel, state: Writing) -> studio.Text:
         """What was written."""

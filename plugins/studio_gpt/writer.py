@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from studio.attention import recorded
 from studio_gpt.load import Found
-from studio_gpt.model import GPT, Cache, Config, Piece
+from studio_gpt.model import GPT, Cache, Config, Over, Piece
 from studio_gpt.prefixes import BLOCK, Prefixes
 from studio_gpt.sampling import Sampling, choose, guess
 from studio_gpt.text import CHUNK, Logprob, Writing
@@ -48,7 +49,7 @@ class TextModel:
         return Cache(self.config, room, self.gpt.embed.weight.dtype, self.gpt.embed.weight.device)
 
 
-def step(model: TextModel, states: Sequence[Writing], top: int = 0) -> list[Writing]:
+def step(model: TextModel, states: Sequence[Writing]) -> list[Writing]:
     """The next state of each: a chunk of its prompt read, or one or more tokens written."""
     made: dict[int, Writing] = {}
     left = list(range(len(states)))
@@ -56,7 +57,7 @@ def step(model: TextModel, states: Sequence[Writing], top: int = 0) -> list[Writ
         while left:
             known = {i: _known(model, states[i]) for i in left}
             now = _first_of_alike(states, known)
-            moved = _move(model, [states[i] for i in now], [known[i] for i in now], top)
+            moved = _move(model, [states[i] for i in now], [known[i] for i in now])
             made.update(zip(now, moved, strict=True))
             left = [i for i in left if i not in made]
     model.attention |= used
@@ -72,7 +73,7 @@ def _first_of_alike(states: Sequence[Writing], known: Mapping[int, int]) -> list
     return list(first.values())
 
 
-def _move(model: TextModel, states: Sequence[Writing], known: Sequence[int], top: int) -> list[Writing]:
+def _move(model: TextModel, states: Sequence[Writing], known: Sequence[int]) -> list[Writing]:
     """Run the decoder once for all and take what it says."""
     guesses = [_guess(state, begin) for state, begin in zip(states, known, strict=True)]
     pieces = []
@@ -87,7 +88,7 @@ def _move(model: TextModel, states: Sequence[Writing], known: Sequence[int], top
         if piece.start < state.prompt:
             model.prefixes.keep(state.tokens, state.cache, piece.start, min(read, state.prompt))
         if piece.wanted:
-            made.append(_write(model, state, scores, guessed, top))
+            made.append(_write(model, state, scores, guessed))
         else:
             made.append(replace(state, position=state.position + 1, known=read, steps=_steps(state, read)))
     return made
@@ -120,7 +121,7 @@ def sampling_of(state: Writing) -> Sampling:
     )  # fmt: skip
 
 
-def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[int], top: int) -> Writing:
+def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[int]) -> Writing:
     """Take the tokens that the logits (1 + guessed, vocab) say, as long as the guesses are right."""
     tokens, noted, ended = list(state.tokens), list(state.logprobs), ""
     written = Written(state.text, state.start, state.read)
@@ -128,8 +129,8 @@ def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[i
     for place, scores in enumerate(logits):
         token = choose(scores, sampling, tokens, state.prompt, state.seed)
         tokens.append(token)
-        if top:
-            noted.append(_note(scores, token, top))
+        if state.top:
+            noted.append(_note(scores, token, state.top))
         ended = _end(model, state, tokens)
         seen = len(written.text)
         written = written.grow(tokens, model.tokens.decode, last=bool(ended))
@@ -160,3 +161,21 @@ def _note(logits: Tensor, token: int, top: int) -> Logprob:
     logprobs = logits.log_softmax(-1)
     values, places = logprobs.topk(min(top, len(logprobs)))
     return token, float(logprobs[token]), tuple(zip(places.tolist(), values.tolist(), strict=True))
+
+
+def attention_of(model: TextModel, tokens: Sequence[int], layer: int, head: int) -> Tensor:
+    """How much each token looks at each, (T, T) float32 on the CPU, by one head of one layer."""
+    config, cache = model.config, model.cache(len(tokens))
+    piece, seen = Piece(tokens, 0, cache, 0), []
+    attend = Over([piece], config.windows)
+
+    def watch(at: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if at == layer:
+            keys = k[:, head // (config.heads // config.kv_heads)]
+            scores = (q[:, head] @ keys.T).float() / config.head_dim**0.5  # (T, T)
+            ones, window = torch.ones_like(scores, dtype=torch.bool), config.windows[layer] or len(tokens)
+            seen.append(scores.masked_fill(~(ones.tril() & ones.triu(1 - window)), -torch.inf).softmax(-1))
+        return attend(at, q, k, v)
+
+    model.gpt.decode([piece], watch)
+    return seen[0].cpu()

@@ -75,21 +75,20 @@ class GeneratorCommand(click.Command):
         """Make what was asked; 0, or 1 if some of several failed."""
         return _run(self, ctx.obj, ctx.params)
 
-    def submit(self, settings: Settings, params: dict[str, Any], preview_every: int) -> list[Ticket]:
-        """Ask for what the parameters say. Raises what `Studio.submit_many` raises."""
+    def submit(
+        self, settings: Settings, params: dict[str, Any], preview_every: int, generator: str | None = None
+    ) -> list[Ticket]:
+        """Ask for what the parameters say, of another generator if one is named. Raises as `Studio.submit_many`."""
         from studio.cli.flags import values
 
-        flags = settings.generator(self.generator).Inputs.flags()
-        inputs = settings.generator(self.generator).Inputs.parse(values(flags, params))
+        name = generator or self.generator
+        kind = settings.generator(name).Inputs
+        flags = [flag for flag in kind.flags() if f"input_{flag.name}" in params]
+        inputs = kind.parse(values(flags, params))
         given = {flag.name: getattr(inputs, flag.name) for flag in flags if flag.name in inputs.model_fields_set}
         priority = "background" if params["background"] else "interactive"
         return settings.studio().submit_many(
-            self.generator,
-            params["count"],
-            seed=params["seed"],
-            preview_every=preview_every,
-            priority=priority,
-            **given,
+            name, params["count"], seed=params["seed"], preview_every=preview_every, priority=priority, **given
         )
 
 

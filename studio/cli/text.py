@@ -1,17 +1,20 @@
 """`studio text PROMPT`: the generator `text`, whose text is written to standard output as it comes.
 
-With `-o` it goes into files, as with any other generator. This module knows nothing of models.
+With `-o` it goes into files, as with any other generator. `--explain` asks the generators `text-explain` and
+`text-attention` instead, and prints how likely each token was. This module knows nothing of models.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from studio.cli.making import GeneratorCommand, Results, follow
-from studio.cli.output import emit_json, emit_piece, note, stray_prints_aside
+from studio.cli.output import emit, emit_json, emit_piece, note, stray_prints_aside, table
 
 if TYPE_CHECKING:
     from studio.engine import Event, Ticket
@@ -20,8 +23,18 @@ if TYPE_CHECKING:
 class TextCommand(GeneratorCommand):
     """The command of a generator that makes text."""
 
+    def __init__(self, name: str, generator: str, short_help: str) -> None:
+        super().__init__(name, generator, short_help)
+        self.params += [
+            click.Option(["--explain"], is_flag=True, help="Tell how likely each token was, and which others were."),
+            click.Option(["--attention"], metavar="LAYER.HEAD",
+                         help="Explain, and draw where this head looks; both are counted from 0."),
+        ]  # fmt: skip
+
     def invoke(self, ctx: click.Context) -> int:
         """Print the texts, in the order of their seeds, each ended by a line break; or write files with `-o`."""
+        if ctx.params["explain"] or ctx.params["attention"]:
+            return self._explain(ctx)
         if ctx.params["output"] or ctx.params["previews"]:
             return super().invoke(ctx)
         from studio.cli.destination import Destination
@@ -37,6 +50,39 @@ class TextCommand(GeneratorCommand):
             texts = [str(results.made[i][1]) if i in results.made else None for i in range(len(tickets))]
             emit_json([{**each, "text": text} for each, text in zip(results.as_json(), texts, strict=True)])
         return results.report(debug=ctx.obj.debug)
+
+    def _explain(self, ctx: click.Context) -> int:
+        """Print a table of what was written, or its JSON; then the path of the attention picture, if one is asked."""
+        params = {**ctx.params, "count": 1}
+        asked = [self.submit(ctx.obj, params, 0, "text-explain")]
+        if params["attention"]:
+            layer, _, head = params["attention"].partition(".")
+            own = {
+                "input_prompt": params["input_prompt"],
+                "input_model": params["input_model"],
+                "words": params["words"],
+            }
+            look = {**params, **own, "input_layer": layer, "input_head": head or "0"}
+            asked.append(self.submit(ctx.obj, look, 0, "text-attention"))
+        with stray_prints_aside():
+            media = [ticket.result() for (ticket,) in asked]
+        told = json.loads(str(media[0]))
+        paths = [str(each.path) for each in media[1:]]
+        if params["as_json"]:
+            emit_json({**told, "attention": paths})
+            return 0
+        rows = [[str(each["id"]), each["token"], "", ""] for each in told["prompt"]]
+        table(("id", "token", "probability", "others"), rows + [_row(each) for each in told["written"]])
+        for path in paths:
+            emit(path)
+        return 0
+
+
+def _row(each: dict[str, Any]) -> list[str]:
+    others = [
+        f"{other['token']!r} {math.exp(other['logprob']):.3f}" for other in each["top"] if other["id"] != each["id"]
+    ]
+    return [str(each["id"]), each["token"], f"{math.exp(each['logprob']):.3f}", ", ".join(others)]
 
 
 class Stream:

@@ -1,6 +1,7 @@
 """The generator in the engine: packed with others, guessed ahead, resumed, on shared prefixes it writes the same."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import studio
 from studio.engine import Preview
 from studio.engine.checkpoint import Checkpoint, pack
 from studio.errors import InputError, WeightsError
+from studio_gpt.explain import AttentionGenerator, ExplainGenerator
 from studio_gpt.text import CHUNK, TextGenerator
 
 from ...studio.engine.test_checkpoint import identity
@@ -163,3 +165,33 @@ def test_a_long_prompt_is_cut_when_asked_and_the_text_ends_with_the_context(made
 def test_without_a_model_the_remedy_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"does not exist\nhint: name a folder with config.json"):
         TextGenerator(tmp_path / "none").weights()
+
+
+def test_it_is_explained_with_the_probabilities_of_transformers(checkpoints):
+    path, theirs = checkpoints("llama")
+    generator = ExplainGenerator(path)
+    model = generator.load("cpu", "float32")
+    state = run((generator, model), begin((generator, model), max_tokens=10, temperature=0, top=3))
+    told = json.loads(str(generator.finish(model, state)))
+    with torch.no_grad():
+        logits = theirs(torch.tensor([state.tokens])).logits[0, state.prompt - 1 : -1]
+    for each, scores in zip(told["written"], logits, strict=True):
+        assert each["logprob"] == pytest.approx(float(scores.log_softmax(-1)[each["id"]]), abs=1e-4)
+        assert each["id"] == each["top"][0]["id"], "greedy takes the likeliest"
+        assert len(each["top"]) == 3
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mistral", "qwen3"])
+def test_the_attention_picture_is_of_what_transformers_attends_to(name, checkpoints):
+    path, theirs = checkpoints(name)
+    generator = AttentionGenerator(path)
+    model = generator.load("cpu", "float32")
+    asked = generator.Inputs(prompt=LINES[0], layer=1, head=2)
+    (state,) = generator.step(model, [generator.start(model, asked, studio.Rng(0))])
+    theirs.set_attn_implementation("eager")
+    with torch.no_grad():
+        seen = theirs(torch.tensor([state.tokens]), output_attentions=True).attentions[1][0, 2]
+    torch.testing.assert_close(state.weights, seen, atol=1e-4, rtol=0)
+    assert generator.finish(model, state).size[0] > 18 * len(state.tokens)
+    with pytest.raises(InputError, match="`layer` is 2; the model has 2, counted from 0"):
+        generator.start(model, generator.Inputs(prompt="a", layer=2), studio.Rng(0))
