@@ -25,9 +25,11 @@ from studio_gpt.chat import chat_tokens
 if TYPE_CHECKING:
     from studio_gpt.load import Found
     from studio_gpt.model import Cache
+    from studio_gpt.sampling import Rule
     from studio_gpt.writer import TextModel
 
 STARTER = Path(__file__).parent / "weights" / "starter"
+MOST_SCHEMA = 256 << 10  # characters
 CHUNK = 256  # tokens of a prompt that one step takes
 Logprob = tuple[int, float, tuple[tuple[int, float], ...]]
 
@@ -46,6 +48,7 @@ class Writing(studio.State):
         logprobs: of each token written its number, its log-probability, and the likeliest ones.
         cache, known: keys and values, and of how many tokens they are.
         inputs: as they were given.
+        rule: what may be written, where a schema was given.
     """
 
     tokens: tuple[int, ...]
@@ -61,6 +64,7 @@ class Writing(studio.State):
     cache: Cache = studio.unsaved()
     known: int = studio.unsaved()
     inputs: TextInputs = studio.unsaved()
+    rule: Rule | None = studio.unsaved()
 
     @property
     def done(self) -> bool:
@@ -99,6 +103,9 @@ class TextInputs(studio.Inputs):
         default_factory=dict, help='added to the logits of tokens by number, such as {"42": -100}'
     )
     stop: list[str] = studio.field(default_factory=list, help="end before this text")
+    json_schema: str = studio.field(
+        "", help="write JSON that fits this JSON Schema, and nothing else", max_length=MOST_SCHEMA
+    )
     truncate: bool = studio.field(False, help="leave out the beginning of a prompt that is longer than the context")
     lookup: int = studio.field(
         0, ge=0, le=64, help="guess so many tokens ahead from repetitions; faster at times, and the text is the same"
@@ -173,7 +180,7 @@ class TextGenerator(studio.Generator):
         return Writing(
             steps=_chunks(len(tokens)) + room - len(tokens) - 1, notices=notices, tokens=tokens, prompt=len(tokens),
             start=max(0, len(tokens) - 4), read=len(tokens), seed=rng.seed, room=room, cache=cache,
-            known=model.prefixes.take(tokens, cache, 0), inputs=inputs,
+            known=model.prefixes.take(tokens, cache, 0), inputs=inputs, rule=model.rule(inputs.json_schema),
         )  # fmt: skip
 
     def step(self, model: TextModel, states: Sequence[Writing]) -> list[Writing]:

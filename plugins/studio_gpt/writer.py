@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from studio.attention import recorded
+from studio.errors import InputError
 from studio_gpt.load import Found
 from studio_gpt.model import GPT, Cache, Config, Over, Piece
 from studio_gpt.prefixes import BLOCK, Prefixes
-from studio_gpt.sampling import Sampling, choose, guess
+from studio_gpt.sampling import Rule, Sampling, choose, guess
 from studio_gpt.text import CHUNK, Logprob, Writing
 from studio_gpt.tokens import Tokens, Written, find_stop
 
@@ -47,6 +48,17 @@ class TextModel:
     def cache(self, room: int) -> Cache:
         """An empty cache for one request of so many tokens."""
         return Cache(self.config, room, self.gpt.embed.weight.dtype, self.gpt.embed.weight.device)
+
+    def rule(self, schema: str) -> Rule | None:
+        """What a JSON Schema allows to be written; None without one. Raises InputError for one that cannot be held to."""
+        if not schema:
+            return None
+        from studio_gpt.constrain import Constraint, SchemaRule
+
+        if not self.tokens.ends:
+            raise InputError("json_schema", "`json_schema` needs a model with a token that ends a text; this has none")
+        ends = sorted(self.tokens.ends)
+        return SchemaRule(Constraint.compile(schema, self.tokens.tokenizer, ends, self.config.vocab))
 
 
 def step(model: TextModel, states: Sequence[Writing]) -> list[Writing]:
@@ -127,7 +139,7 @@ def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[i
     written = Written(state.text, state.start, state.read)
     sampling = sampling_of(state)
     for place, scores in enumerate(logits):
-        token = choose(scores, sampling, tokens, state.prompt, state.seed)
+        token = choose(scores, sampling, tokens, state.prompt, state.seed, state.rule)
         tokens.append(token)
         if state.top:
             noted.append(_note(scores, token, state.top))
@@ -139,6 +151,8 @@ def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[i
         if ended or token != next(iter(guessed[place : place + 1]), None):
             break
     notices = state.notices
+    if state.rule is not None and ended not in ("end", ""):
+        notices += ("the JSON is cut off before its end: allow it more with `--max-tokens`",)
     if ended == "context":
         notices += (f"the text ends where the context of {model.config.context:,} tokens is full",)
     after = replace(

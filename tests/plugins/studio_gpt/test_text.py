@@ -154,6 +154,29 @@ def test_what_cannot_be_is_refused_with_the_numbers(made, inputs, words):
         begin(made, **inputs)
 
 
+def test_a_schema_holds_however_steps_are_made(made, tmp_path):
+    generator, model = made
+    fields = {"ripe": {"type": "boolean"}, "colour": {"enum": ["red", "green"]}}
+    schema = json.dumps({"type": "object", "properties": fields, "required": [*fields], "additionalProperties": False})
+    for seed in range(4):
+        asked = {"seed": seed, "json_schema": schema, "temperature": 1.5, "top_p": 1.0, "max_tokens": 60}
+        state = run(made, begin(made, **asked))
+        found = json.loads(state.text)
+        assert set(found) == {"ripe", "colour"}
+        assert (state.ended, found["colour"] in ("red", "green")) == ("end", True)
+        assert run(made, begin(made, **asked, lookup=4)).text == state.text
+    half = begin(made, **asked)
+    for _ in range(6):
+        (half,) = generator.step(model, [half])
+    (tmp_path / "one.safetensors").write_bytes(pack(identity(), half))
+    again = Checkpoint.open(tmp_path / "one.safetensors").state(begin(made, **asked), "cpu")
+    assert run(made, again).text == state.text
+    short = run(made, begin(made, json_schema=schema, max_tokens=2))
+    assert "cut off before its end" in short.notices[-1]
+    with pytest.raises(InputError, match="`schema` is no JSON"):
+        begin(made, json_schema="{")
+
+
 def test_a_long_prompt_is_cut_when_asked_and_the_text_ends_with_the_context(made):
     state = begin(made, prompt="word " * 2000, truncate=True, max_tokens=1000)
     assert "tokens were left out" in state.notices[0]
