@@ -50,7 +50,7 @@ class TextModel:
         return Cache(self.config, room, self.gpt.embed.weight.dtype, self.gpt.embed.weight.device)
 
     def rule(self, schema: str) -> Rule | None:
-        """What a JSON Schema allows to be written; None without one. Raises InputError for one that cannot be held to."""
+        """What a JSON Schema allows to be written; None without one. InputError for one that cannot be held to."""
         if not schema:
             return None
         from studio_gpt.constrain import Constraint, SchemaRule
