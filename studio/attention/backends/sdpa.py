@@ -23,7 +23,11 @@ _ops = torch.ops.aten
 
 
 def flash_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """torch's flash kernel for the CPU, on (B, H, T, D); grouped heads are served as they are."""
+    """torch's flash kernel for the CPU, on (B, H, T, D); grouped heads are served as they are.
+
+    It takes a head's numbers for neighbours in memory whatever their stride is, so others are copied.
+    """
+    q, k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (q, k, v))
     return cast(
         Tensor,
         _ops._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)[0],
