@@ -63,11 +63,9 @@ def products(rounds: int) -> None:
         layers = nn.Sequential()
         for outputs, inputs, count in (*SHAPES.values(), HEAD):
             layers.extend(nn.Linear(inputs, outputs, bias=False) for _ in range(count))
-        fact = "F.linear"
-        if kind in KINDS:
-            fact = speed_up(layers, kind).fact
         dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
         layers.to(dtype)
+        fact = speed_up(layers, kind).fact if kind in KINDS else "F.linear"
         given = {rows: {n: torch.randn(rows, n).to(dtype) for n in (768, 3072)} for rows in (1, 4, 16, 64)}
         inputs = [n for _, n, count in (*SHAPES.values(), HEAD) for _ in range(count)]
 

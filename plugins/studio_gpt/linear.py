@@ -25,7 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,25 +39,28 @@ GROUP = 32  # weights that share a scale in int4
 FLOAT16_MOST = 65504.0
 
 
-class Kernel(Protocol):
-    """What takes the place of an `nn.Linear`: an `nn.Module` that is called with (..., in) and gives (..., out)."""
+class Kernel(nn.Module):
+    """What takes the place of an `nn.Linear`: called with (..., in) it gives (..., out) in the dtype of its input.
+
+    Attributes:
+        name: for reports and recipes.
+        packed: bytes that it holds outside of parameters and buffers.
+    """
 
     name: ClassVar[str]
+    packed: int = 0
+
+    def __init__(self, linear: nn.Linear) -> None:
+        """Pack the weights; the given module is left as it is."""
+        super().__init__()
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
         """Why it cannot serve this one; empty if it can."""
-
-    @classmethod
-    def of(cls, linear: nn.Linear) -> Self:
-        """Pack the weights; the given module is left as it is."""
-
-    @property
-    def packed(self) -> int:
-        """Bytes that it holds outside of parameters and buffers."""
+        raise NotImplementedError
 
 
-class Split(nn.Module):
+class Split(Kernel):
     """The weights as they are; few rows are multiplied in a batch of parts of the matrix, so that all threads read.
 
     The parameters stay those of the `nn.Linear` it was made of: tied weights stay tied, and nothing is held twice.
@@ -66,12 +69,9 @@ class Split(nn.Module):
     name: ClassVar[str] = "split"
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
+        super().__init__(linear)
         self.weight, self.bias = linear.weight, linear.bias
         self.parts = _parts(linear.out_features)
-
-    of = classmethod(lambda cls, linear: cls(linear))
-    packed = 0
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -96,18 +96,16 @@ class Split(nn.Module):
         return _shaped(y.flatten(0, 1).t().contiguous(), x)  # kernels after it want whole rows
 
 
-class Half(nn.Module):
+class Half(Kernel):
     """Weights in float16, products and sums in float32, by FBGEMM (x86)."""
 
     name: ClassVar[str] = "fbgemm-float16"
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
+        super().__init__(linear)
         bias = None if linear.bias is None else linear.bias.detach().float()
         self._packed = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach().float(), bias)
         self.packed = linear.weight.numel() * 2 + (0 if bias is None else bias.nbytes)
-
-    of = classmethod(lambda cls, linear: cls(linear))
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -122,7 +120,7 @@ class Half(nn.Module):
         return _shaped(torch.ops.quantized.linear_dynamic_fp16(_rows(x).float(), self._packed), x)
 
 
-class Int8(nn.Module):
+class Int8(Kernel):
     """Weights in int8, a scale for each output; each row of x in 8 bits with its own scale; exact sums, by FBGEMM.
 
     FBGEMM's own dynamic form takes one scale for all rows, and then what a request gets depends on its neighbours. So
@@ -132,7 +130,7 @@ class Int8(nn.Module):
     name: ClassVar[str] = "fbgemm-int8"
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
+        super().__init__(linear)
         weight = linear.weight.detach().float()
         scales = _scales(weight, 127)
         with warnings.catch_warnings():  # there is no other way yet to hand int8 weights to FBGEMM
@@ -141,8 +139,6 @@ class Int8(nn.Module):
         self._packed = torch.ops.quantized.linear_prepack(int8, None)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float(), requires_grad=False)
         self.packed = weight.numel() + 12 * len(scales)  # FBGEMM holds scale, zero point and sum of each output
-
-    of = classmethod(lambda cls, linear: cls(linear))
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -161,14 +157,13 @@ class Int8(nn.Module):
         return _shaped(y, x)
 
 
-class Int8Weights(nn.Module):
+class Int8Weights(Kernel):
     """Weights in int8, a scale for each output; activations keep their numbers. Runs on CPUs and GPUs."""
 
     name: ClassVar[str] = "int8-weights"
-    packed = 0
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
+        super().__init__(linear)
         weight = linear.weight.detach().float()
         scales = _scales(weight, 127)
         self.weight: Tensor
@@ -176,8 +171,6 @@ class Int8Weights(nn.Module):
         self.register_buffer("weight", (weight / scales[:, None]).round().to(torch.int8))  # (out, in)
         self.register_buffer("scales", scales)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
-
-    of = classmethod(lambda cls, linear: cls(linear))
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -201,7 +194,7 @@ class Int8Weights(nn.Module):
         return _shaped(y, x)
 
 
-class Int4(nn.Module):
+class Int4(Kernel):
     """Weights in 4 bits, with a scale and an offset for each `GROUP` inputs of an output, by torch's own kernels.
 
     Activations are rounded to bfloat16: the kernel of the CPU takes float32 too, at a thirtieth of the speed. The one
@@ -209,12 +202,11 @@ class Int4(nn.Module):
     """
 
     name: ClassVar[str] = "int4-weights"
-    packed = 0
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
+        super().__init__(linear)
         self.outputs = linear.out_features
-        self.cuda = linear.weight.device.type == "cuda"
+        self.on_cuda = linear.weight.device.type == "cuda"
         weight = F.pad(linear.weight.detach().float(), (0, 0, 0, -self.outputs % 16))
         groups = weight.unflatten(1, (-1, GROUP))  # (out, in / GROUP, GROUP)
         least = groups.amin(-1)
@@ -222,14 +214,12 @@ class Int4(nn.Module):
         integers = ((groups - least[..., None]) / scales[..., None]).round().clamp(0, 15).to(torch.int32).flatten(1)
         self.weight: Tensor
         self.scales: Tensor
-        self.register_buffer("weight", _pack_int4(integers, self.cuda))
+        self.register_buffer("weight", _pack_int4(integers, self.on_cuda))
         both = torch.stack((scales, least + 8 * scales), -1).transpose(
             0, 1
         )  # a weight is (integer - 8) * scale + offset
         self.register_buffer("scales", both.contiguous().bfloat16())
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
-
-    of = classmethod(lambda cls, linear: cls(linear))
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -241,7 +231,7 @@ class Int4(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out) in the dtype of x."""
         rows = _rows(x).to(self.scales.dtype)
-        multiply = torch.ops.aten._weight_int4pack_mm if self.cuda else torch.ops.aten._weight_int4pack_mm_for_cpu
+        multiply = torch.ops.aten._weight_int4pack_mm if self.on_cuda else torch.ops.aten._weight_int4pack_mm_for_cpu
         y = multiply(rows, self.weight, GROUP, self.scales)[:, : self.outputs]
         y = y if self.bias is None else y + self.bias
         return _shaped(y, x)
@@ -297,7 +287,7 @@ def speed_up(model: nn.Module, weights: str = "loaded") -> Packed:
             if reason := kernel.refuses(linear):
                 reasons.setdefault(path, {})[kernel.name] = reason
                 continue
-            setattr(parent, name, kernel.of(linear))
+            setattr(parent, name, kernel(linear))
             kernels[path] = kernel.name
             break
     return Packed(kernels, reasons, before, size(model))
@@ -348,7 +338,7 @@ def _not_finite(linear: nn.Linear) -> str:
 def _pack_int4(integers: Tensor, cuda: bool) -> Tensor:
     """The layout that torch's kernels read; on CUDA as many tiles of 16 inputs together as fit (2, 4 or 8)."""
     if not cuda:
-        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(integers, 1)  # type: ignore[no-any-return]
+        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(integers, 1)
     tiles = next(tiles for tiles in (8, 4, 2) if integers.shape[1] % (16 * tiles) == 0)
     pairs = (integers[:, ::2] << 4 | integers[:, 1::2]).to(torch.uint8)
-    return torch.ops.aten._convert_weight_to_int4pack(pairs, tiles)  # type: ignore[no-any-return]
+    return torch.ops.aten._convert_weight_to_int4pack(pairs, tiles)

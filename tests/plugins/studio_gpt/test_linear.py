@@ -28,9 +28,7 @@ def drawn(outputs: int, inputs: int, bias: bool, seed: int = 0) -> nn.Linear:
 def packed(kernel: type[Kernel], linear: nn.Linear) -> nn.Module:
     if reason := kernel.refuses(linear):
         pytest.skip(reason)
-    made = kernel.of(linear)
-    assert isinstance(made, nn.Module)
-    return made
+    return kernel(linear)
 
 
 @torch.no_grad()
@@ -56,7 +54,7 @@ def test_close_to_float64(kernel, rows, outputs, groups, bias, seed) -> None:
         return
     x = torch.randn(rows, 32 * groups, generator=torch.Generator().manual_seed(seed + 1))
     with torch.inference_mode():
-        got = kernel.of(linear)(x)
+        got = kernel(linear)(x)
     assert got.shape == (rows, outputs)
     assert got.is_contiguous()
     assert lost(got, linear, x) < BOUNDS[kernel]
