@@ -213,12 +213,15 @@ def generation(new: int, rounds: int, compiled: bool) -> None:
     In one process their pools of threads wait for each other: CTranslate2's took a third to a half of our speed.
     """
     peers = ["ours", "transformers", *(["ctranslate2"] if importlib.util.find_spec("ctranslate2") else [])]
+    speed = streaming()
     spawning = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
+    children = []
     read: dict[str, int] = {}
     for peer in peers:
         here, there = spawning.Pipe()
-        spawning.Process(target=serve, args=(peer, compiled, there), daemon=True).start()
+        children.append(spawning.Process(target=serve, args=(peer, compiled, there)))
+        children[-1].start()
         offered = here.recv()
         read |= offered
         pipes |= dict.fromkeys(offered, here)
@@ -233,11 +236,14 @@ def generation(new: int, rounds: int, compiled: bool) -> None:
             time.sleep(0.3)  # until the threads of the last one sleep
     for pipe in set(pipes.values()):
         pipe.send(None)
-    report(new, taken, made, read)
+    for child in children:
+        child.join()
+    report(new, taken, made, read, speed)
 
 
-def report(new: int, taken: dict[str, list[float]], made: dict[str, list[int]], read: dict[str, int]) -> None:
-    speed = streaming()
+def report(
+    new: int, taken: dict[str, list[float]], made: dict[str, list[int]], read: dict[str, int], speed: float
+) -> None:
     rates = {name: new / statistics.median(each) for name, each in taken.items()}
     print(f"streaming read {speed / 1e9:.1f} GB/s; batch 1, {new} new tokens after {len(PROMPT)}\n")
     print("| | tokens/s (median) | best round | of the limit | first tokens equal to transformers float32 |")
