@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from studio import errors
     from studio.api import Studio
     from studio.errors import StudioError
-    from studio.generator import Console, Generator, Rng, State, Trainer
+    from studio.generator import Console, Generator, Rng, State, Trainer, unsaved
     from studio.hookspecs import hookimpl
     from studio.inputs import Inputs, field
     from studio.media import Embedding, Image, Media, Text
@@ -43,6 +43,7 @@ _HOMES = {
     "field": "inputs",
     "hookimpl": "hookspecs",
     "module": "weights",
+    "unsaved": "generator",
 }
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "field",
     "hookimpl",
     "module",
+    "unsaved",
 ]
 
 

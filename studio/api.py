@@ -313,6 +313,7 @@ class Studio:
             message = f"`preview_every` is {preview_every!r}, but must be a whole number from 0 (none)"
             raise InputError("preview_every", message)
         plugin = self.plugins.owner(generator.name)
+        generator = generator.serving(inputs)
         return Request(
             generator, inputs, seed, plugin, preview_every=preview_every, label=label, invariant=self._invariant
         )

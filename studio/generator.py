@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 _HOST_NAMES = ("seed", "n", "output", "preview_every", "label", "json", "priority", "client", "time_limit_s")
+UNSAVED = "studio_unsaved"
 _NAME = re.compile(r"^[a-z][a-z0-9_-]{0,49}$")
 
 
@@ -106,7 +107,8 @@ class State:
     """One request's progress. Subclass it (``@dataclass(frozen=True, kw_only=True, eq=False)``) with your own fields.
 
     `position` counts the steps done, `steps` those in all; `notices` tells the user what the generator had to do (a
-    prompt was cut …) and goes into the recipe. Fields hold tensors and JSON-able values, so that a state can be saved.
+    prompt was cut …) and goes into the recipe. Fields hold tensors and JSON-able values, so that a state can be saved;
+    one that is declared with `unsaved()` may hold anything.
     """
 
     position: int = 0
@@ -117,6 +119,14 @@ class State:
     def done(self) -> bool:
         """Whether `finish` may be called."""
         return self.position >= self.steps
+
+
+def unsaved() -> Any:
+    """Declare a field of a State that is left out when it is saved, because it can be made again (a cache, say).
+
+    A state that is taken up again has there what `start` makes.
+    """
+    return field(metadata={UNSAVED: True})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,6 +182,13 @@ class Generator:
     def generate(self, model: Any, inputs: Any, rng: Rng) -> Media:
         """Make the media in one step (simple form)."""
         raise NotImplementedError(f"{type(self).__name__} defines neither `generate` nor `start`, `step` and `finish`")
+
+    def serving(self, inputs: Any) -> Generator:
+        """The generator that is to make these inputs: this one, or a like one with the weights that an input names.
+
+        It has the same name and class, and is the same one each time for the same weights, so that its model is kept.
+        """
+        return self
 
     def start(self, model: Any, inputs: Any, rng: Rng) -> State:
         """Make the first state; long work (encoding a prompt) belongs here."""

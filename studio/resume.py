@@ -58,8 +58,9 @@ class Host:
         if identity.generator not in self.generators:
             raise UnknownName("generator", identity.generator, self.generators)
         generator, plugin = self.generators[identity.generator], self.owner(identity.generator)
-        check_unchanged(found.checkpoint, generator, plugin)
         inputs = generator.Inputs.from_recipe(identity.inputs, self.fetch)
+        generator = generator.serving(inputs)
+        check_unchanged(found.checkpoint, generator, plugin)
         own = replace(found.checkpoint, path=self.folder.claim(found.path))
         resumption = Resumption(own, generator, inputs, self.device)
         past = past_of(identity, plugin, self.device)

@@ -18,10 +18,10 @@ import torch
 from studio.weights import SMALL
 
 if TYPE_CHECKING:
-    from studio.weights import Source, Streaming
+    from studio.weights import Streaming, Tensors
 
 
-def stream(made: torch.nn.Module, source: Source, names: Mapping[str, str], how: Streaming) -> set[int]:
+def stream(made: torch.nn.Module, source: Tensors, names: Mapping[str, str], how: Streaming) -> set[int]:
     """Hook the groups of a module whose parameters are on meta; returns the ids of the parameters that are streamed.
 
     `names` maps a parameter's first name to its name in the source; one that is not a key has been tied to another.
@@ -63,7 +63,7 @@ def _bytes(parameter: torch.nn.Parameter, dtype: torch.dtype) -> int:
 
 
 def _hook(
-    group: torch.nn.Module, own: list[tuple[torch.nn.Module, str, torch.nn.Parameter, str]], source: Source
+    group: torch.nn.Module, own: list[tuple[torch.nn.Module, str, torch.nn.Parameter, str]], source: Tensors
 ) -> None:
     def come(_: torch.nn.Module, given: Any) -> None:
         for owner, leaf, _parameter, name in own:

@@ -50,6 +50,25 @@ class Holder(Protocol):
         """Return what is held already for such a module, or `built` after calling `fill`."""
 
 
+class Tensors(Protocol):
+    """Named tensors in files, read one at a time. `Source` is the one for safetensors."""
+
+    files: Sequence[Path]
+    device: str
+    dtype: torch.dtype
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all tensors, as the module has them."""
+
+    def check(self, name: str, shape: Sequence[int]) -> None:
+        """Raise WeightsError if the tensor has another shape."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """A copy of the tensor on the device; floating-point ones are cast."""
+
+
+Reader = Callable[[Sequence[Path], str, "torch.dtype"], Tensors]
 _streaming: ContextVar[Streaming | None] = ContextVar("studio_streaming", default=None)
 _holder: ContextVar[Holder | None] = ContextVar("studio_holder", default=None)
 
@@ -117,7 +136,7 @@ class Source:
 
 def module(
     build: Callable[[], M], files: Sequence[Path | str], *, device: str, dtype: str | torch.dtype,
-    rename: Rename | None = None,
+    rename: Rename | None = None, reader: Reader | None = None,
 ) -> M:  # fmt: skip
     """Return the module that `build` makes, with the weights of safetensors files, in evaluation mode and frozen.
 
@@ -127,6 +146,7 @@ def module(
         device: where it goes: ``cpu``, ``cuda``, ``cuda:1``.
         dtype: what floating-point tensors are cast to; buffers that no file holds stay as built.
         rename: a file's name of a tensor -> the module's, or None to leave the tensor out.
+        reader: opens the files in place of `Source`, where they are of another format, or hold the tensors in pieces.
 
     Raises WeightsError for missing, damaged or ambiguous files, missing or unexpected tensors, and wrong shapes. Of
     parameters that are tied, one name suffices.
@@ -137,14 +157,14 @@ def module(
     with _parameters_on_meta():
         made = build()
     paths = [Path(file) for file in files]
-    source = Source(paths, rename, device, dtype)
+    source = reader(paths, device, dtype) if reader else Source(paths, rename, device, dtype)
     tied = _match(made, source)
     if (holder := _holder.get()) is not None:
         return cast(M, holder.part(made, paths, dtype, lambda: _fill(made, source, tied).eval()))
     return _fill(made, source, tied).eval()
 
 
-def _fill(made: M, source: Source, tied: Mapping[str, Sequence[str]]) -> M:
+def _fill(made: M, source: Tensors, tied: Mapping[str, Sequence[str]]) -> M:
     """Read what is not streamed; `tied` maps names in the source to the parameters that they fill."""
     import torch
 
@@ -165,7 +185,7 @@ def _fill(made: M, source: Source, tied: Mapping[str, Sequence[str]]) -> M:
     return made
 
 
-def _match(made: torch.nn.Module, source: Source) -> dict[str, list[str]]:
+def _match(made: torch.nn.Module, source: Tensors) -> dict[str, list[str]]:
     """Name in the source -> names of the (tied) parameters that it fills. Raises WeightsError."""
     alike: defaultdict[int, list[str]] = defaultdict(list)
     for name, parameter in made.named_parameters(remove_duplicate=False):
@@ -205,7 +225,7 @@ def _saved_buffers(made: torch.nn.Module) -> Iterator[str]:
                 yield f"{prefix}.{leaf}" if prefix else leaf
 
 
-def _move_buffers(made: torch.nn.Module, source: Source) -> None:
+def _move_buffers(made: torch.nn.Module, source: Tensors) -> None:
     """Fill saved buffers from the source, and move the others to the device as they were built."""
     for prefix, owner in made.named_modules():
         for leaf, buffer in owner._buffers.items():

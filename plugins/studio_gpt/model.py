@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,19 +39,23 @@ class Rope:
 
     `linear` divides all of them by `factor`. `llama3` leaves those whose wavelength is short against `original`, the
     context of the first training, divides the long ones, and passes smoothly from one to the other (Llama 3.1).
+    `divisors` has one number for each frequency, as GGUF files write the same thing.
     """
 
     theta: float = 10_000.0
-    scaling: str = "none"  # none, linear, llama3
+    scaling: str = "none"  # none, linear, llama3, divisors
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original: int = 8192
+    divisors: tuple[float, ...] = ()
 
     def frequencies(self, head_dim: int) -> Tensor:
         """Radians a token, (head_dim / 2,) float32, from the fastest to the slowest."""
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         frequencies = 1.0 / self.theta**exponents  # (D / 2,)
+        if self.scaling == "divisors":
+            return frequencies / torch.tensor(self.divisors)
         if self.scaling == "linear":
             return frequencies / self.factor
         if self.scaling == "llama3":
@@ -116,12 +120,10 @@ class Config:
             raise UsageError(f"the activation is `{self.activation}`; known: {', '.join(ACTIVATIONS)}")
 
 
-def llama(**sizes: int) -> Config:
+def llama(**sizes: Any) -> Config:
     """A Llama of the given sizes: RoPE, RMSNorm, SwiGLU, no biases, tied embeddings."""
-    return Config(
-        **sizes, rope=Rope(), norm="rms", activation="silu", gated=True,
-        qkv_bias=False, out_bias=False, mlp_bias=False,
-    )  # type: ignore[arg-type]  # fmt: skip
+    plain: dict[str, Any] = {"qkv_bias": False, "out_bias": False, "mlp_bias": False}
+    return Config(**{"rope": Rope(), "norm": "rms", "activation": "silu", "gated": True, **plain, **sizes})
 
 
 class Look(Protocol):
@@ -296,7 +298,7 @@ class Over:
 def _check(pieces: Sequence[Piece], context: int) -> None:
     for piece in pieces:
         end = piece.start + len(piece.tokens)
-        if not 1 <= piece.wanted <= len(piece.tokens) and piece.wanted:
+        if piece.tokens and not 0 <= piece.wanted <= len(piece.tokens):
             raise UsageError(f"logits of {piece.wanted} tokens are wanted; there are {len(piece.tokens)}")
         if not piece.tokens or end > context or end > piece.cache.room:
             raise UsageError(
@@ -307,7 +309,8 @@ def _check(pieces: Sequence[Piece], context: int) -> None:
 
 def _ends(pieces: Sequence[Piece]) -> list[int]:
     """Where in the packed row the wanted tokens stand."""
-    ends, at = [], 0
+    ends: list[int] = []
+    at = 0
     for piece in pieces:
         at += len(piece.tokens)
         ends += range(at - piece.wanted, at)

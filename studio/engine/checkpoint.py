@@ -87,13 +87,13 @@ class Checkpoint:
         except (Damaged, KeyError, ValidationError):
             raise CheckpointError(path, "it is damaged, or not written by this version of Studio") from None
 
-    def state(self, kind: type[_S], device: str) -> _S:
-        """Read the state, of class `kind`, onto `device`. Raises CheckpointError."""
+    def state(self, first: _S, device: str) -> _S:
+        """Read the state onto `device`; `first` is what `start` made. Raises CheckpointError."""
         try:
             data = self.path.read_bytes()
             header = _header(data)
             _check_hash(data, header)
-            return decode_state(json.loads(_metadata(header)["state"]), _tensors(data, header), kind, device)
+            return decode_state(json.loads(_metadata(header)["state"]), _tensors(data, header), first, device)
         except OSError as error:
             raise CheckpointError(self.path, f"it cannot be read: {error.strerror or error}") from error
         except Damaged as error:

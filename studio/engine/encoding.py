@@ -1,7 +1,8 @@
 """A state's fields as JSON and tensors, and back, bit for bit.
 
 What may stand in a state: None, true and false, numbers, text, lists, tuples, dicts, tensors and `Rng`, nested as one
-likes. JSON has no tuples, no keys but text and no NaN, so whatever it lacks stands as an object with one key, its tag.
+likes; fields declared with `unsaved()` are left out. JSON has no tuples, no keys but text and no NaN, so whatever it
+lacks stands as an object with one key, its tag.
 A tensor or an Rng that stands in two places is one object again afterwards; tensors that only share memory become
 apart. This module knows nothing of files, requests or engines, and imports torch only where there are tensors.
 
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from studio.generator import Rng, State
+from studio.generator import UNSAVED, Rng, State
 
 if TYPE_CHECKING:
     import torch
@@ -85,24 +86,27 @@ def encode_state(state: State) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
     """Return a state's fields and random generators as JSON, and its tensors by name. Raises Unsavable."""
     encoder = Encoder()
     try:
-        values = {field.name: encoder.encode(getattr(state, field.name), field.name) for field in fields(state)}
+        values = {name: encoder.encode(getattr(state, name), name) for name, kept in _fields(state) if kept}
     except RecursionError:
         raise Unsavable("a field holds itself, or is nested too deeply") from None
     return {"fields": values, "rngs": encoder.rngs}, encoder.tensors
 
 
-def decode_state(saved: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], kind: type[_S], device: str) -> _S:
-    """Make a state of class `kind` from what `encode_state` gave; tensors that were not on the CPU go to `device`.
+def decode_state(saved: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], first: _S, device: str) -> _S:
+    """Make a state like `first` from what `encode_state` gave; tensors that were not on the CPU go to `device`.
 
-    The class's own `__init__` is not run: what it once derived is among the fields. Raises Damaged.
+    What is not saved is taken from `first`. The class's own `__init__` is not run: what it once derived is among the
+    fields. Raises Damaged.
     """
-    names = {field.name for field in fields(kind)}
+    kind = type(first)
+    names = {name for name, kept in _fields(first) if kept}
     try:
         if set(saved["fields"]) != names:
             differing = ", ".join(f"`{name}`" for name in sorted(names.symmetric_difference(saved["fields"])))
             raise Damaged(f"its state has other fields than {kind.__name__} has now: {differing}")
         decoder = _Decoder(tensors, [Rng.from_state_dict(each) for each in saved["rngs"]], device)
         values = {name: decoder.decode(value) for name, value in saved["fields"].items()}
+        values |= {name: getattr(first, name) for name, kept in _fields(first) if not kept}
     except Damaged:
         raise
     except Exception as error:  # hostile data may break anything on the way, and nothing but data is touched
@@ -111,6 +115,11 @@ def decode_state(saved: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], 
     for name, value in values.items():
         object.__setattr__(state, name, value)
     return state
+
+
+def _fields(state: State) -> list[tuple[str, bool]]:
+    """Each field's name, and whether it is saved."""
+    return [(field.name, not field.metadata.get(UNSAVED)) for field in fields(state)]
 
 
 class _Decoder:

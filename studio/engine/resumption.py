@@ -30,13 +30,13 @@ class Resumption:
     device: str
 
     def __call__(self, model: Any) -> tuple[State, Rng]:
-        """Start once more, which tells the class of the state, and read the saved one into it.
+        """Start once more, which tells the class of the state and what is not saved, and read the saved one into it.
 
         Raises CheckpointError, or whatever the generator's `start` raises.
         """
         rng = Rng(self.checkpoint.identity.seed)
         first = check_state(self.generator.start(model, self.inputs, rng))
-        return self.checkpoint.state(type(first), self.device), rng
+        return self.checkpoint.state(first, self.device), rng
 
 
 def past_of(identity: Identity, plugin: PluginRef, device: str) -> Past:

@@ -49,7 +49,7 @@ def identity(**changed):
 def through_file(state, folder):
     path = folder / "one.safetensors"
     path.write_bytes(pack(identity(), state))
-    return Checkpoint.open(path).state(type(state), "cpu")
+    return Checkpoint.open(path).state(state, "cpu")
 
 
 @st.composite
@@ -166,7 +166,7 @@ path = pathlib.Path({str(path)!r})
 rng = studio.generator.Rng(1); rng.python.random()
 class S(studio.State): pass
 path.write_bytes(pack(who, S(notices=("a",), position=1)))
-print(Checkpoint.open(path).state(S, "cpu").notices, "torch" in sys.modules)
+print(Checkpoint.open(path).state(S(), "cpu").notices, "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "('a',) False"
@@ -220,7 +220,7 @@ def test_no_damage_goes_unseen(data, tmp_path_factory):
     path.write_bytes(bad)
     if bad != good:
         with pytest.raises(CheckpointError, match="cannot be taken up"):
-            Checkpoint.open(path).state(Anything, "cpu")
+            Checkpoint.open(path).state(Anything(), "cpu")
 
 
 @given(foreign=st.binary(max_size=200) | st.text().map(str.encode) | st.just(b"\x02" + b"\0" * 7 + b"[]"))
@@ -229,6 +229,18 @@ def test_foreign_files_are_refused(foreign, tmp_path_factory):
     path.write_bytes(foreign)
     with pytest.raises(CheckpointError, match="`one` cannot be taken up"):
         Checkpoint.open(path)
+
+
+def test_what_is_not_saved_comes_from_the_state_that_start_made(tmp_path):
+    @dataclass(frozen=True, kw_only=True, eq=False)
+    class Cached(studio.State):
+        words: tuple = ()
+        cache: Any = studio.unsaved()
+
+    path, cache = tmp_path / "one.safetensors", object()
+    path.write_bytes(pack(identity(), Cached(words=("a",), cache=lambda: None, position=3)))
+    made = Checkpoint.open(path).state(Cached(cache=cache), "cpu")
+    assert (made.words, made.position, made.cache) == (("a",), 3, cache)
 
 
 def test_other_fields_are_refused_by_name(tmp_path):
@@ -241,4 +253,4 @@ def test_other_fields_are_refused_by_name(tmp_path):
     path = tmp_path / "one.safetensors"
     path.write_bytes(pack(identity(), Anything()))
     with pytest.raises(CheckpointError, match="other fields than Other has now: `c`, `d`"):
-        Checkpoint.open(path).state(Other, "cpu")
+        Checkpoint.open(path).state(Other(), "cpu")

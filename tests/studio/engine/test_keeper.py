@@ -147,7 +147,7 @@ def test_what_is_saved_is_the_latest_state(bench):
     checkpoint = Checkpoint.open(bench.checkpoints()[0])
     assert checkpoint.identity.position == entry.state.position
     assert checkpoint.identity.notices == ("begun",)
-    assert checkpoint.state(type(entry.state), "cpu").link == entry.state.link
+    assert checkpoint.state(entry.state, "cpu").link == entry.state.link
 
 
 def test_a_state_that_cannot_be_saved_is_told_of_once_and_goes_on(bench):

@@ -1,0 +1,175 @@
+"""What a GGUF file says of a model: its shape, where its tensors stand, and its tokenizer.
+
+Known are the architectures gpt2, llama (Mistral and SmolLM too), qwen2 and qwen3. Llama's rows of queries and keys are
+stored in another order, pairs side by side, and are put back. This module knows nothing of the file's bytes.
+
+Try it: ``studio text --model model.gguf "Once upon a time"``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from studio.errors import UsageError
+from studio_gpt.families import Fields, Stored
+from studio_gpt.model import Config, Rope
+from studio_gpt.tokens import Tokens
+
+if TYPE_CHECKING:
+    import tokenizers
+
+ARCHITECTURES = ("gpt2", "llama", "qwen2", "qwen3")
+_CONTROL, _USER_DEFINED = 3, 4
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+# How a text is cut before pairs of bytes are joined, by the name that llama.cpp gave it: a pattern, or digits one by
+# one and then GPT-2's own pattern, or that alone.
+_CUTS: dict[str, str] = {
+    "gpt-2": "", "smollm": "digits", "llama-bpe": _WORDS % 3, "llama3": _WORDS % 3, "qwen2": _WORDS % 1,
+}  # fmt: skip
+
+
+def config_of(metadata: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]], divisors: Sequence[float]) -> Config:
+    """The shape that the metadata describe; `tensors` are shapes by name, `divisors` those of `rope_freqs.weight`.
+
+    Raises UsageError for what is unknown or not supported.
+    """
+    family = metadata.get("general.architecture")
+    if family not in ARCHITECTURES:
+        raise UsageError(f"the model is of the type {family!r:.60}; of GGUF files are known {', '.join(ARCHITECTURES)}")
+    prefix = f"{family}."
+    f = Fields({key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)})
+    if f.values.get("expert_count"):
+        raise UsageError("it has experts, which is not supported")
+    heads, width = f.whole("attention.head_count", None, "heads"), f.whole("embedding_length", None, "width")
+    layers, gpt2 = f.whole("block_count", None, "layers"), family == "gpt2"
+    head_dim = f.whole("attention.key_length", width // heads, "head_dim")
+    eps = f.number("attention.layer_norm_epsilon" if gpt2 else "attention.layer_norm_rms_epsilon", 1e-5)
+    window = f.values.get("attention.sliding_window") and f.whole("attention.sliding_window", None, "context")
+    return Config(
+        vocab=tensors.get("token_embd.weight", (0,))[0], context=f.whole("context_length", None, "context"),
+        layers=layers, heads=heads, width=width, kv_heads=f.whole("attention.head_count_kv", heads, "kv_heads"),
+        head_dim=head_dim, hidden=f.whole("feed_forward_length", None, "hidden"),
+        rope=None if gpt2 else _rope(f, head_dim, divisors), norm="layer" if gpt2 else "rms", eps=eps,
+        activation="gelu_tanh" if gpt2 else "silu", gated=not gpt2, qkv_bias="blk.0.attn_q.bias" in tensors or gpt2,
+        out_bias="blk.0.attn_output.bias" in tensors, mlp_bias="blk.0.ffn_down.bias" in tensors,
+        qk_norm=family == "qwen3", windows=(window,) * layers if window else (), tied="output.weight" not in tensors,
+    )  # fmt: skip
+
+
+def _rope(f: Fields, head_dim: int, divisors: Sequence[float]) -> Rope:
+    if f.values.get("rope.dimension_count", head_dim) != head_dim:
+        raise UsageError("it turns a part of each head only (`rope.dimension_count`), which is not supported")
+    kind, theta = f.values.get("rope.scaling.type", "none"), f.number("rope.freq_base", 10_000.0)
+    if divisors:
+        if len(divisors) != head_dim // 2 or not all(0 < each < 1e12 for each in divisors):
+            raise UsageError(f"`rope_freqs.weight` must have {head_dim // 2} numbers above 0")
+        return Rope(theta, "divisors", divisors=tuple(divisors))
+    if kind == "linear":
+        return Rope(theta, "linear", f.number("rope.scaling.factor", 1.0))
+    if kind != "none":
+        raise UsageError(f"its positions are scaled by `{kind!s:.40}`; known are none, linear and `rope_freqs`")
+    return Rope(theta)
+
+
+def plan_of(config: Config, family: str) -> dict[str, Stored]:
+    """Where each parameter of ours stands in a file of that architecture."""
+    c, gpt2 = config, family == "gpt2"
+    qkv = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim)
+    pairs = (c.heads, c.kv_heads, 0) if family == "llama" else ()
+    plan: dict[str, Stored] = {}
+
+    def add(ours: str, names: tuple[str, ...], rows: tuple[int, ...], bias: bool, pairs: tuple[int, ...] = ()) -> None:
+        for kind in ("weight", "bias") if bias else ("weight",):
+            plan[f"{ours}.{kind}"] = Stored(tuple(f"{name}.{kind}" for name in names), rows, pairs=pairs)
+
+    for i in range(c.layers):
+        ours, at = f"blocks.{i}.", f"blk.{i}."
+        add(ours + "norm_1", (at + "attn_norm",), (c.width,), gpt2)
+        if gpt2:
+            add(ours + "qkv", (at + "attn_qkv",), (sum(qkv),), True)
+        else:
+            add(ours + "qkv", tuple(f"{at}attn_{each}" for each in "qkv"), qkv, c.qkv_bias, pairs)
+        add(ours + "out", (at + "attn_output",), (c.width,), c.out_bias)
+        add(ours + "norm_2", (at + "ffn_norm",), (c.width,), gpt2)
+        ups = (at + "ffn_gate", at + "ffn_up") if c.gated else (at + "ffn_up",)
+        add(ours + "up", ups, (c.hidden,) * len(ups), c.mlp_bias)
+        add(ours + "down", (at + "ffn_down",), (c.width,), c.mlp_bias)
+        for each in ("q", "k") if c.qk_norm else ():
+            add(f"{ours}{each}_norm", (f"{at}attn_{each}_norm",), (c.head_dim,), False)
+    add("embed", ("token_embd",), (c.vocab,), False)
+    add("norm", ("output_norm",), (c.width,), gpt2)
+    if gpt2:
+        add("places", ("position_embd",), (c.context,), False)
+    if not c.tied:
+        add("head", ("output",), (c.vocab,), False)
+    return plan
+
+
+def tokens_of(metadata: Mapping[str, Any]) -> Tokens:
+    """The tokenizer in the file. Raises UsageError if it has none, or one of a kind that is not known."""
+    kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
+    words, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
+    if kind != "gpt2" or cut not in _CUTS or not isinstance(words, list) or not isinstance(merges, list):
+        known = ", ".join(_CUTS)
+        raise UsageError(
+            f"its tokenizer is {kind!r:.40} cut by {cut!r:.40}; known is gpt2 (byte-level BPE) cut by {known}",
+            hint="put the model's tokenizer.json beside the file, and it is taken instead",
+        )
+    tokenizer = _byte_level(words, merges, cut)
+    _add_special(tokenizer, words, metadata)
+    eos = metadata.get("tokenizer.ggml.eos_token_id")
+    ends = {each for each in (eos, metadata.get("tokenizer.ggml.eot_token_id")) if isinstance(each, int)}
+    specials = {
+        name: words[number]
+        for name in ("bos", "eos")
+        if isinstance(number := metadata.get(f"tokenizer.ggml.{name}_token_id"), int) and 0 <= number < len(words)
+    }
+    template = metadata.get("tokenizer.chat_template")
+    return Tokens(
+        tokenizer, frozenset(ends), template if isinstance(template, str) else None,
+        {f"{name}_token": text for name, text in specials.items()},
+    )  # fmt: skip
+
+
+def _byte_level(words: list[Any], merges: list[Any], cut: str) -> tokenizers.Tokenizer:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    vocab = {word: number for number, word in enumerate(words)}
+    pairs = [(first, second) for first, _, second in (str(merge).partition(" ") for merge in merges)]
+    if len(vocab) != len(words) or not all(second for _, second in pairs):
+        raise UsageError("its tokenizer is damaged: a token stands twice, or a merge is no pair")
+    try:
+        tokenizer = Tokenizer(models.BPE(vocab, pairs, ignore_merges=cut in ("llama-bpe", "llama3")))
+    except Exception as error:  # the library raises a bare Exception
+        raise UsageError(f"its tokenizer is damaged: {error}") from None
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=_CUTS[cut] in ("", "digits"))
+    steps: list[Any] = [bytes_]
+    if _CUTS[cut] == "digits":
+        steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    elif _CUTS[cut]:
+        steps.insert(0, pre_tokenizers.Split(Regex(_CUTS[cut]), "isolated"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    if cut == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    return tokenizer
+
+
+def _add_special(tokenizer: tokenizers.Tokenizer, words: list[str], metadata: Mapping[str, Any]) -> None:
+    """Tell the tokenizer which tokens are no text, and what begins every text."""
+    from tokenizers import AddedToken, processors
+
+    kinds = metadata.get("tokenizer.ggml.token_type") or []
+    control = [word for word, kind in zip(words, kinds, strict=False) if kind == _CONTROL]
+    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in control])
+    own = [word for word, kind in zip(words, kinds, strict=False) if kind == _USER_DEFINED]
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in own])
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    if metadata.get("tokenizer.ggml.add_bos_token") and isinstance(bos, int) and 0 <= bos < len(words):
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{words[bos]} $A", special_tokens=[(words[bos], bos)]
+        )

@@ -1,0 +1,215 @@
+"""The generator `text`: a prompt goes on, token by token, on any model that `load.py` reads.
+
+A step takes every request further: by a chunk of its prompt, or by a token (by several, where guessed ones turn out
+right). Requests that write share steps whatever their lengths, prompts and settings. What is saved of a request are its
+tokens; the cache of keys and values is computed again. Importing this loads no torch; `load` does.
+
+Try it: ``studio text --model model.gguf "Once upon a time"``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import field_validator
+
+import studio
+from studio.errors import InputError, WeightsError
+
+if TYPE_CHECKING:
+    from studio_gpt.load import Found
+    from studio_gpt.model import Cache
+    from studio_gpt.writer import TextModel
+
+STARTER = Path(__file__).parent / "weights" / "starter"
+CHUNK = 256  # tokens of a prompt that one step takes
+Logprob = tuple[int, float, tuple[tuple[int, float], ...]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Writing(studio.State):
+    """A text on its way.
+
+    Attributes:
+        tokens: those of the prompt, and those written.
+        prompt: how many are the prompt's.
+        seed: what the draws follow from.
+        text, start, read: what is written as text, and how far its tokens are read (see `tokens.Written`).
+        ended: why nothing more is written (``end``, ``stop``, ``length``, ``context``), or empty.
+        logprobs: of each token written its number, log-probability, and the likeliest ones, where asked for.
+        cache, known: keys and values, and of how many tokens they are.
+        inputs: as they were given.
+    """
+
+    tokens: tuple[int, ...]
+    prompt: int
+    seed: int
+    room: int
+    text: str = ""
+    start: int = 0
+    read: int = 0
+    ended: str = ""
+    logprobs: tuple[Logprob, ...] = ()
+    cache: Cache = studio.unsaved()
+    known: int = studio.unsaved()
+    inputs: TextInputs = studio.unsaved()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is written."""
+        return bool(self.ended)
+
+
+class TextInputs(studio.Inputs):
+    """What `studio text` asks for."""
+
+    prompt: str = studio.field(help="the text to go on from", min_length=1, max_length=1_000_000)
+    model: str = studio.field(
+        "", help="a folder in transformers' layout or a GGUF file; empty is the model that ships with Studio",
+        max_length=4000,
+    )  # fmt: skip
+    max_tokens: int = studio.field(256, ge=1, le=1_000_000, help="tokens to write at most")
+    temperature: float = studio.field(0.8, ge=0, le=10, help="how freely to choose; 0 takes the likeliest each time")
+    top_k: int = studio.field(0, ge=0, le=1_000_000, help="choose among so many likeliest tokens; 0 is all")
+    top_p: float = studio.field(0.95, gt=0, le=1, help="choose among the likeliest that have this probability together")
+    min_p: float = studio.field(
+        0.0, ge=0, le=1, help="choose among those at least so probable in relation to the likeliest"
+    )
+    repetition_penalty: float = studio.field(
+        1.0, gt=0, le=10, help="above 1 avoids tokens that stand in the prompt or the text"
+    )
+    presence_penalty: float = studio.field(0.0, ge=-10, le=10, help="taken from the logits of tokens that were written")
+    frequency_penalty: float = studio.field(0.0, ge=-10, le=10, help="the same, for each time that they were written")
+    logit_bias: dict[int, float] = studio.field(
+        default_factory=dict, help='added to the logits of tokens by number, such as {"42": -100}'
+    )
+    stop: list[str] = studio.field(default_factory=list, help="end before this text")
+    truncate: bool = studio.field(False, help="leave out the beginning of a prompt that is longer than the context")
+    lookup: int = studio.field(
+        0, ge=0, le=64, help="guess so many tokens ahead from repetitions; faster at times, and the text is the same"
+    )
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_say_something(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise ValueError("an empty text ends nothing: leave it out")
+        return value
+
+
+class TextGenerator(studio.Generator):
+    """Go on from a text, with a language model."""
+
+    name = "text"
+    output = studio.Text
+    max_batch: ClassVar[int] = 32
+    Inputs: ClassVar[type[TextInputs]] = TextInputs
+    top: ClassVar[int] = 0  # likeliest tokens to note at each step
+
+    def __init__(self, path: Path = STARTER) -> None:
+        """Use the model at `path`, a folder in the layout of transformers or a GGUF file."""
+        self.path = path
+        self._others: dict[Path, TextGenerator] = {}
+
+    def serving(self, inputs: Any) -> TextGenerator:
+        """The generator with the model that the inputs name."""
+        if not inputs.model:
+            return self
+        path = Path(inputs.model).expanduser().absolute()
+        if path not in self._others:
+            self._others[path] = type(self)(path)
+        return self._others[path]
+
+    @cached_property
+    def found(self) -> Found:
+        """The model on disk. Raises WeightsError."""
+        from studio_gpt.load import find
+
+        if self.path == STARTER and not self.path.exists():
+            hint = "name one: `--model FOLDER` in transformers' layout, or `--model FILE.gguf`"
+            raise WeightsError(self.path, "no language model ships with this version", hint=hint)
+        return find(self.path)
+
+    def weights(self) -> list[Path]:
+        """The files that hold weights. Raises WeightsError if there is no model."""
+        return list(self.found.files)
+
+    def load(self, device: str, dtype: str) -> TextModel:
+        """Build the decoder and read its tokenizer."""
+        from studio_gpt.writer import TextModel
+
+        return TextModel.load(self.found, device, dtype)
+
+    def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Writing:
+        """Read the prompt and make room for keys and values."""
+        tokens, notices = _prompt(model, inputs)
+        context = model.config.context
+        room = min(len(tokens) + inputs.max_tokens, context)
+        if room < len(tokens) + inputs.max_tokens:
+            notices += (f"the context of {context:,} tokens leaves room for {room - len(tokens):,} after the prompt",)
+        cache = model.cache(room)
+        return Writing(
+            steps=_chunks(len(tokens)) + room - len(tokens) - 1, notices=notices, tokens=tokens, prompt=len(tokens),
+            start=len(tokens), read=len(tokens), seed=rng.seed, room=room, cache=cache,
+            known=model.prefixes.take(tokens, cache, 0), inputs=inputs,
+        )  # fmt: skip
+
+    def step(self, model: TextModel, states: Sequence[Writing]) -> list[Writing]:
+        """Take every request a chunk of its prompt or a token further."""
+        from studio_gpt.writer import step
+
+        return step(model, states, self.top)
+
+    def finish(self, model: TextModel, state: Writing) -> studio.Text:
+        """What was written."""
+        return studio.Text(state.text)
+
+    def preview(self, model: TextModel, state: Writing) -> studio.Text | None:
+        """What is written so far and stays: no torn character, and nothing that may become a stop string."""
+        from studio_gpt.tokens import held_back
+
+        shown = len(state.text) - held_back(state.text, state.inputs.stop)
+        return studio.Text(state.text[:shown]) if shown else None
+
+    def batch_key(self, state: Writing) -> Hashable:
+        """Those that write share steps; those that read prompts share them by the size of what is left."""
+        left = min(len(state.tokens) - state.known, CHUNK)
+        return (self.path.name, "write" if left == 1 else f"read {1 << (left - 1).bit_length()}")
+
+    def facts(self, model: TextModel, inputs: Any) -> dict[str, Any]:
+        """The decoder's shape and the attention backends that have served it."""
+        shape = model.config
+        return {
+            "model": {"layers": shape.layers, "width": shape.width, "context": shape.context},
+            "attention": sorted(model.attention),
+        }
+
+
+def _chunks(tokens: int) -> int:
+    return -(-tokens // CHUNK)
+
+
+def _prompt(model: TextModel, inputs: TextInputs) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The prompt's tokens, and what is to be told of them. Raises InputError if there are none, or too many."""
+    tokens = model.tokens.encode(inputs.prompt)
+    context = model.config.context
+    if not tokens:
+        raise InputError("prompt", "`prompt` has no tokens", hint="say what to go on from")
+    unknown = sorted(token for token in inputs.logit_bias if not 0 <= token < model.config.vocab)
+    if unknown:
+        message = f"`logit_bias` names the token {unknown[0]}; the model has 0 to {model.config.vocab - 1:,}"
+        raise InputError("logit_bias", message)
+    if len(tokens) < context:
+        return tuple(tokens), ()
+    if not inputs.truncate:
+        raise InputError(
+            "prompt",
+            f"`prompt` has {len(tokens):,} tokens; the context has room for {context:,}, of which one at least is written",
+            hint="shorten it, or leave out its beginning with `--truncate`",
+        )
+    kept = context - min(inputs.max_tokens, context // 2)
+    return tuple(tokens[-kept:]), (f"the first {len(tokens) - kept:,} of {len(tokens):,} tokens were left out",)
