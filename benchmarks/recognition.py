@@ -1,4 +1,4 @@
-"""Are the pictures recognisable? Prompts in, nearest reference pictures out, judged by an encoder that trained nothing.
+"""Are the pictures recognisable? Prompts in, nearest references out, by an encoder that the image model never met.
 
 For each of 100 common nouns three pictures are made: from the English label ("a house"), from the Chinese label, and
 from a paraphrase that is no training caption. Each is compared, by cosine of EfficientNet-Lite0 features (ImageNet),

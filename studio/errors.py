@@ -6,6 +6,7 @@
     │   └── UnknownName            no such generator, input, plugin, hook …; names the nearest
     ├── PluginError             1  a plugin could not be used
     ├── WeightsError            1  weights are missing or damaged
+    ├── ModelError              1  a model cannot be fetched, is not here, or is not in a safe format
     ├── MediaError              1  a picture, video … cannot be decoded or encoded
     ├── StoreError              1  the artifact store cannot read or write
     ├── CheckpointError         1  a saved request cannot be taken up again
@@ -91,6 +92,10 @@ class WeightsError(StudioError):
     ) -> None:
         super().__init__(message, hint=hint)
         self.path, self.expected, self.actual = path, expected, actual
+
+
+class ModelError(StudioError):
+    """A model cannot be fetched, is not here, is damaged, or is in no safe format."""
 
 
 class MediaError(StudioError):

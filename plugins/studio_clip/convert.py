@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection
 
-IMAGE_SIZE = 64
+TOWERS: dict[str, dict[str, Any]] = {
+    "vit": {"image_size": 64, "patch_size": 8, "layers": 6, "width": 192, "head_width": 64},
+    "efficientnet": {"image_size": 128, "timm_model_name": "tf_efficientnet_lite0", "timm_proj": "linear"},
+}
+"""Image towers by name, as open_clip configures them."""
+
 MEAN, DEVIATION = 0.5, 0.5
 """What pixels in [0, 1] are brought by to the image tower's input."""
 
@@ -25,11 +30,11 @@ _NAMES = {
 """A layer's parts by open_clip's name, and transformers' names of them."""
 
 
-def config(text: Any, embed: int) -> dict[str, Any]:
-    """open_clip's model configuration for a text tower's configuration (`CLIPTextConfig`)."""
+def config(text: Any, vision: dict[str, Any]) -> dict[str, Any]:
+    """open_clip's model configuration for a text tower's (`CLIPTextConfig`) and an image tower's (as in `TOWERS`)."""
     return {
-        "embed_dim": embed,
-        "vision_cfg": {"image_size": IMAGE_SIZE, "patch_size": 8, "layers": 6, "width": 192, "head_width": 64},
+        "embed_dim": text.projection_dim,
+        "vision_cfg": vision,
         "text_cfg": {
             "context_length": text.max_position_embeddings, "vocab_size": text.vocab_size, "width": text.hidden_size,
             "heads": text.num_attention_heads, "layers": text.num_hidden_layers, "pad_id": text.pad_token_id,
@@ -61,3 +66,23 @@ def text_tower(state: dict[str, Tensor]) -> dict[str, Tensor]:
             for their, our in _NAMES.items():
                 made[f"{theirs}.{their}.{kind}"] = state[f"{ours}.{our}.{kind}"]
     return made
+
+
+def from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of transformers' `CLIPTextModelWithProjection`, of open_clip's text tower and projection."""
+    made = {
+        "embeddings.token_embedding.weight": state["token_embedding.weight"],
+        "embeddings.position_embedding.weight": state["positional_embedding"],
+        "final_layer_norm.weight": state["ln_final.weight"],
+        "final_layer_norm.bias": state["ln_final.bias"],
+    }
+    layers = sum(name.startswith("transformer.") and name.endswith("ln_1.weight") for name in state)
+    for layer in range(layers):
+        theirs, ours = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
+        for kind in ("weight", "bias"):
+            for part, value in zip("qkv", state[f"{theirs}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                made[f"{ours}.self_attn.{part}_proj.{kind}"] = value
+            for their, our in _NAMES.items():
+                made[f"{ours}.{our}.{kind}"] = state[f"{theirs}.{their}.{kind}"]
+    made = {f"text_model.{name}": value.contiguous() for name, value in made.items()}
+    return made | {"text_projection.weight": state["text_projection"].T.contiguous()}

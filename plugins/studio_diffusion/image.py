@@ -52,6 +52,7 @@ class ImageGenerator(studio.Generator):
 
     name = "image"
     output = studio.Image
+    version = "2"
     max_batch: ClassVar[int] = 8
     streams: ClassVar[bool] = True
 
@@ -128,7 +129,7 @@ class ImageGenerator(studio.Generator):
         from studio_diffusion.samplers import noise_levels
 
         tokens, cut = zip(*(model.tokenize(text) for text in (inputs.prompt, inputs.negative)), strict=True)
-        text, negative = model.encode(tokens)
+        text, negative = (model.encode(each) for each in tokens)
         length = model.tokenizer.model_max_length
         notices = tuple(
             f"the {name} is longer than {length - 2} tokens; left out: “{words}”"

@@ -6,6 +6,7 @@ nothing of the host; `image.py` wraps it as a generator, and the same pieces ser
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 import studio
 from studio_diffusion.kernels import on_attend
 from studio_diffusion.samplers import SAMPLERS, Move, clock
+
+_REMEMBERED = 64  # texts; each takes 18 KiB with the starter
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ class LatentDiffusion:
         )
         self.unet = studio.module(partial(_unet, folder / "unet"), _tensors(folder / "unet"), **place)
         self.vae = studio.module(partial(_vae, folder / "vae"), _tensors(folder / "vae"), rename=_vae_name, **place)
+        self.vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU; the U-Net gains nothing
         self.device, self.dtype = torch.device(device), dtype
+        self._encoded: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # what many requests have in common
         self.attention = on_attend(self.text_encoder, self.unet, self.vae)
 
     @property
@@ -84,10 +89,16 @@ class LatentDiffusion:
             ids = [*ids[: length - 1], ids[-1]]
         return ids + [self.tokenizer.pad_token_id] * (length - len(ids)), cut
 
-    def encode(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Token states (B, T, W) of token ids, in the model's dtype."""
-        ids = torch.tensor([list(row) for row in tokens], device=self.device)
-        return self.text_encoder(input_ids=ids).last_hidden_state
+    def encode(self, tokens: Sequence[int]) -> Tensor:
+        """Token states (T, W) of one text's token ids, in the model's dtype. The latest are remembered."""
+        key = tuple(tokens)
+        if key not in self._encoded:
+            ids = torch.tensor([key], device=self.device)
+            self._encoded[key] = self.text_encoder(input_ids=ids).last_hidden_state[0]
+            if len(self._encoded) > _REMEMBERED:
+                self._encoded.popitem(last=False)
+        self._encoded.move_to_end(key)
+        return self._encoded[key]
 
     def step(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
         """One denoising step for each row: (latents at `s_next`, present x0), both (C, H, W) float32.
@@ -118,7 +129,7 @@ class LatentDiffusion:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of latents (B, C, h, w): uint8 (B, H, W, 3) on the CPU."""
-        z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
+        z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype, memory_format=torch.channels_last)
         pixels = self.vae.decode(z).sample.float()  # (B, 3, H, W) in [-1, 1]
         return pixels.div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
 

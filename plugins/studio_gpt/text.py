@@ -10,15 +10,17 @@ Try it: ``studio text --model model.gguf "Once upon a time"``
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 import studio
+from studio import models
 from studio.errors import InputError, WeightsError
+from studio_gpt.chat import chat_tokens
 
 if TYPE_CHECKING:
     from studio_gpt.load import Found
@@ -69,9 +71,16 @@ class TextInputs(studio.Inputs):
 
     prompt: str = studio.field(help="the text to go on from", min_length=1, max_length=1_000_000)
     model: str = studio.field(
-        "", help="a folder in transformers' layout or a GGUF file; empty is the model that ships with Studio",
+        "", help="a pulled model, a folder in transformers' layout or a GGUF file; empty is Studio's own",
         max_length=4000,
     )  # fmt: skip
+    chat: bool = studio.field(
+        False, help="put the prompt into the model's chat template: answer it, do not go on from it"
+    )
+    system: str = studio.field("", help="with `chat`: how the model is to answer", max_length=1_000_000)
+    turns: list[str] = studio.field(
+        default_factory=list, help="with `chat`: what was said before, by the person and the model in turn"
+    )
     max_tokens: int = studio.field(256, ge=1, le=1_000_000, help="tokens to write at most")
     temperature: float = studio.field(0.8, ge=0, le=10, help="how freely to choose; 0 takes the likeliest each time")
     top_k: int = studio.field(0, ge=0, le=1_000_000, help="choose among so many likeliest tokens; 0 is all")
@@ -100,6 +109,14 @@ class TextInputs(studio.Inputs):
             raise ValueError("an empty text ends nothing: leave it out")
         return value
 
+    @model_validator(mode="after")
+    def _chats_are_asked_for(self) -> TextInputs:
+        if (self.system or self.turns) and not self.chat:
+            raise ValueError("`system` and `turns` belong to a chat: give `chat` too")
+        if len(self.turns) % 2:
+            raise ValueError(f"`turns` has {len(self.turns)} texts; the person and the model take turns, so it is even")
+        return self
+
 
 class TextGenerator(studio.Generator):
     """Go on from a text, with a language model."""
@@ -119,7 +136,7 @@ class TextGenerator(studio.Generator):
         """The generator with the model that the inputs name."""
         if not inputs.model:
             return self
-        path = Path(inputs.model).expanduser().absolute()
+        path = models.path(inputs.model).absolute()
         if path not in self._others:
             self._others[path] = type(self)(path)
         return self._others[path]
@@ -195,7 +212,7 @@ def _chunks(tokens: int) -> int:
 
 def _prompt(model: TextModel, inputs: TextInputs) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The prompt's tokens, and what is to be told of them. Raises InputError if there are none, or too many."""
-    tokens = model.tokens.encode(inputs.prompt)
+    tokens = chat_tokens(model.tokens, inputs) if inputs.chat else model.tokens.encode(inputs.prompt)
     context = model.config.context
     if not tokens:
         raise InputError("prompt", "`prompt` has no tokens", hint="say what to go on from")
@@ -208,7 +225,7 @@ def _prompt(model: TextModel, inputs: TextInputs) -> tuple[tuple[int, ...], tupl
     if not inputs.truncate:
         raise InputError(
             "prompt",
-            f"`prompt` has {len(tokens):,} tokens; the context has room for {context:,}, of which one at least is written",
+            f"`prompt` has {len(tokens):,} tokens; the context has {context:,}, one of which at least is written",
             hint="shorten it, or leave out its beginning with `--truncate`",
         )
     kept = context - min(inputs.max_tokens, context // 2)

@@ -25,7 +25,20 @@ if TYPE_CHECKING:
     from studio.api import Studio
     from studio.generator import Generator
 
-COMMANDS = ("image", "generate", "resume", "top", "plugins", "show", "replay", "doctor", "attention", "train")
+COMMANDS = (
+    "image",
+    "chat",
+    "generate",
+    "models",
+    "resume",
+    "top",
+    "plugins",
+    "show",
+    "replay",
+    "doctor",
+    "attention",
+    "train",
+)
 EPILOG = (
     "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"
     " stand here as well."
@@ -143,6 +156,8 @@ def studio(ctx: click.Context, /, **options: Any) -> None:
     """Make pictures and other media from words, with plugins; keep how each was made, and make it again."""
     for name, value in options.items():
         setattr(ctx.obj, name, value)
+    if ctx.obj.home is not None:  # for what looks there without a host at hand, such as `studio.models.path`
+        os.environ["STUDIO_HOME"] = str(ctx.obj.home)
 
 
 def hoist(argv: Sequence[str], group: click.Group = studio) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,11 @@ def printable(text: object) -> str:
         c if c == "\u200d" or unicodedata.category(c) not in _UNSAFE else c.encode("unicode_escape").decode("ascii")
         for c in str(text)
     )  # the zero-width joiner stays: many emoji are made with it
+
+
+def printable_text(text: str) -> str:
+    """`text` on its lines: as `printable`, but for line ends and tabs, which stay."""
+    return re.sub(r"[^\n\t]+", lambda found: printable(found[0]), text)
 
 
 _data: TextIO | None = None  # standard output, while `stray_prints_aside` has something else in its place
@@ -52,6 +58,12 @@ def stray_prints_aside() -> Iterator[None]:
 def emit(text: str) -> None:
     """Write one line of data. A terminal gets it `printable`; a pipe or a file gets it as it is."""
     _out().write((printable(text) if _out().isatty() else text) + "\n")
+    _out().flush()
+
+
+def emit_piece(text: str) -> None:
+    """Write data that is still growing: no line end is added. A terminal gets it `printable_text`."""
+    _out().write(printable_text(text) if _out().isatty() else text)
     _out().flush()
 
 

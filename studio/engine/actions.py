@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from studio import torch_setup
-from studio.engine.calls import Call
+from studio.engine.calls import Calling, ask
 from studio.engine.entry import Entry, group_of
 from studio.engine.failures import check_media, check_state, check_step
 from studio.engine.fingerprint import fingerprint
@@ -30,30 +30,28 @@ _GAUGED_FIRST, _GAUGED_EVERY = 64, 16  # steps whose memory is read; reading it 
 
 
 class Actions:
-    """Calls generators. `call` runs them, `gauge` reads their memory; both serve one call at a time."""
+    """Has generators called, one call at a time; `gauge` reads their memory."""
 
-    def __init__(
-        self, call: Call, clock: Callable[[], float], measured: Measured, gauge: Gauge, threads: Threads
-    ) -> None:
-        self.call, self.clock = call, clock
+    def __init__(self, clock: Callable[[], float], measured: Measured, gauge: Gauge, threads: Threads) -> None:
+        self.clock = clock
         self.measured, self.gauge, self.threads = measured, gauge, threads
         self._before: list[tuple[Entry, State, int]] = []  # states as they were, while they are stepped
 
-    def start(self, entry: Entry) -> tuple[State, int | None]:
+    def start(self, entry: Entry) -> Calling[tuple[State, int | None]]:
         """Return the first state, or the one to go on from, and the memory that it took; sets `entry.rng`.
 
         The Rng is a fresh one each time, as a start may be tried again. Raises what the generator raises, Garbage,
         TimedOut.
         """
-        request = entry.request
+        request, model = entry.request, entry.lent
         rng = Rng(request.seed)
 
         def start() -> tuple[State, Rng]:
             if request.resume is not None:
-                return request.resume(entry.lent)
-            return request.generator.start(entry.lent, request.inputs, rng), rng
+                return request.resume(model)
+            return request.generator.start(model, request.inputs, rng), rng
 
-        (state, entry.rng), peak = self._gauged(entry, start)
+        (state, entry.rng), peak = yield from self._gauged(entry, start)
         if request.resume is not None:
             entry.width_min, entry.width_max = request.past.width_min, request.past.width_max
             entry.timing.steps = request.past.seconds
@@ -83,7 +81,7 @@ class Actions:
         was, entry.threads = entry.threads, better
         return f"{was} threads were slow beside other work; from step {entry.state.position + 1} on it is {better}"
 
-    def step(self, batch: Sequence[Entry]) -> tuple[list[State], float, float]:
+    def step(self, batch: Sequence[Entry]) -> Calling[tuple[list[State], float, float]]:
         """Step a batch once; return the next states, when it began and when it ended. Raises as `start` does."""
         lead = batch[0]
         group, generator, model = lead.group, lead.request.generator, lead.lent
@@ -96,7 +94,7 @@ class Actions:
         if gauged:
             self.gauge.begin()
         begun = self.clock()
-        made = self._run(lead, lambda: generator.step(model, states), limit_s)
+        made = yield from self._run(lead, lambda: generator.step(model, states), limit_s)
         ended = self.clock()
         checked = check_step(states, made)
         self._before = []
@@ -104,7 +102,7 @@ class Actions:
         self.threads.stepped(group, len(batch), ended - begun)
         other = self.threads.due(group, len(batch))
         if other is not None:
-            self._try(batch, states, other, limit_s)
+            yield from self._try(batch, states, other, limit_s)
         return checked, begun, ended
 
     def spoilt(self) -> list[Entry]:
@@ -112,28 +110,30 @@ class Actions:
         before, self._before = self._before, []
         return [entry for entry, state, was in before if fingerprint(state) != was]
 
-    def preview(self, entry: Entry, state: State) -> Media | None:
+    def preview(self, entry: Entry, state: State) -> Calling[Media | None]:
         """Return a preview, if the generator makes one now. Raises as `start` does."""
         generator = entry.request.generator
-        media = self._run(entry, lambda: generator.preview(entry.lent, state), entry.limit_s)
+        model = entry.lent
+        media = yield from self._run(entry, lambda: generator.preview(model, state), entry.limit_s)
         return None if media is None else check_media(generator, media)
 
-    def finish(self, entry: Entry) -> Media:
+    def finish(self, entry: Entry) -> Calling[Media]:
         """Make the media of a state that is done. Raises as `start` does."""
         generator, state = entry.request.generator, entry.state
-        media, peak = self._gauged(entry, lambda: generator.finish(entry.lent, state))
+        model = entry.lent
+        media, peak = yield from self._gauged(entry, lambda: generator.finish(model, state))
         if entry.group is not None:
             self.measured.learn_peak(replace(entry.group, call="finish"), peak)
         return check_media(generator, media)
 
-    def _try(self, batch: Sequence[Entry], states: list[State], threads: int, limit_s: float) -> None:
+    def _try(self, batch: Sequence[Entry], states: list[State], threads: int, limit_s: float) -> Calling[None]:
         """Make the step once more with another number of threads, and throw away what it returns."""
         lead = batch[0]
         group, generator, model = lead.group, lead.request.generator, lead.lent
         assert group is not None
         begun = self.clock()
         try:
-            self._run(lead, lambda: generator.step(model, states), limit_s, threads)
+            yield from self._run(lead, lambda: generator.step(model, states), limit_s, threads)
         except TimedOut:
             raise
         except BaseException:  # the step itself was made: a trial that fails is nobody's failure
@@ -141,14 +141,16 @@ class Actions:
             return
         self.threads.tried(group, threads, len(batch), self.clock() - begun)
 
-    def _gauged(self, entry: Entry, work: Callable[[], T]) -> tuple[T, int | None]:
+    def _gauged(self, entry: Entry, work: Callable[[], T]) -> Calling[tuple[T, int | None]]:
         self.gauge.begin()
-        made = self._run(entry, work, entry.limit_s)
+        made = yield from self._run(entry, work, entry.limit_s)
         return made, self.gauge.peak()
 
-    def _run(self, entry: Entry, work: Callable[[], T], limit_s: float, threads: int | None = None) -> T:
+    def _run(self, entry: Entry, work: Callable[[], T], limit_s: float, threads: int | None = None) -> Calling[T]:
+        threads = threads or entry.threads or self.threads.usual
+
         def run() -> T:
-            torch_setup.use_threads(threads or entry.threads or self.threads.usual)
+            torch_setup.use_threads(threads)
             return work()
 
-        return self.call(entry.name, run, limit_s)
+        return ask(entry.name, run, limit_s)

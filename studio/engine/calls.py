@@ -1,87 +1,70 @@
-"""Calling plugins: each call runs in a thread of its own kind and may take only so long.
+"""Calling plugins: whoever has a plugin called asks for it, and another runs it.
 
-`Caller` keeps one thread for all calls, so that torch's per-thread pools stay warm. A call that outlives its limit is
-abandoned: the thread is left to itself (Python cannot end one), its result will be thrown away, and the next call gets
-a new thread. A call that holds Python's global lock for ever cannot be left behind in this way. This module knows
-nothing of requests.
+What calls plugins is written as a `Calling`: a Python generator that yields a `Call` and is sent what the plugin
+returned, or has thrown into it what it raised. So the thread that runs the call can be another than the one that asked,
+and where one is stuck in a call the next takes over right there (see `worker`). `drive` runs a Calling to its end. This
+module knows nothing of threads or requests.
 
-Try it: ``python -c "import time; from studio.engine.calls import *; Caller()('x', lambda: time.sleep(9), 1)"``
+Try it: ``python -c "from studio.engine.calls import *; print(directly(ask('x', lambda: 1 + 1, 60)))"``
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 from studio import torch_setup
-from studio.errors import TimedOut
 
 T = TypeVar("T")
 
 
-class Call(Protocol):
-    """Runs `work` for a generator, for at most `limit_s` seconds. Raises what it raises, or TimedOut."""
+@dataclass(frozen=True, eq=False)
+class Call:
+    """`work` is to be done for a generator, and may take `limit_s` seconds."""
 
-    def __call__(self, generator: str, work: Callable[[], T], limit_s: float) -> T:
-        """Return what `work` returns."""
+    generator: str
+    work: Callable[[], object]
+    limit_s: float
 
-
-def directly(generator: str, work: Callable[[], T], limit_s: float) -> T:
-    """Run it here and now, without a limit: what the pure loop does."""
-    with torch_setup.inference():
-        return work()
-
-
-class Caller:
-    """Runs calls in a thread beside; not to be used from two threads at once."""
-
-    def __init__(self) -> None:
-        self._thread: _Thread | None = None
-
-    def __call__(self, generator: str, work: Callable[[], T], limit_s: float) -> T:
-        """Run `work` in the thread beside and wait for it. Raises what it raises, or TimedOut."""
-        thread = self._thread = self._thread or _Thread()
-        thread.inbox.put(work)
-        try:
-            made, error = thread.outbox.get(timeout=limit_s)
-        except queue.Empty:
-            self._thread = None
-            thread.inbox.put(None)  # should the call return one day, its thread ends
-            message = f"`{generator}` did not return within {limit_s:g} s and was abandoned"
-            hint = "ask for less, or allow more time; it is refused further work while it hangs"
-            raise TimedOut(generator, message, hint=hint, over=lambda: not thread.is_alive()) from None
-        if error is not None:
-            raise error
-        return cast(T, made)
-
-    def close(self) -> None:
-        """End the thread."""
-        if self._thread is not None:
-            self._thread.inbox.put(None)
-            self._thread.join()
-            self._thread = None
-
-
-class _Thread(threading.Thread):
-    """Runs what comes into its inbox until None comes."""
-
-    def __init__(self) -> None:
-        super().__init__(name="studio-plugins", daemon=True)
-        self.inbox: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self.outbox: queue.SimpleQueue[tuple[object, BaseException | None]] = queue.SimpleQueue()
-        self.start()
-
-    def run(self) -> None:
-        while (work := self.inbox.get()) is not None:
-            self.outbox.put(_outcome(work))
-            del work  # a thread that waits keeps nothing alive
-
-
-def _outcome(work: Callable[[], object]) -> tuple[object, BaseException | None]:
-    try:
+    def run(self) -> object:
+        """Do it, here and now."""
         with torch_setup.inference():
-            return work(), None
-    except BaseException as error:  # SystemExit included: a plugin's thread ends only by None
-        return None, error
+            return self.work()
+
+    def outcome(self) -> tuple[object, BaseException | None]:
+        """What it returns and None, or None and what it raised, whatever that is."""
+        try:
+            return self.run(), None
+        except GeneratorExit:  # thrown into a Calling, it would close it
+            return None, RuntimeError("GeneratorExit")
+        except BaseException as error:  # SystemExit included: a plugin ends its own request only
+            return None, error
+
+
+Calling = Generator[Call, Any, T]
+
+
+def ask(generator: str, work: Callable[[], T], limit_s: float) -> Calling[T]:
+    """Have `work` done for a generator, in at most `limit_s` seconds. Raises what it raises, or TimedOut."""
+    return cast(T, (yield Call(generator, work, limit_s)))
+
+
+def drive(calling: Calling[T], run: Callable[[Call], object]) -> T:
+    """Run each call by `run`, to the end. Returns what `calling` returns, raises what it raises."""
+    try:
+        call = next(calling)
+        while True:
+            try:
+                made = run(call)
+            except BaseException as error:  # the asker's to catch
+                call = calling.throw(error)
+            else:
+                call = calling.send(made)
+    except StopIteration as end:
+        return cast(T, end.value)
+
+
+def directly(calling: Calling[T]) -> T:
+    """Run its calls here and now, without a limit."""
+    return drive(calling, Call.run)

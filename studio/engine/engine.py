@@ -1,8 +1,8 @@
-"""The engine: one worker thread that runs the loop, and the tickets by which callers follow their requests.
+"""The engine: a loop with the worker that takes its turns, and the tickets by which callers follow their requests.
 
-The thread is a daemon that starts with the first request, sleeps on a condition while there is nothing to do, and ends
-with `close` (or the interpreter). A caller that is interrupted (Ctrl-C) while it waits cancels its request, which takes
-effect within one step. This module knows nothing of plugins' discovery or of terminals.
+The worker's thread is a daemon that starts with the first request and ends with `close` (or the interpreter). A caller
+that is interrupted (Ctrl-C) while it waits cancels its request, which takes effect within one step. This module knows
+nothing of plugins' discovery or of terminals.
 
 Try it: ``pytest tests/studio/engine/test_engine.py``
 """
@@ -12,13 +12,11 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Self
 
 from studio import torch_setup
-from studio.engine.calls import Caller
 from studio.engine.gauge import free_memory, gauge_for
 from studio.engine.ledger import MARGIN, Ledger
 from studio.engine.loop import MAX_RUNNING, Entry, Keeper, Loop
@@ -27,7 +25,8 @@ from studio.engine.models import Models
 from studio.engine.provenance import make_recipe
 from studio.engine.request import Event, Failed, Finished, Request, Timing
 from studio.engine.watch import Watcher
-from studio.errors import Cancelled, EngineClosed, StudioError
+from studio.engine.worker import Worker
+from studio.errors import Cancelled
 from studio.media import Media
 from studio.store import Store
 
@@ -40,6 +39,7 @@ class Ticket:
     def __init__(self, request: Request, cancel: Callable[[Entry], None]) -> None:
         self.request = request
         self._news = threading.Condition()
+        self._followed = False  # somebody waits for events before the last
         self._events: list[Event] = []
         self._cancel = cancel
         self._entry = Entry(request, self._emit, accepted=time.perf_counter())
@@ -90,6 +90,7 @@ class Ticket:
         """Wait for the event at `index`; -1 means the last one."""
         try:
             with self._news:
+                self._followed = self._followed or index >= 0
                 ready = self._news.wait_for(lambda: self.done or 0 <= index < len(self._events), timeout)
         except KeyboardInterrupt:
             self.cancel()
@@ -101,7 +102,8 @@ class Ticket:
     def _emit(self, event: Event) -> None:
         with self._news:
             self._events.append(event)
-            self._news.notify_all()
+            if self._followed or event.last:  # waking those who wait for the end would cost each step
+                self._news.notify_all()
 
 
 class Engine:
@@ -131,7 +133,9 @@ class Engine:
         self.device = torch_setup.choose_device(device)
         self.measured = measured or Measured()
         self._models = Models(self.device, dtype, Ledger(memory), host=_host_ledger(self.device))
-        caller = Caller()
+        self._worker = Worker(
+            partial(_open, self._models), self.measured.save, partial(_close, self._models, self.measured)
+        )
         loop = Loop(
             self._models,
             partial(_complete, store),
@@ -139,13 +143,13 @@ class Engine:
             max_running,
             watchers,
             keeper,
-            call=caller,
+            later=self._worker.later,
             measured=self.measured,
             gauge=gauge_for(self.device),
             free_threads=torch_setup.threads_are_free(self.device),
             numbers=numbers,
         )
-        self._worker = _Worker(loop, caller)
+        self._worker.serve(loop)
         self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)
 
     @property
@@ -185,93 +189,32 @@ class Engine:
         self.close()
 
 
-class _Worker:
-    """The thread and its inbox; holds no reference to the Engine, so that an engine let go of is closed."""
-
-    def __init__(self, loop: Loop, caller: Caller) -> None:
-        self._loop, self._caller = loop, caller
-        self._mail = threading.Condition()
-        self._inbox: deque[tuple[Entry, bool]] = deque()
-        self._closing = False
-        self._thread: threading.Thread | None = None
-
-    def accept(self, entries: Sequence[Entry]) -> None:
-        """Put new requests into the inbox, all at once. Raises EngineClosed."""
-        with self._mail:
-            if self._closing:
-                raise EngineClosed("the engine is closed", hint="make a new Studio")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="studio-engine", daemon=True)
-                self._thread.start()
-            self._inbox.extend((entry, True) for entry in entries)
-            self._mail.notify()
-
-    def cancel(self, entry: Entry) -> None:
-        """Put a cancellation into the inbox; a closing engine cancels everything anyway."""
-        with self._mail:
-            self._inbox.append((entry, False))
-            self._mail.notify()
-
-    def close(self, patience: float | None) -> None:
-        """End the thread; waits at most `patience` seconds for the step in flight (None: until it is over)."""
-        with self._mail:
-            self._closing = True
-            self._mail.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(patience)
-
-    def _run(self) -> None:
-        ledger = self._loop.models.ledger
-        if ledger.budget is None and (free := free_memory(self._loop.models.device)) is not None:
-            ledger.budget = int(free * (1 - MARGIN))
-        busy = False
-        while True:
-            if not busy:
-                self._loop.measured.save()
-            with self._mail:
-                while not (self._inbox or busy or self._closing):
-                    self._mail.wait()
-                mail, closing = list(self._inbox), self._closing
-                self._inbox.clear()
-            self._sort(mail)
-            mail.clear()
-            if closing:
-                break
-            busy = self._tick()
-        for entry in self._loop.order.jobs():
-            self._loop.cancel(entry)
-        self._caller.close()
-        self._loop.models.clear()
-        self._loop.measured.save()
-
-    def _sort(self, mail: list[tuple[Entry, bool]]) -> None:
-        for entry, accept in mail:
-            if accept:
-                self._loop.accept(entry)
-            else:
-                self._loop.cancel(entry)
-
-    def _tick(self) -> bool:
-        """One tick; a fault of the engine itself ends what is in hand, never the thread."""
-        try:
-            return self._loop.tick()
-        except Exception as error:
-            for entry in self._loop.order.jobs():
-                self._loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
-            return False
-
-
 def _host_ledger(device: str) -> Ledger | None:
     """Host memory that models may be put off to from a CUDA device: half of what is free. It is pinned, so not more."""
     free = free_memory("cpu") if device != "cpu" else None
     return None if free is None else Ledger(free // 2)
 
 
-def _complete(store: Store | None, entry: Entry, media: Media) -> Media:
-    """Attach the recipe, and store what was made and what it was made from."""
-    made = media.attach(make_recipe(entry, media), None)
-    if store is None:
-        return made
-    for parent in entry.request.inputs.media():
-        store.put(parent)
-    return made.attach(made.recipe, store.put(made).path)
+def _open(models: Models) -> None:
+    """Where no budget was given, it is what is free when the first request comes."""
+    if models.ledger.budget is None and (free := free_memory(models.device)) is not None:
+        models.ledger.budget = int(free * (1 - MARGIN))
+
+
+def _close(models: Models, measured: Measured) -> None:
+    models.clear()
+    measured.save()
+
+
+def _complete(store: Store | None, entry: Entry, media: Media) -> Callable[[], Media]:
+    """Attach the recipe; what is left is to store what was made and what it was made from."""
+    made, parents = media.attach(make_recipe(entry, media), None), entry.request.inputs.media()
+
+    def keep() -> Media:
+        if store is None:
+            return made
+        for parent in parents:
+            store.put(parent)
+        return made.attach(made.recipe, store.put(made).path)
+
+    return keep

@@ -32,6 +32,7 @@ class Entry:
     number: int = 0
     timing: Timing = field(default_factory=Timing)
     cancelled: bool = False
+    released: bool = False  # it holds nothing any more: what was made of it may still be on its way to the store
     ended: bool = False
     model: Model | None = None
     rng: Rng | None = None

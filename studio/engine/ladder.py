@@ -9,7 +9,7 @@ Try it: ``pytest tests/studio/engine/test_ladder.py``
 
 from __future__ import annotations
 
-from studio.engine.calls import Call
+from studio.engine.calls import Calling, ask
 from studio.engine.entry import Entry
 from studio.engine.failures import check_state
 from studio.engine.room import Room
@@ -18,7 +18,7 @@ MOST_DROPS = 4  # how often models may be dropped for a request between two of i
 MOST_SHRINKS = 4  # how often a request's state may be made smaller
 
 
-def climb(room: Room, batch: list[Entry], call: Call) -> str:
+def climb(room: Room, batch: list[Entry]) -> Calling[str]:
     """Take the next rung that may help a batch, and say which; empty where none is left."""
     lead = batch[0]
     if lead.drops < MOST_DROPS and room.models.drop_all(room.idle):
@@ -26,7 +26,7 @@ def climb(room: Room, batch: list[Entry], call: Call) -> str:
         return "idle models were dropped"
     if len(batch) > 1 and lead.group is not None:
         return f"the width was reduced to {room.halve(lead.group, len(batch))}"
-    if _shrink(lead, call):
+    if (yield from _shrink(lead)):
         return "it goes on in smaller pieces"
     return drop_models(room, lead)
 
@@ -45,14 +45,14 @@ def drop_models(room: Room, entry: Entry) -> str:
     return "the models of others were dropped" if room.models.drop_all(room.all_but(entry)) else ""
 
 
-def _shrink(entry: Entry, call: Call) -> bool:
+def _shrink(entry: Entry) -> Calling[bool]:
     """Ask the generator for a state that needs less; one that cannot, or fails at it, is asked no more."""
     generator, model, state = entry.request.generator, entry.lent, entry.state
     if entry.shrunk >= MOST_SHRINKS:
         return False
     entry.shrunk += 1
     try:
-        smaller = call(entry.name, lambda: generator.shrink(model, state), entry.limit_s)
+        smaller = yield from ask(entry.name, lambda: generator.shrink(model, state), entry.limit_s)
         if smaller is None:
             entry.shrunk = MOST_SHRINKS
             return False

@@ -9,7 +9,7 @@ members go on alone for a while (1, 2, 4 … steps for each failure), so that th
 runs out of memory is tried again, one rung of a ladder further: without idle models, at half the width, with a state
 that needs less, without the others' models. A call that does not return in time ends all requests to its generator,
 which is refused more work while it hangs. This module knows nothing of threads, files or recipes: `complete` is called
-for what is made, and `call` runs plugins.
+for what is made; and where plugins are to be called, the turn that this is part of yields a Call (see `calls`).
 
 Try it: ``pytest tests/studio/engine/test_loop.py``
 """
@@ -19,11 +19,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from studio.engine.actions import Actions
 from studio.engine.batching import LATENCY_GOAL_S, Groups, same_key
-from studio.engine.calls import Call, directly
+from studio.engine.calls import Calling, directly
 from studio.engine.entry import Entry, group_of
 from studio.engine.failures import as_error, check_key
 from studio.engine.gauge import Gauge, NoGauge
@@ -46,7 +47,7 @@ from studio.engine.request import (
 )
 from studio.engine.room import Room
 from studio.engine.threads import Threads
-from studio.engine.watch import Watcher
+from studio.engine.watch import Watcher, Watchers
 from studio.errors import GeneratorFailed, OutOfMemory, StudioError, TimedOut
 from studio.generator import Generator, State
 from studio.media import Media
@@ -54,6 +55,22 @@ from studio.media import Media
 __all__ = ["MAX_RUNNING", "Entry", "Keeper", "Loop"]
 
 MAX_RUNNING = 32  # states that one client may have on the way at once, in each class
+
+
+class Later(Protocol):
+    """Does `work` without holding the loop up, and tells the loop, between two turns, what came of it by `then`."""
+
+    def __call__(self, work: Callable[[], Media], then: Callable[[Media | BaseException], None]) -> None:
+        """Return at once."""
+
+
+def at_once(work: Callable[[], Media], then: Callable[[Media | BaseException], None]) -> None:
+    """Do the rest here and now."""
+    try:
+        made: Media | BaseException = work()
+    except Exception as error:
+        made = error
+    then(made)
 
 
 class Keeper(Protocol):
@@ -67,7 +84,8 @@ class Keeper(Protocol):
 
 
 class Loop:
-    """Requests in, events out. `complete(entry, media)` returns what Finished carries; if it raises, that fails.
+    """Requests in, events out. `complete(entry, media)` returns the rest of the work on what was made, which `later`
+    does and which returns what Finished carries; if either raises, that fails.
 
     `keeper` is called between steps, when `entry.state` may be saved, and at a request's end.
     """
@@ -75,28 +93,27 @@ class Loop:
     def __init__(
         self,
         models: Models,
-        complete: Callable[[Entry, Media], Media],
+        complete: Callable[[Entry, Media], Callable[[], Media]],
         clock: Callable[[], float],
         max_running: int = MAX_RUNNING,
         watchers: Sequence[Watcher] = (),
         keeper: Keeper | None = None,
         *,
-        call: Call = directly,
+        later: Later = at_once,
         measured: Measured | None = None,
         gauge: Gauge | None = None,
         goal_s: float = LATENCY_GOAL_S,
         free_threads: bool = False,
         numbers: Iterator[int] | None = None,
     ) -> None:
-        self.models, self.complete, self.clock = models, complete, clock
-        self.watchers, self.keeper = watchers, keeper
+        self.models, self.complete, self.later, self.clock = models, complete, later, clock
+        self.watcher, self.keeper = Watchers(watchers), keeper
         self.measured = measured or Measured()
         self.room = Room(models, self.measured, goal_s)
         self.order: Order[Entry] = Order(max_running)
-        models.watchers = watchers
+        models.watcher = self.watcher
         threads = Threads(self.measured, free=free_threads)
-        self.actions = Actions(call, clock, self.measured, gauge or NoGauge(), threads)
-        self._call = call
+        self.actions = Actions(clock, self.measured, gauge or NoGauge(), threads)
         self._groups = Groups()
         self._hung: dict[Generator, TimedOut] = {}
         self._numbers = numbers or itertools.count(1)
@@ -115,8 +132,7 @@ class Loop:
     def accept(self, entry: Entry) -> None:
         """Take a request in; one that can never run ends at once."""
         entry.number = next(self._numbers)
-        for watcher in self.watchers:
-            watcher.accepted(entry.number, entry.name, entry.client, entry.background, self.clock())
+        self.watcher.accepted(entry.number, entry.name, entry.client, entry.background, self.clock())
         entry.emit(Queued(ahead=len(self.order)))
         self.order.accept(entry)
         try:
@@ -127,9 +143,9 @@ class Loop:
             self.fail(entry, refusal)
 
     def cancel(self, entry: Entry) -> None:
-        """End a request and release its state, unless it has ended."""
+        """End a request and release its state, unless its work is done."""
         entry.cancelled = True
-        if not entry.ended:
+        if not entry.released:
             self._end(entry, CancelledEvent())
 
     def fail(self, entry: Entry, error: StudioError) -> None:
@@ -138,16 +154,19 @@ class Loop:
             self._end(entry, Failed(error))
 
     def tick(self) -> bool:
-        """Do one piece of work; return False if there is none."""
-        did = self._work()
+        """Do one piece of work, plugins' calls included; return False if there is none."""
+        return directly(self.turn())
+
+    def turn(self) -> Calling[bool]:
+        """One piece of work, for another to run its calls; returns False if there is none."""
+        did = yield from self._work()
         ledger = self.models.ledger
         if ledger.used != self._told:
             self._told = ledger.used
-            for watcher in self.watchers:
-                watcher.memory(self.models.device, ledger.used, ledger.budget or 0)
+            self.watcher.memory(self.models.device, ledger.used, ledger.budget or 0)
         return did
 
-    def _work(self) -> bool:
+    def _work(self) -> Calling[bool]:
         due = self.order.next()
         if due is None:
             parked = self.order.parked
@@ -156,17 +175,17 @@ class Loop:
             return bool(parked)
         work, entry = due
         if work is Work.STEP:
-            self._step(entry)
+            yield from self._step(entry)
             return True
         begun = self.clock()
         if work is Work.ADMIT:
-            self._admit(entry)
+            yield from self._admit(entry)
         else:
-            self._finish(entry)
+            yield from self._finish(entry)
         self.order.served(entry, self.clock() - begun)
         return True
 
-    def _admit(self, entry: Entry) -> None:
+    def _admit(self, entry: Entry) -> Calling[None]:
         """Load the model and start the request, if there is room; else its class waits."""
         begun = self.clock()
         entry.timing.queue = begun - entry.accepted
@@ -175,14 +194,14 @@ class Loop:
             if not self.room.may_admit(entry):
                 self._wait_for_room(entry)
                 return
-            self._ensure_model(entry)
+            yield from self._ensure_model(entry)
             loaded = self.clock()
             entry.timing.load += loaded - begun
             if entry.cancelled:
                 self.cancel(entry)
                 return
             where = "start"
-            state, peak = self.actions.start(entry)
+            state, peak = yield from self.actions.start(entry)
             key = check_key(entry.request.generator.batch_key(state))
         except NoRoom:
             self._wait_for_room(entry)
@@ -204,14 +223,13 @@ class Loop:
         self.order.admitted(entry)
         entry.started = entry.stepped = self.clock()
         entry.timing.start = entry.started - loaded
-        for watcher in self.watchers:
-            watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
+        self.watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
         self._tell(entry, (*entry.request.past.notices, *state.notices))
         if state.done:
             self._done(entry, 0.0)
 
-    def _ensure_model(self, entry: Entry) -> None:
+    def _ensure_model(self, entry: Entry) -> Calling[None]:
         """Have the request's model on the device. Raises NoRoom, or what loading raises."""
         request = entry.request
         if entry.model is not None and entry.model.resident:
@@ -222,7 +240,7 @@ class Loop:
         if not self.models.loaded(request.generator, request.dtype):
             entry.emit(Loading(entry.name, self.models.device))
         rank = self.room.all_but(entry) if running else self.room.beside(entry)
-        model = self.models.get(request.generator, request.dtype, self._call, entry.limit_s, rank)
+        model = yield from self.models.get(request.generator, request.dtype, entry.limit_s, rank)
         if entry.model not in (None, model):
             raise GeneratorFailed(entry.name, f"the weights of `{entry.name}` were changed while it ran")
         entry.model = model
@@ -239,7 +257,7 @@ class Loop:
         else:
             self.order.block(entry)
 
-    def _step(self, lead: Entry) -> None:
+    def _step(self, lead: Entry) -> Calling[None]:
         """Step a batch once; on failure leave every state as it was."""
         if lead.state is not None and lead.state.done:  # it stood aside before its end
             self._done(lead, 0.0)
@@ -247,18 +265,18 @@ class Loop:
         begun = self.clock()
         batch = [lead]
         try:
-            self._ensure_model(lead)
+            yield from self._ensure_model(lead)
             width = self.room.width(lead, self._groups.most(lead))
             if width:
                 batch = self._groups.batch(lead, width)
                 self._prefetch()
-                self._step_together(batch)
+                yield from self._step_together(batch)
             else:
                 self._no_room(lead)
         except NoRoom:
             self._no_room(lead)
         except BaseException as error:  # a plugin may raise anything; see failures
-            self._step_failed(batch, error, begun)
+            yield from self._step_failed(batch, error, begun)
         seconds = (self.clock() - begun) / len(batch)
         for entry in batch:
             done = not entry.ended and entry.state is not None and entry.state.done
@@ -273,13 +291,12 @@ class Loop:
             for entry in self.order.waiting()[:1]:
                 self.models.prefetch(entry.request.generator, entry.request.dtype)
 
-    def _step_together(self, batch: list[Entry]) -> None:
-        made, begun, ended = self.actions.step(batch)
+    def _step_together(self, batch: list[Entry]) -> Calling[None]:
+        made, begun, ended = yield from self.actions.step(batch)
         numbers = tuple(entry.number for entry in batch)
-        for watcher in self.watchers:
-            watcher.stepped(numbers, tuple(state.position for state in made), batch[0].name, begun, ended)
+        self.watcher.stepped(numbers, tuple(state.position for state in made), batch[0].name, begun, ended)
         for entry, state in zip(batch, made, strict=True):
-            self._advance(entry, state, len(batch), ended - begun, ended)
+            yield from self._advance(entry, state, len(batch), ended - begun, ended)
 
     def _no_room(self, entry: Entry) -> None:
         """Let the others go first; a request that needs more than there is ends."""
@@ -289,20 +306,20 @@ class Loop:
         self._groups.remove(entry)
         self.order.park(entry)
 
-    def _step_failed(self, batch: list[Entry], error: BaseException, begun: float) -> None:
+    def _step_failed(self, batch: list[Entry], error: BaseException, begun: float) -> Calling[None]:
         lead = batch[0]
         position = lead.state.position + 1 if lead.state else 0
         found = as_error(lead.name, f"step {position}", error)
-        for watcher in self.watchers:
-            numbers = tuple(entry.number for entry in batch)
-            watcher.stumbled(numbers, lead.name, found.message, begun, self.clock())
+        numbers = tuple(entry.number for entry in batch)
+        self.watcher.stumbled(numbers, lead.name, found.message, begun, self.clock())
         if isinstance(found, TimedOut):
             self._hang(lead, found)
             return
         batch = self._without_spoilt(batch, found)
         if not batch:
             return
-        if isinstance(found, OutOfMemory) and (rung := climb(self.room, batch, self._call)):
+        rung = (yield from climb(self.room, batch)) if isinstance(found, OutOfMemory) else ""
+        if rung:
             for entry in batch:
                 self._tell(entry, (f"out of memory at width {len(batch)}: {rung}",))
         elif len(batch) == 1:
@@ -348,7 +365,7 @@ class Loop:
             return None
         return error
 
-    def _advance(self, entry: Entry, state: State, width: int, seconds: float, now: float) -> None:
+    def _advance(self, entry: Entry, state: State, width: int, seconds: float, now: float) -> Calling[None]:
         """Take over the next state, tell the user, and find the batch key for the step to come."""
         entry.state, entry.drops = state, 0
         entry.alone = max(0, entry.alone - 1)
@@ -373,7 +390,7 @@ class Loop:
             self.keeper.keep(entry)
         every = entry.request.preview_every
         if every and state.position % every == 0:
-            self._preview(entry, state)
+            yield from self._preview(entry, state)
 
     def _regroup(self, entry: Entry, state: State, width: int) -> None:
         """File the request under the batch key of its next step, behind those that wait longer."""
@@ -386,11 +403,11 @@ class Loop:
             self.room.regroup(entry, group_of(entry))
         self._groups.file(entry)
 
-    def _preview(self, entry: Entry, state: State) -> None:
+    def _preview(self, entry: Entry, state: State) -> Calling[None]:
         """Make a preview; one that fails costs the preview, not the work, and is told."""
         begun = self.clock()
         try:
-            if (media := self.actions.preview(entry, state)) is not None:
+            if (media := (yield from self.actions.preview(entry, state))) is not None:
                 entry.emit(Preview(state.position, media))
         except BaseException as error:  # a plugin may raise anything; see failures
             found = as_error(entry.name, "preview", error)
@@ -399,32 +416,38 @@ class Loop:
                 return
             entry.request = replace(entry.request, preview_every=0)
             self._tell(entry, (f"no more previews: {found.message}",))
-        for watcher in self.watchers:
-            watcher.previewed(entry.number, entry.name, begun, self.clock())
+        self.watcher.previewed(entry.number, entry.name, begun, self.clock())
 
     def _done(self, entry: Entry, seconds: float) -> None:
         """The last step is made: what is left is to finish."""
         self._groups.remove(entry)
         self.order.served(entry, seconds, done=True)
 
-    def _finish(self, entry: Entry) -> None:
+    def _finish(self, entry: Entry) -> Calling[None]:
         begun = self.clock()
         try:
-            self._ensure_model(entry)
+            yield from self._ensure_model(entry)
             if not self.room.may_finish(entry):
                 raise NoRoom
-            media = self.actions.finish(entry)
+            media = yield from self.actions.finish(entry)
             entry.timing.finish = self.clock() - begun
-            for watcher in self.watchers:
-                watcher.finished(entry.number, entry.name, begun, begun + entry.timing.finish)
-            media = self.complete(entry, media)
+            self.watcher.finished(entry.number, entry.name, begun, begun + entry.timing.finish)
+            rest = self.complete(entry, media)
         except NoRoom:
             self._no_room(entry)
             return
         except BaseException as error:  # a plugin may raise anything; see failures
             self._failed_alone(entry, "finish", error)
             return
-        self._end(entry, Finished(media))
+        self._release(entry)  # the rest needs nothing of the device
+        self.later(rest, partial(self._completed, entry))
+
+    def _completed(self, entry: Entry, made: Media | BaseException) -> None:
+        """The rest of the work on what was made is done, or failed."""
+        if isinstance(made, BaseException):
+            self._end(entry, Failed(as_error(entry.name, "finish", made)))
+        else:
+            self._end(entry, Finished(made))
 
     def _tell(self, entry: Entry, notices: tuple[str, ...]) -> None:
         for text in notices:
@@ -433,18 +456,24 @@ class Loop:
                 entry.emit(Notice(text))
 
     def _end(self, entry: Entry, event: Event) -> None:
-        """Release what the request holds and emit its last event."""
+        """Release what the request still holds and emit its last event."""
+        self._release(entry)
         entry.ended = True
+        self.watcher.ended(entry.number, entry.name, event.outcome, self.clock())
+        if self.keeper is not None:
+            self.keeper.end(entry, event)
+        emit, entry.emit = entry.emit, _silent
+        emit(event)
+
+    def _release(self, entry: Entry) -> None:
+        """Let go of what a request holds, and of its place in the order."""
+        if entry.released:
+            return
+        entry.released = True
         self._groups.remove(entry)
         self.room.leave(entry)
         self.order.removed(entry)
-        for watcher in self.watchers:
-            watcher.ended(entry.number, entry.name, event.outcome, self.clock())
-        if self.keeper is not None:
-            self.keeper.end(entry, event)
         entry.state = entry.model = entry.rng = entry.key = None
-        emit, entry.emit = entry.emit, _silent
-        emit(event)
 
 
 def _silent(event: Event) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import torch_setup
-from studio.engine.calls import Call, directly
+from studio.engine.calls import Calling, ask
 from studio.engine.ledger import Ledger, least_streamed_bytes, show_bytes, tensor_bytes, weight_bytes
 from studio.engine.parts import Part, Parts
 from studio.engine.residency import Candidate, choose_victims
@@ -101,7 +101,7 @@ class Models:
         self.device, self._dtype, self._clock = device, dtype, clock
         self.ledger = ledger or Ledger()
         self.parts = Parts(device, self.ledger, _sha256, host)
-        self.watchers: Sequence[Watcher] = ()
+        self.watcher = Watcher()
         self.reserve: Callable[[Generator, str], int] = lambda generator, dtype: 0
         """Bytes that a generator's calls are known to take besides weights and states, at the least."""
         self._models: dict[Hashable, Model] = {}
@@ -142,10 +142,9 @@ class Models:
         self,
         generator: Generator,
         wanted: str | None,
-        call: Call = directly,
         limit_s: float = 600.0,
         rank: Rank = _all_may_leave,
-    ) -> Model:
+    ) -> Calling[Model]:
         """Return the model, loading it if need be; others leave for it as `rank` allows.
 
         Raises NoRoom, WeightsError, OutOfMemory, or whatever the generator's `load` raises.
@@ -154,11 +153,11 @@ class Models:
         key = (id(generator), dtype)
         found = self._of.get(key)
         if found is None or not found[1].resident:
-            model = self._identify(generator, dtype, call, limit_s)
+            model = yield from self._identify(generator, dtype, limit_s)
             if model.put_off:
                 self._bring_back(model, rank)
             elif not model.resident:
-                self._load(model, generator, call, limit_s, rank)
+                yield from self._load(model, generator, limit_s, rank)
             self._of[key] = (generator, model)
         model = self._of[key][1]
         self.parts.wait(model.parts)
@@ -225,14 +224,14 @@ class Models:
         self._models.clear()
         self._of.clear()
 
-    def _identify(self, generator: Generator, dtype: str, call: Call, limit_s: float) -> Model:
+    def _identify(self, generator: Generator, dtype: str, limit_s: float) -> Calling[Model]:
         """Find the model by the content of its weights, or make one that is not loaded yet."""
 
         def look() -> tuple[dict[str, str], int, int]:
             files = generator.weights()
             return hash_weights(files), *self._size(generator, files, dtype)
 
-        hashes, size, whole = call(generator.name, look, limit_s)
+        hashes, size, whole = yield from ask(generator.name, look, limit_s)
         function = getattr(generator.load, "__func__", generator.load)
         key = (function, tuple(sorted(hashes.values())), dtype, size < whole) if hashes else (generator, dtype)
         if key not in self._models:
@@ -252,7 +251,7 @@ class Models:
             return whole, whole
         return min(whole, least_streamed_bytes(files, dtype)), whole
 
-    def _load(self, model: Model, generator: Generator, call: Call, limit_s: float, rank: Rank) -> None:
+    def _load(self, model: Model, generator: Generator, limit_s: float, rank: Rank) -> Calling[None]:
         if not self.make_room(model.size - self.parts.there(model.weights.values()), rank):
             raise NoRoom
         begun = self._clock()
@@ -264,7 +263,7 @@ class Models:
                 return generator.load(self.device, model.dtype), list(dict.fromkeys(parts))
 
         try:
-            model.value, model.parts = call(generator.name, load, limit_s)
+            model.value, model.parts = yield from ask(generator.name, load, limit_s)
         except BaseException:
             self.parts.forget_unused()
             raise
@@ -272,8 +271,7 @@ class Models:
         model.resident, model.return_s = True, self._clock() - begun
         self.parts.use(model.parts, model)
         self._check_claim(model, rank, how.largest if how else 0)
-        for watcher in self.watchers:
-            watcher.loaded(model.name, self.device, model.size, begun, self._clock())
+        self.watcher.loaded(model.name, self.device, model.size, begun, self._clock())
 
     def _check_claim(self, model: Model, rank: Rank, comes: int) -> None:
         """Count what was loaded, and what `comes` and goes; a model that holds more than its files say is believed, or
@@ -304,8 +302,7 @@ class Models:
         begun = self._clock()
         self.parts.bring_back(model.parts)
         model.return_s = self._clock() - begun
-        for watcher in self.watchers:
-            watcher.loaded(model.name, self.device, model.size, begun, self._clock())
+        self.watcher.loaded(model.name, self.device, model.size, begun, self._clock())
 
     def _leave(self, models: Sequence[Model]) -> None:
         """Put models off to host memory where they fit, and drop the others."""
@@ -346,8 +343,7 @@ class Models:
                 self.parts.put_off(stranded)
 
     def _tell(self, model: Model, place: str) -> None:
-        for watcher in self.watchers:
-            watcher.evicted(model.name, self.device, place, model.size, self._clock())
+        self.watcher.evicted(model.name, self.device, place, model.size, self._clock())
 
 
 def give_back() -> None:

@@ -9,6 +9,8 @@ Try it: subclass Watcher, print in `stepped`, and give it to ``Engine("cpu", wat
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 
 class Watcher:
     """Does nothing; override what you want to see."""
@@ -47,3 +49,19 @@ class Watcher:
 
     def memory(self, device: str, used: int, budget: int) -> None:
         """What the ledger holds on the device, after a change."""
+
+
+class Watchers(Watcher):
+    """Several watchers as one, told in order."""
+
+    def __init__(self, several: Sequence[Watcher]) -> None:
+        for name in (name for name in vars(Watcher) if not name.startswith("_")):
+            setattr(self, name, _each([getattr(watcher, name) for watcher in several]))
+
+
+def _each(told: list[Callable[..., None]]) -> Callable[..., None]:
+    def tell(*what: object) -> None:
+        for one in told:
+            one(*what)
+
+    return tell

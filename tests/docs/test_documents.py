@@ -2,7 +2,7 @@
 
 The blocks of one document share a folder and run in order. In a console block a line starting with `$ ` is a command;
 the lines under it, if any, must be its output, where `…` stands for anything. A block after
-`<!-- not run: reason -->` is passed over; only what builds an environment or trains may be.
+`<!-- not run: reason -->` is passed over; only what builds an environment, trains or fetches may be.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n+)?```(?P<language>python|console)\n(?P<text>.*?)^```$", re.M | re.S
 )
-MAY_STAY_UNRUN = re.compile(r"\b(make|pip|train|python -m)\b|git clone")
+MAY_STAY_UNRUN = re.compile(r"\b(make|pip|train|python -m|models pull smollm2)\b|git clone")
 
 
 @dataclass(frozen=True)

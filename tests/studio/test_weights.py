@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import studio
+from studio.engine.calls import directly
 from studio.engine.ledger import tensor_bytes, weight_bytes
 from studio.errors import WeightsError
 from studio.weights import SMALL, Streaming, hosted
@@ -167,13 +168,13 @@ def test_a_model_larger_than_the_budget_is_streamed_and_says_so(folder):
     file = saved(build(["linear"] * 6), folder)
     whole, generator = weight_bytes([file], "float32"), Chain(file)
     models = Models("cpu", ledger=Ledger(whole // 2))
-    model = models.get(generator, None)
+    model = directly(models.get(generator, None))
     assert model.streamed
     assert model.whole == whole
     assert models.ledger.used == model.size == models.claim(generator, None) <= whole // 2
-    loaded = Models("cpu", ledger=Ledger(2 * whole)).get(generator, None)
+    loaded = directly(Models("cpu", ledger=Ledger(2 * whole)).get(generator, None))
     assert not loaded.streamed
     assert generator.generate(model.value, None, None).text == generator.generate(loaded.value, None, None).text
     assert models.drop_all(lambda _: 0) == 1
     assert models.ledger.used == 0
-    assert generator.generate(models.get(generator, None).value, None, None).text
+    assert generator.generate(directly(models.get(generator, None)).value, None, None).text

@@ -92,6 +92,7 @@ def test_a_missing_client_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StudioError, match=f"`{client}` is not installed") as caught:
         fetch.fetch(wanted, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
     assert wanted.name in caught.value.message
     assert wanted.file in (caught.value.hint or "")
     assert str(tmp_path / "cache") in (caught.value.hint or "")
@@ -107,29 +108,30 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, client: str, script:
 
 def test_downloads_with_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fruit = package(tmp_path, "npm")
-    (tmp_path / fruit.file).rename(tmp_path / "away.tgz")
-    stand_in(
-        tmp_path / "bin", monkeypatch, "npm", f'[ "$*" = "pack --silent fruit@2.0.0" ] && cp ../away.tgz {fruit.file}'
-    )
+    away = (tmp_path / fruit.file).rename(tmp_path / "away.tgz")
+    script = f'[ "$1 $2" = "pack fruit@2.0.0" ] && for into; do :; done && cp {away} "$into/{fruit.file}"'
+    stand_in(tmp_path / "bin", monkeypatch, "npm", script)
     folder = fetch.fetch(fruit, tmp_path / "cache")
     assert (folder / "package" / "data.txt").read_bytes() == TEXT
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([fruit.file, folder.name])
 
 
-@pytest.mark.parametrize(
-    ("wanted", "client", "hint"),
-    [(fetch.WORDNET, "apt-get", "`apt-get update` may be due"), (fetch.EMOJI, "npm", None)],
-)
+@pytest.mark.parametrize(("wanted", "client", "due"), [(fetch.WORDNET, "apt-get", True), (fetch.EMOJI, "npm", False)])
 def test_a_client_that_fails_is_quoted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: Package, client: str, hint: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: Package, client: str, due: bool
 ) -> None:
     stand_in(tmp_path / "bin", monkeypatch, client, "echo first >&2; echo 'E: no such version' >&2; exit 100")
     with pytest.raises(StudioError, match=r"failed: E: no such version") as caught:
         fetch.fetch(wanted, tmp_path / "cache")
     assert f"{wanted.name}" in caught.value.message
-    assert caught.value.hint == hint
+    assert ("`apt-get update` may be due" in (caught.value.hint or "")) == due
 
 
 def test_a_client_that_leaves_no_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path / "bin", monkeypatch, "npm", "exit 0")
-    with pytest.raises(StudioError, match=f"left no file `{fetch.EMOJI.file}`"):
+    with pytest.raises(StudioError, match=f"`npm` left 0 files of `{fetch.EMOJI.name}`"):
         fetch.fetch(fetch.EMOJI, tmp_path / "cache")
+    monkeypatch.undo()
+    stand_in(tmp_path / "apt", monkeypatch, "apt-get", "touch other.deb")
+    with pytest.raises(StudioError, match="came as another file than"):
+        fetch.fetch(fetch.WORDNET, tmp_path / "cache")

@@ -56,13 +56,19 @@ MIXED = [
 ]
 
 
-def test_batched_with_others_is_alone_within_one_level(engine: Engine, generator: ImageGenerator) -> None:
-    """Prompts, seeds, guidance, steps, samplers and sizes all differ; each picture is as if it had run alone."""
+def test_batched_with_others_is_as_alone(engine: Engine, generator: ImageGenerator) -> None:
+    """Prompts, seeds, guidance, steps, samplers and sizes all differ; each picture is as if it had run alone.
+
+    Within one level in float32. A step of bfloat16 is half a level by itself, and untrained weights make more of it.
+    """
+    most = {"float32": 1, "bfloat16": 4}
     together = make(engine, generator, MIXED)
     for one, made in zip(MIXED, together, strict=True):
         (alone,) = make(engine, generator, [one])
-        assert np.abs(pixels(alone) - pixels(made)).max() <= 1
         assert isinstance(made.recipe, Recipe)
+        gap = np.abs(pixels(alone) - pixels(made))
+        assert gap.max() <= most[made.recipe.dtype]
+        assert gap.mean() < most[made.recipe.dtype] / 10
     widths = [made.recipe.batch_width.max for made in together if made.recipe]
     assert max(widths) == 4  # those of one size did share steps
 

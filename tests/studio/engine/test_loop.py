@@ -123,7 +123,7 @@ class Bench:
     def __init__(self, max_running=5):
         self.now = 0.0
         self.events = {}
-        self.loop = Loop(Models("cpu"), lambda entry, media: media, self.clock, max_running, measured=Ideal())
+        self.loop = Loop(Models("cpu"), lambda entry, media: lambda: media, self.clock, max_running, measured=Ideal())
 
     def clock(self):
         self.now += 1

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 import studio
 from studio.engine import models
+from studio.engine.calls import directly
 from studio.engine.ledger import Ledger
 from studio.engine.models import Models, NoRoom
 
@@ -83,9 +84,9 @@ def run(model):
 def test_a_part_that_two_models_use_is_held_and_counted_once(files):
     ledger = Ledger(100 * PART)
     source = Models("cpu", ledger=ledger)
-    one = source.get(generator("one", [files["a"], files["b"]]), None)
+    one = directly(source.get(generator("one", [files["a"], files["b"]]), None))
     alone = ledger.used
-    other = source.get(generator("other", [files["a2"], files["c"]]), None)
+    other = directly(source.get(generator("other", [files["a2"], files["c"]]), None))
     assert one.value[0] is other.value[0], "equal content is one part, whatever the file is called"
     assert one.value[1] is not other.value[1]
     assert ledger.used - alone == other.parts[1].size + other.own
@@ -94,18 +95,18 @@ def test_a_part_that_two_models_use_is_held_and_counted_once(files):
 
 def test_what_is_configured_otherwise_is_another_part(files):
     source = Models("cpu", ledger=Ledger(100 * PART))
-    one = source.get(generator("one", [files["a"]], 0.5), None)
-    other = source.get(generator("other", [files["a"]], 0.25), None)
-    narrow = source.get(generator("narrow", [files["a"]], 0.5), "bfloat16")
+    one = directly(source.get(generator("one", [files["a"]], 0.5), None))
+    other = directly(source.get(generator("other", [files["a"]], 0.25), None))
+    narrow = directly(source.get(generator("narrow", [files["a"]], 0.5), "bfloat16"))
     assert len({id(each.value[0]) for each in (one, other, narrow)}) == 3
 
 
 def test_a_shared_part_outlives_either_model(files):
     ledger = Ledger(100 * PART)
     source = Models("cpu", ledger=ledger)
-    one = source.get(generator("one", [files["a"], files["b"]]), None)
+    one = directly(source.get(generator("one", [files["a"], files["b"]]), None))
     kept = generator("kept", [files["a"], files["c"]])
-    other = source.get(kept, None)
+    other = directly(source.get(kept, None))
     before = run(other)
     gone = one.freed
     was = ledger.used
@@ -114,18 +115,18 @@ def test_a_shared_part_outlives_either_model(files):
     assert torch.equal(run(other), before)
     source.drop_all(lambda model: 0)
     assert ledger.used == 0
-    assert torch.equal(run(source.get(kept, None)), before)
+    assert torch.equal(run(directly(source.get(kept, None))), before)
 
 
 def test_two_that_share_leave_together_for_a_third(files):
     source = Models("cpu", ledger=Ledger(int(2.5 * PART)))
     one, other = generator("one", [files["a"]]), generator("other", [files["a"]])
-    source.get(one, None)
-    source.get(other, None)
-    third = source.get(generator("third", [files["b"], files["c"]]), None)
+    directly(source.get(one, None))
+    directly(source.get(other, None))
+    third = directly(source.get(generator("third", [files["b"], files["c"]]), None))
     assert source.resident() == [third]
     with pytest.raises(NoRoom):
-        source.get(one, None, rank=lambda model: None)
+        directly(source.get(one, None, rank=lambda model: None))
 
 
 def test_a_load_that_fails_leaves_nothing(files):
@@ -134,7 +135,7 @@ def test_a_load_that_fails_leaves_nothing(files):
     bad = generator("bad", [files["a"], files["b"].with_name("none.safetensors")])
     bad.weights = lambda: [files["a"]]
     with pytest.raises(studio.StudioError):
-        source.get(bad, None)
+        directly(source.get(bad, None))
     assert ledger.used == 0
     assert not source.parts._parts
 
@@ -147,14 +148,14 @@ def put_off_models(files, budget, host):
 def test_put_off_and_back_is_the_same_and_counted_where_it_is(files):
     """Host memory stands in for the device here; the way is the same."""
     source, one, other = put_off_models(files, int(1.5 * PART), 10 * PART)
-    first = source.get(one, None)
+    first = directly(source.get(one, None))
     expected, weight = run(first), first.value[0].one.weight
     size = first.freed
-    source.get(other, None)
+    directly(source.get(other, None))
     assert (first.resident, first.put_off) == (False, True)
     assert (source.parts.host.used, first.value[0].one.weight is weight) == (size, False)
     assert first.value[0].two.weight is first.value[0].one.weight, "tied weights stay tied"
-    again = source.get(one, None)
+    again = directly(source.get(one, None))
     assert again is first
     assert torch.equal(run(again), expected)
     assert one.loads == 1, "it came back without a load"
@@ -165,17 +166,17 @@ def test_put_off_and_back_is_the_same_and_counted_where_it_is(files):
 
 def test_without_room_on_the_host_it_is_dropped(files):
     source, one, other = put_off_models(files, int(1.5 * PART), PART // 2)
-    first = source.get(one, None)
-    source.get(other, None)
+    first = directly(source.get(one, None))
+    directly(source.get(other, None))
     assert (first.put_off, first.value, source.parts.host.used) == (False, None, 0)
-    source.get(one, None)
+    directly(source.get(one, None))
     assert one.loads == 2
 
 
 def test_a_prefetch_takes_free_room_only(files):
     source, one, other = put_off_models(files, int(1.5 * PART), 10 * PART)
-    first = source.get(one, None)
-    second = source.get(other, None)
+    first = directly(source.get(one, None))
+    second = directly(source.get(other, None))
     source.prefetch(one, None)
     assert (first.resident, second.resident) == (False, True)
     source.drop_all(lambda model: 0)
@@ -204,7 +205,7 @@ def come_and_go(tmp_path_factory, wanted, budget, host):
     source = Models("cpu", ledger=Ledger(int(budget * PART)), host=None if host is None else Ledger(int(host * PART)))
     seen = {}
     for index, drop in wanted:
-        model = source.get(generators[index], None)
+        model = directly(source.get(generators[index], None))
         made = run(model)
         assert torch.equal(seen.setdefault(index, made), made)
         if drop:
@@ -224,10 +225,10 @@ def come_and_go(tmp_path_factory, wanted, budget, host):
 def test_on_cuda_it_waits_in_pinned_memory(files):
     source = Models("cuda", ledger=Ledger(int(1.5 * PART)), host=Ledger(10 * PART))
     one, other = generator("one", [files["a"]]), generator("other", [files["b"]])
-    first = source.get(one, None)
+    first = directly(source.get(one, None))
     expected = [value.clone() for value in first.value[0].parameters()]
-    source.get(other, None)
+    directly(source.get(other, None))
     assert first.value[0].one.weight.is_pinned()
-    back = source.get(one, None).value[0]
+    back = directly(source.get(one, None)).value[0]
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(expected, back.parameters(), strict=True))

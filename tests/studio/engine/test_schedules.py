@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import studio
 from studio.engine import models
+from studio.engine.calls import drive
 from studio.engine.entry import Entry
 from studio.engine.ledger import Ledger
 from studio.engine.loop import Loop
@@ -108,12 +109,11 @@ class Device:
         self.events = {}
         self.loop = Loop(
             Models("cpu", ledger=self.ledger, clock=self.clock),
-            lambda entry, media: media,
+            lambda entry, media: lambda: media,
             self.clock,
             most,
             measured=Measured(),
             gauge=self,
-            call=self.call,
         )
 
     def clock(self):
@@ -134,9 +134,13 @@ class Device:
         if not any(state.fault and state.position + 1 >= state.at for state in states):
             self.seen.add(what)
 
-    def call(self, generator, work, limit_s):
+    def tick(self):
+        return drive(self.loop.turn(), self.run)
+
+    def run(self, call):
+        generator = call.generator
         try:
-            return work()
+            return call.work()
         except Hang:
             self.hung[generator] = True
             raise TimedOut(generator, f"`{generator}` hangs", over=lambda: not self.hung[generator]) from None
@@ -176,7 +180,7 @@ class Schedules(RuleBasedStateMachine):
     @rule(times=st.integers(1, 6))
     def tick(self, times):
         for _ in range(times):
-            self.device.loop.tick()
+            self.device.tick()
 
     @rule(data=st.data())
     def cancel(self, data):
@@ -204,7 +208,7 @@ class Schedules(RuleBasedStateMachine):
         if not hasattr(self, "device"):
             return
         for _ in range(5000):
-            if not self.device.loop.tick():
+            if not self.device.tick():
                 break
         for entry, events in self.device.events.items():
             assert entry.ended, "nobody starves"

@@ -1,0 +1,248 @@
+"""The worker: the thread that takes a loop's turns and runs its calls, a watchdog over it, and an archivist beside it.
+
+A plugin's call runs in the worker's own thread, so that a step costs no change of threads. Should it outlive its limit,
+the watchdog leaves that thread to itself (Python cannot end one) and has a new one take over the turn right there, with
+TimedOut as what the call raised; whatever the old thread comes back with is thrown away, and it ends. A call that holds
+Python's global lock for ever cannot be left behind in this way. The archivist does what is left to do on what was made
+(encoding, writing) while the next steps compute. This module knows nothing of plugins or requests.
+
+Try it: ``pytest tests/studio/engine/test_worker.py``
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol
+
+from studio.engine.calls import Call, Calling
+from studio.engine.entry import Entry
+from studio.engine.order import Order
+from studio.errors import EngineClosed, StudioError, TimedOut
+from studio.media import Media
+
+
+class Loop(Protocol):
+    """What a worker does its turns of."""
+
+    order: Order[Entry]
+
+    def accept(self, entry: Entry) -> None:
+        """Take a request in."""
+
+    def cancel(self, entry: Entry) -> None:
+        """End a request."""
+
+    def fail(self, entry: Entry, error: StudioError) -> None:
+        """End a request with an error."""
+
+    def turn(self) -> Calling[bool]:
+        """One piece of work; returns False if there is none."""
+
+
+class Worker:
+    """Does the turns of a loop in a daemon thread that starts with the first request.
+
+    `opened` is called in it before the first turn, `idle` when there is nothing to do, and `closed` at its end.
+    """
+
+    def __init__(self, opened: Callable[[], None], idle: Callable[[], None], closed: Callable[[], None]) -> None:
+        self._opened, self._idle, self._closed = opened, idle, closed
+        self._loop: Loop | None = None
+        self._mail = threading.Condition()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._closing = False
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._watchdog = _Watchdog(self._take_over)
+        self._archivist = ThreadPoolExecutor(1, thread_name_prefix="studio-archivist")
+        self._pending = 0  # pieces of work with the archivist
+        self._beside: threading.Thread | None = None  # its thread
+
+    def serve(self, loop: Loop) -> None:
+        """Say whose turns to take. Nothing runs before there is a request."""
+        self._loop = loop
+
+    def accept(self, entries: Sequence[Entry]) -> None:
+        """Let the loop take requests in, all before its next turn. Raises EngineClosed."""
+        loop = self._loop
+        assert loop is not None
+        with self._mail:
+            if self._closing:
+                raise EngineClosed("the engine is closed", hint="make a new Studio")
+            if self._thread is None:
+                self._start(partial(self._run, loop))
+            self._inbox.extend(partial(loop.accept, entry) for entry in entries)
+            self._mail.notify()
+
+    def cancel(self, entry: Entry) -> None:
+        """Let the loop end a request before its next turn; a closing one ends them all anyway."""
+        assert self._loop is not None
+        self._post(partial(self._loop.cancel, entry))
+
+    def later(self, work: Callable[[], Media], then: Callable[[Media | BaseException], None]) -> None:
+        """Do `work` beside, and call `then` with what came of it between two turns. See `loop.Later`."""
+
+        def do() -> None:
+            self._beside = threading.current_thread()
+            try:
+                made: Media | BaseException = work()
+            except BaseException as error:  # `then` tells of it
+                made = error
+            self._post(partial(then, made), done=1)
+
+        with self._mail:
+            self._pending += 1
+        self._archivist.submit(do)
+
+    def close(self, patience: float | None) -> None:
+        """End the thread; waits at most `patience` seconds for the call in flight (None: until it is over)."""
+        with self._mail:
+            self._closing = True
+            self._mail.notify()
+        if self._thread is None or threading.current_thread() in (self._thread, self._beside):
+            return
+        if self._over.wait(patience):
+            self._thread.join()
+
+    def _post(self, letter: Callable[[], None], done: int = 0) -> None:
+        with self._mail:
+            self._pending -= done
+            self._inbox.append(letter)
+            self._mail.notify()
+
+    def _start(self, target: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=target, name="studio-engine", daemon=True)
+        self._thread.start()
+
+    def _run(self, loop: Loop, turn: Calling[bool] | None = None, late: TimedOut | None = None) -> None:
+        """Take turns until closed; with a `turn` that another thread left behind in a call, begin with that."""
+        try:
+            if turn is None:
+                self._opened()
+            busy = turn is not None and self._drive(loop, turn, late)
+            while self._read_mail(busy):
+                busy = self._drive(loop, loop.turn())
+        except _LeftBehind:
+            return
+        for entry in loop.order.jobs():
+            loop.cancel(entry)
+        while self._pending or self._inbox:
+            self._read_mail(busy=False, closing=False)
+        self._archivist.shutdown()
+        self._watchdog.close()
+        self._closed()
+        self._over.set()
+
+    def _read_mail(self, busy: bool, *, closing: bool = True) -> bool:
+        """Do what came in, waiting for it where there is nothing else to do; False once it is time to close."""
+        if not busy and closing:
+            self._idle()
+        with self._mail:
+            while not (busy or self._inbox or (closing and self._closing)):
+                self._mail.wait()
+            letters = list(self._inbox)
+            self._inbox.clear()
+        for letter in letters:
+            letter()
+        return not self._closing
+
+    def _drive(self, loop: Loop, turn: Calling[bool], late: TimedOut | None = None) -> bool:
+        """Do a turn with its calls. A fault of the loop itself ends what is in hand, never the thread."""
+        advance: Callable[[], Call] = partial(next, turn) if late is None else partial(turn.throw, late)
+        while True:
+            try:
+                call = advance()
+            except StopIteration as end:
+                return bool(end.value)
+            except Exception as error:
+                for entry in loop.order.jobs():
+                    loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
+                return False
+            watched = self._watchdog.watch(call, turn)
+            made, failed = call.outcome()
+            if not self._watchdog.over(watched):
+                raise _LeftBehind
+            advance = partial(turn.send, made) if failed is None else partial(turn.throw, failed)
+            del call, made, failed, watched  # whoever waits for mail keeps nothing alive
+
+    def _take_over(self, watched: _Watched) -> None:
+        """Called by the watchdog: leave the thread to its call, and go on with the turn in a new one."""
+        stuck, call = self._thread, watched.call
+        assert stuck is not None
+        assert self._loop is not None
+        message = f"`{call.generator}` did not return within {call.limit_s:g} s and was abandoned"
+        hint = "ask for less, or allow more time; it is refused further work while it hangs"
+        late = TimedOut(call.generator, message, hint=hint, over=lambda: not stuck.is_alive())
+        self._start(partial(self._run, self._loop, watched.turn, late))
+
+
+class _LeftBehind(Exception):
+    """The thread's call was abandoned: another has the loop now."""
+
+
+class _Watched:
+    """A call in flight, and when it is late."""
+
+    def __init__(self, call: Call, turn: Calling[bool]) -> None:
+        self.call, self.turn = call, turn
+        self.due = time.monotonic() + call.limit_s
+
+
+class _Watchdog:
+    """Calls `late`, in a thread of its own, with a call that is not over in time; such a call is watched no more.
+
+    It sleeps from one due time to the next that it finds, so that watching a call wakes nobody.
+    """
+
+    def __init__(self, late: Callable[[_Watched], None]) -> None:
+        self._late = late
+        self._news = threading.Condition()
+        self._watched: _Watched | None = None
+        self._wakes = -math.inf  # when it looks next; before its thread was started, never
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def watch(self, call: Call, turn: Calling[bool]) -> _Watched:
+        """Begin to watch."""
+        with self._news:
+            watched = self._watched = _Watched(call, turn)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="studio-watchdog", daemon=True)
+                self._thread.start()
+            elif watched.due < self._wakes:
+                self._news.notify()
+            return watched
+
+    def over(self, watched: _Watched) -> bool:
+        """The call is over; False if that comes too late."""
+        with self._news:
+            in_time = self._watched is watched
+            if in_time:
+                self._watched = None
+            return in_time
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with self._news:
+            while not self._closed:
+                watched, now = self._watched, time.monotonic()
+                if watched is not None and watched.due <= now:
+                    self._watched = None
+                    self._late(watched)
+                    continue
+                self._wakes = math.inf if watched is None else watched.due
+                del watched
+                self._news.wait(None if self._wakes == math.inf else self._wakes - now)

@@ -1,0 +1,126 @@
+"""Which files of a model are taken: formats that hold data and no code, under names that stay in their folder.
+
+Taken are safetensors and GGUF weights, and the texts beside them (configurations, tokenizers, templates, licences).
+Pickles are refused by name, as loading one runs what it says. It knows nothing of where files come from.
+
+Try it: ``studio.models.formats.choose({"model.safetensors": 10, "setup.py": 1}, None)``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+from studio.errors import ModelError, UnknownName
+
+Report = Callable[[str, int, int | None], None]
+"""Told how far something is: what, bytes done, bytes in all (None: unknown)."""
+
+WEIGHTS = (".safetensors", ".gguf")
+TEXTS = (".json", ".jsonl", ".txt", ".jinja", ".model", ".tiktoken", ".yaml", ".md")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+LICENCES = ("licen", "notice", "copying")
+MOST_TEXT = 256 << 20  # bytes of one text; the largest tokenizers in use have 35 MB
+MOST_HEADER = 100_000_000  # bytes of a safetensors header: the format's own limit
+CONVERT = (
+    'convert it where you trust it, then pull `file:model.safetensors`: python -c "import torch, safetensors.torch as'
+    " s; s.save_file(torch.load('{name}', weights_only=True), 'model.safetensors')\""
+)
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """The report that tells nobody."""
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it is a plain relative path with `/`. Raises ModelError for one that could leave its folder."""
+    parts = name.split("/")
+    bad = any(part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 255 for part in parts)
+    if bad or len(parts) > 32 or "\\" in name or ":" in parts[0] or not name.isprintable():
+        raise ModelError(f"the file name {name!r} is refused: it must be a plain path inside the model's folder")
+    return name
+
+
+def is_licence(name: str) -> bool:
+    """Whether a file says what may be done with the model."""
+    return PurePosixPath(name).name.lower().startswith(LICENCES)
+
+
+def is_safe(name: str) -> bool:
+    """Whether a file of this name is taken. What pip writes beside a package is not, but for licences."""
+    path = PurePosixPath(name)
+    ours = not any(part.endswith(".dist-info") or part.startswith(".") for part in path.parts)
+    return is_licence(name) or (ours and path.suffix.lower() in WEIGHTS + TEXTS)
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of this name is, or may be, a pickle."""
+    return PurePosixPath(name).suffix.lower() in PICKLES
+
+
+def choose(sizes: Mapping[str, int], wanted: str | None) -> list[str]:
+    """The names to take out of `sizes` (name -> bytes): `wanted` alone, or all that are safe.
+
+    Raises UnknownName if `wanted` is not there, ModelError if it is no safe format, if pickles are the only weights, if
+    nothing is left, or if a text is larger than 256 MiB.
+    """
+    if wanted is None:
+        chosen = sorted(name for name in sizes if is_safe(name))
+        pickles = sorted(name for name in sizes if is_pickle(name))
+        if pickles and not any(name.lower().endswith(WEIGHTS) for name in chosen):
+            raise _refuse_pickle(pickles[0])
+        if all(is_licence(name) for name in chosen):
+            raise ModelError("it holds no file of a safe format", hint=f"taken are {', '.join(WEIGHTS + TEXTS)}")
+    else:
+        if wanted not in sizes:
+            raise UnknownName("file of it", wanted, sorted(filter(is_safe, sizes)))
+        if is_pickle(wanted):
+            raise _refuse_pickle(wanted)
+        if not is_safe(wanted):
+            raise ModelError(f"`{wanted}` is in no safe format", hint=f"taken are {', '.join(WEIGHTS + TEXTS)}")
+        chosen = [wanted]
+    for name in chosen:
+        if not name.lower().endswith(WEIGHTS) and sizes[name] > MOST_TEXT:
+            raise ModelError(f"`{name}` has {sizes[name]:,} bytes; a text of a model may have {MOST_TEXT:,}")
+    return chosen
+
+
+def check_total(total: int, limit: int, folder: Path) -> None:
+    """Raise ModelError if `total` bytes are more than `limit`, or than `folder`'s disk has room for."""
+    if total > limit:
+        raise ModelError(f"it has {total:,} bytes, more than the limit of {limit:,}", hint="raise it with `--limit`")
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    stat = os.statvfs(there)
+    if total > (free := stat.f_bavail * stat.f_frsize):
+        raise ModelError(f"it has {total:,} bytes and `{there}` has room for {free:,}", hint="free some space")
+
+
+def check_content(path: Path) -> None:
+    """Raise ModelError if a file is not what its name says: weights without their format's beginning."""
+    suffix, size = path.suffix.lower(), path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(9)
+    if suffix == ".safetensors":
+        length = int.from_bytes(head[:8], "little")
+        if size < 10 or not 2 <= length <= min(size - 8, MOST_HEADER) or head[8:9] != b"{":
+            raise ModelError(f"`{path.name}` is not a safetensors file, or is cut short")
+    elif suffix == ".gguf" and head[:4] != b"GGUF":
+        raise ModelError(f"`{path.name}` is not a GGUF file")
+
+
+def sha256_of(path: Path, report: Report = silent) -> str:
+    """The sha256 of a file, in hex."""
+    digest, done, size = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while block := file.read(4 << 20):
+            digest.update(block)
+            done += len(block)
+            report(f"checking {path.name}", done, size)
+    return digest.hexdigest()
+
+
+def _refuse_pickle(name: str) -> ModelError:
+    message = f"`{name}` is refused: a {PurePosixPath(name).suffix} file may be a pickle, and loading one runs its code"
+    return ModelError(message, hint=CONVERT.format(name=PurePosixPath(name).name))

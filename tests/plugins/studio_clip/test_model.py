@@ -1,0 +1,129 @@
+"""What ships and what training writes, loaded by our pieces and by stock open_clip alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+from torch.nn import functional as F
+
+from studio.engine.ledger import Ledger
+from studio.engine.parts import Parts
+from studio.errors import WeightsError
+from studio.weights import hosted
+from studio_clip import convert, encoder, model, places, train_pairs
+from studio_diffusion.image import STARTER
+from studio_diffusion.latent import LatentDiffusion
+
+TEXTS = ["a red apple", "一个红苹果", "", "octopus " * 60]
+PICTURES = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), np.uint8)
+
+
+def stock_answers(clip: open_clip.CLIP, loaded: model.Clip) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings of `TEXTS` and `PICTURES` by open_clip's own calls."""
+    tokens = loaded.tokenizer(TEXTS, padding="max_length", truncation=True, max_length=48, return_tensors="pt")
+    x = torch.from_numpy(PICTURES).permute(0, 3, 1, 2).float() / 255
+    x = F.interpolate(x, (loaded.size, loaded.size), mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        return (clip.encode_text(tokens.input_ids, normalize=True), clip.encode_image((x - 0.5) / 0.5, normalize=True))
+
+
+def test_stock_open_clip_builds_what_ships_from_its_configuration(tmp_path: Path) -> None:
+    """`create_model` by name, after `add_model_config`; the embeddings are ours."""
+    loaded = model.load()
+    config = json.loads((places.WEIGHTS / places.CONFIG).read_text("utf-8"))["model_cfg"]
+    (tmp_path / "studio-starter.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    made = open_clip.create_model("studio-starter").eval()
+    made.load_state_dict(model.stock().state_dict())
+    text, image = stock_answers(made, loaded)
+    torch.testing.assert_close(loaded.texts(TEXTS), text, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded.pictures(PICTURES), image, rtol=1e-4, atol=1e-5)
+
+
+def test_what_ships_is_small_and_frozen() -> None:
+    assert (places.WEIGHTS / places.TENSORS).stat().st_size <= 8 << 20
+    loaded = model.load()
+    for part in (loaded.visual, loaded.text_encoder, loaded.head):
+        assert not part.training
+        assert not any(p.requires_grad or p.is_meta for p in part.parameters())
+
+
+@pytest.mark.parametrize("tower_name", convert.TOWERS)
+def test_a_text_tower_of_its_own_is_kept_beside_the_rest(
+    tower_name: str, tower: Any, tokens: Any, tmp_path: Path
+) -> None:
+    trained = train_pairs.build(tower, tower_name).eval()
+    model.save(tmp_path, trained, tower.config, convert.TOWERS[tower_name])
+    model.save_text(tmp_path, trained, tower.config, tokens)
+    loaded = model.load(tmp_path)
+    text, image = stock_answers(trained, loaded)
+    torch.testing.assert_close(loaded.texts(TEXTS), text, rtol=0, atol=3e-3)  # the rest is kept in float16
+    torch.testing.assert_close(loaded.pictures(PICTURES), image, rtol=0, atol=3e-3)
+    for name, value in model.stock(tmp_path).state_dict().items():
+        torch.testing.assert_close(value, trained.state_dict()[name], rtol=1e-3, atol=1e-3)
+
+
+def test_the_text_tower_is_one_with_the_image_models() -> None:
+    """In an engine that has loaded the image model, CLIP adds what is its own."""
+    ledger = Ledger(None)
+    parts = Parts("cpu", ledger, lambda path: str(path), None)
+    with parts.collecting(), hosted(parts, None):
+        latent = LatentDiffusion(STARTER, "cpu", torch.float32)
+        loaded = model.load()
+        made = parts._made.parts
+    assert loaded.text_encoder is latent.text_encoder
+    assert len({id(part) for part in made}) == len(made) - 1
+    assert loaded.texts(TEXTS).isfinite().all(), "attention's route serves both"
+
+
+def test_damaged_weights_are_told(tower: Any, tokens: Any, tmp_path: Path) -> None:
+    trained = train_pairs.build(tower, "vit")
+    model.save(tmp_path, trained, tower.config, convert.TOWERS["vit"])
+    model.save_text(tmp_path, trained, tower.config, tokens)
+    state = safetensors.torch.load_file(tmp_path / places.TENSORS)
+    del state["visual.proj"]
+    safetensors.torch.save_file(state, tmp_path / places.TENSORS)
+    with pytest.raises(WeightsError, match=r"lack `proj`"):
+        model.load(tmp_path)
+    (tmp_path / places.TENSORS).write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match="cannot be read as safetensors"):
+        model.load(tmp_path)
+
+
+def test_the_trunk_is_the_packages_network() -> None:
+    """timm's network with the renamed weights has the features of the implementation that the weights are from."""
+    original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0").eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in original.state_dict().items():
+            if value.is_floating_point() and "_bn" in name:
+                value.copy_(torch.rand_like(value) + 0.5)
+    trunk = open_clip.CLIP(**convert.config(_text_config(), convert.TOWERS["efficientnet"])).visual.trunk.eval()
+    trunk.load_state_dict(encoder.to_timm(original.state_dict(), trunk))
+    for size in (128, 224):
+        x = torch.randn(2, 3, size, size)
+        with torch.inference_mode():
+            wanted = original.extract_features(x)
+            torch.testing.assert_close(trunk.forward_features(x), wanted, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(trunk(x), wanted.mean((2, 3)), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    trunk = torch.nn.Linear(2, 3)
+    with pytest.raises(ValueError, match="1 tensors of EfficientNet-Lite0 do not fit the 2"):
+        encoder.to_timm({"weight": torch.zeros(3, 2)}, trunk)
+
+
+def _text_config() -> Any:
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+                          max_position_embeddings=8, projection_dim=4, bos_token_id=7, eos_token_id=8,
+                          pad_token_id=8)  # fmt: skip
