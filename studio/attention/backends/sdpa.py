@@ -27,8 +27,10 @@ def flash_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
     """torch's flash kernel for the CPU, on (B, H, T, D); grouped heads are served as they are.
 
     With fewer keys than a vector register holds, and no mask, it answers a row of NaN scores with zeros; with a mask it
-    does not, so it is given one.
+    does not, so it is given one. It takes a head's numbers for neighbours in memory whatever their stride is, so others
+    are copied.
     """
+    q, k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (q, k, v))
     if mask is None and k.shape[2] < _FEWEST_KEYS:
         mask, causal = _small_mask(q.shape[2] if causal else 1, k.shape[2], q, causal), False
     return cast(

@@ -52,6 +52,15 @@ def test_every_backend_gives_the_same_answer(device, problem):
         )
 
 
+@pytest.mark.parametrize("bias", [None, Causal(), Causal(window=3)])
+def test_numbers_of_a_head_need_not_be_neighbours(bias):
+    q, k, v = (torch.randn(1, 4, 16, 8).permute(0, 3, 1, 2) for _ in range(3))  # (1, 8, 4, 16), tokens innermost
+    due = exact(q, k, v, bias)
+    for name in willing(q, k, v, bias):
+        made = DISPATCH.attend(q, k, v, bias=bias, backend=name)
+        torch.testing.assert_close(made.double(), due, atol=1e-5, rtol=1e-5, msg=partial("{}: {}".format, name))
+
+
 @settings(max_examples=60)
 @given(problems(dtypes=(torch.float64, torch.float32, torch.bfloat16)))
 def test_every_backend_gives_the_same_gradients(problem):
