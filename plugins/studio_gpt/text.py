@@ -206,10 +206,11 @@ class TextGenerator(studio.Generator):
         return (self.path.name, "write" if left == 1 else f"read {1 << (left - 1).bit_length()}")
 
     def facts(self, model: TextModel, inputs: Any) -> dict[str, Any]:
-        """The decoder's shape and the attention backends that have served it."""
+        """The decoder's shape, the kernels of its matrix products, and the attention backends that have served it."""
         shape = model.config
         return {
             "model": {"layers": shape.layers, "width": shape.width, "context": shape.context},
+            "products": model.products,
             "attention": sorted(model.attention),
         }
 

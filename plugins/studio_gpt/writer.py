@@ -17,6 +17,7 @@ from torch import Tensor
 
 from studio.attention import recorded
 from studio.errors import InputError
+from studio_gpt.linear import speed_up
 from studio_gpt.load import Found
 from studio_gpt.model import GPT, Cache, Config, Over, Piece
 from studio_gpt.prefixes import BLOCK, Prefixes
@@ -27,18 +28,22 @@ from studio_gpt.tokens import Tokens, Written, find_stop
 
 @dataclass
 class TextModel:
-    """A decoder on its device, its tokenizer, the prefixes that it knows, and the attention backends that served it."""
+    """A decoder on its device, its tokenizer, the prefixes that it knows, and what serves it: the kernels of its matrix
+    products, and attention backends.
+    """
 
     gpt: GPT
     tokens: Tokens
     prefixes: Prefixes
+    products: str
     attention: set[str] = field(default_factory=set)
 
     @classmethod
     def load(cls, found: Found, device: str, dtype: str) -> TextModel:
         """Build it. Raises WeightsError."""
         gpt, tokens = found.build(device, dtype), found.tokens()
-        return cls(gpt, tokens, Prefixes(gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device))
+        products = speed_up(gpt).fact
+        return cls(gpt, tokens, Prefixes(gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device), products)
 
     @property
     def config(self) -> Config:
