@@ -1,9 +1,9 @@
 """The hooks: all that a plugin may implement. Built-in plugins use no other door.
 
 A plugin is a module whose functions are marked with `studio.hookimpl`; it is found through the entry-point group
-``studio.plugins``, the user's plugin folder, or ``--plugin PATH``. The contract that plugins are written to (these hooks
-and the classes `Generator`, `State`, `Trainer` and `Backend`) has a version: a module says ``studio_api = 1`` at its
-top. This module knows nothing of how plugins are found.
+``studio.plugins``, the user's plugin folder, or ``--plugin PATH``. The contract that plugins are written to has a
+version: these hooks and the classes `Generator`, `State`, `Trainer` and `Backend`. A module says ``studio_api = 1`` at
+its top. This module knows nothing of how plugins are found.
 
 Try it: ``studio plugins``
 """

@@ -36,6 +36,7 @@ from studio.recipe import PluginRef
 
 GROUP = "studio.plugins"
 OWN = "multimodal-studio"
+BY_PATH = "studio_plugin_"  # begins the module names of plugins that were loaded by their path
 _DECLARED_API = re.compile(rb"^studio_api\s*(?::[^=\n]*)?=\s*([^#\n]*)", re.M)
 _HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("studio_"))
 
@@ -287,7 +288,7 @@ def _check_api(file: Path | None) -> None:
 
 def _import(path: Path) -> ModuleType:
     """Import a file or package under a name of its own; a failed import leaves nothing behind."""
-    name = f"studio_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{BY_PATH}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     folder = [str(path)] if path.is_dir() else None
     spec = importlib.util.spec_from_file_location(name, _main_file(path), submodule_search_locations=folder)
     if spec is None or spec.loader is None:

@@ -74,7 +74,7 @@ def sample_media(kind: type[Media]) -> Media:
     if kind.kind == "audio":
         from studio.timed_media import Audio
 
-        return Audio(0.3 * np.sin(np.arange(1600)[:, None] * 0.17).astype(np.float32), 16000)
+        return Audio(0.3 * np.sin(np.arange(1600)[None] * 0.17).astype(np.float32), 16000)
     from studio.media import Embedding
 
     return Embedding(np.ones(8, np.float32) / np.float32(8**0.5))
