@@ -12,16 +12,17 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TypeVar
 
-from studio.engine import Engine
+from studio.engine import Engine, Ticket
 from studio.engine.encoding import Unsavable, decode_state, encode_state
 from studio.engine.gauge import Gauge, gauge_for
 from studio.engine.ledger import show_bytes, tensor_bytes, weight_bytes
-from studio.engine.request import CancelledEvent, Failed, Progress, Request
+from studio.engine.request import CancelledEvent, Failed, Request
 from studio.engine.watch import Watcher
 from studio.errors import StudioError
 from studio.generator import check as check_declared
@@ -180,44 +181,61 @@ def resumes(subject: Subject) -> Finding:
     return _passed("saved and resumed", said, position=middle, bytes=size)
 
 
-class _Steps(Watcher):
-    """Counts steps."""
+class _Canceller(Watcher):
+    """Cancels a request after its first step, in the engine's thread, and counts the steps after that."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.after = 0
+        self._ticket: Ticket | None = None
+        self._given = threading.Event()
+        self._armed = self._cancelled = False
+
+    def arm(self) -> None:
+        """The next request is the one."""
+        self._armed = True
+
+    def aim(self, ticket: Ticket) -> None:
+        """This is its ticket."""
+        self._ticket = ticket
+        self._given.set()
 
     def stepped(
         self, requests: tuple[int, ...], positions: tuple[int, ...], generator: str, begun: float, ended: float
     ) -> None:
-        """One more."""
-        self.steps += 1
+        """Cancel, or count."""
+        if not self._armed:
+            return
+        self._given.wait()
+        assert self._ticket is not None
+        if self._cancelled:
+            self.after += 1
+        self._cancelled = True
+        self._ticket.cancel()
 
 
 def cancels(subject: Subject) -> Finding:
     """A cancelled request ends within one step of the engine, and all memory of it comes back."""
     if len(subject.run(0).states) < 3:
         return Finding("cancels", "skipped", "it has one step, which is not broken off")
-    steps = _Steps()
+    canceller = _Canceller()
     request = Request(subject.generator, subject.inputs, 0, PluginRef(name="conformance", version="0"), subject.dtype)
-    with Engine(subject.device, subject.dtype, watchers=[steps]) as engine:
+    with Engine(subject.device, subject.dtype, watchers=[canceller]) as engine:
         engine.submit(request).result()  # loads, and builds what is built once
-        before, held = steps.steps, engine.ledger.used
+        held = engine.ledger.used
+        canceller.arm()
         ticket = engine.submit(request)
-        at = 0
-        for event in ticket.events():
-            if isinstance(event, Progress) and not at:
-                at = steps.steps
-                ticket.cancel()
-            if isinstance(event, Failed):
-                raise event.error
-        after, kept = steps.steps - at, engine.ledger.used - held
-        cancelled = isinstance(event, CancelledEvent)
-    assert cancelled or steps.steps - before <= 2, "it was cancelled after its first step, and finished"
+        canceller.aim(ticket)
+        *_, last = ticket.events()
+        kept = engine.ledger.used - held
+    if isinstance(last, Failed):
+        raise last.error
+    assert isinstance(last, CancelledEvent), "it was cancelled after its first step, and finished"
+    after = canceller.after
     assert after <= 1, f"{after} steps were made after it was cancelled; 1 is allowed"
     assert kept == 0, f"{show_bytes(kept)} were held after it was cancelled"
     left = _left_behind(subject)
     assert not left, f"{left} of its states live on after the request: it keeps them somewhere"
-    said = f"{after} steps after cancelling, 0 B held, no state left"
+    said = f"{after} steps after it was cancelled, 0 B held, no state left"
     return _passed("cancels", said, steps_after=after, bytes_kept=kept)
 
 

@@ -19,8 +19,11 @@ from studio.testing import CHECKS, Conformance, check
 from studio.testing.samples import bad_values, good_values
 
 BUILT_IN = Plugins.discover()
-OWN_GENERATORS = sorted(
-    name for report in BUILT_IN.reports if report.origin.startswith(OWN) for name in report.generators
+OWN_GENERATORS = sorted(  # those of `gpt` are checked on a tiny model, in tests/plugins/studio_gpt
+    name
+    for report in BUILT_IN.reports
+    if report.origin.startswith(OWN) and report.name != "gpt"
+    for name in report.generators
 )
 SMALL: dict[str, dict[str, Any]] = {"image": {"prompt": "a red apple", "steps": 4, "size": "64x64"}}
 
@@ -194,7 +197,7 @@ def test_numbers_are_reported() -> None:
     numbers = {finding.check: dict(finding.numbers) for finding in report.findings}
     assert numbers["inputs declared"] == {"inputs": 1, "numbers": 1}
     assert numbers["batched as alone"] == {"width": 3, "apart": 0.0}
-    assert numbers["cancels"] == {"steps_after": 0, "bytes_kept": 0} or numbers["cancels"]["steps_after"] == 1
+    assert numbers["cancels"] == {"steps_after": 0, "bytes_kept": 0}
     assert numbers["memory"]["claimed"] == 0
     assert report.as_json()["passed"] is True
 
