@@ -38,8 +38,8 @@ IDEAS_HELD_OUT = 10  # one description in so many is for evaluation
 LOOKS = frozenset((
     "red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown", "tan", "beige", "grey", "gray",
     "black", "white", "gold", "golden", "silver", "dark", "pale", "bright", "round", "square", "flat", "long", "tall",
-    "short", "small", "tiny", "big", "large", "huge", "wooden", "metal", "glass", "striped", "spotted", "furry", "shiny",
-    "curved", "pointed",
+    "short", "small", "tiny", "big", "large", "huge", "wooden", "metal", "glass", "striped", "spotted", "furry",
+    "shiny", "curved", "pointed",
 ))  # fmt: skip
 RIDDLES = frozenset(("i", "my", "me", "we", "our", "you", "your", "who", "what", "it"))  # words of no picture prompt
 
@@ -50,10 +50,11 @@ def held_out(text: str) -> bool:
 
 
 def looks(record: dict[str, Any]) -> list[str]:
-    """The record's descriptions that say what it looks like and are no riddles, none of them held out."""
+    """The record's descriptions that say what it looks like, else the shortest two; no riddles, none held out."""
     kept = [text for text in record["descriptions"] if not held_out(text) and "?" not in text]
-    words = [set(text.replace(",", " ").split()) for text in kept]
-    return [text for text, said in zip(kept, words, strict=True) if said & LOOKS and not said & RIDDLES]
+    plain = [text for text in kept if not RIDDLES & set(text.split())]
+    seen = [text for text in plain if LOOKS & set(text.replace(",", " ").split())]
+    return seen or sorted(plain, key=len)[:2]
 
 
 def documents(records: Iterable[dict[str, Any]], net: WordNet) -> list[str]:

@@ -8,6 +8,7 @@ Try it: ``studio train gpt --texts my.txt --minutes 5``
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from torch.nn import functional as F
 
 from studio.training.ema import Ema
 from studio.training.run import Run
-from studio_gpt.corpus import TokenFile
+from studio_gpt import load
+from studio_gpt.corpus import TokenFile, save_tokenizer
 from studio_gpt.model import GPT
+from studio_gpt.tokens import Tokens
 
 
 def groups(model: torch.nn.Module, decay: float = 0.1) -> list[dict[str, object]]:
@@ -80,3 +83,11 @@ def train(model: GPT, data: TokenFile, folder: Path, *, steps: int, minutes: flo
         ema.update(model)
         run.log(loss=total)
     return ema.module
+
+
+def publish(model: GPT, tokens: Tokens, folder: Path) -> None:
+    """Write a model in transformers' layout, with its tokenizer, chat template and `SHA256SUMS`."""
+    load.save(model, folder)
+    save_tokenizer(tokens, folder, model.config.context)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "SHA256SUMS").write_text(f"{digest}  model.safetensors\n", "utf-8")

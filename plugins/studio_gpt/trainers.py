@@ -36,7 +36,7 @@ class TrainGPT(studio.Trainer):
         import torch
 
         from studio.training.peers import Peers
-        from studio_gpt import corpus, load, train
+        from studio_gpt import corpus, train
         from studio_gpt.model import GPT, llama
 
         work = options.folder / "gpt"
@@ -57,8 +57,7 @@ class TrainGPT(studio.Trainer):
         )  # fmt: skip
         if Peers().rank:
             return  # the first process of the run writes the result
-        load.save(model, work / "model")
-        corpus.save_tokenizer(corpus.as_tokens(tokenizer), work / "model", options.context)
+        train.publish(model, corpus.as_tokens(tokenizer), work / "model")
         loss = train.validate(model, data, options.batch)
         console.print(f"validation loss {loss:.4f} nats a token; the model is in {work / 'model'}")
 
@@ -86,7 +85,7 @@ class TuneGPT(studio.Trainer):
         device = options.torch_device()
         from studio import models
         from studio.training.peers import Peers
-        from studio_gpt import corpus, load, tune
+        from studio_gpt import corpus, load, train, tune
 
         work = options.folder / "gpt-chat"
         found = load.find(models.path(options.model) if options.model else options.folder / "gpt" / "model")
@@ -106,8 +105,7 @@ class TuneGPT(studio.Trainer):
         if Peers().rank:
             return  # the first process of the run writes the result
         loss = tune.validate(model, kept)
-        load.save(model.half(), work / "model")
-        corpus.save_tokenizer(tokens, work / "model", found.config.context)
+        train.publish(model.half(), tokens, work / "model")
         console.print(f"validation loss {loss:.4f} nats a token; the model is in {work / 'model'}")
 
 

@@ -1,8 +1,8 @@
 """Supervised fine-tuning on conversations: the loss is on what the assistant says, of all weights or by LoRA.
 
 A JSON line is `{"messages": [{"role": …, "content": …}, …]}` or `{"prompt": …, "completion": …}`. Each is written by
-the model's own chat template. LoRA (Hu 2021, arXiv:2106.09685) is peft's; what it learns is merged back, so the result is
-a model like any other.
+the model's own chat template. LoRA (Hu 2021, arXiv:2106.09685) is peft's; what it learns is merged back, so the result
+is a model like any other.
 
 Try it: ``studio train gpt-chat --model FOLDER --chats chats.jsonl --lora 8``
 """
@@ -44,8 +44,12 @@ class Sample:
 
 def read(path: Path) -> Iterator[list[dict[str, str]]]:
     """The conversations of a JSONL file. Raises InputError with the line that is none."""
-    form = '`{"messages": [{"role": "user", "content": "…"}, …]}` or `{"prompt": "…", "completion": "…"}`'
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    hint = 'write `{"messages": [{"role": "user", "content": "…"}, …]}` or `{"prompt": "…", "completion": "…"}`'
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("chats", f"`{path}` cannot be read: {error}", hint="name a UTF-8 file of JSON lines") from None
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a text may hold U+2028
         if not line.strip():
             continue
         try:
@@ -56,10 +60,10 @@ def read(path: Path) -> Iterator[list[dict[str, str]]]:
             found = [{"role": str(each["role"]), "content": str(each["content"])} for each in messages]
         except (ValueError, KeyError, TypeError, AttributeError):
             message = f"line {number} of `{path}` is no conversation"
-            raise InputError("chats", message, hint=f"write {form}") from None
+            raise InputError("chats", message, hint=hint) from None
         if not any(each["role"] == "assistant" for each in found):
             message = f"in line {number} of `{path}` the assistant says nothing"
-            raise InputError("chats", message, hint=f"write {form}")
+            raise InputError("chats", message, hint=hint)
         yield found
 
 
