@@ -329,6 +329,6 @@ def _rotation(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Ten
 
 def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn the pairs (i, i + head_dim / 2) of x (..., T, heads, head_dim); transformers' order of numbers."""
-    cos, sin = rotation
+    cos, sin = rotation.to(x.dtype)  # under autocast queries are shorter than the stream
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
