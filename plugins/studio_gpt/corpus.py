@@ -119,7 +119,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokeniz
 
 def as_tokens(tokenizer: tokenizers.Tokenizer) -> Tokens:
     """The tokenizer of `train_tokenizer` with what its special tokens are for."""
-    return Tokens(tokenizer, frozenset({tokenizer.token_to_id(END)}), TEMPLATE, {"eos_token": END, "pad_token": END})
+    return Tokens(tokenizer, frozenset(tokenizer.encode(END).ids), TEMPLATE, {"eos_token": END, "pad_token": END})
 
 
 def save_tokenizer(tokens: Tokens, folder: Path, context: int) -> None:

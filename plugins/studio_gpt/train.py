@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,8 @@ def train(model: GPT, data: TokenFile, folder: Path, *, steps: int, minutes: flo
         optimizer.step()
         ema.update(model)
         run.log(loss=total)
-    return ema.module
+    made: Any = ema.module
+    return made
 
 
 def publish(model: GPT, tokens: Tokens, folder: Path) -> None:

@@ -170,8 +170,8 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
         optimizer.step()
         ema.update(learner)
         run.log(loss=loss.item())
-    made: GPT = ema.module.merge_and_unload() if lora else ema.module
-    return made
+    made: Any = ema.module
+    return made.merge_and_unload() if lora else made
 
 
 @torch.inference_mode()

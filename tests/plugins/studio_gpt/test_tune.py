@@ -52,7 +52,8 @@ def test_the_loss_of_a_batch_is_that_of_its_answers_one_by_one(tokens):
     model, made = tiny(), samples(tokens)
     total, count = 0.0, 0
     for each in made:
-        logprobs = model(torch.tensor([each.tokens]))[0].log_softmax(-1)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([each.tokens]))[0].log_softmax(-1)
         for place in range(1, len(each.tokens)):
             if each.said[place]:
                 total -= float(logprobs[place - 1, each.tokens[place]])
@@ -101,7 +102,7 @@ def test_adapters_learn_and_are_merged(tokens, tmp_path):
     learning = {name for name, each in adapted.named_parameters() if each.requires_grad}
     assert len(learning) == 2 * len(tune.LAYERS)
     assert all("lora_" in name for name in learning)
-    after = tune.train(tiny(), made, tmp_path, steps=40, batch=3, lora=4, peak=1e-2, warmup=1)
+    after = tune.train(tiny(), made, tmp_path, steps=120, batch=3, lora=4, peak=2e-2, warmup=1)
     assert type(after) is GPT
     assert {*after.state_dict()} == {*before.state_dict()}
     changed = {name for name, each in after.state_dict().items() if not torch.equal(each, before.state_dict()[name])}
@@ -117,5 +118,5 @@ def test_the_command_teaches_answers(tokens, tmp_path, capfd):
     assert run([*given, "--steps", "150"]) == 0, capfd.readouterr().err
     folder = tmp_path / "gpt-chat" / "model"
     capfd.readouterr()
-    assert run(["generate", "text", "--chat", "--temperature", "0", "--model", str(folder), PAIRS[1][0]]) == 0
+    assert run(["text", PAIRS[1][0], "--chat", "--temperature", "0", "--model", str(folder)]) == 0
     assert PAIRS[1][1] in capfd.readouterr().out
