@@ -11,6 +11,9 @@ are compared pixel by pixel.
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
+import re
 import statistics
 import tempfile
 import threading
@@ -32,7 +35,7 @@ torch_setup.prepare()
 
 from diffusers import StableDiffusionPipeline  # noqa: E402  (needs prepare)
 
-from studio_diffusion.image import STARTER  # noqa: E402
+from studio_diffusion.image import STARTER, ImageGenerator  # noqa: E402
 
 PROMPTS = ("a red apple", "an octopus", "a house", "a cat", "a rocket", "an umbrella", "一只狗", "a tree")
 PLUGIN = PluginRef(name="benchmarks", version="1")
@@ -72,47 +75,32 @@ def pixels(picture: Any) -> np.ndarray:
 
 
 def together(device: str, rounds: int) -> None:
-    """Concurrent requests against stock: one after another, and as one ideal batch where all are equal."""
+    """Concurrent requests against stock: one after another, and as one ideal batch where all are equal.
+
+    Stock has a process of its own: thread pools of two sides in one process are more threads than cores, and then
+    libgomp lets them spin less at each barrier, which slows both.
+    """
     count = 16 if device.startswith("cuda") else 8
-    with tempfile.TemporaryDirectory() as home, studio.Studio(home=home, device=device) as host:
-        dtype = getattr(torch, host.generators["image"].dtype_for(device))
-        stock = StableDiffusionPipeline.from_pretrained(STARTER, dtype=dtype, local_files_only=True).to(device)
-        stock.set_progress_bar_config(disable=True)
+    unlike = mixed(count)
+    equal = [Ask(PROMPTS[i % 8], 100 + i, 20, 5.0) for i in range(count)]
+    with Stock(device) as stock, tempfile.TemporaryDirectory() as home, studio.Studio(home=home, device=device) as host:
 
-        def alone(ask: Ask) -> Any:
-            return stock(
-                ask.prompt, num_inference_steps=ask.steps, guidance_scale=ask.guidance,
-                latents=noise([ask], device).to(dtype),
-            ).images[0]  # fmt: skip
+        def ours(asks: list[Ask]) -> float:
+            return wall(lambda: [ticket.result() for ticket in [submit(host, ask) for ask in asks]])[0]
 
-        def ours(asks: list[Ask]) -> list[Any]:
-            tickets = [
-                host.submit("image", prompt=a.prompt, seed=a.seed, steps=a.steps, guidance=a.guidance) for a in asks
-            ]
-            return [ticket.result() for ticket in tickets]
-
-        unlike = mixed(count)
-        equal = [Ask(PROMPTS[i % 8], 100 + i, 20, 5.0) for i in range(count)]
-
-        def ideal() -> list[Any]:
-            return stock(
-                [a.prompt for a in equal], num_inference_steps=20, guidance_scale=5.0,
-                latents=noise(equal, device).to(dtype),
-            ).images  # fmt: skip
-
-        ours(unlike), ours(equal), alone(unlike[0]), ideal()  # warm: kernels, and the engine's table of widths
-        for _ in range(4):
-            ours(unlike), ours(equal)
+        stock.alone(unlike[:1]), stock.ideal(equal)  # warm; and it is loaded before the engine measures its threads
+        for _ in range(5):
+            ours(unlike), ours(equal)  # warm: kernels, and the engine's table of widths and threads
         taken: dict[str, list[float]] = {"mixed": [], "stock": [], "equal": [], "ideal": []}
         for _ in range(rounds):
-            taken["mixed"].append(wall(lambda: ours(unlike))[0])
-            taken["stock"].append(wall(lambda: [alone(ask) for ask in unlike])[0])
-            taken["equal"].append(wall(lambda: ours(equal))[0])
-            taken["ideal"].append(wall(ideal)[0])
+            taken["mixed"].append(ours(unlike))
+            taken["stock"].append(stock.alone(unlike))
+            taken["equal"].append(ours(equal))
+            taken["ideal"].append(stock.ideal(equal))
     middle = {name: statistics.median(times) for name, times in taken.items()}
     first = ratio(taken["stock"], taken["mixed"])
     second = ratio(taken["ideal"], taken["equal"])
-    print(f"\n### {count} pictures together\n\n{device}, {dtype}, {torch.get_num_threads()} threads, {rounds} rounds\n")
+    print(f"\n### {count} pictures together\n\n{device}, {rounds} rounds\n")
     print(f"| {count} pictures, 128x128 | median s | pictures a second | against the peer |\n|---|---|---|---|")
     print(f"| engine, mixed steps (12 to 28) and guidance | {middle['mixed']:.2f} | {count / middle['mixed']:.2f} | **{first:.2f}x** |")  # fmt: skip  # noqa: E501
     print(f"| peer: stock pipeline, the same one after another | {middle['stock']:.2f} | {count / middle['stock']:.2f} | |")  # fmt: skip  # noqa: E501
@@ -123,6 +111,53 @@ def together(device: str, rounds: int) -> None:
         f"\nLargest difference of a pixel, in float32: {gap} of 255 (in bfloat16 stock rounds the latents themselves at"
     )
     print("each step, which the engine does not).")
+
+
+def submit(host: studio.Studio, ask: Ask) -> Any:
+    return host.submit("image", prompt=ask.prompt, seed=ask.seed, steps=ask.steps, guidance=ask.guidance)
+
+
+class Stock:
+    """Stock diffusers in a process of its own; each call returns the seconds that it took there."""
+
+    def __init__(self, device: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, device), daemon=True)
+
+    def __enter__(self) -> Stock:
+        self._process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.send(None)
+        self._process.join()
+
+    def alone(self, asks: list[Ask]) -> float:
+        return self._ask(("alone", asks))
+
+    def ideal(self, asks: list[Ask]) -> float:
+        return self._ask(("ideal", asks))
+
+    def _ask(self, what: tuple[str, list[Ask]]) -> float:
+        self._pipe.send(what)
+        return float(self._pipe.recv())
+
+
+def serve(pipe: Any, device: str) -> None:
+    """The peer's process: pictures one after another, or as one batch with the first one's steps and guidance."""
+    dtype = getattr(torch, ImageGenerator().dtype_for(device))
+    stock = StableDiffusionPipeline.from_pretrained(STARTER, dtype=dtype, local_files_only=True).to(device)
+    stock.set_progress_bar_config(disable=True)
+
+    def make(asks: list[Ask]) -> None:
+        latents = noise(asks, device).to(dtype)
+        prompts = [ask.prompt for ask in asks]
+        stock(prompts, num_inference_steps=asks[0].steps, guidance_scale=asks[0].guidance, latents=latents)
+
+    while (what := pipe.recv()) is not None:
+        kind, asks = what
+        pipe.send(wall(lambda: make(asks) if kind == "ideal" else [make([ask]) for ask in asks])[0])  # noqa: B023
 
 
 def difference(asks: list[Ask], device: str) -> int:
@@ -149,8 +184,6 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 
 def widths(device: str, rounds: int) -> None:
     """Seconds of a guided step by width."""
-    from studio_diffusion.image import ImageGenerator
-
     generator = ImageGenerator()
     model = generator.load(device, generator.dtype_for(device))
     inputs = generator.Inputs.parse({"prompt": "a red apple"})
@@ -278,10 +311,26 @@ def overhead(rounds: int) -> None:
                 times.append(run(engine, generator, inputs, count) / 4000)
     print("\n### What the engine adds to a step\n\n| | median |\n|---|---|")
     print(f"| share of 20 ms steps | {statistics.median(shares):.2%} |")
+    print(f"| control: a medley of library calls, at once | {medley(0.0):.0f} µs |")
+    print(f"| control: the same after 20 ms of other work | {medley(0.02):.0f} µs |")
     print(f"| a step that does nothing | {statistics.median(absolute) * 1e6:.0f} µs |")
     for count, times in queued.items():
         each = statistics.median(times) * 1e6
         print(f"| a request's step that does nothing, {count} requests at once | {each:.0f} µs |")
+
+
+def medley(after_s: float) -> float:
+    """Microseconds that a few calls of the standard library take just after the processor did something else.
+
+    It tells how much of what a 20 ms step costs is caches that went cold, which no engine can help.
+    """
+    taken = []
+    for _ in range(100):
+        until = time.perf_counter() + after_s
+        while time.perf_counter() < until:
+            pass
+        taken.append(wall(lambda: (json.loads(json.dumps({"a": [1, 2, 3]})), re.sub("a", "b", "ab" * 20)))[0])
+    return statistics.median(taken) * 1e6
 
 
 def run(engine: Engine, generator: Busy, inputs: Any, count: int) -> float:

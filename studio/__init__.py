@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from studio import errors
+    from studio import errors, testing
     from studio.api import Studio
     from studio.errors import StudioError
     from studio.generator import Console, Generator, Rng, State, Trainer, unsaved
@@ -69,14 +69,23 @@ __all__ = [
     "field",
     "hookimpl",
     "module",
+    "testing",
     "unsaved",
 ]
+
+_RENAMED: dict[str, tuple[str, str]] = {}  # an old name: the new one, and the version in which the old one goes
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562)."""
-    if name == "errors":
-        return importlib.import_module("studio.errors")
+    if name in ("errors", "testing"):
+        return importlib.import_module(f"studio.{name}")
+    if name in _RENAMED:
+        from studio.deprecation import deprecated
+
+        new, gone_in = _RENAMED[name]
+        deprecated(f"`studio.{name}`", f"`studio.{new}`", gone_in=gone_in)
+        name = new
     if name not in _HOMES:
         raise AttributeError(f"module 'studio' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"studio.{_HOMES[name]}"), name)

@@ -268,7 +268,7 @@ def check_trainer(trainer: object) -> list[str]:
     """Return the reasons why this is no good trainer; an empty list if it is one."""
     if not isinstance(trainer, Trainer):
         return [f"{getattr(trainer, '__name__', type(trainer).__name__)} is not an instance of studio.Trainer"]
-    reasons = [] if _good_name(trainer.name) else [_bad_name(trainer.name)]
+    reasons = [] if good_name(trainer.name) else [_bad_name(trainer.name)]
     if not (isinstance(trainer.Options, type) and issubclass(trainer.Options, BaseInputs)):
         reasons.append("`Options` is not a subclass of studio.Inputs")
     if type(trainer).run is Trainer.run:
@@ -276,7 +276,8 @@ def check_trainer(trainer: object) -> list[str]:
     return reasons
 
 
-def _good_name(name: object) -> bool:
+def good_name(name: object) -> bool:
+    """Whether a generator or a trainer may be called that."""
     return isinstance(name, str) and bool(_NAME.match(name))
 
 
@@ -285,7 +286,7 @@ def _bad_name(name: object) -> str:
 
 
 def _check_identity(generator: Generator) -> list[str]:
-    reasons = [] if _good_name(generator.name) else [_bad_name(generator.name)]
+    reasons = [] if good_name(generator.name) else [_bad_name(generator.name)]
     if not isinstance(generator.version, str) or not generator.version:
         reasons.append(f"its version is {generator.version!r}; a version is text, such as '1'")
     if not isinstance(generator.max_batch, int) or generator.max_batch < 1:

@@ -1,7 +1,9 @@
 """The hooks: all that a plugin may implement. Built-in plugins use no other door.
 
 A plugin is a module whose functions are marked with `studio.hookimpl`; it is found through the entry-point group
-``studio.plugins``, the user's plugin folder, or ``--plugin PATH``. This module knows nothing of how plugins are found.
+``studio.plugins``, the user's plugin folder, or ``--plugin PATH``. The contract that plugins are written to has a
+version: these hooks and the classes `Generator`, `State`, `Trainer` and `Backend`. A module says ``studio_api = 1`` at
+its top. This module knows nothing of how plugins are found.
 
 Try it: ``studio plugins``
 """
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from studio.generator import Generator, Trainer
 
 PROJECT = "studio"
+API = 1  # raised when a plugin written to it would not work with an older Studio
+OLDEST_API = 1  # raised when a plugin written to an older one does not work any more
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

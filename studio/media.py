@@ -231,7 +231,7 @@ class Image(Media):
     def data(self) -> bytes:
         """The picture as PNG without any text chunk."""
         buffer = io.BytesIO()
-        self._pil.save(buffer, "PNG", compress_level=6)
+        self._pil.save(buffer, "PNG", compress_level=4)
         return buffer.getvalue()
 
     def file_bytes(self) -> bytes:

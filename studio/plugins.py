@@ -14,10 +14,12 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -34,6 +36,8 @@ from studio.recipe import PluginRef
 
 GROUP = "studio.plugins"
 OWN = "multimodal-studio"
+BY_PATH = "studio_plugin_"  # begins the module names of plugins that were loaded by their path
+_DECLARED_API = re.compile(rb"^studio_api\s*(?::[^=\n]*)?=\s*([^#\n]*)", re.M)
 _HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("studio_"))
 
 
@@ -69,6 +73,7 @@ class _Source:
     version: str
     origin: str
     load: Callable[[], ModuleType]
+    file: Callable[[], Path | None]  # its source, read for `studio_api` before anything of it runs
 
 
 class Plugins:
@@ -102,12 +107,19 @@ class Plugins:
         trainers: list[str] = []
         attention: list[str] = []
         try:
+            _check_api(source.file())
             module = source.load()
             manager = _manager(module)
             reasons += _check_hooks(module)
-            generators = self._take_generators(source, _call(manager.hook.studio_generators, reasons), reasons)
-            trainers = self._take_trainers(_call(manager.hook.studio_trainers, reasons), reasons)
-            attention = self._take_attention(_call(manager.hook.studio_attention_backends, reasons), reasons)
+            hooks = manager.hook
+            offered = _call(hooks.studio_generators, reasons)
+            generators = self._take("generator", self.generators, offered, check, reasons)
+            self._owners |= {name: PluginRef(name=source.name, version=source.version) for name in generators}
+            offered = _call(hooks.studio_trainers, reasons)
+            trainers = self._take("trainer", self.trainers, offered, check_trainer, reasons)
+            offered = _call(hooks.studio_attention_backends, reasons)
+            kind = "attention backend"
+            attention = self._take(kind, self.attention, offered, check_backend, reasons, OWN_BACKENDS)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit too
@@ -120,46 +132,23 @@ class Plugins:
         origin = (source.name, source.version, source.origin)
         self.reports.append(PluginReport(*origin, status, tuple(reasons), *taken, traceback_text=text))
 
-    def _take_generators(self, source: _Source, offered: Iterable[object], reasons: list[str]) -> list[str]:
+    def _take(
+        self, what: str, kept: dict[str, Any], offered: Iterable[Any], faults: Callable[[object], list[str]],
+        reasons: list[str], reserved: Sequence[str] = (),
+    ) -> list[str]:  # fmt: skip
+        """Keep what is good of what a hook returned, by name; the reasons tell of the rest. Returns the names kept."""
         taken = []
         for each in offered:
             label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
-            if bad := check(each):
-                reasons.append(f"generator `{label}`: {'; '.join(bad)}")
-            elif isinstance(each, Generator):
-                if each.name in self.generators:
-                    reasons.append(f"the name `{each.name}` is taken by plugin `{self._owners[each.name].name}`")
-                    continue
-                self.generators[each.name] = each
-                self._owners[each.name] = PluginRef(name=source.name, version=source.version)
-                taken.append(each.name)
-        return taken
-
-    def _take_trainers(self, offered: Iterable[object], reasons: list[str]) -> list[str]:
-        taken = []
-        for each in offered:
-            label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
-            if bad := check_trainer(each):
-                reasons.append(f"trainer `{label}`: {'; '.join(bad)}")
-            elif isinstance(each, Trainer):
-                if each.name in self.trainers:
-                    reasons.append(f"the trainer's name `{each.name}` is taken")
-                    continue
-                self.trainers[each.name] = each
-                taken.append(each.name)
-        return taken
-
-    def _take_attention(self, offered: Iterable[object], reasons: list[str]) -> list[str]:
-        taken = []
-        for each in offered:
-            label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
-            if bad := check_backend(each):
-                reasons.append(f"attention backend `{label}`: {'; '.join(bad)}")
-            elif isinstance(each, Backend):
-                if each.name in self.attention or each.name in OWN_BACKENDS:
-                    reasons.append(f"the attention backend's name `{each.name}` is taken")
-                    continue
-                self.attention[each.name] = each
+            if bad := faults(each):
+                reasons.append(f"{what} `{label}`: {'; '.join(bad)}")
+            elif each.name in kept or each.name in reserved:
+                owner = self._owners.get(each.name) if kept is self.generators else None
+                reasons.append(
+                    f"the {what}'s name `{each.name}` is taken{f' by plugin `{owner.name}`' if owner else ''}"
+                )
+            else:
+                kept[each.name] = each
                 taken.append(each.name)
         return taken
 
@@ -225,7 +214,9 @@ def _sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path 
         points = importlib.metadata.entry_points(group=GROUP)
         for point in sorted(points, key=lambda each: (_distribution(each)[0] != OWN, each.name)):
             name, version = _distribution(point)
-            yield _Source(point.name, version, f"{name}: {point.value}", _loader(point))
+            yield _Source(
+                point.name, version, f"{name}: {point.value}", _loader(point), partial(_file_of, point.module)
+            )
     if user_folder is not None and user_folder.is_dir():
         yield from map(_source, _members(user_folder))
     for path in map(Path, paths):
@@ -262,16 +253,44 @@ def _source(path: Path) -> _Source:
     path = path.resolve()
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     digest = hashlib.sha256(b"".join(each.read_bytes() for each in files)).hexdigest()
-    return _Source(path.stem, f"sha256:{digest[:16]}", str(path), lambda: _import(path))
+    return _Source(path.stem, f"sha256:{digest[:16]}", str(path), lambda: _import(path), lambda: _main_file(path))
+
+
+def _main_file(path: Path) -> Path:
+    return path / "__init__.py" if path.is_dir() else path
+
+
+def _file_of(module: str) -> Path | None:
+    """The source of an installed module, without running it; None where there is none to read."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # importing it will tell
+        return None
+    return Path(spec.origin) if spec and spec.has_location and spec.origin else None
+
+
+def _check_api(file: Path | None) -> None:
+    """Raises PluginError for a plugin that declares a version of the contract that is not served here.
+
+    The declaration is read and not run, since a plugin for a later version may not even import here.
+    """
+    found = _DECLARED_API.search(file.read_bytes()) if file is not None and file.is_file() else None
+    if found is None:
+        return
+    declared, oldest, newest = found[1].strip().decode(errors="replace"), hookspecs.OLDEST_API, hookspecs.API
+    served = f"this Studio serves {newest}" if oldest == newest else f"this Studio serves {oldest} to {newest}"
+    if not declared.isdecimal():
+        raise PluginError(f"`studio_api` is `{declared[:40]}`; it must be a whole number, and {served}")
+    if not oldest <= int(declared) <= newest:
+        remedy = "install a newer Studio" if int(declared) > newest else "install a newer version of it"
+        raise PluginError(f"it is made for version {declared} of the plugin contract, and {served}: {remedy}")
 
 
 def _import(path: Path) -> ModuleType:
     """Import a file or package under a name of its own; a failed import leaves nothing behind."""
-    name = f"studio_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{BY_PATH}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     folder = [str(path)] if path.is_dir() else None
-    spec = importlib.util.spec_from_file_location(
-        name, path / "__init__.py" if folder else path, submodule_search_locations=folder
-    )
+    spec = importlib.util.spec_from_file_location(name, _main_file(path), submodule_search_locations=folder)
     if spec is None or spec.loader is None:
         raise PluginError(f"`{path}` is no Python file or package")
     module = importlib.util.module_from_spec(spec)

@@ -1,12 +1,20 @@
-"""Studio's text plugin: the generator `text`, on a decoder for GPT-2 and the Llama family."""
+"""Studio's text plugin: `text` and two that look into it, on one decoder, and what trains a decoder."""
 
 from __future__ import annotations
 
 import studio
+from studio_gpt.explain import AttentionGenerator, ExplainGenerator
 from studio_gpt.text import TextGenerator
+from studio_gpt.trainers import TrainGPT, TuneGPT
 
 
 @studio.hookimpl
 def studio_generators() -> list[studio.Generator]:
     """The generators of this plugin."""
-    return [TextGenerator()]
+    return [TextGenerator(), ExplainGenerator(), AttentionGenerator()]
+
+
+@studio.hookimpl
+def studio_trainers() -> list[studio.Trainer]:
+    """The trainers of this plugin."""
+    return [TrainGPT(), TuneGPT()]

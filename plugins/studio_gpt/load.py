@@ -32,6 +32,8 @@ from studio_gpt.tokens import Tokens
 INDEX = "model.safetensors.index.json"
 _LARGEST = {"tokenizer.json": 64 << 20, INDEX: 16 << 20}  # bytes
 _LARGEST_OTHER = 4 << 20
+_OTHERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_OTHER = "name another model, or get this one again if it should be sound"
 _FORMATS = "a folder with config.json and *.safetensors, or a .gguf file"
 
 
@@ -52,6 +54,13 @@ class Found:
     plan: Mapping[str, Stored]
     files: tuple[Path, ...]
     gguf: Gguf | None = None
+
+    @property
+    def others(self) -> list[Path]:
+        """The small files that the model is made of too."""
+        folder = self.path if self.gguf is None else self.path.parent
+        names = _OTHERS if self.gguf is None else ("tokenizer.json",)
+        return [folder / name for name in names if (folder / name).exists()]
 
     def build(self, device: str, dtype: str | torch.dtype) -> GPT:
         """The decoder with its weights, frozen. Raises WeightsError if they are damaged or do not fit."""
@@ -94,7 +103,7 @@ def find(path: Path) -> Found:
 
 
 def _unusable(path: Path, error: UsageError) -> WeightsError:
-    return WeightsError(path, f"the model `{path}` cannot be used: {error.message}", hint=error.hint)
+    return WeightsError(path, f"the model `{path}` cannot be used: {error.message}", hint=error.hint or _OTHER)
 
 
 def _find_folder(path: Path) -> Found:

@@ -129,7 +129,7 @@ def llama(**sizes: Any) -> Config:
 class Look(Protocol):
     """How the queries of a layer look at keys and values; (..., heads, head_dim) in, the same out."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
         """Attend."""
 
 
@@ -245,7 +245,7 @@ class GPT(nn.Module):
         x = self._stream(tokens, torch.tensor(places, device=tokens.device), look)  # (N, C)
         ends = _ends(pieces)
         if len(ends) < len(x):
-            x = x[torch.tensor(ends, device=x.device)]
+            x = x[torch.tensor(ends, dtype=torch.long, device=x.device)]
         return self.head(self.norm(x)).float()
 
     def _stream(self, tokens: Tensor, positions: Tensor, look: Look) -> Tensor:
@@ -329,6 +329,6 @@ def _rotation(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> Ten
 
 def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn the pairs (i, i + head_dim / 2) of x (..., T, heads, head_dim); transformers' order of numbers."""
-    cos, sin = rotation
+    cos, sin = rotation.to(x.dtype)  # under autocast queries are shorter than the stream
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

@@ -25,9 +25,11 @@ from studio_gpt.chat import chat_tokens
 if TYPE_CHECKING:
     from studio_gpt.load import Found
     from studio_gpt.model import Cache
+    from studio_gpt.sampling import Rule
     from studio_gpt.writer import TextModel
 
 STARTER = Path(__file__).parent / "weights" / "starter"
+MOST_SCHEMA = 256 << 10  # characters
 CHUNK = 256  # tokens of a prompt that one step takes
 Logprob = tuple[int, float, tuple[tuple[int, float], ...]]
 
@@ -42,9 +44,11 @@ class Writing(studio.State):
         seed: what the draws follow from.
         text, start, read: what is written as text, and how far its tokens are read (see `tokens.Written`).
         ended: why nothing more is written (``end``, ``stop``, ``length``, ``context``), or empty.
-        logprobs: of each token written its number, log-probability, and the likeliest ones, where asked for.
+        top: how many likeliest tokens to note at each place; 0 notes nothing.
+        logprobs: of each token written its number, its log-probability, and the likeliest ones.
         cache, known: keys and values, and of how many tokens they are.
         inputs: as they were given.
+        rule: what may be written, where a schema was given.
     """
 
     tokens: tuple[int, ...]
@@ -55,10 +59,12 @@ class Writing(studio.State):
     start: int = 0
     read: int = 0
     ended: str = ""
+    top: int = 0
     logprobs: tuple[Logprob, ...] = ()
     cache: Cache = studio.unsaved()
     known: int = studio.unsaved()
     inputs: TextInputs = studio.unsaved()
+    rule: Rule | None = studio.unsaved()
 
     @property
     def done(self) -> bool:
@@ -97,6 +103,9 @@ class TextInputs(studio.Inputs):
         default_factory=dict, help='added to the logits of tokens by number, such as {"42": -100}'
     )
     stop: list[str] = studio.field(default_factory=list, help="end before this text")
+    json_schema: str = studio.field(
+        "", help="write JSON that fits this JSON Schema, and nothing else", max_length=MOST_SCHEMA
+    )
     truncate: bool = studio.field(False, help="leave out the beginning of a prompt that is longer than the context")
     lookup: int = studio.field(
         0, ge=0, le=64, help="guess so many tokens ahead from repetitions; faster at times, and the text is the same"
@@ -122,10 +131,9 @@ class TextGenerator(studio.Generator):
     """Go on from a text, with a language model."""
 
     name = "text"
-    output = studio.Text
+    output: ClassVar[type[studio.Media]] = studio.Text
     max_batch: ClassVar[int] = 32
     Inputs: ClassVar[type[TextInputs]] = TextInputs
-    top: ClassVar[int] = 0  # likeliest tokens to note at each step
 
     def __init__(self, path: Path = STARTER) -> None:
         """Use the model at `path`, a folder in the layout of transformers or a GGUF file."""
@@ -152,8 +160,8 @@ class TextGenerator(studio.Generator):
         return find(self.path)
 
     def weights(self) -> list[Path]:
-        """The files that hold weights. Raises WeightsError if there is no model."""
-        return list(self.found.files)
+        """The files that the model is made of, the tokenizer's too. Raises WeightsError if there is no model."""
+        return [*self.found.files, *self.found.others]
 
     def load(self, device: str, dtype: str) -> TextModel:
         """Build the decoder and read its tokenizer."""
@@ -171,15 +179,15 @@ class TextGenerator(studio.Generator):
         cache = model.cache(room)
         return Writing(
             steps=_chunks(len(tokens)) + room - len(tokens) - 1, notices=notices, tokens=tokens, prompt=len(tokens),
-            start=len(tokens), read=len(tokens), seed=rng.seed, room=room, cache=cache,
-            known=model.prefixes.take(tokens, cache, 0), inputs=inputs,
+            start=max(0, len(tokens) - 4), read=len(tokens), seed=rng.seed, room=room, cache=cache,
+            known=model.prefixes.take(tokens, cache, 0), inputs=inputs, rule=model.rule(inputs.json_schema),
         )  # fmt: skip
 
     def step(self, model: TextModel, states: Sequence[Writing]) -> list[Writing]:
         """Take every request a chunk of its prompt or a token further."""
         from studio_gpt.writer import step
 
-        return step(model, states, self.top)
+        return step(model, states)
 
     def finish(self, model: TextModel, state: Writing) -> studio.Text:
         """What was written."""
@@ -198,10 +206,11 @@ class TextGenerator(studio.Generator):
         return (self.path.name, "write" if left == 1 else f"read {1 << (left - 1).bit_length()}")
 
     def facts(self, model: TextModel, inputs: Any) -> dict[str, Any]:
-        """The decoder's shape and the attention backends that have served it."""
+        """The decoder's shape, the kernels of its matrix products, and the attention backends that have served it."""
         shape = model.config
         return {
             "model": {"layers": shape.layers, "width": shape.width, "context": shape.context},
+            "products": model.products,
             "attention": sorted(model.attention),
         }
 

@@ -9,34 +9,41 @@ Try it: ``pytest tests/plugins/studio_gpt/test_text.py``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from studio.attention import recorded
+from studio.errors import InputError
+from studio_gpt.linear import speed_up
 from studio_gpt.load import Found
-from studio_gpt.model import GPT, Cache, Config, Piece
-from studio_gpt.prefixes import Prefixes
-from studio_gpt.sampling import Sampling, choose, guess
+from studio_gpt.model import GPT, Cache, Config, Over, Piece
+from studio_gpt.prefixes import BLOCK, Prefixes
+from studio_gpt.sampling import Rule, Sampling, choose, guess
 from studio_gpt.text import CHUNK, Logprob, Writing
 from studio_gpt.tokens import Tokens, Written, find_stop
 
 
 @dataclass
 class TextModel:
-    """A decoder on its device, its tokenizer, the prefixes that it knows, and the attention backends that served it."""
+    """A decoder on its device, its tokenizer, the prefixes that it knows, and what serves it: the kernels of its matrix
+    products, and attention backends.
+    """
 
     gpt: GPT
     tokens: Tokens
     prefixes: Prefixes
+    products: str
     attention: set[str] = field(default_factory=set)
 
     @classmethod
     def load(cls, found: Found, device: str, dtype: str) -> TextModel:
         """Build it. Raises WeightsError."""
         gpt, tokens = found.build(device, dtype), found.tokens()
-        return cls(gpt, tokens, Prefixes(gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device))
+        products = speed_up(gpt).fact
+        return cls(gpt, tokens, Prefixes(gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device), products)
 
     @property
     def config(self) -> Config:
@@ -47,34 +54,45 @@ class TextModel:
         """An empty cache for one request of so many tokens."""
         return Cache(self.config, room, self.gpt.embed.weight.dtype, self.gpt.embed.weight.device)
 
+    def rule(self, schema: str) -> Rule | None:
+        """What a JSON Schema allows to be written; None without one. InputError for one that cannot be held to."""
+        if not schema:
+            return None
+        from studio_gpt.constrain import Constraint, SchemaRule
 
-def step(model: TextModel, states: Sequence[Writing], top: int = 0) -> list[Writing]:
+        if not self.tokens.ends:
+            raise InputError("json_schema", "`json_schema` needs a model with a token that ends a text; this has none")
+        ends = sorted(self.tokens.ends)
+        return SchemaRule(Constraint.compile(schema, self.tokens.tokenizer, ends, self.config.vocab))
+
+
+def step(model: TextModel, states: Sequence[Writing]) -> list[Writing]:
     """The next state of each: a chunk of its prompt read, or one or more tokens written."""
     made: dict[int, Writing] = {}
     left = list(range(len(states)))
     with recorded() as used:
         while left:
-            now, left = _first_of_alike(states, left)
-            moved = _move(model, [states[i] for i in now], top)
+            known = {i: _known(model, states[i]) for i in left}
+            now = _first_of_alike(states, known)
+            moved = _move(model, [states[i] for i in now], [known[i] for i in now])
             made.update(zip(now, moved, strict=True))
+            left = [i for i in left if i not in made]
     model.attention |= used
     return [made[i] for i in range(len(states))]
 
 
-def _first_of_alike(states: Sequence[Writing], left: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Of requests that read alike chunks one comes first; the others find what it computed."""
-    now: dict[object, int] = {}
-    for i in left:
-        state = states[i]
-        reads = state.known + 1 < len(state.tokens)
-        now.setdefault(state.tokens[: state.known + CHUNK] if reads else i, i)
-    first = set(now.values())
-    return [i for i in left if i in first], [i for i in left if i not in first]
+def _first_of_alike(states: Sequence[Writing], known: Mapping[int, int]) -> list[int]:
+    """Of those that are to read the same next block one alone, so that the others find what it computed."""
+    first: dict[object, int] = {}
+    for i, begin in known.items():
+        tokens, end = states[i].tokens, begin + BLOCK
+        first.setdefault(tokens[:end] if end < states[i].prompt else i, i)
+    return list(first.values())
 
 
-def _move(model: TextModel, states: Sequence[Writing], top: int) -> list[Writing]:
-    known = [_known(model, state) for state in states]
-    guesses = [_guess(state, known_) for state, known_ in zip(states, known, strict=True)]
+def _move(model: TextModel, states: Sequence[Writing], known: Sequence[int]) -> list[Writing]:
+    """Run the decoder once for all and take what it says."""
+    guesses = [_guess(state, begin) for state, begin in zip(states, known, strict=True)]
     pieces = []
     for state, begin, guessed in zip(states, known, guesses, strict=True):
         chunk = state.tokens[begin : begin + CHUNK]
@@ -84,12 +102,12 @@ def _move(model: TextModel, states: Sequence[Writing], top: int) -> list[Writing
     made = []
     for state, piece, scores, guessed in zip(states, pieces, logits, guesses, strict=True):
         read = min(piece.start + CHUNK, len(state.tokens))
-        if read <= state.prompt:
-            model.prefixes.keep(state.tokens, state.cache, piece.start, read)
-        if not piece.wanted:
-            made.append(replace(state, position=state.position + 1, known=read, steps=_steps(state, read)))
+        if piece.start < state.prompt:
+            model.prefixes.keep(state.tokens, state.cache, piece.start, min(read, state.prompt))
+        if piece.wanted:
+            made.append(_write(model, state, scores, guessed))
         else:
-            made.append(_write(model, state, scores, guessed, top))
+            made.append(replace(state, position=state.position + 1, known=read, steps=_steps(state, read)))
     return made
 
 
@@ -120,16 +138,16 @@ def sampling_of(state: Writing) -> Sampling:
     )  # fmt: skip
 
 
-def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[int], top: int) -> Writing:
+def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[int]) -> Writing:
     """Take the tokens that the logits (1 + guessed, vocab) say, as long as the guesses are right."""
     tokens, noted, ended = list(state.tokens), list(state.logprobs), ""
     written = Written(state.text, state.start, state.read)
     sampling = sampling_of(state)
     for place, scores in enumerate(logits):
-        token = choose(scores, sampling, tokens, state.prompt, state.seed)
+        token = choose(scores, sampling, tokens, state.prompt, state.seed, state.rule)
         tokens.append(token)
-        if top:
-            noted.append(_note(scores, token, top))
+        if state.top:
+            noted.append(_note(scores, token, state.top))
         ended = _end(model, state, tokens)
         seen = len(written.text)
         written = written.grow(tokens, model.tokens.decode, last=bool(ended))
@@ -138,6 +156,8 @@ def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[i
         if ended or token != next(iter(guessed[place : place + 1]), None):
             break
     notices = state.notices
+    if state.rule is not None and ended not in ("end", ""):
+        notices += ("the JSON is cut off before its end: allow it more with `--max-tokens`",)
     if ended == "context":
         notices += (f"the text ends where the context of {model.config.context:,} tokens is full",)
     after = replace(
@@ -160,3 +180,21 @@ def _note(logits: Tensor, token: int, top: int) -> Logprob:
     logprobs = logits.log_softmax(-1)
     values, places = logprobs.topk(min(top, len(logprobs)))
     return token, float(logprobs[token]), tuple(zip(places.tolist(), values.tolist(), strict=True))
+
+
+def attention_of(model: TextModel, tokens: Sequence[int], layer: int, head: int) -> Tensor:
+    """How much each token looks at each, (T, T) float32 on the CPU, by one head of one layer."""
+    config, cache = model.config, model.cache(len(tokens))
+    piece, seen = Piece(tokens, 0, cache, 0), []
+    attend = Over([piece], config.windows)
+
+    def watch(at: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if at == layer:
+            keys = k[:, head // (config.heads // config.kv_heads)]
+            scores = (q[:, head] @ keys.T).float() / config.head_dim**0.5  # (T, T)
+            ones, window = torch.ones_like(scores, dtype=torch.bool), config.windows[layer] or len(tokens)
+            seen.append(scores.masked_fill(~(ones.tril() & ones.triu(1 - window)), -torch.inf).softmax(-1))
+        return attend(at, q, k, v)
+
+    model.gpt.decode([piece], watch)
+    return seen[0].cpu()

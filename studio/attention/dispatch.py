@@ -65,7 +65,7 @@ class Dispatch:
             return _nothing(q, k, v)
         scale = 1 / math.sqrt(problem.head_dim) if scale is None else scale
         out = serving.attend(q, k, v, problem, scale)
-        if serving.name != "reference" and _suspect(out, q, k):
+        if serving.name != "reference" and _suspect(out):
             return attend_exactly(q, k, v, problem, scale)
         return out
 
@@ -192,19 +192,9 @@ def _nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-def _suspect(out: Tensor, q: Tensor, k: Tensor) -> bool:
-    """Whether something not finite may have gone in: two small sums, which on a CPU are all but free.
-
-    torch's flash kernel for the CPU answers a row whose scores are all NaN with zeros, now and then; so where there are
-    zeros the inputs are looked at too.
-    """
-    if out.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    out = out.detach()
-    if not _sum_is_finite(out):
-        return True
-    first = out[..., 0]
-    return torch.count_nonzero(first).item() < first.numel() and not (_sum_is_finite(q) and _sum_is_finite(k))
+def _suspect(out: Tensor) -> bool:
+    """Whether something not finite may have gone in: its trace is in the answer, whose sum is all but free on a CPU."""
+    return out.device.type == "cpu" and not torch.compiler.is_compiling() and not _sum_is_finite(out)
 
 
 def _sum_is_finite(x: Tensor) -> bool:

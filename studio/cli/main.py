@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "image",
+    "text",
     "chat",
     "generate",
     "run",

@@ -73,7 +73,23 @@ class GeneratorCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> int:
         """Make what was asked; 0, or 1 if some of several failed."""
-        return _run(ctx.obj, self.generator, ctx.params)
+        return _run(self, ctx.obj, ctx.params)
+
+    def submit(
+        self, settings: Settings, params: dict[str, Any], preview_every: int, generator: str | None = None
+    ) -> list[Ticket]:
+        """Ask for what the parameters say, of another generator if one is named. Raises as `Studio.submit_many`."""
+        from studio.cli.flags import values
+
+        name = generator or self.generator
+        kind = settings.generator(name).Inputs
+        flags = [flag for flag in kind.flags() if f"input_{flag.name}" in params]
+        inputs = kind.parse(values(flags, params))
+        given = {flag.name: getattr(inputs, flag.name) for flag in flags if flag.name in inputs.model_fields_set}
+        priority = "background" if params["background"] else "interactive"
+        return settings.studio().submit_many(
+            name, params["count"], seed=params["seed"], preview_every=preview_every, priority=priority, **given
+        )
 
 
 def _flags(ctx: click.Context, generator: str) -> list[Flag]:
@@ -81,22 +97,17 @@ def _flags(ctx: click.Context, generator: str) -> list[Flag]:
     return settings.generator(generator).Inputs.flags()
 
 
-def _run(settings: Settings, name: str, params: dict[str, Any]) -> int:
+def _run(command: GeneratorCommand, settings: Settings, params: dict[str, Any]) -> int:
     from studio.cli.destination import choose
     from studio.cli.flags import values
     from studio.cli.progress import Display
 
-    studio = settings.studio()
-    generator = settings.generator(name)
-    flags = generator.Inputs.flags()
-    inputs = generator.Inputs.parse(values(flags, params))  # all that can be refused is refused before anything is made
+    generator = settings.generator(command.generator)
+    generator.Inputs.parse(values(generator.Inputs.flags(), params))  # what can be refused is, before folders are made
     count, force = params["count"], params["force"]
     target = choose(params["output"], count, generator.output.suffix, force=force)
     previews = choose(f"{params['previews']}/", count, ".png", force=force) if params["previews"] else None
-    given = {flag.name: getattr(inputs, flag.name) for flag in flags if flag.name in inputs.model_fields_set}
-    every = params["preview_every"] if previews else 0
-    priority = "background" if params["background"] else "interactive"
-    tickets = studio.submit_many(name, count, seed=params["seed"], preview_every=every, priority=priority, **given)
+    tickets = command.submit(settings, params, params["preview_every"] if previews else 0)
     results = Results(tickets, target, previews)
     seeds = [ticket.request.seed for ticket in tickets]
     with Display(seeds, quiet=settings.quiet) as display, stray_prints_aside():

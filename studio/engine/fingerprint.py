@@ -2,7 +2,7 @@
 
 A step must not write into the states it is given; torch's own counter of such writes is off in inference mode. So the
 bytes of a state's tensors and arrays in host memory are summed up (CRC-32) before each step, and looked at again if it
-fails: up to 64 KiB a state, which takes tens of microseconds; what is larger or on a GPU is not looked at. This module
+fails: up to 16 KiB a state, which takes some ten microseconds; what is larger or on a GPU is not looked at. This module
 knows nothing of requests.
 
 Try it: ``pytest tests/studio/engine/test_fingerprint.py``
@@ -16,7 +16,7 @@ from typing import Any
 
 from studio.generator import State
 
-MOST_BYTES = 64 << 10
+MOST_BYTES = 16 << 10
 
 
 def fingerprint(state: State) -> int:

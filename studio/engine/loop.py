@@ -19,12 +19,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Protocol
 
 from studio.engine.actions import Actions
 from studio.engine.batching import LATENCY_GOAL_S, Groups, same_key
 from studio.engine.calls import Calling, directly
+from studio.engine.ending import Ending, Keeper, Later, at_once, tell
 from studio.engine.entry import Entry, group_of
 from studio.engine.failures import as_error, check_key
 from studio.engine.gauge import Gauge, NoGauge
@@ -33,18 +32,7 @@ from studio.engine.ledger import show_bytes
 from studio.engine.measured import Measured
 from studio.engine.models import Models, NoRoom
 from studio.engine.order import Order, Work
-from studio.engine.request import (
-    CancelledEvent,
-    Event,
-    Failed,
-    Finished,
-    Loading,
-    Notice,
-    Preview,
-    Progress,
-    Queued,
-    Started,
-)
+from studio.engine.request import Loading, Preview, Progress, Queued, Started
 from studio.engine.room import Room
 from studio.engine.threads import Threads
 from studio.engine.watch import Watcher, Watchers
@@ -55,32 +43,6 @@ from studio.media import Media
 __all__ = ["MAX_RUNNING", "Entry", "Keeper", "Loop"]
 
 MAX_RUNNING = 32  # states that one client may have on the way at once, in each class
-
-
-class Later(Protocol):
-    """Does `work` without holding the loop up, and tells the loop, between two turns, what came of it by `then`."""
-
-    def __call__(self, work: Callable[[], Media], then: Callable[[Media | BaseException], None]) -> None:
-        """Return at once."""
-
-
-def at_once(work: Callable[[], Media], then: Callable[[Media | BaseException], None]) -> None:
-    """Do the rest here and now."""
-    try:
-        made: Media | BaseException = work()
-    except Exception as error:
-        made = error
-    then(made)
-
-
-class Keeper(Protocol):
-    """Who saves states. Neither call may raise."""
-
-    def keep(self, entry: Entry) -> None:
-        """The request moved one step on and is not done."""
-
-    def end(self, entry: Entry, event: Event) -> None:
-        """This is the request's last event."""
 
 
 class Loop:
@@ -106,7 +68,7 @@ class Loop:
         free_threads: bool = False,
         numbers: Iterator[int] | None = None,
     ) -> None:
-        self.models, self.complete, self.later, self.clock = models, complete, later, clock
+        self.models, self.complete, self.clock = models, complete, clock
         self.watcher, self.keeper = Watchers(watchers), keeper
         self.measured = measured or Measured()
         self.room = Room(models, self.measured, goal_s)
@@ -115,6 +77,7 @@ class Loop:
         threads = Threads(self.measured, free=free_threads)
         self.actions = Actions(clock, self.measured, gauge or NoGauge(), threads)
         self._groups = Groups()
+        self.ending = Ending(self.room, self.order, self._groups, self.watcher, keeper, clock, later)
         self._hung: dict[Generator, TimedOut] = {}
         self._numbers = numbers or itertools.count(1)
         self._told = 0  # bytes held, as the watchers know
@@ -144,14 +107,11 @@ class Loop:
 
     def cancel(self, entry: Entry) -> None:
         """End a request and release its state, unless its work is done."""
-        entry.cancelled = True
-        if not entry.released:
-            self._end(entry, CancelledEvent())
+        self.ending.cancel(entry)
 
     def fail(self, entry: Entry, error: StudioError) -> None:
         """End a request with an error, unless it has ended."""
-        if not entry.ended:
-            self._end(entry, Failed(error))
+        self.ending.fail(entry, error)
 
     def tick(self) -> bool:
         """Do one piece of work, plugins' calls included; return False if there is none."""
@@ -225,7 +185,7 @@ class Loop:
         entry.timing.start = entry.started - loaded
         self.watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
-        self._tell(entry, (*entry.request.past.notices, *state.notices))
+        tell(entry, (*entry.request.past.notices, *state.notices))
         if state.done:
             self._done(entry, 0.0)
 
@@ -245,7 +205,7 @@ class Loop:
             raise GeneratorFailed(entry.name, f"the weights of `{entry.name}` were changed while it ran")
         entry.model = model
         if model.streamed:
-            self._tell(entry, (f"its weights of {show_bytes(model.whole)} were streamed, for they exceed the memory",))
+            tell(entry, (f"its weights of {show_bytes(model.whole)} were streamed, for they exceed the memory",))
 
     def _wait_for_room(self, entry: Entry) -> None:
         """Wait until something is released; where nothing runs that could, fail."""
@@ -321,7 +281,7 @@ class Loop:
         rung = (yield from climb(self.room, batch)) if isinstance(found, OutOfMemory) else ""
         if rung:
             for entry in batch:
-                self._tell(entry, (f"out of memory at width {len(batch)}: {rung}",))
+                tell(entry, (f"out of memory at width {len(batch)}: {rung}",))
         elif len(batch) == 1:
             self.fail(batch[0], found)
         else:
@@ -343,7 +303,7 @@ class Loop:
         if isinstance(found, TimedOut):
             self._hang(entry, found)
         elif isinstance(found, OutOfMemory) and (rung := drop_models(self.room, entry)):
-            self._tell(entry, (f"out of memory in {where}: {rung}",))
+            tell(entry, (f"out of memory in {where}: {rung}",))
         else:
             self.fail(entry, found)
 
@@ -378,7 +338,7 @@ class Loop:
         eta = 0.0 if state.done else entry.eta_s(state)
         entry.emit(Progress(state.position, state.steps, now - entry.started, eta))
         if len(state.notices) > len(entry.notices):
-            self._tell(entry, state.notices)
+            tell(entry, state.notices)
         if state.done:
             return
         try:
@@ -397,7 +357,7 @@ class Loop:
         key = check_key(entry.request.generator.batch_key(state))
         changed = self.actions.reconsider(entry, width)
         if changed:
-            self._tell(entry, (changed,))
+            tell(entry, (changed,))
         if changed or not same_key(key, entry.key):
             entry.key = key
             self.room.regroup(entry, group_of(entry))
@@ -415,7 +375,7 @@ class Loop:
                 self._hang(entry, found)
                 return
             entry.request = replace(entry.request, preview_every=0)
-            self._tell(entry, (f"no more previews: {found.message}",))
+            tell(entry, (f"no more previews: {found.message}",))
         self.watcher.previewed(entry.number, entry.name, begun, self.clock())
 
     def _done(self, entry: Entry, seconds: float) -> None:
@@ -439,43 +399,4 @@ class Loop:
         except BaseException as error:  # a plugin may raise anything; see failures
             self._failed_alone(entry, "finish", error)
             return
-        self._release(entry)  # the rest needs nothing of the device
-        self.later(rest, partial(self._completed, entry))
-
-    def _completed(self, entry: Entry, made: Media | BaseException) -> None:
-        """The rest of the work on what was made is done, or failed."""
-        if isinstance(made, BaseException):
-            self._end(entry, Failed(as_error(entry.name, "finish", made)))
-        else:
-            self._end(entry, Finished(made))
-
-    def _tell(self, entry: Entry, notices: tuple[str, ...]) -> None:
-        for text in notices:
-            if text not in entry.notices:
-                entry.notices.append(text)
-                entry.emit(Notice(text))
-
-    def _end(self, entry: Entry, event: Event) -> None:
-        """Release what the request still holds and emit its last event."""
-        self._release(entry)
-        entry.ended = True
-        self.watcher.ended(entry.number, entry.name, event.outcome, self.clock())
-        if self.keeper is not None:
-            self.keeper.end(entry, event)
-        emit, entry.emit = entry.emit, _silent
-        emit(event)
-
-    def _release(self, entry: Entry) -> None:
-        """Let go of what a request holds, and of its place in the order."""
-        if entry.released:
-            return
-        entry.released = True
-        self._groups.remove(entry)
-        self.room.leave(entry)
-        self.order.removed(entry)
-        entry.state = entry.model = entry.rng = entry.key = None
-
-
-def _silent(event: Event) -> None:
-    """Stand in for an ended entry's `emit`, so that whoever listened is let go of."""
-    raise AssertionError(f"an event came after the last: {event}")
+        self.ending.finish(entry, rest)

@@ -40,6 +40,16 @@ def replace(path: Path, data: bytes) -> None:
     os.replace(part, path)
 
 
+def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors, none of which is another: safetensors refuses tied weights, so each name has a copy."""
+    seen: set[int] = set()
+    made = {}
+    for name, tensor in tensors.items():
+        made[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    return made
+
+
 class Run:
     """One run's clock, checkpoint and log.
 
@@ -172,9 +182,7 @@ class Run:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
         counters = {"step": self.step, "seconds": self.seconds, "updates": self.ema.updates}
-        data = safetensors.torch.save(
-            {k: v.contiguous() for k, v in tensors.items()}, {"counters": json.dumps(counters)}
-        )
+        data = safetensors.torch.save(_apart(tensors), {"counters": json.dumps(counters)})
         replace(self.folder / "run.safetensors", data)
         if picture := curve.png(self.folder / "log.csv"):
             replace(self.folder / "curve.png", picture)

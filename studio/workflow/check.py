@@ -141,7 +141,7 @@ class _Checker:
         kind = self._kind(value)
         if kind is None or not self._keys(value, f"key of a node with `{kind}`", KEYS[kind]):
             return
-        settings = {key: self._setting(value, key) for key in ("seed", "map", "repeat", "best")}
+        settings: dict[str, Any] = {key: self._setting(value, key) for key in ("seed", "map", "repeat", "best")}
         settings["when"] = self._when(value)
         if settings["map"] is not None and settings["repeat"] is not None:
             self._problems.add(value.data["repeat"].place, "`map` and `repeat` exclude one another", "use one of them")

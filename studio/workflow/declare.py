@@ -84,11 +84,11 @@ def _fits(port: Port, default: Value) -> bool:
     data = default.data
     if port.kind in ("int", "float"):
         return isinstance(data, int if port.kind == "int" else int | float) and not isinstance(data, bool)
-    return isinstance(data, {"bool": bool, "text": str}.get(port.kind, ()))  # type: ignore[arg-type]
+    return isinstance(data, {"bool": bool, "text": str}.get(port.kind, ()))
 
 
 def _field(port: Port, settings: Value, limits: dict[str, Any]) -> Any:
-    kind = _TYPES[port.kind]
+    kind: Any = _TYPES[port.kind]
     default = settings.get("default")
     if port.many:
         given = ... if default is None else [each.data for each in default.data]

@@ -1,8 +1,8 @@
 """A YAML file as a tree of values that know their lines. A file from outside is hostile until it is such a tree.
 
 Only plain data is read: text, numbers, true, false, null, lists and mappings. Anchors, aliases, tags, duplicate keys
-and several documents are refused, and size, depth and count are bounded before anything is built. Words such as `yes` and
-`on` are text (YAML 1.2's core schema). This module knows nothing of what the values mean.
+and several documents are refused, and size, depth and count are bounded before anything is built. Words such as `yes`
+and `on` are text (YAML 1.2's core schema). This module knows nothing of what the values mean.
 
 Try it: ``python -c "from studio.workflow.document import read; print(read('pipelines/best.yaml').data)"``
 """

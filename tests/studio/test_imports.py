@@ -17,7 +17,7 @@ HEAVY = ("torch", "diffusers", "transformers", "open_clip", "numpy", "PIL", "av"
 
 # Lower layers first; a module imports only from layers below its own, or from its own.
 LAYERS = (
-    ("errors",),
+    ("errors", "deprecation"),
     ("files", "png", "recipe", "torch_setup", "weights", "streaming"),
     ("media", "timed_media", "inputs"),
     ("generator", "hookspecs"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("engine",),
     ("workers",),
     ("jobs", "workflow"),
-    ("replay", "resume", "doctor"),
+    ("replay", "resume", "doctor", "scaffold"),
     ("api", "testing"),
     ("cli", "server"),
 )

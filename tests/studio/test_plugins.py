@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import warnings
+from pathlib import Path
 
 import pytest
 
@@ -63,7 +65,7 @@ BROKEN = {
     "nolist": (good("Nolist").replace("return [", "return 3; return ["), "returned int; a list is due"),
     "aclass": (good("Aclass").replace("[Aclass()]", "[Aclass]"), "is a class; register an instance: `Aclass()`"),
     "bad": (good("Bad").replace('name = "bad"', 'name = "B A D"'), "its name is 'B A D'"),
-    "taken": (good("Working"), "the name `working` is taken by plugin `aa_working`"),
+    "taken": (good("Working"), "the generator's name `working` is taken by plugin `aa_working`"),
 }
 
 
@@ -225,3 +227,39 @@ def test_a_plugin_may_bring_an_attention_backend(tmp_path, name, what, words):
         assert report.status == "failed"
         assert words in report.reason
         assert not plugins.attention
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("studio_api = 1", None),
+        ("studio_api: int = 1  # the contract", None),
+        (
+            "studio_api = 2",
+            "made for version 2 of the plugin contract, and this Studio serves 1: install a newer S",
+        ),
+        ("studio_api = 0", "version 0 of the plugin contract, and this Studio serves 1: install a newer version of it"),
+        ("studio_api = 'two'", "`studio_api` is `'two'`; it must be a whole number"),
+    ],
+)
+def test_a_plugin_for_another_version_is_refused_before_it_runs(tmp_path, line, words):
+    text = good("Timely") if words is None else "import studio.what_comes_later"
+    folder = write(tmp_path / "plugins", timely=f"{line}\n{text}")
+    (report,) = Plugins.discover([folder], entry_points=False).reports
+    assert report.status == ("ok" if words is None else "failed")
+    assert words is None or words in report.reason
+
+
+def test_a_renamed_name_warns_once_with_what_takes_its_place(monkeypatch):
+    import studio
+    from studio import deprecation
+
+    monkeypatch.setattr(deprecation, "_told", set())
+    monkeypatch.setattr(studio, "_RENAMED", {"Request": ("Inputs", "0.3")})
+    with pytest.warns(DeprecationWarning, match=r"`studio.Request` is deprecated .* 0.3; use `studio.Inputs`") as told:
+        assert studio.Request is studio.Inputs
+    assert Path(told[0].filename) == Path(__file__)
+    with warnings.catch_warnings(record=True) as again:
+        warnings.simplefilter("always")
+        assert studio.Request is studio.Inputs
+    assert not again

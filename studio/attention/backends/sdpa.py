@@ -20,14 +20,29 @@ from studio.attention.backends.masks import too_large_a_mask, written_out
 from studio.attention.problem import Problem
 
 _ops = torch.ops.aten
+_FEWEST_KEYS = 16  # float32 numbers in the widest vector register
 
 
 def flash_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """torch's flash kernel for the CPU, on (B, H, T, D); grouped heads are served as they are."""
+    """torch's flash kernel for the CPU, on (B, H, T, D); grouped heads are served as they are.
+
+    With fewer keys than a vector register holds, and no mask, it answers a row of NaN scores with zeros; with a mask it
+    does not, so it is given one. It takes a head's numbers for neighbours in memory whatever their stride is, so others
+    are copied.
+    """
+    q, k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (q, k, v))
+    if mask is None and k.shape[2] < _FEWEST_KEYS:
+        mask, causal = _small_mask(q.shape[2] if causal else 1, k.shape[2], q, causal), False
     return cast(
         Tensor,
         _ops._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)[0],
     )
+
+
+def _small_mask(queries: int, keys: int, like: Tensor, causal: bool) -> Tensor:
+    """A mask that rules out nothing, or what is above the diagonal: (1, 1, queries, keys)."""
+    mask = like.new_zeros(1, 1, queries, keys)
+    return mask.masked_fill_(mask.new_ones(queries, keys, dtype=torch.bool).triu_(1), -torch.inf) if causal else mask
 
 
 def flash_cuda(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:

@@ -68,8 +68,10 @@ def mask_of(problem: Problem) -> Any:
 def _missing(device: str) -> str:
     if importlib.util.find_spec("xformers") is None:
         return "not installed: `pip install 'multimodal-studio[xformers]'`"
+    if device == "cpu":
+        return "its kernels need CUDA"  # and are not imported for it: they warn on standard error where they find none
     try:
         importlib.import_module("xformers.ops")
     except (ImportError, OSError, RuntimeError) as error:
         return f"does not import: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return "its kernels need CUDA" if device == "cpu" else ""
+    return ""

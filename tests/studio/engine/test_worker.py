@@ -120,14 +120,17 @@ class Slow(Store):
 
 
 def test_steps_go_on_while_what_was_made_is_written(tmp_path):
-    store = Slow(tmp_path)
+    store, other = Slow(tmp_path), Waiting()
     with Engine("cpu", store=store) as engine:
-        first, second = engine.submit_many([request(Waiting(), steps=1), request(Waiting(), steps=40)])
-        while second._entry.state is None or second._entry.state.position < 20:
+        first, second = engine.submit_many([request(Waiting(), steps=1), request(other, steps=40, hangs_at=30)])
+        until = time.monotonic() + 30
+        while len(other.threads) < 31:  # it is in the step that waits
+            assert time.monotonic() < until
             time.sleep(0.001)
         assert not first.done
         first.cancel()  # its work is done: that comes too late
         store.go.set()
+        other.go.set()
         assert first.result(30).path.exists()
         assert second.result(30).path.exists()
 
@@ -145,7 +148,7 @@ def test_closing_waits_for_what_is_being_written(tmp_path):
     engine = Engine("cpu", store=store)
     ticket = engine.submit(request(Waiting(), steps=1))
     threading.Timer(0.2, store.go.set).start()
-    while not ticket._entry.released:
+    while not ticket._entry.released:  # it stays so
         time.sleep(0.001)
     engine.close()
     assert ticket.result(0).path.exists()

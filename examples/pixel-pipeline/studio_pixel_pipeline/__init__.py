@@ -1,0 +1,54 @@
+"""A stock diffusers pipeline as a plugin. It shows `load`, and what the simple form costs.
+
+The U-Net has random weights, drawn in `load` from a fixed seed, so that nothing need be fetched; to use trained ones,
+name their files in `weights` and read them in `load`. The pipeline runs its own loop, so the host sees one long step:
+it cannot be cancelled within, batched or resumed. A pipeline worth keeping is better written in the stepped form, as
+the example `reaction` is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import studio
+
+studio_api = 1
+_SIDE = 16  # pixels
+
+
+class PixelPipeline(studio.Generator):
+    """Dream a small picture by a stock diffusers pipeline."""
+
+    name = "pixel-pipeline"
+    output = studio.Image
+
+    class Inputs(studio.Inputs):
+        steps: int = studio.field(8, ge=1, le=1000, help="denoising steps")
+        eta: float = studio.field(0.0, ge=0, le=1, help="new noise at each step; 0 is DDIM, 1 is DDPM")
+
+    def load(self, device: str, dtype: str) -> Any:
+        import torch
+        from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            unet = UNet2DModel(
+                sample_size=_SIDE, in_channels=3, out_channels=3, block_out_channels=(16, 32), layers_per_block=1,
+                norm_num_groups=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            )  # fmt: skip
+        pipeline = DDIMPipeline(unet.eval(), DDIMScheduler()).to(device, getattr(torch, dtype))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def generate(self, model: Any, inputs: Any, rng: studio.Rng) -> studio.Image:
+        made = model(generator=rng.torch, num_inference_steps=inputs.steps, eta=inputs.eta)
+        return studio.Image(made.images[0])
+
+    def facts(self, model: Any, inputs: Any) -> dict[str, Any]:
+        return {"sampler": type(model.scheduler).__name__}
+
+
+@studio.hookimpl
+def studio_generators() -> list[studio.Generator]:
+    return [PixelPipeline()]

@@ -1,0 +1,209 @@
+"""Texts to train a decoder on: the starter's own, a byte-level BPE learnt from them, and a memory-mapped token file.
+
+A text file may hold several documents, with `<|end|>` between them. Tokens are kept as uint16 or uint32 in one file, so
+a corpus may be larger than memory. One row in 64 is kept for validation and never trained on. Knows nothing of models.
+
+Try it: ``pytest tests/plugins/studio_gpt/test_train.py``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from studio.errors import InputError
+from studio_datasets.wordnet import LEXNAMES, WordNet
+from studio_gpt.tokens import Tokens
+
+if TYPE_CHECKING:
+    import tokenizers
+
+END = "<|end|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+# Each message is its role, its text and an end; the answer begins after the last role.
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+BLOCK = 1 << 20  # characters that are encoded at a time
+HELD_OUT = 64  # one row in so many is for validation
+IDEAS_HELD_OUT = 10  # one description in so many is for evaluation
+LOOKS = frozenset((
+    "red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown", "tan", "beige", "grey", "gray",
+    "black", "white", "gold", "golden", "silver", "dark", "pale", "bright", "round", "square", "flat", "long", "tall",
+    "short", "small", "tiny", "big", "large", "huge", "wooden", "metal", "glass", "striped", "spotted", "furry",
+    "shiny", "curved", "pointed",
+))  # fmt: skip
+RIDDLES = frozenset(("i", "my", "me", "we", "our", "you", "your", "who", "what", "it"))  # words of no picture prompt
+
+
+def held_out(text: str) -> bool:
+    """Whether a description is kept for evaluation: one in ten, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % IDEAS_HELD_OUT == 0
+
+
+def looks(record: dict[str, Any]) -> list[str]:
+    """The record's descriptions that say what it looks like, else the shortest two; no riddles, none held out."""
+    kept = [text for text in record["descriptions"] if not held_out(text) and "?" not in text]
+    plain = [text for text in kept if not RIDDLES & set(text.split())]
+    seen = [text for text in plain if LOOKS & set(text.replace(",", " ").split())]
+    return seen or sorted(plain, key=len)[:2]
+
+
+def documents(records: Iterable[dict[str, Any]], net: WordNet) -> list[str]:
+    """The starter's: what each record of the training split is called and looks like, and WordNet's things, shuffled.
+
+    Things with a capital (people, places, genera) are left out; a picture prompt rarely names them.
+    """
+    made = []
+    for record in records:
+        if record["split"] != "train":
+            continue
+        label = record["label"]
+        made.append(f"{label}: {', '.join(record['tags'])}" if record["tags"] else label)
+        made += [f"{label}, {text}" for text in record["descriptions"] if not held_out(text)]
+        made += [f"{text}: {label}" for text in record["descriptions"] if not held_out(text)]
+    for synset in net.synsets.values():
+        if synset.lexname in LEXNAMES and synset.words[0].islower():
+            made.append(f"{', '.join(synset.words)}: {synset.gloss}")
+    random.Random(0).shuffle(made)
+    return made
+
+
+def pairs(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Ideas and the picture prompts that they should become, of the records of things that descriptions tell of.
+
+    An idea is the label, a synonym, two tags or a description; the prompt is the label and what it looks like.
+    """
+    made = []
+    for record in records:
+        told = looks(record)
+        if record["split"] != "train" or not told:
+            continue
+        tags = record["tags"]
+        ideas = [record["label"], *record["synonyms"], *(f"{a} {b}" for a, b in pairwise(tags))]
+        ideas += [text for text in record["descriptions"] if not held_out(text)]
+        for place, idea in enumerate(ideas):
+            others = [text for text in told if text != idea] or told
+            made.append((idea, f"{record['label']}, {others[place % len(others)]}"))
+    return made
+
+
+def chat(idea: str, prompt: str) -> str:
+    """One line of a chat JSONL."""
+    messages = [{"role": "user", "content": idea}, {"role": "assistant", "content": prompt}]
+    return json.dumps({"messages": messages}, ensure_ascii=False)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
+    """A byte-level BPE of `vocabulary` tokens, in which no text is unknown. The same texts give the same tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END, *ROLES], show_progress=False, min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    bpe.train_from_iterator((text.replace(END, "\n") for text in texts), trainer)
+    return bpe
+
+
+def as_tokens(tokenizer: tokenizers.Tokenizer) -> Tokens:
+    """The tokenizer of `train_tokenizer` with what its special tokens are for."""
+    return Tokens(tokenizer, frozenset(tokenizer.encode(END).ids), TEMPLATE, {"eos_token": END, "pad_token": END})
+
+
+def save_tokenizer(tokens: Tokens, folder: Path, context: int) -> None:
+    """Write `tokenizer.json`, `tokenizer_config.json` and `generation_config.json` as transformers reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens.tokenizer.save(str(folder / "tokenizer.json"))
+    values = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context,
+        "clean_up_tokenization_spaces": False, "chat_template": tokens.chat_template, **tokens.specials,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": sorted(tokens.ends)}, indent=2) + "\n")
+
+
+def text_files(paths: Sequence[str]) -> list[Path]:
+    """The files named, and the `.txt` of the folders named, in order. Raises InputError where there is none."""
+    files = []
+    for each in map(Path, paths):
+        found = sorted(each.rglob("*.txt")) if each.is_dir() else [each]
+        if not found or not found[0].is_file():
+            raise InputError("texts", f"`{each}` is no text file and no folder of `.txt`", hint="name UTF-8 text files")
+        files += found
+    return files
+
+
+def blocks(files: Iterable[Path]) -> Iterator[str]:
+    """What the files hold, in pieces of about a million characters that end with a line; an end after each file.
+
+    Raises InputError for a file that is not UTF-8.
+    """
+    for path in files:
+        with path.open(encoding="utf-8") as file:
+            try:
+                while block := file.read(BLOCK):
+                    yield block + file.readline()
+            except UnicodeDecodeError as error:
+                raise InputError("texts", f"`{path}` is not UTF-8: {error.reason} at byte {error.start:,}",
+                                 hint="convert it, for instance with `iconv`") from None  # fmt: skip
+        yield END
+
+
+def encode(texts: Iterable[str], tokenizer: tokenizers.Tokenizer, path: Path) -> int:
+    """Write the tokens of the texts one after another; return how many. Two bytes each if the vocabulary allows."""
+    from studio.files import make_folder
+
+    make_folder(path.parent)
+    part, count = path.with_name(f".{path.name}.part"), 0
+    with part.open("wb") as file:
+        for text in texts:
+            ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids, width(tokenizer.get_vocab_size()))
+            file.write(ids.tobytes())
+            count += len(ids)
+    part.replace(path)
+    return count
+
+
+def width(vocabulary: int) -> type[np.unsignedinteger[Any]]:
+    """The numbers that a token file is made of."""
+    return np.uint16 if vocabulary <= 1 << 16 else np.uint32
+
+
+class TokenFile:
+    """Rows of `context` tokens of a token file, each with the token after its last: a row is a sample.
+
+    Attributes:
+        training, validation: row numbers of each.
+    """
+
+    def __init__(self, path: Path, vocabulary: int, context: int) -> None:
+        """Map the file. Raises InputError if it has not one row of each kind."""
+        self.tokens, self.context = np.memmap(path, width(vocabulary), "r"), context
+        count = (len(self.tokens) - 1) // context
+        if count < 2:
+            message = f"the texts have {len(self.tokens):,} tokens; a context of {context} needs {2 * context + 1:,}"
+            raise InputError("texts", message, hint="give more text, or a shorter `--context`")
+        self.validation = np.arange(0, count, HELD_OUT)
+        self.training = np.setdiff1d(np.arange(count), self.validation)
+
+    def rows(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The rows (len(numbers), context + 1), int64."""
+        size = self.context
+        return np.stack([self.tokens[n * size : (n + 1) * size + 1] for n in numbers]).astype(np.int64)
+
+    def drawn(self, sample: int) -> int:
+        """Row number of the sample-th sample: every training row once an epoch, in another order each."""
+        epoch, place = divmod(sample, len(self.training))
+        return int(np.random.default_rng(epoch).permutation(self.training)[place])

@@ -1,0 +1,187 @@
+"""Supervised fine-tuning on conversations: the loss is on what the assistant says, of all weights or by LoRA.
+
+A JSON line is `{"messages": [{"role": …, "content": …}, …]}` or `{"prompt": …, "completion": …}`. Each is written by
+the model's own chat template. LoRA (Hu 2021, arXiv:2106.09685) is peft's; what it learns is merged back, so the result
+is a model like any other.
+
+Try it: ``studio train gpt-chat --model FOLDER --chats chats.jsonl --lora 8``
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from studio.errors import InputError, StudioError
+from studio.training.ema import Ema
+from studio.training.run import Run
+from studio_gpt.chat import ChatTemplate
+from studio_gpt.model import GPT
+from studio_gpt.tokens import Tokens
+from studio_gpt.train import groups
+
+IGNORED = -100  # a target that has no loss
+LAYERS = ["qkv", "out", "up", "down"]  # every matrix of a block
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation as tokens, and which of them the assistant said."""
+
+    tokens: tuple[int, ...]
+    said: tuple[bool, ...]
+
+
+def read(path: Path) -> Iterator[list[dict[str, str]]]:
+    """The conversations of a JSONL file. Raises InputError with the line that is none."""
+    hint = 'write `{"messages": [{"role": "user", "content": "…"}, …]}` or `{"prompt": "…", "completion": "…"}`'
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("chats", f"`{path}` cannot be read: {error}", hint="name a UTF-8 file of JSON lines") from None
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a text may hold U+2028
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            messages = row.get("messages") or [
+                {"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]},
+            ]  # fmt: skip
+            found = [{"role": str(each["role"]), "content": str(each["content"])} for each in messages]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            message = f"line {number} of `{path}` is no conversation"
+            raise InputError("chats", message, hint=hint) from None
+        if not any(each["role"] == "assistant" for each in found):
+            message = f"in line {number} of `{path}` the assistant says nothing"
+            raise InputError("chats", message, hint=hint)
+        yield found
+
+
+def sample(messages: Sequence[dict[str, str]], tokens: Tokens, context: int) -> Sample | None:
+    """A conversation as the model's template writes it; None if it is longer than the context.
+
+    Raises InputError if the model has no template, or one that writes the beginning of a conversation otherwise when
+    more follows: then nobody can say which tokens are the answer.
+    """
+    if tokens.chat_template is None:
+        raise InputError("model", "the model has no chat template", hint="put a chat_template.jinja into its folder")
+    template = ChatTemplate(tokens.chat_template, tokens.specials)
+
+    def ids(count: int, asked: bool) -> list[int]:
+        return tokens.encode(template.render(messages[:count], add_generation_prompt=asked), plain=False)
+
+    whole = ids(len(messages), False)
+    said = [False] * len(whole)
+    for place, message in enumerate(messages):
+        if message["role"] == "assistant":
+            before, after = ids(place, True), ids(place + 1, False)
+            if whole[: len(before)] != before or whole[: len(after)] != after:
+                text = "the model's chat template writes a conversation otherwise when it goes on"
+                raise InputError("model", text, hint="give each conversation one answer")
+            said[len(before) : len(after)] = [True] * (len(after) - len(before))
+    return Sample(tuple(whole), tuple(said)) if len(whole) <= context + 1 else None
+
+
+class Batches:
+    """Samples in batches of about equal length, every sample once an epoch, in another order each."""
+
+    def __init__(self, samples: Sequence[Sample], size: int) -> None:
+        self.samples, self.size = samples, size
+        self.lengths = np.array([len(each.tokens) for each in samples])
+        self._epoch = lru_cache(maxsize=1)(self._order)
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(epoch)
+        order = np.argsort(self.lengths * rng.uniform(0.8, 1.25, len(self.lengths)), kind="stable")
+        parts = np.array_split(order, -(-len(order) // self.size))
+        return [parts[i] for i in rng.permutation(len(parts))]
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T) and what should follow each (B, T), `IGNORED` where the assistant does not speak."""
+        epoch, place = divmod(step, -(-len(self.samples) // self.size))
+        return pad([self.samples[i] for i in self._epoch(epoch)[place]])
+
+
+def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """See `Batches.batch`. Padding stands behind: a causal decoder does not see it."""
+    longest = max(len(each.tokens) for each in samples)
+    tokens = torch.zeros(len(samples), longest, dtype=torch.long)
+    targets = torch.full((len(samples), longest), IGNORED)
+    for row, each in enumerate(samples):
+        tokens[row, : len(each.tokens)] = torch.tensor(each.tokens)
+        said = torch.tensor(each.said)
+        targets[row, : len(said)][said] = tokens[row, : len(said)][said]
+    return tokens[:, :-1], targets[:, 1:]
+
+
+def loss_of(model: torch.nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy, in nats, of the assistant's tokens."""
+    with torch.autocast(tokens.device.type, torch.bfloat16):
+        logits = model(tokens)  # (B, T, V)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def with_lora(model: GPT, rank: int) -> Any:
+    """The decoder frozen, with adapters of this rank on the matrices of its blocks. Raises StudioError without peft."""
+    try:
+        import peft
+    except ImportError:
+        hint = "`pip install 'multimodal-studio[train]'`, or train all weights with `--lora 0`"
+        raise StudioError("LoRA needs the library `peft`", hint=hint) from None
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LAYERS, bias="none")
+    return peft.get_peft_model(model, config)
+
+
+def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, minutes: float = math.inf,
+          batch: int = 32, lora: int = 0, peak: float = 1e-3, warmup: int = 50, save_every: float = 60.0,
+          seed: int = 0) -> GPT:  # fmt: skip
+    """Train, or go on training, in `folder`; return the averaged decoder, adapters merged in.
+
+    Args:
+        batch: conversations a step.
+        lora: rank of the adapters; 0 trains all weights.
+        peak: highest learning rate.
+    """
+    device = next(model.parameters()).device
+    torch.manual_seed(seed)  # what adapters begin with
+    learner: Any = (with_lora(model, lora) if lora else model.requires_grad_(True)).train()
+    optimizer = torch.optim.AdamW(groups(learner, 0.01), lr=peak, betas=(0.9, 0.95))
+    ema = Ema(learner, 0.99)
+    run = Run(folder, learner, optimizer, ema, steps=steps, minutes=minutes, save_every=save_every)
+    batches = Batches(samples, batch)
+    for step in run:
+        run.rate(peak, warmup)
+        tokens, targets = batches.batch(step * run.peers.count + run.peers.rank)
+        loss = loss_of(learner, tokens.to(device), targets.to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        run.share(learner.parameters())
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+        ema.update(learner)
+        run.log(loss=loss.item())
+    made: Any = ema.module
+    return made.merge_and_unload() if lora else made
+
+
+@torch.inference_mode()
+def validate(model: GPT, samples: Sequence[Sample], batch: int = 32) -> float:
+    """Mean loss in nats of the assistant's tokens over all samples."""
+    total, count = 0.0, 0
+    device = next(model.parameters()).device
+    for start in range(0, len(samples), batch):
+        tokens, targets = pad(samples[start : start + batch])
+        said = int((targets != IGNORED).sum())
+        total += float(loss_of(model, tokens.to(device), targets.to(device))) * said
+        count += said
+    return total / count

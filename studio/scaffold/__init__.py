@@ -1,0 +1,67 @@
+"""A new plugin, written out: a distribution with a generator that works, its tests and a README.
+
+Knows nothing of terminals or of how plugins are found.
+
+Try it: ``studio plugins new soft-glow``
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from studio.errors import UnknownName, UsageError
+from studio.files import make_folder, store_error
+from studio.generator import good_name
+from studio.scaffold.families import FAMILIES
+from studio.scaffold.files import files
+
+__all__ = ["FAMILIES", "package_of", "write"]
+
+
+def package_of(name: str) -> str:
+    """The import package of the plugin `name`: ``soft-glow`` is ``studio_soft_glow``."""
+    return "studio_" + name.replace("-", "_")
+
+
+def write(name: str, parent: Path | str = ".", *, family: str = "image", stepped: bool = False) -> Path:
+    """Write the distribution into the new folder `parent`/`name`, whole or not at all, and return that folder.
+
+    Raises UsageError for a bad name and for a folder or a package that exists, UnknownName for a family, StoreError
+    where nothing can be written.
+    """
+    if family not in FAMILIES:
+        raise UnknownName("family", family, FAMILIES)
+    if not good_name(name):
+        hint = "a name is 1 to 50 of a-z, 0-9, `-` and `_`, starting with a letter, such as `soft-glow`"
+        raise UsageError(f"`{name[:60]}` is no name for a plugin", hint=hint)
+    if importlib.util.find_spec(package_of(name)) is not None:
+        raise UsageError(f"the package `{package_of(name)}` is there already", hint="choose another name")
+    folder = Path(parent) / name
+    if os.path.lexists(folder):
+        raise UsageError(f"`{folder}` exists already", hint="choose another name, or remove it")
+    make_folder(folder.parent)
+    try:
+        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    except OSError as error:
+        raise store_error(folder, "write", error) from error
+    try:
+        for path, text in files(name, package_of(name), family, stepped).items():
+            (draft / path).parent.mkdir(parents=True, exist_ok=True)
+            (draft / path).write_text(text, encoding="utf-8")
+        draft.chmod(0o777 & ~_umask())
+        draft.rename(folder)
+    except OSError as error:
+        raise store_error(folder, "write", error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

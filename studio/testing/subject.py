@@ -1,0 +1,121 @@
+"""The generator that is looked at: its model, its inputs, and requests run by hand, as the engine would run them.
+
+Running by hand shows every state, which the engine rightly keeps to itself. This module knows nothing of what is
+checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from studio import torch_setup
+from studio.engine.failures import check_state
+from studio.generator import Generator, Rng, State
+from studio.inputs import Inputs
+from studio.media import Media
+from studio.testing.samples import good_values
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MOST_STEPS = 100_000  # a state that is not done by then never will be
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A request that was run alone: every state from `start` to the last, and what `finish` made."""
+
+    states: tuple[State, ...]
+    media: Media
+
+
+class Subject:
+    """A generator with values for its inputs, on a device, in a dtype."""
+
+    def __init__(self, generator: Generator, given: Mapping[str, Any], device: str, dtype: str) -> None:
+        self.offered, self.given, self.device, self.dtype = generator, dict(given), device, dtype
+        self._runs: dict[int, Run] = {}
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """Inputs to run with. Raises InputError if none are found that are accepted."""
+        return self.offered.Inputs.parse(good_values(self.offered.Inputs, self.given))
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The generator that serves these inputs."""
+        return self.offered.serving(self.inputs)
+
+    @cached_property
+    def model(self) -> Any:
+        """Its model, loaded once."""
+        torch_setup.prepare()
+        return self.call(lambda: self.generator.load(self.device, self.dtype))
+
+    def run(self, seed: int = 0) -> Run:
+        """The request with this seed, run alone; remembered."""
+        if seed not in self._runs:
+            self._runs[seed] = self.run_anew(seed)
+        return self._runs[seed]
+
+    def run_anew(self, seed: int) -> Run:
+        """Run it, whether or not it was run before."""
+        return self.go_on([self.start(seed)])
+
+    def start(self, seed: int) -> State:
+        """The first state of the request with this seed."""
+        model = self.model
+        return self.call(lambda: check_state(self.generator.start(model, self.inputs, Rng(seed))))
+
+    def go_on(self, states: Sequence[State]) -> Run:
+        """Step the last of `states` until it is done, alone."""
+        walked = list(states)
+        while not walked[-1].done:
+            assert len(walked) < MOST_STEPS, f"not done after {MOST_STEPS:,} steps"
+            [after] = self.step([walked[-1]])
+            assert after.done or after.position > walked[-1].position, f"a step left position {after.position}"
+            walked.append(after)
+        return Run(tuple(walked), self.finish(walked[-1]))
+
+    def step(self, states: Sequence[State]) -> list[State]:
+        """One step of several states together. Raises AssertionError unless as many come back."""
+        made = list(self.call(lambda: self.generator.step(self.model, states)))
+        assert len(made) == len(states), f"`step` took {len(states)} states and returned {len(made)}"
+        return [check_state(each) for each in made]
+
+    def finish(self, state: State) -> Media:
+        """What a state that is done becomes. Raises AssertionError for media of another kind than declared."""
+        media = self.call(lambda: self.generator.finish(self.model, state))
+        output = self.generator.output
+        assert isinstance(media, output), f"made {type(media).__name__}, and declares {output.__name__}"
+        return media
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Run a plugin's code as the engine does: without gradients."""
+        with torch_setup.inference():
+            return work()
+
+
+def apart(one: Media, other: Media) -> float:
+    """How far two media are apart: 0 for equal content, 1 for what cannot be compared, else the greatest difference of
+    two samples in parts of their range (255 of a picture's; the greatest magnitude of floating-point ones).
+    """
+    if one == other:
+        return 0.0
+    samples = [_floats(each) for each in (one, other)]
+    if samples[0] is None or samples[1] is None or samples[0].shape != samples[1].shape:
+        return 1.0
+    import numpy as np
+
+    reach = 255.0 if one.kind in ("image", "video") else float(np.abs(samples[0]).max(initial=1e-12))
+    return float(np.abs(samples[0] - samples[1]).max(initial=0.0) / reach)
+
+
+def _floats(media: Media) -> NDArray[np.float64] | None:
+    samples = media.samples()
+    return None if samples is None else samples.astype("float64")

@@ -1,0 +1,157 @@
+"""The products of few rows: each kernel against float64, what quantising may cost, and what must not be lost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from studio.errors import UnknownName
+from studio_gpt.linear import FEW, KINDS, Half, Int4, Int8, Int8Weights, Kernel, Split, size, speed_up
+from studio_gpt.model import GPT, Cache, Config, Piece
+
+KERNELS = (Split, Half, Int8, Int8Weights, Int4)
+# Error against float64 over what the sum of so many random products is expected to be; all numbers are normal.
+BOUNDS = {Split: 2e-6, Half: 1e-3, Int8: 0.03, Int8Weights: 0.03, Int4: 0.2}
+
+
+def drawn(outputs: int, inputs: int, bias: bool, seed: int = 0) -> nn.Linear:
+    generator = torch.Generator().manual_seed(seed)
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    for parameter in linear.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return linear
+
+
+def packed(kernel: type[Kernel], linear: nn.Linear) -> nn.Module:
+    if reason := kernel.refuses(linear):
+        pytest.skip(reason)
+    return kernel(linear)
+
+
+@torch.no_grad()
+def lost(got: Tensor, linear: nn.Linear, x: Tensor) -> float:
+    x, weight = x.double(), linear.weight.double()
+    right = x @ weight.T if linear.bias is None else x @ weight.T + linear.bias.double()
+    return float((got.double() - right).norm() / (x**2 @ (weight**2).T).sqrt().norm())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(1, 64),
+    outputs=st.integers(2, 150),
+    groups=st.integers(1, 5),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_close_to_float64(kernel, rows, outputs, groups, bias, seed) -> None:
+    linear = drawn(outputs, 32 * groups, bias, seed)
+    if kernel.refuses(linear):
+        assert kernel is Split
+        return
+    x = torch.randn(rows, 32 * groups, generator=torch.Generator().manual_seed(seed + 1))
+    with torch.inference_mode():
+        got = kernel(linear)(x)
+    assert got.shape == (rows, outputs)
+    assert got.is_contiguous()
+    assert lost(got, linear, x) < BOUNDS[kernel]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("inputs", [1, 7, 33])
+def test_inputs_of_any_count(kernel, inputs: int) -> None:
+    linear = drawn(64, inputs, bias=True)
+    if kernel is Int4:
+        assert "multiple of 32" in kernel.refuses(linear)
+        return
+    module, x = packed(kernel, linear), torch.randn(5, inputs)
+    with torch.inference_mode():
+        assert lost(module(x), linear, x) < BOUNDS[kernel]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("rows", [1, 3, FEW + 1])
+def test_shapes_strides_and_dtypes(kernel, rows: int) -> None:
+    module = packed(kernel, drawn(48, 64, bias=True))
+    x = torch.randn(64, rows).t()  # columns first
+    with torch.inference_mode():
+        plain = module(x.contiguous())
+        torch.testing.assert_close(module(x), plain)
+        assert module(x.contiguous()[None, :, None]).shape == (1, rows, 1, 48)
+        assert module(x[0]).shape == (48,)
+        assert module(x[:0]).shape == (0, 48)
+        if kernel is not Split:
+            half = module(x.bfloat16())
+            assert half.dtype == torch.bfloat16
+            torch.testing.assert_close(half.float(), plain, rtol=0.05, atol=0.5)
+
+
+@pytest.mark.parametrize("kernel", [Half, Int8])
+def test_a_row_does_not_depend_on_the_rows_beside_it(kernel) -> None:
+    module = packed(kernel, drawn(96, 160, bias=True))
+    x = torch.randn(40, 160) * torch.logspace(-3, 3, 40)[:, None]
+    with torch.inference_mode():
+        together = module(x)
+        for row in (0, 17, 39):
+            assert torch.equal(module(x[row : row + 1]), together[row : row + 1])
+
+
+@pytest.mark.parametrize("kernel", [Int8, Int8Weights, Int4])
+def test_rows_of_zeros_and_what_is_not_finite(kernel) -> None:
+    module = packed(kernel, drawn(32, 64, bias=False))
+    x = torch.zeros(3, 64)
+    x[1, 5] = float("nan")
+    with torch.inference_mode():
+        got = module(x)
+    assert not got[0].any()
+    assert got[1].isnan().all()
+    assert not got[2].any()
+
+
+def test_refusals_have_reasons() -> None:
+    linear = drawn(31, 64, bias=False)
+    assert "equal parts" in Split.refuses(drawn(37, 8, bias=False)) or not torch.backends.mkl.is_available()
+    assert Split.refuses(linear.bfloat16())
+    linear.float().weight.data[3, 3] = 1e5
+    assert "65504" in Half.refuses(linear) or "FBGEMM" in Half.refuses(linear)
+    linear.weight.data[3, 3] = float("nan")
+    assert "not finite" in Int4.refuses(linear)
+
+
+def tiny() -> GPT:
+    torch.manual_seed(0)
+    return GPT(Config(vocab=96, context=64, layers=2, heads=4, width=64)).eval()
+
+
+def logits(model: GPT, count: int) -> Tensor:
+    cache = Cache(model.config, 64, torch.float32, torch.device("cpu"))
+    return model.decode([Piece(list(range(count)), 0, cache, wanted=count)])
+
+
+@pytest.mark.parametrize("weights", KINDS)
+def test_a_model_keeps_its_answers(weights: str) -> None:
+    plain, fast = tiny(), tiny()
+    report = speed_up(fast, weights)
+    assert set(report.kernels) == {name for name, module in plain.named_modules() if isinstance(module, nn.Linear)}
+    assert report.before == size(plain)
+    assert report.after == size(fast)
+    assert all(count in report.fact for count in ("x9",)), report.fact
+    bound = 3 * max(BOUNDS[kernel] for kernel in KINDS[weights])
+    for count in (1, 9):
+        right = logits(plain, count)
+        assert float((logits(fast, count) - right).norm() / right.norm()) < bound
+
+
+def test_tied_weights_stay_one() -> None:
+    model = tiny()
+    report = speed_up(model)
+    assert report.before == report.after
+    assert model.head.weight is model.embed.weight
+
+
+def test_an_unknown_kind_names_the_known() -> None:
+    with pytest.raises(UnknownName, match="int8-dynamic"):
+        speed_up(tiny(), "int8-dynamik")

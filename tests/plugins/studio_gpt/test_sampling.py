@@ -1,0 +1,85 @@
+"""Each filter against transformers' processor of the same name, and the draw against its probabilities."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studio.errors import StudioError
+from studio_gpt import sampling
+from studio_gpt.sampling import Sampling
+
+SIZE = 40
+seeds = st.integers(0, 1 << 30)
+
+
+def logits_of(seed):
+    return torch.randn(SIZE, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def processed(processor, logits, tokens=(0,)):
+    return processor(torch.tensor([list(tokens)]), logits[None].clone())[0]
+
+
+@given(seed=seeds, k=st.integers(1, SIZE), p=st.floats(0.05, 0.99), penalty=st.floats(0.5, 3))
+def test_filters_are_those_of_transformers(seed, k, p, penalty):
+    from transformers.generation import logits_process as theirs
+
+    logits, tokens = logits_of(seed), [3, 5, 3, seed % SIZE]
+    assert torch.equal(sampling.keep_top_k(logits, k), processed(theirs.TopKLogitsWarper(k), logits))
+    assert torch.equal(sampling.keep_min_p(logits, p), processed(theirs.MinPLogitsWarper(p), logits))
+    ours, other = sampling.keep_top_p(logits, p), processed(theirs.TopPLogitsWarper(p), logits)
+    assert (ours.isinf() != other.isinf()).sum() <= 1, "sums in another order may fall on either side of the border"
+    repeated = processed(theirs.RepetitionPenaltyLogitsProcessor(penalty), logits, tokens)
+    torch.testing.assert_close(sampling.penalise_repetition(logits, tokens, penalty), repeated)
+
+
+@given(seed=seeds, presence=st.floats(-2, 2), frequency=st.floats(-2, 2), bias=st.floats(-50, 50))
+def test_sums_are_those_of_a_slow_loop(seed, presence, frequency, bias):
+    logits, written = logits_of(seed), [1, 2, 2, 7, 2]
+    slow = [
+        x - (presence if i in written else 0) - frequency * written.count(i) + (bias if i == 9 else 0)
+        for i, x in enumerate(logits.tolist())
+    ]
+    made = sampling.add_bias(sampling.penalise_counts(logits, written, presence, frequency), ((9, bias),))
+    torch.testing.assert_close(made, torch.tensor(slow), atol=1e-4, rtol=0)
+
+
+@given(seed=seeds, u=st.floats(0, 1, exclude_max=True))
+def test_a_draw_is_the_inverse_of_the_summed_probabilities(seed, u):
+    logits = sampling.keep_top_k(logits_of(seed), 5)
+    token, sums = sampling.draw(logits, u), logits.double().softmax(-1).cumsum(-1)
+    assert logits[token] > -torch.inf
+    assert sums[token] >= u - 1e-12
+    assert token == 0 or sums[token - 1] <= u + 1e-12
+
+
+def test_draws_follow_the_probabilities_and_the_seed():
+    logits = torch.tensor([0.6, 0.3, 0.1]).log()
+    drawn = [sampling.choose(logits, Sampling(temperature=1.0), [0], 1, seed) for seed in range(2000)]
+    assert drawn == [sampling.choose(logits, Sampling(temperature=1.0), [0], 1, seed) for seed in range(2000)]
+    shares = torch.bincount(torch.tensor(drawn)) / 2000
+    torch.testing.assert_close(shares, torch.tensor([0.6, 0.3, 0.1]), atol=0.04, rtol=0)
+    assert len({sampling.uniform(1, place) for place in range(100)}) == 100
+
+
+def test_a_rule_has_the_last_word_and_sees_what_was_written():
+    class Even:
+        def mask(self, written):
+            assert written == [4]
+            return torch.arange(SIZE - 2) % 2 == 0
+
+    for seed in range(20):
+        token = sampling.choose(logits_of(seed), Sampling(temperature=2.0), [1, 4], 1, seed, Even())
+        assert token % 2 == 0
+        assert token < SIZE - 2
+    with pytest.raises(StudioError, match="no token may follow"):
+        sampling.allow(logits_of(0), torch.zeros(3, dtype=torch.bool))
+
+
+@given(tokens=st.lists(st.integers(0, 4), max_size=40), most=st.integers(1, 8))
+def test_a_guess_is_what_followed_the_same_tokens_before(tokens, most):
+    guessed = sampling.guess(tokens, most)
+    assert len(guessed) <= most
+    pairs = [tokens[i : i + 2] for i in range(len(tokens) - 2)]
+    assert bool(guessed) == (len(tokens) > 2 and tokens[-2:] in pairs)

@@ -1,0 +1,122 @@
+"""Fine-tuning: whose words are learnt, adapters and what they become, and `studio train gpt-chat`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from studio.cli.main import run
+from studio.errors import InputError
+from studio_gpt import corpus, train, tune
+from studio_gpt.model import GPT, llama
+from studio_gpt.tokens import Tokens
+
+PAIRS = [("round fruit", "a red apple"), ("it sings", "a blue bird"), ("where to sit", "a brown chair")]
+WORDS = st.text("abc é苹", min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    return corpus.as_tokens(corpus.train_tokenizer([text for pair in PAIRS for text in pair] * 3, 300))
+
+
+def tiny():
+    shape = llama(vocab=300, context=48, layers=1, heads=2, width=32, hidden=64)
+    return GPT(shape).initialise(torch.Generator().manual_seed(0))
+
+
+def samples(tokens, pairs=PAIRS):
+    rows = [json.loads(corpus.chat(*pair))["messages"] for pair in pairs]
+    return [tune.sample(row, tokens, 48) for row in rows]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), st.booleans())
+def test_the_assistant_and_its_ends_alone_are_learnt(tokens, turns, told):
+    messages = [{"role": "system", "content": "be brief"}] if told else []
+    for asked, answer in turns:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    made = tune.sample(messages, tokens, 1000)
+    learnt = [token for token, said in zip(made.tokens, made.said, strict=True) if said]
+    written = tokens.tokenizer.decode(learnt, skip_special_tokens=False)
+    assert written == "".join(f"{answer}{corpus.END}" for _, answer in turns)
+    assert tune.sample(messages, tokens, len(made.tokens) - 1) == made
+    assert tune.sample(messages, tokens, len(made.tokens) - 2) is None
+
+
+def test_the_loss_of_a_batch_is_that_of_its_answers_one_by_one(tokens):
+    model, made = tiny(), samples(tokens)
+    total, count = 0.0, 0
+    for each in made:
+        with torch.no_grad():
+            logprobs = model(torch.tensor([each.tokens]))[0].log_softmax(-1)
+        for place in range(1, len(each.tokens)):
+            if each.said[place]:
+                total -= float(logprobs[place - 1, each.tokens[place]])
+                count += 1
+    assert tune.validate(model, made, batch=2) == pytest.approx(total / count, rel=1e-2)  # in bfloat16
+
+
+def test_every_conversation_is_in_one_batch_of_an_epoch(tokens):
+    pairs = [("a" * i, f"{i}") for i in range(1, 12)]
+    made = tune.Batches(samples(tokens, pairs), 4)
+    for epoch in range(2):
+        rows = [row for step in range(3) for row in made.batch(3 * epoch + step)[0]]
+        assert sorted(tokens.decode([t for t in row.tolist() if t]) for row in rows) == sorted(
+            tokens.decode(list(each.tokens[:-1])) for each in made.samples
+        )
+
+
+def test_a_template_that_rewrites_what_was_said_is_refused():
+    bpe = corpus.train_tokenizer(["ab"], 300)
+    template = "{% for m in messages %}{{ m.content if loop.last else 'x' }}{% endfor %}"
+    forgetful = Tokens(bpe, frozenset({0}), template)
+    messages = [{"role": role, "content": role} for role in ("user", "assistant") * 2]
+    with pytest.raises(InputError, match="otherwise when it goes on"):
+        tune.sample(messages, forgetful, 48)
+    with pytest.raises(InputError, match="no chat template"):
+        tune.sample(messages, Tokens(bpe, frozenset({0})), 48)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", "{}", '{"prompt": "a"}', '{"messages": [{"role": "user"}]}', '{"messages": 3}',
+             '{"messages": [{"role": "user", "content": "a"}]}'],
+)  # fmt: skip
+def test_a_line_that_is_no_conversation_is_named(line, tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(f'{{"prompt": "a\u2028b", "completion": "c"}}\n\n{line}\n', "utf-8")
+    rows = tune.read(path)
+    assert next(rows)[0] == {"role": "user", "content": "a\u2028b"}
+    with pytest.raises(InputError, match="line 3 of"):
+        list(rows)
+
+
+def test_adapters_learn_and_are_merged(tokens, tmp_path):
+    pytest.importorskip("peft")
+    before, made = tiny(), samples(tokens)
+    adapted = tune.with_lora(tiny(), 4)
+    learning = {name for name, each in adapted.named_parameters() if each.requires_grad}
+    assert len(learning) == 2 * len(tune.LAYERS)
+    assert all("lora_" in name for name in learning)
+    after = tune.train(tiny(), made, tmp_path, steps=120, batch=3, lora=4, peak=2e-2, warmup=1)
+    assert type(after) is GPT
+    assert {*after.state_dict()} == {*before.state_dict()}
+    changed = {name for name, each in after.state_dict().items() if not torch.equal(each, before.state_dict()[name])}
+    assert changed == {f"blocks.0.{layer}.weight" for layer in tune.LAYERS}
+    assert tune.validate(after, made) < tune.validate(before, made) - 0.5
+
+
+def test_the_command_teaches_answers(tokens, tmp_path, capfd):
+    train.publish(tiny(), tokens, tmp_path / "gpt" / "model")
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text("".join(f"{corpus.chat(*pair)}\n" for pair in [PAIRS[0], *PAIRS]))  # the first is held out
+    given = ["train", "gpt-chat", "--work", str(tmp_path), "--chats", str(chats), "--rate", "0.01", "--batch", "3"]
+    assert run([*given, "--steps", "150"]) == 0, capfd.readouterr().err
+    folder = tmp_path / "gpt-chat" / "model"
+    capfd.readouterr()
+    assert run(["text", PAIRS[1][0], "--chat", "--temperature", "0", "--model", str(folder)]) == 0
+    assert PAIRS[1][1] in capfd.readouterr().out

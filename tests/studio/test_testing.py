@@ -1,0 +1,245 @@
+"""The conformance suite: every built-in generator passes it, and for each check a generator that breaks it fails it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import studio
+from studio.plugins import OWN, Plugins
+from studio.testing import CHECKS, Conformance, check
+from studio.testing.samples import bad_values, good_values
+
+BUILT_IN = Plugins.discover()
+OWN_GENERATORS = sorted(  # those of `gpt` are checked on a tiny model, in tests/plugins/studio_gpt
+    name
+    for report in BUILT_IN.reports
+    if report.origin.startswith(OWN) and report.name != "gpt"
+    for name in report.generators
+)
+SMALL: dict[str, dict[str, Any]] = {"image": {"prompt": "a red apple", "steps": 4, "size": "64x64"}}
+
+
+@pytest.mark.parametrize("name", OWN_GENERATORS)
+def test_every_built_in_generator_conforms(name: str) -> None:
+    report = check(BUILT_IN.generators[name], SMALL.get(name))
+    report.raise_if_failed()
+    assert [finding.check for finding in report.findings] == list(CHECKS)
+
+
+class Steps(studio.Inputs):
+    steps: int = studio.field(4, ge=1, le=100, help="steps to make")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sum(studio.State):
+    total: int
+    bag: Any = ()
+
+
+class Good(studio.Generator):
+    """Add up what the seed says."""
+
+    name = "good"
+    output = studio.Text
+    Inputs = Steps
+
+    def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Sum:
+        return Sum(steps=inputs.steps, total=rng.seed)
+
+    def step(self, model: Any, states: Sequence[Sum]) -> list[Sum]:
+        return [replace(each, position=each.position + 1, total=each.total * 3 + each.position) for each in states]
+
+    def finish(self, model: Any, state: Sum) -> studio.Text:
+        return studio.Text(str(state.total))
+
+    def batch_key(self, state: Sum) -> str:
+        return "all"
+
+
+class TestGood(Conformance):
+    generator = Good()
+
+
+class Unlimited(Good):
+    """Take any number."""
+
+    class Inputs(studio.Inputs):
+        steps: int = studio.field(4, help="steps to make")
+
+
+class Lax(Good):
+    """Take what it is given."""
+
+    class Inputs(Steps):
+        @classmethod
+        def parse(cls, values: Any) -> Any:
+            return cls(steps=4)
+
+
+class Random(Good):
+    """Look at the clock."""
+
+    def finish(self, model: Any, state: Sum) -> studio.Text:
+        return studio.Text(str(time.perf_counter_ns()))
+
+
+class Mixing(Good):
+    """Let neighbours in."""
+
+    def step(self, model: Any, states: Sequence[Sum]) -> list[Sum]:
+        return [replace(each, position=each.position + 1, total=each.total + len(states)) for each in states]
+
+
+class Changing(Good):
+    """Change what it is given."""
+
+    def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Sum:
+        return Sum(steps=inputs.steps, total=0, bag=[])
+
+    def step(self, model: Any, states: Sequence[Sum]) -> list[Sum]:
+        for each in states:
+            each.bag.append(each.position)
+        return [replace(each, position=each.position + 1, total=len(each.bag)) for each in states]
+
+
+class Unsavable(Good):
+    """Hold what cannot be saved."""
+
+    def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Sum:
+        return Sum(steps=inputs.steps, total=0, bag=object())
+
+
+class Forgetful(Good):
+    """Declare as unsaved what cannot be made again."""
+
+    @dataclass(frozen=True, kw_only=True, eq=False)
+    class State(studio.State):
+        total: int = studio.unsaved()
+
+    def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Any:
+        return self.State(steps=inputs.steps, total=0)
+
+
+class Hoarding(Good):
+    """Keep every state."""
+
+    kept: list[Any] = []  # noqa: RUF012 (what it does wrong)
+
+    def step(self, model: Any, states: Sequence[Sum]) -> list[Sum]:
+        self.kept += states
+        return super().step(model, states)
+
+
+class Heavy(Good):
+    """Hold more than its files say."""
+
+    def load(self, device: str, dtype: str) -> Any:
+        import torch
+
+        return {"table": torch.zeros(1 << 20)}
+
+
+class Raising(Good):
+    """Leave the program."""
+
+    def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Sum:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("generator", "failing", "words"),
+    [
+        (Unlimited(), "inputs declared", "without a lower and an upper limit: `steps`"),
+        (Lax(), "bad inputs refused", "5 of 5 bad values were taken: `steps` (no integer)"),
+        (Random(), "seed decides", "two runs with seed 0 differ"),
+        (Mixing(), "batched as alone", "sharing steps of 3 moves a result by other content"),
+        (Changing(), "states stay valid", "stepping state 2 a second time gives another result"),
+        (Unsavable(), "saved and resumed", "`bag` is a object; a state holds tensors"),
+        (Forgetful(), "saved and resumed", "saved at step 2 and resumed it gives another result"),
+        (Hoarding(), "cancels", "states live on after the request"),
+        (Heavy(), "memory", "the model holds 4.0 MiB, and the files that `weights` names come to 0 B"),
+        (Raising(), "seed decides", "SystemExit: 3 (test_testing.py:"),
+    ],
+    ids=lambda value: getattr(value, "name", None) and type(value).__name__,
+)
+def test_what_is_wrong_is_found(generator: studio.Generator, failing: str, words: str) -> None:
+    report = check(generator)
+    found = {finding.check: finding.detail for finding in report.failures}
+    assert words in found[failing]
+    assert not report.passed
+    with pytest.raises(AssertionError, match=f"`good` does not conform:\n(.*\n)*  {failing}: "):
+        report.raise_if_failed()
+
+
+def test_a_plugin_that_imports_torch_is_found(tmp_path: Path) -> None:
+    good = Path(__file__).parent / "sample_plugin.py"
+    text = f"import torch\n{good.read_text(encoding='utf-8')}".replace("from __future__ import annotations\n", "")
+    (tmp_path / "eager.py").write_text(text)
+    for path, status in ((good, "passed"), (tmp_path / "eager.py", "failed")):
+        report = check(Plugins.discover([path], entry_points=False).generators["counter"])
+        [finding] = [each for each in report.findings if each.check == "imports no torch"]
+        assert finding.status == status
+        assert status == "passed" or "importing it loads torch" in finding.detail
+
+
+def test_numbers_are_reported() -> None:
+    report = check(Good())
+    report.raise_if_failed()
+    numbers = {finding.check: dict(finding.numbers) for finding in report.findings}
+    assert numbers["inputs declared"] == {"inputs": 1, "numbers": 1}
+    assert numbers["batched as alone"] == {"width": 3, "apart": 0.0}
+    assert numbers["cancels"] == {"steps_after": 0, "bytes_kept": 0}
+    assert numbers["memory"]["claimed"] == 0
+    assert report.as_json()["passed"] is True
+
+
+class Wide(studio.Inputs):
+    whole: int = studio.field(help="a number", ge=2, lt=9, multiple_of=2)
+    part: float = studio.field(help="a number", gt=0, le=1)
+    text: str = studio.field(help="words", min_length=3, max_length=12)
+    one: str = studio.field(help="a choice", choices=("a", "b"))
+    many: list[int] = studio.field(help="numbers")
+    picture: studio.Image = studio.field(help="a picture")
+    film: studio.Video | None = studio.field(None, help="a video")
+    sound: studio.Audio = studio.field(help="a sound")
+    words: studio.Text = studio.field(help="words")
+    place: studio.Embedding = studio.field(help="a vector")
+
+
+def test_samples_are_accepted_and_each_bad_value_is_refused() -> None:
+    good = good_values(Wide, {})
+    Wide.parse(good)
+    bad = list(bad_values(Wide))
+    assert {name for name, _, _ in bad} >= {"whole", "part", "text", "one", "many", "picture", "film", "sound"}
+    for name, why, value in bad:
+        with pytest.raises(studio.StudioError):
+            print(Wide.parse({**good, name: value}), name, why)
+
+
+@given(st.integers(-50, 50), st.integers(0, 40), st.sampled_from([1, 2, 5]))
+def test_a_sample_of_a_number_is_within_its_limits(low: int, reach: int, step: int) -> None:
+    kind = type(
+        "Drawn",
+        (studio.Inputs,),
+        {
+            "__annotations__": {"x": int},
+            "x": studio.field(help="x", ge=low * step, le=(low + reach) * step, multiple_of=step),
+        },
+    )
+    kind.parse(good_values(kind, {}))
+
+
+def test_importing_it_loads_no_torch_and_no_pytest() -> None:
+    import subprocess
+
+    code = "import sys, studio.testing; print([name for name in ('torch', 'pytest', 'numpy') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

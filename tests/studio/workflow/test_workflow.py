@@ -1,0 +1,217 @@
+"""Workflows: their checks, runs, memory, failures, and files that are wrong or hostile."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import studio
+from studio.errors import StudioError, WorkflowError
+
+ROOT = Path(__file__).parents[3]
+PIPELINES = sorted((ROOT / "pipelines").glob("*.yaml"))
+PLUGIN = '''
+import studio
+
+
+class Shout(studio.Generator):
+    """Write a text in capitals; fail at one."""
+
+    name = "shout"
+    output = studio.Text
+
+    class Inputs(studio.Inputs):
+        text: str = studio.field(help="the text")
+
+    def generate(self, model, inputs, rng):
+        if inputs.text == "bad":
+            raise ValueError("no shouting")
+        return studio.Text(inputs.text.upper())
+
+
+@studio.hookimpl
+def studio_generators():
+    return [Shout()]
+'''
+SIX = """
+name: six
+inputs:
+  a: {type: text, help: "one"}
+  b: {type: text, help: "two"}
+nodes:
+  one: {use: shout, inputs: {text: "${a}"}}
+  two: {use: shout, inputs: {text: "${b}"}}
+  three: {use: shout, inputs: {text: "${one} and more"}}
+  four: {use: shout, inputs: {text: "${two} and more"}}
+  five: {use: shout, inputs: {text: "${three}, ${four}"}}
+  six: {use: shout, inputs: {text: "${two}!"}}
+outputs:
+  five: ${five}
+  six: ${six}
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    (tmp_path / "shouting.py").write_text(PLUGIN)
+    return tmp_path / "shouting.py"
+
+
+@pytest.fixture
+def host(tmp_path: Path, plugin: Path) -> Iterator[studio.Studio]:
+    with studio.Studio(home=tmp_path / "home", device="cpu", plugins=[plugin]) as host:
+        yield host
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "flow.yaml").write_text(text, "utf-8")
+    return folder / "flow.yaml"
+
+
+def states(result: studio.FlowResult) -> dict[str, str]:
+    return {name: report.state for name, report in result.nodes.items()}
+
+
+def test_only_what_hangs_on_a_change_runs_again_also_in_a_new_process(
+    tmp_path: Path, plugin: Path, host: studio.Studio
+) -> None:
+    file = written(tmp_path, SIX)
+    first = host.run(file, a="x", b="y")
+    assert set(states(first).values()) == {"done"}
+    assert first["five"].text == "X AND MORE, Y AND MORE"
+    again = host.run(file, a="other", b="y")
+    assert {name for name, state in states(again).items() if state == "done"} == {"one", "three", "five"}
+    assert again["five"].text == "OTHER AND MORE, Y AND MORE"
+    assert set(states(host.run(file, a="x", b="y", fresh=True)).values()) == {"done"}
+    command = [sys.executable, "-m", "studio", "--home", str(tmp_path / "home"), "--plugin", str(plugin), "--device",
+               "cpu", "run", str(file), "-p", "a=x", "-p", "b=y", "--json"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    nodes = json.loads(done.stdout)["nodes"]
+    assert {node["state"] for node in (nodes.values() if isinstance(nodes, dict) else nodes)} == {"remembered"}
+
+
+def test_a_failed_node_takes_its_descendants_alone_and_a_second_run_goes_on(
+    tmp_path: Path, host: studio.Studio
+) -> None:
+    file = written(tmp_path, SIX)
+    failed = host.run(file, a="bad", b="y")
+    assert states(failed) == {
+        "one": "failed", "two": "done", "three": "dropped", "four": "done", "five": "dropped", "six": "done",
+    }  # fmt: skip
+    assert "no shouting" in str(failed.nodes["one"].error)
+    assert list(failed.outputs) == ["six"]
+    mended = host.run(file, a="good", b="y")
+    assert {name for name, state in states(mended).items() if state == "remembered"} == {"two", "four", "six"}
+
+
+def test_the_same_graph_from_python(tmp_path: Path, host: studio.Studio) -> None:
+    flow = studio.Workflow()
+    word = flow.input("word", "text")
+    loud = flow.add("shout", text=word)
+    flow.output("all", flow.add("shout", text=f"{loud}, twice"))
+    result = host.run(flow, word="hello")
+    assert result["all"].text == "HELLO, TWICE"
+    ancestors = host.ancestry(result["all"].sha256).in_order()
+    assert len(ancestors) == 2
+    assert host.replay(result["all"].sha256).identical
+
+
+def test_everything_wrong_is_told_at_once_with_lines_and_the_nearest_names(tmp_path: Path, host: studio.Studio) -> None:
+    text = SIX.replace('use: shout, inputs: {text: "${two}!"}', 'use: shoutt, inputs: {text: "${two}!"}')
+    text = text.replace('"${one} and more"', '"${on} and more"').replace('{text: "${b}"}', '{txt: "${b}"}')
+    with pytest.raises(WorkflowError) as caught:
+        host.workflow(written(tmp_path, text))
+    said = str(caught.value)
+    for line, words in ((8, "txt"), (9, "on"), (12, "shoutt")):
+        assert any(f"flow.yaml:{line}:" in each and words in each for each in said.splitlines()), said
+    assert "did you mean" in said
+
+
+def test_a_cycle_and_a_wrong_wire_are_refused(tmp_path: Path, host: studio.Studio) -> None:
+    text = SIX.replace('{text: "${a}"}', '{text: "${five}"}')
+    with pytest.raises(WorkflowError, match="five"):
+        host.workflow(written(tmp_path, text))
+    wrong = SIX.replace(
+        'six: {use: shout, inputs: {text: "${two}!"}}', 'six: {use: clip-rank, inputs: {text: "x", images: "${two}"}}'
+    )
+    with pytest.raises(WorkflowError, match="two"):
+        host.workflow(written(tmp_path, wrong))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x]\nb: [*a, *a]",
+        "a: &a\n  b: *a",
+        "name: x\nname: y",
+        "!!python/object/apply:os.system ['true']",
+        "nodes: " + "[" * 100 + "]" * 100,
+        SIX.replace("${a}", "${''.__class__.__mro__}"),
+        SIX.replace("${a}", "{% for i in range(10**9) %}x{% endfor %}"),
+        SIX.replace("${a}", "${range(10**9)}"),
+        SIX.replace("${a}", "${a * 10**9}"),
+    ],
+)
+def test_hostile_files_are_refused_or_harmless(tmp_path: Path, host: studio.Studio, text: str) -> None:
+    try:
+        host.run(written(tmp_path, text), a="x", b="y")
+    except StudioError as error:
+        assert error.message
+
+
+def test_files_that_are_no_text_or_too_large_are_refused(tmp_path: Path, host: studio.Studio) -> None:
+    (tmp_path / "bad.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(StudioError):
+        host.workflow(tmp_path / "bad.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"# " + b"x" * (10 << 20))
+    with pytest.raises(StudioError, match="larger"):
+        host.workflow(tmp_path / "large.yaml")
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_files_give_an_error_or_a_graph(tmp_path: Path, host: studio.Studio, data: st.DataObject) -> None:
+    text = data.draw(st.sampled_from([SIX, *(file.read_text("utf-8") for file in PIPELINES)]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        until = data.draw(st.integers(at, min(len(text), at + 12)))
+        put = data.draw(
+            st.sampled_from(["", "${", "}", ":", "- ", "\n", "  ", "[", "]", "{", "&a ", "*a", "!!x ", "0"])
+        )
+        text = text[:at] + put + text[until:]
+    try:
+        graph = host.workflow(written(tmp_path, text))
+    except StudioError as error:
+        assert error.message
+    else:
+        assert graph.nodes is not None
+
+
+@pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.stem)
+def test_shipped_pipelines_are_right_and_can_be_drawn(file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "studio", "--home", str(tmp_path), "flow"]
+    checked = subprocess.run([*command, "check", str(file)], capture_output=True, text=True, check=True, timeout=60)
+    assert "output sheet" in checked.stdout
+    drawn = subprocess.run([*command, "draw", str(file)], capture_output=True, text=True, check=True, timeout=60)
+    assert drawn.stdout.startswith(("flowchart", "graph"))
+
+
+def test_best_of_several_pictures(tmp_path: Path) -> None:
+    with studio.Studio(home=tmp_path, device="cpu") as host:
+        asked = {"prompt": "a red apple", "n": 3, "keep": 1, "steps": 2}
+        result = host.run(ROOT / "pipelines" / "best.yaml", **asked)
+        assert not result.failed
+        (best,) = result["best"]
+        assert best.size == (128, 128)
+        assert result["sheet"].size[0] >= 3 * 64
+        assert {report.state for report in host.run(ROOT / "pipelines" / "best.yaml", **asked).nodes.values()} <= {
+            "remembered", "done",
+        }  # fmt: skip
+        assert host.replay(result["sheet"].sha256).identical
