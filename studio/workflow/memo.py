@@ -3,8 +3,8 @@
 One SQLite file beside the store (WAL, so that a crash costs at most the last entries). An entry names media by hash;
 the media themselves are the store's. Over the budget the entries that were used least recently are forgotten. Their
 media are removed only if a workflow made them on its way and nobody else has asked for them since: the store gives a
-file that is stored again a new time, and a file with another time than the memo knows is never touched. Recipes stay, so
-that what was removed can be made again. This module knows nothing of graphs.
+file that is stored again a new time, and a file with another time than the memo knows is never touched. Recipes stay,
+so that what was removed can be made again. This module knows nothing of graphs.
 
 Try it: ``studio run FILE`` twice
 """

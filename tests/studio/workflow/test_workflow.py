@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -160,10 +161,8 @@ def test_a_cycle_and_a_wrong_wire_are_refused(tmp_path: Path, host: studio.Studi
     ],
 )
 def test_hostile_files_are_refused_or_harmless(tmp_path: Path, host: studio.Studio, text: str) -> None:
-    try:
-        host.run(written(tmp_path, text), a="x", b="y")
-    except StudioError as error:
-        assert error.message
+    with contextlib.suppress(StudioError):
+        assert host.run(written(tmp_path, text), a="x", b="y").nodes
 
 
 def test_files_that_are_no_text_or_too_large_are_refused(tmp_path: Path, host: studio.Studio) -> None:
@@ -186,12 +185,8 @@ def test_mutated_files_give_an_error_or_a_graph(tmp_path: Path, host: studio.Stu
             st.sampled_from(["", "${", "}", ":", "- ", "\n", "  ", "[", "]", "{", "&a ", "*a", "!!x ", "0"])
         )
         text = text[:at] + put + text[until:]
-    try:
-        graph = host.workflow(written(tmp_path, text))
-    except StudioError as error:
-        assert error.message
-    else:
-        assert graph.nodes is not None
+    with contextlib.suppress(StudioError):
+        assert host.workflow(written(tmp_path, text)).outputs is not None
 
 
 @pytest.mark.parametrize("file", PIPELINES, ids=lambda file: file.stem)
