@@ -123,7 +123,8 @@ class _Checked:
         self._add(f"{what} takes {target}, not {port}", hint)
 
     def _pick(self) -> Port | None:
-        source = self._of(self.node.inputs["from"])
+        given = self.node.inputs.get("from")  # missing where it could not be read, which was told
+        source = None if given is None else self._of(given)
         if source is not None and not source.many:
             self._add(f"`pick` takes a list, not {source}", "a node with `map` or `repeat` gives one")
         if "by" in self.node.inputs:
