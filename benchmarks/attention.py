@@ -14,37 +14,24 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from turns import Work, by_turns
 
 from studio import torch_setup
 from studio.attention import Blocks, Causal, Dispatch, KVCache, Lengths, Problem, SpaceTime
 
 torch_setup.prepare()
 
-Work = Callable[[], object]
 HEADS, DIM = 8, 64
 MIX = (4096, 2048, 1024, 512, 512, 256, 128, 64)  # tokens of eight sequences, mean 1,080
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
-
-
-def by_turns(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each work in each round; the first round, which warms up, is left out."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
-        for name in sorted(works, reverse=bool(turn % 2)):
-            begun = time.perf_counter()
-            works[name]()
-            if turn:
-                taken[name].append(time.perf_counter() - begun)
-    return taken
 
 
 def ratio(taken: dict[str, list[float]], a: str, b: str) -> float:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from turns import by_turns
 
 from studio import torch_setup
 from studio_gpt.linear import KINDS, size, speed_up
@@ -31,23 +32,10 @@ from studio_gpt.model import GPT, Cache, Config, Piece
 
 torch_setup.prepare()
 
-Work = Callable[[], object]
 Making = Callable[[int], list[int]]
 PROMPT = list(range(100, 116))
 SHAPES = {"qkv": (2304, 768, 12), "out": (768, 768, 12), "up": (3072, 768, 12), "down": (768, 3072, 12)}
 HEAD = (50257, 768, 1)
-
-
-def by_turns(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each work in each round; the first round, which warms up, is left out."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 1):
-        for name in sorted(works, reverse=bool(turn % 2)):
-            begun = time.perf_counter()
-            works[name]()
-            if turn:
-                taken[name].append(time.perf_counter() - begun)
-    return taken
 
 
 def streaming(rounds: int = 7) -> float:

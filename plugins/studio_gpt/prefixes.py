@@ -4,7 +4,7 @@ A block is `BLOCK` tokens; its name is a hash of all tokens up to its end, so th
 beginning. There is room for a fixed number, made at once so that it is counted with the model's weights; the block that
 was used longest ago makes place. This module knows nothing of requests.
 
-Try it: ``pytest tests/plugins/studio_gpt/test_prefixes.py``
+Try it: ``pytest tests/plugins/studio_gpt/test_text.py``
 """
 
 from __future__ import annotations

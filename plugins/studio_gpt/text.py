@@ -19,7 +19,7 @@ from pydantic import field_validator, model_validator
 
 import studio
 from studio import models
-from studio.errors import InputError, WeightsError
+from studio.errors import InputError
 from studio_gpt.chat import chat_tokens
 
 if TYPE_CHECKING:
@@ -154,9 +154,6 @@ class TextGenerator(studio.Generator):
         """The model on disk. Raises WeightsError."""
         from studio_gpt.load import find
 
-        if self.path == STARTER and not self.path.exists():
-            hint = "name one: `--model FOLDER` in transformers' layout, or `--model FILE.gguf`"
-            raise WeightsError(self.path, "no language model ships with this version", hint=hint)
         return find(self.path)
 
     def weights(self) -> list[Path]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import queue
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,17 +74,27 @@ class GeneratorCommand(click.Command):
         """Make what was asked; 0, or 1 if some of several failed."""
         return _run(self, ctx.obj, ctx.params)
 
-    def submit(
-        self, settings: Settings, params: dict[str, Any], preview_every: int, generator: str | None = None
-    ) -> list[Ticket]:
-        """Ask for what the parameters say, of another generator if one is named. Raises as `Studio.submit_many`."""
+    def inputs(self, settings: Settings, params: dict[str, Any], generator: str | None = None) -> dict[str, Any]:
+        """The inputs that were given, checked, for another generator if one is named. Raises InputError, MediaError."""
         from studio.cli.flags import values
 
-        name = generator or self.generator
-        kind = settings.generator(name).Inputs
+        kind = settings.generator(generator or self.generator).Inputs
         flags = [flag for flag in kind.flags() if f"input_{flag.name}" in params]
         inputs = kind.parse(values(flags, params))
-        given = {flag.name: getattr(inputs, flag.name) for flag in flags if flag.name in inputs.model_fields_set}
+        return {flag.name: getattr(inputs, flag.name) for flag in flags if flag.name in inputs.model_fields_set}
+
+    def submit(
+        self,
+        settings: Settings,
+        params: dict[str, Any],
+        given: dict[str, Any],
+        preview_every: int,
+        generator: str | None = None,
+    ) -> list[Ticket]:
+        """Ask for what the parameters and the `given` inputs say, of another generator if one is named. Raises as
+        `Studio.submit_many`.
+        """
+        name = generator or self.generator
         priority = "background" if params["background"] else "interactive"
         return settings.studio().submit_many(
             name, params["count"], seed=params["seed"], preview_every=preview_every, priority=priority, **given
@@ -99,15 +108,14 @@ def _flags(ctx: click.Context, generator: str) -> list[Flag]:
 
 def _run(command: GeneratorCommand, settings: Settings, params: dict[str, Any]) -> int:
     from studio.cli.destination import choose
-    from studio.cli.flags import values
     from studio.cli.progress import Display
 
     generator = settings.generator(command.generator)
-    generator.Inputs.parse(values(generator.Inputs.flags(), params))  # what can be refused is, before folders are made
+    given = command.inputs(settings, params)  # what can be refused is, before folders are made
     count, force = params["count"], params["force"]
     target = choose(params["output"], count, generator.output.suffix, force=force)
     previews = choose(f"{params['previews']}/", count, ".png", force=force) if params["previews"] else None
-    tickets = command.submit(settings, params, params["preview_every"] if previews else 0)
+    tickets = command.submit(settings, params, given, params["preview_every"] if previews else 0)
     results = Results(tickets, target, previews)
     seeds = [ticket.request.seed for ticket in tickets]
     with Display(seeds, quiet=settings.quiet) as display, stray_prints_aside():
@@ -126,13 +134,8 @@ def _run(command: GeneratorCommand, settings: Settings, params: dict[str, Any]) 
 def follow(tickets: Sequence[Ticket]) -> Iterator[tuple[int, Event]]:
     """Yield the events of all tickets as they come, each with its ticket's index, until every ticket is done."""
     news: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
-
-    def listen(index: int, ticket: Ticket) -> None:
-        for event in ticket.events():
-            news.put((index, event))
-
     for index, ticket in enumerate(tickets):
-        threading.Thread(target=listen, args=(index, ticket), daemon=True).start()
+        ticket.listen(lambda event, index=index: news.put((index, event)))  # type: ignore[misc]
     left = len(tickets)
     while left:
         index, event = news.get()

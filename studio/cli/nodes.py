@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 ROWS = 20  # of a larger graph those that run are shown, and the rest is counted
 DRAW_EVERY_S = 0.1
 LINES = 50  # so many nodes tell of their end when nothing can be drawn
-_OVER = ("done", "remembered", "failed", "skipped", "dropped")
 
 
 class NodeDisplay:
@@ -65,8 +64,8 @@ class NodeDisplay:
             if time.monotonic() - self._last > DRAW_EVERY_S:
                 self._last = time.monotonic()
                 self._live.update(self._table(), refresh=True)
-        elif report.state in _OVER and len(self._rows) <= LINES:
-            over = sum(row.state in _OVER for row in self._rows.values())
+        elif report.over and len(self._rows) <= LINES:
+            over = sum(row.over for row in self._rows.values())
             note(f"{report.name}: {_state(report)}  ({over} of {len(self._rows)})")
 
     def _table(self) -> Table:
@@ -77,7 +76,7 @@ class NodeDisplay:
         rows = list(self._rows.values())
         if len(rows) > ROWS:
             rows = [row for row in rows if row.state == "running"][:ROWS]
-            over = sum(row.state in _OVER for row in self._rows.values())
+            over = sum(row.over for row in self._rows.values())
             drawn.add_row(Text(f"{over} of {len(self._rows)} nodes are over"), Text(""))
         for row in rows:
             drawn.add_row(Text(printable(row.name)), Text(_state(row)))

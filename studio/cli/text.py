@@ -39,7 +39,7 @@ class TextCommand(GeneratorCommand):
             return super().invoke(ctx)
         from studio.cli.destination import Destination
 
-        tickets = self.submit(ctx.obj, ctx.params, preview_every=1)
+        tickets = self.submit(ctx.obj, ctx.params, self.inputs(ctx.obj, ctx.params), preview_every=1)
         results = Results(tickets, Destination(), None)
         stream = Stream(tickets, quiet=ctx.obj.quiet, mute=ctx.params["as_json"])
         with stray_prints_aside():
@@ -54,16 +54,12 @@ class TextCommand(GeneratorCommand):
     def _explain(self, ctx: click.Context) -> int:
         """Print a table of what was written, or its JSON; then the path of the attention picture, if one is asked."""
         params = {**ctx.params, "count": 1}
-        asked = [self.submit(ctx.obj, params, 0, "text-explain")]
+        wanted = [("text-explain", params)]
         if params["attention"]:
             layer, _, head = params["attention"].partition(".")
-            own = {
-                "input_prompt": params["input_prompt"],
-                "input_model": params["input_model"],
-                "words": params["words"],
-            }
-            look = {**params, **own, "input_layer": layer, "input_head": head or "0"}
-            asked.append(self.submit(ctx.obj, look, 0, "text-attention"))
+            wanted.append(("text-attention", {**params, "input_layer": layer, "input_head": head or "0"}))
+        given = [self.inputs(ctx.obj, each, name) for name, each in wanted]  # all is checked before anything runs
+        asked = [self.submit(ctx.obj, params, inputs, 0, name) for (name, _), inputs in zip(wanted, given, strict=True)]
         with stray_prints_aside():
             media = [ticket.result() for (ticket,) in asked]
         told = json.loads(str(media[0]))

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Self
 
 from studio import torch_setup
+from studio.engine.ending import Later
 from studio.engine.gauge import free_memory, gauge_for
 from studio.engine.ledger import MARGIN, Ledger
 from studio.engine.loop import MAX_RUNNING, Entry, Keeper, Loop
@@ -74,7 +75,9 @@ class Ticket:
             seen += 1
 
     def listen(self, listener: Callable[[Event], None]) -> None:
-        """Call `listener` with every event from the first, in order, from the engine's thread too: it must be quick."""
+        """Call `listener` with every event from the first, in order; from the engine's thread too, so it must be quick
+        and must not raise.
+        """
         with self._news:
             for event in self._events:
                 listener(event)
@@ -143,23 +146,28 @@ class Engine:
         self.device = torch_setup.choose_device(device)
         self.measured = measured or Measured()
         self._models = Models(self.device, dtype, Ledger(memory), host=_host_ledger(self.device))
+
+        def make(later: Later) -> Loop:
+            return Loop(
+                self._models,
+                partial(_complete, store),
+                time.perf_counter,
+                max_running,
+                watchers,
+                keeper,
+                later=later,
+                measured=self.measured,
+                gauge=gauge_for(self.device),
+                free_threads=torch_setup.threads_are_free(self.device),
+                numbers=numbers,
+            )
+
         self._worker = Worker(
-            partial(_open, self._models), self.measured.save, partial(_close, self._models, self.measured)
+            make,
+            opened=partial(_open, self._models),
+            idle=self.measured.save,
+            closed=partial(_close, self._models, self.measured),
         )
-        loop = Loop(
-            self._models,
-            partial(_complete, store),
-            time.perf_counter,
-            max_running,
-            watchers,
-            keeper,
-            later=self._worker.later,
-            measured=self.measured,
-            gauge=gauge_for(self.device),
-            free_threads=torch_setup.threads_are_free(self.device),
-            numbers=numbers,
-        )
-        self._worker.serve(loop)
         self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)
 
     @property

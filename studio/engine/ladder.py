@@ -4,7 +4,7 @@ Idle models leave; the batch is halved, for good; the generator is asked for a s
 chunks); the models of other requests leave, to be loaded again when it is their turn. The rung that was taken is told
 to those whose step it was, and stands in their recipes. This module knows nothing of the loop.
 
-Try it: ``pytest tests/studio/engine/test_ladder.py``
+Try it: ``pytest tests/studio/engine/test_memory.py``
 """
 
 from __future__ import annotations

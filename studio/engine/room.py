@@ -4,7 +4,7 @@ It joins ledger, models and what was measured. Weights and states are held all t
 everything fits if they and the largest call do. A request is admitted beside the running ones of its class, never in
 the place of their models; a model that only the other class uses may leave for it. This module calls no generator.
 
-Try it: ``pytest tests/studio/engine/test_room.py``
+Try it: ``pytest tests/studio/engine/test_memory.py``
 """
 
 from __future__ import annotations

@@ -18,42 +18,30 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
 
 from studio.engine.calls import Call, Calling
+from studio.engine.ending import Later
 from studio.engine.entry import Entry
-from studio.engine.order import Order
+from studio.engine.loop import Loop
 from studio.errors import EngineClosed, StudioError, TimedOut
 from studio.media import Media
 
 
-class Loop(Protocol):
-    """What a worker does its turns of."""
-
-    order: Order[Entry]
-
-    def accept(self, entry: Entry) -> None:
-        """Take a request in."""
-
-    def cancel(self, entry: Entry) -> None:
-        """End a request."""
-
-    def fail(self, entry: Entry, error: StudioError) -> None:
-        """End a request with an error."""
-
-    def turn(self) -> Calling[bool]:
-        """One piece of work; returns False if there is none."""
-
-
 class Worker:
-    """Does the turns of a loop in a daemon thread that starts with the first request.
+    """Does the turns of the loop that `make` makes, in a daemon thread that starts with the first request.
 
     `opened` is called in it before the first turn, `idle` when there is nothing to do, and `closed` at its end.
     """
 
-    def __init__(self, opened: Callable[[], None], idle: Callable[[], None], closed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        make: Callable[[Later], Loop],
+        *,
+        opened: Callable[[], None],
+        idle: Callable[[], None],
+        closed: Callable[[], None],
+    ) -> None:
         self._opened, self._idle, self._closed = opened, idle, closed
-        self._loop: Loop | None = None
         self._mail = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._closing = False
@@ -63,30 +51,24 @@ class Worker:
         self._archivist = ThreadPoolExecutor(1, thread_name_prefix="studio-archivist")
         self._pending = 0  # pieces of work with the archivist
         self._beside: threading.Thread | None = None  # its thread
-
-    def serve(self, loop: Loop) -> None:
-        """Say whose turns to take. Nothing runs before there is a request."""
-        self._loop = loop
+        self._loop = make(self.later)
 
     def accept(self, entries: Sequence[Entry]) -> None:
         """Let the loop take requests in, all before its next turn. Raises EngineClosed."""
-        loop = self._loop
-        assert loop is not None
         with self._mail:
             if self._closing:
                 raise EngineClosed("the engine is closed", hint="make a new Studio")
             if self._thread is None:
-                self._start(partial(self._run, loop))
-            self._inbox.extend(partial(loop.accept, entry) for entry in entries)
+                self._start(self._run)
+            self._inbox.extend(partial(self._loop.accept, entry) for entry in entries)
             self._mail.notify()
 
     def cancel(self, entry: Entry) -> None:
         """Let the loop end a request before its next turn; a closing one ends them all anyway."""
-        assert self._loop is not None
         self._post(partial(self._loop.cancel, entry))
 
     def later(self, work: Callable[[], Media], then: Callable[[Media | BaseException], None]) -> None:
-        """Do `work` beside, and call `then` with what came of it between two turns. See `loop.Later`."""
+        """Do `work` beside, and call `then` with what came of it between two turns. See `ending.Later`."""
 
         def do() -> None:
             self._beside = threading.current_thread()
@@ -120,18 +102,18 @@ class Worker:
         self._thread = threading.Thread(target=target, name="studio-engine", daemon=True)
         self._thread.start()
 
-    def _run(self, loop: Loop, turn: Calling[bool] | None = None, late: TimedOut | None = None) -> None:
+    def _run(self, turn: Calling[bool] | None = None, late: TimedOut | None = None) -> None:
         """Take turns until closed; with a `turn` that another thread left behind in a call, begin with that."""
         try:
             if turn is None:
                 self._opened()
-            busy = turn is not None and self._drive(loop, turn, late)
+            busy = turn is not None and self._drive(turn, late)
             while self._read_mail(busy):
-                busy = self._drive(loop, loop.turn())
+                busy = self._drive(self._loop.turn())
         except _LeftBehind:
             return
-        for entry in loop.order.jobs():
-            loop.cancel(entry)
+        for entry in self._loop.order.jobs():
+            self._loop.cancel(entry)
         while self._pending or self._inbox:
             self._read_mail(busy=False, closing=False)
         self._archivist.shutdown()
@@ -152,7 +134,7 @@ class Worker:
             letter()
         return not self._closing
 
-    def _drive(self, loop: Loop, turn: Calling[bool], late: TimedOut | None = None) -> bool:
+    def _drive(self, turn: Calling[bool], late: TimedOut | None = None) -> bool:
         """Do a turn with its calls. A fault of the loop itself ends what is in hand, never the thread."""
         advance: Callable[[], Call] = partial(next, turn) if late is None else partial(turn.throw, late)
         while True:
@@ -161,8 +143,8 @@ class Worker:
             except StopIteration as end:
                 return bool(end.value)
             except Exception as error:
-                for entry in loop.order.jobs():
-                    loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
+                for entry in self._loop.order.jobs():
+                    self._loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
                 return False
             watched = self._watchdog.watch(call, turn)
             made, failed = call.outcome()
@@ -175,11 +157,10 @@ class Worker:
         """Called by the watchdog: leave the thread to its call, and go on with the turn in a new one."""
         stuck, call = self._thread, watched.call
         assert stuck is not None
-        assert self._loop is not None
         message = f"`{call.generator}` did not return within {call.limit_s:g} s and was abandoned"
         hint = "ask for less, or allow more time; it is refused further work while it hangs"
         late = TimedOut(call.generator, message, hint=hint, over=lambda: not stuck.is_alive())
-        self._start(partial(self._run, self._loop, watched.turn, late))
+        self._start(partial(self._run, watched.turn, late))
 
 
 class _LeftBehind(Exception):

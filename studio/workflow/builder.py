@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from studio.errors import UsageError
 from studio.generator import Generator
 from studio.media import Media
 from studio.workflow.check import compile_document
@@ -105,9 +106,7 @@ class Workflow:
 
 
 def _value(data: Any, place: Place) -> Value:
-    if isinstance(data, Handle):
-        return Value(str(data), place)
-    if isinstance(data, Path):
+    if isinstance(data, Handle | Path):
         return Value(str(data), place)
     if isinstance(data, Mapping):
         return Value({str(key): _value(each, place) for key, each in data.items()}, place)
@@ -115,7 +114,8 @@ def _value(data: Any, place: Place) -> Value:
         return Value([_value(each, place) for each in data], place)
     if data is None or isinstance(data, str | int | float | bool | Media):
         return Value(data, place)
-    return Value(str(data), place)
+    hint = "give text, numbers, true or false, media, handles, or lists and mappings of these"
+    raise UsageError(f"{place}: {type(data).__name__} is nothing that a workflow holds", hint=hint)
 
 
 def _caller() -> Place:

@@ -3,7 +3,7 @@
 Media are named by hash (`MediaRef`) and are read only where their content is needed: the text in a template, the scores
 of a pick. This module knows nothing of order, memory or engines.
 
-Try it: ``pytest tests/studio/workflow/test_run.py``
+Try it: ``pytest tests/studio/workflow/test_workflow.py``
 """
 
 from __future__ import annotations
@@ -93,9 +93,13 @@ class Resolver:
             return value.ref
         return value
 
+    def _named(self, name: str, local: Mapping[str, Any]) -> Any:
+        """The value of this name: one of an execution's own, or one that the graph has."""
+        return local[name] if name in LOCAL and name in local else self.values[name]
+
     def _use(self, node: Node, use: Use, local: Mapping[str, Any]) -> Any:
         name, attribute = node.find(use)
-        value = local[name] if name in LOCAL and name in local else self.values[name]
+        value = self._named(name, local)
         if attribute is None:
             return value
         seen = self._seen(value)
@@ -106,7 +110,7 @@ class Resolver:
         made: dict[str, Any] = {}
         for use in expression.uses:
             name, attribute = node.find(use)
-            value = self._seen(local[name] if name in LOCAL and name in local else self.values[name])
+            value = self._seen(self._named(name, local))
             if use.attribute and attribute is None:  # the output of a sub-workflow
                 made.setdefault(use.name, {})[use.attribute] = value
             else:
@@ -161,6 +165,10 @@ class Resolver:
         found: list[MediaRef] = []
         for use in expression.uses:
             name, _ = node.find(use)
-            value = local[name] if name in LOCAL and name in local else self.values[name]
-            found += [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, MediaRef)]
+            found += refs(self._named(name, local))
         return found
+
+
+def refs(value: Any) -> list[MediaRef]:
+    """The media that a value is or holds."""
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, MediaRef)]

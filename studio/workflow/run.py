@@ -25,11 +25,10 @@ from studio.store import Store
 from studio.workflow.expressions import MAX_LIST
 from studio.workflow.graph import Graph, Node
 from studio.workflow.memo import Memo, key_of
-from studio.workflow.resolve import Resolver
+from studio.workflow.resolve import Resolver, refs
 from studio.workflow.seam import News, Outcome, Step, Task, Worker
 
 MAX_SEED = (1 << 63) - 1
-ENDED = ("done", "remembered", "failed", "skipped", "dropped")
 
 
 @dataclass
@@ -56,6 +55,11 @@ class NodeReport:
     seconds: float = 0.0
     error: StudioError | None = None
     notices: tuple[str, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.state not in ("waiting", "running")
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Run:
             self._worker.cancel()
             raise
         finally:
-            asked = [ref.sha256 for name in self._shown() for ref in _refs(self._resolver.values[name])]
+            asked = [ref.sha256 for name in self._shown() for ref in refs(self._resolver.values[name])]
             self._memo.finish(self._used, asked)
         outputs = {output: self._opened(self._resolver.values[name]) for output, name in self.graph.outputs.items()
                    if name in self._resolver.values}  # fmt: skip
@@ -310,7 +314,3 @@ def _asked(graph: Graph) -> set[str]:
             if graph.nodes[name].kind != "make":
                 waiting += graph.nodes[name].needs
     return found
-
-
-def _refs(value: Any) -> list[MediaRef]:
-    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, MediaRef)]

@@ -4,7 +4,7 @@ A task is JSON and content hashes, and so is what comes of it; media lie in a st
 done twice, or by another process: equal tasks give equal results. The local worker is in `local`; a durable queue or a
 remote executor takes its place without a change to the graph or the run.
 
-Try it: ``pytest tests/studio/workflow/test_seam.py``
+Try it: ``pytest tests/studio/workflow/test_workflow.py``
 """
 
 from __future__ import annotations

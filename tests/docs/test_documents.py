@@ -92,3 +92,12 @@ def test_only_what_builds_or_trains_stays_unrun(document: Path) -> None:
 def test_readme_shows_the_example_plugin_as_it_is() -> None:
     example = (ROOT / "examples" / "invert.py").read_text(encoding="utf-8")
     assert f"```python\n{example}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_docstrings_say_to_run_is_there() -> None:
+    named = re.compile(r"\b(?:tests|benchmarks|pipelines|examples)/[\w/.-]+\.(?:py|yaml)\b")
+    sources = [path for room in ("studio", "plugins", "benchmarks") for path in (ROOT / room).rglob("*.py")]
+    missing = {f"{path}: {each}" for path in sources for each in named.findall(path.read_text("utf-8"))
+               if not (ROOT / each).exists()}  # fmt: skip
+    assert len(sources) > 100
+    assert not missing
