@@ -34,6 +34,7 @@ from studio.engine.router import Router
 from studio.engine.status import Status
 from studio.engine.trace import Trace
 from studio.errors import InputError, StudioError, UnknownName, UsageError
+from studio.files import expanded
 from studio.generator import Generator, Trainer
 from studio.inputs import Inputs
 from studio.media import Image, Media
@@ -79,7 +80,7 @@ class Studio:
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES)
-        self.home = default_home() if home is None else Path(home).expanduser()
+        self.home = default_home() if home is None else expanded(home)
         self.store = Store(self.home)
         self._device, self._dtype, self._paths = device, dtype, tuple(plugins)
         self._memory = parse_bytes(str(memory)) if memory is not None else None

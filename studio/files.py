@@ -60,6 +60,11 @@ def write_atomically(path: Path | str, data: bytes, *, durable: bool = True) -> 
     return path
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with a leading ``~`` or ``~user`` as a shell reads it: one of a user who is not there stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents, if they are missing. Raises StoreError."""
     try:

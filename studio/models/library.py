@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from studio.errors import ModelError, StudioError, UnknownName
-from studio.files import make_folder, store_error
+from studio.files import expanded, make_folder, store_error
 from studio.models import hub, lock, packages
 from studio.models.formats import Report, check_content, is_licence, sha256_of, silent
 from studio.models.lock import Entry, Pin
@@ -58,7 +58,7 @@ class Models:
         Raises ModelError with the command to pull it, UnknownName for a path that is not there, UsageError.
         """
         if isinstance(what, Path) or not is_source(what):
-            path = Path(what).expanduser()
+            path = expanded(what)
             if not path.exists():
                 raise UnknownName("model, file or folder", str(what), sorted(known()))
             return path

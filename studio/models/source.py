@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from studio.errors import ModelError, UsageError, nearest
+from studio.files import expanded
 from studio.models.formats import check_name
 
 _WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
@@ -75,7 +76,7 @@ def parse(text: str) -> Source:
     if scheme == "file":
         if not rest:
             raise UsageError("`file:` names no path", hint=f"write {FORMS['file']}")
-        return Source("file", str(Path(rest).expanduser().absolute()))
+        return Source("file", str(expanded(rest).absolute()))
     found = _PATTERNS[scheme].fullmatch(rest)
     if found is None:
         raise UsageError(f"`{text}` is no `{scheme}:` source", hint=f"write {FORMS[scheme]}")

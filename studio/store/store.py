@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import MediaError, StoreError, UsageError
-from studio.files import make_folder, read_limited, store_error, write_atomically
+from studio.files import expanded, make_folder, read_limited, store_error, write_atomically
 from studio.media import Embedding, Image, Media, Text
 from studio.recipe import MAX_RECIPE_BYTES, Recipe
 from studio.timed_media import Audio, Video
@@ -30,7 +30,7 @@ KINDS: dict[str, type[Media]] = {each.suffix: each for each in (Text, Image, Vid
 def default_home() -> Path:
     """The data folder: ``$STUDIO_HOME``, or where the platform keeps users' data."""
     if named := os.environ.get(HOME_VARIABLE):
-        return Path(named).expanduser()
+        return expanded(named)
     import platformdirs
 
     return Path(platformdirs.user_data_dir("multimodal-studio", appauthor=False))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -75,3 +76,9 @@ def test_reading_is_bounded(tmp_path):
         read_limited(path, 4)
     with pytest.raises(MediaError, match="cannot read"):
         read_limited(tmp_path, 4)
+
+
+def test_a_home_that_is_nobodys_stays_as_it_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert files.expanded("~/models") == Path("/home/somebody/models")
+    assert files.expanded("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")

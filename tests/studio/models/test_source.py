@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from studio.errors import UsageError
@@ -61,6 +61,7 @@ def test_names_the_nearest() -> None:
 
 
 @given(st.text())
+@example("~0")
 def test_any_text_is_read_or_refused(text: str) -> None:
     for scheme in FORMS:
         try:
