@@ -211,6 +211,13 @@ class Generator:
         assert isinstance(state, _OneStep)
         return state.media  # type: ignore[return-value]  # the host checks what it is given
 
+    def finish_many(self, model: Any, states: Sequence[Any]) -> Sequence[Media]:
+        """Make the media of several states that are done, in order; all had equal batch keys at their last step.
+
+        Override it where one call for all takes less time than one for each: the host then measures how many pay.
+        """
+        return [self.finish(model, state) for state in states]
+
     def preview(self, model: Any, state: Any) -> Media | None:
         """Make a rough view of an unfinished state, cheaply, or None."""
         return None

@@ -108,8 +108,10 @@ def usual_threads() -> int | None:
 def use_threads(count: int | None) -> None:
     """Let torch compute with so many threads in this thread; None leaves it as it is."""
     torch = sys.modules.get("torch")
-    if count is not None and usual_threads() is not None and torch is not None and torch.get_num_threads() != count:
-        torch.set_num_threads(count)
+    if count is None or torch is None or not hasattr(torch, "get_num_threads") or torch.get_num_threads() == count:
+        return
+    usual_threads()  # before the first change
+    torch.set_num_threads(count)
 
 
 def threads_are_free(device: str) -> bool:

@@ -158,7 +158,13 @@ class ImageGenerator(studio.Generator):
 
     def finish(self, model: LatentDiffusion, state: Denoising) -> studio.Image:
         """Decode the latents."""
-        return studio.Image.from_array(model.decode(state.x[None])[0].numpy())
+        return self.finish_many(model, [state])[0]
+
+    def finish_many(self, model: LatentDiffusion, states: Sequence[Denoising]) -> list[studio.Image]:
+        """Decode the latents of all together."""
+        import torch
+
+        return [studio.Image.from_array(each) for each in model.decode(torch.stack([a.x for a in states])).numpy()]
 
     def preview(self, model: LatentDiffusion, state: Denoising) -> studio.Image | None:
         """Decode what the model now takes for the clean latents."""

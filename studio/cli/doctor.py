@@ -49,7 +49,7 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
     for plugin in report.plugins:
         yield f"plugin {plugin.name}", plugin.status, plugin.reason or ", ".join(plugin.generators)
     for row in report.steps:
-        width = f" by {row.width}" if row.call == "step" else ""
+        width = "" if row.call == "start" else f" by {row.width}"
         yield f"{row.call} {row.generator} {row.shape}{width}", *_measured(row)
 
 

@@ -10,16 +10,15 @@ Try it: ``pytest tests/studio/engine/test_loop.py``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from studio import torch_setup
 from studio.engine.calls import Calling, ask
 from studio.engine.entry import Entry, group_of
-from studio.engine.failures import check_media, check_state, check_step
+from studio.engine.failures import check_finish, check_media, check_state, check_step
 from studio.engine.fingerprint import fingerprint
 from studio.engine.gauge import Gauge
-from studio.engine.measured import Measured
+from studio.engine.measured import Measured, finishes
 from studio.engine.threads import Threads
 from studio.errors import TimedOut
 from studio.generator import Rng, State
@@ -63,7 +62,7 @@ class Actions:
         An invariant request takes torch's own number, so that its bytes depend on nothing that was measured.
         """
         group = group_of(entry)
-        self.measured.learn_peak(replace(group, call="start"), peak)
+        self.measured.learn_peak(group._replace(call="start"), peak)
         request = entry.request
         if request.threads is not None and self.threads.free:
             entry.threads = request.threads
@@ -117,14 +116,21 @@ class Actions:
         media = yield from self._run(entry, lambda: generator.preview(model, state), entry.limit_s)
         return None if media is None else check_media(generator, media)
 
-    def finish(self, entry: Entry) -> Calling[Media]:
-        """Make the media of a state that is done. Raises as `start` does."""
-        generator, state = entry.request.generator, entry.state
-        model = entry.lent
-        media, peak = yield from self._gauged(entry, lambda: generator.finish(model, state))
-        if entry.group is not None:
-            self.measured.learn_peak(replace(entry.group, call="finish"), peak)
-        return check_media(generator, media)
+    def finish(self, batch: Sequence[Entry]) -> Calling[list[Media]]:
+        """Make the media of states that are done, in one call. Raises as `start` does."""
+        lead = batch[0]
+        group, generator, model = lead.group, lead.request.generator, lead.lent
+        assert group is not None
+        states = [entry.state for entry in batch]
+        begun = self.clock()
+
+        def finish() -> Sequence[Media]:
+            return generator.finish_many(model, states) if len(states) > 1 else [generator.finish(model, states[0])]
+
+        made, peak = yield from self._gauged(lead, finish)
+        media = check_finish(generator, made, len(batch))
+        self.measured.learn(finishes(group), len(batch), self.clock() - begun, peak)
+        return media
 
     def _try(self, batch: Sequence[Entry], states: list[State], threads: int, limit_s: float) -> Calling[None]:
         """Make the step once more with another number of threads, and throw away what it returns."""

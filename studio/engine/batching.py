@@ -1,4 +1,4 @@
-"""Batching: which requests share a step, and how many. Pure; knows nothing of devices or files.
+"""Batching: which requests share a step or their finish, and how many. Pure; knows nothing of devices or files.
 
 `Groups` files running entries under what they must have in common. `choose_width` decides from measured step times how
 wide the next batch is: it widens by doubling, only while that raises the states stepped a second and while a step stays
@@ -10,9 +10,10 @@ Try it: ``python -c "from studio.engine.batching import *; print(choose_width({1
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Hashable, Mapping
+from collections.abc import Container, Hashable, Iterable, Mapping
 
 from studio.engine.entry import Entry
+from studio.generator import Generator
 
 LATENCY_GOAL_S = 1.0  # a shared step that would take longer is made narrower
 GAIN = 1.03  # a wider batch must bring this much more
@@ -38,6 +39,13 @@ class Groups:
         table[entry] = None
         self._filed[entry] = table
 
+    def again(self, entry: Entry) -> None:
+        """Put an entry that is filed at the end of its group."""
+        if entry in self._filed:
+            self._filed[entry].move_to_end(entry)
+        else:
+            self.file(entry)
+
     def remove(self, entry: Entry) -> None:
         """Forget an entry, if it is filed."""
         table = self._filed.pop(entry, None)
@@ -52,7 +60,7 @@ class Groups:
         """How many may share a step that `lead` leads; it is filed if it was not."""
         if lead not in self._filed:
             self.file(lead)
-        if lead.alone or lead.request.invariant:
+        if _alone(lead):
             return 1
         return min(len(self._filed[lead]), lead.request.generator.max_batch)
 
@@ -63,9 +71,30 @@ class Groups:
             for other in self._filed[lead]:
                 if len(batch) == width:
                     break
-                if other is not lead and not other.alone and not other.request.invariant:
+                if other is not lead and not _alone(other):
                     batch.append(other)
         return batch
+
+
+def finish_together(lead: Entry, done: Iterable[Entry]) -> list[Entry]:
+    """`lead` and those of the `done` that may be made into media in the same call with it."""
+    generator = lead.request.generator
+    if type(generator).finish_many is Generator.finish_many or _alone(lead):
+        return [lead]
+    others = [
+        each
+        for each in done
+        if each is not lead
+        and each.request.generator is generator
+        and (each.group, each.model) == (lead.group, lead.model)
+        and same_key(each.key, lead.key)
+        and not _alone(each)
+    ]
+    return [lead, *others[: generator.max_batch - 1]]
+
+
+def _alone(entry: Entry) -> bool:
+    return entry.alone > 0 or entry.request.invariant
 
 
 def same_key(one: Hashable, other: Hashable) -> bool:

@@ -79,15 +79,16 @@ def check_state(state: object) -> State:
 
 def check_step(given: Sequence[State], made: object) -> list[State]:
     """Return the next states if there is one for each given state and each is further on. Raises Garbage."""
-    if not isinstance(made, Sequence) or isinstance(made, str | bytes):
-        raise Garbage(f"returned {_kind(made)} where a list of states is due")
-    if len(made) != len(given):
-        raise Garbage(f"returned {len(made)} states for {len(given)}")
-    states = [check_state(each) for each in made]
+    states = [check_state(each) for each in _as_many(made, len(given), "state")]
     for old, new in zip(given, states, strict=True):
         if new.position <= old.position and not new.done:
             raise Garbage(f"returned a State that stays at position {new.position} of {new.steps}")
     return states
+
+
+def check_finish(generator: Generator, made: object, count: int) -> list[Media]:
+    """Return the media if there are so many, each of the kind that the generator promised. Raises Garbage."""
+    return [check_media(generator, each) for each in _as_many(made, count, "media")]
 
 
 def check_key(key: object) -> Hashable:
@@ -104,6 +105,14 @@ def check_media(generator: Generator, media: Any) -> Media:
     if not isinstance(media, generator.output):
         raise Garbage(f"returned {_kind(media)} where studio.{generator.output.__name__} is due")
     return media
+
+
+def _as_many(made: object, count: int, what: str) -> Sequence[Any]:
+    if type(made) is not list and (not isinstance(made, Sequence) or isinstance(made, str | bytes)):
+        raise Garbage(f"returned {_kind(made)} where a list of {what}s is due")
+    if len(made) != count:
+        raise Garbage(f"returned {len(made)} {what}s for {count}")
+    return made
 
 
 def _whole(value: object) -> bool:

@@ -11,12 +11,13 @@ Try it: ``pytest tests/studio/engine/test_fingerprint.py``
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from studio.generator import State
 
 MOST_BYTES = 16 << 10
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})  # what nobody can write into
 
 
 def fingerprint(state: State) -> int:
@@ -26,25 +27,30 @@ def fingerprint(state: State) -> int:
         data = _bytes(value, left)
         if data is not None:
             found = zlib.crc32(data, found)
-            left -= len(data)
+            left -= data.nbytes
     return found
 
 
-def _values(values: Any) -> Iterator[Any]:
+def _values(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
+        if type(value) in _PLAIN:
+            continue
         if isinstance(value, tuple | list):
             yield from _values(value[:64])
         else:
             yield value
 
 
-def _bytes(value: Any, most: int) -> memoryview | None:
-    """The bytes of a tensor or array, if it is one to look at."""
+def _bytes(value: Any, most: int) -> Any:
+    """The numbers of a tensor or array as zlib reads them, if it is one to look at."""
     if hasattr(value, "untyped_storage"):
         import torch
 
-        plain = value.device.type == "cpu" and value.layout == torch.strided and 0 < value.nbytes <= most
-        return memoryview(value.detach().contiguous().view(-1).view(torch.uint8).numpy()) if plain else None
+        if not (value.is_cpu and value.layout == torch.strided and 0 < value.nbytes <= most):
+            return None
+        if not value.is_contiguous() or not value.ndim:
+            value = value.contiguous().view(-1)
+        return value.detach().view(torch.uint8).numpy()
     if type(value).__module__ != "numpy" or not hasattr(value, "flags"):
         return None
     plain = 0 < value.nbytes <= most and not value.dtype.hasobject and value.flags.c_contiguous

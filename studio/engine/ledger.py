@@ -27,6 +27,7 @@ _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MAX_HEADER = 100_000_000  # bytes; what safetensors itself allows
+_SIZELESS = (str, bytes, int, float, type(None))
 
 
 class Ledger:
@@ -167,7 +168,7 @@ def tensor_bytes(value: Any, device: str) -> int:
     left = [value]
     while left:
         each = left.pop()
-        if id(each) in looked or isinstance(each, str | bytes | int | float | None):
+        if id(each) in looked or isinstance(each, _SIZELESS):
             continue
         looked.add(id(each))
         storage = getattr(each, "untyped_storage", None)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from studio.engine.actions import Actions
-from studio.engine.batching import LATENCY_GOAL_S, Groups, same_key
+from studio.engine.batching import LATENCY_GOAL_S, Groups, finish_together, same_key
 from studio.engine.calls import Calling, directly
 from studio.engine.ending import Ending, Keeper, Later, at_once, tell
 from studio.engine.entry import Entry, group_of
@@ -29,7 +29,7 @@ from studio.engine.failures import as_error, check_key
 from studio.engine.gauge import Gauge, NoGauge
 from studio.engine.ladder import climb, drop_models
 from studio.engine.ledger import show_bytes
-from studio.engine.measured import Measured
+from studio.engine.measured import Measured, finishes
 from studio.engine.models import Models, NoRoom
 from studio.engine.order import Order, Work
 from studio.engine.request import Loading, Preview, Progress, Queued, Started
@@ -137,11 +137,11 @@ class Loop:
         if work is Work.STEP:
             yield from self._step(entry)
             return True
-        begun = self.clock()
-        if work is Work.ADMIT:
-            yield from self._admit(entry)
-        else:
+        if work is Work.FINISH:
             yield from self._finish(entry)
+            return True
+        begun = self.clock()
+        yield from self._admit(entry)
         self.order.served(entry, self.clock() - begun)
         return True
 
@@ -361,7 +361,9 @@ class Loop:
         if changed or not same_key(key, entry.key):
             entry.key = key
             self.room.regroup(entry, group_of(entry))
-        self._groups.file(entry)
+            self._groups.file(entry)
+        else:
+            self._groups.again(entry)
 
     def _preview(self, entry: Entry, state: State) -> Calling[None]:
         """Make a preview; one that fails costs the preview, not the work, and is told."""
@@ -383,20 +385,53 @@ class Loop:
         self._groups.remove(entry)
         self.order.served(entry, seconds, done=True)
 
-    def _finish(self, entry: Entry) -> Calling[None]:
+    def _finish(self, lead: Entry) -> Calling[None]:
+        """Make the media of a request that is done, and of others in the same call."""
         begun = self.clock()
+        batch = [lead]
         try:
-            yield from self._ensure_model(entry)
-            if not self.room.may_finish(entry):
+            yield from self._ensure_model(lead)
+            alike = finish_together(lead, self.order.done(lead))
+            width = self.room.finishing(lead, len(alike))
+            if not width:
                 raise NoRoom
-            media = yield from self.actions.finish(entry)
-            entry.timing.finish = self.clock() - begun
-            self.watcher.finished(entry.number, entry.name, begun, begun + entry.timing.finish)
-            rest = self.complete(entry, media)
+            batch = alike[:width]
+            media = yield from self.actions.finish(batch)
+            ended = self.clock()
+            for entry, made in zip(batch, media, strict=True):
+                self._finished(entry, made, len(batch), begun, ended)
         except NoRoom:
-            self._no_room(entry)
-            return
+            self._no_room(lead)
         except BaseException as error:  # a plugin may raise anything; see failures
+            self._finish_failed(batch, error)
+        for entry in batch:
+            self.order.served(entry, (self.clock() - begun) / len(batch))
+
+    def _finished(self, entry: Entry, made: Media, width: int, begun: float, ended: float) -> None:
+        """The media is made: end the request with what is left to do on it."""
+        entry.timing.finish = ended - begun
+        entry.width_max = max(entry.width_max, width)
+        self.watcher.finished(entry.number, entry.name, begun, ended)
+        try:
+            rest = self.complete(entry, made)
+        except BaseException as error:  # a media's own code may raise anything
             self._failed_alone(entry, "finish", error)
             return
         self.ending.finish(entry, rest)
+
+    def _finish_failed(self, batch: list[Entry], error: BaseException) -> None:
+        """One fails by itself; several are finished anew, fewer at once or each alone."""
+        lead = batch[0]
+        if len(batch) == 1:
+            self._failed_alone(lead, "finish", error)
+            return
+        found = as_error(lead.name, "finish", error)
+        if isinstance(found, TimedOut):
+            self._hang(lead, found)
+        elif isinstance(found, OutOfMemory) and lead.group is not None:
+            width = self.room.halve(finishes(lead.group), len(batch))
+            for entry in batch:
+                tell(entry, (f"out of memory in finishing {len(batch)}: the width was reduced to {width}",))
+        else:
+            for entry in batch:
+                entry.alone = 1

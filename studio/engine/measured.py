@@ -1,6 +1,6 @@
 """What was learned by measuring: seconds and peak memory of calls, by generator, shape, width, device, dtype, threads.
 
-Steps are timed; of `start` and `finish` the peak alone is kept, at width 1. Kept in one small JSON file, which is
+Steps and finishes are timed; of `start` the peak alone is kept, at width 1. Kept in one small JSON file, which is
 written whole or not at all, holds for one set of library versions, and is only advice: a damaged or unwritable file
 costs what was learned and nothing else. This module knows nothing of the loop.
 
@@ -14,9 +14,10 @@ import json
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -34,11 +35,10 @@ _MOST_ROWS = 2000
 @lru_cache(maxsize=4096)
 def unthreaded(group: Group) -> Group:
     """The group whatever its threads. Asked for at every step, so it is remembered."""
-    return replace(group, threads=None)
+    return group._replace(threads=None)
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Calls that are alike: `shape` is the batch key in short, `call` is ``step``, ``start`` or ``finish``."""
 
     generator: str
@@ -48,6 +48,11 @@ class Group:
     dtype: str
     threads: int | None = None
     call: str = "step"
+
+
+def finishes(group: Group) -> Group:
+    """The finishes of states whose steps are of this group."""
+    return group._replace(call="finish")
 
 
 def shape_of(key: Hashable) -> str:
@@ -99,7 +104,7 @@ class Measured:
             self._take(row)
 
     def learn(self, group: Group, width: int, seconds: float, peak: int | None) -> None:
-        """Take in one step that succeeded; `peak` is the memory that it took besides what was held, in bytes."""
+        """Take in one call that succeeded; `peak` is the memory that it took besides what was held, in bytes."""
         found = self._widths.setdefault(group, {}).setdefault(width, _Width())
         self._changed = True
         self._turns[group] = self._turns.get(group, 0) + 1
@@ -143,7 +148,7 @@ class Measured:
 
     def most_peak(self, group: Group) -> int:
         """The most that any call of a lone state of this shape takes: starting, stepping or finishing it."""
-        return max(self.peak(replace(group, call=call), 1) for call in CALLS)
+        return max(self.peak(group._replace(call=call), 1) for call in CALLS)
 
     def least_peak(self, generator: str, version: str, device: str, dtype: str) -> int:
         """The least that `most_peak` is for any shape of the generator: of one that was never met nothing else is
@@ -151,7 +156,7 @@ class Measured:
         """
         asked = (generator, version, device, dtype)
         shapes = {
-            replace(group, call="step")
+            group._replace(call="step")
             for group in self._peaks
             if (group.generator, group.version, group.device, group.dtype) == asked
         }
@@ -160,7 +165,7 @@ class Measured:
     def rows(self) -> list[Row]:
         """Everything, sorted by generator, shape, device, dtype and width."""
         rows = [
-            Row(**vars(group), width=width, seconds=tuple(each.seconds), peak=each.peak)
+            Row(**group._asdict(), width=width, seconds=tuple(each.seconds), peak=each.peak)
             for group, widths in list(self._widths.items())
             for width, each in list(widths.items())
         ]
@@ -194,7 +199,7 @@ class Measured:
             return []
 
     def _take(self, row: Row) -> None:
-        group = Group(**row.model_dump(include=set(Group.__dataclass_fields__)))
+        group = Group(**row.model_dump(include=set(Group._fields)))
         found = _Width(deque(row.seconds, maxlen=_KEPT), row.peak)
         self._widths.setdefault(group, {})[row.width] = found
         self._rise(found, group, row.width, row.peak)

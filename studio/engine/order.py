@@ -60,10 +60,6 @@ class _Class(Generic[J]):
         self._steps: list[tuple[float, int, str]] = []
         self._serial = count()
 
-    @property
-    def busy(self) -> bool:
-        return bool(self.done or self.running or self.waiting)
-
     def accept(self, job: J, *, first: bool = False) -> None:
         client = job.client
         if client not in self.waiting and client not in self.running:
@@ -146,6 +142,14 @@ class _Class(Generic[J]):
         }
 
 
+def _busy(each: _Class[J]) -> bool:
+    return bool(each.done or each.running or each.waiting)
+
+
+def _time(each: _Class[J]) -> float:
+    return each.time
+
+
 class Order(Generic[J]):
     """Jobs accepted and not ended. At most `most` of a client's jobs in a class run at once."""
 
@@ -174,19 +178,23 @@ class Order(Generic[J]):
     def accept(self, job: J) -> None:
         """Take a job in; it waits."""
         found = self._class(job)
-        if not found.busy:
+        if not _busy(found):
             found.time = max(found.time, self._now)
         found.accept(job)
         self._length += 1
 
     def next(self) -> tuple[Work, J] | None:
         """The job that is due, and for what; None if nothing can be done."""
-        for each in sorted(self._classes, key=lambda each: each.time):
-            due = each.next() if each.busy else None
+        for each in sorted(filter(_busy, self._classes), key=_time):
+            due = each.next()
             if due is not None:
                 self._now = max(self._now, each.time)
                 return due
         return None
+
+    def done(self, job: J) -> list[J]:
+        """Those of the job's class that are due for their end, in order."""
+        return list(self._class(job).done)
 
     def admitted(self, job: J) -> None:
         """The job was started: it runs."""

@@ -10,12 +10,11 @@ Try it: ``pytest tests/studio/engine/test_memory.py``
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from studio.engine.batching import choose_width
 from studio.engine.entry import Entry
 from studio.engine.ledger import Sum, show_bytes, tensor_bytes
-from studio.engine.measured import Group, Measured
+from studio.engine.measured import Group, Measured, finishes
 from studio.engine.models import Model, Models, Rank
 from studio.errors import OutOfMemory, TimedOut
 
@@ -125,8 +124,17 @@ class Room:
 
     def width(self, lead: Entry, most: int) -> int:
         """How many may share the step that `lead` leads; 0 if there is no room even for it alone."""
-        group = lead.group
-        assert group is not None
+        assert lead.group is not None
+        return self._width(lead, lead.group, most)
+
+    def finishing(self, lead: Entry, most: int) -> int:
+        """How many that are done may be finished in one call that `lead` leads; 0 if there is no room even for it
+        alone.
+        """
+        assert lead.group is not None
+        return self._width(lead, finishes(lead.group), most)
+
+    def _width(self, lead: Entry, group: Group, most: int) -> int:
         most = min(most, self._caps.get(group, most))
         measured = self.measured
         width = choose_width(measured.seconds(group), measured.sure(group), most, self.goal_s, measured.turn(group))
@@ -135,12 +143,6 @@ class Room:
         while width > 1 and not self.models.make_room(self.measured.peak(group, width), self.idle):
             width //= 2
         return width if width > 1 or self.models.make_room(self.measured.peak(group, 1), self.all_but(lead)) else 0
-
-    def may_finish(self, entry: Entry) -> bool:
-        """Make room for what finishing a request takes at its peak."""
-        assert entry.group is not None
-        peak = self.measured.peak(replace(entry.group, call="finish"), 1)
-        return self.models.make_room(peak, self.all_but(entry))
 
     def halve(self, group: Group, width: int) -> int:
         """Never again more than half of `width`."""

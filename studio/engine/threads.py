@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from studio import torch_setup
@@ -78,9 +78,12 @@ class Threads:
 
     def due(self, group: Group, width: int) -> int | None:
         """The count to try with the step just made, or None."""
-        kind, threads = self._kind(group), group.threads
-        own = _median(kind.seconds.get((threads, width), ())) if threads else None
-        if not threads or own is None:
+        threads = group.threads
+        if not threads:
+            return None
+        kind = self._kind(group)
+        own = _median(kind.seconds.get((threads, width), ()))
+        if own is None:
             return None
         slow = kind.purse >= 0 and kind.since >= _EVERY and own > SLOWER * kind.best[threads, width]
         kept = len(kind.seconds[threads, width])
@@ -109,7 +112,7 @@ class Threads:
         kind.purse = max(0.0, kind.purse - seconds)
         kind.since = 0
         self._learn(kind, threads, width, seconds)
-        self.measured.learn(replace(group, threads=threads), width, seconds, None)
+        self.measured.learn(group._replace(threads=threads), width, seconds, None)
         kind.known = kind.known or len(kind.seconds[threads, width]) >= _ENOUGH
         counts = {at for at, by in kind.seconds if by == width and len(kind.seconds[at, by]) >= _ENOUGH}
         medians = {at: _median(kind.seconds[at, width]) or 0.0 for at in counts}
@@ -128,13 +131,14 @@ class Threads:
 
     def _kind(self, group: Group) -> _Kind:
         bare = unthreaded(group)
-        if bare not in self._kinds:
-            tables = {count: self.measured.seconds(replace(bare, threads=count)) for count in self._counts()}
+        kind = self._kinds.get(bare)
+        if kind is None:
+            tables = {count: self.measured.seconds(bare._replace(threads=count)) for count in self._counts()}
             tried = sum(bool(table) for table in tables.values()) > 1
-            self._kinds[bare] = _Kind(self._remembered(tables), known=tried)
+            kind = self._kinds[bare] = _Kind(self._remembered(tables), known=tried)
             for count, table in tables.items():
-                self._kinds[bare].best.update({(count, width): seconds for width, seconds in table.items()})
-        return self._kinds[bare]
+                kind.best.update({(count, width): seconds for width, seconds in table.items()})
+        return kind
 
     def _remembered(self, tables: Mapping[int, Mapping[int, float]]) -> int:
         """The count that was fastest by what other processes left, at the widest that all were measured at."""

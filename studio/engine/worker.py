@@ -183,7 +183,8 @@ class _Watchdog:
 
     def __init__(self, late: Callable[[_Watched], None]) -> None:
         self._late = late
-        self._news = threading.Condition()
+        self._guard = threading.Lock()
+        self._news = threading.Condition(self._guard)
         self._watched: _Watched | None = None
         self._wakes = -math.inf  # when it looks next; before its thread was started, never
         self._thread: threading.Thread | None = None
@@ -191,7 +192,7 @@ class _Watchdog:
 
     def watch(self, call: Call, turn: Calling[bool]) -> _Watched:
         """Begin to watch."""
-        with self._news:
+        with self._guard:
             watched = self._watched = _Watched(call, turn)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="studio-watchdog", daemon=True)
@@ -202,7 +203,7 @@ class _Watchdog:
 
     def over(self, watched: _Watched) -> bool:
         """The call is over; False if that comes too late."""
-        with self._news:
+        with self._guard:
             in_time = self._watched is watched
             if in_time:
                 self._watched = None

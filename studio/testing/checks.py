@@ -134,16 +134,22 @@ def batched_as_alone(subject: Subject) -> Finding:
         return Finding(check, "skipped", "`max_batch` is 1")
     seeds = range(min(_TOGETHER, subject.generator.max_batch))
     states = [subject.start(seed) for seed in seeds]
-    widest = 1
+    widest, last = 1, dict.fromkeys(seeds)
     while left := [i for i, state in enumerate(states) if not state.done]:
         key = subject.generator.batch_key(states[left[0]])
         members = [i for i in left if subject.generator.batch_key(states[i]) == key]
         widest = max(widest, len(members))
         for i, after in zip(members, subject.step([states[i] for i in members]), strict=True):
-            states[i] = after
+            states[i], last[i] = after, key
     if widest == 1:
         return Finding(check, "skipped", "its batch keys let no two requests share a step")
-    worst = max(apart(subject.run(seed).media, subject.finish(states[seed])) for seed in seeds)
+    alike = [[seed for seed in seeds if last[seed] == key] for key in dict.fromkeys(last.values())]
+    made = {
+        seed: each
+        for group in alike
+        for seed, each in zip(group, subject.finish([states[i] for i in group]), strict=True)
+    }
+    worst = max(apart(subject.run(seed).media, made[seed]) for seed in seeds)
     assert worst <= TOLERANCE, f"sharing steps of {widest} moves a result by {_far(worst)}; allowed are {TOLERANCE:.0%}"
     said = "equal bytes" if worst == 0 else f"at most {_far(worst)} apart"
     return _passed(check, f"{len(seeds)} requests in steps of up to {widest}: {said}", width=widest, apart=worst)

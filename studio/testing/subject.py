@@ -80,7 +80,8 @@ class Subject:
             [after] = self.step([walked[-1]])
             assert after.done or after.position > walked[-1].position, f"a step left position {after.position}"
             walked.append(after)
-        return Run(tuple(walked), self.finish(walked[-1]))
+        [media] = self.finish([walked[-1]])
+        return Run(tuple(walked), media)
 
     def step(self, states: Sequence[State]) -> list[State]:
         """One step of several states together. Raises AssertionError unless as many come back."""
@@ -88,12 +89,18 @@ class Subject:
         assert len(made) == len(states), f"`step` took {len(states)} states and returned {len(made)}"
         return [check_state(each) for each in made]
 
-    def finish(self, state: State) -> Media:
-        """What a state that is done becomes. Raises AssertionError for media of another kind than declared."""
-        media = self.call(lambda: self.generator.finish(self.model, state))
-        output = self.generator.output
-        assert isinstance(media, output), f"made {type(media).__name__}, and declares {output.__name__}"
-        return media
+    def finish(self, states: Sequence[State]) -> list[Media]:
+        """What states that are done become, several in one call. Raises AssertionError unless as many media come back,
+        each of the kind declared.
+        """
+        generator, model = self.generator, self.model
+        one = len(states) == 1
+        made = self.call(lambda: [generator.finish(model, states[0])] if one else generator.finish_many(model, states))
+        assert len(made) == len(states), f"`finish_many` took {len(states)} states and returned {len(made)}"
+        for media in made:
+            declared = generator.output
+            assert isinstance(media, declared), f"made {type(media).__name__}, and declares {declared.__name__}"
+        return list(made)
 
     def call(self, work: Callable[[], T]) -> T:
         """Run a plugin's code as the engine does: without gradients."""

@@ -102,6 +102,25 @@ class Loner(Adder):
         return studio.Generator.batch_key(self, state)
 
 
+class Crowd(Adder):
+    """Add one in each step, and finish several at once."""
+
+    name = "crowd"
+
+    def __init__(self):
+        super().__init__()
+        self.finished = []
+
+    def finish_many(self, model, states):
+        assert 1 < len(states) <= self.max_batch
+        assert len({state.group for state in states}) == 1
+        if any(state.fault == "crowd" for state in states):
+            raise MemoryError
+        made = [self.finish(model, state) for state in states]
+        self.finished.append(len(states))
+        return made[1:] if any(state.fault == "short" for state in states) else made
+
+
 def request(generator, seed=1, **inputs):
     preview_every = inputs.pop("preview_every", 0)
     return Request(generator, generator.Inputs.parse(inputs), seed, PLUGIN, preview_every=preview_every)
@@ -147,16 +166,16 @@ class LoopMachine(RuleBasedStateMachine):
     @initialize(max_running=st.integers(1, 6))
     def begin(self, max_running):
         self.bench, self.max_running = Bench(max_running), max_running
-        self.generators = [Adder(), Loner()]
+        self.generators = [Adder(), Loner(), Crowd()]
         self.cancelled = set()
-        self.seen_batches = [0, 0]
+        self.seen_batches = [0, 0, 0]
 
     @rule(
-        which=st.integers(0, 1),
+        which=st.integers(0, 2),
         seed=st.integers(0, 50),
         steps=st.integers(0, 8),
         group=st.integers(0, 1),
-        fault=st.sampled_from(["", "", "", *FAULTS]),
+        fault=st.sampled_from(["", "", "", "crowd", "short", *FAULTS]),
         at=st.integers(1, 8),
     )
     def accept(self, which, seed, steps, group, fault, at):
@@ -203,7 +222,7 @@ class LoopMachine(RuleBasedStateMachine):
             for batch in generator.batches[self.seen_batches[index] :]:
                 assert 1 <= len(batch) <= generator.max_batch
                 assert len({state.group for state in batch}) == 1
-                assert index == 0 or len(batch) == 1
+                assert index != 1 or len(batch) == 1
                 assert len({id(state) for state in batch}) == len(batch)
             self.seen_batches[index] = len(generator.batches)
 
@@ -227,8 +246,9 @@ class LoopMachine(RuleBasedStateMachine):
 
     def check_end(self, entry, end):
         inputs = entry.request.inputs
-        in_steps = inputs.fault not in ("start", "finish", "wrong", "key", "") and inputs.at <= inputs.steps
-        shared = inputs.fault == "key" and entry.name == "adder"
+        elsewhere = ("start", "finish", "wrong", "key", "crowd", "short", "")
+        in_steps = inputs.fault not in elsewhere and inputs.at <= inputs.steps
+        shared = inputs.fault == "key" and entry.name != "loner"
         if entry in self.cancelled:
             assert isinstance(end, CancelledEvent)
         elif inputs.fault in ("start", "finish", "wrong") or in_steps or shared:
@@ -321,6 +341,40 @@ def test_a_fault_is_named(fault, words):
 def test_memory_errors_are_told_apart():
     _, _, [end] = run(request(Adder(), fault="memory"))
     assert isinstance(end.error, OutOfMemory)
+
+
+def test_what_is_done_together_is_finished_together():
+    crowd = Crowd()
+    _, entries, ends = run(*(request(crowd, seed, steps=2) for seed in range(3)))
+    assert crowd.finished == [3]
+    assert ends == [run(entry.request)[2][0] for entry in entries]
+    assert {entry.timing.finish for entry in entries} == {entries[0].timing.finish}
+
+
+def test_other_keys_other_models_and_those_that_must_be_alone_are_finished_apart():
+    crowd = Crowd()
+    strict = replace(request(crowd, 9, steps=2), invariant=True)
+    _, _, ends = run(
+        request(crowd, 1, steps=2), request(crowd, 2, steps=2, group=7), strict, request(Crowd(), 4, steps=2)
+    )
+    assert crowd.finished == []
+    assert all(isinstance(end, Finished) for end in ends)
+
+
+@pytest.mark.parametrize("fault", ["finish", "wrong"])
+def test_who_fails_in_a_shared_finish_fails_alone(fault):
+    crowd = Crowd()
+    good = [request(crowd, seed, steps=2) for seed in (1, 2)]
+    _, _, ends = run(good[0], request(crowd, 3, steps=2, fault=fault), good[1])
+    assert isinstance(ends[1], Failed)
+    assert [ends[0], ends[2]] == [run(each)[2][0] for each in good]
+
+
+def test_a_shared_finish_without_memory_is_made_narrower_and_says_so():
+    crowd = Crowd()
+    _, entries, ends = run(*(request(crowd, seed, steps=1, fault="crowd") for seed in range(3)))
+    assert all(isinstance(end, Finished) for end in ends)
+    assert "out of memory in finishing 3: the width was reduced to 1" in entries[0].notices
 
 
 class Talker(Adder):

@@ -36,7 +36,7 @@ def run(chooser, seconds, steps, width=1):
     """Make steps on a machine where one takes `seconds(threads)`; return the counts used, and the time of trials."""
     used, own, trials = [], 0.0, 0.0
     for _ in range(steps):
-        group = replace(GROUP, threads=chooser.standing(GROUP))
+        group = GROUP._replace(threads=chooser.standing(GROUP))
         used.append(group.threads)
         own += seconds(group.threads)
         chooser.stepped(group, width, seconds(group.threads))
@@ -81,28 +81,28 @@ def test_it_begins_where_another_process_ended(tmp_path):
     run(threads(4, measured), {1: 0.01, 2: 0.02, 4: 0.05}.__getitem__, 10)
     for count, seconds in ((1, 0.01), (2, 0.02), (4, 0.05)):
         for _ in range(3):
-            measured.learn(replace(GROUP, threads=count), 1, seconds, None)
+            measured.learn(GROUP._replace(threads=count), 1, seconds, None)
     measured.save()
     assert threads(4, Measured(tmp_path / "measured.json")).standing(GROUP) == 1
 
 
 def test_what_was_never_tried_is_tried_at_once_and_a_running_request_changes_for_much():
     chooser = threads(2)
-    group = replace(GROUP, threads=2)
+    group = GROUP._replace(threads=2)
     for _ in range(5):
         chooser.stepped(group, 1, 4.7)
         if chooser.due(group, 1) is not None:
             chooser.tried(group, 1, 1, 0.05)
     assert chooser.standing(GROUP) == 1
     assert chooser.better(group, 1) == 1
-    assert chooser.better(replace(GROUP, threads=1), 1) is None
+    assert chooser.better(GROUP._replace(threads=1), 1) is None
 
 
 def test_where_there_is_nothing_to_choose_nothing_is_tried():
     one, bound = threads(1), Threads(Measured(), free=False)
     for chooser in (one, bound):
         assert chooser.standing(GROUP) is None
-        group = replace(GROUP, threads=None)
+        group = GROUP._replace(threads=None)
         for _ in range(500):
             chooser.stepped(group, 1, 1.0)
             assert chooser.due(group, 1) is None
@@ -110,7 +110,7 @@ def test_where_there_is_nothing_to_choose_nothing_is_tried():
 
 def test_a_trial_that_failed_is_the_last():
     chooser = threads(2)
-    group = replace(GROUP, threads=2)
+    group = GROUP._replace(threads=2)
     for _ in range(1200):
         chooser.stepped(group, 1, 1.0)
     assert chooser.due(group, 1) == 1
