@@ -50,7 +50,7 @@ class Actions:
                 return request.resume(model)
             return request.generator.start(model, request.inputs, rng), rng
 
-        (state, entry.rng), peak = yield from self._gauged(entry, start)
+        (state, entry.rng), peak = yield from self._gauged(entry, start, first=False)
         if request.resume is not None:
             entry.width_min, entry.width_max = request.past.width_min, request.past.width_max
             entry.timing.steps = request.past.seconds
@@ -91,7 +91,7 @@ class Actions:
         turn = self.measured.turn(group)
         gauged = turn < _GAUGED_FIRST or not turn % _GAUGED_EVERY
         if gauged:
-            self.gauge.begin()
+            self.gauge.begin(first=not self.measured.weighed(group, len(batch)))
         begun = self.clock()
         made = yield from self._run(lead, lambda: generator.step(model, states), limit_s)
         ended = self.clock()
@@ -127,7 +127,7 @@ class Actions:
         def finish() -> Sequence[Media]:
             return generator.finish_many(model, states) if len(states) > 1 else [generator.finish(model, states[0])]
 
-        made, peak = yield from self._gauged(lead, finish)
+        made, peak = yield from self._gauged(lead, finish, first=not self.measured.weighed(finishes(group), len(batch)))
         media = check_finish(generator, made, len(batch))
         self.measured.learn(finishes(group), len(batch), self.clock() - begun, peak)
         return media
@@ -147,8 +147,8 @@ class Actions:
             return
         self.threads.tried(group, threads, len(batch), self.clock() - begun)
 
-    def _gauged(self, entry: Entry, work: Callable[[], T]) -> Calling[tuple[T, int | None]]:
-        self.gauge.begin()
+    def _gauged(self, entry: Entry, work: Callable[[], T], *, first: bool) -> Calling[tuple[T, int | None]]:
+        self.gauge.begin(first=first)
         made = yield from self._run(entry, work, entry.limit_s)
         return made, self.gauge.peak()
 

@@ -17,7 +17,7 @@ from studio.generator import Generator
 
 LATENCY_GOAL_S = 1.0  # a shared step that would take longer is made narrower
 GAIN = 1.03  # a wider batch must bring this much more
-LOOK_AGAIN = 64  # every so many steps the next wider and the next narrower are tried again: the load may have changed
+LOOK_AGAIN = 256  # every so many steps the next wider and the next narrower are tried again: the load may have changed
 
 
 class Groups:

@@ -2,15 +2,16 @@
 
 On CUDA it is the allocator's own count, exact for tensors. On Linux it is the kernel's high-water mark of the process's
 resident memory, reset before each call (about 25 µs): it counts everything, libraries' scratch memory included. Its
-error: memory that the allocator had kept from earlier calls is not counted again, so that one reading is a lower bound
-and the greatest of several is kept; other threads of the process are counted in; it is in whole pages. Elsewhere
-nothing is measured. This module knows nothing of the ledger.
+error: memory that the allocator had kept from earlier calls is not counted again, so it is asked to return that before
+the first call of a kind, and of several readings the greatest is kept; other threads of the process are counted in; it
+is in whole pages. Elsewhere nothing is measured. This module knows nothing of the ledger.
 
 Try it: ``python -c "from studio.engine.gauge import *; print(free_memory('cpu'))"``
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -26,8 +27,8 @@ _NOW = re.compile(rb"^VmRSS:\s*(\d+) kB", re.MULTILINE)
 class Gauge(Protocol):
     """Measures one call at a time."""
 
-    def begin(self) -> None:
-        """A call begins."""
+    def begin(self, *, first: bool = False) -> None:
+        """A call begins, perhaps the `first` of its kind."""
 
     def peak(self) -> int | None:
         """Bytes that it took at its peak besides what was held before it, or None if that is not known."""
@@ -36,7 +37,7 @@ class Gauge(Protocol):
 class NoGauge:
     """Measures nothing."""
 
-    def begin(self) -> None:
+    def begin(self, *, first: bool = False) -> None:
         """Do nothing."""
 
     def peak(self) -> int | None:
@@ -50,8 +51,10 @@ class ResidentGauge:
     def __init__(self) -> None:
         self._before = 0
 
-    def begin(self) -> None:
+    def begin(self, *, first: bool = False) -> None:
         """Reset the mark, and note where it stands."""
+        if first:
+            trim()
         _write(_CLEAR, _RESET_PEAK)
         self._before = _read(_NOW)
 
@@ -67,7 +70,7 @@ class CudaGauge:
         self._device = device
         self._before = 0
 
-    def begin(self) -> None:
+    def begin(self, *, first: bool = False) -> None:
         """Reset the peak, and note what is allocated; nothing is, as long as torch is not loaded."""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
@@ -87,6 +90,12 @@ def gauge_for(device: str) -> Gauge:
     if device.startswith("cuda"):
         return CudaGauge(device)
     return ResidentGauge() if _may_reset() else NoGauge()
+
+
+def trim() -> None:
+    """Let the C library return to the system what was freed, where it can."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def free_memory(device: str) -> int | None:

@@ -146,6 +146,10 @@ class Measured:
             return known[narrower] * width // narrower
         return min(known.values(), default=0)
 
+    def weighed(self, group: Group, width: int) -> bool:
+        """Whether the memory of such a call was measured before."""
+        return width in self._peaks.get(unthreaded(group), {})
+
     def most_peak(self, group: Group) -> int:
         """The most that any call of a lone state of this shape takes: starting, stepping or finishing it."""
         return max(self.peak(group._replace(call=call), 1) for call in CALLS)

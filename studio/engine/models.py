@@ -10,7 +10,6 @@ Try it: ``python -c "from studio.engine.models import *; print(hash_weights([Pat
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import hashlib
 import os
@@ -24,6 +23,7 @@ from typing import Any
 
 from studio import torch_setup
 from studio.engine.calls import Calling, ask
+from studio.engine.gauge import trim
 from studio.engine.ledger import Ledger, least_streamed_bytes, show_bytes, tensor_bytes, weight_bytes
 from studio.engine.parts import Part, Parts
 from studio.engine.residency import Candidate, choose_victims
@@ -352,8 +352,7 @@ def give_back() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
-        library.malloc_trim(0)
+    trim()
 
 
 def hash_weights(paths: Iterable[Path]) -> dict[str, str]:

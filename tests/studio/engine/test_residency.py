@@ -129,3 +129,18 @@ def test_the_gauge_sees_a_peak_that_is_over():
     gauge.begin()
     assert gauge.peak() < 20e6
     assert free_memory("cpu") > 1 << 20
+
+
+@pytest.mark.skipif(not isinstance(gauge_for("cpu"), ResidentGauge), reason="the kernel keeps no mark to reset")
+def test_the_first_of_its_kind_is_weighed_with_what_the_allocator_had_kept():
+    gauge = gauge_for("cpu")
+
+    def use():
+        return [bytearray(100_000) for _ in range(600)]  # small enough for the heap
+
+    kept, top = use(), bytearray(100_000)  # what lies on top keeps the heap from shrinking by itself
+    del kept
+    gauge.begin(first=True)
+    again = use()
+    assert 50e6 < gauge.peak() < 120e6
+    assert len(again) + len(top) > 0

@@ -120,7 +120,7 @@ class Device:
         self.now += 0.01
         return self.now
 
-    def begin(self):
+    def begin(self, *, first=False):
         self.last = 0
 
     def peak(self):
