@@ -37,7 +37,7 @@ def _whole(x: Tensor, low: int, high: int, rng: torch.Generator) -> Tensor:
 
 
 def colour(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Brightness by up to 0.5 of the range [0, 1], saturation by 0 to 2, contrast by 0.5 to 1.5."""
+    """Brightness moved by up to 0.5, saturation by a factor of 0 to 2, contrast of 0.5 to 1.5."""
     x = x + _uniform(x, -0.5, 0.5, rng)
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * _uniform(x, 0.0, 2.0, rng)

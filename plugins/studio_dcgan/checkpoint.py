@@ -1,10 +1,11 @@
 """DCGAN generators on disk: one safetensors file, in the layout of the PyTorch DCGAN tutorial.
 
 `save` writes float16 tensors named `main.0.weight` …, and the classes' names in the file's metadata. `find` reads the
-header alone, so nothing is built before the shape is known and known to be a 64x64 DCGAN's; checkpoints of the tutorial
-that `studio models pull --convert` made (`netG_state_dict.main.0.weight` …) are read as well. Knows nothing of requests.
+header alone, so nothing is built before its shapes are known to be a 64x64 DCGAN's. Checkpoints of the tutorial, as
+`studio models pull --convert` keeps them (`netG_state_dict.main.0.weight` …), are read as well. Knows nothing of
+requests.
 
-Try it: `python -c "from pathlib import Path; from studio_dcgan.checkpoint import *; print(find(Path('model.safetensors')))"`
+Try it: `checkpoint.find(Path("model.safetensors")).names`
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
-import torch
 
 import studio
 from studio.errors import WeightsError
@@ -103,7 +103,8 @@ def _shape(path: Path, shapes: dict[str | None, list[int]]) -> tuple[int, int, i
         reason = f"`{path}` is no generator of 64x64 colour pictures as DCGAN has it: {told}"
         hint = "it needs five layers, [latents, 8W, 4, 4] to [W, 3, 4, 4], numbered as in PyTorch's DCGAN tutorial"
         raise WeightsError(path, reason, hint=hint)
-    assert first is not None and last is not None
+    assert first is not None
+    assert last is not None
     return first[0] - embedded, last[0], classes, embedded
 
 

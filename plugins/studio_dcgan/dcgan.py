@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import studio
 from studio import models
-from studio.errors import InputError, ModelError, UnknownName
+from studio.errors import InputError, UnknownName
 from studio.models.formats import is_pickle, refuse_pickle
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import PIL.Image
@@ -30,13 +31,13 @@ BETAS = (0.5, 0.999)
 
 
 @torch.no_grad()
-def settled(generator: Generator, batches: int = 32, batch: int = 64, seed: int = 0) -> Generator:
+def settled(generator: nn.Module, batches: int = 32, batch: int = 64, seed: int = 0) -> Generator:
     """A copy in evaluation mode whose batch norms have the statistics of its own pictures.
 
     An average of weights needs that: the running statistics beside it are those of the weights as they were last
     (Izmailov et al. 2018, section 3.2).
     """
-    made = copy.deepcopy(generator).train()
+    made = cast(Generator, copy.deepcopy(generator).train())
     norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -65,7 +66,7 @@ def grid(generator: Generator, side: int = 8, seed: int = 0) -> PIL.Image.Image:
 
 
 def draw(pictures: np.ndarray, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random pictures of uint8 (N, 64, 64, 3), half of them mirrored: (count, 3, 64, 64) in [-1, 1]; and which, (count,)."""
+    """Random ones of uint8 (N, H, W, 3), half of them mirrored: (count, 3, H, W) in [-1, 1]; and which, (count,)."""
     rows = torch.randint(len(pictures), (count,), generator=rng)
     x = torch.from_numpy(pictures[rows.numpy()]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     mirrored = torch.rand(count, generator=rng) < 0.5
@@ -82,6 +83,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
     Args:
         pictures: uint8 (N, 64, 64, 3).
         labels: of each picture; all empty to train without classes.
+        batch: pictures a step, over all processes of the run.
         rate: learning rate of both networks, at its highest.
 
     Raises:
@@ -92,13 +94,14 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
     known = torch.tensor([names.index(label) for label in labels]) if names else None  # (N,)
     generator, discriminator = Generator(width=width, classes=len(names)), Discriminator(width, len(names))
     both = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
-    both.to(device, memory_format=torch.channels_last).train()
+    both.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not in its stubs
     optimizer = torch.optim.Adam(both.parameters(), rate, BETAS, fused=True)
     ema = Ema(generator, decay)
     run = Run(folder, both, optimizer, ema, steps=steps, minutes=minutes)
+    batch = max(2, batch // run.peers.count)
     for step in run:
         run.rate(rate)
-        rng = torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009)
+        rng = torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009 + run.peers.rank)
         real, rows = draw(pictures, batch, rng)
         real = real.to(device, memory_format=torch.channels_last)
         given = None if known is None else known[rows].to(device)
@@ -110,6 +113,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
         d_loss = softplus(-on_real).mean() + softplus(on_made).mean()
         optimizer.zero_grad(set_to_none=True)
         d_loss.backward()
+        run.share(discriminator.parameters())
         optimizer.step()
 
         discriminator.requires_grad_(False)
@@ -118,12 +122,13 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
         g_loss = softplus(-scores).mean()
         optimizer.zero_grad(set_to_none=True)
         g_loss.backward()
+        run.share(generator.parameters())
         discriminator.requires_grad_(True)
         optimizer.step()
         ema.update(generator)
         if not math.isfinite(d_loss.item() + g_loss.item()):
             raise StudioError(f"the loss is not finite at step {step}", hint="begin anew with a lower `--rate`")
         run.log(d_loss=d_loss.item(), g_loss=g_loss.item(), real=on_real.mean().item(), made=on_made.mean().item())
-        if (step + 1) % grid_every == 0:
+        if (step + 1) % grid_every == 0 and not run.peers.rank:
             grid(settled(ema.module)).save(folder / f"samples-{step + 1:07d}.png")
     return settled(ema.module), names

@@ -31,6 +31,7 @@ class TrainDcgan(studio.Trainer):
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/dcgan/model.safetensors`, grids of samples beside it."""
         device = options.torch_device()
+        from studio.training.peers import Peers
         from studio_datasets import labelled
         from studio_dcgan import checkpoint, train
         from studio_dcgan.model import SIZE
@@ -44,5 +45,6 @@ class TrainDcgan(studio.Trainer):
             batch=options.batch, rate=options.rate, width=options.width, grid_every=options.grid_every,
         )  # fmt: skip
         out = options.folder / "dcgan" / "model.safetensors"
-        checkpoint.save(generator, out, names)
+        if not Peers().rank:  # the first process of the run writes the result
+            checkpoint.save(generator, out, names)
         console.print(f"the model is in {out}")

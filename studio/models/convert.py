@@ -1,7 +1,7 @@
 """PyTorch checkpoints to safetensors: the tensors in them, and nothing else, by `torch.load(weights_only=True)`.
 
-That reader builds tensors and plain containers and refuses every other object, so none of a checkpoint's code runs. What
-a checkpoint nests is named with dots: `netG_state_dict` → `main.0.weight` becomes `netG_state_dict.main.0.weight`.
+That reader builds tensors and plain containers and refuses every other object, so none of a checkpoint's code runs.
+What a checkpoint nests is named with dots: `netG_state_dict` → `main.0.weight` becomes `netG_state_dict.main.0.weight`.
 Numbers, texts and other plain values are left out. It knows nothing of where files come from.
 
 Try it: ``python -c "import pathlib, studio.models.convert as c; print(c.convert(pathlib.Path('weights.pth')))"``

@@ -25,8 +25,8 @@ LICENCES = ("licen", "notice", "copying")
 MOST_TEXT = 256 << 20  # bytes of one text; the largest tokenizers in use have 35 MB
 MOST_HEADER = 100_000_000  # bytes of a safetensors header: the format's own limit
 CONVERT = (
-    "`studio models pull --convert {source}` reads the tensors of a PyTorch checkpoint, runs none of its code, and keeps"
-    " them as safetensors"
+    "`studio models pull --convert {source}` reads the tensors of a PyTorch checkpoint, runs none of its code, and"
+    " keeps them as safetensors"
 )
 
 
@@ -127,6 +127,6 @@ def sha256_of(path: Path, report: Report = silent) -> str:
 
 
 def refuse_pickle(name: str, source: str) -> ModelError:
-    """The error for a file that may be a pickle, with how to convert it: `source` is what `studio models pull` takes."""
+    """The error for a file that may be a pickle, with how to convert it; `source` is what `models pull` takes."""
     message = f"`{name}` is refused: a {PurePosixPath(name).suffix} file may be a pickle, and loading one runs its code"
     return ModelError(message, hint=CONVERT.format(source=source))
