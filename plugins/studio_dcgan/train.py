@@ -31,7 +31,7 @@ BETAS = (0.5, 0.999)
 
 
 @torch.no_grad()
-def settled(generator: nn.Module, batches: int = 32, batch: int = 64, seed: int = 0) -> Generator:
+def settled(generator: nn.Module, batches: int = 16, batch: int = 64, seed: int = 0) -> Generator:
     """A copy in evaluation mode whose batch norms have the statistics of its own pictures.
 
     An average of weights needs that: the running statistics beside it are those of the weights as they were last

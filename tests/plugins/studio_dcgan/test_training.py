@@ -1,0 +1,149 @@
+"""Training on a few pictures: each network learns from its own loss, a stopped run ends at the same weights, grids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors.torch
+import torch
+from rich.console import Console
+from torch import nn
+
+from studio.errors import StudioError
+from studio_dcgan import checkpoint, train
+from studio_dcgan.model import Generator
+from studio_dcgan.trainer import TrainDcgan
+
+CPU = torch.device("cpu")
+
+
+def pictures(count: int = 4) -> np.ndarray:
+    """Even squares of one colour each."""
+    colours = np.random.default_rng(0).integers(0, 256, (count, 1, 1, 3), np.uint8)
+    return np.broadcast_to(colours, (count, 64, 64, 3)).copy()
+
+
+def trained(folder: Path, steps: int, labels: list[str] | None = None, **more: Any) -> tuple[Generator, Any]:
+    labels = labels or ["red", "blue", "red", "green"]
+    return train.train(pictures(), labels, folder, device=CPU, steps=steps, minutes=60, batch=4, width=8, **more)
+
+
+def test_a_run_that_was_stopped_ends_at_the_same_weights(tmp_path: Path) -> None:
+    trained(tmp_path / "broken", 2)
+    trained(tmp_path / "broken", 2)  # nothing left to do
+    again, names = trained(tmp_path / "broken", 4, grid_every=3)
+    # The learning rate falls with the part of the steps that is behind, so a shorter run is another one: compare it
+    # with one that was stopped at the same place.
+    trained(tmp_path / "whole", 2)
+    whole, _ = trained(tmp_path / "whole", 4)
+    assert names == ("red", "blue", "green")
+    for name, each in whole.state_dict().items():
+        assert torch.equal(each, again.state_dict()[name]), name
+    with PIL.Image.open(tmp_path / "broken" / "samples-0000003.png") as grid:
+        assert grid.size == (512, 512)
+    assert len(list((tmp_path / "broken").glob("samples-*.png"))) == 1
+
+
+def test_both_networks_take_each_step(tmp_path: Path) -> None:
+    """One optimizer holds both; each of their parameters took every step once, and moved."""
+    trained(tmp_path, 3)
+    with safetensors.safe_open(tmp_path / "run.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["counters"])["step"] == 3
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    assert {float(v) for k, v in tensors.items() if k.startswith("optimizer.") and k.endswith(".step")} == {3.0}
+    assert all(each.isfinite().all() for each in tensors.values() if each.is_floating_point())
+
+
+def test_the_discriminators_weights_have_no_part_in_the_generators_step(tmp_path: Path, monkeypatch: Any) -> None:
+    """With the generator's loss alone the discriminator stays as it was, and the other way round."""
+    seen: list[set[str]] = []
+    step = torch.optim.Adam.step
+
+    def spy(self: torch.optim.Adam, *arguments: Any) -> Any:
+        group = self.param_groups[0]["params"]
+        seen.append({index for index, each in enumerate(group) if each.grad is not None})  # type: ignore[misc]
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    trained(tmp_path, 2)
+    first, second, third, fourth = seen
+    assert first == third
+    assert second == fourth
+    assert not first & second
+
+
+def test_without_classes(tmp_path: Path) -> None:
+    generator, names = trained(tmp_path, 1, ["", "", "", ""])
+    assert names == ()
+    assert generator.classes == 0
+
+
+def test_settled_batch_norms_know_their_own_pictures() -> None:
+    """In evaluation, what comes out of every batch norm has about mean 0 and deviation 1 times its gain and bias."""
+    torch.manual_seed(0)
+    generator = Generator(7, 8, 3, 5)
+    made = train.settled(generator, batches=20, batch=32)
+    assert generator.training
+    assert not made.training
+    seen: dict[nn.Module, torch.Tensor] = {}
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda module, _, out: seen.__setitem__(module, out.clone()))
+    with torch.no_grad():
+        made(torch.randn(64, 7), torch.randint(3, (64,)))
+    assert len(seen) == 4
+    for norm, out in seen.items():
+        assert isinstance(norm, nn.BatchNorm2d)
+        out = (out - norm.bias[:, None, None]) / norm.weight[:, None, None]
+        assert out.mean((0, 2, 3)).abs().max() < 0.6
+        assert (out.std((0, 2, 3)) - 1).abs().max() < 0.5
+
+
+def test_pictures_are_mirrored_at_times_and_keep_their_rows() -> None:
+    given = np.zeros((3, 64, 64, 3), np.uint8)
+    given[..., 0] = np.arange(64)
+    given[..., 1] = np.arange(3)[:, None, None] * 100
+    x, rows = train.draw(given, 40, torch.Generator().manual_seed(0))
+    pixels = ((x + 1) * 127.5).round()
+    assert torch.equal(pixels[:, 1, 0, 0], rows * 100.0)
+    mirrored = pixels[:, 0, 0, 0] == 63
+    assert 5 < mirrored.sum() < 35
+    assert torch.equal(pixels[~mirrored, 0, 5], torch.arange(64.0).expand(int((~mirrored).sum()), 64))
+
+
+@pytest.mark.slow
+def test_one_colour_a_class_is_learnt(tmp_path: Path) -> None:
+    """A minute's training tells three classes of even colour apart."""
+    generator, _ = trained(tmp_path, 400, rate=2e-3, decay=0.98)
+    z = torch.randn(30, generator.latent, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        made = generator(z, torch.arange(30) % 3).mean((2, 3)).reshape(10, 3, 3).mean(0)  # class, channel
+    want = torch.tensor(pictures()[[0, 1, 3], 0, 0] / 127.5 - 1)
+    assert torch.cdist(made.double(), want).argmin(1)[1:].tolist() == [1, 2]
+
+
+def test_the_recipe_on_a_folder_of_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    photos = tmp_path / "photos"
+    for name, picture in zip("abcd", pictures(), strict=True):
+        folder = photos / ("warm" if name in "ab" else "cold")
+        folder.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(picture).resize((50, 90)).save(folder / f"{name}.jpg")
+
+    def recipe(width: int) -> None:
+        given = {"work": str(tmp_path), "data": str(photos), "device": "cpu", "steps": 1, "batch": 2, "width": width}
+        TrainDcgan().run(TrainDcgan.Options.parse(given), Console(stderr=True))
+
+    recipe(8)
+    assert "the model is in" in capfd.readouterr().err
+    found = checkpoint.find(tmp_path / "dcgan" / "model.safetensors")
+    assert (found.names, found.width) == (("cold", "warm"), 8)
+    with pytest.raises(ValueError, match="is of a model of another shape"):
+        recipe(16)
+    (photos / "warm" / "a.jpg").write_bytes(b"GIF89a")
+    with pytest.raises(StudioError, match=r"a\.jpg"):
+        recipe(8)
