@@ -94,7 +94,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
     known = torch.tensor([names.index(label) for label in labels]) if names else None  # (N,)
     generator, discriminator = Generator(width=width, classes=len(names)), Discriminator(width, len(names))
     both = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
-    both.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not in its stubs
+    both.to(device).train()
     optimizer = torch.optim.Adam(both.parameters(), rate, BETAS, fused=True)
     ema = Ema(generator, decay)
     run = Run(folder, both, optimizer, ema, steps=steps, minutes=minutes)
@@ -103,7 +103,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
         run.rate(rate)
         rng = torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009 + run.peers.rank)
         real, rows = draw(pictures, batch, rng)
-        real = real.to(device, memory_format=torch.channels_last)
+        real = real.to(device)
         given = None if known is None else known[rows].to(device)
         z = torch.randn(batch, generator.latent, generator=rng).to(device)
         with torch.autocast(device.type, torch.bfloat16):

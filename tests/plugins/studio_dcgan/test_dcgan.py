@@ -91,7 +91,7 @@ def test_a_model_without_classes(tmp_path: Path) -> None:
     save_file(Generator(6, 8).state_dict(), tmp_path / "plain.safetensors")
     generator = DcganGenerator(tmp_path / "plain.safetensors")
     assert make(generator, [{"seed": 1}])[0] != make(generator, [{"seed": 2}])[0]
-    with pytest.raises(InputError, match="`of` is `cat`, but the model .* has no classes"):
+    with pytest.raises(InputError, match=r"`of` is `cat`, but the model .* has no classes"):
         make(generator, [{"of": "cat", "seed": 1}])
     make(DcganWalk(tmp_path / "plain.safetensors"), [{"seed": 1, "frames": 3}])
 
@@ -137,7 +137,7 @@ def test_another_model(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["weights.pth", "weights.tar", "weights.pkl"])
 def test_pickles_are_refused_with_the_remedy(tiny: Path, tmp_path: Path, name: str) -> None:
     torch.save({"netG_state_dict": Generator(7, 8).state_dict()}, tmp_path / name)
-    with pytest.raises(ModelError, match="is refused: a .* file may be a pickle") as caught:
+    with pytest.raises(ModelError, match=r"is refused: a .* file may be a pickle") as caught:
         make(DcganGenerator(tiny), [{"model": str(tmp_path / name), "seed": 1}])
     assert f"studio models pull --convert file:{tmp_path / name}" in (caught.value.hint or "")
 

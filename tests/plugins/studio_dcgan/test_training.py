@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from studio.errors import StudioError
+from studio.training.ema import Ema
 from studio_dcgan import checkpoint, train
 from studio_dcgan.model import Generator
 from studio_dcgan.trainer import TrainDcgan
@@ -33,20 +35,26 @@ def trained(folder: Path, steps: int, labels: list[str] | None = None, **more: A
     return train.train(pictures(), labels, folder, device=CPU, steps=steps, minutes=60, batch=4, width=8, **more)
 
 
-def test_a_run_that_was_stopped_ends_at_the_same_weights(tmp_path: Path) -> None:
-    trained(tmp_path / "broken", 2)
-    trained(tmp_path / "broken", 2)  # nothing left to do
-    again, names = trained(tmp_path / "broken", 4, grid_every=3)
-    # The learning rate falls with the part of the steps that is behind, so a shorter run is another one: compare it
-    # with one that was stopped at the same place.
-    trained(tmp_path / "whole", 2)
-    whole, _ = trained(tmp_path / "whole", 4)
+def test_a_run_that_was_stopped_ends_at_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the second of four steps, and the same command again, against a run that nobody stopped."""
+    whole, names = trained(tmp_path / "whole", 4)
     assert names == ("red", "blue", "green")
+    update = Ema.update
+
+    def interrupted(self: Ema, model: nn.Module) -> None:
+        update(self, model)
+        if self.updates == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Ema, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "broken", 4)
+    again, _ = trained(tmp_path / "broken", 4, grid_every=3)
     for name, each in whole.state_dict().items():
         assert torch.equal(each, again.state_dict()[name]), name
+    assert [each.name for each in (tmp_path / "broken").glob("samples-*.png")] == ["samples-0000003.png"]
     with PIL.Image.open(tmp_path / "broken" / "samples-0000003.png") as grid:
         assert grid.size == (512, 512)
-    assert len(list((tmp_path / "broken").glob("samples-*.png"))) == 1
 
 
 def test_both_networks_take_each_step(tmp_path: Path) -> None:
