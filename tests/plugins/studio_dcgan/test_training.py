@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +59,19 @@ def test_a_run_that_was_stopped_ends_at_the_same_weights(tmp_path: Path, monkeyp
         assert grid.size == (512, 512)
 
 
-def test_both_networks_take_each_step(tmp_path: Path) -> None:
-    """One optimizer holds both; each of their parameters took every step once, and moved."""
-    trained(tmp_path, 3)
-    with safetensors.safe_open(tmp_path / "run.safetensors", framework="pt") as file:
-        assert json.loads(file.metadata()["counters"])["step"] == 3
+def check_steps(path: Path, steps: int) -> None:
+    """The checkpoint is of that many steps, each of which every parameter took, and everything in it is finite."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["counters"])["step"] == steps
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    assert {float(v) for k, v in tensors.items() if k.startswith("optimizer.") and k.endswith(".step")} == {3.0}
+    taken = {float(v) for k, v in tensors.items() if k.startswith("optimizer.") and k.endswith(".step")}
+    assert taken == {float(steps)}
     assert all(each.isfinite().all() for each in tensors.values() if each.is_floating_point())
+
+
+def test_both_networks_take_each_step(tmp_path: Path) -> None:
+    trained(tmp_path, 3)
+    check_steps(tmp_path / "run.safetensors", 3)
 
 
 def test_the_discriminators_weights_have_no_part_in_the_generators_step(tmp_path: Path, monkeypatch: Any) -> None:
@@ -135,15 +142,20 @@ def test_one_colour_a_class_is_learnt(tmp_path: Path) -> None:
     assert torch.cdist(made.double(), want).argmin(1)[1:].tolist() == [1, 2]
 
 
-def test_the_recipe_on_a_folder_of_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    photos = tmp_path / "photos"
+def photos(folder: Path) -> Path:
+    """Two pictures each of two classes, none of them square."""
     for name, picture in zip("abcd", pictures(), strict=True):
-        folder = photos / ("warm" if name in "ab" else "cold")
-        folder.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(picture).resize((50, 90)).save(folder / f"{name}.jpg")
+        (folder / ("warm" if name in "ab" else "cold")).mkdir(parents=True, exist_ok=True)
+        file = folder / ("warm" if name in "ab" else "cold") / f"{name}.jpg"
+        PIL.Image.fromarray(picture).resize((50, 90)).save(file)
+    return folder
+
+
+def test_the_recipe_on_a_folder_of_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = photos(tmp_path / "photos")
 
     def recipe(width: int) -> None:
-        given = {"work": str(tmp_path), "data": str(photos), "device": "cpu", "steps": 1, "batch": 2, "width": width}
+        given = {"work": str(tmp_path), "data": str(folder), "device": "cpu", "steps": 1, "batch": 2, "width": width}
         TrainDcgan().run(TrainDcgan.Options.parse(given), Console(stderr=True))
 
     recipe(8)
@@ -152,6 +164,19 @@ def test_the_recipe_on_a_folder_of_pictures(tmp_path: Path, capfd: pytest.Captur
     assert (found.names, found.width) == (("cold", "warm"), 8)
     with pytest.raises(ValueError, match="is of a model of another shape"):
         recipe(16)
-    (photos / "warm" / "a.jpg").write_bytes(b"GIF89a")
+    (folder / "warm" / "a.jpg").write_bytes(b"GIF89a")
     with pytest.raises(StudioError, match=r"a\.jpg"):
         recipe(8)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run(tmp_path: Path) -> None:
+    """They end together, at finite weights that every step moved, and one of them writes the files."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    program = str(Path(__file__).with_name("shared.py"))
+    command = [*launch, program, str(tmp_path), str(photos(tmp_path / "photos"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    check_steps(tmp_path / "dcgan" / "run.safetensors", 3)
+    assert (tmp_path / "dcgan" / "samples-0000002.png").exists()
+    assert checkpoint.find(tmp_path / "dcgan" / "model.safetensors").names == ("cold", "warm")
