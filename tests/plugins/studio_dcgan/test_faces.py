@@ -25,7 +25,7 @@ def test_the_faces_are_those_of_the_tutorials_network(tmp_path: Path) -> None:
     found = find(models.path(f"file:{path}"))
     assert (found.latent, found.width, found.names) == (100, 64, ())
     theirs = tutorial(100, 64)
-    held = torch.load(path, weights_only=True)["netG_state_dict"]
+    held = torch.load(path, map_location="cpu", weights_only=True)["netG_state_dict"]
     theirs.load_state_dict({name.removeprefix("main."): each for name, each in held.items()})
     z = torch.randn(32, 100, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
