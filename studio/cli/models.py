@@ -38,9 +38,14 @@ def command() -> None:
 @command.command("pull", short_help="Fetch models, or what is missing of them.", epilog=FORMS)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--limit", metavar="SIZE", help="Refuse a model that is larger.  [default: 64GiB]")
+@click.option(
+    "--convert",
+    is_flag=True,
+    help="Take PyTorch checkpoints (pickles) too: read their tensors alone, keep safetensors.",
+)
 @as_json_option
 @click.pass_obj
-def pull(settings: Settings, names: Sequence[str], limit: str | None, as_json: bool) -> int:
+def pull(settings: Settings, names: Sequence[str], limit: str | None, convert: bool, as_json: bool) -> int:
     """Fetch models, check every file, and print where they are. Without a NAME: all that `models.lock` names.
 
     What is here is read and compared with what was pinned; what is damaged is fetched again.
@@ -55,7 +60,7 @@ def pull(settings: Settings, names: Sequence[str], limit: str | None, as_json: b
     for name in names or list(models.entries()):
         try:
             with _progress(quiet=settings.quiet) as report:
-                models.pull(name, limit=most, report=report)
+                models.pull(name, limit=most, convert=convert, report=report)
         except StudioError as error:
             if len(names) == 1:
                 raise

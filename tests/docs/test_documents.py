@@ -22,7 +22,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n+)?```(?P<language>python|console)\n(?P<text>.*?)^```$", re.M | re.S
 )
-MAY_STAY_UNRUN = re.compile(r"\b(make|pip|train|python -m|models pull smollm2)\b|git clone")
+MAY_STAY_UNRUN = re.compile(r"\b(make|pip|train|python -m|models pull (smollm2|--convert pypi))\b|git clone")
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def test_refused(models: Models, folder: Path, spoil: Callable[[Path], object], 
 def test_a_pickle_by_name(models: Models, folder: Path) -> None:
     with pytest.raises(ModelError, match="is refused") as caught:
         models.pull(f"file:{folder / 'pytorch_model.bin'}")
-    assert "weights_only=True" in (caught.value.hint or "")
+    assert f"`studio models pull --convert file:{folder / 'pytorch_model.bin'}`" in (caught.value.hint or "")
     with pytest.raises(ModelError, match=r"`run\.py` is in no safe format"):
         models.pull(f"file:{folder / 'run.py'}")
 

@@ -1,0 +1,126 @@
+"""Training speed: pictures a second of `studio train`, against a plain PyTorch loop of the same model and loss.
+
+    python benchmarks/training.py dcgan --rounds 5
+
+Both sides train the starter's shape on the same random pictures, in bfloat16 autocast, by turns in one process; what is
+told is the median of the ratios, round by round. The plain loop has the networks, the loss, the augmentation and Adam,
+and neither average, log, checkpoint nor grid of samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+
+from studio import torch_setup
+
+torch_setup.prepare()
+
+from torch.nn.functional import binary_cross_entropy_with_logits as bce  # noqa: E402  (needs prepare)
+
+from studio_dcgan import train  # noqa: E402
+from studio_dcgan.augment import augment  # noqa: E402
+from studio_dcgan.model import Discriminator, Generator  # noqa: E402
+
+PICTURES, CLASSES = 285, 285
+
+
+def dcgan_ours(device: torch.device, width: int, batch: int, steps: int, pictures: np.ndarray) -> float:
+    """Seconds a step of `studio train dcgan` by the run's own clock, which begins with the first step."""
+    labels = [str(index) for index in range(CLASSES)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train.train(pictures, labels, folder, device=device, steps=steps, minutes=1e9, batch=batch, width=width)
+        with safetensors.safe_open(folder / "run.safetensors", framework="pt") as file:
+            return float(json.loads(file.metadata()["counters"])["seconds"]) / steps
+
+
+def dcgan_plain(device: torch.device, width: int, batch: int, steps: int, pictures: np.ndarray) -> float:
+    """Seconds a step of the loop of PyTorch's DCGAN tutorial, with classes and augmentation."""
+    generator = Generator(width=width, classes=CLASSES).to(device).train()
+    discriminator = Discriminator(width, CLASSES).to(device).train()
+    optimizers = [
+        torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True) for net in (generator, discriminator)
+    ]
+    rng, ones, zeros = torch.Generator().manual_seed(0), torch.ones(batch), torch.zeros(batch)
+    ones, zeros = ones.to(device), zeros.to(device)
+    begun = time.perf_counter()
+    for _ in range(steps):
+        rows = torch.randint(PICTURES, (batch,), generator=rng)
+        real = torch.from_numpy(pictures[rows.numpy()]).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)
+        labels, z = rows.to(device), torch.randn(batch, 100, generator=rng).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            made = generator(z, labels)
+            on_real = discriminator(augment(real, rng), labels)
+            on_made = discriminator(augment(made.detach(), rng), labels)
+        discriminator.zero_grad(set_to_none=True)
+        (bce(on_real.float(), ones) + bce(on_made.float(), zeros)).backward()
+        optimizers[1].step()
+        generator.zero_grad(set_to_none=True)
+        for parameter in discriminator.parameters():
+            parameter.requires_grad_(False)
+        with torch.autocast(device.type, torch.bfloat16):
+            scores = discriminator(augment(made, rng), labels)
+        loss = bce(scores.float(), ones)
+        loss.backward()
+        for parameter in discriminator.parameters():
+            parameter.requires_grad_(True)
+        optimizers[0].step()
+        loss.item()
+    return (time.perf_counter() - begun) / steps
+
+
+def by_turns(sides: dict[str, Callable[[], float]], batch: int, rounds: int) -> None:
+    """Print pictures a second of each side, and how the first compares with the second."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, side in sides.items():
+            seconds = side()
+            if turn:  # the first round warms up
+                taken[name].append(seconds)
+    print("| loop | pictures a second |\n|---|---|")
+    for name, seconds in taken.items():
+        print(f"| {name} | {batch / statistics.median(seconds):.0f} |")
+    ours, plain = taken.values()
+    ratios = [b / a for a, b in zip(ours, plain, strict=True)]
+    print(f"\nours to plain: {statistics.median(ratios):.3f} (median of {rounds} rounds, {min(ratios):.3f} to "
+          f"{max(ratios):.3f})")  # fmt: skip
+
+
+def dcgan(arguments: argparse.Namespace) -> None:
+    """The DCGAN starter's training step."""
+    device = torch.device(arguments.device)
+    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, 64, 64, 3), np.uint8)
+    shape = (device, arguments.width, arguments.batch, arguments.steps, pictures)
+    print(f"DCGAN, width {arguments.width}, batch {arguments.batch}, {torch.get_num_threads()} threads, "
+          f"{arguments.steps} steps a turn\n")  # fmt: skip
+    by_turns(
+        {"`studio train dcgan`": lambda: dcgan_ours(*shape), "plain PyTorch": lambda: dcgan_plain(*shape)},
+        arguments.batch, arguments.rounds,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Run the part that is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["dcgan"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    {"dcgan": dcgan}[arguments.part](arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The generators `dcgan` and `dcgan-walk`: pictures of 64x64 pixels in one step, and videos from picture to picture.
+
+The starter weights draw emoji of animals and foods by name. Importing this loads no torch; `load` does.
+
+Try it: `studio generate dcgan --of banana -n 8`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import studio
+from studio import models
+from studio.errors import InputError, UnknownName
+from studio.models.formats import is_pickle, refuse_pickle
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from studio_dcgan.checkpoint import Found
+    from studio_dcgan.model import Generator
+
+STARTER = Path(__file__).parent / "weights" / "starter.safetensors"
+CHUNK = 64  # frames of a walk that one step draws
+
+_MODEL: Any = studio.field(
+    "", help="a safetensors file in the layout of PyTorch's DCGAN tutorial, or a pulled model; empty is Studio's own",
+    max_length=4000,
+)  # fmt: skip
+_TRUNCATION: Any = studio.field(
+    4.0, ge=0.05, le=4, help="no latent lies further from 0 than this; less is more alike and more typical"
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawing(studio.State):
+    """Pictures before they are drawn and after.
+
+    Attributes:
+        x: (N, latent + embedded) float32, latents and the embedding of the class, of each picture.
+        pixels: (M, 64, 64, 3) uint8, the pictures drawn so far.
+        fps: pictures a second, of a walk.
+    """
+
+    x: Tensor
+    pixels: Tensor
+    fps: float = 0.0
+
+
+class _Family(studio.Generator):
+    """What both generators share: the model that an input names, and its step."""
+
+    max_batch: ClassVar[int] = 64
+    streams: ClassVar[bool] = True
+
+    def __init__(self, path: Path = STARTER) -> None:
+        """Use the weights at `path`, a file that `checkpoint.find` reads."""
+        self.path = path
+        self._others: dict[Path, Self] = {}
+
+    def serving(self, inputs: Any) -> Self:
+        """The generator with the model that the inputs name. Raises ModelError for a pickle."""
+        if not inputs.model:
+            return self
+        path = models.path(inputs.model).absolute()
+        if is_pickle(path.name):
+            raise refuse_pickle(str(path), f"file:{path}")
+        return self._others.setdefault(path, type(self)(path))
+
+    @cached_property
+    def found(self) -> Found:
+        """The model on disk. Raises WeightsError."""
+        from studio_dcgan.checkpoint import find
+
+        return find(self.path)
+
+    def weights(self) -> list[Path]:
+        """The one file. Raises WeightsError if it is no DCGAN's."""
+        return [self.found.path]
+
+    def load(self, device: str, dtype: str) -> Generator:
+        """Build the generator."""
+        return self.found.build(device, dtype)
+
+    def class_of(self, name: str, rng: studio.Rng) -> int:
+        """The number of a class; of an empty name, a random one. Raises UnknownName, InputError."""
+        names = self.found.names
+        if not name:
+            return rng.python.randrange(max(len(names), 1))
+        if not names:
+            raise InputError("of", f"`of` is `{name}`, but the model `{self.path}` has no classes", hint="leave it out")
+        folded = {each.casefold(): index for index, each in enumerate(names)}
+        if name.casefold().strip() not in folded:
+            raise UnknownName("class of the model", name, names)
+        return folded[name.casefold().strip()]
+
+    def step(self, model: Generator, states: Sequence[Drawing]) -> list[Drawing]:
+        """Draw the next pictures of every state in one forward pass."""
+        import torch
+
+        todo = [state.x[len(state.pixels) : len(state.pixels) + CHUNK] for state in states]
+        x = torch.cat(todo).to(next(model.parameters()))
+        made = model.pixels(x).cpu().split([len(each) for each in todo])  # of (n, 64, 64, 3) each
+        return [
+            replace(state, position=state.position + 1, pixels=torch.cat([state.pixels, pixels]))
+            for state, pixels in zip(states, made, strict=True)
+        ]
+
+    def batch_key(self, state: Drawing) -> Hashable:
+        """All requests of one model share steps: whole chunks of a walk with their like, so that a step stays small."""
+        return min(len(state.x) - len(state.pixels), CHUNK)
+
+    def facts(self, model: Generator, inputs: Any) -> dict[str, Any]:
+        """The model's shape."""
+        return {"model": {"latents": model.latent, "width": self.found.width, "classes": model.classes}}
+
+
+class DcganGenerator(_Family):
+    """Draw a small picture of a class, by a DCGAN in one step."""
+
+    name = "dcgan"
+    output = studio.Image
+
+    class Inputs(studio.Inputs):
+        """What `studio generate dcgan` asks for."""
+
+        of: str = studio.field("", help="the class to draw, such as `banana`; empty is any", max_length=200)
+        truncation: float = _TRUNCATION
+        model: str = _MODEL
+
+    def start(self, model: Generator, inputs: Any, rng: studio.Rng) -> Drawing:
+        """Draw the latents."""
+        import torch
+
+        from studio_dcgan.latents import truncated
+
+        label = torch.tensor([self.class_of(inputs.of, rng)])
+        z = truncated(1, model.latent, inputs.truncation, rng.torch)
+        return Drawing(x=model.joined(z, label), pixels=torch.empty(0, *model.picture, dtype=torch.uint8))
+
+    def finish(self, model: Generator, state: Drawing) -> studio.Image:
+        """The picture."""
+        return studio.Image.from_array(state.pixels[0].numpy())
+
+
+class DcganWalk(_Family):
+    """Film a walk among a DCGAN's pictures, from latents to latents and class to class."""
+
+    name = "dcgan-walk"
+    output = studio.Video
+
+    class Inputs(studio.Inputs):
+        """What `studio generate dcgan-walk` asks for."""
+
+        of: list[str] = studio.field(
+            default_factory=list, help="the classes on the way, one or more; given none, each stop is of any"
+        )
+        stops: int = studio.field(
+            4, ge=2, le=64, help="pictures to come by; `of` is gone through again if it is shorter"
+        )
+        frames: int = studio.field(72, ge=2, le=2000, help="frames from the first picture to the last")
+        fps: float = studio.field(24.0, ge=1, le=60, help="frames a second")
+        truncation: float = _TRUNCATION
+        model: str = _MODEL
+
+    def start(self, model: Generator, inputs: Any, rng: studio.Rng) -> Drawing:
+        """Draw the latents of the stops, and those on the way between."""
+        import torch
+
+        from studio_dcgan.latents import between, slerp, truncated
+
+        names = inputs.of or [""]
+        labels = torch.tensor([self.class_of(names[stop % len(names)], rng) for stop in range(inputs.stops)])
+        z = truncated(inputs.stops, model.latent, inputs.truncation, rng.torch)
+        way = torch.linspace(0, inputs.stops - 1, inputs.frames)
+        x = torch.cat([slerp(z, way), between(model.joined(z, labels)[:, model.latent :], way)], 1)
+        return Drawing(
+            steps=-(-inputs.frames // CHUNK), x=x, fps=inputs.fps,
+            pixels=torch.empty(0, *model.picture, dtype=torch.uint8),
+        )  # fmt: skip
+
+    def finish(self, model: Generator, state: Drawing) -> studio.Video:
+        """The frames as a video."""
+        return studio.Video(state.pixels.numpy(), state.fps)
+
+    def preview(self, model: Generator, state: Drawing) -> studio.Image | None:
+        """The last frame drawn."""
+        return studio.Image.from_array(state.pixels[-1].numpy()) if len(state.pixels) else None

@@ -1,0 +1,51 @@
+"""`studio train dcgan`: from a data set or a folder of pictures to a folder that the generator `dcgan` loads.
+
+Loads no torch until run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import studio
+from studio.training.options import TrainingOptions
+
+
+class TrainDcgan(studio.Trainer):
+    """Train a DCGAN on 64x64 pictures."""
+
+    name = "dcgan"
+
+    class Options(TrainingOptions):
+        """See TrainingOptions."""
+
+        data: str = studio.field(
+            "", help="a folder of pictures, each subfolder a class; by default the emoji of animals and foods in `work`"
+        )
+        batch: int = studio.field(16, ge=2, le=4096, help="pictures a step")
+        rate: float = studio.field(5e-4, gt=0, lt=0.1, help="highest learning rate of both networks")
+        width: int = studio.field(32, ge=8, le=512, multiple_of=8, help="channels of the layers next to the picture")
+        grid_every: int = studio.field(500, ge=1, help="steps from one grid of samples to the next")
+
+    def run(self, options: Any, console: studio.Console) -> None:
+        """Write `work/dcgan/model.safetensors`, grids of samples beside it."""
+        device = options.torch_device()
+        from studio.training.peers import Peers
+        from studio_datasets import labelled
+        from studio_dcgan import checkpoint, train
+        from studio_dcgan.model import SIZE
+
+        if options.data:
+            pictures, labels = labelled.folder(Path(options.data), SIZE)
+        else:
+            pictures, labels = labelled.things(options.folder / "data", SIZE)
+        generator, names = train.train(
+            pictures, labels, options.folder / "dcgan", device=device, steps=options.steps, minutes=options.minutes,
+            batch=options.batch, rate=options.rate, width=options.width, grid_every=options.grid_every,
+        )  # fmt: skip
+        out = options.folder / "dcgan" / "model.safetensors"
+        if not Peers().rank:  # the first process of the run writes the result
+            checkpoint.save(generator, out, names)
+            train.grid(generator).save(out.with_name("samples.png"))
+        console.print(f"the model is in {out}")
