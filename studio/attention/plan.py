@@ -188,7 +188,7 @@ def _window(pattern: tuple[_Pattern, ...], device: torch.device) -> Tensor:
     return seen.reshape(prod(seen.shape[:3]), prod(seen.shape[3:]))
 
 
-class _Cut(NamedTuple):
+class Cut(NamedTuple):
     """One way to cut an axis: its pairs and keys summed over segments, and the pairs of the largest."""
 
     segments: tuple[Segment, ...]
@@ -203,12 +203,12 @@ def axes(local: SpaceTime, heads: int) -> tuple[tuple[Segment, ...], ...]:
 
     Large boxes see more keys than each of their queries needs, small ones are slow to run.
     """
-    cuts = [_cuts(local.sees(axis), local.tile[axis] if local.tile else 1) for axis in range(3)]
-    best = min(product(*cuts), key=lambda cut: _cost(cut, local.grid, heads))
+    found = [cuts(local.sees(axis), local.tile[axis] if local.tile else 1) for axis in range(3)]
+    best = min(product(*found), key=lambda cut: _cost(cut, local.grid, heads))
     return tuple(each.segments for each in best)
 
 
-def _cuts(sees: list[tuple[int, int]], tile: int) -> list[_Cut]:
+def cuts(sees: list[tuple[int, int]], tile: int) -> list[Cut]:
     """Ways to cut one axis: those of least pairs and keys, at several prices of a key, and equal steps."""
     n = len(sees)
     changes = [i for i in range(n) if i == 0 or sees[i] != sees[i - 1]]
@@ -237,17 +237,17 @@ def _cheapest(sees: list[tuple[int, int]], changes: list[int], price: int) -> li
     return starts[::-1]
 
 
-def _cut(sees: list[tuple[int, int]], starts: tuple[int, ...]) -> _Cut:
+def _cut(sees: list[tuple[int, int]], starts: tuple[int, ...]) -> Cut:
     ends = (*starts[1:], len(sees))
     segments = tuple(
         Segment(q0, q1, sees[q0][0], sees[q1 - 1][1], sees[q0] == sees[q1 - 1])
         for q0, q1 in zip(starts, ends, strict=True)
     )
     pairs = [(each.q1 - each.q0) * (each.k1 - each.k0) for each in segments]
-    return _Cut(segments, sum(pairs), sum(each.k1 - each.k0 for each in segments), max(pairs))
+    return Cut(segments, sum(pairs), sum(each.k1 - each.k0 for each in segments), max(pairs))
 
 
-def _cost(cut: tuple[_Cut, ...], grid: tuple[int, int, int], heads: int) -> float:
+def _cost(cut: tuple[Cut, ...], grid: tuple[int, int, int], heads: int) -> float:
     count = prod(len(each.segments) for each in cut)
     masked = not all(s.whole for each in cut for s in each.segments)
     if masked and prod(each.most for each in cut) > MOST_MASKED:
