@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache, partial
-from itertools import groupby, pairwise, product
+from itertools import pairwise, product
 from math import prod
 from typing import NamedTuple
 
@@ -97,48 +97,76 @@ def _local(bias: Bias | None) -> SpaceTime | None:
     return next((part for part in bias.parts if isinstance(part, SpaceTime)), None) if bias else None
 
 
-def _rows(parts: list[Bias], batch: int) -> Iterator[slice]:
-    """Runs of neighbouring rows that see alike."""
+def _rows(parts: list[Bias], shape: Shape) -> Iterator[list[int]]:
+    """Runs of neighbouring rows that see alike, or where looking at padding costs less than starting another block."""
     lengths = [part for part in parts if isinstance(part, Lengths)]
-    for _, run in groupby(range(batch), key=lambda row: [each.row_key(row) for each in lengths]):
-        rows = list(run)
-        yield slice(rows[0], rows[-1] + 1)
+    if not lengths:
+        yield list(range(shape.batch))
+        return
+    spared = START_NS / PAIR_NS / (shape.queries + PER_KEY + PER_COPY) / shape.heads  # keys
+    run: list[int] = []
+    used = longest = 0
+    for row in range(shape.batch):
+        k0, k1 = _keys(parts, [Span(row, 0, shape.queries)], shape)
+        keys = max(k1 - k0, 0)
+        most = max(longest, keys)
+        alike = run and all(each.row_key(row) == each.row_key(row - 1) for each in lengths)
+        if run and not alike and most * (len(run) + 1) - used - keys > spared:
+            yield run
+            run, used, most = [], 0, keys
+        run.append(row)
+        longest, used = most, most * len(run)
+    if run:
+        yield run
 
 
 def _runs(bias: Bias | None, shape: Shape, device: torch.device, most: int | None) -> Iterator[Block]:
     """Blocks of a bias without a grid: runs of queries, and the run of keys between the first and the last they see."""
     parts = list(bias.parts) if bias else []
     cuts = sorted({0, shape.queries, *(cut for part in parts for cut in part.cuts(shape))})
-    for rows in _rows(parts, shape.batch):
+    for rows in _rows(parts, shape):
         for first, last in pairwise(cuts):
-            masked = not _whole(parts, Span(rows.start, first, last), shape)
+            masked = not _whole(parts, [Span(row, first, last) for row in rows], shape)
             step = min(MASKED_BLOCK if masked else last - first, most or last - first)
             for q0 in range(first, last, step):
-                span = Span(rows.start, q0, min(q0 + step, last))
-                k0, k1 = _keys(parts, span, shape)
+                spans = [Span(row, q0, min(q0 + step, last)) for row in rows]
+                k0, k1 = _keys(parts, spans, shape)
                 if k0 >= k1:
                     continue
-                left = [part for part in parts if not part.allows_all(span, k0, k1, shape)]
-                boxes = ((slice(span.q0, span.q1),), (slice(k0, k1),))
-                where = (torch.arange(span.q0, span.q1, device=device), torch.arange(k0, k1, device=device))
-                yield Block(rows, *boxes, *_masks(left, rows, where, shape))
+                left = [part for part in parts if not _allows_all(part, spans, k0, k1, shape)]
+                q1, part = spans[0].q1, slice(rows[0], rows[-1] + 1)
+                masks: tuple[Tensor | None, Tensor | None] = (None, None)
+                if left:
+                    where = (torch.arange(q0, q1, device=device), torch.arange(k0, k1, device=device))
+                    masks = _masks(left, part, where, shape)
+                yield Block(part, (slice(q0, q1),), (slice(k0, k1),), *masks)
 
 
-def _keys(parts: list[Bias], span: Span, shape: Shape) -> tuple[int, int]:
-    found = [part.keys(span, shape) for part in parts] or [(0, shape.keys)]
-    return max(k0 for k0, _ in found), min(k1 for _, k1 in found)
+def _keys(parts: list[Bias], spans: list[Span], shape: Shape) -> tuple[int, int]:
+    """Between which keys the spans' queries can see anything that all parts allow; (keys, 0) if there is none."""
+    first, last = shape.keys, 0
+    for span in spans:
+        k0, k1 = 0, shape.keys
+        for part in parts:
+            a, b = part.keys(span, shape)
+            k0, k1 = a if a > k0 else k0, b if b < k1 else k1
+        if k0 < k1:
+            first, last = min(first, k0), max(last, k1)
+    return first, last
 
 
-def _whole(parts: list[Bias], span: Span, shape: Shape) -> bool:
-    k0, k1 = _keys(parts, span, shape)
-    return k0 >= k1 or all(part.allows_all(span, k0, k1, shape) for part in parts)
+def _allows_all(part: Bias, spans: list[Span], k0: int, k1: int, shape: Shape) -> bool:
+    return all(part.allows_all(span, k0, k1, shape) for span in spans)
+
+
+def _whole(parts: list[Bias], spans: list[Span], shape: Shape) -> bool:
+    k0, k1 = _keys(parts, spans, shape)
+    return k0 >= k1 or all(_allows_all(part, spans, k0, k1, shape) for part in parts)
 
 
 def _masks(
     parts: list[Bias], rows: slice, where: tuple[Tensor, Tensor], shape: Shape
 ) -> tuple[Tensor | None, Tensor | None]:
-    if not parts:
-        return None, None
     left = Sum(tuple(parts))
     return left.visible(rows, *where, shape), left.added(rows, *where)
 
@@ -147,7 +175,8 @@ def _boxes(local: SpaceTime, others: list[Bias], shape: Shape, device: torch.dev
     """Blocks of a window: every combination of segments along the three axes, those of one area together."""
     time, height, width = axes(local, shape.batch * shape.heads)
     masks = Kept()
-    for rows in _rows(others, shape.batch):
+    for run in _rows(others, shape):
+        rows = slice(run[0], run[-1] + 1)
         for h, w, t in product(height, width, time):
             box = (t, h, w)
             q, k = tuple(slice(each.q0, each.q1) for each in box), tuple(slice(each.k0, each.k1) for each in box)

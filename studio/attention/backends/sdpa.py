@@ -28,9 +28,13 @@ def flash_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
 
     With fewer keys than a vector register holds, and no mask, it answers a row of NaN scores with zeros; with a mask it
     does not, so it is given one. It takes a head's numbers for neighbours in memory whatever their stride is, so others
-    are copied.
+    are copied. It reads grouped keys once for each head of a group; where each head has one query, those of a group are
+    made its queries, and it reads them once.
     """
     q, k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (q, k, v))
+    if q.shape[2] == 1 and q.shape[1] != k.shape[1] and (mask is None or mask.shape[1] == 1):
+        grouped: Tensor = q.flatten(1, 2).unflatten(1, (k.shape[1], -1))  # type: ignore[no-untyped-call]
+        return flash_cpu(grouped, k, v, mask, False, scale).flatten(1, 2)[:, :, None]
     if mask is None and k.shape[2] < _FEWEST_KEYS:
         mask, causal = _small_mask(q.shape[2] if causal else 1, k.shape[2], q, causal), False
     return cast(
