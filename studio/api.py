@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from studio import replay, resume, torch_setup
+from studio.attention.serving import Serving
 from studio.engine import Engine, Event, Failed, Request, Ticket, status
 from studio.engine.folder import EngineFolder
 from studio.engine.keeper import Keeper
@@ -119,6 +120,10 @@ class Studio:
                 self._router = Router([self._make(each, numbers) for each in torch_setup.choose_devices(self._device)])
             return self._router
 
+    @cached_property
+    def _attention(self) -> Serving:
+        return Serving(self.plugins.attention.values(), self.home)
+
     def _make(self, device: str, numbers: Iterator[int]) -> Engine:
         """An engine, and those who watch it."""
         if self._statuses:
@@ -136,6 +141,7 @@ class Studio:
             watchers=(*seeing, keeper),
             keeper=keeper,
             numbers=numbers,
+            attention=self._attention,
         )
 
     def generator(self, name: str) -> Generator:

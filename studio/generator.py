@@ -233,7 +233,7 @@ class Generator:
         return None
 
     def facts(self, model: Any, inputs: Any) -> dict[str, Any]:
-        """More for the recipe, as JSON: noise schedule, sampler, attention backend, every lossy option."""
+        """More for the recipe, as JSON: noise schedule, sampler, every lossy option. The host adds `attention`."""
         return {}
 
 

@@ -51,9 +51,10 @@ class Recipe(_Frozen):
     """How an artifact was made (frozen; `schema_version` 1).
 
     `inputs` holds JSON values; media stand in it as ``{"sha256", "media_type"}`` and are listed in `parents` too.
-    `weights` maps file names to their sha256. `facts` is what the generator adds: noise schedule, sampler, attention
-    backend, every lossy option. `invariant` is true if it shared no step on purpose. `created` (ISO 8601, UTC) and
-    `seconds` (load and queue excluded) differ between runs and are absent from the portable form.
+    `weights` maps file names to their sha256. `facts` is what the generator adds: noise schedule, sampler, every lossy
+    option; and the host the names of the `attention` backends that served it. `invariant` is true if it shared no step
+    on purpose. `created` (ISO 8601, UTC) and `seconds` (load and queue excluded) differ between runs and are absent
+    from the portable form.
     """
 
     schema_version: int = Field(default=SCHEMA, ge=1, le=SCHEMA)

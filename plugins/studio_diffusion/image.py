@@ -177,9 +177,8 @@ class ImageGenerator(studio.Generator):
         return tuple(state.x.shape)
 
     def facts(self, model: LatentDiffusion, inputs: Any) -> dict[str, Any]:
-        """The noise schedule, the sampler, and the attention backends that have served the model."""
+        """The noise schedule and the sampler."""
         return {
             "noise_schedule": {"kind": "rectified flow", "shift": 1.0, "steps": inputs.steps},
             "sampler": inputs.sampler,
-            "attention": model.attention.used,
         }

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from studio.attention import Dispatch, Table
 from studio.attention.routes import diffusers, transformers
 
 
-def on_attend(text_encoder: nn.Module, *others: nn.Module) -> Dispatch:
-    """Let the parts ask one dispatch, and return it: it knows afterwards who served."""
-    dispatch = Dispatch(table=Table.load())
-    transformers.use(text_encoder, dispatch)
+def on_attend(text_encoder: nn.Module, *others: nn.Module) -> None:
+    """Let the parts ask `attend`, so that whoever runs them says which backends serve."""
+    transformers.use(text_encoder)
     for module in others:
-        diffusers.use(module, dispatch)
-    return dispatch
+        diffusers.use(module)

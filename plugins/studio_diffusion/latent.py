@@ -67,7 +67,7 @@ class LatentDiffusion:
         self.vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU; the U-Net gains nothing
         self.device, self.dtype = torch.device(device), dtype
         self._encoded: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # what many requests have in common
-        self.attention = on_attend(self.text_encoder, self.unet, self.vae)
+        on_attend(self.text_encoder, self.unet, self.vae)
 
     @property
     def factor(self) -> int:

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from studio.attention.backend import Backend
     from studio.attention.bias import Bias, Blocks, Causal, Dense, Lengths, SpaceTime
     from studio.attention.cache import KVCache
-    from studio.attention.dispatch import Dispatch, attend, recorded
+    from studio.attention.dispatch import Dispatch, attend
     from studio.attention.probe import Availability, availability
     from studio.attention.problem import Problem
+    from studio.attention.serving import Serving, recorded
     from studio.attention.table import Table
 
 _HOMES = {
@@ -30,11 +31,12 @@ _HOMES = {
     "KVCache": "cache",
     "Lengths": "bias",
     "Problem": "problem",
+    "Serving": "serving",
     "SpaceTime": "bias",
     "Table": "table",
     "attend": "dispatch",
     "availability": "probe",
-    "recorded": "dispatch",
+    "recorded": "serving",
 }
 __all__ = [
     "Availability",
@@ -47,6 +49,7 @@ __all__ = [
     "KVCache",
     "Lengths",
     "Problem",
+    "Serving",
     "SpaceTime",
     "Table",
     "attend",

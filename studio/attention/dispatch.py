@@ -11,9 +11,7 @@ Try it: ``studio attention --shape 1,4096,8,64``
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -25,13 +23,16 @@ from studio.attention.backends import own
 from studio.attention.backends.chunked import attend_exactly
 from studio.attention.bias import Bias
 from studio.attention.problem import Problem
+from studio.attention.serving import Serving, lent, served
 from studio.attention.table import Table
 from studio.errors import UnknownName, UsageError
 
 FEW_PAIRS = 1 << 17  # up to so many pairs, writing out a mask costs less than starting blocks
 FEW_PAIRS_DECODING = 1 << 12  # with few queries keys are read once a pair, and padding costs as much as keys do
+# Below the diagonal torch's flash kernel for the CPU skips keys by 512: up to so many it skips none, and `chunked`,
+# which skips by 256, is faster where there are enough pairs (of one head) to earn two starts.
+SKIPS_NONE, EARNS_TWO_STARTS = range(257, 768), 2 << 20
 _MOST_KEPT = 4096
-_recorders: ContextVar[tuple[set[str], ...]] = ContextVar("studio_attention_recorders", default=())
 
 
 class Dispatch:
@@ -59,8 +60,7 @@ class Dispatch:
     ) -> Tensor:
         """See `attend`."""
         serving, problem = self._find(q, k, v, bias, backend)
-        for used in _recorders.get():
-            used.add(serving.name)
+        served(serving.name)
         if problem.empty:
             return _nothing(q, k, v)
         scale = 1 / math.sqrt(problem.head_dim) if scale is None else scale
@@ -68,11 +68,6 @@ class Dispatch:
         if serving.name != "reference" and _suspect(out):
             return attend_exactly(q, k, v, problem, scale)
         return out
-
-    @property
-    def used(self) -> list[str]:
-        """Names of the backends that have been chosen here, sorted."""
-        return sorted({backend.name for backend, _ in list(self._chosen.values())})
 
     def choose(self, problem: Problem) -> Backend:
         """The backend that serves a problem. Raises UsageError, with everyone's reasons, if none can."""
@@ -131,7 +126,9 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
     """Names in the order that holds where nothing was measured; those it does not know come before the slow ones."""
     flash = ["sdpa-flash", "sdpa-cudnn", "sdpa-efficient"]
     pairs = problem.batch * problem.queries * problem.keys
-    if problem.open or problem.plain_causal or problem.kinds == {"Dense"}:
+    if _skips_none(problem) and pairs * problem.heads >= EARNS_TWO_STARTS:
+        fast = ["chunked", *flash]
+    elif problem.open or problem.plain_causal or problem.kinds == {"Dense"}:
         fast = [*flash, "xformers", "chunked"]
     elif problem.device.type == "cpu":
         few = FEW_PAIRS if problem.queries > 16 else FEW_PAIRS_DECODING
@@ -145,6 +142,11 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
     known = list(names)
     unknown = [name for name in known if name not in fast and name not in slow]
     return [name for name in (*fast, *unknown, *slow) if name in known]
+
+
+def _skips_none(problem: Problem) -> bool:
+    causal = problem.plain_causal and not problem.open and problem.device.type == "cpu"
+    return causal and problem.queries in SKIPS_NONE and problem.keys <= SKIPS_NONE.stop
 
 
 def attend(
@@ -167,21 +169,15 @@ def attend(
     return default().attend(q, k, v, bias=bias, scale=scale, backend=backend)
 
 
-@cache
 def default() -> Dispatch:
-    """What `attend` asks: Studio's own backends and the table in the data folder, read once."""
-    return Dispatch(table=Table.load())
+    """What `attend` asks: the `Serving` lent to this thread, else Studio's own backends and the usual table."""
+    serving = lent()
+    return _own() if serving is None else serving.dispatch
 
 
-@contextmanager
-def recorded() -> Iterator[set[str]]:
-    """Collect the names of all backends that serve this thread until the end of the block."""
-    used: set[str] = set()
-    token = _recorders.set((*_recorders.get(), used))
-    try:
-        yield used
-    finally:
-        _recorders.reset(token)
+@cache
+def _own() -> Dispatch:
+    return Serving().dispatch
 
 
 def _nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ Try it: ``python -c "from studio.attention.plan import *; print(axes(SpaceTime((
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
-from itertools import groupby, pairwise, product
+from collections.abc import Callable, Hashable, Iterator
+from functools import lru_cache, partial
+from itertools import pairwise, product
 from math import prod
 from typing import NamedTuple
 
@@ -21,7 +21,14 @@ from torch import Tensor
 from studio.attention.bias import Bias, Lengths, Shape, SpaceTime, Span, Sum
 
 MASKED_BLOCK = 256  # queries whose mask is written out at a time
-OVERHEAD = 8000  # what starting a block costs, in pairs: about 100 us where 8 heads of 64 take 14 ns a pair
+# What a box costs beside its pairs, in pairs of one head: measured at heads of 64 on a CPU, where a pair takes 1.6 ns.
+START_NS = 60_000  # to start its kernel, shared by all heads
+PAIR_NS = 1.6
+PER_KEY = 5  # kernels are slower the fewer queries share a key: by a seventh at 32
+PER_COPY = 15  # a key that is copied to where a box's keys are neighbours
+MASKED = 1.05
+MOST_MASKED = 4 << 20  # pairs of a box whose mask is written out
+_LONGEST = 64  # changes of what is seen that a segment may hold
 
 
 class Segment(NamedTuple):
@@ -35,13 +42,35 @@ class Segment(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Boxes of queries and of keys, a slice for each axis of the grid; `visible` and `added` as in Bias, or None."""
+    """Boxes of queries and of keys, a slice for each axis of the grid; `visible` and `added` as in Bias, or None.
+
+    Blocks of one plan that have equal patterns have equal masks, if the pattern is not None.
+    """
 
     rows: slice
     q: tuple[slice, ...]
     k: tuple[slice, ...]
     visible: Tensor | None
     added: Tensor | None
+    pattern: Hashable = None
+
+
+class Kept:
+    """What is made again and again within one plan, by key, up to so many elements."""
+
+    def __init__(self, most: int = 4 << 20) -> None:
+        self._most, self._held, self._made = most, 0, dict[Hashable, Tensor]()
+
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """The tensor of a key, made if it is not there; all others are let go where there is no room for it."""
+        if (found := self._made.get(key)) is None:
+            found = make()
+            if self._held + found.numel() > self._most:
+                self._made.clear()
+                self._held = 0
+            self._made[key] = found
+            self._held += found.numel()
+        return found
 
 
 def grids(bias: Bias | None, shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -68,64 +97,99 @@ def _local(bias: Bias | None) -> SpaceTime | None:
     return next((part for part in bias.parts if isinstance(part, SpaceTime)), None) if bias else None
 
 
-def _rows(parts: list[Bias], batch: int) -> Iterator[slice]:
-    """Runs of neighbouring rows that see alike."""
+def _rows(parts: list[Bias], shape: Shape) -> Iterator[list[int]]:
+    """Runs of neighbouring rows that see alike, or where looking at padding costs less than starting another block."""
     lengths = [part for part in parts if isinstance(part, Lengths)]
-    for _, run in groupby(range(batch), key=lambda row: [each.row_key(row) for each in lengths]):
-        rows = list(run)
-        yield slice(rows[0], rows[-1] + 1)
+    if not lengths:
+        yield list(range(shape.batch))
+        return
+    spared = START_NS / PAIR_NS / (shape.queries + PER_KEY + PER_COPY) / shape.heads  # keys
+    run: list[int] = []
+    used = longest = 0
+    for row in range(shape.batch):
+        k0, k1 = _keys(parts, [Span(row, 0, shape.queries)], shape)
+        keys = max(k1 - k0, 0)
+        most = max(longest, keys)
+        alike = run and all(each.row_key(row) == each.row_key(row - 1) for each in lengths)
+        if run and not alike and most * (len(run) + 1) - used - keys > spared:
+            yield run
+            run, used, most = [], 0, keys
+        run.append(row)
+        longest, used = most, most * len(run)
+    if run:
+        yield run
 
 
 def _runs(bias: Bias | None, shape: Shape, device: torch.device, most: int | None) -> Iterator[Block]:
     """Blocks of a bias without a grid: runs of queries, and the run of keys between the first and the last they see."""
     parts = list(bias.parts) if bias else []
     cuts = sorted({0, shape.queries, *(cut for part in parts for cut in part.cuts(shape))})
-    for rows in _rows(parts, shape.batch):
+    for rows in _rows(parts, shape):
         for first, last in pairwise(cuts):
-            masked = not _whole(parts, Span(rows.start, first, last), shape)
+            masked = not _whole(parts, [Span(row, first, last) for row in rows], shape)
             step = min(MASKED_BLOCK if masked else last - first, most or last - first)
             for q0 in range(first, last, step):
-                span = Span(rows.start, q0, min(q0 + step, last))
-                k0, k1 = _keys(parts, span, shape)
+                spans = [Span(row, q0, min(q0 + step, last)) for row in rows]
+                k0, k1 = _keys(parts, spans, shape)
                 if k0 >= k1:
                     continue
-                left = [part for part in parts if not part.allows_all(span, k0, k1, shape)]
-                boxes = ((slice(span.q0, span.q1),), (slice(k0, k1),))
-                where = (torch.arange(span.q0, span.q1, device=device), torch.arange(k0, k1, device=device))
-                yield Block(rows, *boxes, *_masks(left, rows, where, shape))
+                left = [part for part in parts if not _allows_all(part, spans, k0, k1, shape)]
+                q1, part = spans[0].q1, slice(rows[0], rows[-1] + 1)
+                masks: tuple[Tensor | None, Tensor | None] = (None, None)
+                if left:
+                    where = (torch.arange(q0, q1, device=device), torch.arange(k0, k1, device=device))
+                    masks = _masks(left, part, where, shape)
+                yield Block(part, (slice(q0, q1),), (slice(k0, k1),), *masks)
 
 
-def _keys(parts: list[Bias], span: Span, shape: Shape) -> tuple[int, int]:
-    found = [part.keys(span, shape) for part in parts] or [(0, shape.keys)]
-    return max(k0 for k0, _ in found), min(k1 for _, k1 in found)
+def _keys(parts: list[Bias], spans: list[Span], shape: Shape) -> tuple[int, int]:
+    """Between which keys the spans' queries can see anything that all parts allow; (keys, 0) if there is none."""
+    first, last = shape.keys, 0
+    for span in spans:
+        k0, k1 = 0, shape.keys
+        for part in parts:
+            a, b = part.keys(span, shape)
+            k0, k1 = a if a > k0 else k0, b if b < k1 else k1
+        if k0 < k1:
+            first, last = min(first, k0), max(last, k1)
+    return first, last
 
 
-def _whole(parts: list[Bias], span: Span, shape: Shape) -> bool:
-    k0, k1 = _keys(parts, span, shape)
-    return k0 >= k1 or all(part.allows_all(span, k0, k1, shape) for part in parts)
+def _allows_all(part: Bias, spans: list[Span], k0: int, k1: int, shape: Shape) -> bool:
+    return all(part.allows_all(span, k0, k1, shape) for span in spans)
+
+
+def _whole(parts: list[Bias], spans: list[Span], shape: Shape) -> bool:
+    k0, k1 = _keys(parts, spans, shape)
+    return k0 >= k1 or all(_allows_all(part, spans, k0, k1, shape) for part in parts)
 
 
 def _masks(
     parts: list[Bias], rows: slice, where: tuple[Tensor, Tensor], shape: Shape
 ) -> tuple[Tensor | None, Tensor | None]:
-    if not parts:
-        return None, None
     left = Sum(tuple(parts))
     return left.visible(rows, *where, shape), left.added(rows, *where)
 
 
 def _boxes(local: SpaceTime, others: list[Bias], shape: Shape, device: torch.device) -> Iterator[Block]:
-    """Blocks of a window: every combination of segments along the three axes."""
-    for rows in _rows(others, shape.batch):
-        for box in product(*axes(local)):
+    """Blocks of a window: every combination of segments along the three axes, those of one area together."""
+    time, height, width = axes(local, shape.batch * shape.heads)
+    masks = Kept()
+    for run in _rows(others, shape):
+        rows = slice(run[0], run[-1] + 1)
+        for h, w, t in product(height, width, time):
+            box = (t, h, w)
             q, k = tuple(slice(each.q0, each.q1) for each in box), tuple(slice(each.k0, each.k1) for each in box)
-            seen = None if all(each.whole for each in box) else _window(local, box, device)
-            added = None
+            seen, added, pattern = None, None, None
+            if not all(each.whole for each in box):
+                pattern = tuple(_relative(local, axis, each) for axis, each in enumerate(box))
+                seen = masks.get(pattern, partial(_window, pattern, device))
             if others:
                 where = (_positions(local.grid, q, device), _positions(local.grid, k, device))
                 more, added = _masks(others, rows, where, shape)
                 seen = more if seen is None or more is None else seen & more
-            yield Block(rows, q, k, seen, added)
+                pattern = None
+            yield Block(rows, q, k, seen, added, pattern)
 
 
 def _positions(grid: tuple[int, ...], box: tuple[slice, ...], device: torch.device) -> Tensor:
@@ -133,12 +197,19 @@ def _positions(grid: tuple[int, ...], box: tuple[slice, ...], device: torch.devi
     return torch.arange(prod(grid), device=device).view(grid)[box].flatten()
 
 
-def _window(local: SpaceTime, box: tuple[Segment, ...], device: torch.device) -> Tensor:
+_Pattern = tuple[int, tuple[tuple[int, int], ...]]  # of an axis: how many keys, and which each query sees of them
+
+
+def _relative(local: SpaceTime, axis: int, each: Segment) -> _Pattern:
+    return each.k1 - each.k0, tuple((a - each.k0, b - each.k0) for a, b in local.sees(axis)[each.q0 : each.q1])
+
+
+def _window(pattern: tuple[_Pattern, ...], device: torch.device) -> Tensor:
     """Which pairs of a box are within the window: (queries, keys)."""
     seen = torch.ones((1,) * 6, dtype=torch.bool, device=device)
-    for axis, each in enumerate(box):
-        bounds = torch.tensor(local.sees(axis)[each.q0 : each.q1], device=device)  # (q, 2)
-        at = torch.arange(each.k0, each.k1, device=device)
+    for axis, (keys, sees) in enumerate(pattern):
+        bounds = torch.tensor(sees, device=device)  # (q, 2)
+        at = torch.arange(keys, device=device)
         along = (at >= bounds[:, :1]) & (at < bounds[:, 1:])  # (q, k) of this axis
         place = [1] * 6
         place[axis], place[axis + 3] = along.shape
@@ -146,39 +217,71 @@ def _window(local: SpaceTime, box: tuple[Segment, ...], device: torch.device) ->
     return seen.reshape(prod(seen.shape[:3]), prod(seen.shape[3:]))
 
 
+class Cut(NamedTuple):
+    """One way to cut an axis: its pairs and keys summed over segments, and the pairs of the largest."""
+
+    segments: tuple[Segment, ...]
+    pairs: int
+    keys: int
+    most: int
+
+
 @lru_cache(maxsize=256)
-def axes(local: SpaceTime) -> tuple[tuple[Segment, ...], ...]:
-    """How to cut the three axes, so that the blocks of all combinations cost least.
+def axes(local: SpaceTime, heads: int) -> tuple[tuple[Segment, ...], ...]:
+    """How to cut the three axes, so that the blocks of all combinations cost least; `heads` of all rows together.
 
-    Large blocks see more keys than each of their queries needs, small ones are slow to run: a kernel is taken to be
-    slow by a third at 64 queries a block.
+    Large boxes see more keys than each of their queries needs, small ones are slow to run.
     """
-    choices = [_choices(local.sees(axis), local.tile[axis] if local.tile else 1) for axis in range(3)]
-    return min(product(*choices), key=_cost)
+    found = [cuts(local.sees(axis), local.tile[axis] if local.tile else 1) for axis in range(3)]
+    best = min(product(*found), key=lambda cut: _cost(cut, local.grid, heads))
+    return tuple(each.segments for each in best)
 
 
-def _choices(sees: list[tuple[int, int]], tile: int) -> list[tuple[Segment, ...]]:
-    """Ways to cut one axis: where what is seen changes, and by equal steps."""
+def cuts(sees: list[tuple[int, int]], tile: int) -> list[Cut]:
+    """Ways to cut one axis: those of least pairs and keys, at several prices of a key, and equal steps."""
     n = len(sees)
-    found = {tuple(_segments(sees, [i for i in range(n) if i == 0 or sees[i] != sees[i - 1]]))}
+    changes = [i for i in range(n) if i == 0 or sees[i] != sees[i - 1]]
+    found = {tuple(_cheapest(sees, changes, 2**power)) for power in range(n.bit_length() + 1)}
     step = tile
-    while step < n:
-        found.add(tuple(_segments(sees, list(range(0, n, step)))))
+    while step < 2 * n:
+        found.add(tuple(range(0, n, step)))
         step *= 2
-    found.add(tuple(_segments(sees, [0])))
-    return sorted(found)
+    return [_cut(sees, starts) for starts in sorted(found)]
 
 
-def _segments(sees: list[tuple[int, int]], starts: list[int]) -> Iterator[Segment]:
-    for q0, q1 in zip(starts, [*starts[1:], len(sees)], strict=True):
-        yield Segment(q0, q1, sees[q0][0], sees[q1 - 1][1], sees[q0] == sees[q1 - 1])
+def _cheapest(sees: list[tuple[int, int]], changes: list[int], price: int) -> list[int]:
+    """Where segments begin, of `changes`, so that the sum of their keys times (their queries + price) is least."""
+    ends = [*changes[1:], len(sees)]
+    cost, begin = [0], list[int]()
+    for last, q1 in enumerate(ends):
+        k1 = sees[q1 - 1][1]
+        tried = range(max(0, last - _LONGEST), last + 1)
+        best = min((cost[i] + (k1 - sees[changes[i]][0]) * (q1 - changes[i] + price), i) for i in tried)
+        cost.append(best[0])
+        begin.append(best[1])
+    starts, last = [], len(ends)
+    while last:
+        last = begin[last - 1]
+        starts.append(changes[last])
+    return starts[::-1]
 
 
-def _cost(cut: tuple[tuple[Segment, ...], ...]) -> tuple[float, int]:
-    pairs = prod(sum((s.q1 - s.q0) * (s.k1 - s.k0) for s in axis) for axis in cut)
-    count = prod(len(axis) for axis in cut)
-    queries = prod(sum(s.q1 - s.q0 for s in axis) for axis in cut) / count
-    masked = 1.0 if all(s.whole for axis in cut for s in axis) else 1.15
-    # a mask is written out for a whole block, so a block that has one must stay small
-    too_large = masked > 1 and queries > 4 * MASKED_BLOCK
-    return (float("inf") if too_large else pairs * masked * (1 + 24 / queries) + count * OVERHEAD), count
+def _cut(sees: list[tuple[int, int]], starts: tuple[int, ...]) -> Cut:
+    ends = (*starts[1:], len(sees))
+    segments = tuple(
+        Segment(q0, q1, sees[q0][0], sees[q1 - 1][1], sees[q0] == sees[q1 - 1])
+        for q0, q1 in zip(starts, ends, strict=True)
+    )
+    pairs = [(each.q1 - each.q0) * (each.k1 - each.k0) for each in segments]
+    return Cut(segments, sum(pairs), sum(each.k1 - each.k0 for each in segments), max(pairs))
+
+
+def _cost(cut: tuple[Cut, ...], grid: tuple[int, int, int], heads: int) -> float:
+    count = prod(len(each.segments) for each in cut)
+    masked = not all(s.whole for each in cut for s in each.segments)
+    if masked and prod(each.most for each in cut) > MOST_MASKED:
+        return float("inf")
+    pairs, keys = prod(each.pairs for each in cut), prod(each.keys for each in cut)
+    copied = grid[0] * cut[1].keys * cut[2].keys  # boxes of one height and width share a copy
+    start = START_NS / PAIR_NS / heads
+    return pairs * (MASKED if masked else 1) + PER_KEY * keys + PER_COPY * copied + start * count

@@ -55,6 +55,11 @@ class Problem:
                 f"the tensors are {_name(self.dtype)}; attention works on {known}", hint="convert them: `q.float()`"
             )
         if self.bias is not None:
+            if not isinstance(self.bias, Bias):
+                raise UsageError(
+                    f"bias is {type(self.bias).__name__}; it must be a description of what queries may see",
+                    hint="`Dense(tensor)` is one",
+                )
             self.bias.check(self.shape)
 
     @classmethod

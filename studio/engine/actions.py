@@ -1,8 +1,9 @@
 """Actions: what generators are asked to do for the loop (start, step, preview, finish), measured and checked.
 
-Each runs as a call of its own with the request's number of threads and within its time limit; what it took is noted,
-and what it returned is checked. After a step the same one may be tried once more with another number of threads (see
-`threads`). This module knows nothing of whose turn it is, and decides nothing when a call fails.
+Each runs as a call of its own with the request's number of threads, the model's attention and within its time limit;
+what it took and who served its attention is noted, and what it returned is checked. After a step the same one may be
+tried once more with another number of threads (see `threads`). This module knows nothing of whose turn it is, and
+decides nothing when a call fails.
 
 Try it: ``pytest tests/studio/engine/test_loop.py``
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from studio import torch_setup
+from studio.attention.serving import lending, recorded
 from studio.engine.calls import Calling, ask
 from studio.engine.entry import Entry, group_of
 from studio.engine.failures import check_finish, check_media, check_state, check_step
@@ -50,7 +52,7 @@ class Actions:
                 return request.resume(model)
             return request.generator.start(model, request.inputs, rng), rng
 
-        (state, entry.rng), peak = yield from self._gauged(entry, start, first=False)
+        (state, entry.rng), peak = yield from self._gauged([entry], start, first=False)
         if request.resume is not None:
             entry.width_min, entry.width_max = request.past.width_min, request.past.width_max
             entry.timing.steps = request.past.seconds
@@ -93,7 +95,7 @@ class Actions:
         if gauged:
             self.gauge.begin(first=not self.measured.weighed(group, len(batch)))
         begun = self.clock()
-        made = yield from self._run(lead, lambda: generator.step(model, states), limit_s)
+        made = yield from self._run(batch, lambda: generator.step(model, states), limit_s)
         ended = self.clock()
         checked = check_step(states, made)
         self._before = []
@@ -113,7 +115,7 @@ class Actions:
         """Return a preview, if the generator makes one now. Raises as `start` does."""
         generator = entry.request.generator
         model = entry.lent
-        media = yield from self._run(entry, lambda: generator.preview(model, state), entry.limit_s)
+        media = yield from self._run([entry], lambda: generator.preview(model, state), entry.limit_s)
         return None if media is None else check_media(generator, media)
 
     def finish(self, batch: Sequence[Entry]) -> Calling[list[Media]]:
@@ -127,7 +129,8 @@ class Actions:
         def finish() -> Sequence[Media]:
             return generator.finish_many(model, states) if len(states) > 1 else [generator.finish(model, states[0])]
 
-        made, peak = yield from self._gauged(lead, finish, first=not self.measured.weighed(finishes(group), len(batch)))
+        first = not self.measured.weighed(finishes(group), len(batch))
+        made, peak = yield from self._gauged(batch, finish, first=first)
         media = check_finish(generator, made, len(batch))
         self.measured.learn(finishes(group), len(batch), self.clock() - begun, peak)
         return media
@@ -139,7 +142,7 @@ class Actions:
         assert group is not None
         begun = self.clock()
         try:
-            yield from self._run(lead, lambda: generator.step(model, states), limit_s, threads)
+            yield from self._run(batch, lambda: generator.step(model, states), limit_s, threads)
         except TimedOut:
             raise
         except BaseException:  # the step itself was made: a trial that fails is nobody's failure
@@ -147,16 +150,25 @@ class Actions:
             return
         self.threads.tried(group, threads, len(batch), self.clock() - begun)
 
-    def _gauged(self, entry: Entry, work: Callable[[], T], *, first: bool) -> Calling[tuple[T, int | None]]:
+    def _gauged(self, batch: Sequence[Entry], work: Callable[[], T], *, first: bool) -> Calling[tuple[T, int | None]]:
         self.gauge.begin(first=first)
-        made = yield from self._run(entry, work, entry.limit_s)
+        made = yield from self._run(batch, work, batch[0].limit_s)
         return made, self.gauge.peak()
 
-    def _run(self, entry: Entry, work: Callable[[], T], limit_s: float, threads: int | None = None) -> Calling[T]:
-        threads = threads or entry.threads or self.threads.usual
+    def _run(
+        self, batch: Sequence[Entry], work: Callable[[], T], limit_s: float, threads: int | None = None
+    ) -> Calling[T]:
+        lead = batch[0]
+        threads = threads or lead.threads or self.threads.usual
+        serving = lead.model.attention if lead.model else None
 
         def run() -> T:
             torch_setup.use_threads(threads)
-            return work()
+            with lending(serving), recorded() as used:
+                made = work()
+            if used:
+                for entry in batch:
+                    entry.attention |= used
+            return made
 
-        return ask(entry.name, run, limit_s)
+        return ask(lead.name, run, limit_s)

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Self
 
 from studio import torch_setup
+from studio.attention.serving import Serving
 from studio.engine.ending import Later
 from studio.engine.gauge import free_memory, gauge_for
 from studio.engine.ledger import MARGIN, Ledger
@@ -126,7 +127,8 @@ class Engine:
     goes into `store`, if one is given, together with the media it was made from. `memory` is the budget in bytes for
     models, states and steps (None: what is free when the first request comes, less a tenth). `measured` is what was
     learned of step times and memory. `watchers` are told of all work, and `keeper` may save states between steps.
-    `numbers` gives the requests their numbers, where engines share their watchers.
+    `numbers` gives the requests their numbers, where engines share their watchers. `attention` is who serves `attend`
+    within generators (None: Studio's own backends).
     Raises UsageError for a device that is not here.
     """
 
@@ -142,10 +144,11 @@ class Engine:
         watchers: Sequence[Watcher] = (),
         keeper: Keeper | None = None,
         numbers: Iterator[int] | None = None,
+        attention: Serving | None = None,
     ) -> None:
         self.device = torch_setup.choose_device(device)
         self.measured = measured or Measured()
-        self._models = Models(self.device, dtype, Ledger(memory), host=_host_ledger(self.device))
+        self._models = Models(self.device, dtype, Ledger(memory), host=_host_ledger(self.device), attention=attention)
 
         def make(later: Later) -> Loop:
             return Loop(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import torch_setup
+from studio.attention.serving import Serving
 from studio.engine.calls import Calling, ask
 from studio.engine.gauge import trim
 from studio.engine.ledger import Ledger, least_streamed_bytes, show_bytes, tensor_bytes, weight_bytes
@@ -48,6 +49,7 @@ class Model:
     `value` is None while it is neither `resident` nor `put_off` to host memory; `size` is in bytes, `return_s` what its
     last way onto the device took. `whole` is what its files come to; where it is `streamed`, `size` is the layers that
     stay and the largest group of the others. It holds `parts`, which others may share, and `own` bytes besides.
+    `attention` serves calls that it is lent to.
     """
 
     value: Any
@@ -64,6 +66,7 @@ class Model:
     put_off: bool = False
     own: int = 0
     parts: list[Part] = field(default_factory=list)
+    attention: Serving | None = None
 
     @property
     def exclusive(self) -> list[Part]:
@@ -87,7 +90,7 @@ def _all_may_leave(model: Model) -> int | None:
 
 class Models:
     """The models on one device. `dtype` overrides what generators choose; `host` is the ledger of host memory, where
-    models may be put off to.
+    models may be put off to; `attention` serves the calls that they are lent to.
     """
 
     def __init__(
@@ -97,7 +100,9 @@ class Models:
         ledger: Ledger | None = None,
         clock: Callable[[], float] = time.perf_counter,
         host: Ledger | None = None,
+        attention: Serving | None = None,
     ) -> None:
+        self.attention = attention
         self.device, self._dtype, self._clock = device, dtype, clock
         self.ledger = ledger or Ledger()
         self.parts = Parts(device, self.ledger, _sha256, host)
@@ -237,7 +242,7 @@ class Models:
         if key not in self._models:
             self._models[key] = Model(
                 None, self.device, dtype, hashes, generator.name, size, resident=False, whole=whole,
-                streamed=size < whole,
+                streamed=size < whole, attention=self.attention,
             )  # fmt: skip
         return self._models[key]
 

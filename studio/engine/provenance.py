@@ -47,6 +47,11 @@ def _uses_torch(entry: Entry) -> bool:
     return bool(entry.model and entry.model.weights) or bool(entry.rng and entry.rng.drew_torch)
 
 
+def _seen(entry: Entry) -> dict[str, list[str]]:
+    """Facts that the host saw itself: the attention backends that served the request's calls."""
+    return {"attention": sorted(entry.attention)} if entry.attention else {}
+
+
 def make_recipe(entry: Entry, media: Media) -> Recipe:
     """Write the recipe of what a request made. Raises ValidationError if the generator's facts are no JSON."""
     request, model, state = entry.request, entry.model, entry.state
@@ -66,7 +71,7 @@ def make_recipe(entry: Entry, media: Media) -> Recipe:
         dtype=model.dtype,
         threads=entry.threads or (torch_setup.usual_threads() if _uses_torch(entry) else None),
         batch_width=BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
-        facts=generator.facts(model.value, request.inputs),
+        facts=generator.facts(model.value, request.inputs) | _seen(entry),
         notices=tuple(entry.notices),
         invariant=request.invariant or None,
         steps=state.position,

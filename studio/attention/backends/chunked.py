@@ -7,6 +7,8 @@ training nothing of a block is kept: its backward pass computes it again.
 
 from __future__ import annotations
 
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -15,10 +17,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from studio.attention.backend import Backend
-from studio.attention.backends.masks import as_floats
+from studio.attention.backends.masks import as_floats, floats_of
 from studio.attention.backends.sdpa import flash_cpu, math
 from studio.attention.exact import exact
-from studio.attention.plan import Block, blocks, grids
+from studio.attention.plan import Block, Kept, blocks, grids
 from studio.attention.problem import Problem
 
 _MOST_SCORES = 64 << 20  # elements that one block of a kernel that holds all scores may have
@@ -49,20 +51,29 @@ class Chunked(Backend):
 def attend_exactly(q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
     """The same by the textbook's formula in each block: what calls with non-finite numbers are answered with."""
     out = q.new_zeros(*q.shape[:3], v.shape[3])
-    grid_q, grid_k = grids(problem.bias, problem.shape)
+    boxes = _Boxes(q, k, v, problem)
     most = max(1, _MOST_SCORES // (problem.batch * problem.heads * problem.keys))
     for block in blocks(problem.bias, problem.shape, q.device, most):
-        taken = _taken(q, k, v, block, grid_q, grid_k)
-        _put(out, block, grid_q, exact(*taken, scale, block.visible, block.added))
+        queries, keys, values = (each.transpose(1, 2) for each in boxes.take(block))  # (B, T, H, D)
+        made = exact(queries, keys, values, scale, block.visible, block.added)
+        _put(out, block.rows, block.q, boxes.grid_q, made.transpose(1, 2))
     return out
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
     out = q.new_zeros(*q.shape[:3], v.shape[3])
-    grid_q, grid_k = grids(problem.bias, problem.shape)
+    boxes, masks = _Boxes(q, k, v, problem), Kept()
     for block in blocks(problem.bias, problem.shape, q.device, _most(problem)):
-        _put(out, block, grid_q, _one(*_taken(q, k, v, block, grid_q, grid_k), block, scale))
+        made = _one(*boxes.take(block), _mask(block, masks, q.dtype), scale)
+        _put(out, block.rows, block.q, boxes.grid_q, made)
     return out
+
+
+def _mask(block: Block, masks: Kept, dtype: torch.dtype) -> Tensor | None:
+    """A block's mask as floats; made once for those of one pattern."""
+    if block.pattern is None or block.visible is None:
+        return as_floats(block.visible, block.added, dtype)
+    return masks.get(block.pattern, partial(floats_of, block.visible, dtype))
 
 
 def _most(problem: Problem) -> int | None:
@@ -74,45 +85,74 @@ def _most(problem: Problem) -> int | None:
     return max(1, _MOST_SCORES // (problem.batch * problem.heads * problem.keys))
 
 
-def _one(q: Tensor, k: Tensor, v: Tensor, block: Block, scale: float) -> Tensor:
-    """One block, (B, T, H, D) as ever."""
-    mask = as_floats(block.visible, block.added, q.dtype)
-    q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+def _one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """One block, (B, H, T, D) as kernels have it."""
     if q.shape[3] != v.shape[3]:
-        made = math(q, k, v, mask, False, scale)
-    elif q.device.type == "cpu":
-        made = flash_cpu(q, k, v, mask, False, scale)
-    else:
-        grouped = q.shape[1] != k.shape[1]
-        made = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
-    return made.transpose(1, 2)
+        return math(q, k, v, mask, False, scale)
+    if q.device.type == "cpu":
+        return flash_cpu(q, k, v, mask, False, scale)
+    grouped = q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
 
 
-def _taken(
-    q: Tensor, k: Tensor, v: Tensor, block: Block, grid_q: tuple[int, ...], grid_k: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A block's queries, keys and values (rows, tokens, heads, head_dim); a view where it can be one."""
-    return (
-        _box(q, block.rows, block.q, grid_q),
-        _box(k, block.rows, block.k, grid_k),
-        _box(v, block.rows, block.k, grid_k),
-    )
+class _Boxes:
+    """Cuts blocks out of queries, keys and values: a view where it can be one.
+
+    Keys of a box are copied to where they are neighbours, head by head; boxes of one height and width share a copy.
+    """
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
+        self._given = q, k, v
+        self.grid_q, self.grid_k = grids(problem.bias, problem.shape)
+        self._place: object = None
+        self._buffers = [x.new_empty(0) for x in (k, v)]
+        self._slabs: list[Tensor] = []
+
+    def take(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        """A block's queries, keys and values, (rows, heads, tokens, head_dim)."""
+        q, k, v = self._given
+        queries = _box(q, block.rows, block.q, self.grid_q)
+        if len(self.grid_k) == 1:
+            return queries, _box(k, block.rows, block.k, self.grid_k), _box(v, block.rows, block.k, self.grid_k)
+        time, *area = block.k
+        if (block.rows, area) != self._place:
+            whole = (slice(0, self.grid_k[0]), *area)
+            self._place = (block.rows, area)
+            self._slabs = [self._copied(n, _wide(x, block.rows, whole, self.grid_k)) for n, x in enumerate((k, v))]
+        size = prod(each.stop - each.start for each in area)
+        keys, values = (x[:, :, time.start * size : time.stop * size] for x in self._slabs)
+        return queries, keys, values
+
+    def _copied(self, which: int, x: Tensor) -> Tensor:
+        """A copy in the memory of the last: mapping fresh memory page by page costs as much as the copy."""
+        if self._buffers[which].numel() < x.numel():
+            self._buffers[which] = x.new_empty(x.numel())
+        slab: Tensor = self._buffers[which][: x.numel()].view(x.shape)
+        return slab.copy_(x).flatten(2, 4)
 
 
 def _box(x: Tensor, rows: slice, box: tuple[slice, ...], grid: tuple[int, ...]) -> Tensor:
+    """The tokens of a box, (rows, heads, tokens, head_dim), of (B, T, H, D)."""
     if len(grid) == 1:
-        return x[rows, box[0]]
+        return x[rows, box[0]].transpose(1, 2)
+    return _wide(x, rows, box, grid).flatten(2, 4)
+
+
+def _wide(x: Tensor, rows: slice, box: tuple[slice, ...], grid: tuple[int, ...]) -> Tensor:
+    """The same before its axes are made one: (rows, heads, t, h, w, head_dim), a view."""
     wide: Tensor = x.unflatten(1, grid)  # type: ignore[no-untyped-call]
-    return wide[(rows, *box)].flatten(1, 3)
+    return wide[(rows, *box)].permute(0, 4, 1, 2, 3, 5)
 
 
-def _put(out: Tensor, block: Block, grid: tuple[int, ...], made: Tensor, *, add: bool = False) -> None:
-    """Write a block's result to where its tokens are, or add it to what is there."""
+def _put(
+    out: Tensor, rows: slice, box: tuple[slice, ...], grid: tuple[int, ...], made: Tensor, *, add: bool = False
+) -> None:
+    """Write a block's (rows, H, t, D) to where its tokens are in (B, T, H, D), or add it to what is there."""
     if len(grid) == 1:
-        place = out[block.rows, block.q[0]]
+        place = out[rows, box[0]].transpose(1, 2)
     else:
-        place = out.unflatten(1, grid)[(block.rows, *block.q)]  # type: ignore[no-untyped-call]
-        made = made.unflatten(1, place.shape[1:4])  # type: ignore[no-untyped-call]
+        place = out.unflatten(1, grid)[(rows, *box)].permute(0, 4, 1, 2, 3, 5)  # type: ignore[no-untyped-call]
+        made = made.unflatten(2, place.shape[2:5])  # type: ignore[no-untyped-call]
     if add:
         place.add_(made)
     else:
@@ -133,16 +173,14 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         problem: Problem = ctx.problem
-        grid_q, grid_k = grids(problem.bias, problem.shape)
+        boxes, masks = _Boxes(q, k, v, problem), Kept()
         sums = tuple(torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in (q, k, v))
         for block in blocks(problem.bias, problem.shape, q.device, _most(problem)):
-            taken = tuple(each.detach().requires_grad_() for each in _taken(q, k, v, block, grid_q, grid_k))
+            taken = tuple(each.detach().requires_grad_() for each in boxes.take(block))
             with torch.enable_grad():
-                made = _one(taken[0], taken[1], taken[2], block, ctx.scale)
-            parts = torch.autograd.grad(made, taken, _box(grad, block.rows, block.q, grid_q))
-            keys = block._replace(q=block.k)
-            for whole, part, where, grid in zip(
-                sums, parts, (block, keys, keys), (grid_q, grid_k, grid_k), strict=True
-            ):
-                _put(whole, where, grid, part, add=True)
+                made = _one(taken[0], taken[1], taken[2], _mask(block, masks, q.dtype), ctx.scale)
+            parts = torch.autograd.grad(made, taken, _box(grad, block.rows, block.q, boxes.grid_q))
+            places = ((block.q, boxes.grid_q), (block.k, boxes.grid_k), (block.k, boxes.grid_k))
+            for whole, part, place in zip(sums, parts, places, strict=True):
+                _put(whole, block.rows, *place, part, add=True)
         return *(whole.to(each.dtype) for whole, each in zip(sums, (q, k, v), strict=True)), None, None

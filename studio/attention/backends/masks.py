@@ -23,13 +23,16 @@ def written_out(problem: Problem) -> Tensor | None:
 
 def as_floats(visible: Tensor | None, added: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """One float mask (B or 1, H or 1, Q, K) of a block's two, or None."""
-    if visible is None:
-        mask = None if added is None else added.to(dtype)
-    elif added is None:
-        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
-    else:
-        mask = added.to(dtype).masked_fill(~visible, -torch.inf)
-    return None if mask is None else mask[(None,) * (4 - mask.dim())]
+    if added is None:
+        return None if visible is None else floats_of(visible, dtype)
+    mask = added.to(dtype) if visible is None else added.to(dtype).masked_fill(~visible, -torch.inf)
+    return mask[(None,) * (4 - mask.dim())]
+
+
+def floats_of(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a pair is seen and -inf where it is not, with four axes."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
+    return mask[(None,) * (4 - mask.dim())]
 
 
 def too_large_a_mask(problem: Problem) -> list[str]:

@@ -114,3 +114,19 @@ def test_a_description_that_does_not_fit_is_refused(bias, words):
     x = torch.zeros(2, 4, 2, 8)
     with pytest.raises(UsageError, match=words):
         Problem.of(x, x, x, bias)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ([500, 512, 505], [(0, 3)]),
+        ([40, 4000, 3990, 20], [(0, 1), (1, 3), (3, 4)]),
+        ([0, 0, 9000], [(2, 3)]),
+        ([600, 600, 9000, 9000], [(0, 2), (2, 4)]),
+    ],
+)
+def test_neighbouring_rows_share_a_block_where_padding_is_cheaper_than_another(lengths, rows):
+    shape = Shape(len(lengths), 8, 1, 9000)
+    found = list(blocks(Lengths(lengths), shape, torch.device("cpu")))
+    assert [(block.rows.start, block.rows.stop) for block in found] == rows
+    assert [block.k[0].stop for block in found] == [max(lengths[slice(*each)]) for each in rows]

@@ -35,6 +35,8 @@ def test_the_fixed_order_prefers_flash_where_nothing_is_masked_and_blocks_where_
     dispatch = Dispatch()
     assert dispatch.choose(Problem.of(*tensors())).name == "sdpa-flash"
     assert dispatch.choose(Problem.of(*tensors(), Causal())).name == "sdpa-flash"
+    assert dispatch.choose(Problem.of(*tensors(1024, 8, 8), Causal())).name == "sdpa-flash"
+    assert dispatch.choose(Problem.of(*tensors(512, 12, 12), Causal())).name == "chunked"
     window = SpaceTime((8, 8, 16), (4, 4, 4), (4, 4, 4))
     assert dispatch.choose(Problem.of(*tensors(1024), window)).name == "chunked"
     assert dispatch.choose(Problem.of(*tensors(), Lengths([3]))).name == "sdpa-flash"
@@ -175,6 +177,11 @@ def test_choosing_is_cheap():
 def test_tensors_that_do_not_match_are_refused_by_all_alike(shapes, words, backend):
     with pytest.raises(UsageError, match=words):
         attend(*(torch.zeros(shape) for shape in shapes), backend=backend)
+
+
+def test_a_bias_is_a_description():
+    with pytest.raises(UsageError, match="bias is Tensor; it must be a description"):
+        attend(*tensors(), bias=torch.ones(8, 8))
 
 
 def test_dtypes_are_checked():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studio.attention import Blocks, Causal, Dense, Dispatch, Lengths, Problem, SpaceTime
+from studio.attention.plan import blocks
 
 from .problems import BOUND, problems
 
@@ -177,3 +178,23 @@ def test_values_may_have_another_size(name):
 def test_a_scale_is_used():
     q, k, v = (torch.randn(1, 5, 1, 8) for _ in range(3))
     torch.testing.assert_close(DISPATCH.attend(q, k, v, scale=0.0), v.mean(1, keepdim=True).expand_as(v))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("more", [None, Lengths([700, 864])], ids=["alone", "lengths"])
+@pytest.mark.parametrize("tile", [None, (3, 2, 2)], ids=["plain", "tiles"])
+def test_windows_of_many_boxes_give_the_same(tile, more, grad):
+    """Large enough to be cut along all axes: boxes share copies of keys, and masks."""
+    window = SpaceTime((6, 12, 12), (3, 4, 4), tile)
+    bias = window if more is None else window + more
+    q, k, v = (torch.randn(2, 864, heads, 8, requires_grad=grad) for heads in (16, 8, 8))
+    cut = list(blocks(bias, Problem.of(q, k, v, bias).shape, q.device))
+    assert len(cut) > 8
+    assert len({str(block.k[1:]) for block in cut}) < len(cut), "boxes of one area"
+    made, due = (DISPATCH.attend(q, k, v, bias=bias, backend=name) for name in ("chunked", "reference"))
+    torch.testing.assert_close(made, due, atol=1e-5, rtol=1e-5)
+    if grad:
+        weights = torch.randn_like(due)
+        one, other = (torch.autograd.grad((out * weights).sum(), (q, k, v)) for out in (made, due))
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
