@@ -12,8 +12,8 @@ at less than half of what memory can give (float32, one row, x86), as only one t
 | `int8-dynamic` | `Int8` | 1 byte, and less work | activations are rounded to 8 bits too, row by row |
 | `int4` | `Int4` | 0.63 bytes | weights are rounded to 4 bits in groups of 32, activations to bfloat16 |
 
-The rules are fixed and nothing is timed, so that the same machine always takes the same kernels; `Packed.fact` names
-them for the recipe. With `Half` and `Int8` a row's numbers do not depend on the rows beside it, to the last bit.
+The rules are fixed and nothing is timed, so that the same machine always takes the same kernels; `fact` names them for
+the recipe. With `Half` and `Int8` a row's numbers do not depend on the rows beside it, to the last bit.
 This module knows nothing of models but that they have `nn.Linear` in them, and is for inference only.
 
 Try it: ``python benchmarks/text.py --products``
@@ -37,6 +37,7 @@ FEW = 32  # rows up to which the kernels for few rows are asked; above, reading 
 PARTS = 32  # a matrix is cut into at most so many parts; 8 to 64 read equally fast on two cores
 GROUP = 32  # weights that share a scale in int4
 FLOAT16_MOST = 65504.0
+_LINEAR = "linear"  # an `nn.Linear` that stayed
 
 
 class Kernel(nn.Module):
@@ -44,11 +45,11 @@ class Kernel(nn.Module):
 
     Attributes:
         name: for reports and recipes.
-        packed: bytes that it holds outside of parameters and buffers.
+        packed_bytes: what it holds outside of parameters and buffers; the host's ledger counts it by this name.
     """
 
     name: ClassVar[str]
-    packed: int = 0
+    packed_bytes: int = 0
 
     def __init__(self, linear: nn.Linear) -> None:
         """Pack the weights; the given module is left as it is."""
@@ -105,7 +106,7 @@ class Half(Kernel):
         super().__init__(linear)
         bias = None if linear.bias is None else linear.bias.detach().float()
         self._packed = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach().float(), bias)
-        self.packed = linear.weight.numel() * 2 + (0 if bias is None else bias.nbytes)
+        self.packed_bytes = linear.weight.numel() * 2 + (0 if bias is None else bias.nbytes)
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -138,7 +139,7 @@ class Int8(Kernel):
             int8 = torch.quantize_per_channel(weight, scales.double(), torch.zeros(len(scales)).long(), 0, torch.qint8)
         self._packed = torch.ops.quantized.linear_prepack(int8, None)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float(), requires_grad=False)
-        self.packed = weight.numel() + 12 * len(scales)  # FBGEMM holds scale, zero point and sum of each output
+        self.packed_bytes = weight.numel() + 12 * len(scales)  # FBGEMM holds scale, zero point and sum of each output
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -239,7 +240,7 @@ class Int4(Kernel):
 
 KINDS: dict[str, tuple[type[Kernel], ...]] = {
     "loaded": (Split,),
-    "float16": (Half,),
+    "float16": (Half, Split),
     "int8": (Int8Weights,),
     "int8-dynamic": (Int8, Int8Weights),
     "int4": (Int4, Int8Weights),
@@ -261,10 +262,23 @@ class Packed:
     before: int
     after: int
 
-    @property
-    def fact(self) -> str:
-        """For the recipe: each kernel with the count of its modules."""
-        return ", ".join(f"{name} x{count}" for name, count in sorted(Counter(self.kernels.values()).items()))
+
+@dataclass(frozen=True)
+class Pack:
+    """`speed_up` with a kind of `weights`, as `studio.module` takes it."""
+
+    weights: str
+
+    def __call__(self, model: nn.Module) -> Packed:
+        """Replace every `nn.Linear`. Raises UnknownName."""
+        return speed_up(model, self.weights)
+
+
+def fact(model: nn.Module) -> str:
+    """For the recipe: each kernel that serves the model, with the count of its modules."""
+    names = [_LINEAR if type(each) is nn.Linear else each.name for each in model.modules()
+             if isinstance(each, nn.Linear | Kernel)]  # fmt: skip
+    return ", ".join(f"{name} x{count}" for name, count in sorted(Counter(names).items()))
 
 
 def speed_up(model: nn.Module, weights: str = "loaded") -> Packed:
@@ -282,7 +296,7 @@ def speed_up(model: nn.Module, weights: str = "loaded") -> Packed:
     kernels: dict[str, str] = {}
     reasons: dict[str, dict[str, str]] = {}
     for path, parent, name, linear in list(_linears(model)):
-        kernels[path] = "linear"
+        kernels[path] = _LINEAR
         for kernel in KINDS[weights]:
             if reason := kernel.refuses(linear):
                 reasons.setdefault(path, {})[kernel.name] = reason
@@ -296,7 +310,7 @@ def speed_up(model: nn.Module, weights: str = "loaded") -> Packed:
 def size(model: nn.Module) -> int:
     """Bytes of a model's weights: parameters and buffers, what is shared once, and what is packed outside of them."""
     held = {each.data_ptr(): each.nbytes for each in (*model.parameters(), *model.buffers())}
-    return sum(held.values()) + sum(int(getattr(each, "packed", 0)) for each in model.modules())
+    return sum(held.values()) + sum(getattr(each, "packed_bytes", 0) for each in model.modules())
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Linear]]:
