@@ -33,7 +33,8 @@ from torch.nn import functional as F
 
 from studio.errors import UnknownName
 
-FEW = 32  # rows up to which the kernels for few rows are asked; above, reading the weights is not what costs
+FEW = 32  # rows up to which torch's int8 kernel is asked; above, reading the weights is not what costs
+VERY_FEW = 4  # rows up to which MKL multiplies a part of the matrix faster from the left
 PARTS = 32  # a matrix is cut into at most so many parts; 8 to 64 read equally fast on two cores
 GROUP = 32  # weights that share a scale in int4
 FLOAT16_MOST = 65504.0
@@ -62,7 +63,8 @@ class Kernel(nn.Module):
 
 
 class Split(Kernel):
-    """The weights as they are; few rows are multiplied in a batch of parts of the matrix, so that all threads read.
+    """The weights as they are, multiplied in a batch of parts of the matrix, so that all threads read; MKL is faster at
+    very few rows if these stand at the right, and above at the left.
 
     The parameters stay those of the `nn.Linear` it was made of: tied weights stay tied, and nothing is held twice.
     """
@@ -85,16 +87,16 @@ class Split(Kernel):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        rows = x.numel() // x.shape[-1]
-        if not 0 < rows <= FEW:
+        rows = _rows(x)  # (N, in)
+        if not len(rows):
             return F.linear(x, self.weight, self.bias)
         matrix = self.weight.unflatten(0, (self.parts, -1))  # (P, out / P, in)
-        columns = x.reshape(rows, -1).t().expand(self.parts, -1, -1)  # (P, in, N)
-        if self.bias is None:
-            y = torch.bmm(matrix, columns)  # (P, out / P, N)
+        if len(rows) > VERY_FEW:
+            y = torch.bmm(rows.expand(self.parts, -1, -1), matrix.mT).transpose(0, 1)  # (N, P, out / P)
         else:
-            y = torch.baddbmm(self.bias.view(self.parts, -1, 1), matrix, columns)
-        return _shaped(y.flatten(0, 1).t().contiguous(), x)  # kernels after it want whole rows
+            y = torch.bmm(matrix, rows.t().expand(self.parts, -1, -1)).flatten(0, 1).t()  # (N, out)
+        y = y.reshape(len(rows), -1).contiguous()  # kernels after it want whole rows
+        return _shaped(y if self.bias is None else y.add_(self.bias), x)
 
 
 class Half(Kernel):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from studio.attention.backend import Backend
     from studio.attention.bias import Bias, Blocks, Causal, Dense, Lengths, SpaceTime
     from studio.attention.cache import KVCache
-    from studio.attention.dispatch import Dispatch, attend, recorded
+    from studio.attention.dispatch import Dispatch, attend, attend_rows, recorded
     from studio.attention.probe import Availability, availability
     from studio.attention.problem import Problem
     from studio.attention.table import Table
@@ -33,6 +33,7 @@ _HOMES = {
     "SpaceTime": "bias",
     "Table": "table",
     "attend": "dispatch",
+    "attend_rows": "dispatch",
     "availability": "probe",
     "recorded": "dispatch",
 }
@@ -50,6 +51,7 @@ __all__ = [
     "SpaceTime",
     "Table",
     "attend",
+    "attend_rows",
     "availability",
     "recorded",
 ]

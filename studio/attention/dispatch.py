@@ -69,6 +69,21 @@ class Dispatch:
             return attend_exactly(q, k, v, problem, scale)
         return out
 
+    def attend_rows(self, q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        """See `attend_rows`."""
+        rows = list(zip(q[:, None, None].unbind(), keys, values, strict=True))  # (1, 1, H, D), (1, K, G, D) twice
+        recorders, scale = _recorders.get(), 1 / math.sqrt(q.shape[-1])
+        made = []
+        for row, k, v in rows:
+            serving, problem = self._find(row, k, v, None, "auto")
+            for used in recorders:
+                used.add(serving.name)
+            made.append(serving.attend(row, k, v, problem, scale))
+        out = torch.cat(made)
+        if _suspect(out):
+            out = torch.cat([self.attend(row, k, v) for row, k, v in rows])
+        return out[:, 0]
+
     @property
     def used(self) -> list[str]:
         """Names of the backends that have been chosen here, sorted."""
@@ -165,6 +180,20 @@ def attend(
     Raises UsageError if the tensors or the bias do not match, or the named backend cannot serve, with all reasons.
     """
     return default().attend(q, k, v, bias=bias, scale=scale, backend=backend)
+
+
+def attend_rows(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """One query for each of several requests, each over keys of its own, which lie apart: a step of text.
+
+    Rows are so small that asking costs as much as attending; so whether anything is not finite is asked once for all.
+
+    Args:
+        q: a query a row (rows, heads, head_dim).
+        keys, values: for each row (1, tokens, kv_heads, head_dim), one token at least.
+
+    Returns (rows, heads, head_dim of v): of each row what `attend` gives without a bias. Raises as it does.
+    """
+    return default().attend_rows(q, keys, values)
 
 
 @cache
