@@ -170,7 +170,8 @@ class Arranged:
             piece = self.stored.read(stored)
             if not piece.isfinite().all():
                 message = f"the tensor `{stored}` has numbers that are not finite in {str(self.dtype).split('.')[1]}"
-                raise WeightsError(self.files[0], message, hint="get the model again; or load it in float32")
+                wider = "" if self.dtype == torch.float32 else "; or load it in float32"
+                raise WeightsError(self.files[0], message, hint=f"get the model again{wider}")
             if each.pairs and each.pairs[i]:
                 piece = _side_by_side(piece, each.pairs[i])
             pieces.append(piece.t().contiguous() if each.transposed else piece)
