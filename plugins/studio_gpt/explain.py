@@ -72,7 +72,6 @@ class AttentionGenerator(TextGenerator):
 
     name = "text-attention"
     output = studio.Image
-    version = "1"
 
     class Inputs(studio.Inputs):
         """A text, a model, a layer and a head."""

@@ -137,6 +137,7 @@ class TextGenerator(studio.Generator):
     """Go on from a text, with a language model."""
 
     name = "text"
+    version: ClassVar[str] = "2"  # 1 had float32 weights
     output: ClassVar[type[studio.Media]] = studio.Text
     max_batch: ClassVar[int] = 32
     Inputs: ClassVar[type[TextInputs]] = TextInputs
