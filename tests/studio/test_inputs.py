@@ -89,7 +89,7 @@ def test_any_value_is_taken_or_refused_in_one_line(value):
 )
 def test_a_lone_surrogate_is_named_with_its_place(value, where):
     class Said(studio.Inputs):
-        text: str = studio.field(help="words")
+        text: str = studio.field(help="words", max_length=9)  # without a length any text passes
 
     with pytest.raises(InputError, match=re.escape(f"`text` has {where}, half of a character")):
         Said.parse({"text": value})
