@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from turns import by_turns
 
 from studio import torch_setup
-from studio_gpt.linear import KINDS, size, speed_up
+from studio_gpt.linear import KINDS, fact, size, speed_up
 from studio_gpt.model import GPT, Cache, Config, Piece
 
 torch_setup.prepare()
@@ -57,7 +57,8 @@ def products(rounds: int) -> None:
             layers.extend(nn.Linear(inputs, outputs, bias=False) for _ in range(count))
         dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
         layers.to(dtype)
-        fact = speed_up(layers, kind).fact if kind in KINDS else "F.linear"
+        if kind in KINDS:
+            speed_up(layers, kind)
         given = {rows: {n: torch.randn(rows, n).to(dtype) for n in (768, 3072)} for rows in (1, 4, 16, 64)}
         inputs = [n for _, n, count in (*SHAPES.values(), HEAD) for _ in range(count)]
 
@@ -69,7 +70,8 @@ def products(rounds: int) -> None:
         held = size(layers)
         limit = held / speed
         others = " | ".join(f"{rows / taken[rows]:.0f}" for rows in (4, 16, 64))
-        print(f"| {kind} | {fact} | {held / 1e6:.0f} | {1 / taken[1]:.0f} | {limit / taken[1]:.0%} | {others} |")
+        share = f"{limit / taken[1]:.0%}"
+        print(f"| {kind} | {fact(layers)} | {held / 1e6:.0f} | {1 / taken[1]:.0f} | {share} | {others} |")
     print()
 
 

@@ -38,11 +38,12 @@ from studio.errors import InputError, StudioError, UnknownName, UsageError
 from studio.files import expanded
 from studio.generator import Generator, Trainer
 from studio.inputs import Inputs
-from studio.media import Image, Media
+from studio.media import Image, Media, Text
 from studio.plugins import Plugins
 from studio.recipe import MediaRef, Recipe
 from studio.replay import Ancestor, ReplayReport
 from studio.resume import Resumed, Unfinished
+from studio.serving import serve
 from studio.store import Artifact, Store, default_home
 
 if TYPE_CHECKING:
@@ -200,6 +201,12 @@ class Studio:
         tickets = self.submit_many("image", n, seed=seed, prompt=prompt, **inputs)
         return [media for media in _wait(tickets) if isinstance(media, Image)]
 
+    def text(self, prompt: str, *, seed: int | None = None, **inputs: Any) -> Text:
+        """Write a text with the generator `text`, such as ``studio.text("Once", model="smollm2", weights="int8")``."""
+        media = self.generate("text", seed=seed, prompt=prompt, **inputs)
+        assert isinstance(media, Text)
+        return media
+
     def submit_many(
         self,
         name: str,
@@ -320,7 +327,7 @@ class Studio:
         chosen = resume.choose(self.unfinished(), ids)
         fetch = partial(_fetch, self.store)
         first = self.router.engines[0].device  # whose folder takes the checkpoints over
-        host = resume.Host(self.generators, self.plugins.owner, fetch, self._folders[0], first)
+        host = resume.Host(self.generators, self.plugins.owner, fetch, self._folders[0], first, self.home)
         requests: dict[str, Request] = {}
         refused: dict[str, StudioError] = {}
         for found in chosen:
@@ -374,15 +381,18 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, generator: Generator, inputs: Inputs, seed: int, preview_every: int, label: str) -> Request:
+    def _request(
+        self, generator: Generator, inputs: Inputs, seed: int, preview_every: int, label: str,
+        invariant: bool | None = None,
+    ) -> Request:  # fmt: skip
         if not _whole(preview_every) or preview_every < 0:
             message = f"`preview_every` is {preview_every!r}, but must be a whole number from 0 (none)"
             raise InputError("preview_every", message)
-        plugin = self.plugins.owner(generator.name)
-        generator = generator.serving(inputs)
+        invariant = self._invariant if invariant is None else invariant
         return Request(
-            generator, inputs, seed, plugin, preview_every=preview_every, label=label, invariant=self._invariant
-        )
+            serve(generator, inputs, home=self.home, invariant=invariant), inputs, seed,
+            self.plugins.owner(generator.name), preview_every=preview_every, label=label, invariant=invariant,
+        )  # fmt: skip
 
     def _request_again(self, recipe: Recipe, made: Mapping[str, Media]) -> Request:
         """The request that a recipe, which may be hostile, asks for."""
@@ -394,11 +404,11 @@ class Studio:
             return made[ref.sha256] if ref.sha256 in made else _fetch(self.store, ref)
 
         inputs = generator.Inputs.from_recipe(recipe.inputs, fetch)
-        request = self._request(generator, inputs, _seed(recipe.seed), 0, "replay")
         invariant = self._invariant or bool(recipe.invariant)
+        request = self._request(generator, inputs, _seed(recipe.seed), 0, "replay", invariant)
         threads = recipe.threads if recipe.threads and 1 <= recipe.threads <= torch_setup.cores() else None
         dtype = None if self._dtype else recipe.dtype
-        return dataclasses.replace(request, dtype=dtype, threads=threads, invariant=invariant, parents=recipe.parents)
+        return dataclasses.replace(request, dtype=dtype, threads=threads, parents=recipe.parents)
 
 
 def _fetch(store: Store, ref: MediaRef) -> Media:

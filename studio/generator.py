@@ -145,7 +145,8 @@ class Generator:
     says what it does, and either `generate` or `start`, `step` and `finish`. `version` goes into every recipe: raise it
     when equal inputs give other media. At most `max_batch` states share a step. A call that takes longer than
     `time_limit_s` seconds is taken to hang. `streams` promises that `load` builds all that has weights by
-    `studio.module`, so that the host may stream a model that is larger than the memory for it.
+    `studio.module`, so that the host may stream a model that is larger than the memory for it. `variant` says, in any
+    words, what `load` depends on besides device, dtype and weights (how they are packed, say).
     """
 
     name: ClassVar[str] = ""
@@ -155,6 +156,7 @@ class Generator:
     max_batch: ClassVar[int] = 8
     time_limit_s: ClassVar[float] = 600.0
     streams: ClassVar[bool] = False
+    variant: str = ""
 
     @property
     def summary(self) -> str:
@@ -173,9 +175,9 @@ class Generator:
     def load(self, device: str, dtype: str) -> Any:
         """Build the model on `device` (``cpu``, ``cuda``, ``cuda:1``); the only place that reads weights.
 
-        What it builds follows from `device`, `dtype` and the files of `weights` alone: generators that have this
-        function in common and whose weights have equal content share one model. It may be called again, after the host
-        has let go of the model to make room.
+        What it builds follows from `device`, `dtype`, `variant` and the files of `weights` alone: generators that have
+        this function and their `variant` in common and whose weights have equal content share one model. It may be
+        called again, after the host has let go of the model to make room.
         """
         return None
 
@@ -187,6 +189,12 @@ class Generator:
         """The generator that is to make these inputs: this one, or a like one with the weights that an input names.
 
         It has the same name and class, and is the same one each time for the same weights, so that its model is kept.
+        """
+        return self
+
+    def alone(self) -> Generator:
+        """The generator for requests whose bytes may depend on nothing but themselves (``--invariant``): this one, or a
+        like one that takes nothing that other requests have left in the model. It is the same one each time.
         """
         return self
 

@@ -256,6 +256,9 @@ def _problem(cls: type[Inputs], found: Any) -> str:
     info = cls.model_fields.get(name)
     if found["type"] == "missing":
         return f"`{name}` is missing"
+    if found["type"] == "string_unicode" and isinstance(found["input"], str):
+        at, code = next((at, ord(each)) for at, each in enumerate(found["input"], 1) if 0xD800 <= ord(each) <= 0xDFFF)
+        return f"`{name}` has U+{code:04X} at character {at}, half of a character: take it out"
     if found["type"] in ("value_error", "assertion_error") and not (info and _choices(info)):
         reason = str(found["ctx"]["error"]) if "error" in found.get("ctx", {}) else found["msg"]
         return f"`{name}` is {_show(found['input'])}: {reason}" if name else reason

@@ -20,6 +20,7 @@ from studio.errors import CheckpointError, StudioError, UnknownName
 from studio.generator import Generator
 from studio.media import Media
 from studio.recipe import MediaRef, PluginRef
+from studio.serving import serve
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,14 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Host:
-    """What is needed to take requests up: plugins, media by hash, the engine's folder and device."""
+    """What is needed to take requests up: plugins, media by hash, the engine's folder and device, the data folder."""
 
     generators: Mapping[str, Generator]
     owner: Callable[[str], PluginRef]
     fetch: Callable[[MediaRef], Media]
     folder: EngineFolder
     device: str
+    home: Path
 
     def request(self, found: Unfinished) -> Request:
         """Make the request and take its checkpoint over. Raises StudioError where that cannot be."""
@@ -59,7 +61,7 @@ class Host:
             raise UnknownName("generator", identity.generator, self.generators)
         generator, plugin = self.generators[identity.generator], self.owner(identity.generator)
         inputs = generator.Inputs.from_recipe(identity.inputs, self.fetch)
-        generator = generator.serving(inputs)
+        generator = serve(generator, inputs, home=self.home, invariant=identity.invariant)
         check_unchanged(found.checkpoint, generator, plugin)
         own = replace(found.checkpoint, path=self.folder.claim(found.path))
         resumption = Resumption(own, generator, inputs, self.device)

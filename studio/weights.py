@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -46,8 +46,10 @@ class Streaming:
 class Holder(Protocol):
     """Who holds modules for several users."""
 
-    def part(self, built: torch.nn.Module, files: Sequence[Path], dtype: object, fill: Callable[[], Any]) -> Any:
-        """Return what is held already for such a module, or `built` after calling `fill`."""
+    def part(
+        self, built: torch.nn.Module, files: Sequence[Path], dtype: object, fill: Callable[[], Any], pack: Pack | None
+    ) -> Any:
+        """Return what is held already for such a module packed so, or `built` after calling `fill` and `pack`."""
 
 
 class Tensors(Protocol):
@@ -69,6 +71,15 @@ class Tensors(Protocol):
 
 
 Reader = Callable[[Sequence[Path], str, "torch.dtype"], Tensors]
+
+
+class Pack(Hashable, Protocol):
+    """Changes a filled module for good, in place; equal ones (by ``==`` and `hash`) change it alike."""
+
+    def __call__(self, module: Any, /) -> object:
+        """Change it."""
+
+
 _streaming: ContextVar[Streaming | None] = ContextVar("studio_streaming", default=None)
 _holder: ContextVar[Holder | None] = ContextVar("studio_holder", default=None)
 
@@ -136,7 +147,7 @@ class Source:
 
 def module(
     build: Callable[[], M], files: Sequence[Path | str], *, device: str, dtype: str | torch.dtype,
-    rename: Rename | None = None, reader: Reader | None = None,
+    rename: Rename | None = None, reader: Reader | None = None, pack: Pack | None = None,
 ) -> M:  # fmt: skip
     """Return the module that `build` makes, with the weights of safetensors files, in evaluation mode and frozen.
 
@@ -147,6 +158,8 @@ def module(
         dtype: what floating-point tensors are cast to; buffers that no file holds stay as built.
         rename: a file's name of a tensor -> the module's, or None to leave the tensor out.
         reader: opens the files in place of `Source`, where they are of another format, or hold the tensors in pieces.
+        pack: changes the module once it is filled, as by putting quantised layers into it. A generator that gives it
+            names it in its `variant`, and does not stream.
 
     Raises WeightsError for missing, damaged or ambiguous files, missing or unexpected tensors, and wrong shapes. Of
     parameters that are tied, one name suffices.
@@ -160,8 +173,11 @@ def module(
     source = reader(paths, device, dtype) if reader else Source(paths, rename, device, dtype)
     tied = _match(made, source)
     if (holder := _holder.get()) is not None:
-        return cast(M, holder.part(made, paths, dtype, lambda: _fill(made, source, tied).eval()))
-    return _fill(made, source, tied).eval()
+        return cast(M, holder.part(made, paths, dtype, lambda: _fill(made, source, tied).eval(), pack))
+    filled = _fill(made, source, tied).eval()
+    if pack is not None:
+        pack(filled)
+    return filled
 
 
 def _fill(made: M, source: Tensors, tied: Mapping[str, Sequence[str]]) -> M:

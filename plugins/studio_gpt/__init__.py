@@ -1,9 +1,10 @@
-"""Studio's text plugin: `text` and two that look into it, on one decoder, and what trains a decoder."""
+"""Studio's text plugin: `text` and three that look into it, on one decoder, and what trains a decoder."""
 
 from __future__ import annotations
 
 import studio
 from studio_gpt.explain import AttentionGenerator, ExplainGenerator
+from studio_gpt.perplexity import PerplexityGenerator
 from studio_gpt.text import TextGenerator
 from studio_gpt.trainers import TrainGPT, TuneGPT
 
@@ -11,7 +12,7 @@ from studio_gpt.trainers import TrainGPT, TuneGPT
 @studio.hookimpl
 def studio_generators() -> list[studio.Generator]:
     """The generators of this plugin."""
-    return [TextGenerator(), ExplainGenerator(), AttentionGenerator()]
+    return [TextGenerator(), ExplainGenerator(), AttentionGenerator(), PerplexityGenerator()]
 
 
 @studio.hookimpl

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import studio
 from studio.errors import InputError
-from studio_gpt.text import TextGenerator, TextInputs, Writing
+from studio_gpt.text import WEIGHTS, TextGenerator, TextInputs, Writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,13 +72,13 @@ class AttentionGenerator(TextGenerator):
 
     name = "text-attention"
     output = studio.Image
-    version = "1"
 
     class Inputs(studio.Inputs):
         """A text, a model, a layer and a head."""
 
         prompt: str = studio.field(help="the text to look at", min_length=1, max_length=10_000)
         model: str = studio.field("", help="as for `studio text`", max_length=4000)
+        weights: str = studio.field(WEIGHTS[0], help="as for `studio text`", choices=WEIGHTS)
         layer: int = studio.field(0, ge=0, le=1023, help="counted from 0")
         head: int = studio.field(0, ge=0, le=4095, help="counted from 0")
 

@@ -12,8 +12,8 @@ at less than half of what memory can give (float32, one row, x86), as only one t
 | `int8-dynamic` | `Int8` | 1 byte, and less work | activations are rounded to 8 bits too, row by row |
 | `int4` | `Int4` | 0.63 bytes | weights are rounded to 4 bits in groups of 32, activations to bfloat16 |
 
-The rules are fixed and nothing is timed, so that the same machine always takes the same kernels; `Packed.fact` names
-them for the recipe. With `Half` and `Int8` a row's numbers do not depend on the rows beside it, to the last bit.
+The rules are fixed and nothing is timed, so that the same machine always takes the same kernels; `fact` names them for
+the recipe. With `Half` and `Int8` a row's numbers do not depend on the rows beside it, to the last bit.
 This module knows nothing of models but that they have `nn.Linear` in them, and is for inference only.
 
 Try it: ``python benchmarks/text.py --products``
@@ -33,10 +33,12 @@ from torch.nn import functional as F
 
 from studio.errors import UnknownName
 
-FEW = 32  # rows up to which the kernels for few rows are asked; above, reading the weights is not what costs
+FEW = 32  # rows up to which torch's int8 kernel is asked; above, reading the weights is not what costs
+VERY_FEW = 4  # rows up to which MKL multiplies a part of the matrix faster from the left
 PARTS = 32  # a matrix is cut into at most so many parts; 8 to 64 read equally fast on two cores
 GROUP = 32  # weights that share a scale in int4
 FLOAT16_MOST = 65504.0
+_LINEAR = "linear"  # an `nn.Linear` that stayed
 
 
 class Kernel(nn.Module):
@@ -44,11 +46,11 @@ class Kernel(nn.Module):
 
     Attributes:
         name: for reports and recipes.
-        packed: bytes that it holds outside of parameters and buffers.
+        packed_bytes: what it holds outside of parameters and buffers; the host's ledger counts it by this name.
     """
 
     name: ClassVar[str]
-    packed: int = 0
+    packed_bytes: int = 0
 
     def __init__(self, linear: nn.Linear) -> None:
         """Pack the weights; the given module is left as it is."""
@@ -61,7 +63,8 @@ class Kernel(nn.Module):
 
 
 class Split(Kernel):
-    """The weights as they are; few rows are multiplied in a batch of parts of the matrix, so that all threads read.
+    """The weights as they are, multiplied in a batch of parts of the matrix, so that all threads read; MKL is faster at
+    very few rows if these stand at the right, and above at the left.
 
     The parameters stay those of the `nn.Linear` it was made of: tied weights stay tied, and nothing is held twice.
     """
@@ -84,16 +87,16 @@ class Split(Kernel):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        rows = x.numel() // x.shape[-1]
-        if not 0 < rows <= FEW:
+        rows = _rows(x)  # (N, in)
+        if not len(rows):
             return F.linear(x, self.weight, self.bias)
         matrix = self.weight.unflatten(0, (self.parts, -1))  # (P, out / P, in)
-        columns = x.reshape(rows, -1).t().expand(self.parts, -1, -1)  # (P, in, N)
-        if self.bias is None:
-            y = torch.bmm(matrix, columns)  # (P, out / P, N)
+        if len(rows) > VERY_FEW:
+            y = torch.bmm(rows.expand(self.parts, -1, -1), matrix.mT).transpose(0, 1)  # (N, P, out / P)
         else:
-            y = torch.baddbmm(self.bias.view(self.parts, -1, 1), matrix, columns)
-        return _shaped(y.flatten(0, 1).t().contiguous(), x)  # kernels after it want whole rows
+            y = torch.bmm(matrix, rows.t().expand(self.parts, -1, -1)).flatten(0, 1).t()  # (N, out)
+        y = y.reshape(len(rows), -1).contiguous()  # kernels after it want whole rows
+        return _shaped(y if self.bias is None else y.add_(self.bias), x)
 
 
 class Half(Kernel):
@@ -105,7 +108,7 @@ class Half(Kernel):
         super().__init__(linear)
         bias = None if linear.bias is None else linear.bias.detach().float()
         self._packed = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach().float(), bias)
-        self.packed = linear.weight.numel() * 2 + (0 if bias is None else bias.nbytes)
+        self.packed_bytes = linear.weight.numel() * 2 + (0 if bias is None else bias.nbytes)
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -138,7 +141,7 @@ class Int8(Kernel):
             int8 = torch.quantize_per_channel(weight, scales.double(), torch.zeros(len(scales)).long(), 0, torch.qint8)
         self._packed = torch.ops.quantized.linear_prepack(int8, None)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float(), requires_grad=False)
-        self.packed = weight.numel() + 12 * len(scales)  # FBGEMM holds scale, zero point and sum of each output
+        self.packed_bytes = weight.numel() + 12 * len(scales)  # FBGEMM holds scale, zero point and sum of each output
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -239,7 +242,7 @@ class Int4(Kernel):
 
 KINDS: dict[str, tuple[type[Kernel], ...]] = {
     "loaded": (Split,),
-    "float16": (Half,),
+    "float16": (Half, Split),
     "int8": (Int8Weights,),
     "int8-dynamic": (Int8, Int8Weights),
     "int4": (Int4, Int8Weights),
@@ -261,10 +264,23 @@ class Packed:
     before: int
     after: int
 
-    @property
-    def fact(self) -> str:
-        """For the recipe: each kernel with the count of its modules."""
-        return ", ".join(f"{name} x{count}" for name, count in sorted(Counter(self.kernels.values()).items()))
+
+@dataclass(frozen=True)
+class Pack:
+    """`speed_up` with a kind of `weights`, as `studio.module` takes it."""
+
+    weights: str
+
+    def __call__(self, model: nn.Module) -> Packed:
+        """Replace every `nn.Linear`. Raises UnknownName."""
+        return speed_up(model, self.weights)
+
+
+def fact(model: nn.Module) -> str:
+    """For the recipe: each kernel that serves the model, with the count of its modules."""
+    names = [_LINEAR if type(each) is nn.Linear else each.name for each in model.modules()
+             if isinstance(each, nn.Linear | Kernel)]  # fmt: skip
+    return ", ".join(f"{name} x{count}" for name, count in sorted(Counter(names).items()))
 
 
 def speed_up(model: nn.Module, weights: str = "loaded") -> Packed:
@@ -282,7 +298,7 @@ def speed_up(model: nn.Module, weights: str = "loaded") -> Packed:
     kernels: dict[str, str] = {}
     reasons: dict[str, dict[str, str]] = {}
     for path, parent, name, linear in list(_linears(model)):
-        kernels[path] = "linear"
+        kernels[path] = _LINEAR
         for kernel in KINDS[weights]:
             if reason := kernel.refuses(linear):
                 reasons.setdefault(path, {})[kernel.name] = reason
@@ -296,7 +312,7 @@ def speed_up(model: nn.Module, weights: str = "loaded") -> Packed:
 def size(model: nn.Module) -> int:
     """Bytes of a model's weights: parameters and buffers, what is shared once, and what is packed outside of them."""
     held = {each.data_ptr(): each.nbytes for each in (*model.parameters(), *model.buffers())}
-    return sum(held.values()) + sum(int(getattr(each, "packed", 0)) for each in model.modules())
+    return sum(held.values()) + sum(getattr(each, "packed_bytes", 0) for each in model.modules())
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Linear]]:

@@ -26,6 +26,7 @@ from studio.weights import Source, Tensors
 from studio_gpt import families, gguf_model
 from studio_gpt.families import Stored
 from studio_gpt.gguf_file import Gguf
+from studio_gpt.linear import Pack
 from studio_gpt.model import GPT, Config
 from studio_gpt.tokens import Tokens
 
@@ -62,9 +63,14 @@ class Found:
         names = _OTHERS if self.gguf is None else ("tokenizer.json",)
         return [folder / name for name in names if (folder / name).exists()]
 
-    def build(self, device: str, dtype: str | torch.dtype) -> GPT:
-        """The decoder with its weights, frozen. Raises WeightsError if they are damaged or do not fit."""
-        made: GPT = studio.module(partial(GPT, self.config), self.files, device=device, dtype=dtype, reader=self._open)
+    def build(self, device: str, dtype: str | torch.dtype, pack: Pack | None = None) -> GPT:
+        """The decoder with its weights, frozen, and packed if that is asked for.
+
+        Raises WeightsError if they are damaged or do not fit.
+        """
+        made: GPT = studio.module(
+            partial(GPT, self.config), self.files, device=device, dtype=dtype, reader=self._open, pack=pack
+        )
         return made
 
     def tokens(self) -> Tokens:
@@ -164,7 +170,8 @@ class Arranged:
             piece = self.stored.read(stored)
             if not piece.isfinite().all():
                 message = f"the tensor `{stored}` has numbers that are not finite in {str(self.dtype).split('.')[1]}"
-                raise WeightsError(self.files[0], message, hint="get the model again; or load it in float32")
+                wider = "" if self.dtype == torch.float32 else "; or load it in float32"
+                raise WeightsError(self.files[0], message, hint=f"get the model again{wider}")
             if each.pairs and each.pairs[i]:
                 piece = _side_by_side(piece, each.pairs[i])
             pieces.append(piece.t().contiguous() if each.transposed else piece)

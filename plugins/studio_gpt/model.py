@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from studio.attention import Causal, attend
+from studio.attention import Causal, attend, attend_rows
 from studio.errors import UsageError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -275,24 +275,41 @@ class Over:
 
     def __init__(self, pieces: Sequence[Piece], windows: Sequence[int | None]) -> None:
         self.pieces, self.windows = pieces, windows
+        self.layers = [piece.cache.kv.unbind() for piece in pieces]  # of each piece a view a layer
+        self.single = all(len(piece.tokens) == 1 for piece in pieces)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend: q (N, H, D), k and v (N, G, D); N runs over all pieces' tokens."""
+        if self.single:
+            return self._rows(layer, q, torch.stack((k, v), 1))
         made, at = [], 0
-        for piece in self.pieces:
+        for piece, layers in zip(self.pieces, self.layers, strict=True):
             here = slice(at, at := at + len(piece.tokens))
-            made.append(self._one(piece, layer, q[here], k[here], v[here]))
-        return made[0] if len(made) == 1 else torch.cat(made)  # (N, H, D)
+            start, end, window = piece.start, piece.start + len(piece.tokens), self.windows[layer]
+            kv = layers[layer]  # (2, room, G, D)
+            kv[0, start:end], kv[1, start:end] = k[here], v[here]
+            keys, values = kv[:, None, _first(start, window) : end]  # (1, K, G, D) each
+            made.append(attend(q[here][None], keys, values, bias=Causal(window=window))[0])  # (n, H, D)
+        return torch.cat(made)  # (N, H, D)
 
-    def _one(self, piece: Piece, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        start, end, window = piece.start, piece.start + len(piece.tokens), self.windows[layer]
-        kv = piece.cache.kv[layer]  # (2, room, G, D)
-        kv[0, start:end], kv[1, start:end] = k, v
-        first = 0 if window is None else max(0, start + 1 - window)  # what the first query sees
-        keys, values = kv[:, None, first:end]  # (1, K, G, D) each
-        # A single query sees all that is left, so that the fastest kernels can serve it.
-        bias = Causal(window=window) if len(q) > 1 else None
-        return attend(q[None], keys, values, bias=bias)[0]  # (n, H, D)
+    def _rows(self, layer: int, q: Tensor, new: Tensor) -> Tensor:
+        """A query a piece, which sees all that is left, so that the fastest kernels can serve it.
+
+        `new` has the keys and values, (N, 2, G, D).
+        """
+        keys, values = [], []
+        for piece, layers, one in zip(self.pieces, self.layers, new, strict=True):
+            kv, start = layers[layer], piece.start  # (2, room, G, D)
+            kv[:, start] = one
+            k, v = kv[:, None, _first(start, self.windows[layer]) : start + 1].unbind()  # (1, K, G, D) each
+            keys.append(k)
+            values.append(v)
+        return attend_rows(q, keys, values)  # (N, H, D)
+
+
+def _first(start: int, window: int | None) -> int:
+    """The first token that one at `start` sees."""
+    return 0 if window is None else max(0, start + 1 - window)
 
 
 def _check(pieces: Sequence[Piece], context: int) -> None:

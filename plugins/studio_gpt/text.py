@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from studio_gpt.writer import TextModel
 
 STARTER = Path(__file__).parent / "weights" / "starter"
+WEIGHTS = ("float16", "loaded", "int8", "int8-dynamic", "int4")  # kinds, as `linear.KINDS` has them; the first is usual
 MOST_SCHEMA = 256 << 10  # characters
 CHUNK = 256  # tokens of a prompt that one step takes
 Logprob = tuple[int, float, tuple[tuple[int, float], ...]]
@@ -49,6 +50,7 @@ class Writing(studio.State):
         cache, known: keys and values, and of how many tokens they are.
         inputs: as they were given.
         rule: what may be written, where a schema was given.
+        shares: whether keys and values that other requests have computed may be taken.
     """
 
     tokens: tuple[int, ...]
@@ -65,6 +67,7 @@ class Writing(studio.State):
     known: int = studio.unsaved()
     inputs: TextInputs = studio.unsaved()
     rule: Rule | None = studio.unsaved()
+    shares: bool = studio.unsaved()
 
     @property
     def done(self) -> bool:
@@ -80,6 +83,9 @@ class TextInputs(studio.Inputs):
         "", help="a pulled model, a folder in transformers' layout or a GGUF file; empty is Studio's own",
         max_length=4000,
     )  # fmt: skip
+    weights: str = studio.field(
+        WEIGHTS[0], help="how weights are held: as loaded, or in fewer bits, faster and less exact", choices=WEIGHTS
+    )
     chat: bool = studio.field(
         False, help="put the prompt into the model's chat template: answer it, do not go on from it"
     )
@@ -131,23 +137,35 @@ class TextGenerator(studio.Generator):
     """Go on from a text, with a language model."""
 
     name = "text"
+    version: ClassVar[str] = "2"  # 1 had float32 weights
     output: ClassVar[type[studio.Media]] = studio.Text
     max_batch: ClassVar[int] = 32
     Inputs: ClassVar[type[TextInputs]] = TextInputs
 
-    def __init__(self, path: Path = STARTER) -> None:
-        """Use the model at `path`, a folder in the layout of transformers or a GGUF file."""
-        self.path = path
-        self._others: dict[Path, TextGenerator] = {}
+    def __init__(self, path: Path = STARTER, weights: str = WEIGHTS[0], *, shares: bool = True) -> None:
+        """Use the model at `path`, a folder in the layout of transformers or a GGUF file, with a kind of weights.
+
+        Requests take from each other what prompts have in common if it `shares`.
+        """
+        self.path, self.variant, self.shares = path, weights, shares
+        self._others: dict[tuple[Path, str, bool], TextGenerator] = {}
 
     def serving(self, inputs: Any) -> TextGenerator:
-        """The generator with the model that the inputs name."""
-        if not inputs.model:
+        """The generator with the model that the inputs name, and their kind of weights."""
+        path = models.path(inputs.model).absolute() if inputs.model else self.path
+        return self._like(path, inputs.weights, self.shares)
+
+    def alone(self) -> TextGenerator:
+        """The same without shared beginnings: which of them are known changes the last bits of logits."""
+        return self._like(self.path, self.variant, False)
+
+    def _like(self, path: Path, weights: str, shares: bool) -> TextGenerator:
+        key = (path, weights, shares)
+        if key == (self.path, self.variant, self.shares):
             return self
-        path = models.path(inputs.model).absolute()
-        if path not in self._others:
-            self._others[path] = type(self)(path)
-        return self._others[path]
+        if key not in self._others:
+            self._others[key] = type(self)(path, weights, shares=shares)
+        return self._others[key]
 
     @cached_property
     def found(self) -> Found:
@@ -164,7 +182,7 @@ class TextGenerator(studio.Generator):
         """Build the decoder and read its tokenizer."""
         from studio_gpt.writer import TextModel
 
-        return TextModel.load(self.found, device, dtype)
+        return TextModel.load(self.found, device, dtype, self.variant)
 
     def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Writing:
         """Read the prompt and make room for keys and values."""
@@ -177,7 +195,8 @@ class TextGenerator(studio.Generator):
         return Writing(
             steps=_chunks(len(tokens)) + room - len(tokens) - 1, notices=notices, tokens=tokens, prompt=len(tokens),
             start=max(0, len(tokens) - 4), read=len(tokens), seed=rng.seed, room=room, cache=cache,
-            known=model.prefixes.take(tokens, cache, 0), inputs=inputs, rule=model.rule(inputs.json_schema),
+            known=model.prefixes.take(tokens, cache, 0) if self.shares else 0, inputs=inputs,
+            rule=model.rule(inputs.json_schema), shares=self.shares,
         )  # fmt: skip
 
     def step(self, model: TextModel, states: Sequence[Writing]) -> list[Writing]:
@@ -200,7 +219,7 @@ class TextGenerator(studio.Generator):
     def batch_key(self, state: Writing) -> Hashable:
         """Those that write share steps; those that read prompts share them by the size of what is left."""
         left = min(len(state.tokens) - state.known, CHUNK)
-        return (self.path.name, "write" if left == 1 else f"read {1 << (left - 1).bit_length()}")
+        return (self.path.name, self.variant, "write" if left == 1 else f"read {1 << (left - 1).bit_length()}")
 
     def facts(self, model: TextModel, inputs: Any) -> dict[str, Any]:
         """The decoder's shape, the kernels of its matrix products, and the attention backends that have served it."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from studio.attention import recorded
 from studio.errors import InputError
-from studio_gpt.linear import speed_up
+from studio_gpt.linear import Pack, fact
 from studio_gpt.load import Found
 from studio_gpt.model import GPT, Cache, Config, Over, Piece
 from studio_gpt.prefixes import BLOCK, Prefixes
@@ -39,11 +39,10 @@ class TextModel:
     attention: set[str] = field(default_factory=set)
 
     @classmethod
-    def load(cls, found: Found, device: str, dtype: str) -> TextModel:
-        """Build it. Raises WeightsError."""
-        gpt, tokens = found.build(device, dtype), found.tokens()
-        products = speed_up(gpt).fact
-        return cls(gpt, tokens, Prefixes(gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device), products)
+    def load(cls, found: Found, device: str, dtype: str, weights: str) -> TextModel:
+        """Build it with a kind of weights (`linear.KINDS`). Raises WeightsError."""
+        gpt, tokens = found.build(device, dtype, Pack(weights)), found.tokens()
+        return cls(gpt, tokens, Prefixes(gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device), fact(gpt))
 
     @property
     def config(self) -> Config:
@@ -113,7 +112,7 @@ def _move(model: TextModel, states: Sequence[Writing], known: Sequence[int]) -> 
 
 def _known(model: TextModel, state: Writing) -> int:
     """Tokens of which keys and values are there, with what others have computed meanwhile."""
-    if state.known + 1 >= len(state.tokens):
+    if state.known + 1 >= len(state.tokens) or not state.shares:
         return state.known
     return model.prefixes.take(state.tokens[: state.prompt], state.cache, state.known)
 
@@ -180,6 +179,20 @@ def _note(logits: Tensor, token: int, top: int) -> Logprob:
     logprobs = logits.log_softmax(-1)
     values, places = logprobs.topk(min(top, len(logprobs)))
     return token, float(logprobs[token]), tuple(zip(places.tolist(), values.tolist(), strict=True))
+
+
+def nats_of(model: TextModel, tokens: Sequence[int], first: int) -> float:
+    """Nats (minus natural logarithms) of the probabilities of the tokens from `first`, at least 1, on, summed."""
+    cache, summed = model.cache(len(tokens)), 0.0
+    for begin in range(0, len(tokens) - 1, CHUNK):
+        chunk = tokens[begin : min(begin + CHUNK, len(tokens) - 1)]
+        wanted = min(len(chunk), max(0, begin + len(chunk) + 1 - first))
+        logits = model.gpt.decode([Piece(chunk, begin, cache, wanted)])  # (wanted, V)
+        if wanted:
+            end = begin + len(chunk)
+            due = torch.tensor(tokens[end + 1 - wanted : end + 1], device=logits.device)
+            summed += float(torch.nn.functional.cross_entropy(logits, due, reduction="none").double().sum())
+    return summed
 
 
 def attention_of(model: TextModel, tokens: Sequence[int], layer: int, head: int) -> Tensor:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from studio.attention.backend import Backend
     from studio.attention.bias import Bias, Blocks, Causal, Dense, Lengths, SpaceTime
     from studio.attention.cache import KVCache
-    from studio.attention.dispatch import Dispatch, attend
+    from studio.attention.dispatch import Dispatch, attend, attend_rows
     from studio.attention.probe import Availability, availability
     from studio.attention.problem import Problem
     from studio.attention.serving import Serving, recorded
@@ -35,6 +35,7 @@ _HOMES = {
     "SpaceTime": "bias",
     "Table": "table",
     "attend": "dispatch",
+    "attend_rows": "dispatch",
     "availability": "probe",
     "recorded": "serving",
 }
@@ -53,6 +54,7 @@ __all__ = [
     "SpaceTime",
     "Table",
     "attend",
+    "attend_rows",
     "availability",
     "recorded",
 ]

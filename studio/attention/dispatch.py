@@ -69,6 +69,21 @@ class Dispatch:
             return attend_exactly(q, k, v, problem, scale)
         return out
 
+    def attend_rows(self, q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        """See `attend_rows`."""
+        rows = list(zip(q[:, None, None].unbind(), keys, values, strict=True))  # (1, 1, H, D), (1, K, G, D) twice
+        scale, names, made = 1 / math.sqrt(q.shape[-1]), set(), []
+        for row, k, v in rows:
+            serving, problem = self._find(row, k, v, None, "auto")
+            names.add(serving.name)
+            made.append(serving.attend(row, k, v, problem, scale))
+        for name in names:
+            served(name)
+        out = torch.cat(made)
+        if _suspect(out):
+            out = torch.cat([self.attend(row, k, v) for row, k, v in rows])
+        return out[:, 0]
+
     def choose(self, problem: Problem) -> Backend:
         """The backend that serves a problem. Raises UsageError, with everyone's reasons, if none can."""
         for name in self.order(problem):
@@ -167,6 +182,20 @@ def attend(
     Raises UsageError if the tensors or the bias do not match, or the named backend cannot serve, with all reasons.
     """
     return default().attend(q, k, v, bias=bias, scale=scale, backend=backend)
+
+
+def attend_rows(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """One query for each of several requests, each over keys of its own, which lie apart: a step of text.
+
+    Rows are so small that asking costs as much as attending; so whether anything is not finite is asked once for all.
+
+    Args:
+        q: a query a row (rows, heads, head_dim).
+        keys, values: for each row (1, tokens, kv_heads, head_dim), one token at least.
+
+    Returns (rows, heads, head_dim of v): of each row what `attend` gives without a bias. Raises as it does.
+    """
+    return default().attend_rows(q, keys, values)
 
 
 def default() -> Dispatch:

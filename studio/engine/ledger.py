@@ -161,7 +161,10 @@ def _tensor_bytes(tensor: Mapping[str, Any], dtype: str) -> int:
 def tensor_bytes(value: Any, device: str) -> int:
     """Bytes of the distinct tensors and arrays on `device` inside a state or a model: dataclasses, containers, modules
     and the plain attributes of other objects are looked into.
+
+    A module whose memory is no tensor (weights that a library has packed) says how much it is in `packed_bytes`.
     """
+    hidden = 0
     seen: dict[int, int] = {}
     looked: set[int] = set()
     kind = device.partition(":")[0]
@@ -180,8 +183,15 @@ def tensor_bytes(value: Any, device: str) -> int:
             if kind == "cpu":
                 seen[each.__array_interface__["data"][0]] = int(each.nbytes)
         else:
+            hidden += sum(getattr(part, "packed_bytes", 0) for part in _modules(each))
             left.extend(_inside(each))
-    return sum(seen.values())
+    return sum(seen.values()) + hidden
+
+
+def _modules(value: Any) -> Iterable[Any]:
+    """The modules of one of torch's, itself included; nothing for anything else."""
+    is_module = hasattr(value, "parameters") and hasattr(value, "buffers") and hasattr(value, "modules")
+    return value.modules() if is_module else ()
 
 
 def _inside(value: Any) -> Iterable[Any]:

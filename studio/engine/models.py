@@ -2,8 +2,8 @@
 
 Weights are hashed before they are loaded, and checked against a ``SHA256SUMS`` file that lies in their folder or in
 one of the two above it. Hashes are kept per process by (path, size, time of change). Generators that share a `load`
-function and whose weights have equal content share the model. What a model holds stands in the ledger; which one leaves
-is decided in `residency`. This module knows nothing of requests.
+function and a `variant`, and whose weights have equal content, share the model. What a model holds stands in the
+ledger; which one leaves is decided in `residency`. This module knows nothing of requests.
 
 Try it: ``python -c "from studio.engine.models import *; print(hash_weights([Path('model.safetensors')]))"``
 """
@@ -48,8 +48,9 @@ class Model:
 
     `value` is None while it is neither `resident` nor `put_off` to host memory; `size` is in bytes, `return_s` what its
     last way onto the device took. `whole` is what its files come to; where it is `streamed`, `size` is the layers that
-    stay and the largest group of the others. It holds `parts`, which others may share, and `own` bytes besides.
-    `attention` serves calls that it is lent to.
+    stay and the largest group of the others. `saved` are the bytes by which packing made it smaller: loading it takes
+    these besides. It holds `parts`, which others may share, and `own` bytes besides. `attention` serves calls that it
+    is lent to.
     """
 
     value: Any
@@ -62,6 +63,7 @@ class Model:
     used: float = 0.0
     return_s: float = 0.0
     whole: int = 0
+    saved: int = 0
     streamed: bool = False
     put_off: bool = False
     own: int = 0
@@ -186,7 +188,12 @@ class Models:
         found = self._of.get((id(generator), self.dtype_for(generator, wanted)))
         if found is None:
             return self.claim(generator, wanted)
-        return 0 if found[1].resident else found[1].size - self.parts.there(found[1].weights.values())
+        return 0 if found[1].resident else self._to_come(found[1])
+
+    def _to_come(self, model: Model) -> int:
+        """Bytes that come onto the device with a model that is not there; what is packed comes whole."""
+        whole = model.size if model.put_off else model.size + model.saved
+        return whole - self.parts.there(model.weights.values())
 
     def make_room(self, size: float, rank: Rank = _all_may_leave) -> bool:
         """Let models leave until `size` bytes are free; False, and none leaves, if that cannot be had."""
@@ -238,7 +245,8 @@ class Models:
 
         hashes, size, whole = yield from ask(generator.name, look, limit_s)
         function = getattr(generator.load, "__func__", generator.load)
-        key = (function, tuple(sorted(hashes.values())), dtype, size < whole) if hashes else (generator, dtype)
+        alike = (function, generator.variant, tuple(sorted(hashes.values())), dtype, size < whole)
+        key = alike if hashes else (generator, dtype)
         if key not in self._models:
             self._models[key] = Model(
                 None, self.device, dtype, hashes, generator.name, size, resident=False, whole=whole,
@@ -257,8 +265,9 @@ class Models:
         return min(whole, least_streamed_bytes(files, dtype)), whole
 
     def _load(self, model: Model, generator: Generator, limit_s: float, rank: Rank) -> Calling[None]:
-        if not self.make_room(model.size - self.parts.there(model.weights.values()), rank):
-            raise NoRoom
+        while (need := self._to_come(model)) > self.ledger.free:  # who leaves may take along what was to be shared
+            if not self.make_room(need, rank):
+                raise NoRoom
         begun = self._clock()
         torch_setup.prepare()
         how = Streaming(limit=(self.ledger.budget or 0) // _STREAMED_PART) if model.streamed else None
@@ -283,7 +292,8 @@ class Models:
         refused.
         """
         counted = tensor_bytes(model.value, self.device) + comes
-        claimed, model.size = model.size, max(model.size, counted)
+        claimed, model.saved = model.size + model.saved, sum(part.saved for part in model.parts)
+        model.size = max(claimed - model.saved, counted)
         model.own = max(0, model.size - sum(part.size for part in model.parts))
         self.ledger.hold(model, model.own)
         if counted <= claimed:

@@ -1,10 +1,10 @@
 """Parts: the modules that models are made of, each held once however many models use it, on the device or the host.
 
-Two parts are one if their weight files have equal content and what was built is alike in every module and every word of
-its configuration. A model that leaves a CUDA device leaves its parts in pinned host memory, if there is room for them;
-they come back as a copy on a stream of its own, beside what computes. The ledger of the device counts a part once, as
-long as it is there; that of the host counts what was put off. This module knows nothing of generators or of whose turn
-it is.
+Two parts are one if their weight files have equal content, what was built is alike in every module and every word of
+its configuration, and they are packed alike. A model that leaves a CUDA device leaves its parts in pinned host memory,
+if there is room for them; they come back as a copy on a stream of its own, beside what computes. The ledger of the
+device counts a part once, as long as it is there; that of the host counts what was put off. This module knows nothing
+of generators or of whose turn it is.
 
 Try it: ``pytest tests/studio/engine/test_parts.py``
 """
@@ -23,14 +23,20 @@ from studio.engine.ledger import Ledger, tensor_bytes
 if TYPE_CHECKING:
     import torch
 
+    from studio.weights import Pack
+
 
 @dataclass(eq=False)
 class Part:
-    """A module and where it is; `size` in bytes, `hashes` of its files. `ready` is the event that ends its way back."""
+    """A module and where it is; `size` in bytes, `hashes` of its files. `ready` is the event that ends its way back.
+
+    `saved` are the bytes by which it became smaller when it was packed.
+    """
 
     module: Any
     size: int
     hashes: frozenset[str]
+    saved: int = 0
     users: set[Any] = field(default_factory=set)
     on_device: bool = True
     ready: Any = None
@@ -53,14 +59,20 @@ class Parts:
         finally:
             self._made.parts = []
 
-    def part(self, built: torch.nn.Module, files: Sequence[Path], dtype: object, fill: Callable[[], Any]) -> Any:
-        """Return the module that is held for what `built` is, or `built` itself once `fill` has filled it."""
+    def part(
+        self, built: torch.nn.Module, files: Sequence[Path], dtype: object, fill: Callable[[], Any], pack: Pack | None
+    ) -> Any:
+        """Return the module that is held for what `built` is, or `built` once it is filled and packed."""
         hashes = frozenset(self._hash(file) for file in files)
-        key = (repr(built), str(getattr(built, "config", "")), hashes, str(dtype))
+        key = (repr(built), str(getattr(built, "config", "")), hashes, str(dtype), pack)
         found = self._parts.get(key)
         if found is None:
             fill()
-            found = self._parts[key] = Part(built, tensor_bytes(built, self.device), hashes)
+            filled = size = tensor_bytes(built, self.device)
+            if pack is not None:
+                pack(built)
+                size = tensor_bytes(built, self.device)
+            found = self._parts[key] = Part(built, size, hashes, saved=max(0, filled - size))
         self._made.parts.append(found)
         return found.module
 

@@ -22,6 +22,7 @@ from studio.generator import Generator
 from studio.inputs import Inputs
 from studio.media import Media
 from studio.recipe import MediaRef, PluginRef
+from studio.serving import serve
 from studio.store import Store
 from studio.workflow.seam import News, Outcome, Step, Task
 
@@ -50,7 +51,7 @@ class LocalWorker:
         """Generator and plugin with their versions, inputs' declaration, weights by hash, libraries, settings."""
         generator = self._generators[task.generator]
         if type(generator).serving is not Generator.serving:  # which weights serve depends on the inputs
-            return self._identify(generator, generator.serving(self._inputs(task)))
+            return self._identify(generator, serve(generator, self._inputs(task), home=self._store.root))
         if task.generator not in self._identities:
             self._identities[task.generator] = self._identify(generator, generator)
         return self._identities[task.generator]
@@ -93,10 +94,11 @@ class LocalWorker:
 
     def _request(self, task: Task) -> Request:
         inputs = self._inputs(task)
-        generator = self._generators[task.generator].serving(inputs)
+        invariant = bool(self._settings.get("invariant"))
+        generator = serve(self._generators[task.generator], inputs, home=self._store.root, invariant=invariant)
         return Request(
             generator, inputs, task.seed, self._owner(task.generator), label=task.label, parents=task.parents,
-            invariant=bool(self._settings.get("invariant")),
+            invariant=invariant,
         )  # fmt: skip
 
     def _fetch(self, ref: MediaRef) -> Media:

@@ -23,7 +23,7 @@ LAYERS = (
     ("generator", "hookspecs"),
     ("plugins", "store", "attention"),
     ("models", "training", "evaluation"),
-    ("engine",),
+    ("engine", "serving"),
     ("workers",),
     ("jobs", "workflow"),
     ("replay", "resume", "doctor", "scaffold"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import numpy as np
@@ -81,6 +82,17 @@ def test_any_value_is_taken_or_refused_in_one_line(value):
         else:
             assert 1 <= made.steps <= 1000
             assert 0 <= made.guidance < 30
+
+
+@pytest.mark.parametrize(
+    ("value", "where"), [("a\ud800b", "U+D800 at character 2"), ("\udced", "U+DCED at character 1")]
+)
+def test_a_lone_surrogate_is_named_with_its_place(value, where):
+    class Said(studio.Inputs):
+        text: str = studio.field(help="words", max_length=9)  # without a length any text passes
+
+    with pytest.raises(InputError, match=re.escape(f"`text` has {where}, half of a character")):
+        Said.parse({"text": value})
 
 
 def test_long_values_are_cut_in_messages():

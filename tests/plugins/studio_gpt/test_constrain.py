@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+import studio
 from studio.errors import InputError, StudioError
 from studio_gpt.constrain import Constraint, Matcher, SchemaRule
+from studio_gpt.text import STARTER, TextGenerator
 
 from .tiny_tokenizers import EOS, TOKENIZERS, byte_level
 
@@ -87,6 +89,42 @@ def test_every_answer_is_valid(schema: dict[str, Any], seed: int, kind: str) -> 
     jsonschema.Draft202012Validator.check_schema(schema)
     answer = said(tokenizer, write(Constraint.compile(schema, tokenizer, EOS).start(), seed))
     jsonschema.validate(json.loads(answer), schema, cls=jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_schemas_hold_in_the_generator(count: int, checkpoints: Any) -> None:
+    """A tiny random model and the starter, many schemas in a step: what ends is valid, what is cut off says so."""
+    drawn: list[dict[str, Any]] = []
+
+    @settings(max_examples=count, database=None, suppress_health_check=list(HealthCheck))
+    @given(schema=SCHEMAS)
+    def draw(schema: dict[str, Any]) -> None:
+        if schema not in drawn:
+            drawn.append(schema)
+
+    while len(drawn) < count:
+        draw()
+    drawn = drawn[:count]
+    ended = 0
+    for path, schemas in ((STARTER, drawn[:8]), (checkpoints("llama")[0], drawn[8:])):
+        generator = TextGenerator(path)
+        model = generator.load("cpu", "float32")
+        for at in range(0, len(schemas), 30):
+            asked = [
+                generator.Inputs(prompt="say", json_schema=json.dumps(each), temperature=1.0, max_tokens=100)
+                for each in schemas[at : at + 30]
+            ]
+            states = [generator.start(model, each, studio.Rng(seed)) for seed, each in enumerate(asked)]
+            while going := [i for i, each in enumerate(states) if not each.done]:
+                for i, moved in zip(going, generator.step(model, [states[i] for i in going]), strict=True):
+                    states[i] = moved
+            for each, schema in zip(states, schemas[at : at + 30], strict=True):
+                if each.ended == "end":
+                    ended += 1
+                    jsonschema.validate(json.loads(each.text), schema, cls=jsonschema.Draft202012Validator)
+                else:
+                    assert "cut off before its end" in each.notices[-1], schema
+    assert ended > count / 2
 
 
 PEAR = {

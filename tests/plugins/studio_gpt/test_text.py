@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import studio
+from studio import models
 from studio.engine import Preview
 from studio.engine.checkpoint import Checkpoint, pack
-from studio.errors import InputError, WeightsError
+from studio.errors import InputError, ModelError, WeightsError
 from studio_gpt.explain import AttentionGenerator, ExplainGenerator
-from studio_gpt.text import CHUNK, TextGenerator
+from studio_gpt.text import CHUNK, WEIGHTS, TextGenerator
 
 from ...studio.engine.test_checkpoint import identity
 from .conftest import LINES
@@ -114,6 +115,18 @@ def test_steps_leave_their_states_and_can_be_made_again(made):
         state = one[0]
 
 
+def test_requests_that_share_nothing_take_no_beginning(made):
+    generator, model = made
+    model, alone = fresh(model), generator.alone()
+    assert alone is generator.alone() is alone.alone()
+    run(made, begin(made, model=model, prompt=LONG, temperature=0), model)
+    hits = model.prefixes.hits
+    run((alone, model), begin((alone, model), prompt=LONG, temperature=0), model)
+    assert model.prefixes.hits == hits
+    begin(made, model=model, prompt=LONG)
+    assert model.prefixes.hits > hits
+
+
 def test_stop_strings_end_and_are_never_shown(made):
     whole = run(made, begin(made, temperature=1.0, max_tokens=60)).text
     stop = whole[20:24]
@@ -140,6 +153,33 @@ def test_the_engine_streams_and_keeps_the_recipe(checkpoints, tmp_path):
         assert "model.safetensors" in media.recipe.weights
         tickets = host.submit_many("text", 4, seed=3, **asked)
         assert [str(each.result()) for each in tickets] == [str(media)] * 4
+
+
+def test_kinds_of_weights_are_models_of_their_own_and_stand_in_the_recipe(checkpoints, tmp_path):
+    path = str(checkpoints("llama")[0])
+    used = {}
+    with studio.Studio(home=tmp_path, device="cpu") as host:
+        for kind in WEIGHTS:
+            media = host.text(LINES[0], seed=3, model=path, weights=kind, max_tokens=4)
+            assert media.recipe.inputs["weights"] == kind
+            used[kind] = media.recipe.facts["products"]
+        (engine,) = host.router.engines
+        sizes = {id(model): model.size for model in engine._models.resident()}
+        assert len(sizes) == len(WEIGHTS)
+        assert len(set(used.values())) == len(WEIGHTS), used
+        assert len(set(sizes.values())) > 2, "int8 takes less than float32"
+        with pytest.raises(InputError, match=r"`weights` is 'int3', but must be one of `float16`, `loaded`"):
+            host.text("a", model=path, weights="int3")
+
+
+def test_models_are_found_in_the_data_folder_of_the_studio_that_asks(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setenv("STUDIO_HOME", str(tmp_path / "elsewhere"))
+    name = f"file:{checkpoints('llama')[0]}"
+    models.Models(tmp_path).pull(name)
+    with studio.Studio(home=tmp_path, device="cpu") as host:
+        assert host.text("a", model=name, max_tokens=1, seed=1).recipe.inputs["model"] == name
+    with studio.Studio(device="cpu") as host, pytest.raises(ModelError, match="studio models pull"):
+        host.text("a", model=name)
 
 
 @pytest.mark.parametrize(("inputs", "words"), [
@@ -192,7 +232,7 @@ def test_without_a_model_the_remedy_is_named(tmp_path):
 
 def test_it_is_explained_with_the_probabilities_of_transformers(checkpoints):
     path, theirs = checkpoints("llama")
-    generator = ExplainGenerator(path)
+    generator = ExplainGenerator(path, "loaded")
     model = generator.load("cpu", "float32")
     state = run((generator, model), begin((generator, model), max_tokens=10, temperature=0, top=3))
     told = json.loads(str(generator.finish(model, state)))
@@ -207,7 +247,7 @@ def test_it_is_explained_with_the_probabilities_of_transformers(checkpoints):
 @pytest.mark.parametrize("name", ["gpt2", "mistral", "qwen3"])
 def test_the_attention_picture_is_of_what_transformers_attends_to(name, checkpoints):
     path, theirs = checkpoints(name)
-    generator = AttentionGenerator(path)
+    generator = AttentionGenerator(path, "loaded")
     model = generator.load("cpu", "float32")
     asked = generator.Inputs(prompt=LINES[0], layer=1, head=2)
     (state,) = generator.step(model, [generator.start(model, asked, studio.Rng(0))])

@@ -9,7 +9,18 @@ import time
 import pytest
 import torch
 
-from studio.attention import Backend, Causal, Dispatch, Lengths, Problem, SpaceTime, Table, attend, recorded
+from studio.attention import (
+    Backend,
+    Causal,
+    Dispatch,
+    Lengths,
+    Problem,
+    SpaceTime,
+    Table,
+    attend,
+    attend_rows,
+    recorded,
+)
 from studio.attention.table import kind_of
 from studio.attention.tune import measure
 from studio.errors import UnknownName, UsageError
@@ -192,3 +203,22 @@ def test_dtypes_are_checked():
         attend(q, k, v)
     with pytest.raises(UsageError, match="one dtype and one device: q float32 on cpu, k float16 on cpu"):
         attend(q.float(), k.half(), v.half())
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
+def test_rows_are_served_as_each_would_be(heads, kv_heads):
+    torch.manual_seed(0)
+    lengths = [1, 7, 16, 90]
+    q = torch.randn(len(lengths), heads, 32)
+    pairs = [torch.randn(2, 1, length, kv_heads, 32) for length in lengths]
+    with recorded() as used:
+        rows = attend_rows(q, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    assert used
+    alone = torch.cat([attend(one[None, None], *pair) for one, pair in zip(q, pairs, strict=True)])[:, 0]
+    assert torch.equal(rows, alone)
+    pairs[1][1, 0, 3] = torch.nan
+    rows = attend_rows(q, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    assert rows[1].isnan().all()
+    assert torch.equal(rows[[0, 2, 3]], alone[[0, 2, 3]]), "the others are spared"
+    with pytest.raises(UsageError):
+        attend_rows(q, [pair[0][..., :8] for pair in pairs], [pair[1] for pair in pairs])

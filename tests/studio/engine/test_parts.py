@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -189,6 +189,7 @@ def test_a_prefetch_takes_free_room_only(files):
     wanted=st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=12),
     budget=st.floats(2.1, 6), host=st.sampled_from([None, 0.0, 1.2, 3.0]),
 )  # fmt: skip
+@example(wanted=[(0, False), (1, False), (3, False), (1, False)], budget=3.0, host=None)  # who left was shared with
 @settings(max_examples=25, deadline=None)
 def test_ledgers_add_up_whatever_comes_and_goes(tmp_path_factory, wanted, budget, host):
     with pytest.MonkeyPatch.context() as patch:
@@ -232,3 +233,59 @@ def test_on_cuda_it_waits_in_pinned_memory(files):
     back = directly(source.get(one, None)).value[0]
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(expected, back.parameters(), strict=True))
+
+
+class Packed(torch.nn.Module):
+    """Stands for a layer whose weights a library has packed to a quarter, where torch does not see them."""
+
+    packed_bytes = WIDE * WIDE
+
+    def forward(self, x):
+        return x
+
+
+class Shrink:
+    """Puts `Packed` into the place of the layers."""
+
+    def __call__(self, module):
+        module.one = module.two = Packed()
+
+    def __eq__(self, other):
+        return type(other) is Shrink
+
+    def __hash__(self):
+        return 1
+
+
+class Variant(studio.Generator):
+    """One file, loaded as it is or packed."""
+
+    output = studio.Text
+
+    def __init__(self, file, variant):
+        self.file, self.variant = file, variant
+
+    def weights(self):
+        return [self.file]
+
+    def load(self, device, dtype):
+        pack = Shrink() if self.variant == "packed" else None
+        return studio.module(Pair, [self.file], device=device, dtype=dtype, pack=pack)
+
+
+def test_variants_of_one_file_are_models_of_their_own_and_what_is_packed_is_counted(files):
+    device = Models("cpu", ledger=Ledger(1 << 20))
+    packed, plain, again = (Variant(files["a"], name) for name in ("packed", "", "packed"))
+    shrunk = directly(device.get(packed, None))
+    assert device.ledger.used == shrunk.size == Packed.packed_bytes + 4, "a buffer of one number stays"
+    assert shrunk.saved == PART - Packed.packed_bytes
+    whole = directly(device.get(plain, None))
+    assert isinstance(whole.value.one, torch.nn.Linear)
+    assert device.ledger.used == shrunk.size + whole.size
+    assert directly(device.get(again, None)) is shrunk
+    assert device.missing(packed, None) == 0
+    device.drop_all(lambda model: 0)
+    assert device.missing(packed, None) >= PART, "it is filled before it is packed"
+    device.ledger.hold("others", (1 << 20) - Packed.packed_bytes - 100)
+    with pytest.raises(NoRoom):
+        directly(device.get(packed, None))
