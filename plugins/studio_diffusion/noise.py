@@ -1,0 +1,87 @@
+"""Noise schedules of diffusion in pixels: x_t = alpha_t x_0 + sigma_t e at t = 0 … T-1, as Ho et al. 2020 have it.
+
+The numbers are those of a stock scheduler's config (diffusers), so that its folders load and save as they are. What a
+net predicts (the noise e, v = alpha e - sigma x_0, or x_0 itself) belongs to the schedule.
+
+Try it: `NoiseSchedule(config("cosine", "v")).timesteps(4)` gives (999, 749, 499, 249)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from studio_diffusion.samplers import Level
+
+SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+"""Ho et al. 2020, section 4 (beta from 1e-4 to 0.02), and Nichol and Dhariwal 2021, equation 17; diffusers' names."""
+
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
+"""What the net says of x_t; diffusers' names."""
+
+
+def config(schedule: str, prediction: str) -> dict[str, Any]:
+    """The stock config of a schedule and a prediction, by the names of `SCHEDULES` and `PREDICTIONS`.
+
+    Timesteps are `trailing`: few steps then begin at pure noise (Lin et al. 2024, section 3.3).
+    """
+    stock = DDPMScheduler(
+        beta_schedule=SCHEDULES[schedule], prediction_type=PREDICTIONS[prediction], timestep_spacing="trailing"
+    )
+    return dict(stock.config)
+
+
+class NoiseSchedule:
+    """The levels of one stock config, and what the net's answer means at each.
+
+    Attributes:
+        alphas_cumprod: float32 (T,), the paper's alpha-bar.
+        prediction: `epsilon`, `v_prediction` or `sample`.
+        clip: what samplers of the first paper bound x_0 by, or None.
+    """
+
+    def __init__(self, stock: dict[str, Any]) -> None:
+        """Take a config of diffusers' `DDPMScheduler`."""
+        self.config = stock
+        scheduler = DDPMScheduler.from_config(stock)
+        self.alphas_cumprod: Tensor = scheduler.alphas_cumprod
+        # Betas rescaled to end at pure noise leave 0, where nothing of x_0 can be told from epsilon (as stock has it).
+        self.alphas_cumprod = torch.where(self.alphas_cumprod == 0, 2.0**-24, self.alphas_cumprod)
+        self.prediction: str = scheduler.config.prediction_type
+        self.clip: float | None = scheduler.config.clip_sample_range if scheduler.config.clip_sample else None
+
+    def __len__(self) -> int:
+        """T, the steps that the net was trained for."""
+        return len(self.alphas_cumprod)
+
+    def timesteps(self, steps: int) -> tuple[int, ...]:
+        """The `steps` times that a picture is made at, falling, spaced as the config says. `steps` is in 1 … T."""
+        scheduler = DDPMScheduler.from_config(self.config)
+        scheduler.set_timesteps(steps)
+        return tuple(scheduler.timesteps.tolist())
+
+    def level(self, t: Tensor) -> Level:
+        """Levels at integer times (B,); a time below 0 is the clean picture."""
+        bar = self.alphas_cumprod.to(t.device)[t.clamp(min=0)].where(t >= 0, 1.0)[:, None, None, None]
+        return Level(bar.sqrt(), (1 - bar).sqrt())
+
+    def x0(self, x: Tensor, said: Tensor, at: Level) -> Tensor:
+        """The clean picture that the net's answer `said` means for `x`; all (B, C, H, W)."""
+        if self.prediction == "epsilon":
+            return (x - at.sigma * said) / at.alpha
+        return at.alpha * x - at.sigma * said if self.prediction == "v_prediction" else said
+
+    def target(self, x0: Tensor, e: Tensor, at: Level) -> Tensor:
+        """What the net is to say of alpha x_0 + sigma e; all (B, C, H, W)."""
+        if self.prediction == "epsilon":
+            return e
+        return at.alpha * e - at.sigma * x0 if self.prediction == "v_prediction" else x0
+
+    def weight(self, at: Level, gamma: float) -> Tensor:
+        """Min-SNR weights (B, 1, 1, 1) of the squared error in `target` (Hang et al. 2023): min(SNR, gamma) of x_0's."""
+        snr = (at.alpha / at.sigma).square()
+        unit = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[self.prediction]
+        return snr.clamp(max=gamma) / unit
