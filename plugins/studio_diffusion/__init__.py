@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import studio
 from studio_diffusion.image import ImageGenerator
-from studio_diffusion.trainers import TrainImage, TrainVae
+from studio_diffusion.trainers import TrainDdpm, TrainImage, TrainVae
 
 
 @studio.hookimpl
@@ -16,4 +16,4 @@ def studio_generators() -> list[studio.Generator]:
 @studio.hookimpl
 def studio_trainers() -> list[studio.Trainer]:
     """The trainers of this plugin."""
-    return [TrainVae(), TrainImage()]
+    return [TrainVae(), TrainImage(), TrainDdpm()]

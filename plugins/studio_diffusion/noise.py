@@ -40,17 +40,27 @@ class NoiseSchedule:
     Attributes:
         alphas_cumprod: float32 (T,), the paper's alpha-bar.
         prediction: `epsilon`, `v_prediction` or `sample`.
-        clip: what samplers of the first paper bound x_0 by, or None.
+        clip: what samplers of the first papers bound x_0 by, or None.
+        large_variance: whether `ddpm` takes beta for its variance.
     """
 
     def __init__(self, stock: dict[str, Any]) -> None:
-        """Take a config of diffusers' `DDPMScheduler`."""
+        """Take a config of diffusers' `DDPMScheduler`. Raises ValueError for what no sampler here knows."""
         self.config = stock
         scheduler = DDPMScheduler.from_config(stock)
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod
         # Betas rescaled to end at pure noise leave 0, where nothing of x_0 can be told from epsilon (as stock has it).
         self.alphas_cumprod = torch.where(self.alphas_cumprod == 0, 2.0**-24, self.alphas_cumprod)
+        known = {
+            "prediction_type": tuple(PREDICTIONS.values()), "thresholding": (False,),
+            "timestep_spacing": ("leading", "trailing", "linspace"),
+            "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"),
+        }  # fmt: skip
+        for name, values in known.items():
+            if scheduler.config[name] not in values:
+                raise ValueError(f"{name} is {scheduler.config[name]!r}; known: {', '.join(map(repr, values))}")
         self.prediction: str = scheduler.config.prediction_type
+        self.large_variance: bool = scheduler.config.variance_type == "fixed_large"
         self.clip: float | None = scheduler.config.clip_sample_range if scheduler.config.clip_sample else None
 
     def __len__(self) -> int:

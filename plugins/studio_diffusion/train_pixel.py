@@ -7,9 +7,11 @@ numbers from the step's own seed: a run that was stopped ends at the same weight
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
@@ -18,9 +20,9 @@ from torch.nn import functional as F
 from studio.training.ema import Ema
 from studio.training.run import Run, replace
 from studio_diffusion.noise import NoiseSchedule
-from studio_diffusion.pixel import PixelDiffusion, Row
+from studio_diffusion.pixel import CLEAN, PixelDiffusion, Row
 
-GRID_ROWS, GRID_COLUMNS, GRID_STEPS, GRID_GUIDANCE = 4, 8, 20, 2.0
+GRID_ROWS, GRID_COLUMNS, GRID_STEPS, GRID_GUIDANCE = 4, 8, 10, 2.0
 
 
 def build(size: int, classes: int, channels: tuple[int, ...] = (32, 80, 144, 160)) -> UNet2DModel:
@@ -64,27 +66,31 @@ def loss_of(model: torch.nn.Module, schedule: NoiseSchedule, x0: Tensor, labels:
     return (schedule.weight(at, gamma) * error).mean()
 
 
-def grid(model: PixelDiffusion, labels: list[str], seed: int = 0) -> np.ndarray:
-    """Four rows of eight pictures, of the first labels or of none: uint8 (4H, 8W, 3)."""
+def grid(model: PixelDiffusion, seed: int = 0) -> np.ndarray:
+    """Four rows of eight pictures, of labels from first to last or of none: uint8 (4H, 8W, 3)."""
     rng = torch.Generator().manual_seed(seed)
     count = GRID_ROWS * GRID_COLUMNS
-    told = [model.label_id(labels[i % len(labels)] if labels else "") for i in range(count)]
-    times = (*model.schedule.timesteps(min(GRID_STEPS, len(model.schedule))), -1)
-    rows = [
-        Row.begin(torch.randn(model.shape, generator=rng), label=label, guidance=GRID_GUIDANCE if labels else 1.0,
-                  sampler="dpmpp-2m") for label in told
-    ]  # fmt: skip
+    told = [model.class_of(model.labels[i * len(model.labels) // count] if model.labels else "") for i in range(count)]
+    first, *others = (*model.schedule.timesteps(min(GRID_STEPS, len(model.schedule))), CLEAN)
+    rows = [Row(torch.randn(model.shape, generator=rng), label, GRID_GUIDANCE, "dpmpp-2m", CLEAN, first) for label in told]
     with torch.inference_mode():
-        for t, t_next in zip(times[:-1], times[1:], strict=True):
-            rows = model.step([row.at(t, t_next) for row in rows])
+        for t_next in others:
+            rows = model.step([row.on(t_next) for row in rows])
     made = model.pictures(torch.stack([row.x for row in rows])).numpy()  # (32, H, W, 3)
     made = made.reshape(GRID_ROWS, GRID_COLUMNS, *made.shape[1:]).transpose(0, 2, 1, 3, 4)
     return made.reshape(made.shape[0] * made.shape[1], -1, 3)
 
 
+def save_grid(model: PixelDiffusion, folder: Path) -> None:
+    """Write the grid to the folder's `samples.png`."""
+    out = io.BytesIO()
+    PIL.Image.fromarray(grid(model)).save(out, "PNG")
+    replace(folder / "samples.png", out.getvalue())
+
+
 def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, folder: Path, *, device: torch.device,
           steps: int, minutes: float, batch: int = 32, peak: float = 6e-4, drop: float = 0.1, gamma: float = 5.0,
-          decay: float = 0.999, grid_every: int = 500, seed: int = 0) -> tuple[UNet2DModel, list[str]]:  # fmt: skip
+          decay: float = 0.998, grid_every: int = 500, seed: int = 0) -> tuple[UNet2DModel, list[str]]:  # fmt: skip
     """Train, or go on training, in `folder`; return the averaged model and its classes' names.
 
     Args:
@@ -119,4 +125,6 @@ def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, fold
         optimizer.step()
         ema.update(model)
         run.log(loss=loss.item())
+        if (step + 1) % grid_every == 0 and not run.peers.rank:
+            save_grid(PixelDiffusion(ema.module, schedule, names if names else None), folder)
     return ema.module, names
