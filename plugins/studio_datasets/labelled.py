@@ -54,7 +54,9 @@ def folder(path: Path, size: int) -> tuple[np.ndarray, list[str]]:
     files = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
     if not files:
         kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise StudioError(f"`{path}` has no pictures ({kinds})", hint="name a folder of pictures, or of folders of them")
+        raise StudioError(
+            f"`{path}` has no pictures ({kinds})", hint="name a folder of pictures, or of folders of them"
+        )
     labels = [each.relative_to(path).parts[0] if each.parent != path else "" for each in files]
     if "" in labels and any(labels):
         loose = files[labels.index("")]
@@ -74,4 +76,6 @@ def _read(file: Path, size: int) -> np.ndarray:
                 raise StudioError(f"`{file}` is too large: {reason}", hint="make it smaller, or remove it")
             return on_white(picture, size)
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of damaged files
-        raise StudioError(f"`{file}` is no picture that can be read: {error}", hint="remove it or save it anew") from None
+        raise StudioError(
+            f"`{file}` is no picture that can be read: {error}", hint="remove it or save it anew"
+        ) from None

@@ -38,6 +38,7 @@ class NoiseSchedule:
     """The levels of one stock config, and what the net's answer means at each.
 
     Attributes:
+        config: the stock config, whole.
         alphas_cumprod: float32 (T,), the paper's alpha-bar.
         prediction: `epsilon`, `v_prediction` or `sample`.
         clip: what samplers of the first papers bound x_0 by, or None.
@@ -46,8 +47,8 @@ class NoiseSchedule:
 
     def __init__(self, stock: dict[str, Any]) -> None:
         """Take a config of diffusers' `DDPMScheduler`. Raises ValueError for what no sampler here knows."""
-        self.config = stock
         scheduler = DDPMScheduler.from_config(stock)
+        self.config: dict[str, Any] = dict(scheduler.config)
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod
         # Betas rescaled to end at pure noise leave 0, where nothing of x_0 can be told from epsilon (as stock has it).
         self.alphas_cumprod = torch.where(self.alphas_cumprod == 0, 2.0**-24, self.alphas_cumprod)

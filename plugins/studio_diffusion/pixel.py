@@ -100,11 +100,17 @@ class PixelDiffusion:
         height, width = (size, size) if isinstance(size, int) else size
         return int(self.unet.config.in_channels), int(height), int(width)
 
+    def times(self, steps: int) -> tuple[int, ...]:
+        """The times of a picture in `steps` steps, falling: `steps + 1`, the last that of a clean picture."""
+        return (*self.schedule.timesteps(steps), CLEAN)
+
     def class_of(self, label: str) -> int | None:
         """The class of a label; an empty one means none. Raises InputError or UnknownName, which names the nearest."""
         if not self.labels:
             if label:
-                raise InputError("label", f"the model knows no labels: `{label}` cannot be asked for", hint="leave it out")
+                raise InputError(
+                    "label", f"the model knows no labels: `{label}` cannot be asked for", hint="leave it out"
+                )
             return None
         if not label and self.none is None:
             message = "the model draws nothing without a label"
@@ -132,10 +138,10 @@ class PixelDiffusion:
         after = torch.empty_like(x)
         for name, mine in named.items():
             after[mine] = PIXEL_SAMPLERS[name](move)[mine]
-        return [
-            replace(row, x=after[i], past=((row.t, x0[i], x[i]), *row.past[:1]), noise=None)
+        return [  # clones: a row of a shared tensor would keep the whole batch alive
+            replace(row, x=after[i].clone(), past=((row.t, x0[i].clone(), x[i].clone()), *row.past[:1]), noise=None)
             for i, row in enumerate(rows)
-        ]  # fmt: skip
+        ]
 
     def level(self, rows: Sequence[Row], times: Sequence[int]) -> Level:
         """The levels at a time for each row."""
@@ -172,8 +178,9 @@ class PixelDiffusion:
         )  # fmt: skip
 
     def pictures(self, x: Tensor) -> Tensor:
-        """Pictures of clean x (B, C, H, W) in [-1, 1]: uint8 (B, H, W, C) on the CPU."""
-        return x.float().div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
+        """Pictures of clean x (B, C, H, W) in [-1, 1]: uint8 (B, H, W, 3) on the CPU, or (B, H, W) of one channel."""
+        made = x.float().div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
+        return made if made.shape[-1] == 3 else made[..., 0]
 
 
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
@@ -186,7 +193,9 @@ def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(path, f"`{path}` cannot be read as JSON: {error}", hint="get the model again") from None
     if not isinstance(found, kind):
-        raise WeightsError(path, f"`{path}` is no JSON {'object' if kind is dict else 'list'}", hint="get the model again")
+        raise WeightsError(
+            path, f"`{path}` is no JSON {'object' if kind is dict else 'list'}", hint="get the model again"
+        )
     return found
 
 

@@ -162,7 +162,11 @@ def unic(m: Move) -> Tensor:
     corrects, second = m.before.level.sigma > 0, m.earlier.level.sigma > 0
     now, before, earlier = (  # in float64: small steps leave few digits of the differences below
         Level(each.alpha.double(), each.sigma.double()).where(known, other)
-        for each, known, other in ((m.now, corrects, 0.5), (m.before.level, corrects, 0.6), (m.earlier.level, second, 0.7))
+        for each, known, other in (
+            (m.now, corrects, 0.5),
+            (m.before.level, corrects, 0.6),
+            (m.earlier.level, second, 0.7),
+        )
     )
     h = now.log_snr - before.log_snr
     # The papers' phi and b at -h, for the predicted x_0

@@ -71,8 +71,10 @@ def grid(model: PixelDiffusion, seed: int = 0) -> np.ndarray:
     rng = torch.Generator().manual_seed(seed)
     count = GRID_ROWS * GRID_COLUMNS
     told = [model.class_of(model.labels[i * len(model.labels) // count] if model.labels else "") for i in range(count)]
-    first, *others = (*model.schedule.timesteps(min(GRID_STEPS, len(model.schedule))), CLEAN)
-    rows = [Row(torch.randn(model.shape, generator=rng), label, GRID_GUIDANCE, "dpmpp-2m", CLEAN, first) for label in told]
+    first, *others = model.times(GRID_STEPS)
+    rows = [
+        Row(torch.randn(model.shape, generator=rng), label, GRID_GUIDANCE, "dpmpp-2m", CLEAN, first) for label in told
+    ]
     with torch.inference_mode():
         for t_next in others:
             rows = model.step([row.on(t_next) for row in rows])

@@ -126,7 +126,9 @@ class TrainDdpm(studio.Trainer):
         )
         schedule: str = studio.field("cosine", choices=("linear", "cosine"), help="how noise grows with time")
         drop: float = studio.field(0.1, ge=0, le=1, help="part of the labels that is left out, for guidance")
-        min_snr: float = studio.field(5.0, gt=0, le=1e9, help="bound of the weight of nearly clean pictures; 1e9 is none")
+        min_snr: float = studio.field(
+            5.0, gt=0, le=1e9, help="bound of the weight of nearly clean pictures; 1e9 is none"
+        )
         batch: int = studio.field(32, ge=1, le=4096, help="pictures a step")
         rate: float = studio.field(6e-4, gt=0, lt=0.1, help="highest learning rate")
 

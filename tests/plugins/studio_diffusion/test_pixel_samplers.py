@@ -72,11 +72,16 @@ def theirs(x: Tensor, sampler: str, stock: dict[str, Any], steps: int) -> Tensor
     scheduler = kind.from_config({**stock, **more})
     scheduler.set_timesteps(steps)
     given = {
-        step: {"generator": torch.Generator().manual_seed(1000 + step)} if sampler == "ddpm" else {} for step in range(steps)
+        step: {"generator": torch.Generator().manual_seed(1000 + step)} if sampler == "ddpm" else {}
+        for step in range(steps)
     }
     net, sample = Net(), x[None]
     if sampler == "euler":
-        sample = sample / float(1 - scheduler.alphas_cumprod[int(scheduler.timesteps[0])]) ** 0.5 * scheduler.init_noise_sigma
+        sample = (
+            sample
+            / float(1 - scheduler.alphas_cumprod[int(scheduler.timesteps[0])]) ** 0.5
+            * scheduler.init_noise_sigma
+        )
     for step, t in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(sample, t)
         sample = scheduler.step(net(scaled, t).sample, t, sample, **given[step]).prev_sample
