@@ -31,7 +31,12 @@ def config(schedule: str, prediction: str) -> dict[str, Any]:
     stock = DDPMScheduler(
         beta_schedule=SCHEDULES[schedule], prediction_type=PREDICTIONS[prediction], timestep_spacing="trailing"
     )
-    return dict(stock.config)
+    return _plain(stock)
+
+
+def _plain(scheduler: DDPMScheduler) -> dict[str, Any]:
+    """Its config without the notes that diffusers makes for itself, one of which undoes later changes of defaults."""
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
 
 
 class NoiseSchedule:
@@ -48,7 +53,7 @@ class NoiseSchedule:
     def __init__(self, stock: dict[str, Any]) -> None:
         """Take a config of diffusers' `DDPMScheduler`. Raises ValueError for what no sampler here knows."""
         scheduler = DDPMScheduler.from_config(stock)
-        self.config: dict[str, Any] = dict(scheduler.config)
+        self.config = _plain(scheduler)
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod
         # Betas rescaled to end at pure noise leave 0, where nothing of x_0 can be told from epsilon (as stock has it).
         self.alphas_cumprod = torch.where(self.alphas_cumprod == 0, 2.0**-24, self.alphas_cumprod)
@@ -72,7 +77,7 @@ class NoiseSchedule:
         """The `steps` times that a picture is made at, falling, spaced as the config says. `steps` is in 1 … T."""
         scheduler = DDPMScheduler.from_config(self.config)
         scheduler.set_timesteps(steps)
-        return tuple(scheduler.timesteps.tolist())
+        return tuple(scheduler.timesteps.tolist()[:steps])  # trailing by 61 and others, stock adds the time -1
 
     def level(self, t: Tensor) -> Level:
         """Levels at integer times (B,); a time below 0 is the clean picture."""
