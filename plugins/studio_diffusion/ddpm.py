@@ -3,7 +3,7 @@
 Draws with the starter that ships with the plugin, or with any folder in the layout of diffusers' `DDPMPipeline`.
 Importing this loads no torch; `load` does.
 
-Try it: ``studio generate ddpm --label strawberry -n 4 --seed 1``
+Try it: ``studio generate ddpm --of strawberry -n 4 --seed 1``
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DdpmGenerator(studio.Generator):
     class Inputs(studio.Inputs):
         """What `studio generate ddpm` asks for."""
 
-        label: str = studio.field("", help="what to draw, one of the model's labels; empty is any", max_length=200)
+        of: str = studio.field("", help="what to draw, one of the model's labels; empty is any", max_length=200)
         model: str = studio.field(
             "", help="a folder in the layout of diffusers' DDPMPipeline, or a pulled one; empty is Studio's own",
             max_length=4000,
@@ -129,9 +129,12 @@ class DdpmGenerator(studio.Generator):
         if inputs.steps > len(model.schedule):
             raise InputError("steps", f"{inputs.steps} steps are more than the {len(model.schedule)} of the model",
                              hint=f"give 1 to {len(model.schedule)}")  # fmt: skip
+        label, guidance, notices = model.class_of(inputs.of), inputs.guidance, ()
+        if label is not None and model.none is None and guidance > 1:
+            guidance, notices = 1.0, ("the model knows no class for none: it is not guided",)
         return Denoising(
-            steps=inputs.steps, x=torch.randn(model.shape, generator=rng.torch), label=model.class_of(inputs.label),
-            times=model.times(inputs.steps), guidance=inputs.guidance, sampler=inputs.sampler,
+            steps=inputs.steps, notices=notices, x=torch.randn(model.shape, generator=rng.torch), label=label,
+            times=model.times(inputs.steps), guidance=guidance, sampler=inputs.sampler,
             rng=rng,
         )  # fmt: skip
 

@@ -97,7 +97,9 @@ class NoiseSchedule:
         return at.alpha * e - at.sigma * x0 if self.prediction == "v_prediction" else x0
 
     def weight(self, at: Level, gamma: float) -> Tensor:
-        """Min-SNR weights (B, 1, 1, 1) of the squared error in `target` (Hang et al. 2023): min(SNR, gamma) of x_0's."""
+        """Weights (B, 1, 1, 1) of the squared error in `target` that make it min(SNR, gamma) times that in x_0 (Hang et
+        al. 2023).
+        """
         snr = (at.alpha / at.sigma).square()
         unit = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[self.prediction]
         return snr.clamp(max=gamma) / unit

@@ -77,7 +77,7 @@ class PixelDiffusion:
 
     @classmethod
     def load(cls, folder: Path, device: str, dtype: torch.dtype) -> PixelDiffusion:
-        """Read a folder in the layout of `DDPMPipeline`. Raises WeightsError for what is missing, damaged or unknown."""
+        """Read a `DDPMPipeline` folder. Raises WeightsError for what is missing, damaged or unknown."""
         config = _unet_config(folder)
         schedule = _schedule(folder)
         unet = studio.module(
@@ -114,7 +114,7 @@ class PixelDiffusion:
             return None
         if not label and self.none is None:
             message = "the model draws nothing without a label"
-            raise InputError("label", message, hint=f"give one of: {', '.join(self.labels[:20])}")
+            raise InputError("of", message, hint=f"give one of: {', '.join(self.labels[:20])}")
         if label and label not in self.labels:
             near = sorted(self.labels, key=lambda name: -difflib.SequenceMatcher(None, label, name).ratio())
             raise UnknownName("label", label, near)

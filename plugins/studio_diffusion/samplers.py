@@ -133,7 +133,7 @@ def ddpm(m: Move) -> Tensor:
 
 
 def _towards(m: Move, x0: Tensor) -> Tensor:
-    """(sigma'/sigma) x + alpha' (1 - exp(-h)) x0 with exp(-h) = sigma' alpha / (alpha' sigma): no limit at sigma' = 0."""
+    """(sigma'/sigma) x + alpha' (1 - exp(-h)) x0, written so that sigma' = 0 needs no limit."""
     ratio = m.next.sigma / m.now.sigma
     return ratio * m.x + (m.next.alpha - ratio * m.now.alpha) * x0
 
@@ -155,8 +155,8 @@ def dpmpp_2m(m: Move) -> Tensor:
 def unic(m: Move) -> Tensor:
     """UniC-2, the corrector of UniPC, with B(h) = exp(h) - 1 (Zhao et al. 2023, algorithm 1): a better `m.x`.
 
-    From where the step before began, it goes to level `now` again, this time knowing what the model says there. Of order
-    1 at a row's second step; the first is left as it is. Returns (B, C, H, W); the next step begins there.
+    From where the step before began, it goes to level `now` again, this time knowing what the model says there. Of
+    order 1 at a row's second step; the first is left as it is. Returns (B, C, H, W); the next step begins there.
     """
     assert m.earlier is not None
     corrects, second = m.before.level.sigma > 0, m.earlier.level.sigma > 0

@@ -28,8 +28,8 @@ GRID_ROWS, GRID_COLUMNS, GRID_STEPS, GRID_GUIDANCE = 4, 8, 10, 2.0
 def build(size: int, classes: int, channels: tuple[int, ...] = (32, 48, 112, 192)) -> UNet2DModel:
     """The starter's U-Net with fresh weights: 6.2M parameters with 286 classes; attention at a quarter of the size.
 
-    `classes` counts the one for "none"; 0 is a net that is told nothing. Thin at full size, where 64 channels
-    took half of a training step on a CPU, and wide below, where weights cost little time.
+    `classes` counts the one for "none"; 0 is a net that is told nothing. Channels are few at full size, where they cost
+    the most time, and many below, where they cost little of it.
     """
     return UNet2DModel(
         sample_size=size, block_out_channels=channels, layers_per_block=1, norm_num_groups=16, attention_head_dim=16,

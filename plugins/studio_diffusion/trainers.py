@@ -1,4 +1,4 @@
-"""`studio train vae`, `image` and `ddpm`: from a data set (and a text tower) to the starters. Loads no torch until run."""
+"""`studio train vae`, `image` and `ddpm`: from data and a text tower to the starters. Loads no torch until run."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ predictions = st.sampled_from(sorted(PREDICTIONS))
 def test_a_target_means_its_picture_and_weights_its_error(
     schedule: str, prediction: str, time: int, seed: int, gamma: float
 ) -> None:
-    """A right answer gives x_0 back; a wrong one costs min(SNR, gamma) times its error in x_0, whatever is predicted."""
+    """A right answer gives x_0 back; a wrong one costs min(SNR, gamma) times its error in x_0, in all predictions."""
     rng = torch.Generator().manual_seed(seed)
     x0, e, wrong = (torch.randn(2, 3, 4, 4, generator=rng, dtype=torch.float64) for _ in range(3))
     noise = NoiseSchedule(config(schedule, prediction))
@@ -58,9 +59,9 @@ def test_a_target_means_its_picture_and_weights_its_error(
 def test_times_fall(schedule: str, steps: int, spacing: str) -> None:
     times = NoiseSchedule({**config(schedule, "v"), "timestep_spacing": spacing}).timesteps(steps)
     assert len(times) == steps
-    assert 1000 > times[0]
+    assert times[0] < 1000
     assert times[-1] >= 0
-    assert all(a > b for a, b in zip(times[:-1], times[1:], strict=True))
+    assert all(a > b for a, b in pairwise(times))
     if spacing == "trailing":
         assert times[0] == 999
 
