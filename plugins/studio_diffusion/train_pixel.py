@@ -8,7 +8,9 @@ numbers from the step's own seed: a run that was stopped ends at the same weight
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -17,6 +19,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from studio.errors import StudioError
 from studio.training.ema import Ema
 from studio.training.run import Run, replace
 from studio_diffusion.noise import NoiseSchedule
@@ -90,6 +93,23 @@ def save_grid(model: PixelDiffusion, folder: Path) -> None:
     replace(folder / "samples.png", out.getvalue())
 
 
+def agree(folder: Path, meant: dict[str, Any]) -> None:
+    """Write down what a new run's weights mean. Raises StudioError if the run in `folder` was begun with something else."""
+    path = folder / "meant.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(path, json.dumps(meant, ensure_ascii=False).encode())
+        return
+    before = json.loads(path.read_bytes())
+    changed = [name for name, value in meant.items() if before.get(name) != value]
+    if changed:
+        told = "" if changed[0] == "labels" else f": `{before.get(changed[0])}`, not `{meant[changed[0]]}`"
+        raise StudioError(
+            f"the run in `{folder}` was begun with another {' and another '.join(changed)}{told}",
+            hint="go on with the same options and pictures, or name another `--work`",
+        )
+
+
 def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, folder: Path, *, device: torch.device,
           steps: int, minutes: float, batch: int = 32, peak: float = 6e-4, drop: float = 0.1, gamma: float = 5.0,
           decay: float = 0.998, grid_every: int = 500, seed: int = 0) -> tuple[UNet2DModel, list[str]]:  # fmt: skip
@@ -102,9 +122,15 @@ def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, fold
         peak: highest learning rate.
         drop: the part of the labels that is left out.
         gamma: the bound of the min-SNR weights.
+        grid_every: steps from one `samples.png` to the next.
+
+    Raises:
+        StudioError: the run in `folder` was begun with another size, other labels or another schedule.
+        ValueError: its checkpoint is damaged or of a model of another shape.
     """
     torch.manual_seed(seed)
     names = sorted(set(labels) - {""})
+    agree(folder, {"size": pictures.shape[1], "labels": names, "schedule": schedule.config})
     model = build(pictures.shape[1], len(names) + 1 if names else 0).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = Ema(model, decay)

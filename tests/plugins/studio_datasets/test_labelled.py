@@ -43,7 +43,7 @@ def test_bad_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(StudioError, match=r"loose\.png` lies beside folders"):
         labelled.folder(tmp_path, 8)
     (tmp_path / "loose.png").unlink()
-    (tmp_path / "cat" / "2.png").write_bytes((tmp_path / "cat" / "1.png").read_bytes()[:60])
+    (tmp_path / "cat" / "2.png").write_bytes((tmp_path / "cat" / "1.png").read_bytes()[:45])
     with pytest.raises(StudioError, match=r"2\.png` is no picture that can be read"):
         labelled.folder(tmp_path, 8)
     monkeypatch.setattr(labelled, "MOST_PIXELS", 199)

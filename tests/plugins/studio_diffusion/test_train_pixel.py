@@ -17,11 +17,13 @@ from torch import Tensor
 
 from studio import torch_setup
 from studio.cli.main import run
+from studio.errors import StudioError
 
 torch_setup.prepare()
 
 from studio_diffusion import train_pixel  # noqa: E402  (needs prepare)
 from studio_diffusion.noise import NoiseSchedule, config  # noqa: E402
+from studio_diffusion.pixel import PixelDiffusion  # noqa: E402
 
 CPU = torch.device("cpu")
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
@@ -73,9 +75,9 @@ class Stopping(NoiseSchedule):
         return super().target(*given)
 
 
-def train(folder: Path, schedule: NoiseSchedule, labels: list[str] = LABELS) -> dict[str, Tensor]:
+def train(folder: Path, schedule: NoiseSchedule, labels: list[str] = LABELS, steps: int = 3) -> dict[str, Tensor]:
     model, names = train_pixel.train(
-        PICTURES, labels, schedule, folder, device=CPU, steps=3, minutes=60, batch=2, grid_every=3
+        PICTURES, labels, schedule, folder, device=CPU, steps=steps, minutes=60, batch=2, grid_every=10
     )
     assert names == sorted(set(labels) - {""})
     return model.state_dict()
@@ -88,12 +90,14 @@ def test_a_stopped_run_ends_at_the_same_weights(tmp_path: Path) -> None:
         train(tmp_path / "stopped", Stopping(stock))
     stopped = train(tmp_path / "stopped", NoiseSchedule(stock))
     assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
-    with PIL.Image.open(tmp_path / "whole" / "samples.png") as grid:
-        assert grid.size == (8 * 16, 4 * 16)
+    with pytest.raises(StudioError, match=r"another schedule: .*v_prediction.*sample"):
+        train(tmp_path / "whole", NoiseSchedule(config("cosine", "x0")))
+    with pytest.raises(StudioError, match="another labels"):
+        train(tmp_path / "whole", NoiseSchedule(stock), ["fig", "apple", "fig"])
 
 
 def test_pictures_without_labels(tmp_path: Path) -> None:
-    weights = train(tmp_path, NoiseSchedule(config("linear", "epsilon")), ["", "", ""])
+    weights = train(tmp_path, NoiseSchedule(config("linear", "epsilon")), ["", "", ""], steps=1)
     assert not any("class_embedding" in name for name in weights)
 
 
@@ -109,6 +113,15 @@ def test_from_a_folder_to_a_picture(tmp_path: Path, capfd: pytest.CaptureFixture
     assert run(["generate", "ddpm", *given]) == 0, capfd.readouterr().err
     with PIL.Image.open(tmp_path / "made.png") as picture:
         assert picture.size == (16, 16)
-    assert run(["train", "ddpm", *work, "--size", "24"]) != 0
+    assert run(["train", "ddpm", *work, "--size", "24"]) == 1
+    assert "another size" in capfd.readouterr().err
     assert run(["train", "ddpm", "--work", str(tmp_path / "none")]) == 1
     assert "studio train data" in capfd.readouterr().err
+
+
+def test_the_grid_has_a_picture_for_each_place(tmp_path: Path, tiny_ddpm: Path) -> None:
+    train_pixel.save_grid(PixelDiffusion.load(tiny_ddpm, "cpu", torch.float32), tmp_path)
+    with PIL.Image.open(tmp_path / "samples.png") as grid:
+        assert grid.size == (8 * 16, 4 * 16)
+        tiles = np.asarray(grid).reshape(4, 16, 8, 16, 3).transpose(0, 2, 1, 3, 4).reshape(32, -1)
+    assert len({tile.tobytes() for tile in tiles}) == 32
