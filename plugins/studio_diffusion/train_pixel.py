@@ -94,7 +94,7 @@ def save_grid(model: PixelDiffusion, folder: Path) -> None:
 
 
 def agree(folder: Path, meant: dict[str, Any]) -> None:
-    """Write down what a new run's weights mean. Raises StudioError if the run in `folder` was begun with something else."""
+    """Write down what a new run's weights mean. Raises StudioError if `folder` has a run of something else."""
     path = folder / "meant.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
