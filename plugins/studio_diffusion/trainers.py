@@ -135,9 +135,12 @@ class TrainDdpm(studio.Trainer):
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/ddpm/model`, a folder in the layout of diffusers' DDPMPipeline."""
         device = options.torch_device()
+        import torch
+
         from studio.training.peers import Peers
         from studio_datasets import labelled
         from studio_diffusion import export, noise, train_pixel
+        from studio_diffusion.pixel import PixelDiffusion
 
         if options.data:
             pictures, labels = labelled.folder(Path(options.data), options.size)
@@ -149,6 +152,8 @@ class TrainDdpm(studio.Trainer):
             pictures, labels, noise.NoiseSchedule(stock), out, device=device, steps=options.steps,
             minutes=options.minutes, batch=options.batch, peak=options.rate, drop=options.drop, gamma=options.min_snr,
         )  # fmt: skip
-        if not Peers().rank:  # the first process of the run writes the result
-            export.save_pixel(out / "model", unet, stock, names)
+        if Peers().rank:
+            return  # the first process of the run writes the result
+        export.save_pixel(out / "model", unet, stock, names)
+        train_pixel.save_grid(PixelDiffusion.load(out / "model", str(device), torch.float32), out)
         console.print(f"the model is in {out / 'model'}, sample pictures in {out / 'samples.png'}")

@@ -25,7 +25,10 @@ OWN_GENERATORS = sorted(  # those of `gpt` are checked on a tiny model, in tests
     if report.origin.startswith(OWN) and report.name != "gpt"
     for name in report.generators
 )
-SMALL: dict[str, dict[str, Any]] = {"image": {"prompt": "a red apple", "steps": 4, "size": "64x64"}}
+SMALL: dict[str, dict[str, Any]] = {
+    "image": {"prompt": "a red apple", "steps": 4, "size": "64x64"},
+    "ddpm": {"steps": 4},
+}
 
 
 @pytest.mark.parametrize("name", OWN_GENERATORS)
