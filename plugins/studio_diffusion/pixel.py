@@ -108,9 +108,7 @@ class PixelDiffusion:
         """The class of a label; an empty one means none. Raises InputError or UnknownName, which names the nearest."""
         if not self.labels:
             if label:
-                raise InputError(
-                    "label", f"the model knows no labels: `{label}` cannot be asked for", hint="leave it out"
-                )
+                raise InputError("of", f"the model knows no labels: `{label}` cannot be asked for", hint="leave it out")
             return None
         if not label and self.none is None:
             message = "the model draws nothing without a label"
@@ -127,7 +125,7 @@ class PixelDiffusion:
         """
         place = self.device
         x = torch.stack([row.x for row in rows]).to(place)  # (B, C, H, W)
-        now = self.level(rows, [row.t for row in rows])
+        now = self.level([row.t for row in rows])
         x0 = self.schedule.x0(x, self._say(rows, x), now)
         move = self._move(rows, x, x0, now)
         named = {name: [i for i, row in enumerate(rows) if row.sampler == name] for name in {r.sampler for r in rows}}
@@ -143,7 +141,7 @@ class PixelDiffusion:
             for i, row in enumerate(rows)
         ]
 
-    def level(self, rows: Sequence[Row], times: Sequence[int]) -> Level:
+    def level(self, times: Sequence[int]) -> Level:
         """The levels at a time for each row."""
         return self.schedule.level(torch.tensor(times, device=self.device))
 
@@ -169,11 +167,11 @@ class PixelDiffusion:
             had = [row.past[back] if len(row.past) > back else (CLEAN, row.x, row.x) for row in rows]
             times, x0s, xs = zip(*had, strict=True)
             pasts.append(
-                Past(self.level(rows, times), torch.stack(x0s).to(x.device), torch.stack(xs).to(x.device))
+                Past(self.level(times), torch.stack(x0s).to(x.device), torch.stack(xs).to(x.device))
             )  # fmt: skip
         noise = torch.stack([row.x if row.noise is None else row.noise for row in rows]).to(x.device)
         return Move(
-            x, x0, now, self.level(rows, [row.t_next for row in rows]), pasts[0], pasts[1], noise,
+            x, x0, now, self.level([row.t_next for row in rows]), pasts[0], pasts[1], noise,
             bound=self.schedule.clip, large_variance=self.schedule.large_variance,
         )  # fmt: skip
 

@@ -178,8 +178,9 @@ def test_bad_inputs_are_refused(tiny_ddpm: Path, given: dict[str, Any], error: t
 
 def test_what_a_model_lacks_is_refused(tmp_path: Path) -> None:
     plain = DdpmGenerator(saved_by_stock(tmp_path / "plain"))
-    with pytest.raises(InputError, match="knows no labels"):
+    with pytest.raises(InputError, match="knows no labels") as raised:
         draw(plain, of="apple")
+    assert raised.value.field == "of"
     with pytest.raises(InputError, match="101 steps are more than the 100"):
         draw(plain, steps=101)
     DDPMPipeline(tiny_net(classes=5), DDPMScheduler()).save_pretrained(tmp_path / "numbers")
