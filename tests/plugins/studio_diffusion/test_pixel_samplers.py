@@ -105,7 +105,9 @@ def test_equals_stock(sampler: str, steps: int, schedule: str, prediction: str) 
     stock = config(schedule, prediction)
     (mine,) = ours(stock, [(noise(steps), sampler, steps)])
     # Stock Euler divides by alpha, which is 5e-5 at the first time of the cosine schedule: its digits, not ours.
-    agrees(mine, theirs(stock, noise(steps), sampler, steps), 1e-2 if sampler == "euler" else 2e-4)
+    # `ddpm` takes 1 - alpha of neighbouring times, which leaves float32 few digits: a quarter of one level of 255.
+    within = {"euler": 1e-2, "ddpm": 2e-3}.get(sampler, 2e-4)
+    agrees(mine, theirs(stock, noise(steps), sampler, steps), within)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
