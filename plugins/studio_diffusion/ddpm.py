@@ -129,7 +129,8 @@ class DdpmGenerator(studio.Generator):
         if inputs.steps > len(model.schedule):
             raise InputError("steps", f"{inputs.steps} steps are more than the {len(model.schedule)} of the model",
                              hint=f"give 1 to {len(model.schedule)}")  # fmt: skip
-        label, guidance, notices = model.class_of(inputs.of), inputs.guidance, ()
+        label, guidance = model.class_of(inputs.of), inputs.guidance
+        notices: tuple[str, ...] = ()
         if label is not None and model.none is None and guidance > 1:
             guidance, notices = 1.0, ("the model knows no class for none: it is not guided",)
         return Denoising(

@@ -224,7 +224,7 @@ def _labels(folder: Path, classes: int | None) -> list[str] | None:
     path = folder / "labels.json"
     if not path.exists():
         return None
-    names = read_json(path, list)
+    names: list[str] = read_json(path, list)
     if not all(isinstance(name, str) and name for name in names) or len(names) + 1 != (classes or 1):
         message = f"`{path}` names {len(names)} labels; the net has {classes or 0} classes, the last of them for none"
         raise WeightsError(path, message, hint="put the model's own labels.json there, or remove it")

@@ -128,7 +128,7 @@ def ddpm(m: Move) -> Tensor:
     now, after = m.now.sigma.square(), m.next.sigma.square()  # 1 - alpha-bar
     alpha = (m.now.alpha / m.next.alpha).square()  # the paper's alpha_t
     mean = m.next.alpha * (1 - alpha) / now * m.bounded + alpha.sqrt() * after / now * m.x
-    variance = (1 - alpha) * (1.0 if m.large_variance else after / now)
+    variance = 1 - alpha if m.large_variance else (1 - alpha) * after / now
     return mean + torch.where(m.next.sigma > 0, variance.sqrt(), 0.0) * m.noise
 
 
