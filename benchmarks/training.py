@@ -1,6 +1,7 @@
 """Training speed: pictures a second of `studio train`, against a plain PyTorch loop of the same model and loss.
 
     python benchmarks/training.py dcgan --rounds 5
+    python benchmarks/training.py ddpm --rounds 5
 
 Both sides train the starter's shape on the same random pictures, in bfloat16 autocast, by turns in one process; what is
 told is the median of the ratios, round by round. The plain loop has the networks, the loss, the augmentation and Adam,
@@ -25,11 +26,14 @@ from studio import torch_setup
 
 torch_setup.prepare()
 
-from torch.nn.functional import binary_cross_entropy_with_logits as bce  # noqa: E402  (needs prepare)
+from diffusers import DDPMScheduler  # noqa: E402  (needs prepare)
+from torch.nn.functional import binary_cross_entropy_with_logits as bce  # noqa: E402
+from torch.nn.functional import mse_loss  # noqa: E402
 
 from studio_dcgan import train  # noqa: E402
 from studio_dcgan.augment import augment  # noqa: E402
 from studio_dcgan.model import Discriminator, Generator  # noqa: E402
+from studio_diffusion import noise, train_pixel  # noqa: E402
 
 PICTURES, CLASSES = 285, 285
 
@@ -79,6 +83,39 @@ def dcgan_plain(device: torch.device, width: int, batch: int, steps: int, pictur
     return (time.perf_counter() - begun) / steps
 
 
+def ddpm_ours(device: torch.device, batch: int, steps: int, pictures: np.ndarray) -> float:
+    """Seconds a step of `studio train ddpm` by the run's own clock, which begins with the first step."""
+    labels = [f"{index:03}" for index in range(CLASSES)]
+    schedule = noise.NoiseSchedule(noise.config("cosine", "v"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train_pixel.train(pictures, labels, schedule, folder, device=device, steps=steps, minutes=1e9, batch=batch)
+        with safetensors.safe_open(folder / "run.safetensors", framework="pt") as file:
+            return float(json.loads(file.metadata()["counters"])["seconds"]) / steps
+
+
+def ddpm_plain(device: torch.device, batch: int, steps: int, pictures: np.ndarray) -> float:
+    """Seconds a step of the loop of diffusers' unconditional example, with classes and gradient clipping."""
+    model = train_pixel.build(pictures.shape[1], CLASSES + 1).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 6e-4, (0.9, 0.99), fused=True)
+    scheduler = DDPMScheduler.from_config(noise.config("cosine", "v"))
+    rng = torch.Generator().manual_seed(0)
+    begun = time.perf_counter()
+    for _ in range(steps):
+        rows = torch.randint(PICTURES, (batch,), generator=rng)
+        x0 = torch.from_numpy(pictures[rows.numpy()]).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)
+        e, t = torch.randn(x0.shape, generator=rng).to(device), torch.randint(1000, (batch,), generator=rng).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            said = model(scheduler.add_noise(x0, e, t), t, rows.to(device)).sample
+        loss = mse_loss(said.float(), scheduler.get_velocity(x0, e, t))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        loss.item()
+    return (time.perf_counter() - begun) / steps
+
+
 def by_turns(sides: dict[str, Callable[[], float]], batch: int, rounds: int) -> None:
     """Print pictures a second of each side, and how the first compares with the second."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
@@ -109,17 +146,28 @@ def dcgan(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def ddpm(arguments: argparse.Namespace) -> None:
+    """The DDPM starter's training step."""
+    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, 32, 32, 3), np.uint8)
+    shape = (torch.device(arguments.device), arguments.batch, arguments.steps, pictures)
+    print(f"DDPM, batch {arguments.batch}, {torch.get_num_threads()} threads, {arguments.steps} steps a turn\n")
+    by_turns(
+        {"`studio train ddpm`": lambda: ddpm_ours(*shape), "plain PyTorch": lambda: ddpm_plain(*shape)},
+        arguments.batch, arguments.rounds,
+    )  # fmt: skip
+
+
 def main() -> None:
     """Run the part that is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["dcgan"])
+    parser.add_argument("part", choices=["dcgan", "ddpm"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    {"dcgan": dcgan}[arguments.part](arguments)
+    {"dcgan": dcgan, "ddpm": ddpm}[arguments.part](arguments)
 
 
 if __name__ == "__main__":

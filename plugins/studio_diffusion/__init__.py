@@ -1,19 +1,20 @@
-"""Studio's diffusion plugin: the generator `image`, a small Stable Diffusion trained by the project."""
+"""Studio's diffusion plugin: `image`, a small Stable Diffusion, and `ddpm`, in pixels; both trained by the project."""
 
 from __future__ import annotations
 
 import studio
+from studio_diffusion.ddpm import DdpmGenerator
 from studio_diffusion.image import ImageGenerator
-from studio_diffusion.trainers import TrainImage, TrainVae
+from studio_diffusion.trainers import TrainDdpm, TrainImage, TrainVae
 
 
 @studio.hookimpl
 def studio_generators() -> list[studio.Generator]:
     """The generators of this plugin."""
-    return [ImageGenerator()]
+    return [ImageGenerator(), DdpmGenerator()]
 
 
 @studio.hookimpl
 def studio_trainers() -> list[studio.Trainer]:
     """The trainers of this plugin."""
-    return [TrainVae(), TrainImage()]
+    return [TrainVae(), TrainImage(), TrainDdpm()]

@@ -1,4 +1,4 @@
-"""From trained parts to a folder that stock diffusers loads: `StableDiffusionPipeline.from_pretrained(folder)`.
+"""From trained parts to a folder that stock diffusers loads by `StableDiffusionPipeline` or `DDPMPipeline`.
 
 Weights are float16 safetensors with a `SHA256SUMS` beside `model_index.json`.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
@@ -56,27 +59,63 @@ def scheduler() -> DPMSolverMultistepScheduler:
 def save(
     folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: Path
 ) -> None:
-    """Write the folder anew, whole: parts into a folder beside it, then the swap."""
+    """Write the folder of a latent model anew, whole."""
+    with _anew(folder) as part:
+        for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
+            _save_module(module, part / name)
+        scheduler().save_pretrained(part / "scheduler")
+        shutil.copytree(tokenizer, part / "tokenizer")
+        index = {
+            "_class_name": "StableDiffusionPipeline", "feature_extractor": [None, None], "image_encoder": [None, None],
+            "requires_safety_checker": False, "safety_checker": [None, None],
+            "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        }  # fmt: skip
+        _write_json(part / "model_index.json", index)
+
+
+def save_pixel(folder: Path, unet: UNet2DModel, stock: dict[str, Any], labels: Sequence[str]) -> None:
+    """Write the folder of a pixel model anew, whole.
+
+    Args:
+        stock: the config of its noise schedule (`noise.config`).
+        labels: its classes' names but for the last class, "none"; empty for a model that is told nothing.
+    """
+    with _anew(folder) as part:
+        _save_module(unet, part / "unet")
+        DDPMScheduler.from_config(stock).save_pretrained(part / "scheduler")
+        index = {
+            "_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"],
+            "unet": ["diffusers", "UNet2DModel"],
+        }  # fmt: skip
+        _write_json(part / "model_index.json", index)
+        if labels:
+            _write_json(part / "labels.json", list(labels))
+
+
+@contextmanager
+def _anew(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into, which then gets its checksums and takes its place."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
-        module.to("cpu", torch.float16).save_pretrained(part / name)
-        config = json.loads((part / name / "config.json").read_text("utf-8"))
-        config.pop("_name_or_path", None)  # where it lay when it was trained is nobody's business
-        (part / name / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    scheduler().save_pretrained(part / "scheduler")
-    shutil.copytree(tokenizer, part / "tokenizer")
-    index = {
-        "_class_name": "StableDiffusionPipeline", "feature_extractor": [None, None], "image_encoder": [None, None],
-        "requires_safety_checker": False, "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
-    (part / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    part.mkdir(parents=True)
+    yield part
     checksums(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def _save_module(module: Any, folder: Path) -> None:
+    module.to("cpu", torch.float16).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config.pop("_name_or_path", None)  # where it lay when it was trained is nobody's business
+    _write_json(folder / "config.json", config)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def checksums(folder: Path) -> None:

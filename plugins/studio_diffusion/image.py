@@ -52,7 +52,7 @@ class ImageGenerator(studio.Generator):
 
     name = "image"
     output = studio.Image
-    version = "2"
+    version = "3"
     max_batch: ClassVar[int] = 8
     streams: ClassVar[bool] = True
 

@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import studio
 from studio_diffusion.kernels import on_attend
-from studio_diffusion.samplers import SAMPLERS, Move, clock
+from studio_diffusion.samplers import SAMPLERS, Level, Move, Past, clock
 
 _REMEMBERED = 64  # texts; each takes 18 KiB with the starter
 
@@ -58,12 +58,14 @@ class LatentDiffusion:
         place: Any = {"device": device, "dtype": dtype}
         self.text_encoder = studio.module(
             partial(_text_encoder, folder / "text_encoder"),
-            _tensors(folder / "text_encoder"),
+            tensors_of(folder / "text_encoder"),
             rename=_text_name,
             **place,
         )
-        self.unet = studio.module(partial(_unet, folder / "unet"), _tensors(folder / "unet"), **place)
-        self.vae = studio.module(partial(_vae, folder / "vae"), _tensors(folder / "vae"), rename=_vae_name, **place)
+        self.unet = studio.module(partial(_unet, folder / "unet"), tensors_of(folder / "unet"), **place)
+        self.vae = studio.module(
+            partial(_vae, folder / "vae"), tensors_of(folder / "vae"), rename=attention_name, **place
+        )
         self.vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU; the U-Net gains nothing
         self.device, self.dtype = torch.device(device), dtype
         self._encoded: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # what many requests have in common
@@ -123,7 +125,9 @@ class LatentDiffusion:
         """Apply each row's sampler; rows of one sampler move together."""
         column = torch.tensor([[row.s_next, row.s_before] for row in rows], device=self.device)[:, :, None, None, None]
         before = [x0[i] if row.x0_before is None else row.x0_before.to(self.device) for i, row in enumerate(rows)]
-        move = Move(x, x0, torch.stack(before), s, column[:, 0], column[:, 1])
+        # At level s_before = 0 there was no step before; no sampler of flow asks where it began.
+        past = Past(Level.flow(column[:, 1]), torch.stack(before), x)
+        move = Move(x, x0, Level.flow(s), Level.flow(column[:, 0]), past)
         moved = {name: SAMPLERS[name](move) for name in {row.sampler for row in rows}}
         return [(moved[row.sampler][i], x0[i]) for i, row in enumerate(rows)]
 
@@ -146,7 +150,7 @@ def _vae(folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
 
 
-def _tensors(folder: Path) -> list[Path]:
+def tensors_of(folder: Path) -> list[Path]:
     """The safetensors of a part: those without a variant's name (``….fp16.safetensors``) where there are any."""
     files = sorted(folder.glob("*.safetensors"))
     return [file for file in files if "." not in file.stem] or files
@@ -158,7 +162,7 @@ def _text_name(stored: str) -> str | None:
     return None if name == "embeddings.position_ids" else name
 
 
-def _vae_name(stored: str) -> str:
+def attention_name(stored: str) -> str:
     """Older folders have the names that attention had before diffusers 0.18."""
     owner, _, leaf = stored.rpartition(".")
     block, _, layer = owner.rpartition(".")

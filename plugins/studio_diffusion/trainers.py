@@ -1,9 +1,8 @@
-"""`studio train vae` and `studio train image`: from a data set and a text tower to the starter. Loads no torch until
-run.
-"""
+"""`studio train vae`, `image` and `ddpm`: from data and a text tower to the starters. Loads no torch until run."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import studio
@@ -108,3 +107,53 @@ class TrainImage(studio.Trainer):
         if not Peers().rank:  # the first process of the run writes the result
             export.save(work / "image" / "starter", vae, unet, tower, work / "text" / "tokenizer")
         console.print(f"the starter is in {work / 'image' / 'starter'}")
+
+
+class TrainDdpm(studio.Trainer):
+    """Train a DDPM: small pictures made in pixels, by their labels or without."""
+
+    name = "ddpm"
+
+    class Options(TrainingOptions):
+        """See TrainingOptions."""
+
+        data: str = studio.field(
+            "", help="a folder of pictures, or of folders of pictures that are labels; by default emoji of `work/data`"
+        )
+        size: int = studio.field(32, ge=16, le=256, multiple_of=8, help="width and height of the pictures in pixels")
+        prediction: str = studio.field(
+            "v", choices=("epsilon", "v", "x0"), help="what the net learns to say: the noise, a mixture, the picture"
+        )
+        schedule: str = studio.field("cosine", choices=("linear", "cosine"), help="how noise grows with time")
+        drop: float = studio.field(0.1, ge=0, le=1, help="part of the labels that is left out, for guidance")
+        min_snr: float = studio.field(
+            5.0, gt=0, le=1e9, help="bound of the weight of nearly clean pictures; 1e9 is none"
+        )
+        batch: int = studio.field(32, ge=1, le=4096, help="pictures a step")
+        rate: float = studio.field(6e-4, gt=0, lt=0.1, help="highest learning rate")
+
+    def run(self, options: Any, console: studio.Console) -> None:
+        """Write `work/ddpm/model`, a folder in the layout of diffusers' DDPMPipeline."""
+        device = options.torch_device()
+        import torch
+
+        from studio.training.peers import Peers
+        from studio_datasets import labelled
+        from studio_diffusion import export, noise, train_pixel
+        from studio_diffusion.pixel import PixelDiffusion
+
+        if options.data:
+            pictures, labels = labelled.folder(Path(options.data), options.size)
+        else:
+            pictures, labels = labelled.things(options.folder / "data", options.size)
+        out = options.folder / "ddpm"
+        stock = noise.config(options.schedule, options.prediction)
+        unet, names = train_pixel.train(
+            pictures, labels, noise.NoiseSchedule(stock), out, device=device, steps=options.steps,
+            minutes=options.minutes, batch=options.batch, peak=options.rate, drop=options.drop, gamma=options.min_snr,
+        )  # fmt: skip
+        if Peers().rank:
+            return  # the first process of the run writes the result
+        export.save_pixel(out / "model", unet, stock, names)
+        train_pixel.save_grid(PixelDiffusion.load(out / "model", str(device), torch.float32), out)
+        console.print(f"the model is in {out / 'model'}, sample pictures in {out / 'samples.png'}")

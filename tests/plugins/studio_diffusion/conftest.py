@@ -1,8 +1,9 @@
-"""A tiny Stable Diffusion folder with random weights, made once a session by the project's own export."""
+"""Tiny folders with random weights, made once a session by the project's own export."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,3 +46,30 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     export.save(folder / "model", vae, unet, text, folder / "tokenizer")
     return folder / "model"
+
+
+def tiny_net(classes: int | None = None, channels: int = 3) -> Any:
+    """Random weights, two levels deep, whose answers are large enough to change the picture."""
+    import torch
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(1)
+    unet = UNet2DModel(
+        sample_size=16, in_channels=channels, out_channels=channels, block_out_channels=(16, 32), layers_per_block=1,
+        norm_num_groups=8, attention_head_dim=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"), num_class_embeds=classes,
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.mul_(1.3)
+    return unet
+
+
+@pytest.fixture(scope="session")
+def tiny_ddpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pixel model of three labels."""
+    from studio_diffusion import export, noise
+
+    folder = tmp_path_factory.mktemp("ddpm") / "model"
+    export.save_pixel(folder, tiny_net(4), noise.config("cosine", "v"), ["apple", "pear", "whale"])
+    return folder

@@ -14,12 +14,17 @@ from studio import torch_setup
 
 torch_setup.prepare()
 
-from studio_diffusion.samplers import SAMPLERS, Move, clock, noise_levels  # noqa: E402  (needs prepare)
+from studio_diffusion.samplers import SAMPLERS, Level, Move, Past, clock, noise_levels  # noqa: E402  (needs prepare)
 
 
 def model(x: Tensor, s: float) -> Tensor:
     """A smooth stand-in for the net: depends on the latents and on the level."""
     return torch.sin(3 * x) + s * x
+
+
+def move(x: Tensor, x0: Tensor, before: Tensor, s: Tensor, s_next: Tensor, s_before: Tensor) -> Move:
+    """A step of rectified flow."""
+    return Move(x, x0, Level.flow(s), Level.flow(s_next), Past(Level.flow(s_before), before, x))
 
 
 def ours(x: Tensor, steps: int, sampler: str) -> Tensor:
@@ -29,7 +34,7 @@ def ours(x: Tensor, steps: int, sampler: str) -> Tensor:
     for s, s_next in pairwise(levels):
         x0 = x - s * model(x, s)
         column = (torch.full((1, 1, 1, 1), value) for value in (s, s_next, s_before))
-        x, before, s_before = SAMPLERS[sampler](Move(x, x0, before, *column)), x0, s
+        x, before, s_before = SAMPLERS[sampler](move(x, x0, before, *column)), x0, s
     return x
 
 
@@ -81,9 +86,9 @@ def test_rows_do_not_touch(data: st.DataObject, sampler: str) -> None:
     s = torch.tensor([t[0] for t in triples])[:, None, None, None]
     s_next = s * torch.tensor([0.0 if t[1] else 0.8 for t in triples])[:, None, None, None]
     s_before = torch.tensor([0.0 if t[2] else (1 + t[0]) / 2 for t in triples])[:, None, None, None]
-    together = SAMPLERS[sampler](Move(x, x0, before, s, s_next, s_before))
+    together = SAMPLERS[sampler](move(x, x0, before, s, s_next, s_before))
     assert bool(together.isfinite().all())
     for i in range(rows):
         one = slice(i, i + 1)
-        alone = SAMPLERS[sampler](Move(x[one], x0[one], before[one], s[one], s_next[one], s_before[one]))
+        alone = SAMPLERS[sampler](move(x[one], x0[one], before[one], s[one], s_next[one], s_before[one]))
         torch.testing.assert_close(together[one], alone, rtol=0, atol=1e-6)

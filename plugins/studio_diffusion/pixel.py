@@ -1,0 +1,229 @@
+"""Diffusion in pixels as pure pieces: the U-Net of a `DDPMPipeline` folder, and one denoising step on tensors.
+
+Reads the stock layout (diffusers): `model_index.json unet/ scheduler/`. A `labels.json` beside them, a list of names,
+says what the net's classes are; its last class then is "none", which guidance steers away from. Knows nothing of the
+host; `ddpm.py` wraps it as a generator, and the trainer draws its sample grids by it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+
+import studio
+from studio.attention.routes import diffusers
+from studio.errors import InputError, UnknownName, WeightsError
+from studio_diffusion.latent import attention_name, tensors_of
+from studio_diffusion.noise import NoiseSchedule
+from studio_diffusion.samplers import CORRECTORS, PIXEL_SAMPLERS, Level, Move, Past
+
+CLEAN = -1
+"""The time of a clean picture, below all that the net knows; also of a step that there was not."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request in a batch.
+
+    Attributes:
+        x: (C, H, W) float32 at time `t`.
+        label: the class told, or None for a net that is told none.
+        guidance: scale of classifier-free guidance; 1 is none and costs half.
+        sampler: a key of `PIXEL_SAMPLERS`.
+        t, t_next: the times that the step goes from and to.
+        past: of the last two steps, the latest first: (time, x0, x), each (C, H, W).
+        noise: (C, H, W) standard normal numbers for a sampler that draws.
+    """
+
+    x: Tensor
+    label: int | None
+    guidance: float
+    sampler: str
+    t: int
+    t_next: int
+    past: tuple[tuple[int, Tensor, Tensor], ...] = ()
+    noise: Tensor | None = None
+
+    def on(self, t_next: int) -> Row:
+        """The same row before its next step, which goes to `t_next`."""
+        return replace(self, t=self.t_next, t_next=t_next)
+
+
+class PixelDiffusion:
+    """A U-Net on one device, with its noise schedule and its classes' names.
+
+    Attributes:
+        labels: the classes' names by number; empty for a net that is told none.
+        none: the number of the class that stands for no label, if there is one.
+    """
+
+    def __init__(self, unet: Any, schedule: NoiseSchedule, labels: Sequence[str] | None) -> None:
+        """Take a `UNet2DModel` as it is. `labels` are its classes but for the last, or None if nothing is known."""
+        classes = unet.config.num_class_embeds or 0
+        self.unet, self.schedule = unet, schedule
+        self.labels = tuple(labels) if labels is not None else tuple(str(number) for number in range(classes))
+        self.none = len(self.labels) if labels else None
+
+    @classmethod
+    def load(cls, folder: Path, device: str, dtype: torch.dtype) -> PixelDiffusion:
+        """Read a `DDPMPipeline` folder. Raises WeightsError for what is missing, damaged or unknown."""
+        config = _unet_config(folder)
+        schedule = _schedule(folder)
+        unet = studio.module(
+            partial(UNet2DModel.from_config, config), tensors_of(folder / "unet"), rename=attention_name,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        made = cls(unet, schedule, _labels(folder, config.get("num_class_embeds")))
+        diffusers.use(unet)
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net is."""
+        return torch.device(self.unet.device)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the pictures."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(self.unet.config.in_channels), int(height), int(width)
+
+    def times(self, steps: int) -> tuple[int, ...]:
+        """The times of a picture in `steps` steps, falling: `steps + 1`, the last that of a clean picture."""
+        return (*self.schedule.timesteps(steps), CLEAN)
+
+    def class_of(self, label: str) -> int | None:
+        """The class of a label; an empty one means none. Raises InputError or UnknownName, which names the nearest."""
+        if not self.labels:
+            if label:
+                raise InputError("of", f"the model knows no labels: `{label}` cannot be asked for", hint="leave it out")
+            return None
+        if not label and self.none is None:
+            message = "the model draws nothing without a label"
+            raise InputError("of", message, hint=f"give one of: {', '.join(self.labels[:20])}")
+        if label and label not in self.labels:
+            near = sorted(self.labels, key=lambda name: -difflib.SequenceMatcher(None, label, name).ratio())
+            raise UnknownName("label", label, near)
+        return self.labels.index(label) if label else self.none
+
+    def step(self, rows: Sequence[Row]) -> list[Row]:
+        """One denoising step for each row: the rows at `t_next`, their pasts longer by this step.
+
+        Rows may differ in class, guidance, times and sampler. Guided rows take two places in the forward pass.
+        """
+        place = self.device
+        x = torch.stack([row.x for row in rows]).to(place)  # (B, C, H, W)
+        now = self.level([row.t for row in rows])
+        x0 = self.schedule.x0(x, self._say(rows, x), now)
+        move = self._move(rows, x, x0, now)
+        named = {name: [i for i, row in enumerate(rows) if row.sampler == name] for name in {r.sampler for r in rows}}
+        for name, mine in named.items():
+            if name in CORRECTORS:
+                x = x.index_copy(0, torch.tensor(mine, device=place), CORRECTORS[name](move)[mine])
+        move = replace(move, x=x)
+        after = torch.empty_like(x)
+        for name, mine in named.items():
+            after[mine] = PIXEL_SAMPLERS[name](move)[mine]
+        return [  # clones: a row of a shared tensor would keep the whole batch alive
+            replace(row, x=after[i].clone(), past=((row.t, x0[i].clone(), x[i].clone()), *row.past[:1]), noise=None)
+            for i, row in enumerate(rows)
+        ]
+
+    def level(self, times: Sequence[int]) -> Level:
+        """The levels at a time for each row."""
+        return self.schedule.level(torch.tensor(times, device=self.device))
+
+    def _say(self, rows: Sequence[Row], x: Tensor) -> Tensor:
+        """What the net answers for each row, guided where asked: float32 (B, C, H, W)."""
+        guided = [i for i, row in enumerate(rows) if row.guidance > 1 and row.label not in (None, self.none)]
+        t = torch.tensor([row.t for row in rows], device=x.device)
+        told = [row.label for row in rows] + [self.none] * len(guided)
+        labels = torch.tensor(told, device=x.device) if self.labels else None
+        wide = torch.cat([x, x[guided]]).to(self.unet.dtype)  # (B + G, C, H, W)
+        said = self.unet(wide, torch.cat([t, t[guided]]), labels).sample.float()
+        said, away = said[: len(rows)], said[len(rows) :]
+        if guided:
+            scale = torch.tensor([rows[i].guidance for i in guided], device=x.device)[:, None, None, None]
+            place = torch.tensor(guided, device=x.device)
+            said = said.index_copy(0, place, away + scale * (said[guided] - away))
+        return said
+
+    def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor, now: Level) -> Move:
+        """All rows' step as the samplers have it."""
+        pasts = []
+        for back in (0, 1):
+            had = [row.past[back] if len(row.past) > back else (CLEAN, row.x, row.x) for row in rows]
+            times, x0s, xs = zip(*had, strict=True)
+            pasts.append(
+                Past(self.level(times), torch.stack(x0s).to(x.device), torch.stack(xs).to(x.device))
+            )  # fmt: skip
+        noise = torch.stack([row.x if row.noise is None else row.noise for row in rows]).to(x.device)
+        return Move(
+            x, x0, now, self.level([row.t_next for row in rows]), pasts[0], pasts[1], noise,
+            bound=self.schedule.clip, large_variance=self.schedule.large_variance,
+        )  # fmt: skip
+
+    def pictures(self, x: Tensor) -> Tensor:
+        """Pictures of clean x (B, C, H, W) in [-1, 1]: uint8 (B, H, W, 3) on the CPU, or (B, H, W) of one channel."""
+        made = x.float().div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
+        return made if made.shape[-1] == 3 else made[..., 0]
+
+
+def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
+    """A JSON file's object or list. Raises WeightsError if it is missing, damaged or something else."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        missing = f"`{path.parent}` has no `{path.name}`: it is no whole DDPM"
+        raise WeightsError(path, missing, hint="name a folder in the layout of diffusers' DDPMPipeline") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(path, f"`{path}` cannot be read as JSON: {error}", hint="get the model again") from None
+    if not isinstance(found, kind):
+        raise WeightsError(
+            path, f"`{path}` is no JSON {'object' if kind is dict else 'list'}", hint="get the model again"
+        )
+    return found
+
+
+def _unet_config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = read_json(folder / "unet" / "config.json", dict)
+    kind = config.get("_class_name")
+    if kind != "UNet2DModel":
+        message = f"the net of `{folder}` is a `{kind}`; this draws with a `UNet2DModel`"
+        raise WeightsError(folder, message, hint="name a folder in the layout of diffusers' DDPMPipeline")
+    if not config.get("sample_size") or config.get("in_channels") not in (1, 3):
+        found = f"sample_size {config.get('sample_size')} and in_channels {config.get('in_channels')}"
+        raise WeightsError(folder, f"the net of `{folder}` has {found}; a picture has a size, and 1 or 3 channels",
+                           hint="name a model of pictures")  # fmt: skip
+    return config
+
+
+def _schedule(folder: Path) -> NoiseSchedule:
+    path = folder / "scheduler" / "scheduler_config.json"
+    try:
+        return NoiseSchedule(read_json(path, dict))
+    except (ValueError, NotImplementedError) as error:
+        raise WeightsError(path, f"`{path}` is of a kind that is not known: {error}",
+                           hint="name a model with another noise schedule") from None  # fmt: skip
+
+
+def _labels(folder: Path, classes: int | None) -> list[str] | None:
+    """The names in the folder's `labels.json`, if it has one."""
+    path = folder / "labels.json"
+    if not path.exists():
+        return None
+    names: list[str] = read_json(path, list)
+    if not all(isinstance(name, str) and name for name in names) or len(names) + 1 != (classes or 1):
+        message = f"`{path}` names {len(names)} labels; the net has {classes or 0} classes, the last of them for none"
+        raise WeightsError(path, message, hint="put the model's own labels.json there, or remove it")
+    return names

@@ -1,0 +1,158 @@
+"""Train a pixel DDPM: diffusers' `UNet2DModel` on small pictures, told a class or none (Ho et al. 2020, algorithm 1).
+
+One label in ten is left out, so that the same net also draws without one (Ho and Salimans 2022). The squared error is
+weighted by min(SNR, 5) (Hang et al. 2023), else the last, nearly clean levels outweigh the shapes. Every step draws its
+numbers from the step's own seed: a run that was stopped ends at the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from studio.errors import StudioError
+from studio.training.ema import Ema
+from studio.training.run import Run, replace
+from studio_diffusion.noise import NoiseSchedule
+from studio_diffusion.pixel import CLEAN, PixelDiffusion, Row
+
+GRID_ROWS, GRID_COLUMNS, GRID_STEPS, GRID_GUIDANCE = 4, 8, 10, 2.0
+
+
+def build(size: int, classes: int, channels: tuple[int, ...] = (32, 48, 112, 192)) -> UNet2DModel:
+    """The starter's U-Net with fresh weights: 6.2M parameters with 286 classes; attention at a quarter of the size.
+
+    `classes` counts the one for "none"; 0 is a net that is told nothing. Channels are few at full size, where they cost
+    the most time, and many below, where they cost little of it.
+    """
+    return UNet2DModel(
+        sample_size=size, block_out_channels=channels, layers_per_block=1, norm_num_groups=16, attention_head_dim=16,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"), num_class_embeds=classes or None,
+    )  # fmt: skip
+
+
+def draw(pictures: Tensor, labels: Tensor, count: int, none: int, drop: float,
+         rng: torch.Generator) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Random pictures, half of them mirrored, and their labels, a part of `drop` of them replaced by `none`.
+
+    Args:
+        pictures: uint8 (N, 3, H, W); labels: int64 (N,).
+
+    Returns:
+        float32 (count, 3, H, W) in [-1, 1], and int64 (count,).
+    """
+    rows = torch.randint(len(pictures), (count,), generator=rng)
+    x0 = pictures[rows].float().div_(127.5).sub_(1)
+    mirrored = torch.rand(count, generator=rng) < 0.5
+    x0 = torch.where(mirrored[:, None, None, None], x0.flip(3), x0)
+    dropped = torch.rand(count, generator=rng) < drop
+    return x0, torch.where(dropped, none, labels[rows])
+
+
+def loss_of(model: torch.nn.Module, schedule: NoiseSchedule, x0: Tensor, labels: Tensor | None, t: Tensor, e: Tensor,
+            gamma: float) -> Tensor:  # fmt: skip
+    """The mean weighted squared error of what the net says of x0 (B, C, H, W) under noise `e` at times t (B,)."""
+    at = schedule.level(t)
+    with torch.autocast(x0.device.type, torch.bfloat16):
+        said = model(at.alpha * x0 + at.sigma * e, t, labels).sample
+    error = F.mse_loss(said.float(), schedule.target(x0, e, at), reduction="none")
+    return (schedule.weight(at, gamma) * error).mean()
+
+
+def grid(model: PixelDiffusion, seed: int = 0) -> np.ndarray:
+    """Four rows of eight pictures, of labels from first to last or of none: uint8 (4H, 8W, 3)."""
+    rng = torch.Generator().manual_seed(seed)
+    count = GRID_ROWS * GRID_COLUMNS
+    told = [model.class_of(model.labels[i * len(model.labels) // count] if model.labels else "") for i in range(count)]
+    first, *others = model.times(GRID_STEPS)
+    rows = [
+        Row(torch.randn(model.shape, generator=rng), label, GRID_GUIDANCE, "dpmpp-2m", CLEAN, first) for label in told
+    ]
+    with torch.inference_mode():
+        for t_next in others:
+            rows = model.step([row.on(t_next) for row in rows])
+    made = model.pictures(torch.stack([row.x for row in rows])).numpy()  # (32, H, W, 3)
+    made = made.reshape(GRID_ROWS, GRID_COLUMNS, *made.shape[1:]).transpose(0, 2, 1, 3, 4)
+    return made.reshape(made.shape[0] * made.shape[1], -1, 3)
+
+
+def save_grid(model: PixelDiffusion, folder: Path) -> None:
+    """Write the grid to the folder's `samples.png`."""
+    out = io.BytesIO()
+    PIL.Image.fromarray(grid(model)).save(out, "PNG")
+    replace(folder / "samples.png", out.getvalue())
+
+
+def agree(folder: Path, meant: dict[str, Any]) -> None:
+    """Write down what a new run's weights mean. Raises StudioError if `folder` has a run of something else."""
+    path = folder / "meant.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(path, json.dumps(meant, ensure_ascii=False).encode())
+        return
+    before = json.loads(path.read_bytes())
+    changed = [name for name, value in meant.items() if before.get(name) != value]
+    if changed:
+        told = "" if changed[0] == "labels" else f": `{before.get(changed[0])}`, not `{meant[changed[0]]}`"
+        raise StudioError(
+            f"the run in `{folder}` was begun with another {' and another '.join(changed)}{told}",
+            hint="go on with the same options and pictures, or name another `--work`",
+        )
+
+
+def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, folder: Path, *, device: torch.device,
+          steps: int, minutes: float, batch: int = 32, peak: float = 6e-4, drop: float = 0.1, gamma: float = 5.0,
+          decay: float = 0.998, grid_every: int = 500, seed: int = 0) -> tuple[UNet2DModel, list[str]]:  # fmt: skip
+    """Train, or go on training, in `folder`; return the averaged model and its classes' names.
+
+    Args:
+        pictures: uint8 (N, size, size, 3).
+        labels: of each picture; all empty for a model that is told nothing.
+        batch: pictures a step, over all processes of the run.
+        peak: highest learning rate.
+        drop: the part of the labels that is left out.
+        gamma: the bound of the min-SNR weights.
+        grid_every: steps from one `samples.png` to the next.
+
+    Raises:
+        StudioError: the run in `folder` was begun with another size, other labels or another schedule.
+        ValueError: its checkpoint is damaged or of a model of another shape.
+    """
+    torch.manual_seed(seed)
+    names = sorted(set(labels) - {""})
+    agree(folder, {"size": pictures.shape[1], "labels": names, "schedule": schedule.config})
+    model = build(pictures.shape[1], len(names) + 1 if names else 0).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    ema = Ema(model, decay)
+    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
+    batch = max(1, batch // run.peers.count)
+    pixels = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).contiguous()
+    ids = torch.tensor([names.index(label) if names else 0 for label in labels])
+    for step in run:
+        run.rate(peak)
+        rng = torch.Generator().manual_seed(((seed << 32) + step) * 1009 + run.peers.rank)
+        x0, told = draw(pixels, ids, batch, len(names), drop, rng)
+        t = torch.randint(len(schedule), (batch,), generator=rng)
+        e = torch.randn(x0.shape, generator=rng)
+        x0, told, t, e = (each.to(device) for each in (x0, told, t, e))
+        loss = loss_of(model, schedule, x0, told if names else None, t, e, gamma)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        run.share(model.parameters())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update(model)
+        run.log(loss=loss.item())
+        if (step + 1) % grid_every == 0 and not run.peers.rank:
+            save_grid(PixelDiffusion(ema.module, schedule, names if names else None), folder)
+    return ema.module, names
