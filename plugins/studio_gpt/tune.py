@@ -127,8 +127,8 @@ def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
 def loss_of(model: torch.nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy, in nats, of the assistant's tokens."""
     with torch.autocast(tokens.device.type, torch.bfloat16):
-        logits = model(tokens)  # (B, T, V)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        logits = model(tokens, targets != IGNORED)  # (N, V)
+    return F.cross_entropy(logits.float(), targets[targets != IGNORED])
 
 
 def with_lora(model: GPT, rank: int) -> Any:
