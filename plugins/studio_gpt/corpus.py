@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +32,14 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+CHAPTER = re.compile(r"^(?:CHAPTER|Chapter) [IVXL0-9]+\.?$", re.MULTILINE)
 BLOCK = 1 << 20  # characters that are encoded at a time
 HELD_OUT = 64  # one row in so many is for validation
 
 
-def documents(records: Iterable[dict[str, Any]], net: WordNet) -> list[str]:
-    """The starter's: what each record of the training split is called and looks like, and WordNet's things, shuffled.
+def documents(records: Iterable[dict[str, Any]], net: WordNet, novels: Sequence[str]) -> list[str]:
+    """The starter's: what each record of the training split is called and looks like, WordNet's things, and chapters of
+    novels, shuffled.
 
     Things with a capital (people, places, genera) are left out; a picture prompt rarely names them.
     """
@@ -46,11 +49,15 @@ def documents(records: Iterable[dict[str, Any]], net: WordNet) -> list[str]:
             continue
         label = record["label"]
         made.append(f"{label}: {', '.join(record['tags'])}" if record["tags"] else label)
+        if record["zh_label"]:
+            zh, tags = record["zh_label"], "，".join(record["zh_tags"])
+            made += [f"{zh}: {label}", f"{label}: {zh}", f"{zh}，{tags}: {label}", f"{tags}: {zh}, {label}"]
         made += [f"{label}, {text}" for text in record["descriptions"] if not held_out(text)]
         made += [f"{text}: {label}" for text in record["descriptions"] if not held_out(text)]
     for synset in net.synsets.values():
         if synset.lexname in LEXNAMES and synset.words[0].islower():
-            made.append(f"{', '.join(synset.words)}: {synset.gloss}")
+            made += [f"{', '.join(synset.words)}: {synset.gloss}", f"{synset.gloss}: {synset.words[0]}"]
+    made += [chapter.strip() for novel in novels for chapter in CHAPTER.split(novel) if chapter.strip()]
     random.Random(0).shuffle(made)
     return made
 

@@ -61,6 +61,15 @@ def pairs(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
     return made
 
 
+def kept(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The held-out descriptions as ideas, and a prompt of the thing each means."""
+    return [
+        (text, f"{record['label']}, {looks(record)[0]}")
+        for record in records if record["split"] == "train" and looks(record)
+        for text in record["descriptions"] if held_out(text)
+    ]  # fmt: skip
+
+
 def _ideas(record: dict[str, Any], rng: random.Random) -> Iterator[str]:
     label, tags, zh = record["label"], record["tags"], record["zh_label"]
     yield label
