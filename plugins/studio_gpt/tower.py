@@ -31,12 +31,6 @@ SPECIALS = {END: "<|endoftext|>", **dict.fromkeys(ROLES, "<|startoftext|>"), ROL
 """The tower pools a text at its end, so there its meaning stands: that is where the assistant begins."""
 
 
-def is_tower(folder: Path) -> bool:
-    """Whether the folder holds a CLIP text tower in transformers' layout."""
-    file = folder / "config.json"
-    return file.is_file() and load.read_json(file).get("model_type") == "clip_text_model"
-
-
 def config_of(values: Mapping[str, Any], vocab: int, context: int) -> Config:
     """The decoder's shape, of a tower's config.json. Raises UsageError for what this decoder has not."""
     f = Fields(values)
@@ -44,7 +38,7 @@ def config_of(values: Mapping[str, Any], vocab: int, context: int) -> Config:
     return Config(
         vocab=vocab, context=context, layers=f.whole("num_hidden_layers", 12, "layers"), width=width,
         heads=f.whole("num_attention_heads", 8, "heads"), hidden=f.whole("intermediate_size", 2048, "hidden"),
-        eps=f.number("layer_norm_eps", 1e-5), activation=f.activation("hidden_act", "gelu"),
+        eps=f.number("layer_norm_eps", 1e-5), activation=f.activation("hidden_act", "quick_gelu"),
     )  # fmt: skip
 
 
@@ -75,11 +69,15 @@ def decoder(folder: Path, tokenizer: tokenizers.Tokenizer, context: int) -> GPT:
     """A GPT-2 of the tower's layers and the tokenizer's tokens, in float32; positions beyond the tower's begin as its
     last.
 
-    Raises WeightsError if the folder is no tower, is damaged, or has no tokenizer beside it.
+    Raises WeightsError if the folder is no tower, is damaged, or has no tokenizer beside it, and UsageError for an
+    activation that this decoder has not (`quick_gelu` of OpenAI's own towers).
     """
     from transformers import CLIPTokenizer
 
     values = load.read_json(folder / "config.json")
+    if (kind := values.get("model_type")) != "clip_text_model":
+        message = f"`{folder}` is no CLIP text tower but of the type {kind!r:.60}"
+        raise WeightsError(folder, message, hint="name the folder `text_encoder` of a pipeline")
     rows, known = (
         Fields(values).whole("vocab_size", 49408, "vocab"),
         Fields(values).whole("max_position_embeddings", 77, "context"),
