@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from studio.cli.main import run
 from studio.errors import InputError
-from studio_gpt import corpus, train, tune
+from studio_gpt import corpus, ideas, train, tune
 from studio_gpt.model import GPT, llama
 from studio_gpt.tokens import Tokens
 
@@ -30,7 +30,7 @@ def tiny():
 
 
 def samples(tokens, pairs=PAIRS):
-    rows = [json.loads(corpus.chat(*pair))["messages"] for pair in pairs]
+    rows = [json.loads(ideas.chat(*pair))["messages"] for pair in pairs]
     return [tune.sample(row, tokens, 48) for row in rows]
 
 
@@ -58,7 +58,53 @@ def test_the_loss_of_a_batch_is_that_of_its_answers_one_by_one(tokens):
             if each.said[place]:
                 total -= float(logprobs[place - 1, each.tokens[place]])
                 count += 1
-    assert tune.validate(model, made, batch=2) == pytest.approx(total / count, rel=1e-2)  # in bfloat16
+    assert tune.validate(model, made, batch=2).loss == pytest.approx(total / count, rel=1e-2)  # in bfloat16
+
+
+def test_an_answer_begins_right_if_greedy_decoding_says_its_first_phrase(tokens, tmp_path):
+    comma = tokens.encode(",")
+    pairs = [("a", "b, b a"), ("b", "a, a b"), ("c", "a b")]
+    made, other = samples(tokens, pairs), samples(tokens, [("a", "b, a a"), ("b", "b, a b"), ("c", "a b")])
+    model = tune.train(tiny(), made, tmp_path, steps=150, batch=3, peak=2e-2, warmup=1)
+    assert tune.validate(model, made, comma).right == 1
+    assert tune.validate(model, other, comma).right == pytest.approx(2 / 3)  # what follows the comma is of no account
+    assert tune.validate(model, other).right == pytest.approx(1 / 3)
+    assert "begin right" in str(tune.validate(model, made))
+
+
+def test_a_first_phrase_ends_with_its_comma():
+    targets = torch.tensor([[-100, 5, 9, 6, 9, -100], [5, 6, 7, 9, -100, 5], [-100, 5, 6, -100, -100, -100]])
+    assert tune.opening(targets, torch.tensor([9])).tolist() == [
+        [False, True, True, False, False, False], [True] * 4 + [False] * 2, [False, True, True] + [False] * 3,
+    ]  # fmt: skip
+    assert torch.equal(tune.opening(targets, torch.tensor([], dtype=torch.long)), targets != tune.IGNORED)
+
+
+@torch.no_grad()
+def test_a_weight_counts_as_so_many_of_the_same_token(tokens):
+    model, (one, *_) = tiny(), samples(tokens)
+    tokens_, targets = tune.pad([one])
+    said = (targets != tune.IGNORED).nonzero()[:, 1]
+    alone = []
+    for place in said.tolist():
+        single = torch.full_like(targets, tune.IGNORED)
+        single[0, place] = targets[0, place]
+        alone.append(float(tune.loss_of(model, tokens_, single)))
+    weights = 1 + 2 * (torch.arange(targets.shape[1]) == said[0])[None]
+    wanted = (3 * alone[0] + sum(alone[1:])) / (2 + len(alone))
+    assert float(tune.loss_of(model, tokens_, targets, weights)) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_the_weights_that_judged_best_are_returned(tokens, tmp_path):
+    made = samples(tokens)
+    kept = made[:1]  # learnt for thirty steps, then unlearnt
+    tune.train(tiny(), kept, tmp_path, steps=30, batch=3, peak=2e-2, warmup=1, kept=kept, judge_every=30)
+    best = tune.validate(tune.train(
+        tiny(), made[1:], tmp_path, steps=90, batch=3, peak=2e-2, warmup=1, kept=kept, judge_every=30
+    ), kept)  # fmt: skip
+    assert best.right == 1
+    last = tune.train(tiny(), made[1:], tmp_path, steps=91, batch=3, peak=2e-2, warmup=1)  # from where that run ended
+    assert tune.validate(last, kept).right == 1  # `best.safetensors` is the run's, and still there
 
 
 def test_every_conversation_is_in_one_batch_of_an_epoch(tokens):
@@ -107,13 +153,13 @@ def test_adapters_learn_and_are_merged(tokens, tmp_path):
     assert {*after.state_dict()} == {*before.state_dict()}
     changed = {name for name, each in after.state_dict().items() if not torch.equal(each, before.state_dict()[name])}
     assert changed == {f"blocks.0.{layer}.weight" for layer in tune.LAYERS}
-    assert tune.validate(after, made) < tune.validate(before, made) - 0.5
+    assert tune.validate(after, made).loss < tune.validate(before, made).loss - 0.5
 
 
 def test_the_command_teaches_answers(tokens, tmp_path, capfd):
     train.publish(tiny(), tokens, tmp_path / "gpt" / "model")
     chats = tmp_path / "chats.jsonl"
-    chats.write_text("".join(f"{corpus.chat(*pair)}\n" for pair in [PAIRS[0], *PAIRS]))  # the first is held out
+    chats.write_text("".join(f"{ideas.chat(*pair)}\n" for pair in [PAIRS[0], *PAIRS]))  # the first is held out
     given = ["train", "gpt-chat", "--work", str(tmp_path), "--chats", str(chats), "--rate", "0.01", "--batch", "3"]
     assert run([*given, "--steps", "150"]) == 0, capfd.readouterr().err
     folder = tmp_path / "gpt-chat" / "model"
