@@ -86,7 +86,7 @@ def sample(messages: Sequence[dict[str, str]], tokens: Tokens, context: int) -> 
     said = [False] * len(whole)
     for place, message in enumerate(messages):
         if message["role"] == "assistant":
-            before, after = ids(place, True), ids(place + 1, False)
+            before, after = ids(place, True), whole if place + 1 == len(messages) else ids(place + 1, False)
             if whole[: len(before)] != before or whole[: len(after)] != after:
                 text = "the model's chat template writes a conversation otherwise when it goes on"
                 raise InputError("model", text, hint="give each conversation one answer")
