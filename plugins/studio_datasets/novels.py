@@ -53,7 +53,7 @@ def strings(block: bytes) -> list[str]:
     at += 8
     if kind & 0xFF != STRINGS:
         raise ValueError(f"it is an object of R's type {kind & 0xFF}")
-    made = []
+    made: list[str] = []
     for _ in range(count):
         kind, size = struct.unpack_from(">Ii", block, at)
         if kind & 0xFF != STRING or not 0 <= size <= len(block) - at - 8:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from studio.cli.main import run
 from studio.errors import InputError
 from studio_gpt import corpus, ideas, train, tune
+from studio_gpt.chat import ChatTemplate
 from studio_gpt.model import GPT, llama
 from studio_gpt.tokens import Tokens
 
@@ -144,6 +145,16 @@ def test_a_line_that_is_no_conversation_is_named(line, tmp_path):
     assert next(rows)[0] == {"role": "user", "content": "a\u2028b"}
     with pytest.raises(InputError, match="line 3 of"):
         list(rows)
+
+
+def test_a_plain_text_may_be_put_as_a_question(tokens):
+    answering = corpus.answering(tokens)
+    row = [{"role": "user", "content": "round fruit"}]
+    rendered = ChatTemplate(corpus.TEMPLATE, tokens.specials).render(row, add_generation_prompt=True)
+    assert answering.encode("round fruit") == tokens.encode(rendered, plain=False)
+    assert answering.encode("round fruit", plain=False) == tokens.encode("round fruit")
+    assert answering.decode(answering.encode("round fruit")) == "round fruit"
+    assert tokens.tokenizer.post_processor is None
 
 
 def test_adapters_learn_and_are_merged(tokens, tmp_path):
