@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from studio.errors import InputError
 from studio_datasets.wordnet import LEXNAMES, WordNet
-from studio_gpt.ideas import held_out
+from studio_gpt.ideas import held_out, pairs
 from studio_gpt.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -33,14 +32,13 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-CHAPTER = re.compile(r"^(?:CHAPTER|Chapter) [IVXL0-9]+\.?$", re.MULTILINE)
 BLOCK = 1 << 20  # characters that are encoded at a time
 HELD_OUT = 64  # one row in so many is for validation
 
 
-def documents(records: Iterable[dict[str, Any]], net: WordNet, novels: Sequence[str]) -> list[str]:
-    """The starter's: what each record of the training split is called and looks like, WordNet's things, and chapters of
-    novels, shuffled.
+def documents(records: Sequence[dict[str, Any]], net: WordNet) -> list[str]:
+    """The starter's: what each record of the training split is called and looks like, WordNet's things, and ideas with
+    their prompts, shuffled.
 
     Things with a capital (people, places, genera) are left out; a picture prompt rarely names them.
     """
@@ -57,8 +55,8 @@ def documents(records: Iterable[dict[str, Any]], net: WordNet, novels: Sequence[
         made += [f"{text}: {label}" for text in record["descriptions"] if not held_out(text)]
     for synset in net.synsets.values():
         if synset.lexname in LEXNAMES and synset.words[0].islower():
-            made += [f"{', '.join(synset.words)}: {synset.gloss}", f"{synset.gloss}: {synset.words[0]}"]
-    made += [chapter.strip() for novel in novels for chapter in CHAPTER.split(novel) if chapter.strip()]
+            made.append(f"{', '.join(synset.words)}: {synset.gloss}")
+    made += [f"{one}\n{other}" for pair in pairs(records) for one, other in (pair, pair[::-1])]
     random.Random(0).shuffle(made)
     return made
 

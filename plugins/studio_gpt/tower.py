@@ -2,7 +2,8 @@
 
 CLIP's text tower (Radford 2021, arXiv:2103.00020) is a GPT-2 in all but names: causal, learned positions, LayerNorm
 before each part. So its blocks become a decoder's as they are, and each token of another tokenizer begins with the
-embedding of the tower's token of the same text, or the mean of those that spell it. Knows nothing of training.
+embedding of the tower's token of the same text, or the mean of those that spell it. A tower has never said a token: the
+head is a matrix of its own, of zeros. Knows nothing of training.
 
 Try it: ``studio train gpt --begin PIPELINE/text_encoder`` (with the tower's ``tokenizer`` folder beside it)
 """
@@ -38,7 +39,7 @@ def config_of(values: Mapping[str, Any], vocab: int, context: int) -> Config:
     return Config(
         vocab=vocab, context=context, layers=f.whole("num_hidden_layers", 12, "layers"), width=width,
         heads=f.whole("num_attention_heads", 8, "heads"), hidden=f.whole("intermediate_size", 2048, "hidden"),
-        eps=f.number("layer_norm_eps", 1e-5), activation=f.activation("hidden_act", "quick_gelu"),
+        eps=f.number("layer_norm_eps", 1e-5), activation=f.activation("hidden_act", "quick_gelu"), tied=False,
     )  # fmt: skip
 
 
@@ -91,7 +92,8 @@ def decoder(folder: Path, tokenizer: tokenizers.Tokenizer, context: int) -> GPT:
     stored = load.Arranged(source, plan_of(config, rows, known))
     weights = {name: stored.read(name) for name in stored.plan}
     theirs = CLIPTokenizer.from_pretrained(str(beside))
-    weights["embed.weight"] = weights["head.weight"] = embeddings(weights["embed.weight"], theirs, tokenizer)
+    weights["embed.weight"] = embeddings(weights["embed.weight"], theirs, tokenizer)
+    weights["head.weight"] = torch.zeros_like(weights["embed.weight"])
     places = weights["places.weight"]  # (known, C)
     weights["places.weight"] = places[torch.arange(context).clamp(max=known - 1)]
     model = GPT(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ class TuneGPT(studio.Trainer):
         emphasis: float = studio.field(
             1.0, ge=0, le=1000, help="how much a token of an answer's first phrase, up to a comma, counts"
         )
+        probe: int = studio.field(
+            0, ge=0, le=1 << 24, help="fit the head alone at first, to so many conversations (linear probing)"
+        )
         rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
 
     def run(self, options: Any, console: studio.Console) -> None:
@@ -113,8 +117,13 @@ class TuneGPT(studio.Trainer):
         if not learnt or not judged:
             raise StudioError(f"`{chats}` has no two conversations that fit the context", hint="give more of them")
         phrase = sorted(number for token, number in tokens.tokenizer.get_vocab().items() if "," in token)
+        model = found.build(str(device), "float32")
+        if options.probe and not (work / "run" / "run.safetensors").exists():
+            chosen = random.Random(0).sample(learnt, min(options.probe, len(learnt)))
+            tune.probe(model, chosen, phrase=phrase, emphasis=options.emphasis)
+            console.print(f"the head alone: {tune.validate(model, judged, phrase)}")
         model = tune.train(
-            found.build(str(device), "float32"), learnt, work / "run", steps=options.steps, minutes=options.minutes,
+            model, learnt, work / "run", steps=options.steps, minutes=options.minutes,
             batch=options.batch, lora=options.lora, peak=options.rate, kept=judged, phrase=phrase,
             emphasis=options.emphasis,
         )  # fmt: skip
@@ -159,12 +168,12 @@ def _own_chats(work: Path) -> tuple[Path, str]:
 
 def _own_texts(work: Path) -> Path:
     """The folder of the starter's texts, written from the data set if it is not there."""
-    from studio_datasets import build, novels
+    from studio_datasets import build
     from studio_gpt import corpus
 
     folder = work / "gpt" / "texts"
     if not (folder / "documents.txt").exists():
-        made = corpus.documents(_records(work), build.wordnet(work / "cache"), novels.novels(work / "cache"))
+        made = corpus.documents(_records(work), build.wordnet(work / "cache"))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "documents.txt").write_text(f"{corpus.END}\n".join(made), "utf-8")
     return folder

@@ -156,6 +156,38 @@ def with_lora(model: GPT, rank: int) -> Any:
     return peft.get_peft_model(model, config)
 
 
+def probe(model: GPT, samples: Sequence[Sample], *, phrase: Sequence[int] = (), emphasis: float = 1.0,
+          batch: int = 1024, epochs: int = 2, peak: float = 1e-2, seed: int = 0) -> None:  # fmt: skip
+    """Fit the head alone to what the assistant says, on the states that the decoder has of it now.
+
+    Fine-tuning that begins with a random head spoils what the layers know before the head can use it (Kumar 2022,
+    arXiv:2202.10054). States are computed once, so an epoch costs little. A tied head's embedding moves with it.
+    """
+    device, ends = model.head.weight.device, torch.tensor(phrase, device=model.head.weight.device)
+    states, said, weights = [], [], []
+    hook = model.norm.register_forward_hook(lambda _, given, made: states.append(made.bfloat16()))
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        for start in range(0, len(samples), 64):
+            tokens, targets = (each.to(device) for each in pad(samples[start : start + 64]))
+            model(tokens, targets != IGNORED)
+            said.append(targets[targets != IGNORED])
+            weights.append((1 + (emphasis - 1) * opening(targets, ends))[targets != IGNORED])
+    hook.remove()
+    x, y, counts = (torch.cat(each).clone() for each in (states, said, weights))  # (N, C), (N,), (N,)
+    head = model.head.weight.requires_grad_(True)
+    optimizer, generator = torch.optim.Adam([head], lr=peak), torch.Generator().manual_seed(seed)
+    steps = epochs * -(-len(x) // batch)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
+    for rows in (rows for _ in range(epochs) for rows in torch.randperm(len(x), generator=generator).split(batch)):
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = F.linear(x[rows], head)  # (B, V)
+        loss = (F.cross_entropy(logits.float(), y[rows], reduction="none") * counts[rows]).sum() / counts[rows].sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
 def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, minutes: float = math.inf,
           batch: int = 32, lora: int = 0, peak: float = 1e-3, warmup: int = 50, save_every: float = 60.0,
           kept: Sequence[Sample] = (), judge_every: int = 400, phrase: Sequence[int] = (),

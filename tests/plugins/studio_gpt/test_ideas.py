@@ -21,7 +21,7 @@ def test_held_out_descriptions_are_in_no_text_no_idea_and_no_prompt():
     kept = [text for text in TOLD if ideas.held_out(text)]
     assert 1 <= len(kept) <= 25
     pairs = ideas.pairs([record])
-    texts = corpus.documents([record], Net(), [])
+    texts = corpus.documents([record], Net())
     assert not any(text in each for text in kept for each in [*texts, *(part for pair in pairs for part in pair)])
     assert [idea for idea, _ in ideas.kept([record])] == kept
     assert not ideas.pairs([{**record, "split": "test"}])
