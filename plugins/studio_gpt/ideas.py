@@ -72,7 +72,7 @@ def kept(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _ideas(record: dict[str, Any], rng: random.Random) -> Iterator[str]:
     label, tags, zh = record["label"], record["tags"], record["zh_label"]
-    yield label
+    yield from (label, label)
     for template in rng.sample(NAMED, 3):
         yield template.format(label)
     if zh:
@@ -91,7 +91,6 @@ def _ideas(record: dict[str, Any], rng: random.Random) -> Iterator[str]:
     yield from record.get("wordings", ())[:WORDINGS]
     for text in kept:
         yield text
-        yield _dressed(text, rng)
         yield _dressed(_worn(text, rng), rng)
         yield f"{text}, {rng.choice(kept)}"
 

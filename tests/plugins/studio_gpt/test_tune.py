@@ -113,6 +113,17 @@ def test_the_weights_that_judged_best_are_returned(tokens, tmp_path):
     assert tune.validate(last, kept).right == 1  # `best.safetensors` is the run's, and still there
 
 
+def test_probing_fits_the_head_and_nothing_else(tokens):
+    made = samples(tokens)
+    shape = llama(vocab=300, context=48, layers=1, heads=2, width=32, hidden=64, tied=False)
+    model = GPT(shape).initialise(torch.Generator().manual_seed(0)).requires_grad_(False)
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    tune.probe(model, made, epochs=60, batch=8, peak=0.1)
+    changed = {name for name, each in model.state_dict().items() if not torch.equal(each, before[name])}
+    assert changed == {"head.weight"}
+    assert tune.validate(model, made).right == 1
+
+
 def test_every_conversation_is_in_one_batch_of_an_epoch(tokens):
     pairs = [("a" * i, f"{i}") for i in range(1, 12)]
     made = tune.Batches(samples(tokens, pairs), 4)
