@@ -167,8 +167,9 @@ def probe(model: GPT, samples: Sequence[Sample], *, phrase: Sequence[int] = (), 
     states, said, weights = [], [], []
     hook = model.norm.register_forward_hook(lambda _, given, made: states.append(made.bfloat16()))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-        for start in range(0, len(samples), 64):
-            tokens, targets = (each.to(device) for each in pad(samples[start : start + 64]))
+        alike = sorted(samples, key=lambda each: len(each.tokens))  # less padding
+        for start in range(0, len(alike), 64):
+            tokens, targets = (each.to(device) for each in pad(alike[start : start + 64]))
             model(tokens, targets != IGNORED)
             said.append(targets[targets != IGNORED])
             weights.append((1 + (emphasis - 1) * opening(targets, ends))[targets != IGNORED])
