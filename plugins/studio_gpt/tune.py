@@ -157,7 +157,7 @@ def with_lora(model: GPT, rank: int) -> Any:
 
 
 def probe(model: GPT, samples: Sequence[Sample], *, phrase: Sequence[int] = (), emphasis: float = 1.0,
-          batch: int = 1024, epochs: int = 2, peak: float = 1e-2, seed: int = 0) -> None:  # fmt: skip
+          batch: int = 512, epochs: int = 2, peak: float = 1e-2, seed: int = 0) -> None:  # fmt: skip
     """Fit the head alone to what the assistant says, on the states that the decoder has of it now.
 
     Fine-tuning that begins with a random head spoils what the layers know before the head can use it (Kumar 2022,
