@@ -89,18 +89,28 @@ def words(model: Path, asked: Asked, names: Sequence[str], tower: clip.Clip) -> 
         print(f"    {meant[place]}: {texts[place]} -> {prompts[place]}")
 
 
-def pictures(model: Path, asked: Asked, data: Path, cache: Path) -> None:
+class References:
+    """What the judge compares pictures with: all pictures of the training split."""
+
+    def __init__(self, data: Path, cache: Path) -> None:
+        shown, records = build.load(data)
+        keep = [i for i, record in enumerate(records) if record["split"] == "train"]
+        self.labels, self.eye = [records[i]["label"].lower() for i in keep], recognition.Judge(cache)
+        self.features = self.eye.features(shown[keep])
+
+    def ranks(self, pictures: np.ndarray, meant: list[str]) -> list[int]:
+        """For each picture the rank of what it is meant to show."""
+        return recognition.ranks(self.eye.features(pictures), self.features, self.labels, meant)
+
+
+def pictures(model: Path, asked: Asked, references: References) -> None:
     """Draw ideas as they are and expanded; print how many are recognised among the first and the first five."""
-    shown, records = build.load(data)
-    keep = [i for i, record in enumerate(records) if record["split"] == "train"]
-    labels, eye = [records[i]["label"].lower() for i in keep], recognition.Judge(cache)
-    references = eye.features(shown[keep])
     texts, meant = [idea for idea, _ in asked], [name.lower() for _, name in asked]
     with studio.Studio() as host:
         for kind, prompts in (("ideas as they are", texts), ("expanded ideas", expand(model, texts))):
             tickets = [host.submit("image", seed=seed, prompt=prompt) for seed, prompt in enumerate(prompts)]
             made = np.stack([np.asarray(ticket.result().pil) for ticket in tickets])
-            found = recognition.ranks(eye.features(made), references, labels, meant)
+            found = references.ranks(made, meant)
             first, five = (sum(rank <= k for rank in found) for k in (1, 5))
             low, high = recognition.interval(five, len(found))
             print(f"  {kind}: top-1 {first}, top-5 {five} of {len(found)} ({low:.0f}% to {high:.0f}%)")
@@ -119,14 +129,15 @@ def main() -> None:
         parser.error("--pictures needs --cache: the judge's weights are there")
     records = build.load(given.data)[1]
     names, tower = sorted({record["label"] for record in records if record["descriptions"]}), clip.load()
+    references = References(given.data, given.cache) if given.pictures else None
     print(f"{len(names)} names; chance {1 / len(names):.2%}")
     for kind, asked in kinds(records).items():
         asked = asked[:: max(1, len(asked) // (given.pictures or given.ideas))][: given.pictures or None]
         print(f"{kind}: {len(asked)} ideas")
-        if not given.pictures:
+        if references is None:
             words(given.model, asked, names, tower)
         elif kind != "name":
-            pictures(given.model, asked, given.data, given.cache)
+            pictures(given.model, asked, references)
 
 
 if __name__ == "__main__":
