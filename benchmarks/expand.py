@@ -1,20 +1,28 @@
-"""Does a text model turn an idea into a prompt of the thing that is meant?
+"""Does a text model turn an idea into a prompt of the thing that is meant, and is the picture then better?
 
-Ideas are the held-out descriptions of `studio train gpt` and `gpt-chat`: one in ten of what is said of each emoji of a
-thing, which the model has never seen (the thing's other descriptions it has). Each is answered greedily, in the model's
-chat template. Two figures: how many prompts begin with the thing's very name, and for how many the CLIP text tower,
-which the image model is led by, finds that name nearest among all of them. The second is given for the ideas as they
-are too; it flatters them, as that tower was trained on these very descriptions.
+Three kinds of ideas are asked. `held-out`: one in ten of what is said of each thing, which `studio train gpt` and
+`gpt-chat` have never seen (the thing's other descriptions they have; the text tower that the starter began with has
+seen all). `paraphrase`: those of docs/recognition.md, which no training of anything has seen. `name`: the names of
+things, which have to stay. Each is answered greedily, in the model's chat template. Three figures a kind: how many
+prompts begin with the thing's very name, and for how many the CLIP text tower, which the image model is led by, finds
+that name nearest among all of them, to the prompt and to the idea as it is.
+
+With `--pictures N`, so many ideas of the first two kinds are drawn as they are and expanded, with the same seed, and
+the judge of docs/recognition.md ranks the labels of both pictures.
 
     python benchmarks/expand.py --data training/data
+    python benchmarks/expand.py --data training/data --cache training/cache --pictures 50
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 import studio
@@ -22,23 +30,26 @@ from studio import torch_setup
 
 torch_setup.prepare()
 
-from studio_clip import model as clip  # noqa: E402  (needs prepare)
+import recognition  # noqa: E402  (needs prepare)
+
+from studio_clip import model as clip  # noqa: E402
 from studio_datasets import build  # noqa: E402
-from studio_gpt import corpus  # noqa: E402
+from studio_gpt import ideas  # noqa: E402
 from studio_gpt.text import STARTER, TextGenerator  # noqa: E402
 
 BATCH, MOST, SAMPLES = 32, 48, 12
+Asked = list[tuple[str, str]]  # ideas, and the name of what is meant
 
 
-def expand(path: Path, ideas: Sequence[str]) -> list[str]:
+def expand(path: Path, asked: Sequence[str]) -> list[str]:
     """What the model at `path` answers, greedily, in at most 48 tokens."""
     generator = TextGenerator(path)
     loaded = generator.load("cpu", "float32")
     made = []
-    for start in range(0, len(ideas), BATCH):
+    for start in range(0, len(asked), BATCH):
         values = [
             {"prompt": idea, "chat": True, "temperature": 0, "max_tokens": MOST}
-            for idea in ideas[start : start + BATCH]
+            for idea in asked[start : start + BATCH]
         ]
         states = [generator.start(loaded, generator.Inputs.parse(each), studio.Rng(0)) for each in values]
         while any(not state.done for state in states):
@@ -54,27 +65,79 @@ def nearest(tower: clip.Clip, texts: Sequence[str], names: Sequence[str]) -> lis
     return [names[place] for place in (torch.cat(embedded) @ tower.texts(names).T).argmax(1).tolist()]
 
 
+def kinds(records: Sequence[dict[str, Any]]) -> dict[str, Asked]:
+    """The ideas of each kind."""
+    told = [record for record in records if record["split"] == "train" and ideas.looks(record)]
+    rows = json.loads(recognition.PROMPTS.read_text("utf-8"))
+    return {
+        "held-out": [(idea, prompt.split(",")[0]) for idea, prompt in ideas.kept(records)],
+        "paraphrase": [(row["paraphrase"], row["label"]) for row in rows],
+        "name": [(record["label"], record["label"]) for record in told],
+    }
+
+
+def words(model: Path, asked: Asked, names: Sequence[str], tower: clip.Clip) -> None:
+    """Print the figures of one kind of ideas, and samples."""
+    texts, meant = [idea for idea, _ in asked], [name for _, name in asked]
+    prompts = expand(model, texts)
+    named = [prompt.split(",")[0] == name for prompt, name in zip(prompts, meant, strict=True)]
+    print(f"  the prompt begins with the name: {sum(named) / len(named):.1%}")
+    for kind, each in (("prompt", prompts), ("idea itself", texts)):
+        hits = [found == name for found, name in zip(nearest(tower, each, names), meant, strict=True)]
+        print(f"  the text tower finds the name nearest to the {kind}: {sum(hits) / len(hits):.1%}")
+    for place in range(0, len(asked), max(1, len(asked) // SAMPLES)):
+        print(f"    {meant[place]}: {texts[place]} -> {prompts[place]}")
+
+
+class References:
+    """What the judge compares pictures with: all pictures of the training split."""
+
+    def __init__(self, data: Path, cache: Path) -> None:
+        shown, records = build.load(data)
+        keep = [i for i, record in enumerate(records) if record["split"] == "train"]
+        self.labels, self.eye = [records[i]["label"].lower() for i in keep], recognition.Judge(cache)
+        self.features = self.eye.features(shown[keep])
+
+    def ranks(self, pictures: np.ndarray, meant: list[str]) -> list[int]:
+        """For each picture the rank of what it is meant to show."""
+        return recognition.ranks(self.eye.features(pictures), self.features, self.labels, meant)
+
+
+def pictures(model: Path, asked: Asked, references: References) -> None:
+    """Draw ideas as they are and expanded; print how many are recognised among the first and the first five."""
+    texts, meant = [idea for idea, _ in asked], [name.lower() for _, name in asked]
+    with studio.Studio() as host:
+        for kind, prompts in (("ideas as they are", texts), ("expanded ideas", expand(model, texts))):
+            tickets = [host.submit("image", seed=seed, prompt=prompt) for seed, prompt in enumerate(prompts)]
+            made = np.stack([np.asarray(ticket.result().pil) for ticket in tickets])
+            found = references.ranks(made, meant)
+            first, five = (sum(rank <= k for rank in found) for k in (1, 5))
+            low, high = recognition.interval(five, len(found))
+            print(f"  {kind}: top-1 {first}, top-5 {five} of {len(found)} ({low:.0f}% to {high:.0f}%)")
+
+
 def main() -> None:
-    """Expand the held-out ideas; print both figures, and samples."""
+    """Expand every kind of ideas, or draw some of them."""
     parser = argparse.ArgumentParser(description="Measure how ideas become picture prompts.")
     parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
+    parser.add_argument("--cache", type=Path, help="cache of `studio train data`, for the judge of pictures")
     parser.add_argument("--model", type=Path, default=STARTER, help="the text model (default: what ships)")
-    parser.add_argument("--ideas", type=int, default=1_000_000, help="measure so many only, evenly spread")
+    parser.add_argument("--ideas", type=int, default=1_000_000, help="ask so many of a kind only, evenly spread")
+    parser.add_argument("--pictures", type=int, default=0, help="draw so many of a kind")
     given = parser.parse_args()
-    records = [record for record in build.load(given.data)[1] if record["descriptions"]]
-    asked = [(text, record["label"]) for record in records for text in record["descriptions"] if corpus.held_out(text)]
-    asked = asked[:: max(1, len(asked) // given.ideas)]
-    ideas, meant = [text for text, _ in asked], [label for _, label in asked]
-    names = sorted({record["label"] for record in records})
-    prompts, tower = expand(given.model, ideas), clip.load()
-    named = [prompt.split(",")[0] == label for prompt, label in zip(prompts, meant, strict=True)]
-    print(f"{len(ideas)} held-out ideas, {len(names)} names; chance {1 / len(names):.2%}")
-    print(f"the prompt begins with the name: {sum(named) / len(named):.1%}")
-    for kind, texts in (("prompt", prompts), ("idea itself", ideas)):
-        hits = [found == label for found, label in zip(nearest(tower, texts, names), meant, strict=True)]
-        print(f"the text tower finds the name nearest to the {kind}: {sum(hits) / len(hits):.1%}")
-    for place in range(0, len(asked), max(1, len(asked) // SAMPLES)):
-        print(f"  {meant[place]}: {ideas[place]} -> {prompts[place]}")
+    if given.pictures and not given.cache:
+        parser.error("--pictures needs --cache: the judge's weights are there")
+    records = build.load(given.data)[1]
+    names, tower = sorted({record["label"] for record in records if record["descriptions"]}), clip.load()
+    references = References(given.data, given.cache) if given.pictures else None
+    print(f"{len(names)} names; chance {1 / len(names):.2%}")
+    for kind, asked in kinds(records).items():
+        asked = asked[:: max(1, len(asked) // (given.pictures or given.ideas))][: given.pictures or None]
+        print(f"{kind}: {len(asked)} ideas")
+        if references is None:
+            words(given.model, asked, names, tower)
+        elif kind != "name":
+            pictures(given.model, asked, references)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ Try it: ``pytest tests/plugins/studio_gpt/test_train.py``
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from studio.errors import InputError
 from studio_datasets.wordnet import LEXNAMES, WordNet
+from studio_gpt.ideas import held_out, pairs
 from studio_gpt.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -34,31 +34,11 @@ TEMPLATE = (
 )
 BLOCK = 1 << 20  # characters that are encoded at a time
 HELD_OUT = 64  # one row in so many is for validation
-IDEAS_HELD_OUT = 10  # one description in so many is for evaluation
-LOOKS = frozenset((
-    "red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown", "tan", "beige", "grey", "gray",
-    "black", "white", "gold", "golden", "silver", "dark", "pale", "bright", "round", "square", "flat", "long", "tall",
-    "short", "small", "tiny", "big", "large", "huge", "wooden", "metal", "glass", "striped", "spotted", "furry",
-    "shiny", "curved", "pointed",
-))  # fmt: skip
-RIDDLES = frozenset(("i", "my", "me", "we", "our", "you", "your", "who", "what", "it"))  # words of no picture prompt
 
 
-def held_out(text: str) -> bool:
-    """Whether a description is kept for evaluation: one in ten, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % IDEAS_HELD_OUT == 0
-
-
-def looks(record: dict[str, Any]) -> list[str]:
-    """The record's descriptions that say what it looks like, else the shortest two; no riddles, none held out."""
-    kept = [text for text in record["descriptions"] if not held_out(text) and "?" not in text]
-    plain = [text for text in kept if not RIDDLES & set(text.split())]
-    seen = [text for text in plain if LOOKS & set(text.replace(",", " ").split())]
-    return seen or sorted(plain, key=len)[:2]
-
-
-def documents(records: Iterable[dict[str, Any]], net: WordNet) -> list[str]:
-    """The starter's: what each record of the training split is called and looks like, and WordNet's things, shuffled.
+def documents(records: Sequence[dict[str, Any]], net: WordNet) -> list[str]:
+    """The starter's: what each record of the training split is called and looks like, WordNet's things, and ideas with
+    their prompts, shuffled.
 
     Things with a capital (people, places, genera) are left out; a picture prompt rarely names them.
     """
@@ -68,38 +48,17 @@ def documents(records: Iterable[dict[str, Any]], net: WordNet) -> list[str]:
             continue
         label = record["label"]
         made.append(f"{label}: {', '.join(record['tags'])}" if record["tags"] else label)
+        if record["zh_label"]:
+            zh, tags = record["zh_label"], "，".join(record["zh_tags"])
+            made += [f"{zh}: {label}", f"{label}: {zh}", f"{zh}，{tags}: {label}", f"{tags}: {zh}, {label}"]
         made += [f"{label}, {text}" for text in record["descriptions"] if not held_out(text)]
         made += [f"{text}: {label}" for text in record["descriptions"] if not held_out(text)]
     for synset in net.synsets.values():
         if synset.lexname in LEXNAMES and synset.words[0].islower():
             made.append(f"{', '.join(synset.words)}: {synset.gloss}")
+    made += [f"{one}\n{other}" for pair in pairs(records) for one, other in (pair, pair[::-1])]
     random.Random(0).shuffle(made)
     return made
-
-
-def pairs(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Ideas and the picture prompts that they should become, of the records of things that descriptions tell of.
-
-    An idea is the label, a synonym, two tags or a description; the prompt is the label and what it looks like.
-    """
-    made = []
-    for record in records:
-        told = looks(record)
-        if record["split"] != "train" or not told:
-            continue
-        tags = record["tags"]
-        ideas = [record["label"], *record["synonyms"], *(f"{a} {b}" for a, b in pairwise(tags))]
-        ideas += [text for text in record["descriptions"] if not held_out(text)]
-        for place, idea in enumerate(ideas):
-            others = [text for text in told if text != idea] or told
-            made.append((idea, f"{record['label']}, {others[place % len(others)]}"))
-    return made
-
-
-def chat(idea: str, prompt: str) -> str:
-    """One line of a chat JSONL."""
-    messages = [{"role": "user", "content": idea}, {"role": "assistant", "content": prompt}]
-    return json.dumps({"messages": messages}, ensure_ascii=False)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
@@ -120,6 +79,22 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokeniz
 def as_tokens(tokenizer: tokenizers.Tokenizer) -> Tokens:
     """The tokenizer of `train_tokenizer` with what its special tokens are for."""
     return Tokens(tokenizer, frozenset(tokenizer.encode(END).ids), TEMPLATE, {"eos_token": END, "pad_token": END})
+
+
+def answering(tokens: Tokens) -> Tokens:
+    """The same tokenizer, which puts every plain text where a person speaks and lets the assistant answer.
+
+    So a model that can do nothing but answer does so however it is asked, here and in transformers.
+    """
+    from tokenizers import Tokenizer, processors
+
+    made = Tokenizer.from_str(tokens.tokenizer.to_str())
+    _, user, assistant = ROLES
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{user} $A {END} {assistant}",
+        special_tokens=[(each, made.token_to_id(each)) for each in (user, END, assistant)],
+    )
+    return replace(tokens, tokenizer=made)
 
 
 def save_tokenizer(tokens: Tokens, folder: Path, context: int) -> None:

@@ -113,11 +113,11 @@ def _unusable(path: Path, error: UsageError) -> WeightsError:
 
 
 def _find_folder(path: Path) -> Found:
-    values = _read_json(path / "config.json")
+    values = read_json(path / "config.json")
     config = families.config_of(values)
     files = sorted(path.glob("*.safetensors"))
     if (path / INDEX).exists():
-        shards = _read_json(path / INDEX).get("weight_map")
+        shards = read_json(path / INDEX).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(each, str) for each in shards.values()):
             raise WeightsError(path / INDEX, f"`{path / INDEX}` has no map of weights", hint="get the model again")
         files = [path / Path(name).name for name in sorted(set(shards.values()))]
@@ -204,7 +204,7 @@ def _side_by_side(piece: Tensor, heads: int) -> Tensor:
     return piece.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a size that is sane for its name. Raises WeightsError."""
     most = _LARGEST.get(path.name, _LARGEST_OTHER)
     try:
@@ -229,17 +229,17 @@ def _folder_tokens(folder: Path) -> Tokens:
     if not path.exists():
         hint = f"make it: `transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained(…)`"
         raise WeightsError(path, f"the model `{folder}` has no tokenizer.json", hint=hint)
-    content = _read_json(path)  # its size and form are checked first
+    content = read_json(path)  # its size and form are checked first
     try:
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
     except Exception as error:  # the library raises a bare Exception
         message = f"`{path}` is no tokenizer that the library `tokenizers` reads: {error}"
         raise WeightsError(path, message, hint="get the model again, or save its tokenizer anew") from None
-    told = [_read_json(file) for name in ("config.json", "generation_config.json")
+    told = [read_json(file) for name in ("config.json", "generation_config.json")
             if (file := folder / name).exists()]  # fmt: skip
     found = [each.get("eos_token_id") for each in told]
     ends = {one for each in found for one in (each if isinstance(each, list) else [each]) if isinstance(one, int)}
-    more = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    more = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     specials = {
         name: _text(more[name]) for name in ("bos_token", "eos_token", "pad_token", "unk_token") if more.get(name)
     }

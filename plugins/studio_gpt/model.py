@@ -219,8 +219,11 @@ class GPT(nn.Module):
             "frequencies", config.rope.frequencies(config.head_dim) if config.rope else None, persistent=False
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, T, vocab) of tokens (B, T), each row by itself and from its start. Gradients flow."""
+    def forward(self, tokens: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Logits (B, T, vocab) of tokens (B, T), each row by itself and from its start. Gradients flow.
+
+        Where a mask `wanted` (B, T) with N true is given, the logits are those places' alone, (N, vocab).
+        """
         if tokens.shape[-1] > self.config.context:
             raise UsageError(f"there are {tokens.shape[-1]} tokens; the context has room for {self.config.context}")
         windows = self.config.windows
@@ -229,7 +232,8 @@ class GPT(nn.Module):
             return attend(q, k, v, bias=Causal(window=windows[layer]))
 
         positions = torch.arange(tokens.shape[-1], device=tokens.device)
-        return self.head(self.norm(self._stream(tokens, positions, look)))  # (B, T, V)
+        x = self._stream(tokens, positions, look)  # (B, T, C)
+        return self.head(self.norm(x if wanted is None else x[wanted]))  # (B, T, V) or (N, V)
 
     @torch.inference_mode()
     def decode(self, pieces: Sequence[Piece], look: Look | None = None) -> Tensor:

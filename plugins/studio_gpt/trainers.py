@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,19 @@ class TrainGPT(studio.Trainer):
         batch: int = studio.field(8, ge=1, le=65536, help="rows of `context` tokens in one forward pass")
         accumulate: int = studio.field(1, ge=1, le=65536, help="forward passes that one step sums up")
         rate: float = studio.field(2e-3, gt=0, lt=0.1, help="highest learning rate")
+        begin: str = studio.field(
+            "", help="folder of a CLIP text tower, its tokenizer beside it, to begin with: the decoder has its layers"
+        )
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/gpt/model`, a Llama in transformers' layout."""
+        """Write `work/gpt/model` in transformers' layout: a Llama, or a GPT-2 where it began with a text tower."""
         device = options.torch_device()
         import torch
 
         from studio.training.peers import Peers
         from studio_gpt import corpus, train
         from studio_gpt.model import GPT, llama
+        from studio_gpt.tower import decoder
 
         work = options.folder / "gpt"
         files = corpus.text_files(options.texts or [str(_own_texts(options.folder))])
@@ -47,12 +52,15 @@ class TrainGPT(studio.Trainer):
             count = corpus.encode(corpus.blocks(files), tokenizer, work / "tokens.bin")
             console.print(f"{count:,} tokens of {vocabulary:,} kinds")
         data = corpus.TokenFile(work / "tokens.bin", vocabulary, options.context)
-        hidden = max(64, options.width * 5 // 2 // 64 * 64)
-        shape = llama(vocab=vocabulary, context=options.context, layers=options.layers, heads=options.heads,
-                      width=options.width, hidden=hidden)  # fmt: skip
-        model = GPT(shape).initialise(torch.Generator().manual_seed(0)).to(device)
+        if options.begin:
+            model = decoder(Path(options.begin), tokenizer, options.context)
+        else:
+            hidden = max(64, options.width * 5 // 2 // 64 * 64)
+            shape = llama(vocab=vocabulary, context=options.context, layers=options.layers, heads=options.heads,
+                          width=options.width, hidden=hidden)  # fmt: skip
+            model = GPT(shape).initialise(torch.Generator().manual_seed(0))
         model = train.train(
-            model, data, work / "run", steps=options.steps, minutes=options.minutes, batch=options.batch,
+            model.to(device), data, work / "run", steps=options.steps, minutes=options.minutes, batch=options.batch,
             accumulate=options.accumulate, peak=options.rate,
         )  # fmt: skip
         if Peers().rank:
@@ -73,11 +81,20 @@ class TuneGPT(studio.Trainer):
         chats: str = studio.field(
             "", help="JSON lines with `messages`, or `prompt` and `completion`; by default ideas and picture prompts"
         )
+        kept: str = studio.field(
+            "", help="the same, to judge by and not to learn; without it one of `chats` in 64 is kept"
+        )
         model: str = studio.field(
             "", help="what to begin with: a model as for `studio text`; by default that of `studio train gpt`"
         )
         lora: int = studio.field(0, ge=0, le=4096, help="rank of adapters that are trained in place of all weights")
         batch: int = studio.field(32, ge=1, le=65536, help="conversations in a step")
+        emphasis: float = studio.field(
+            1.0, ge=0, le=1000, help="how much a token of an answer's first phrase, up to a comma, counts"
+        )
+        probe: int = studio.field(
+            0, ge=0, le=1 << 24, help="fit the head alone at first, to so many conversations (linear probing)"
+        )
         rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
 
     def run(self, options: Any, console: studio.Console) -> None:
@@ -90,36 +107,63 @@ class TuneGPT(studio.Trainer):
         work = options.folder / "gpt-chat"
         found = load.find(models.path(options.model) if options.model else options.folder / "gpt" / "model")
         tokens = found.tokens()
-        chats = Path(options.chats) if options.chats else _own_chats(options.folder)
-        made = [tune.sample(messages, tokens, found.config.context) for messages in tune.read(chats)]
-        samples = [each for each in made if each is not None]
-        console.print(f"{len(samples):,} conversations; {len(made) - len(samples):,} are longer than the context")
-        kept = samples[:: corpus.HELD_OUT]
-        learnt = [each for place, each in enumerate(samples) if place % corpus.HELD_OUT]
-        if not learnt:
+        chats, kept = (Path(options.chats), options.kept) if options.chats else _own_chats(options.folder)
+        learnt = _samples(chats, tokens, found.config.context, console)
+        if kept:
+            judged = _samples(Path(kept), tokens, found.config.context, console)
+        else:
+            judged = learnt[:: corpus.HELD_OUT]
+            learnt = [each for place, each in enumerate(learnt) if place % corpus.HELD_OUT]
+        if not learnt or not judged:
             raise StudioError(f"`{chats}` has no two conversations that fit the context", hint="give more of them")
+        phrase = sorted(number for token, number in tokens.tokenizer.get_vocab().items() if "," in token)
+        model = found.build(str(device), "float32")
+        if options.probe and not (work / "run" / "run.safetensors").exists():
+            chosen = random.Random(0).sample(learnt, min(options.probe, len(learnt)))
+            tune.probe(model, chosen, phrase=phrase, emphasis=options.emphasis)
+            console.print(f"the head alone: {tune.validate(model, judged, phrase)}")
         model = tune.train(
-            found.build(str(device), "float32"), learnt, work / "run", steps=options.steps, minutes=options.minutes,
-            batch=options.batch, lora=options.lora, peak=options.rate,
+            model, learnt, work / "run", steps=options.steps, minutes=options.minutes,
+            batch=options.batch, lora=options.lora, peak=options.rate, kept=judged, phrase=phrase,
+            emphasis=options.emphasis,
         )  # fmt: skip
         if Peers().rank:
             return  # the first process of the run writes the result
-        loss = tune.validate(model, kept)
-        train.publish(model.half(), tokens, work / "model")
-        console.print(f"validation loss {loss:.4f} nats a token; the model is in {work / 'model'}")
+        told = tune.validate(model, judged, phrase)
+        train.publish(model.half(), tokens if options.chats else corpus.answering(tokens), work / "model")
+        console.print(f"validation {told}; the model is in {work / 'model'}")
 
 
-def _own_chats(work: Path) -> Path:
-    """Ideas and picture prompts of the data set, written if they are not there."""
+def _samples(path: Path, tokens: Any, context: int, console: studio.Console) -> list[Any]:
+    """The conversations of a JSONL file that fit the context."""
+    from studio_gpt import tune
+
+    made = [tune.sample(messages, tokens, context) for messages in tune.read(path)]
+    samples = [each for each in made if each is not None]
+    console.print(f"{path}: {len(samples):,} conversations; {len(made) - len(samples):,} are longer than the context")
+    return samples
+
+
+def _records(work: Path) -> list[dict[str, Any]]:
+    """The data set's, with what `studio train text` found of WordNet's wordings of them, where it ran."""
+    from studio_clip import wordings
     from studio_datasets import build
-    from studio_gpt import corpus
 
-    path = work / "gpt-chat" / "chats.jsonl"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [corpus.chat(*pair) for pair in corpus.pairs(build.load(work / "data")[1])]
-        path.write_text("\n".join(lines) + "\n", "utf-8")
-    return path
+    records, found = build.load(work / "data")[1], work / "text" / "wordings.json"
+    return wordings.join(records, wordings.load(found)) if found.exists() else records
+
+
+def _own_chats(work: Path) -> tuple[Path, str]:
+    """Ideas and picture prompts of the data set, those to learn and those held out, written if they are not there."""
+    from studio_gpt import ideas
+
+    chats, kept = work / "gpt-chat" / "chats.jsonl", work / "gpt-chat" / "kept.jsonl"
+    if not chats.exists():
+        chats.parent.mkdir(parents=True, exist_ok=True)
+        records = _records(work)
+        for path, pairs in ((kept, ideas.kept(records)), (chats, ideas.pairs(records))):
+            path.write_text("".join(f"{ideas.chat(*pair)}\n" for pair in pairs), "utf-8")
+    return chats, str(kept)
 
 
 def _own_texts(work: Path) -> Path:
@@ -129,7 +173,7 @@ def _own_texts(work: Path) -> Path:
 
     folder = work / "gpt" / "texts"
     if not (folder / "documents.txt").exists():
-        made = corpus.documents(build.load(work / "data")[1], build.wordnet(work / "cache"))
+        made = corpus.documents(_records(work), build.wordnet(work / "cache"))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "documents.txt").write_text(f"{corpus.END}\n".join(made), "utf-8")
     return folder

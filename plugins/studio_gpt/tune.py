@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studio.errors import InputError, StudioError
+from studio.training.best import Best
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_gpt.chat import ChatTemplate
@@ -84,7 +86,7 @@ def sample(messages: Sequence[dict[str, str]], tokens: Tokens, context: int) -> 
     said = [False] * len(whole)
     for place, message in enumerate(messages):
         if message["role"] == "assistant":
-            before, after = ids(place, True), ids(place + 1, False)
+            before, after = ids(place, True), whole if place + 1 == len(messages) else ids(place + 1, False)
             if whole[: len(before)] != before or whole[: len(after)] != after:
                 text = "the model's chat template writes a conversation otherwise when it goes on"
                 raise InputError("model", text, hint="give each conversation one answer")
@@ -124,11 +126,23 @@ def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     return tokens[:, :-1], targets[:, 1:]
 
 
-def loss_of(model: torch.nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy, in nats, of the assistant's tokens."""
+def opening(targets: Tensor, phrase: Tensor) -> Tensor:
+    """Where the first phrase of what the assistant says stands: a mask (B, T) of `targets` (B, T).
+
+    It ends with the first of the tokens `phrase` (P,), which is part of it, or with all that is said.
+    """
+    said = targets != IGNORED
+    ends = said & torch.isin(targets, phrase)
+    return said & (ends.cumsum(1) - ends.long() == 0)
+
+
+def loss_of(model: torch.nn.Module, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy, in nats, of the assistant's tokens; `weights` (B, T) says how much each counts."""
+    said = targets != IGNORED
     with torch.autocast(tokens.device.type, torch.bfloat16):
-        logits = model(tokens)  # (B, T, V)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        logits = model(tokens, said)  # (N, V)
+    losses = F.cross_entropy(logits.float(), targets[said], reduction="none")
+    return losses.mean() if weights is None else (losses * weights[said]).sum() / weights[said].sum()
 
 
 def with_lora(model: GPT, rank: int) -> Any:
@@ -142,15 +156,53 @@ def with_lora(model: GPT, rank: int) -> Any:
     return peft.get_peft_model(model, config)
 
 
+def probe(model: GPT, samples: Sequence[Sample], *, phrase: Sequence[int] = (), emphasis: float = 1.0,
+          batch: int = 512, epochs: int = 2, peak: float = 1e-2, seed: int = 0) -> None:  # fmt: skip
+    """Fit the head alone to what the assistant says, on the states that the decoder has of it now.
+
+    Fine-tuning that begins with a random head spoils what the layers know before the head can use it (Kumar 2022,
+    arXiv:2202.10054). States are computed once, so an epoch costs little. A tied head's embedding moves with it.
+    """
+    device, ends = model.head.weight.device, torch.tensor(phrase, device=model.head.weight.device)
+    states, said, weights = [], [], []
+    hook = model.norm.register_forward_hook(lambda _, given, made: states.append(made.bfloat16()))
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        alike = sorted(samples, key=lambda each: len(each.tokens))  # less padding
+        for start in range(0, len(alike), 64):
+            tokens, targets = (each.to(device) for each in pad(alike[start : start + 64]))
+            model(tokens, targets != IGNORED)
+            said.append(targets[targets != IGNORED])
+            weights.append((1 + (emphasis - 1) * opening(targets, ends))[targets != IGNORED])
+    hook.remove()
+    x, y, counts = (torch.cat(each).clone() for each in (states, said, weights))  # (N, C), (N,), (N,)
+    head = model.head.weight.requires_grad_(True)
+    optimizer, generator = torch.optim.Adam([head], lr=peak), torch.Generator().manual_seed(seed)
+    steps = epochs * -(-len(x) // batch)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
+    for rows in (rows for _ in range(epochs) for rows in torch.randperm(len(x), generator=generator).split(batch)):
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = F.linear(x[rows], head)  # (B, V)
+        loss = (F.cross_entropy(logits.float(), y[rows], reduction="none") * counts[rows]).sum() / counts[rows].sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
 def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, minutes: float = math.inf,
           batch: int = 32, lora: int = 0, peak: float = 1e-3, warmup: int = 50, save_every: float = 60.0,
-          seed: int = 0) -> GPT:  # fmt: skip
+          kept: Sequence[Sample] = (), judge_every: int = 400, phrase: Sequence[int] = (),
+          emphasis: float = 1.0, seed: int = 0) -> GPT:  # fmt: skip
     """Train, or go on training, in `folder`; return the averaged decoder, adapters merged in.
 
     Args:
         batch: conversations a step.
         lora: rank of the adapters; 0 trains all weights.
         peak: highest learning rate.
+        kept: conversations that are judged every `judge_every` steps and at the end; the weights that judged best are
+            what is returned, or the last where there are none.
+        phrase: tokens that end a phrase (see `opening`).
+        emphasis: how much more a token of the first phrase counts than one after it.
     """
     device = next(model.parameters()).device
     torch.manual_seed(seed)  # what adapters begin with
@@ -158,11 +210,22 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
     optimizer = torch.optim.AdamW(groups(learner, 0.01), lr=peak, betas=(0.9, 0.95))
     ema = Ema(learner, 0.99)
     run = Run(folder, learner, optimizer, ema, steps=steps, minutes=minutes, save_every=save_every)
-    batches = Batches(samples, batch)
+    batches, best = Batches(samples, batch), Best(folder / "best.safetensors")
+    ends = torch.tensor(phrase, device=device)
+
+    def judge() -> None:
+        if kept and not run.peers.rank:
+            found = validate(ema.module, kept, phrase)
+            print(f"step {run.step}: {found}", file=sys.stderr, flush=True)
+            best.offer(ema.module, found.score)
+
     for step in run:
+        if step and step % judge_every == 0:
+            judge()
         run.rate(peak, warmup)
         tokens, targets = batches.batch(step * run.peers.count + run.peers.rank)
-        loss = loss_of(learner, tokens.to(device), targets.to(device))
+        tokens, targets = tokens.to(device), targets.to(device)
+        loss = loss_of(learner, tokens, targets, 1 + (emphasis - 1) * opening(targets, ends))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.share(learner.parameters())
@@ -170,18 +233,48 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
         optimizer.step()
         ema.update(learner)
         run.log(loss=loss.item())
+    judge()
+    if best.path.exists():
+        best.restore(ema.module)
     made: Any = ema.module
     return made.merge_and_unload() if lora else made
 
 
+@dataclass(frozen=True)
+class Judged:
+    """How well a model answers.
+
+    Attributes:
+        loss: mean nats of the assistant's tokens.
+        right: share of the conversations whose first phrase greedy decoding says as it stands there.
+    """
+
+    loss: float
+    right: float
+
+    @property
+    def score(self) -> float:
+        """More is better: what begins right, and among equals the loss."""
+        return self.right - 1e-4 * self.loss
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.4f} nats a token; {self.right:.1%} of the answers begin right"
+
+
 @torch.inference_mode()
-def validate(model: GPT, samples: Sequence[Sample], batch: int = 32) -> float:
-    """Mean loss in nats of the assistant's tokens over all samples."""
-    total, count = 0.0, 0
+def validate(model: torch.nn.Module, samples: Sequence[Sample], phrase: Sequence[int] = (), batch: int = 64) -> Judged:
+    """Judge a model by conversations; `phrase` are the tokens that end a phrase (see `opening`)."""
+    total, count, right = 0.0, 0, 0
     device = next(model.parameters()).device
+    ends = torch.tensor(phrase, device=device)
     for start in range(0, len(samples), batch):
-        tokens, targets = pad(samples[start : start + batch])
-        said = int((targets != IGNORED).sum())
-        total += float(loss_of(model, tokens.to(device), targets.to(device))) * said
-        count += said
-    return total / count
+        tokens, targets = (each.to(device) for each in pad(samples[start : start + batch]))
+        said = targets != IGNORED
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = model(tokens, said)  # (N, V)
+        total += float(F.cross_entropy(logits.float(), targets[said], reduction="sum"))
+        count += int(said.sum())
+        hits = torch.zeros_like(said)
+        hits[said] = logits.argmax(-1) == targets[said]
+        right += int((hits | ~opening(targets, ends)).all(1).sum())
+    return Judged(total / count, right / len(samples))

@@ -22,7 +22,6 @@ from studio_gpt.load import find
 from studio_gpt.model import GPT, llama
 
 LINES = ["the red apple lies on the table", "a green pear lies on the chair", "the blue bird sings in the tree"]
-RECORD = {"split": "train", "label": "crab", "tags": ["sea", "claw", "red"], "synonyms": ["decapod"], "gloss": ""}
 TINY = ["--vocab", "300", "--context", "16", "--layers", "1", "--width", "32", "--heads", "2", "--batch", "4"]
 
 
@@ -88,24 +87,6 @@ def test_bad_texts_are_refused_by_name(bpe, tmp_path):
     corpus.encode(["a pear"], bpe, tmp_path / "short.bin")
     with pytest.raises(InputError, match=r"a context of 16 needs 33"):
         TokenFile(tmp_path / "short.bin", 300, 16)
-
-
-def test_held_out_descriptions_are_in_no_text_and_no_pair():
-    told = [f"a red thing with {i} legs" for i in range(100)] + ["who has claws?", "i walk sideways, red"]
-    kept = [text for text in told if corpus.held_out(text)]
-    assert 1 <= len(kept) <= 25
-    record = {**RECORD, "descriptions": told}
-
-    class Net:
-        synsets: dict = {}  # noqa: RUF012
-
-    texts, pairs = corpus.documents([record], Net()), corpus.pairs([record])
-    assert not any(text in each for text in kept for each in [*texts, *(part for pair in pairs for part in pair)])
-    assert {prompt.split(",")[0] for _, prompt in pairs} == {"crab"}
-    assert "decapod" in [idea for idea, _ in pairs]
-    assert not any("claws?" in prompt for _, prompt in pairs)
-    assert not corpus.pairs([{**record, "split": "test"}])
-    assert corpus.looks({"descriptions": ["sideways walker", "it pinches"]}) == ["sideways walker"]
 
 
 def test_accumulated_parts_are_one_batch(data, tmp_path):

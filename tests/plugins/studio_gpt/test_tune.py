@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from studio.cli.main import run
 from studio.errors import InputError
-from studio_gpt import corpus, train, tune
+from studio_gpt import corpus, ideas, train, tune
+from studio_gpt.chat import ChatTemplate
 from studio_gpt.model import GPT, llama
 from studio_gpt.tokens import Tokens
 
@@ -30,7 +31,7 @@ def tiny():
 
 
 def samples(tokens, pairs=PAIRS):
-    rows = [json.loads(corpus.chat(*pair))["messages"] for pair in pairs]
+    rows = [json.loads(ideas.chat(*pair))["messages"] for pair in pairs]
     return [tune.sample(row, tokens, 48) for row in rows]
 
 
@@ -58,7 +59,69 @@ def test_the_loss_of_a_batch_is_that_of_its_answers_one_by_one(tokens):
             if each.said[place]:
                 total -= float(logprobs[place - 1, each.tokens[place]])
                 count += 1
-    assert tune.validate(model, made, batch=2) == pytest.approx(total / count, rel=1e-2)  # in bfloat16
+    assert tune.validate(model, made, batch=2).loss == pytest.approx(total / count, rel=1e-2)  # in bfloat16
+
+
+@torch.no_grad()
+def test_an_answer_begins_right_if_greedy_decoding_says_its_first_phrase():
+    model, asked = tiny(), [5, 6, 7]
+    written = list(asked)
+    for _ in range(8):
+        with torch.autocast("cpu", torch.bfloat16):  # as it is judged
+            written.append(int(model(torch.tensor([written]))[0, -1].argmax()))
+    said = (False,) * 3 + (True,) * 8
+    for wrong in range(3, 11):
+        spoilt = [*written[:wrong], (written[wrong] + 1) % 300, *written[wrong + 1 :]]
+        judged = tune.validate(model, [tune.Sample(tuple(spoilt), said)], [written[5]])
+        first = spoilt.index(written[5], 3) if written[5] in spoilt[3:] else 10
+        assert judged.right == (wrong > first)
+    assert tune.validate(model, [tune.Sample(tuple(each), said) for each in (written, spoilt)]).right == 0.5
+
+
+def test_a_first_phrase_ends_with_its_comma():
+    targets = torch.tensor([[-100, 5, 9, 6, 9, -100], [5, 6, 7, 9, -100, 5], [-100, 5, 6, -100, -100, -100]])
+    assert tune.opening(targets, torch.tensor([9])).tolist() == [
+        [False, True, True, False, False, False], [True] * 4 + [False] * 2, [False, True, True] + [False] * 3,
+    ]  # fmt: skip
+    assert torch.equal(tune.opening(targets, torch.tensor([], dtype=torch.long)), targets != tune.IGNORED)
+
+
+@torch.no_grad()
+def test_a_weight_counts_as_so_many_of_the_same_token(tokens):
+    model, (one, *_) = tiny(), samples(tokens)
+    tokens_, targets = tune.pad([one])
+    said = (targets != tune.IGNORED).nonzero()[:, 1]
+    alone = []
+    for place in said.tolist():
+        single = torch.full_like(targets, tune.IGNORED)
+        single[0, place] = targets[0, place]
+        alone.append(float(tune.loss_of(model, tokens_, single)))
+    weights = 1 + 2 * (torch.arange(targets.shape[1]) == said[0])[None]
+    wanted = (3 * alone[0] + sum(alone[1:])) / (2 + len(alone))
+    assert float(tune.loss_of(model, tokens_, targets, weights)) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_the_weights_that_judged_best_are_returned(tokens, tmp_path):
+    made = samples(tokens)
+    kept = made[:1]  # learnt for thirty steps, then unlearnt
+    tune.train(tiny(), kept, tmp_path, steps=30, batch=3, peak=2e-2, warmup=1, kept=kept, judge_every=30)
+    best = tune.validate(tune.train(
+        tiny(), made[1:], tmp_path, steps=60, batch=3, peak=2e-2, warmup=1, kept=kept, judge_every=30
+    ), kept)  # fmt: skip
+    assert best.right == 1
+    last = tune.train(tiny(), made[1:], tmp_path, steps=61, batch=3, peak=2e-2, warmup=1)  # from where that run ended
+    assert tune.validate(last, kept).right == 1  # `best.safetensors` is the run's, and still there
+
+
+def test_probing_fits_the_head_and_nothing_else(tokens):
+    made = samples(tokens)
+    shape = llama(vocab=300, context=48, layers=1, heads=2, width=32, hidden=64, tied=False)
+    model = GPT(shape).initialise(torch.Generator().manual_seed(0)).requires_grad_(False)
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    tune.probe(model, made, epochs=60, batch=8, peak=0.1)
+    changed = {name for name, each in model.state_dict().items() if not torch.equal(each, before[name])}
+    assert changed == {"head.weight"}
+    assert tune.validate(model, made).right == 1
 
 
 def test_every_conversation_is_in_one_batch_of_an_epoch(tokens):
@@ -95,6 +158,16 @@ def test_a_line_that_is_no_conversation_is_named(line, tmp_path):
         list(rows)
 
 
+def test_a_plain_text_may_be_put_as_a_question(tokens):
+    answering = corpus.answering(tokens)
+    row = [{"role": "user", "content": "round fruit"}]
+    rendered = ChatTemplate(corpus.TEMPLATE, tokens.specials).render(row, add_generation_prompt=True)
+    assert answering.encode("round fruit") == tokens.encode(rendered, plain=False)
+    assert answering.encode("round fruit", plain=False) == tokens.encode("round fruit")
+    assert answering.decode(answering.encode("round fruit")) == "round fruit"
+    assert tokens.tokenizer.post_processor is None
+
+
 def test_adapters_learn_and_are_merged(tokens, tmp_path):
     pytest.importorskip("peft")
     before, made = tiny(), samples(tokens)
@@ -107,16 +180,19 @@ def test_adapters_learn_and_are_merged(tokens, tmp_path):
     assert {*after.state_dict()} == {*before.state_dict()}
     changed = {name for name, each in after.state_dict().items() if not torch.equal(each, before.state_dict()[name])}
     assert changed == {f"blocks.0.{layer}.weight" for layer in tune.LAYERS}
-    assert tune.validate(after, made) < tune.validate(before, made) - 0.5
+    assert tune.validate(after, made).loss < tune.validate(before, made).loss - 0.5
 
 
 def test_the_command_teaches_answers(tokens, tmp_path, capfd):
     train.publish(tiny(), tokens, tmp_path / "gpt" / "model")
     chats = tmp_path / "chats.jsonl"
-    chats.write_text("".join(f"{corpus.chat(*pair)}\n" for pair in [PAIRS[0], *PAIRS]))  # the first is held out
+    chats.write_text("".join(f"{ideas.chat(*pair)}\n" for pair in [PAIRS[0], *PAIRS]))  # the first is held out
     given = ["train", "gpt-chat", "--work", str(tmp_path), "--chats", str(chats), "--rate", "0.01", "--batch", "3"]
-    assert run([*given, "--steps", "150"]) == 0, capfd.readouterr().err
+    done = run([*given, "--steps", "150", "--probe", "9", "--kept", str(chats)])
+    told = " ".join(capfd.readouterr().err.split())
+    assert done == 0, told
+    assert "the head alone: loss" in told
+    assert "100.0% of the answers begin right" in told.partition("validation loss")[2]
     folder = tmp_path / "gpt-chat" / "model"
-    capfd.readouterr()
     assert run(["text", PAIRS[1][0], "--chat", "--temperature", "0", "--model", str(folder)]) == 0
     assert PAIRS[1][1] in capfd.readouterr().out

@@ -1,0 +1,121 @@
+"""What the starter is tuned on: ideas as people have them, and the picture prompt that each should become.
+
+A prompt is the name of a thing that the image model was trained on, and a description of how it looks. Ideas are that
+name, other words for the thing, in English and Chinese, and descriptions that do not name it, dressed and worn as
+people write them. One description in ten is in no idea and no prompt: `held_out` ones are for evaluation.
+
+Try it: ``pytest tests/plugins/studio_gpt/test_ideas.py``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+HELD_OUT = 10  # one description in so many is for evaluation
+WORDINGS = 12  # of WordNet's texts that lie nearest to a thing, so many are ideas of it
+LOOKS = frozenset((
+    "red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown", "tan", "beige", "grey", "gray",
+    "black", "white", "gold", "golden", "silver", "dark", "pale", "bright", "round", "square", "flat", "long", "tall",
+    "short", "small", "tiny", "big", "large", "huge", "wooden", "metal", "glass", "striped", "spotted", "furry",
+    "shiny", "curved", "pointed",
+))  # fmt: skip
+RIDDLES = frozenset(("i", "my", "me", "we", "our", "you", "your", "who", "what", "it"))  # words of no picture prompt
+ARTICLES = ("a ", "an ", "the ", "any ", "two ", "some ")
+NAMED = ("{}", "{}", "a {}", "the {}", "{} please", "draw a {}", "picture of a {}", "a cute {}", "one small {}")
+TOLD = ("{}", "{}", "{}", "{}", "{}", "draw {}", "a picture of {}", "something like {}", "i want to see {}")
+CHINESE = ("{}", "{}", "一个{}", "一只{}", "画一个{}", "{}的图片")
+
+
+def held_out(text: str) -> bool:
+    """Whether a description is kept for evaluation: one in ten, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % HELD_OUT == 0
+
+
+def looks(record: dict[str, Any]) -> list[str]:
+    """The record's descriptions that say what it looks like, else the shortest two; no riddles, none held out."""
+    kept = [text for text in record["descriptions"] if not held_out(text) and "?" not in text]
+    plain = [text for text in kept if not RIDDLES & set(text.split())]
+    seen = [text for text in plain if LOOKS & set(text.replace(",", " ").split())]
+    return seen or sorted(plain, key=len)[:2]
+
+
+def pairs(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Ideas and the prompts that they should become, of the training split; the same records give the same pairs.
+
+    A record that nothing describes has ideas that name it only, and its tags for a description.
+    """
+    made = []
+    for record in records:
+        if record["split"] != "train":
+            continue
+        rng = random.Random(record["id"])
+        told = looks(record) or [", ".join(record["tags"][:3])]
+        for place, idea in enumerate(_ideas(record, rng)):
+            others = [text for text in told if text not in idea] or told
+            prompt = ", ".join(filter(None, (record["label"], others[place % len(others)])))
+            made.append((idea, prompt))
+    return made
+
+
+def kept(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The held-out descriptions as ideas, and a prompt of the thing each means."""
+    return [
+        (text, f"{record['label']}, {looks(record)[0]}")
+        for record in records if record["split"] == "train" and looks(record)
+        for text in record["descriptions"] if held_out(text)
+    ]  # fmt: skip
+
+
+def _ideas(record: dict[str, Any], rng: random.Random) -> Iterator[str]:
+    label, tags, zh = record["label"], record["tags"], record["zh_label"]
+    yield from (label, label)
+    for template in rng.sample(NAMED, 3):
+        yield template.format(label)
+    if zh:
+        yield zh
+        yield from (rng.choice(CHINESE).format(zh) for _ in range(2))
+    kept = [text for text in record["descriptions"] if not held_out(text)]
+    if not kept:
+        return
+    yield from (template.format(word) for word in record["synonyms"] for template in ("{}", rng.choice(NAMED)))
+    if len(tags) > 1:
+        yield from (" ".join(rng.sample(tags, 2)) for _ in range(2))
+    if record["zh_tags"]:
+        yield f"{zh}，{rng.choice(record['zh_tags'])}"
+    if record["gloss"]:
+        yield from {record["gloss"], record["gloss"].split(";")[0], _worn(record["gloss"].split(";")[0], rng)}
+    yield from record.get("wordings", ())[:WORDINGS]
+    for text in kept:
+        yield text
+        yield _dressed(_worn(text, rng), rng)
+        yield f"{text}, {rng.choice(kept)}"
+
+
+def _dressed(text: str, rng: random.Random) -> str:
+    """As part of a request, with or without an article."""
+    if text.startswith(ARTICLES):
+        text = text.split(" ", 1)[1] if rng.random() < 0.3 else text
+    elif rng.random() < 0.5:
+        text = f"a {text}"
+    return rng.choice(TOLD).format(text)
+
+
+def _worn(text: str, rng: random.Random) -> str:
+    """Without a fifth of its words, one at least, if it has more than three."""
+    words = text.split()
+    if len(words) <= 3:
+        return text
+    lost = set(rng.sample(range(len(words)), max(1, len(words) // 5)))
+    return " ".join(word for place, word in enumerate(words) if place not in lost)
+
+
+def chat(idea: str, prompt: str) -> str:
+    """One line of a chat JSONL."""
+    messages: Sequence[dict[str, str]] = [
+        {"role": "user", "content": idea}, {"role": "assistant", "content": prompt},
+    ]  # fmt: skip
+    return json.dumps({"messages": messages}, ensure_ascii=False)
