@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import studio
@@ -147,7 +147,27 @@ def _unet(folder: Path) -> UNet2DConditionModel:
 
 
 def _vae(folder: Path) -> AutoencoderKL:
-    return AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+    vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+    for module in list(vae.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.GroupNorm:
+                setattr(module, name, _NormEach(child.num_groups, child.num_channels, child.eps))
+    return vae
+
+
+class _NormEach(nn.GroupNorm):
+    """Normalises each picture by itself.
+
+    On a CPU torch shares the sums of a channels_last batch out among its threads without regard to where a picture
+    ends, so that the last bits would depend on how many are decoded together.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        if len(x) == 1 or x.device.type != "cpu":
+            return super().forward(x)
+        norm = super().forward
+        return torch.cat([norm(each) for each in x.split(1)])
 
 
 def tensors_of(folder: Path) -> list[Path]:

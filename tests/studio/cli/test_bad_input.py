@@ -191,7 +191,7 @@ def test_a_broken_plugin_costs_only_itself(studio: Studio) -> None:
 
 def test_a_word_that_is_not_unicode_is_refused(studio: Studio) -> None:
     ran = studio("generate", "echo", os.fsdecode(b"caf\xe9"))
-    _is_one_clear_error(ran.code, ran.err, 2, "`text` is 'caf\\udce9'", "")
+    _is_one_clear_error(ran.code, ran.err, 2, "`text` has U+DCE9 at character 4", "")
 
 
 def _is_one_clear_error(code: int, err: str, expected: int, message: str, hint: str) -> None:
