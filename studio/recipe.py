@@ -41,7 +41,7 @@ class PluginRef(_Frozen):
 
 
 class BatchWidth(_Frozen):
-    """The narrowest and the widest batch that the request's steps ran in."""
+    """The narrowest and the widest batch that the request's steps ran in; the widest counts its finish too."""
 
     min: int = Field(ge=1)
     max: int = Field(ge=1)
