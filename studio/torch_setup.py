@@ -4,7 +4,8 @@
 package index cannot load its compiled library, and importing it then fails with ``operator torchvision::nms does not
 exist``, taking diffusers and transformers down with it. Declaring the two missing operators first is enough, as nothing
 here calls them. `prepare` arranges that this happens when torchvision is first imported, and only if its
-own library does not load. This module knows nothing of models or engines.
+own library does not load. This module knows
+nothing of models or engines.
 
 Try it: ``python -c "from studio import torch_setup; torch_setup.prepare(); import torchvision"``
 """
@@ -26,6 +27,7 @@ from studio.errors import UsageError
 
 THREADS_VARIABLE = "STUDIO_THREADS"
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 _usual: list[int] = []  # the count that torch came with, once it was asked
 _declared: list[object] = []  # torch.library.Library objects; the operators live as long as they do
 
@@ -43,12 +45,16 @@ class _BeforeTorchvision:
 
 
 def prepare() -> None:
-    """Arrange for torchvision to import, and apply ``STUDIO_THREADS``. Cheap, repeatable, imports nothing.
+    """Arrange for torchvision to import, bound what oneDNN keeps, and apply ``STUDIO_THREADS``.
+
+    Cheap, repeatable, imports nothing. oneDNN reads its bound at the first layer.
 
     Raises UsageError if ``STUDIO_THREADS`` is no whole number of at least 1.
     """
     if "torchvision" not in sys.modules and not any(isinstance(each, _BeforeTorchvision) for each in sys.meta_path):
         sys.meta_path.insert(0, _BeforeTorchvision())
+    for name, most in _KEPT_KERNELS.items():
+        os.environ.setdefault(name, most)
     if wanted := os.environ.get(THREADS_VARIABLE):
         if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
             raise UsageError(f"{THREADS_VARIABLE} is `{wanted}`; it must be a whole number from 1 to 1024")
@@ -98,6 +104,8 @@ def usual_threads() -> int | None:
 
     Asked before the count is changed for the first time: a change in one thread is what later threads begin with.
     """
+    for name, most in _KEPT_KERNELS.items():
+        os.environ.setdefault(name, most)
     if wanted := os.environ.get(THREADS_VARIABLE):
         return int(wanted)
     if not _usual and (count := threads()) is not None:

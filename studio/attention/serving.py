@@ -8,17 +8,19 @@ Try it: ``python -c "from studio.attention.serving import *; print(lent())"``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from studio.attention.backend import Backend
 
 if TYPE_CHECKING:
     from studio.attention.dispatch import Dispatch
+
+T = TypeVar("T")
 
 
 class Serving:
@@ -45,25 +47,31 @@ def lent() -> Serving | None:
     return _lent.get()
 
 
-@contextmanager
-def lending(serving: Serving | None) -> Iterator[None]:
+class _Within(Generic[T]):
+    """A context variable's value within a block, which is given `what`. A class: it costs a third of a generator."""
+
+    __slots__ = ("_token", "_value", "_variable", "_what")
+
+    def __init__(self, variable: ContextVar[Any], value: object, what: T) -> None:
+        self._variable, self._value, self._what = variable, value, what
+
+    def __enter__(self) -> T:
+        self._token = self._variable.set(self._value)
+        return self._what
+
+    def __exit__(self, *error: object) -> None:
+        self._variable.reset(self._token)
+
+
+def lending(serving: Serving | None) -> AbstractContextManager[None]:
     """Let it serve this thread until the end of the block; None is what serves a program that lends nothing."""
-    token = _lent.set(serving)
-    try:
-        yield
-    finally:
-        _lent.reset(token)
+    return _Within(_lent, serving, None)
 
 
-@contextmanager
-def recorded() -> Iterator[set[str]]:
+def recorded() -> AbstractContextManager[set[str]]:
     """Collect the names of all backends that serve this thread until the end of the block."""
     used: set[str] = set()
-    token = _recorders.set((*_recorders.get(), used))
-    try:
-        yield used
-    finally:
-        _recorders.reset(token)
+    return _Within(_recorders, (*_recorders.get(), used), used)
 
 
 def served(name: str) -> None:

@@ -20,6 +20,7 @@ from studio.engine.entry import Entry, group_of
 from studio.engine.failures import check_finish, check_media, check_state, check_step
 from studio.engine.fingerprint import fingerprint
 from studio.engine.gauge import Gauge
+from studio.engine.heap import Heap
 from studio.engine.measured import Measured, finishes
 from studio.engine.threads import Threads
 from studio.errors import TimedOut
@@ -31,11 +32,13 @@ _GAUGED_FIRST, _GAUGED_EVERY = 64, 16  # steps whose memory is read; reading it 
 
 
 class Actions:
-    """Has generators called, one call at a time; `gauge` reads their memory."""
+    """Has generators called, one call at a time; `gauge` reads their memory, and `heap` has room made for it."""
 
-    def __init__(self, clock: Callable[[], float], measured: Measured, gauge: Gauge, threads: Threads) -> None:
+    def __init__(
+        self, clock: Callable[[], float], measured: Measured, gauge: Gauge, heap: Heap, threads: Threads
+    ) -> None:
         self.clock = clock
-        self.measured, self.gauge, self.threads = measured, gauge, threads
+        self.measured, self.gauge, self.heap, self.threads = measured, gauge, heap, threads
         self._before: list[tuple[Entry, State, int]] = []  # states as they were, while they are stepped
 
     def start(self, entry: Entry) -> Calling[tuple[State, int | None]]:
@@ -52,6 +55,7 @@ class Actions:
                 return request.resume(model)
             return request.generator.start(model, request.inputs, rng), rng
 
+        self.heap.make_room(self.measured.greatest_peak)  # its shape, which says how much, is known when it has started
         (state, entry.rng), peak = yield from self._gauged([entry], start, first=False)
         if request.resume is not None:
             entry.width_min, entry.width_max = request.past.width_min, request.past.width_max
@@ -90,6 +94,7 @@ class Actions:
         states = [entry.state for entry in batch if entry.state is not None]
         limit_s = max(entry.limit_s for entry in batch)
         self._before = [(entry, state, fingerprint(state)) for entry, state in zip(batch, states, strict=True)]
+        self.heap.make_room(self.measured.peak(group, len(batch)))
         turn = self.measured.turn(group)
         gauged = turn < _GAUGED_FIRST or not turn % _GAUGED_EVERY
         if gauged:
@@ -129,6 +134,7 @@ class Actions:
         def finish() -> Sequence[Media]:
             return generator.finish_many(model, states) if len(states) > 1 else [generator.finish(model, states[0])]
 
+        self.heap.make_room(self.measured.peak(finishes(group), len(batch)))
         first = not self.measured.weighed(finishes(group), len(batch))
         made, peak = yield from self._gauged(batch, finish, first=first)
         media = check_finish(generator, made, len(batch))

@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-_CLEAR, _STATUS = "/proc/self/clear_refs", "/proc/self/status"
+_CLEAR, _STATUS, _PAGES = "/proc/self/clear_refs", "/proc/self/status", "/proc/self/statm"
 _RESET_PEAK = b"5"  # proc(5): resets the peak resident set size
 _HIGH = re.compile(rb"^VmHWM:\s*(\d+) kB", re.MULTILINE)
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _NOW = re.compile(rb"^VmRSS:\s*(\d+) kB", re.MULTILINE)
 
 
@@ -33,6 +34,9 @@ class Gauge(Protocol):
     def peak(self) -> int | None:
         """Bytes that it took at its peak besides what was held before it, or None if that is not known."""
 
+    def resident(self) -> int | None:
+        """Bytes of the process in the device's memory, where `trim` could make them less; else None."""
+
 
 class NoGauge:
     """Measures nothing."""
@@ -41,6 +45,10 @@ class NoGauge:
         """Do nothing."""
 
     def peak(self) -> int | None:
+        """Not known."""
+        return None
+
+    def resident(self) -> int | None:
         """Not known."""
         return None
 
@@ -61,6 +69,14 @@ class ResidentGauge:
     def peak(self) -> int | None:
         """How far above that it rose."""
         return max(0, _read(_HIGH) - self._before)
+
+    def resident(self) -> int | None:
+        """Bytes of the process that are in memory."""
+        descriptor = os.open(_PAGES, os.O_RDONLY)
+        try:
+            return int(os.read(descriptor, 128).split()[1]) * _PAGE_BYTES
+        finally:
+            os.close(descriptor)
 
 
 class CudaGauge:
@@ -83,6 +99,10 @@ class CudaGauge:
         if torch is None or not torch.cuda.is_initialized():
             return None
         return max(0, int(torch.cuda.max_memory_allocated(self._device)) - self._before)
+
+    def resident(self) -> int | None:
+        """Not told: torch's allocator returns by itself what it keeps, when it finds no room."""
+        return None
 
 
 def gauge_for(device: str) -> Gauge:

@@ -27,6 +27,7 @@ from studio.engine.ending import Ending, Keeper, Later, at_once, tell
 from studio.engine.entry import Entry, group_of
 from studio.engine.failures import as_error, check_key
 from studio.engine.gauge import Gauge, NoGauge
+from studio.engine.heap import Heap
 from studio.engine.ladder import climb, drop_models
 from studio.engine.ledger import show_bytes
 from studio.engine.measured import Measured, finishes
@@ -71,11 +72,13 @@ class Loop:
         self.models, self.complete, self.clock = models, complete, clock
         self.watcher, self.keeper = Watchers(watchers), keeper
         self.measured = measured or Measured()
-        self.room = Room(models, self.measured, goal_s)
+        gauge = gauge or NoGauge()
+        heap = Heap(models.ledger, gauge)
+        self.room = Room(models, self.measured, heap, goal_s)
         self.order: Order[Entry] = Order(max_running)
         models.watcher = self.watcher
         threads = Threads(self.measured, free=free_threads)
-        self.actions = Actions(clock, self.measured, gauge or NoGauge(), threads)
+        self.actions = Actions(clock, self.measured, gauge, heap, threads)
         self._groups = Groups()
         self.ending = Ending(self.room, self.order, self._groups, self.watcher, keeper, clock, later)
         self._hung: dict[Generator, TimedOut] = {}

@@ -146,6 +146,11 @@ class Measured:
             return known[narrower] * width // narrower
         return min(known.values(), default=0)
 
+    @property
+    def greatest_peak(self) -> int:
+        """The most that any call is known to take."""
+        return max((peak for known in self._peaks.values() for peak in known.values()), default=0)
+
     def weighed(self, group: Group, width: int) -> bool:
         """Whether the memory of such a call was measured before."""
         return width in self._peaks.get(unthreaded(group), {})

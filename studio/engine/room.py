@@ -13,6 +13,7 @@ from collections import Counter
 
 from studio.engine.batching import choose_width
 from studio.engine.entry import Entry
+from studio.engine.heap import Heap
 from studio.engine.ledger import Sum, show_bytes, tensor_bytes
 from studio.engine.measured import Group, Measured, finishes
 from studio.engine.models import Model, Models, Rank
@@ -22,10 +23,12 @@ _COUNT_STATES_EVERY = 64  # steps; states may grow as they go
 
 
 class Room:
-    """The memory of one device, as the loop sees it."""
+    """The memory of one device, as the loop sees it. What the heap has grown by keeps batches narrow, and others out;
+    a request that is alone goes on, as it could not wait for anything.
+    """
 
-    def __init__(self, models: Models, measured: Measured, goal_s: float) -> None:
-        self.models, self.measured, self.goal_s = models, measured, goal_s
+    def __init__(self, models: Models, measured: Measured, heap: Heap, goal_s: float) -> None:
+        self.models, self.measured, self.heap, self.goal_s = models, measured, heap, goal_s
         models.reserve = lambda generator, dtype: measured.least_peak(
             generator.name, generator.version, models.device, dtype
         )
@@ -81,7 +84,8 @@ class Room:
         request = entry.request
         missing = self.models.missing(request.generator, request.dtype)
         largest = max([needed.step, *map(self.measured.most_peak, self._groups)])
-        return self.models.make_room(missing + needed.state + largest, self.beside(entry))
+        grown = 0 if self.empty else self.heap.grown
+        return self.models.make_room(missing + needed.state + largest + grown, self.beside(entry))
 
     def enter(self, entry: Entry) -> bool:
         """Count the state of a request that was started; False if there is no room for it."""
@@ -140,7 +144,7 @@ class Room:
         width = choose_width(measured.seconds(group), measured.sure(group), most, self.goal_s, measured.turn(group))
         if self.models.ledger.budget is None:
             return width
-        while width > 1 and not self.models.make_room(self.measured.peak(group, width), self.idle):
+        while width > 1 and not self.models.make_room(measured.peak(group, width) + self.heap.grown, self.idle):
             width //= 2
         return width if width > 1 or self.models.make_room(self.measured.peak(group, 1), self.all_but(lead)) else 0
 
