@@ -98,6 +98,9 @@ class Device:
     def begin(self, *, first=False):
         self.last = 0
 
+    def resident(self):
+        return None
+
     def peak(self):
         return self.last
 

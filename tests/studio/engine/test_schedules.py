@@ -123,6 +123,9 @@ class Device:
     def begin(self, *, first=False):
         self.last = 0
 
+    def resident(self):
+        return self.ledger.used
+
     def peak(self):
         return self.last
 
