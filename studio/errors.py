@@ -76,11 +76,17 @@ class UnknownName(UsageError):
 
 
 class WorkflowError(UsageError):
-    """A workflow is not right. `problems` has a line of message, with file and line, and a remedy or None for each."""
+    """A workflow is not right. `problems` has a line of message, with file and line, and a remedy or None for each; the
+    error's own message tells the first of them, and how many more there are.
+    """
+
+    _TOLD = 20
 
     def __init__(self, problems: Sequence[tuple[str, str | None]]) -> None:
         self.problems = tuple(problems)
-        lines = [f"{message} ({hint})" if hint else message for message, hint in self.problems[1:]]
+        lines = [f"{message} ({hint})" if hint else message for message, hint in self.problems[1 : self._TOLD]]
+        if more := self.problems[self._TOLD :]:
+            lines.append(f"and {len(more):,} more")
         super().__init__("\n".join([self.problems[0][0], *lines]), hint=self.problems[0][1])
 
 

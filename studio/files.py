@@ -34,10 +34,11 @@ def store_error(path: Path, what: str, error: OSError) -> StoreError:
     return StoreError(f"cannot {what} `{path}`: {reason}", hint=_REMEDY.get(error.errno or 0))
 
 
-def write_atomically(path: Path | str, data: bytes, *, durable: bool = True) -> Path:
+def write_atomically(path: Path | str, data: bytes, *, durable: bool = True, sync_folder: bool = True) -> Path:
     """Write `data` to `path`, whole or not at all; return the path. Raises StoreError; leaves no temporary file.
 
-    What is not `durable` is not pushed to the disk: it outlives the process, and may not outlive the machine.
+    What is not `durable` is not pushed to the disk: it outlives the process, and may not outlive the machine. Without
+    `sync_folder` its name is not: for a file beside which another is written next.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(6)}.tmp")
@@ -53,7 +54,7 @@ def write_atomically(path: Path | str, data: bytes, *, durable: bool = True) -> 
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        if durable:
+        if durable and sync_folder:
             _sync_folder(path.parent)
     except OSError as error:
         raise store_error(path, "write", error) from error

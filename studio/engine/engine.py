@@ -33,6 +33,7 @@ from studio.media import Media
 from studio.store import Store
 
 _EXIT_PATIENCE_S = 10.0  # how long the interpreter's end waits for a step in flight
+_SAVE_EVERY_S = 5.0  # what was measured, while requests come and go
 
 
 class Ticket:
@@ -168,7 +169,7 @@ class Engine:
         self._worker = Worker(
             make,
             opened=partial(_open, self._models),
-            idle=self.measured.save,
+            idle=partial(self.measured.save, every_s=_SAVE_EVERY_S),
             closed=partial(_close, self._models, self.measured),
         )
         self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)

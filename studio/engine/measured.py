@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
@@ -99,7 +101,7 @@ class Measured:
         self._known: dict[Group, dict[int, float]] = {}
         self._turns: dict[Group, int] = {}
         self._peaks: dict[Group, dict[int, int]] = {}  # whatever the threads: memory hardly depends on them
-        self._changed = False
+        self._changed, self._saved_at = False, -math.inf
         for row in self._read():
             self._take(row)
 
@@ -183,18 +185,21 @@ class Measured:
             key=lambda row: (row.generator, row.shape, row.device, row.dtype, row.call, row.threads or 0, row.width),
         )
 
-    def save(self) -> None:
-        """Write the file, if there is one and something new; rows that another process wrote meanwhile are kept."""
-        if self._path is None or not self._changed:
+    def save(self, *, every_s: float = 0) -> None:
+        """Write the file, if there is one and something new, and not within `every_s` seconds of the last time; rows
+        that another process wrote meanwhile are kept.
+        """
+        now = time.monotonic()
+        if self._path is None or not self._changed or now - self._saved_at < every_s:
             return
-        self._changed = False
+        self._changed, self._saved_at = False, now
         own = {self._key(row): row for row in self.rows()}
         rows = {**{self._key(row): row for row in self._read()}, **own}
         kept = [row.model_dump(mode="json") for row in list(rows.values())[-_MOST_ROWS:]]
         text = json.dumps({"versions": self._versions, "rows": kept}, separators=(",", ":"))
         with suppress(StoreError):  # advice only; what is made goes to the same folder and tells of the same fault
             make_folder(self._path.parent)
-            write_atomically(self._path, text.encode())
+            write_atomically(self._path, text.encode(), durable=False)
 
     def _read(self) -> Iterable[Row]:
         if self._path is None or not self._path.is_file():

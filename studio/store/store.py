@@ -61,7 +61,7 @@ class Store:
         recipe = self._kept_recipe(side, mendable=media.recipe is not None)
         if recipe is None and media.recipe is not None:
             recipe = media.recipe
-            write_atomically(side, recipe.to_json(indent=1).encode())
+            write_atomically(side, recipe.to_json(indent=1).encode(), sync_folder=False)
         elif path.exists() and self._intact(path):
             with suppress(OSError):
                 os.utime(path)  # asked for again: no workflow may remove it as something on its way
