@@ -1,10 +1,11 @@
-"""The worker: the thread that takes a loop's turns and runs its calls, a watchdog over it, and an archivist beside it.
+"""The worker: the thread that takes a loop's turns and runs its calls, a watchdog over it, and archivists beside it.
 
 A plugin's call runs in the worker's own thread, so that a step costs no change of threads. Should it outlive its limit,
 the watchdog leaves that thread to itself (Python cannot end one) and has a new one take over the turn right there, with
 TimedOut as what the call raised; whatever the old thread comes back with is thrown away, and it ends. A call that holds
-Python's global lock for ever cannot be left behind in this way. The archivist does what is left to do on what was made
-(encoding, writing) while the next steps compute. This module knows nothing of plugins or requests.
+Python's global lock for ever cannot be left behind in this way. Archivists do what is left to do on what was made
+(encoding, writing) while the next steps compute; there are several, as most of that is waiting for the disk. This
+module knows nothing of plugins or requests.
 
 Try it: ``pytest tests/studio/engine/test_worker.py``
 """
@@ -25,6 +26,8 @@ from studio.engine.entry import Entry
 from studio.engine.loop import Loop
 from studio.errors import EngineClosed, StudioError, TimedOut
 from studio.media import Media
+
+_ARCHIVISTS = 4  # 1,000 small artifacts take a third of the time that one needs; see benchmarks/workflow.py
 
 
 class Worker:
@@ -48,9 +51,9 @@ class Worker:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._watchdog = _Watchdog(self._take_over)
-        self._archivist = ThreadPoolExecutor(1, thread_name_prefix="studio-archivist")
-        self._pending = 0  # pieces of work with the archivist
-        self._beside: threading.Thread | None = None  # its thread
+        self._archivists = ThreadPoolExecutor(_ARCHIVISTS, thread_name_prefix="studio-archivist")
+        self._pending = 0  # pieces of work with them
+        self._beside: set[threading.Thread] = set()  # their threads
         self._loop = make(self.later)
 
     def accept(self, entries: Sequence[Entry]) -> None:
@@ -71,7 +74,7 @@ class Worker:
         """Do `work` beside, and call `then` with what came of it between two turns. See `ending.Later`."""
 
         def do() -> None:
-            self._beside = threading.current_thread()
+            self._beside.add(threading.current_thread())
             try:
                 made: Media | BaseException = work()
             except BaseException as error:  # `then` tells of it
@@ -80,14 +83,14 @@ class Worker:
 
         with self._mail:
             self._pending += 1
-        self._archivist.submit(do)
+        self._archivists.submit(do)
 
     def close(self, patience: float | None) -> None:
         """End the thread; waits at most `patience` seconds for the call in flight (None: until it is over)."""
         with self._mail:
             self._closing = True
             self._mail.notify()
-        if self._thread is None or threading.current_thread() in (self._thread, self._beside):
+        if self._thread is None or threading.current_thread() in {self._thread, *self._beside}:
             return
         if self._over.wait(patience):
             self._thread.join()
@@ -116,7 +119,7 @@ class Worker:
             self._loop.cancel(entry)
         while self._pending or self._inbox:
             self._read_mail(busy=False, closing=False)
-        self._archivist.shutdown()
+        self._archivists.shutdown()
         self._watchdog.close()
         self._closed()
         self._over.set()

@@ -119,6 +119,8 @@ class Store:
     def _path(self, name: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{1,64}", name):
             raise UsageError(f"`{name}` is no artifact id", hint="an id is 6 to 64 of 0-9 and a-f")
+        if len(name) == 64 and (whole := self.path(name)) is not None:
+            return whole
         if len(name) < MIN_PREFIX:
             raise UsageError(f"the id `{name}` is too short", hint=f"give at least {MIN_PREFIX} characters")
         try:
