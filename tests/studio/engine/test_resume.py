@@ -78,11 +78,14 @@ def resume(*arguments, plugin=TOY):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def check_kills(name, kills, rng, inputs, plugin=TOY, longest=0.5):
+def check_kills(name, kills, rng, inputs, plugin=TOY):
     """Kill as many times, at random points, and resume; every resumed request makes what an undisturbed one makes."""
     with studio.Studio(plugins=[plugin] if plugin else [], device="cpu") as host:
         whole = host.generate(name, seed=1, **inputs)
         expected = (whole.sha256, whole.recipe.portable(), whole.path.read_bytes())
+        begun = time.perf_counter()
+        host.generate(name, seed=2, **inputs)
+        longest = 0.7 * (time.perf_counter() - begun)  # on this machine, and under its load
         done, positions = 0, set()
         for _ in range(kills * 5):
             if done == kills:
@@ -112,8 +115,8 @@ def test_killed_at_fifty_points_and_resumed_to_the_same_bytes():
 
 @pytest.mark.slow
 def test_pictures_killed_and_resumed_are_the_same_files():
-    inputs = {"prompt": "a red apple", "steps": 40, "size": "128x128"}
-    check_kills("image", 5, random.Random(), inputs, plugin="", longest=2.0)
+    inputs = {"prompt": "a red apple", "steps": 150, "size": "128x128"}
+    check_kills("image", 5, random.Random(), inputs, plugin="")
 
 
 def test_tensors_survive_a_kill_and_a_second_one():
