@@ -219,3 +219,17 @@ def test_best_of_several_pictures(tmp_path: Path) -> None:
             ("pictures", "scores", "labels", "sheet"), "remembered"
         )
         assert host.replay(result["sheet"].sha256).identical
+
+
+def test_an_idea_is_illustrated_and_told_in_scenes(tmp_path: Path) -> None:
+    """The text model's words lead the pictures, and the sheet can be made again from the words at its root."""
+    with studio.Studio(home=tmp_path, device="cpu") as host:
+        drawn = host.run(ROOT / "pipelines" / "illustrate.yaml", idea="a crisp red fruit", n=2, steps=2)
+        assert not drawn.failed
+        assert drawn["best"].recipe.inputs["prompt"] == drawn["prompt"].text
+        assert host.replay(drawn["sheet"].sha256).identical
+        told = host.run(ROOT / "pipelines" / "storyboard.yaml", theme="the sea", scenes=2, steps=2, temperature=1)
+        assert not told.failed
+        prompts = [picture.recipe.inputs["prompt"] for picture in told["pictures"]]
+        assert prompts == [scene.text for scene in told["story"]]
+        assert len(set(prompts)) == 2
