@@ -1,7 +1,7 @@
 """The generators `dcgan` and `dcgan-walk`: pictures of 64x64 pixels in one step, and videos from picture to picture.
 
-The starter weights know the emoji of animals and foods by name, and are not trained enough to draw most of them so that
-they are recognised (docs/dcgan.md). Importing this loads no torch; `load` does.
+The starter weights know the emoji of animals and foods by name, and draw about half of them so that a person recognises
+them (docs/dcgan.md). Importing this loads no torch; `load` does.
 
 Try it: `studio generate dcgan --of banana -n 8`
 """
