@@ -1,8 +1,8 @@
 """Jane Austen's six novels, as Debian's r-cran-janeaustenr has them, in R's own format of data.
 
 An `.rdb` file is blocks, each four bytes of a length and zlib data of that length; a block here is one vector of
-strings, a line of a novel each, serialised by R in its XDR form (R Internals, "Serialization Formats"). Knows nothing of
-what the novels are for.
+strings, a line of a novel each, serialised by R in its XDR form (R Internals, "Serialization Formats"). Knows nothing
+of what the novels are for.
 
 Try it: ``pytest tests/plugins/studio_datasets/test_novels.py``
 """
