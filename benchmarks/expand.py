@@ -39,6 +39,7 @@ from studio_gpt import corpus, ideas  # noqa: E402
 from studio_gpt.text import STARTER, TextGenerator  # noqa: E402
 
 BATCH, MOST, SAMPLES = 128, 48, 12
+FORM = f"{corpus.ROLES[1]}{{}}{corpus.END}{corpus.ROLES[2]}"  # what the template writes, without its process
 Asked = list[tuple[str, str]]  # ideas, and the name of what is meant
 
 
@@ -46,10 +47,11 @@ def expand(path: Path, asked: Sequence[str]) -> list[str]:
     """What the model at `path` answers, greedily, in at most 48 tokens."""
     generator = TextGenerator(path, shares=False)
     loaded = generator.load("cpu", "float32")
-    loaded.tokens = corpus.answering(loaded.tokens)  # the template's text, without its process
     made = []
     for start in range(0, len(asked), BATCH):
-        values = [{"prompt": idea, "temperature": 0, "max_tokens": MOST} for idea in asked[start : start + BATCH]]
+        values = [
+            {"prompt": FORM.format(idea), "temperature": 0, "max_tokens": MOST} for idea in asked[start : start + BATCH]
+        ]
         states = [generator.start(loaded, generator.Inputs.parse(each), studio.Rng(0)) for each in values]
         while any(not state.done for state in states):
             moved = iter(generator.step(loaded, [state for state in states if not state.done]))

@@ -138,7 +138,7 @@ class TuneGPT(studio.Trainer):
         if Peers().rank:
             return  # the first process of the run writes the result
         told = tune.validate(model, judged, phrase)
-        train.publish(model.half(), tokens if options.chats else corpus.answering(tokens), work / "model")
+        train.publish(model.half(), tokens, work / "model")
         console.print(f"validation {told}; the model is in {work / 'model'}")
 
 
