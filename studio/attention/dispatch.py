@@ -28,7 +28,7 @@ from studio.attention.table import Table
 from studio.errors import UnknownName, UsageError
 
 FEW_PAIRS = 1 << 17  # up to so many pairs, writing out a mask costs less than starting blocks
-FEW_PAIRS_DECODING = 1 << 12  # with few queries keys are read once a pair, and padding costs as much as keys do
+FEW_KEYS_DECODING = 1 << 15  # with few queries each pair reads a key of each head of keys, and padding costs as much
 # Below the diagonal torch's flash kernel for the CPU skips keys by 512: up to so many it skips none, and `chunked`,
 # which skips by 256, is faster where there are enough pairs (of one head) to earn two starts.
 SKIPS_NONE, EARNS_TWO_STARTS = range(257, 768), 2 << 20
@@ -141,8 +141,8 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
     elif problem.open or problem.plain_causal or problem.kinds == {"Dense"}:
         fast = [*flash, "xformers", "chunked"]
     elif problem.device.type == "cpu":
-        few = FEW_PAIRS if problem.queries > 16 else FEW_PAIRS_DECODING
-        fast = [*flash, "chunked"] if pairs < few else ["chunked", *flash]
+        few = pairs < FEW_PAIRS if problem.queries > 16 else pairs * problem.kv_heads < FEW_KEYS_DECODING
+        fast = [*flash, "chunked"] if few else ["chunked", *flash]
     elif problem.kinds == {"SpaceTime"}:
         fast = ["flex", "chunked", *flash]
     else:
