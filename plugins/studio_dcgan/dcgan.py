@@ -18,6 +18,7 @@ import studio
 from studio import models
 from studio.errors import InputError, UnknownName
 from studio.models.formats import is_pickle, refuse_pickle
+from studio.serving import others
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,7 @@ class _Family(studio.Generator):
     def __init__(self, path: Path = STARTER) -> None:
         """Use the weights at `path`, a file that `checkpoint.find` reads."""
         self.path = path
-        self._others: dict[Path, Self] = {}
+        self._others = others(type(self))
 
     def serving(self, inputs: Any) -> Self:
         """The generator with the model that the inputs name. Raises ModelError for a pickle."""
@@ -70,7 +71,7 @@ class _Family(studio.Generator):
         path = models.path(inputs.model).absolute()
         if is_pickle(path.name):
             raise refuse_pickle(str(path), f"file:{path}")
-        return self._others.setdefault(path, type(self)(path))
+        return self._others(path)
 
     @cached_property
     def found(self) -> Found:

@@ -17,6 +17,7 @@ import studio
 from studio import models
 from studio.errors import InputError, WeightsError
 from studio.models.formats import is_pickle
+from studio.serving import others
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,16 +76,13 @@ class DdpmGenerator(studio.Generator):
     def __init__(self, folder: Path = STARTER) -> None:
         """Use the weights of `folder`, in the layout of diffusers' `DDPMPipeline`."""
         self.folder = folder
-        self._others: dict[Path, DdpmGenerator] = {}
+        self._others = others(type(self))
 
     def serving(self, inputs: Any) -> DdpmGenerator:
         """The generator with the model that the inputs name."""
         if not inputs.model:
             return self
-        path = models.path(inputs.model).absolute()
-        if path not in self._others:
-            self._others[path] = type(self)(path)
-        return self._others[path]
+        return self._others(models.path(inputs.model).absolute())
 
     def weights(self) -> list[Path]:
         """The folder's files that decide the picture. Raises WeightsError if it lacks one, or has pickles alone."""

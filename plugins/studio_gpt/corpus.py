@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,22 +78,6 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokeniz
 def as_tokens(tokenizer: tokenizers.Tokenizer) -> Tokens:
     """The tokenizer of `train_tokenizer` with what its special tokens are for."""
     return Tokens(tokenizer, frozenset(tokenizer.encode(END).ids), TEMPLATE, {"eos_token": END, "pad_token": END})
-
-
-def answering(tokens: Tokens) -> Tokens:
-    """The same tokenizer, which puts every plain text where a person speaks and lets the assistant answer.
-
-    So a model that can do nothing but answer does so however it is asked, here and in transformers.
-    """
-    from tokenizers import Tokenizer, processors
-
-    made = Tokenizer.from_str(tokens.tokenizer.to_str())
-    _, user, assistant = ROLES
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{user} $A {END} {assistant}",
-        special_tokens=[(each, made.token_to_id(each)) for each in (user, END, assistant)],
-    )
-    return replace(tokens, tokenizer=made)
 
 
 def save_tokenizer(tokens: Tokens, folder: Path, context: int) -> None:

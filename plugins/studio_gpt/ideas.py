@@ -4,6 +4,9 @@ A prompt is the name of a thing that the image model was trained on, and a descr
 name, other words for the thing, in English and Chinese, and descriptions that do not name it, dressed and worn as
 people write them. One description in ten is in no idea and no prompt: `held_out` ones are for evaluation.
 
+English descriptions are the records' own. `chinese.jsonl` has Chinese ones of the commonest things by their Chinese
+names; it was written for Studio with the help of a language model, from the names alone, and is the project's own.
+
 Try it: ``pytest tests/plugins/studio_gpt/test_ideas.py``
 """
 
@@ -12,7 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 HELD_OUT = 10  # one description in so many is for evaluation
@@ -28,6 +34,7 @@ ARTICLES = ("a ", "an ", "the ", "any ", "two ", "some ")
 NAMED = ("{}", "{}", "a {}", "the {}", "{} please", "draw a {}", "picture of a {}", "a cute {}", "one small {}")
 TOLD = ("{}", "{}", "{}", "{}", "{}", "draw {}", "a picture of {}", "something like {}", "i want to see {}")
 CHINESE = ("{}", "{}", "一个{}", "一只{}", "画一个{}", "{}的图片")
+CHINESE_TOLD = ("{}", "{}", "画一个{}", "我想要{}", "{}，是什么")
 
 
 def held_out(text: str) -> bool:
@@ -70,6 +77,22 @@ def kept(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
+def kept_chinese(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The same of the Chinese descriptions."""
+    return [
+        (text, f"{record['label']}, {looks(record)[0]}")
+        for record in records if record["split"] == "train" and looks(record)
+        for text in chinese().get(record["zh_label"], ()) if held_out(text)
+    ]  # fmt: skip
+
+
+@cache
+def chinese() -> dict[str, tuple[str, ...]]:
+    """Chinese descriptions by the Chinese name of what they tell of."""
+    rows = map(json.loads, Path(__file__).with_name("chinese.jsonl").read_text("utf-8").splitlines())
+    return {row["zh_label"]: tuple(row["texts"]) for row in rows}
+
+
 def _ideas(record: dict[str, Any], rng: random.Random) -> Iterator[str]:
     label, tags, zh = record["label"], record["tags"], record["zh_label"]
     yield from (label, label)
@@ -86,6 +109,11 @@ def _ideas(record: dict[str, Any], rng: random.Random) -> Iterator[str]:
         yield from (" ".join(rng.sample(tags, 2)) for _ in range(2))
     if record["zh_tags"]:
         yield f"{zh}，{rng.choice(record['zh_tags'])}"
+    for text in chinese().get(zh, ()):
+        if not held_out(text):
+            yield text
+            yield rng.choice(CHINESE_TOLD).format(text)
+            yield rng.choice(re.split("[，、]", text))
     if record["gloss"]:
         yield from {record["gloss"], record["gloss"].split(";")[0], _worn(record["gloss"].split(";")[0], rng)}
     yield from record.get("wordings", ())[:WORDINGS]

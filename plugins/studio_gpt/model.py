@@ -279,36 +279,37 @@ class Over:
 
     def __init__(self, pieces: Sequence[Piece], windows: Sequence[int | None]) -> None:
         self.pieces, self.windows = pieces, windows
-        self.layers = [piece.cache.kv.unbind() for piece in pieces]  # of each piece a view a layer
         self.single = all(len(piece.tokens) == 1 for piece in pieces)
+        if self.single:
+            self.rows = [_Row(piece, windows) for piece in pieces]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend: q (N, H, D), k and v (N, G, D); N runs over all pieces' tokens."""
         if self.single:
-            return self._rows(layer, q, torch.stack((k, v), 1))
+            torch._foreach_copy_([row.due[layer] for row in self.rows], list(torch.stack((k, v), 1)))
+            seen = [row.seen[layer] for row in self.rows]
+            return attend_rows(q, [k for k, _ in seen], [v for _, v in seen])  # (N, H, D)
         made, at = [], 0
-        for piece, layers in zip(self.pieces, self.layers, strict=True):
+        for piece in self.pieces:
             here = slice(at, at := at + len(piece.tokens))
             start, end, window = piece.start, piece.start + len(piece.tokens), self.windows[layer]
-            kv = layers[layer]  # (2, room, G, D)
+            kv = piece.cache.kv[layer]  # (2, room, G, D)
             kv[0, start:end], kv[1, start:end] = k[here], v[here]
             keys, values = kv[:, None, _first(start, window) : end]  # (1, K, G, D) each
             made.append(attend(q[here][None], keys, values, bias=Causal(window=window))[0])  # (n, H, D)
         return torch.cat(made)  # (N, H, D)
 
-    def _rows(self, layer: int, q: Tensor, new: Tensor) -> Tensor:
-        """A query a piece, which sees all that is left, so that the fastest kernels can serve it.
 
-        `new` has the keys and values, (N, 2, G, D).
-        """
-        keys, values = [], []
-        for piece, layers, one in zip(self.pieces, self.layers, new, strict=True):
-            kv, start = layers[layer], piece.start  # (2, room, G, D)
-            kv[:, start] = one
-            k, v = kv[:, None, _first(start, self.windows[layer]) : start + 1].unbind()  # (1, K, G, D) each
-            keys.append(k)
-            values.append(v)
-        return attend_rows(q, keys, values)  # (N, H, D)
+class _Row:
+    """One token of a request: where its keys and values go, and those that it sees, made ready for all layers at once,
+    since a view costs as much as a small kernel.
+    """
+
+    def __init__(self, piece: Piece, windows: Sequence[int | None]) -> None:
+        kv, end = piece.cache.kv, piece.start + 1  # (layers, 2, room, G, D)
+        cuts = {each: kv[:, :, None, _first(piece.start, each) : end].flatten(0, 1).unbind() for each in {*windows}}
+        self.due = kv[:, :, piece.start].unbind()  # a layer: (2, G, D)
+        self.seen = [cuts[each][2 * i : 2 * i + 2] for i, each in enumerate(windows)]  # a layer: (1, K, G, D) twice
 
 
 def _first(start: int, window: int | None) -> int:

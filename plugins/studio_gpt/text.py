@@ -20,6 +20,7 @@ from pydantic import field_validator, model_validator
 import studio
 from studio import models
 from studio.errors import InputError
+from studio.serving import others
 from studio_gpt.chat import chat_tokens
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class TextGenerator(studio.Generator):
         Requests take from each other what prompts have in common if it `shares`.
         """
         self.path, self.variant, self.shares = path, weights, shares
-        self._others: dict[tuple[Path, str, bool], TextGenerator] = {}
+        self._others = others(type(self))
 
     def serving(self, inputs: Any) -> TextGenerator:
         """The generator with the model that the inputs name, and their kind of weights."""
@@ -160,12 +161,8 @@ class TextGenerator(studio.Generator):
         return self._like(self.path, self.variant, False)
 
     def _like(self, path: Path, weights: str, shares: bool) -> TextGenerator:
-        key = (path, weights, shares)
-        if key == (self.path, self.variant, self.shares):
-            return self
-        if key not in self._others:
-            self._others[key] = type(self)(path, weights, shares=shares)
-        return self._others[key]
+        same = (path, weights, shares) == (self.path, self.variant, self.shares)
+        return self if same else self._others(path, weights, shares=shares)
 
     @cached_property
     def found(self) -> Found:
@@ -187,10 +184,7 @@ class TextGenerator(studio.Generator):
     def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Writing:
         """Read the prompt and make room for keys and values."""
         tokens, notices = _prompt(model, inputs)
-        context = model.config.context
-        room = min(len(tokens) + inputs.max_tokens, context)
-        if room < len(tokens) + inputs.max_tokens:
-            notices += (f"the context of {context:,} tokens leaves room for {room - len(tokens):,} after the prompt",)
+        room = min(len(tokens) + inputs.max_tokens, model.config.context)
         cache = model.cache(room)
         return Writing(
             steps=_chunks(len(tokens)) + room - len(tokens) - 1, notices=notices, tokens=tokens, prompt=len(tokens),

@@ -45,8 +45,8 @@ class TrainGPT(studio.Trainer):
         from studio_gpt.tower import decoder
 
         work = options.folder / "gpt"
-        files = corpus.text_files(options.texts or [str(_own_texts(options.folder))])
-        tokenizer = _tokenizer(files, work, options)
+        files = corpus.text_files(options.texts) if options.texts else _own_texts(options.folder)
+        tokenizer = _tokenizer(files if options.texts else files[:1], work, options)  # names whole: see docs/log.md
         vocabulary = tokenizer.get_vocab_size()
         if not (work / "tokens.bin").exists():
             count = corpus.encode(corpus.blocks(files), tokenizer, work / "tokens.bin")
@@ -96,6 +96,13 @@ class TuneGPT(studio.Trainer):
             0, ge=0, le=1 << 24, help="fit the head alone at first, to so many conversations (linear probing)"
         )
         rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
+        texts: list[str] = studio.field(
+            default_factory=list,
+            help="for `rows`: UTF-8 text files, or folders of `.txt`; by default the starter's novels",
+        )
+        rows: int = studio.field(
+            0, ge=0, le=65536, help="rows of plain text that each step learns beside its conversations"
+        )
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/gpt-chat/model`, in transformers' layout and float16."""
@@ -125,12 +132,13 @@ class TuneGPT(studio.Trainer):
         model = tune.train(
             model, learnt, work / "run", steps=options.steps, minutes=options.minutes,
             batch=options.batch, lora=options.lora, peak=options.rate, kept=judged, phrase=phrase,
-            emphasis=options.emphasis,
+            emphasis=options.emphasis, rows=options.rows,
+            texts=_plain(options, work, tokens, found.config.context) if options.rows else None,
         )  # fmt: skip
         if Peers().rank:
             return  # the first process of the run writes the result
         told = tune.validate(model, judged, phrase)
-        train.publish(model.half(), tokens if options.chats else corpus.answering(tokens), work / "model")
+        train.publish(model.half(), tokens, work / "model")
         console.print(f"validation {told}; the model is in {work / 'model'}")
 
 
@@ -166,17 +174,32 @@ def _own_chats(work: Path) -> tuple[Path, str]:
     return chats, str(kept)
 
 
-def _own_texts(work: Path) -> Path:
-    """The folder of the starter's texts, written from the data set if it is not there."""
+def _own_texts(work: Path) -> list[Path]:
+    """The starter's texts: what is said of things, and novels. Each file is written if it is not there."""
     from studio_datasets import build
+    from studio_datasets.novels import novels
     from studio_gpt import corpus
 
     folder = work / "gpt" / "texts"
-    if not (folder / "documents.txt").exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    documents, stories = folder / "documents.txt", folder / "novels.txt"
+    if not documents.exists():
         made = corpus.documents(_records(work), build.wordnet(work / "cache"))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "documents.txt").write_text(f"{corpus.END}\n".join(made), "utf-8")
-    return folder
+        documents.write_text(f"{corpus.END}\n".join(made), "utf-8")
+    if not stories.exists():
+        stories.write_text(corpus.END.join(novels(work / "cache")), "utf-8")
+    return [documents, stories]
+
+
+def _plain(options: Any, work: Path, tokens: Any, context: int) -> Any:
+    """The token file of the plain text that `gpt-chat` learns beside, written when it begins."""
+    from studio_gpt import corpus
+
+    path = work / "tokens.bin"
+    if not path.exists():
+        files = corpus.text_files(options.texts) if options.texts else _own_texts(options.folder)[1:]
+        corpus.encode(corpus.blocks(files), tokens.tokenizer, path)
+    return corpus.TokenFile(path, tokens.tokenizer.get_vocab_size(), context)
 
 
 def _tokenizer(files: list[Path], work: Path, options: Any) -> Any:

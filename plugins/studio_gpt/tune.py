@@ -28,9 +28,12 @@ from studio.training.best import Best
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_gpt.chat import ChatTemplate
+from studio_gpt.corpus import TokenFile
 from studio_gpt.model import GPT
 from studio_gpt.tokens import Tokens
 from studio_gpt.train import groups
+from studio_gpt.train import loss_of as plain_loss_of
+from studio_gpt.train import validate as plain_loss
 
 IGNORED = -100  # a target that has no loss
 LAYERS = ["qkv", "out", "up", "down"]  # every matrix of a block
@@ -192,7 +195,7 @@ def probe(model: GPT, samples: Sequence[Sample], *, phrase: Sequence[int] = (), 
 def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, minutes: float = math.inf,
           batch: int = 32, lora: int = 0, peak: float = 1e-3, warmup: int = 50, save_every: float = 60.0,
           kept: Sequence[Sample] = (), judge_every: int = 400, phrase: Sequence[int] = (),
-          emphasis: float = 1.0, seed: int = 0) -> GPT:  # fmt: skip
+          emphasis: float = 1.0, texts: TokenFile | None = None, rows: int = 0, seed: int = 0) -> GPT:  # fmt: skip
     """Train, or go on training, in `folder`; return the averaged decoder, adapters merged in.
 
     Args:
@@ -203,6 +206,9 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
             what is returned, or the last where there are none.
         phrase: tokens that end a phrase (see `opening`).
         emphasis: how much more a token of the first phrase counts than one after it.
+        texts, rows: so many rows of plain text are learnt in each step beside the conversations, one of them counting
+            as much as one of those (Ouyang 2022, arXiv:2203.02155, mixes pre-training in for the same reason: what
+            is not practised is forgotten).
     """
     device = next(model.parameters()).device
     torch.manual_seed(seed)  # what adapters begin with
@@ -216,7 +222,8 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
     def judge() -> None:
         if kept and not run.peers.rank:
             found = validate(ema.module, kept, phrase)
-            print(f"step {run.step}: {found}", file=sys.stderr, flush=True)
+            plain = f"; plain text {plain_loss(ema.module, texts, 4):.4f}" if texts and rows else ""
+            print(f"step {run.step}: {found}{plain}", file=sys.stderr, flush=True)
             best.offer(ema.module, found.score)
 
     for step in run:
@@ -226,13 +233,19 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
         tokens, targets = batches.batch(step * run.peers.count + run.peers.rank)
         tokens, targets = tokens.to(device), targets.to(device)
         loss = loss_of(learner, tokens, targets, 1 + (emphasis - 1) * opening(targets, ends))
+        losses, total = {"loss": loss.item()}, loss
+        if texts and rows:
+            first = (step * run.peers.count + run.peers.rank) * rows
+            read = torch.from_numpy(texts.rows([texts.drawn(first + i) for i in range(rows)])).to(device)
+            plain = plain_loss_of(learner, read)
+            losses["plain"], total = plain.item(), (batch * loss + rows * plain) / (batch + rows)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()
         run.share(learner.parameters())
         torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         ema.update(learner)
-        run.log(loss=loss.item())
+        run.log(**losses)
     judge()
     if best.path.exists():
         best.restore(ema.module)

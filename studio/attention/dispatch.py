@@ -11,9 +11,9 @@ Try it: ``studio attention --shape 1,4096,8,64``
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -28,11 +28,12 @@ from studio.attention.table import Table
 from studio.errors import UnknownName, UsageError
 
 FEW_PAIRS = 1 << 17  # up to so many pairs, writing out a mask costs less than starting blocks
-FEW_PAIRS_DECODING = 1 << 12  # with few queries keys are read once a pair, and padding costs as much as keys do
+FEW_KEYS_DECODING = 1 << 15  # with few queries each pair reads a key of each head of keys, and padding costs as much
 # Below the diagonal torch's flash kernel for the CPU skips keys by 512: up to so many it skips none, and `chunked`,
 # which skips by 256, is faster where there are enough pairs (of one head) to earn two starts.
 SKIPS_NONE, EARNS_TWO_STARTS = range(257, 768), 2 << 20
 _MOST_KEPT = 4096
+Served = tuple[Tensor, Callable[[], Tensor] | None]
 
 
 class Dispatch:
@@ -59,30 +60,24 @@ class Dispatch:
         backend: str = "auto",
     ) -> Tensor:
         """See `attend`."""
-        serving, problem = self._find(q, k, v, bias, backend)
-        served(serving.name)
-        if problem.empty:
-            return _nothing(q, k, v)
-        scale = 1 / math.sqrt(problem.head_dim) if scale is None else scale
-        out = serving.attend(q, k, v, problem, scale)
-        if serving.name != "reference" and _suspect(out):
-            return attend_exactly(q, k, v, problem, scale)
-        return out
+        return _checked(*self._serve(q, k, v, bias, scale, backend))
 
     def attend_rows(self, q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         """See `attend_rows`."""
-        rows = list(zip(q[:, None, None].unbind(), keys, values, strict=True))  # (1, 1, H, D), (1, K, G, D) twice
-        scale, names, made = 1 / math.sqrt(q.shape[-1]), set(), []
-        for row, k, v in rows:
-            serving, problem = self._find(row, k, v, None, "auto")
-            names.add(serving.name)
-            made.append(serving.attend(row, k, v, problem, scale))
-        for name in names:
-            served(name)
-        out = torch.cat(made)
-        if _suspect(out):
-            out = torch.cat([self.attend(row, k, v) for row, k, v in rows])
-        return out[:, 0]
+        rows = zip(q[:, None, None].unbind(), keys, values, strict=True)  # (1, 1, H, D), (1, K, G, D) twice
+        made = [self._serve(row, k, v, None, None, "auto") for row, k, v in rows]
+        out = torch.cat([each for each, _ in made])
+        return (torch.cat([_checked(*each) for each in made]) if _suspect(out) else out)[:, 0]
+
+    def _serve(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, scale: float | None, name: str) -> Served:
+        """What the backend answers, and how to ask for it again where numbers are not finite; None if it is exact."""
+        serving, problem = self._find(q, k, v, bias, name)
+        served(serving.name)
+        if problem.empty:
+            return _nothing(q, k, v), None
+        scale = 1 / math.sqrt(problem.head_dim) if scale is None else scale
+        again = None if serving.name == "reference" else partial(attend_exactly, q, k, v, problem, scale)
+        return serving.attend(q, k, v, problem, scale), again
 
     def choose(self, problem: Problem) -> Backend:
         """The backend that serves a problem. Raises UsageError, with everyone's reasons, if none can."""
@@ -146,8 +141,8 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
     elif problem.open or problem.plain_causal or problem.kinds == {"Dense"}:
         fast = [*flash, "xformers", "chunked"]
     elif problem.device.type == "cpu":
-        few = FEW_PAIRS if problem.queries > 16 else FEW_PAIRS_DECODING
-        fast = [*flash, "chunked"] if pairs < few else ["chunked", *flash]
+        few = pairs < FEW_PAIRS if problem.queries > 16 else pairs * problem.kv_heads < FEW_KEYS_DECODING
+        fast = [*flash, "chunked"] if few else ["chunked", *flash]
     elif problem.kinds == {"SpaceTime"}:
         fast = ["flex", "chunked", *flash]
     else:
@@ -215,6 +210,11 @@ def _nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         out = out + 0 * (q.sum() + k.sum() + v.sum())
     return out
+
+
+def _checked(out: Tensor, again: Callable[[], Tensor] | None) -> Tensor:
+    """The answer, or one that was made with care where something not finite may have gone in."""
+    return again() if again is not None and _suspect(out) else out
 
 
 def _suspect(out: Tensor) -> bool:

@@ -113,7 +113,7 @@ class Models:
         """Bytes that a generator's calls are known to take besides weights and states, at the least."""
         self._models: dict[Hashable, Model] = {}
         self._of: dict[tuple[int, str], tuple[Generator, Model]] = {}  # the generator is kept: its id stays its own
-        self._claims: dict[tuple[int, str], int] = {}
+        self._claims: dict[tuple[int, str], tuple[Generator, int]] = {}  # kept here too
 
     def dtype_for(self, generator: Generator, wanted: str | None) -> str:
         """The dtype to use: the request's, else the user's, else the generator's choice."""
@@ -140,10 +140,10 @@ class Models:
         if key not in self._claims:
             files = generator.weights()
             try:
-                self._claims[key], _ = self._size(generator, files, dtype)
+                self._claims[key] = (generator, self._size(generator, files, dtype)[0])
             except OSError:
                 return 0  # missing or unreadable: `get` tells which, and why
-        return self._claims[key]
+        return self._claims[key][1]
 
     def get(
         self,

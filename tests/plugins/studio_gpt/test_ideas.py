@@ -44,3 +44,14 @@ def test_what_nothing_tells_of_is_named_and_nothing_more():
     assert {prompt for _, prompt in ideas.pairs([{**plain, "tags": []}])} == {"crab"}
     assert all("crab" in idea or "螃蟹" in idea for idea, _ in ideas.pairs([plain]))
     assert ideas.kept([plain]) == []
+
+
+def test_chinese_descriptions_become_ideas_and_none_names_its_thing():
+    told = ideas.chinese()
+    assert all(texts and zh not in text for zh, texts in told.items() for text in texts)
+    record = {**RECORD, "zh_label": "狗", "descriptions": TOLD}
+    asked = [idea for idea, _ in ideas.pairs([record])]
+    kept = [idea for idea, _ in ideas.kept_chinese([record])]
+    assert len(kept) == sum(map(ideas.held_out, told["狗"]))
+    assert not any(text in each for text in kept for each in asked)
+    assert {text for text in told["狗"] if text not in kept} <= {*asked}

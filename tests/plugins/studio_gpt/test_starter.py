@@ -18,12 +18,18 @@ def test_it_is_whole_and_small() -> None:
     assert tokens.decode(tokens.encode("ein roter Apfel, 红苹果 🍎")) == "ein roter Apfel, 红苹果 🍎"
 
 
-@pytest.mark.parametrize("asked", [[], ["--chat"]])
-def test_it_answers_an_idea_with_a_name_and_what_it_looks_like(
-    asked: list[str], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_it_answers_an_idea_with_a_name_and_what_it_looks_like(capfd: pytest.CaptureFixture[str]) -> None:
     for idea in ("a loyal pet that barks and wags its tail", "狗", "dog"):
-        assert run(["text", idea, *asked, "--temperature", "0", "--max-tokens", "48"]) == 0
+        assert run(["text", idea, "--chat", "--temperature", "0", "--max-tokens", "48"]) == 0
         name, _, looks = capfd.readouterr().out.strip().partition(", ")
         assert name == "dog"
         assert looks
+
+
+def test_it_goes_on_from_a_text_and_says_nothing_of_room_that_it_does_not_need(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["text", "It was a very", "--temperature", "0", "--stop", "."]) == 0
+    written, told = capfd.readouterr()
+    assert len(written.split()) > 3
+    assert "room" not in told

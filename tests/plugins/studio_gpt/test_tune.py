@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from studio.cli.main import run
 from studio.errors import InputError
 from studio_gpt import corpus, ideas, train, tune
-from studio_gpt.chat import ChatTemplate
 from studio_gpt.model import GPT, llama
 from studio_gpt.tokens import Tokens
 
@@ -158,14 +157,18 @@ def test_a_line_that_is_no_conversation_is_named(line, tmp_path):
         list(rows)
 
 
-def test_a_plain_text_may_be_put_as_a_question(tokens):
-    answering = corpus.answering(tokens)
-    row = [{"role": "user", "content": "round fruit"}]
-    rendered = ChatTemplate(corpus.TEMPLATE, tokens.specials).render(row, add_generation_prompt=True)
-    assert answering.encode("round fruit") == tokens.encode(rendered, plain=False)
-    assert answering.encode("round fruit", plain=False) == tokens.encode("round fruit")
-    assert answering.decode(answering.encode("round fruit")) == "round fruit"
-    assert tokens.tokenizer.post_processor is None
+def test_plain_text_is_learnt_beside_answers(tokens, tmp_path):
+    lines = ["the red apple lies on the table", "a green pear lies on the chair"]
+    corpus.encode([f"{line}{corpus.END}" for line in lines * 60], tokens.tokenizer, tmp_path / "tokens.bin")
+    texts, made = corpus.TokenFile(tmp_path / "tokens.bin", 300, 16), samples(tokens)
+    losses = {}
+    for rows in (0, 2):
+        model = tune.train(
+            tiny(), made, tmp_path / str(rows), steps=60, batch=3, peak=2e-2, warmup=1, texts=texts, rows=rows
+        )
+        losses[rows] = tune.validate(model, made).loss, train.validate(model, texts, 4)
+    assert losses[2][0] < tune.validate(tiny(), made).loss - 1
+    assert losses[2][1] < losses[0][1] - 1
 
 
 def test_adapters_learn_and_are_merged(tokens, tmp_path):
