@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import studio
 from studio_video.trainers import TrainVideo
+from studio_video.video import VideoGenerator
+
+
+@studio.hookimpl
+def studio_generators() -> list[studio.Generator]:
+    """The generators of this plugin."""
+    return [VideoGenerator()]
 
 
 @studio.hookimpl

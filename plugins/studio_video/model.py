@@ -255,7 +255,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, c: Tensor, packed: Packed, views: Views, spatial: bool) -> Tensor:
         """x (N, W), c (F, W) to (N, W)."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (
-            each[packed.frame] for each in self.adaln(c).chunk(6, -1)  # (N, W) each
+            each[packed.frame]
+            for each in self.adaln(c).chunk(6, -1)  # (N, W) each
         )
         x = x + gate * self.attention(torch.addcmul(shift, self.norm(x), 1 + scale), packed, views, spatial)
         x = x + self.text(self.norm_text(x), packed, views)

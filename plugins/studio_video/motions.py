@@ -71,9 +71,7 @@ def _scale(i: int) -> float:
     return _round(_SMALL * (_LARGE / _SMALL) ** (i / (PHASES - 1)))
 
 
-THROUGH: dict[str, tuple[Pose, ...]] = {
-    name: tuple(path(i) for i in range(PHASES)) for name, path in _PATHS.items()
-}
+THROUGH: dict[str, tuple[Pose, ...]] = {name: tuple(path(i) for i in range(PHASES)) for name, path in _PATHS.items()}
 """The poses of each motion from the clip's first frame to its last, at rest or nearly so half-way."""
 
 
@@ -112,4 +110,3 @@ def draw(picture: PIL.Image.Image, pose: Pose) -> np.ndarray:
     if pose.alpha < 1:
         made = PIL.Image.blend(PIL.Image.new("RGB", made.size, (255, 255, 255)), made, pose.alpha)
     return np.asarray(made)
-

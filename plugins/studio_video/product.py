@@ -9,7 +9,7 @@ Try it: `attend(q, k, v, bias=Blocks(bounds), backend="product")` with `lending(
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -56,5 +56,5 @@ class Product(Backend):
 
 def _runs(bias: Blocks) -> list[list[tuple[tuple[int, int], tuple[int, int]]]]:
     """Neighbouring sequences with equally many queries: (bounds of queries, bounds of keys) each."""
-    spans = (tuple(zip(b, b[1:], strict=False)) for b in (bias.bounds, bias.key_bounds))
+    spans = (tuple(pairwise(b)) for b in (bias.bounds, bias.key_bounds))
     return [list(run) for _, run in groupby(zip(*spans, strict=True), lambda pair: pair[0][1] - pair[0][0])]

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-_REMEMBERED = 20_000  # texts while training; about 8 KiB each
-
 
 class Texts:
     """Encodes texts, and remembers the latest."""
 
-    def __init__(self, tower: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
-        self.tower, self.tokenizer = tower, tokenizer
+    def __init__(self, tower: CLIPTextModel, tokenizer: CLIPTokenizer, remembered: int = 20_000) -> None:
+        """`remembered` is how many texts' states are kept; each takes about 8 KiB."""
+        self.tower, self.tokenizer, self.remembered = tower, tokenizer, remembered
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
     @torch.no_grad()
@@ -36,6 +35,15 @@ class Texts:
             states = self.tower(input_ids=padded.to(self.tower.device)).last_hidden_state
             self._kept |= {text: s[: len(row)].clone() for text, s, row in zip(new, states, ids, strict=True)}
         found = [self._kept[text] for text in texts]
-        while len(self._kept) > _REMEMBERED:
+        while len(self._kept) > self.remembered:
             self._kept.popitem(last=False)
         return found
+
+    def cut(self, text: str, name: str) -> tuple[str, ...]:
+        """What is to be said of a text that is longer than the tower reads; `name` says which text it is."""
+        length = self.tokenizer.model_max_length
+        ids = self.tokenizer(text, verbose=False).input_ids  # not verbose: what is cut is told here
+        if len(ids) <= length:
+            return ()
+        words = self.tokenizer.decode(ids[length - 1 : -1]).strip()
+        return (f"the {name} is longer than {length - 2} tokens; left out: “{words}”",)

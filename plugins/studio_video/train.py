@@ -68,7 +68,7 @@ def draw(bank: Tensor, records: Sequence[dict[str, Any]], weights: Sequence[floa
         count = min(count, len(path))
         between = rng.sample(range(1, len(path) - 1), count - 2)
         at = sorted([0, *between, len(path) - 1] if given else rng.sample(range(len(path)), count))
-        is_given = torch.tensor([bool(given) and i == 0 or given == "both" and i == len(path) - 1 for i in at])
+        is_given = torch.tensor([(bool(given) and i == 0) or (given == "both" and i == len(path) - 1) for i in at])
         poses = [_INDEX.get(path[i], _PLAIN) for i in at]
         times = torch.tensor([i / (len(path) - 1) for i in at])
         rows.append((bank[which, poses].float(), times, is_given, caption(records[which], motion, rng)))
