@@ -42,7 +42,7 @@ def make(vae: AutoencoderKL, pictures: np.ndarray, names: Sequence[str], path: P
     for pixels in pictures:
         picture = PIL.Image.fromarray(pixels)
         frames = np.stack([draw(picture, pose) for pose in POSES])
-        made.append(export.encode(vae, frames).half())
+        made.append(export.encode(vae, frames).half().contiguous())
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     save_file({"latents": torch.stack(made)}, part, {"of": meant.hexdigest()})

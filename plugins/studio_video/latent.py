@@ -1,7 +1,7 @@
 """The video model as pure pieces: encode texts and frames, one denoising step of unlike clips together, decode.
 
-The VAE, the text tower and the tokenizer are the image starter's, in its folder; the net is in `weights/`. Knows nothing
-of the host; `video.py` wraps it as a generator, and the same pieces serve benchmarks.
+The VAE, the text tower and the tokenizer are the image starter's, in its folder. Knows nothing of the host; `video.py`
+wraps it as a generator, and the same pieces serve benchmarks.
 
 Try it: `LatentVideo(folder, starter, "cpu", torch.bfloat16)`
 """
@@ -102,7 +102,7 @@ class LatentVideo:
         """Mean latents, float32 (T, C, h, w) on the CPU, of uint8 frames (T, H, W, 3)."""
         made = []
         for some in np.split(frames, range(_TOGETHER, len(frames), _TOGETHER)):
-            x = torch.from_numpy(np.ascontiguousarray(some)).permute(0, 3, 1, 2).to(self.device, self.dtype)
+            x = torch.from_numpy(np.array(some)).permute(0, 3, 1, 2).to(self.device, self.dtype)
             x = x.div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
             made.append(self.vae.encode(x).latent_dist.mean.float().cpu() * self.vae.config.scaling_factor)
         return torch.cat(made)

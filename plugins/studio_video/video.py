@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import field_validator, model_validator
 
 import studio
+from studio import models
 from studio.errors import WeightsError
 from studio_diffusion.image import STARTER as PICTURES
 from studio_video import fit
@@ -94,6 +95,7 @@ class VideoGenerator(studio.Generator):
             "letterbox", choices=fit.WAYS, help="what to do with a picture or clip of another aspect ratio"
         )
         loop: bool = studio.field(False, help="let the end meet the beginning")
+        model: str = studio.field("", help="a folder that `studio train video` wrote, or a pulled one", max_length=4000)
         steps: int = studio.field(20, ge=1, le=1000, help="denoising steps; more are slower and finer")
         guidance: float = studio.field(
             4.0, ge=1, le=30, help="how closely to follow the prompt; 1 is off and twice as fast"
@@ -148,13 +150,24 @@ class VideoGenerator(studio.Generator):
     def __init__(self, folder: Path = WEIGHTS, shared: Path = PICTURES) -> None:
         """Use the net of `folder`, and text tower and VAE of the image model in `shared`."""
         self.folder, self.shared = folder, shared
+        self._others: dict[Path, VideoGenerator] = {}
+
+    def serving(self, inputs: Any) -> VideoGenerator:
+        """The generator with the model that the inputs name."""
+        if not inputs.model:
+            return self
+        path = models.path(inputs.model).absolute()
+        if path not in self._others:
+            self._others[path] = type(self)(path, self.shared)
+        return self._others[path]
 
     def weights(self) -> list[Path]:
         """The safetensors of the net and of what it shares. Raises WeightsError if anything is missing."""
         for part in (self.folder / "config.json", *(self.shared / name for name in SHARED)):
             if not part.exists():
-                reason = f"there is no video model here: `{part}` is missing"
-                raise WeightsError(part, reason, hint="install the package again, or train one: `studio train video`")
+                reason = f"`{self.folder}` is no video model: `{part}` is missing"
+                hint = "train one with `studio train video`, and name it: `--model training/video/model`"
+                raise WeightsError(part, reason, hint=hint)
         shared = [file for name in SHARED for file in (self.shared / name).glob("*.safetensors")]
         return [*sorted(self.folder.glob("*.safetensors")), *sorted(shared)]
 
@@ -239,7 +252,7 @@ class VideoGenerator(studio.Generator):
         What a step takes is learned for a key and a width: clips of very unlike sizes would tell nothing of each other.
         """
         frames, _, height, width = state.x.shape
-        return state.attention, (frames * height * width).bit_length()
+        return self.folder, state.attention, (frames * height * width).bit_length()
 
     def facts(self, model: LatentVideo, inputs: Any) -> dict[str, Any]:
         """The noise schedule, the sampler, and which patches saw each other."""
