@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error, zlib.error)  # Pillow's ways
+# How Pillow says that a file is damaged.
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _HOW: dict[str, dict[str, Any]] = {
     ".webp": {"quality": 90, "method": 4},

@@ -99,8 +99,11 @@ def moving(count=6, side=64):
 def recipe(video, prompt="a square, 方块"):
     from studio.recipe import PluginRef, Recipe
 
-    made = {"generator": "video", "generator_version": "1", "plugin": PluginRef(name="p", version="1"), "seed": 1, "kind": "video"}
-    return video.attach(Recipe(**made, inputs={"prompt": prompt}, output=video.ref), None)
+    made = Recipe(
+        generator="video", plugin=PluginRef(name="p", version="1"), kind="video", inputs={"prompt": prompt}, seed=1,
+        output=video.ref,
+    )  # fmt: skip
+    return video.attach(made, None)
 
 
 @pytest.mark.parametrize(("suffix", "far"), [(".mp4", 8), (".webp", 8), (".gif", 8), (".png", 0)])
