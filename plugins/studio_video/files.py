@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from studio_diffusion import export
 from studio_video.model import VideoTransformer
@@ -24,7 +25,7 @@ def save(folder: Path, model: VideoTransformer) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     (part / CONFIG).write_text(json.dumps(model.shape.config(), indent=2) + "\n", "utf-8")
-    pieces = [{}]
+    pieces: list[dict[str, Tensor]] = [{}]
     for name, value in model.state_dict().items():
         if sum(each.nbytes for each in pieces[-1].values()) > _MOST:
             pieces.append({})

@@ -274,10 +274,11 @@ class VideoTransformer(nn.Module):
         self.patch, self.place = nn.Linear(patch, w), nn.Linear(6 * _PLACE, w)
         self.level = nn.Sequential(nn.Linear(w, w), nn.SiLU(), nn.Linear(w, w))
         self.about = nn.Sequential(nn.Linear(shape.text, w), nn.SiLU(), nn.Linear(w, w))
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
+        blocks = [Block(shape) for _ in range(shape.depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(w, elementwise_affine=False, eps=1e-6)
         self.adaln, self.out = nn.Linear(w, 2 * w), nn.Linear(w, patch)
-        for layer in (self.adaln, self.out, *(part for b in self.blocks for part in (b.adaln, b.text.out))):
+        for layer in (self.adaln, self.out, *(part for b in blocks for part in (b.adaln, b.text.out))):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 

@@ -11,10 +11,11 @@ not. Knows nothing of the VAE; `bank` has made the latents.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,56 +47,73 @@ def caption(record: dict[str, Any], motion: str, rng: random.Random) -> str:
     return name if rng.random() < 0.75 else captions.caption(record, rng)
 
 
+class Sample(NamedTuple):
+    """A picture or a clip: clean latents float32 (T, C, h, w), times (T,), which frames are given (T,), the caption."""
+
+    x0: Tensor
+    times: Tensor
+    given: Tensor
+    caption: str
+
+
 def draw(bank: Tensor, records: Sequence[dict[str, Any]], weights: Sequence[float], frames: int, moving: float,
-         rng: random.Random) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[str]]:  # fmt: skip
-    """Clips and pictures of about `frames` frames in all, a part of `moving` of them in clips.
+         rng: random.Random) -> list[Sample]:  # fmt: skip
+    """Clips and pictures of about `frames` whole frames, a part of `moving` of them in clips, the smallest first.
 
     Args:
         bank: (N, poses, C, h, w) latents; row i is of `records[i]`, which is drawn by `weights[i]`.
-
-    Returns:
-        For each: latents float32 (T, C, h, w), times (T,), which frames are given (T,), and the caption. Those of one
-        length stand together.
     """
-    rows: list[tuple[Tensor, Tensor, Tensor, str]] = []
-    left = round(frames * moving)
+    made: list[Sample] = []
+    whole = math.prod(bank.shape[2:])
+    pictures = frames * whole - round(frames * moving) * whole  # in numbers: pictures may be cut
+    left = frames * whole
     while left > 0:
-        count, which = rng.choice(COUNTS), rng.choices(range(len(records)), weights)[0]
-        given = rng.choices(("", "first", "both"), (7, 2, 1))[0]
-        paths = ONWARD if given == "first" else THROUGH
-        motion = rng.choice(list(paths))
-        path = paths[motion]
-        count = min(count, len(path))
-        between = rng.sample(range(1, len(path) - 1), count - 2)
-        at = sorted([0, *between, len(path) - 1] if given else rng.sample(range(len(path)), count))
-        is_given = torch.tensor([(bool(given) and i == 0) or (given == "both" and i == len(path) - 1) for i in at])
-        poses = [_INDEX.get(path[i], _PLAIN) for i in at]
-        times = torch.tensor([i / (len(path) - 1) for i in at])
-        rows.append((bank[which, poses].float(), times, is_given, caption(records[which], motion, rng)))
-        left -= len(at)
-    for _ in range(max(1, frames - sum(len(row[0]) for row in rows))):
         which = rng.choices(range(len(records)), weights)[0]
-        rows.append((bank[which, [_PLAIN]].float(), torch.tensor([0.5]), torch.tensor([False]),
-                     caption(records[which], "", rng)))  # fmt: skip
-    rows.sort(key=lambda row: len(row[0]))
-    x0, times, given, texts = (list(each) for each in zip(*rows, strict=True))
-    return x0, times, given, texts  # type: ignore[return-value]
+        one = _clip if left > pictures else _picture
+        made.append(one(bank[which], records[which], rng))
+        left -= made[-1].x0.numel()
+    return sorted(made, key=lambda each: each.x0.numel())
 
 
-def noisy(x0: Sequence[Tensor], times: Sequence[Tensor], given: Sequence[Tensor], texts: Sequence[Tensor],
-          noise: torch.Generator, device: torch.device) -> tuple[list[Clip], list[Tensor]]:  # fmt: skip
-    """The clips at random noise levels, and the velocities (T, C, h, w) that the net is to find.
+def _picture(poses: Tensor, record: dict[str, Any], rng: random.Random) -> Sample:
+    """The thing at rest; most often its middle alone, as the rest is white and costs as much as it."""
+    height, width = poses.shape[-2:]
+    y, x = (round((1 - REST) / 2 * side / 2) * 2 * (rng.random() < 0.7) for side in (height, width))
+    middle = poses[[_PLAIN], :, y : height - y, x : width - x].float()
+    return Sample(middle, torch.tensor([0.5]), torch.tensor([False]), caption(record, "", rng))
+
+
+def _clip(poses: Tensor, record: dict[str, Any], rng: random.Random) -> Sample:
+    """A few frames of a movement that is drawn at random, of a picture in all poses (poses, C, h, w)."""
+    given = rng.choices(("", "first", "both"), (7, 2, 1))[0]
+    paths = ONWARD if given == "first" else THROUGH
+    motion = rng.choice(list(paths))
+    path = paths[motion]
+    last, count = len(path) - 1, min(rng.choice(COUNTS), len(path))
+    at = sorted([0, *rng.sample(range(1, last), count - 2), last] if given else rng.sample(range(last + 1), count))
+    still = {"": (), "first": (0,), "both": (0, last)}[given]
+    return Sample(
+        poses[[_INDEX[path[i]] for i in at]].float(),
+        torch.tensor([i / last for i in at]),
+        torch.tensor([i in still for i in at]),
+        caption(record, motion, rng),
+    )
+
+
+def noisy(samples: Sequence[Sample], texts: Sequence[Tensor], noise: torch.Generator,
+          device: torch.device) -> tuple[list[Clip], list[Tensor]]:  # fmt: skip
+    """The samples at random noise levels, and the velocities (T, C, h, w) that the net is to find.
 
     Levels are a logistic of normal numbers (Esser et al. 2024, section 3.1), higher where frames tell of one another.
     """
     clips, targets = [], []
-    for clean, when, still, text in zip(x0, times, given, texts, strict=True):
+    for (clean, times, given, _), text in zip(samples, texts, strict=True):
         e = torch.randn(clean.shape, generator=noise)
         shift = 0.0 if len(clean) == 1 else 0.7
         s = torch.sigmoid(shift + 1.2 * torch.randn(1, generator=noise)).clamp(0.001, 0.999)
-        levels = torch.where(still, 0.0, s)
+        levels = torch.where(given, 0.0, s)
         x = torch.lerp(clean, e, levels[:, None, None, None])
-        clips.append(Clip(*(each.to(device) for each in (x, when, levels, text))))
+        clips.append(Clip(*(each.to(device) for each in (x, times, levels, text))))
         targets.append((e - clean).to(device))
     return clips, targets
 
@@ -114,7 +132,7 @@ def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folde
           steps: int, minutes: float, frames: int = 32, moving: tuple[float, float] = (0.25, 0.75),
           peak: float = 1e-3, decay: float = 0.998, shape: Shape | None = None, seed: int = 0,
           log_every: int = 50) -> VideoTransformer:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged model.
+    """Train, or go on training, in `folder`; return the model with the averaged weights.
 
     Args:
         bank: float16 (N, poses, C, h, w), row i of `records[i]`.
@@ -137,8 +155,9 @@ def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folde
             rng = random.Random(f"{seed}-{step}-{run.peers.rank}")
             noise = torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009 + run.peers.rank)
             part = moving[0] + (moving[1] - moving[0]) * run.done
-            x0, times, given, texts = draw(bank, records, weights, max(1, frames // run.peers.count), part, rng)
-            clips, targets = noisy(x0, times, given, encode(texts), noise, device)
+            samples = draw(bank, records, weights, max(1, frames // run.peers.count), part, rng)
+            texts = encode([each.caption for each in samples])
+            clips, targets = noisy(samples, texts, noise, device)
             loss = loss_of(model, clips, targets, views)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -147,4 +166,5 @@ def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folde
             optimizer.step()
             ema.update(model)
             run.log(loss=loss.item())
-    return ema.module
+    model.load_state_dict(ema.module.state_dict())
+    return model.eval()
