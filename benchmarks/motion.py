@@ -107,13 +107,15 @@ def _reversals(track: np.ndarray, least: float) -> int:
 
 def recognise(t: Tracks) -> str:
     """The motion that the tracks show: a key of `THROUGH`, or `NONE`."""
+    if (t.radius == 0).mean() > 0.3:
+        return NONE  # nothing is there, most of the time
     third = max(1, len(t.x) // 3)
     dark = t.dark / max(float(t.dark.max()), 1e-6)
     if dark[:2].mean() < 0.5 and dark[-third:].mean() > 0.85:
         return "fading in"
     steady = slice(1, None) if dark[0] < 0.3 else slice(None)
     x, y, radius = t.x[steady], t.y[steady], t.radius[steady]
-    growth = float(np.log(radius[-third:].mean() / radius[:third].mean()))
+    growth = float(np.log(max(radius[-third:].mean(), 1e-3) / max(radius[:third].mean(), 1e-3)))
     turned = t.turn[np.abs(t.turn) > 4]
     if len(turned) >= 0.6 * len(t.turn) and abs(np.sign(turned).sum()) >= 0.6 * len(turned) and t.sure.mean() > 0.4:
         return "spinning clockwise" if np.sign(turned).sum() > 0 else "spinning anticlockwise"
