@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
 from studio import models
@@ -83,11 +83,11 @@ class VideoGenerator(studio.Generator):
 
         prompt: str = studio.field(help="what to show and how it moves, in English", min_length=1, max_length=2000)
         negative: str = studio.field("", help="what to keep away from", max_length=2000)
-        frames: int = studio.field(16, help=f"how many frames to make, from 1 to {MOST_FRAMES}")
         fps: float = studio.field(12, ge=1, le=60, help="frames a second")
         size: str = studio.field(
             "128x128", help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}"
         )
+        frames: int = studio.field(16, ge=1, le=MOST_FRAMES, help="how many frames to make")
         image: studio.Image | None = studio.field(None, help="a picture to begin with; it is the first frame")
         to: studio.Image | None = studio.field(None, help="a picture to end with; it is the last frame")
         extend: studio.Video | None = studio.field(None, help="a clip to go on with; the frames are added to it")
@@ -125,13 +125,17 @@ class VideoGenerator(studio.Generator):
                 raise ValueError(f"must be WIDTHxHEIGHT, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}")
             return f"{sides[0]}x{sides[1]}"
 
+        @field_validator("frames", mode="before")
+        @classmethod
+        def _not_endless(cls, value: Any, info: ValidationInfo) -> Any:
+            if isinstance(value, int) and value > MOST_FRAMES:
+                size = info.data.get("size", "128x128")
+                takes = _memory(value, *(int(side) for side in size.split("x")))
+                raise ValueError(f"must be from 1 to {MOST_FRAMES}; so many of {size} would take {takes}")
+            return value
+
         @model_validator(mode="after")
         def _fits(self) -> Self:
-            width, height = self.sides
-            if not 1 <= self.frames <= MOST_FRAMES:
-                takes = f"; {self.frames:,} of {self.size} would take {_memory(self.frames, width, height)}"
-                more = takes if self.frames > 0 else ""
-                raise ValueError(f"`frames` is {self.frames}, but must be from 1 to {MOST_FRAMES}{more}")
             if self.extend and (self.image or self.to or self.loop):
                 raise ValueError("`extend` goes on with a clip: leave out `image`, `to` and `loop`")
             if self.to and self.loop:
@@ -284,6 +288,5 @@ def _views(state: Denoising) -> Views:
 
 
 def _memory(frames: int, width: int, height: int) -> str:
-    """What the pixels and the net's activations of so many frames take, in words."""
-    pixels = frames * width * height * 3
-    return f"{pixels / 2**30:.1f} GiB for its pixels alone"
+    """What the pixels of so many frames take, in words."""
+    return f"{frames * width * height * 3 / 2**30:.1f} GiB for their pixels alone"
