@@ -17,6 +17,7 @@ class TrainVideo(studio.Trainer):
         """See TrainingOptions."""
 
         groups: str = studio.field("animals,food", help="groups of emoji to learn, with commas between them")
+        things: int = studio.field(0, ge=0, le=100_000, help="learn so many things alone, the commonest; 0 is all")
         frames: int = studio.field(32, ge=1, le=65_536, help="frames a step, those of pictures and of clips together")
         moving: float = studio.field(
             0.75, ge=0, le=1, help="the part of them that is in clips at the end; it begins at a third of that"
@@ -42,9 +43,15 @@ class TrainVideo(studio.Trainer):
         groups = {name.strip() for name in options.groups.split(",")}
         if unknown := groups - {record["group"] for record in records}:
             known = ", ".join(sorted({record["group"] for record in records}))
-            raise InputError("groups", f"`{min(unknown)}` is no group of the data set", hint=f"it has {known}")
-        keep = [i for i, r in enumerate(records) if r["source"] == "emoji" and r["group"] in groups]
-        keep = [i for i in keep if records[i]["split"] == "train"]
+            raise InputError(
+                "groups", f"`groups` names `{min(unknown)}`, which the data set lacks", hint=f"it has {known}"
+            )
+        keep = [
+            i for i, r in enumerate(records)
+            if r["source"] == "emoji" and r["group"] in groups and r["split"] == "train"
+        ]  # fmt: skip
+        if options.things:  # by how often WordNet's tagged texts use their names
+            keep = sorted(keep, key=lambda i: (-records[i]["count"], records[i]["label"]))[: options.things]
         vae = AutoencoderKL.from_pretrained(
             STARTER / "vae", low_cpu_mem_usage=False, local_files_only=True, torch_dtype=torch.bfloat16
         )
