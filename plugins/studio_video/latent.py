@@ -127,9 +127,9 @@ class LatentVideo:
         moved = []
         for row in rows:
             x = row.x.to(self.device)
-            v = _joined(row, [next(said) for _ in _windows(row)])
+            v = joined(row, [next(said) for _ in _windows(row)])
             if row.guidance > 1:
-                away = _joined(row, [next(said) for _ in _windows(row)])
+                away = joined(row, [next(said) for _ in _windows(row)])
                 v = away + row.guidance * (v - away)
             if row.loop:
                 v[0] = v[-1] = (v[0] + v[-1]) / 2
@@ -158,7 +158,7 @@ def _windows(row: Row) -> tuple[tuple[int, int], ...]:
     return row.windows or ((0, len(row.x)),)
 
 
-def _joined(row: Row, parts: Sequence[Tensor]) -> Tensor:
+def joined(row: Row, parts: Sequence[Tensor]) -> Tensor:
     """The velocities of a clip from those of its windows: where they overlap the weight goes over from one to the next
     (MultiDiffusion, Bar-Tal et al. 2023, in time).
     """

@@ -104,9 +104,21 @@ def test_windows_cover_a_clip_and_overlap(frames: int) -> None:
         assert end - start >= min(OVERLAP, frames)
 
 
-def test_a_long_clip_is_made_in_windows(generator: VideoGenerator) -> None:
-    video = make(generator, frames=WINDOW + 10, steps=1, attention="window")
-    assert len(video.frames) == WINDOW + 10
+@pytest.mark.parametrize("bounds", [((0, 5),), ((0, 4), (1, 5)), ((0, 3), (1, 4), (2, 5))])
+def test_what_overlapping_windows_say_is_joined_by_weight(bounds: tuple[tuple[int, int], ...]) -> None:
+    import torch
+
+    from studio_video.latent import Row, joined
+
+    x = torch.zeros(5, 2, 4, 4)
+    row = Row(x=x, x0_before=None, times=x, given=x, text=x, negative=x, guidance=1, s=0.5, s_next=0, s_before=0,
+              sampler="euler", windows=bounds)  # fmt: skip
+    said = torch.randn(x.shape)
+    torch.testing.assert_close(joined(row, [said[a:b] for a, b in bounds]), said)
+    mixed = joined(row, [torch.full((b - a, 2, 4, 4), float(i)) for i, (a, b) in enumerate(bounds)])[:, 0, 0, 0]
+    assert mixed.tolist() == sorted(mixed.tolist()), "one goes over into the next"
+    assert mixed[0] == 0
+    assert mixed[-1] == len(bounds) - 1
 
 
 @pytest.mark.parametrize("way", ["letterbox", "crop"])
@@ -152,9 +164,9 @@ def test_a_folder_without_a_model_says_how_to_get_one(tmp_path: Path) -> None:
 def test_a_made_clip_is_saved_in_every_format_with_its_recipe(
     generator: VideoGenerator, tmp_path: Path, suffix: str
 ) -> None:
-    with Engine(tmp_path / "home") as engine:
-        request = Request(generator, PLUGIN, generator.Inputs.parse(SMALL | {"frames": 2, "steps": 1}), seed=1)
-        made = engine.submit(request).result()
+    with Engine("cpu", "float32") as engine:
+        asked = Request(generator, generator.Inputs.parse(SMALL | {"frames": 2, "steps": 1}), 1, PLUGIN)
+        (made,) = (ticket.result(60) for ticket in engine.submit_many([asked]))
     again = studio.Video.open(made.save(tmp_path / f"a{suffix}"))
     assert len(again.frames) == 2
     assert again.recipe is not None
