@@ -51,6 +51,14 @@ def fit_to(picture: PIL.Image.Image, size: tuple[int, int], way: str) -> NDArray
     return np.asarray(PIL.ImageOps.pad(rgb, size, smooth, color=(255, 255, 255)))
 
 
+def as_pil(pixels: Any) -> PIL.Image.Image:
+    """A picture of uint8 (H, W, 3)."""
+    import numpy as np
+    import PIL.Image
+
+    return PIL.Image.fromarray(np.asarray(pixels))
+
+
 def given(inputs: Any, memory: int) -> Given:
     """What these inputs of `video` give; of a clip to go on with, the last `memory` frames."""
     import numpy as np

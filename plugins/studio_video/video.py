@@ -1,7 +1,7 @@
 """The generator `video`: text, or a picture, or a clip, to a clip, on the starter weights that ship with the plugin.
 
-What is given (a first picture, a last one, the end of a clip) stands in the latents as frames without noise; the rest
-is denoised around it. Importing this loads no torch; `load` does.
+It declares what may be asked for, and says which of two ways makes it: `own` for the project's model, `stock` for a
+folder in the layout of diffusers' video pipelines. Importing this loads no torch; `load` does.
 
 Try it: ``studio video "a dog bouncing" -o dog.mp4``
 """
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
@@ -23,51 +22,15 @@ from studio_diffusion.image import STARTER as PICTURES
 from studio_video import fit
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from studio_video.latent import LatentVideo
-    from studio_video.model import Views
+    from studio_video.stock import StockVideo
+
+    Model: TypeAlias = LatentVideo | StockVideo
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHARED = ("tokenizer", "text_encoder", "vae")
-SMALLEST, LARGEST, MULTIPLE, MOST_FRAMES = 64, 256, 16, 1024
-WINDOW, OVERLAP = 48, 16
-"""Frames of a pass, and how many of them two neighbours share, where a clip is longer than a pass."""
-MEMORY = 4
-"""Frames of a clip that are shown to the net to go on from."""
+SMALLEST, LARGEST, MULTIPLE, MOST_FRAMES = 64, 2048, 16, 1024
 _SIZE = re.compile(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Denoising(studio.State):
-    """A clip on its way out of noise.
-
-    Attributes:
-        x: (T, C, h, w) float32 latents, clean at the frames that are `given` (T,).
-        x0_before: the clean latents as seen at the step before, or None at the first.
-        times: (T,) the part of the movement that is over at each frame.
-        text, negative: (n, W) token states of the prompt and of what to keep away from.
-        levels: noise levels, `steps + 1` numbers falling to 0.
-        before, after: uint8 (n, H, W, 3), frames that are kept as they are at the beginning and the end.
-        hidden: frames of `x` at its beginning that stand for some of `before`.
-        attention: the kind of `Views`.
-    """
-
-    x: Tensor
-    x0_before: Tensor | None
-    times: Tensor
-    given: Tensor
-    text: Tensor
-    negative: Tensor
-    levels: tuple[float, ...]
-    guidance: float
-    sampler: str
-    fps: float
-    loop: bool
-    attention: str
-    before: Tensor
-    after: Tensor
-    hidden: int
 
 
 class VideoGenerator(studio.Generator):
@@ -167,6 +130,8 @@ class VideoGenerator(studio.Generator):
 
     def weights(self) -> list[Path]:
         """The safetensors of the net and of what it shares. Raises WeightsError if anything is missing."""
+        if self._stock:
+            return sorted(self.folder.rglob("*.safetensors"))
         for part in (self.folder / "config.json", *(self.shared / name for name in SHARED)):
             if not part.exists():
                 reason = f"`{self.folder}` is no video model: `{part}` is missing"
@@ -183,108 +148,51 @@ class VideoGenerator(studio.Generator):
             return "bfloat16"
         return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
 
-    def load(self, device: str, dtype: str) -> LatentVideo:
-        """Build text tower, net and VAE."""
+    def load(self, device: str, dtype: str) -> Model:
+        """Build text tower, net and VAE, or the stock pipeline."""
         import torch
 
         from studio_video.latent import LatentVideo
+        from studio_video.stock import StockVideo
 
+        if self._stock:
+            return StockVideo(self.folder, device, getattr(torch, dtype))
         return LatentVideo(self.folder, self.shared, device, getattr(torch, dtype))
 
-    def start(self, model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
+    def start(self, model: Model, inputs: Any, rng: studio.Rng) -> studio.State:
         """Encode the texts and what is given, and draw the noise."""
-        import torch
+        return self._way.start(model, inputs, rng)
 
-        from studio_diffusion.samplers import noise_levels
+    def step(self, model: Model, states: Sequence[Any]) -> Sequence[studio.State]:
+        """One denoising step for all states."""
+        return self._way.step(model, states)
 
-        given = fit.given(inputs, MEMORY)
-        frames = inputs.frames + given.hidden + inputs.loop
-        x = torch.randn(model.latent_shape(frames, *inputs.sides), generator=rng.torch)
-        if inputs.loop:
-            x[-1] = x[0]
-        still = torch.zeros(frames, dtype=torch.bool)
-        for at, pixels in given.frames.items():
-            still[at] = True
-            x[at] = model.encode(pixels[None])[0]
-        text, negative = model.texts([inputs.prompt, inputs.negative])
-        fps = inputs.extend.fps if inputs.extend else inputs.fps
-        before, after = (torch.from_numpy(each.copy()) for each in (given.before, given.after))
-        return Denoising(
-            steps=inputs.steps, notices=(*given.notices, *model.texts.cut(inputs.prompt, "prompt"),
-                                         *model.texts.cut(inputs.negative, "negative prompt")),
-            x=x, x0_before=None, times=torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([0.5]),
-            given=still, text=text, negative=negative, levels=noise_levels(inputs.steps, _shift(frames)),
-            guidance=inputs.guidance, sampler=inputs.sampler, fps=fps, loop=inputs.loop, attention=inputs.attention,
-            before=before, after=after, hidden=given.hidden,
-        )  # fmt: skip
+    def finish(self, model: Model, state: Any) -> studio.Video:
+        """Decode the latents."""
+        return self._way.finish(model, state)
 
-    def step(self, model: LatentVideo, states: Sequence[Denoising]) -> list[Denoising]:
-        """One denoising step for all states together, as one packed row."""
-        from studio_video.latent import Row
-
-        rows = [
-            Row(x=a.x, x0_before=a.x0_before, times=a.times, given=a.given, text=a.text, negative=a.negative,
-                guidance=a.guidance, s=a.levels[a.position], s_next=a.levels[a.position + 1],
-                s_before=a.levels[a.position - 1] if a.position else 0.0, sampler=a.sampler, loop=a.loop,
-                windows=windows(len(a.x)))
-            for a in states
-        ]  # fmt: skip
-        moved = model.step(rows, _views(states[0]))
-        return [
-            replace(a, position=a.position + 1, x=x.cpu(), x0_before=x0.cpu())
-            for a, (x, x0) in zip(states, moved, strict=True)
-        ]
-
-    def finish(self, model: LatentVideo, state: Denoising) -> studio.Video:
-        """Decode the latents, and put what was given in its place."""
-        import numpy as np
-
-        last = len(state.x) - state.loop - len(state.after)
-        made = model.decode(state.x[state.hidden or len(state.before) : last]).numpy()
-        return studio.Video(np.concatenate([state.before.numpy(), made, state.after.numpy()]), state.fps)
-
-    def preview(self, model: LatentVideo, state: Denoising) -> studio.Image | None:
+    def preview(self, model: Model, state: Any) -> studio.Image | None:
         """The frame half-way, as the model now takes it to be."""
-        if state.x0_before is None:
-            return None
-        middle = len(state.x0_before) // 2
-        return studio.Image.from_array(model.decode(state.x0_before[middle : middle + 1])[0].numpy())
+        return self._way.preview(model, state)
 
-    def batch_key(self, state: Denoising) -> Hashable:
-        """Clips of any shapes share a step, if they see alike and their sizes are within a factor of two.
+    def batch_key(self, state: Any) -> Hashable:
+        """What the states of this model say may share a step."""
+        return self.folder, state.key
 
-        What a step takes is learned for a key and a width: clips of very unlike sizes would tell nothing of each other.
-        """
-        frames, _, height, width = state.x.shape
-        return self.folder, state.attention, (frames * height * width).bit_length()
+    def facts(self, model: Model, inputs: Any) -> dict[str, Any]:
+        """The noise schedule and the sampler."""
+        return self._way.facts(model, inputs)
 
-    def facts(self, model: LatentVideo, inputs: Any) -> dict[str, Any]:
-        """The noise schedule, the sampler, and which patches saw each other."""
-        shift = _shift(inputs.frames)
-        return {
-            "noise_schedule": {"kind": "rectified flow", "shift": shift, "steps": inputs.steps},
-            "sampler": inputs.sampler, "views": inputs.attention,
-        }  # fmt: skip
+    @property
+    def _stock(self) -> bool:
+        return (self.folder / "model_index.json").exists()
 
+    @property
+    def _way(self) -> Any:
+        """The module that knows how: `own`, or `stock` for a folder in diffusers' layout."""
+        from studio_video import own, stock
 
-def windows(frames: int) -> tuple[tuple[int, int], ...]:
-    """The passes of a clip: (first, last + 1) of each, evenly spread, neighbours sharing `OVERLAP` frames or more."""
-    if frames <= WINDOW:
-        return ((0, frames),)
-    count = -(-(frames - OVERLAP) // (WINDOW - OVERLAP))
-    starts = [round(i * (frames - WINDOW) / (count - 1)) for i in range(count)]
-    return tuple((start, start + WINDOW) for start in starts)
-
-
-def _shift(frames: int) -> float:
-    """Frames tell of one another, so a clip needs more steps at high noise than a picture (Esser et al. 2024)."""
-    return 1.0 if frames == 1 else 2.0
-
-
-def _views(state: Denoising) -> Views:
-    from studio_video.model import Views
-
-    return Views(state.attention)
+        return stock if self._stock else own
 
 
 def _memory(frames: int, width: int, height: int) -> str:
