@@ -39,7 +39,6 @@ class VideoGenerator(studio.Generator):
     name = "video"
     output = studio.Video
     max_batch: ClassVar[int] = 8
-    streams: ClassVar[bool] = True
 
     class Inputs(studio.Inputs):
         """What `studio video` asks for."""
