@@ -27,6 +27,7 @@ from torch import Tensor
 
 import studio
 from studio.errors import InputError, WeightsError
+from studio_diffusion.latent import tensors_of
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
 from studio_video import fit
 
@@ -113,19 +114,25 @@ class StockVideo:
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         """Load the folder. Raises WeightsError for a pipeline of another kind, or weights that are missing."""
-        self.name = str(json.loads((folder / "model_index.json").read_bytes()).get("_class_name"))
+        index = json.loads((folder / "model_index.json").read_bytes())
+        self.name = str(index.get("_class_name"))
         if self.name not in FAMILIES:
             known = ", ".join(FAMILIES)
             raise WeightsError(folder, f"`{folder}` holds a `{self.name}`; known are {known}",
                                hint="name a model of one of these families")  # fmt: skip
+        parts = {
+            name: _module(folder / name, kind, device, dtype)
+            for name, (library, kind) in ((n, v) for n, v in index.items() if isinstance(v, list))
+            if library == "diffusers" and name != "scheduler"
+        }
         try:
             pipe = getattr(diffusers, self.name).from_pretrained(
-                folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+                folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, **parts
             )
         except (OSError, ValueError) as error:
             raise WeightsError(folder, f"`{folder}` cannot be loaded: {error}", hint="pull the model again") from error
         pipe.set_progress_bar_config(disable=True)
-        self.pipe, self.device = pipe.to(device), torch.device(device)
+        self.pipe, self.device = pipe.to(device, dtype), torch.device(device)
         self.time = OneTime(pipe.scheduler)
         self.pipe.scheduler = self.time
         self._told = self.pipe
@@ -165,6 +172,14 @@ class StockVideo:
             generator=torch.Generator().manual_seed(state.seed), return_dict=False,
             **{name: each.to(self.device) for name, each in embeds.items()}, **more,
         )[0]  # fmt: skip
+
+
+def _module(folder: Path, kind: str, device: str, dtype: torch.dtype) -> Any:
+    """One of the pipeline's modules of diffusers, from its mapped files."""
+    made = getattr(diffusers, kind)
+    return studio.module(
+        lambda: made.from_config(made.load_config(folder)), tensors_of(folder), device=device, dtype=dtype
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

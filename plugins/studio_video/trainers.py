@@ -52,12 +52,13 @@ class TrainVideo(studio.Trainer):
         ]  # fmt: skip
         if options.things:  # by how often WordNet's tagged texts use their names
             keep = sorted(keep, key=lambda i: (-records[i]["count"], records[i]["label"]))[: options.things]
-        vae = AutoencoderKL.from_pretrained(
-            STARTER / "vae", low_cpu_mem_usage=False, local_files_only=True, torch_dtype=torch.bfloat16
-        )
+        vae = AutoencoderKL.from_pretrained(STARTER / "vae", low_cpu_mem_usage=False, local_files_only=True)
         chosen = [records[i] for i in keep]
         latents = bank.make(
-            vae.to(device), pictures[keep], [record["id"] for record in chosen], work / "video" / "bank.safetensors"
+            vae.to(device, torch.bfloat16),
+            pictures[keep],
+            [record["id"] for record in chosen],
+            work / "video" / "bank.safetensors",
         )
         tower = CLIPTextModel.from_pretrained(STARTER / "text_encoder", local_files_only=True).to(device).eval()
         texts = Texts(tower, CLIPTokenizer.from_pretrained(STARTER / "tokenizer", local_files_only=True))
