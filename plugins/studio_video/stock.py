@@ -6,7 +6,8 @@ latents and a time, whatever the family: no time at all gives the noise to begin
 gives x_0, and this project's samplers go on from there. States are tensors, so they are saved, cancelled and replayed
 as any other; previews come of x_0.
 
-Known limits: one request a step; a model that is told a picture by its own encoder encodes it at every step.
+Known limits: one request a step; a model that is told a picture by its own encoder encodes it at every step; all
+weights are of one dtype, also those that diffusers keeps in float32 (Wan's norms and time embedding).
 
 Try it: ``studio video "a dog" --model FOLDER --frames 9 --size 704x480``
 """
@@ -132,7 +133,10 @@ class StockVideo:
         except (OSError, ValueError) as error:
             raise WeightsError(folder, f"`{folder}` cannot be loaded: {error}", hint="pull the model again") from error
         pipe.set_progress_bar_config(disable=True)
-        self.pipe, self.device = pipe.to(device, dtype), torch.device(device)
+        for name, part in pipe.components.items():
+            if name not in parts and isinstance(part, torch.nn.Module):
+                part.to(device, dtype).eval()
+        self.pipe, self.device = pipe, torch.device(device)
         self.time = OneTime(pipe.scheduler)
         self.pipe.scheduler = self.time
         self._told = self.pipe

@@ -21,12 +21,12 @@ WORDS = ["<pad>", "</s>", "<unk>", "▁a", "▁dog", "▁cat", *"▁abcdefghijkl
 SMALL = {"prompt": "a dog", "negative": "a cat", "frames": 9, "size": "64x64", "steps": 3, "sampler": "euler"}
 
 
-def text() -> dict[str, Any]:
-    config = transformers.T5Config(
+def text(kind: str = "T5") -> dict[str, Any]:
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=len(WORDS), d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2, pad_token_id=0, eos_token_id=1
     )
     tokenizer = transformers.T5Tokenizer(vocab=[(word, -float(i)) for i, word in enumerate(WORDS)], extra_ids=0)
-    return {"text_encoder": transformers.T5EncoderModel(config).eval(), "tokenizer": tokenizer}
+    return {"text_encoder": getattr(transformers, f"{kind}EncoderModel")(config).eval(), "tokenizer": tokenizer}
 
 
 def ltx() -> Any:
@@ -42,7 +42,7 @@ def ltx() -> Any:
         num_layers=1, caption_channels=32,
     )  # fmt: skip
     return diffusers.LTXPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=vae, transformer=net, **text()
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=vae.eval(), transformer=net.eval(), **text()
     )
 
 
@@ -55,7 +55,10 @@ def wan() -> Any:
         text_dim=32, freq_dim=16, ffn_dim=32, num_layers=1, rope_max_seq_len=32,
     )  # fmt: skip
     return diffusers.WanPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae, transformer=net, **text()
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae.eval(),
+        transformer=net.eval(),
+        **text("UMT5"),
     )
 
 
@@ -71,20 +74,24 @@ def cog() -> Any:
     scheduler = diffusers.CogVideoXDDIMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=False, timestep_spacing="trailing", clip_sample=False
     )
-    return diffusers.CogVideoXPipeline(scheduler=scheduler, vae=vae, transformer=net, **text())
+    return diffusers.CogVideoXPipeline(scheduler=scheduler, vae=vae.eval(), transformer=net.eval(), **text())
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {"ltx": ltx, "wan": wan, "cog": cog}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {}
+def pipes() -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        for name, build in FAMILIES.items():
-            made[name] = tmp_path_factory.mktemp(name) / "pipeline"
-            build().save_pretrained(made[name])
+        return {name: build() for name, build in FAMILIES.items()}
+
+
+@pytest.fixture(scope="module")
+def folders(pipes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {name: tmp_path_factory.mktemp(name) / "pipeline" for name in pipes}
+    for name, pipe in pipes.items():
+        pipe.save_pretrained(made[name])
     return made
 
 
@@ -100,9 +107,9 @@ def run(folder: Path, seed: int = 4, **inputs: Any) -> Any:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_equals_the_stock_pipeline(folders: dict[str, Path], family: str) -> None:
+def test_equals_the_stock_pipeline(pipes: dict[str, Any], folders: dict[str, Path], family: str) -> None:
     ours, preview, _ = run(folders[family])
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folders[family], low_cpu_mem_usage=False)
+    pipe = pipes[family]
     pipe.set_progress_bar_config(disable=True)
     more = {"frame_rate": 12} if family == "ltx" else {}
     (frames,) = pipe(
