@@ -15,6 +15,7 @@ import transformers
 
 import studio
 from studio.errors import InputError, WeightsError
+from studio.testing import check
 from studio_video.video import VideoGenerator
 
 WORDS = ["<pad>", "</s>", "<unk>", "▁a", "▁dog", "▁cat", *"▁abcdefghijklmnopqrstuvwxyz"]
@@ -121,6 +122,10 @@ def test_equals_the_stock_pipeline(pipes: dict[str, Any], folders: dict[str, Pat
     assert np.abs(ours.frames.astype(int) - stock).max() <= 1
     assert preview is not None
     assert preview.size == (64, 64)
+
+
+def test_it_conforms(folders: dict[str, Path]) -> None:
+    check(VideoGenerator(folders["ltx"]), SMALL | {"guidance": 1.0}).raise_if_failed()
 
 
 def test_a_clip_is_as_long_as_asked_and_begins_with_its_picture(folders: dict[str, Path]) -> None:
