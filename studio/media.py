@@ -38,14 +38,16 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 class Media:
     """Base of all media: immutable, equal when their content is equal.
 
-    A subclass gives `media_type`, `suffix`, `kind`, `noun` (for messages), `data` and `decode`. `recipe` and `path`
-    (where the store keeps it) are None until the host attaches them.
+    A subclass gives `media_type`, `suffix`, `kind`, `noun` (for messages), `data` and `decode`; `others` are suffixes
+    of further formats that its `save` writes. `recipe` and `path` (where the store keeps it) are None until the host
+    attaches them.
     """
 
     media_type: ClassVar[str]
     suffix: ClassVar[str]
     kind: ClassVar[str]
     noun: ClassVar[str]
+    others: ClassVar[tuple[str, ...]] = ()
     max_file_bytes: ClassVar[int] = MAX_FILE_BYTES
 
     _recipe: Recipe | None = None

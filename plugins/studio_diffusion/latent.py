@@ -59,12 +59,12 @@ class LatentDiffusion:
         self.text_encoder = studio.module(
             partial(_text_encoder, folder / "text_encoder"),
             tensors_of(folder / "text_encoder"),
-            rename=_text_name,
+            rename=text_name,
             **place,
         )
         self.unet = studio.module(partial(_unet, folder / "unet"), tensors_of(folder / "unet"), **place)
         self.vae = studio.module(
-            partial(_vae, folder / "vae"), tensors_of(folder / "vae"), rename=attention_name, **place
+            partial(build_vae, folder / "vae"), tensors_of(folder / "vae"), rename=attention_name, **place
         )
         self.vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU; the U-Net gains nothing
         self.device, self.dtype = torch.device(device), dtype
@@ -146,7 +146,7 @@ def _unet(folder: Path) -> UNet2DConditionModel:
     return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder))
 
 
-def _vae(folder: Path) -> AutoencoderKL:
+def build_vae(folder: Path) -> AutoencoderKL:
     vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
     for module in list(vae.modules()):
         for name, child in module.named_children():
@@ -176,7 +176,7 @@ def tensors_of(folder: Path) -> list[Path]:
     return [file for file in files if "." not in file.stem] or files
 
 
-def _text_name(stored: str) -> str | None:
+def text_name(stored: str) -> str | None:
     """Transformers 5 keeps the tower without the prefix that files have, and makes the positions itself."""
     name = stored.removeprefix("text_model.")
     return None if name == "embeddings.position_ids" else name

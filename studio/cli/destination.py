@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,8 +44,11 @@ class Destination:
         return media.save(path)
 
 
-def choose(output: str | None, count: int, suffix: str, *, force: bool = False) -> Destination:
-    """Decide where `-o` points to, for `count` media whose files end in `suffix`; make and try out the folder.
+def choose(
+    output: str | None, count: int, suffix: str, *, force: bool = False, others: Sequence[str] = ()
+) -> Destination:
+    """Decide where `-o` points to, for `count` media whose files end in `suffix`, or in one of the `others` where one
+    file is named; make and try out the folder.
 
     Raises UsageError for a path that does not fit, StoreError for one that exists or cannot be written to.
     """
@@ -61,9 +65,10 @@ def choose(output: str | None, count: int, suffix: str, *, force: bool = False) 
             f"`-o {output}` names one file, but {count} are to be made",
             hint=f"name a folder: `-o {target.with_suffix('')}/`",
         )
-    if ends and ends != suffix:
+    if ends and ends != suffix and ends not in others:
         fitting = target.with_suffix(suffix)
-        raise UsageError(f"`-o {output}`: this makes {suffix} files, not {ends}", hint=f"write `-o {fitting}`")
+        made = ", ".join((suffix, *others))
+        raise UsageError(f"`-o {output}`: this makes {made} files, not {ends}", hint=f"write `-o {fitting}`")
     if target.exists() and not force:
         raise _exists(target)
     _try_out(target.parent)

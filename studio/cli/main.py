@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "image",
+    "video",
     "text",
     "chat",
     "generate",

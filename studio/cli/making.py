@@ -113,7 +113,7 @@ def _run(command: GeneratorCommand, settings: Settings, params: dict[str, Any]) 
     generator = settings.generator(command.generator)
     given = command.inputs(settings, params)  # what can be refused is, before folders are made
     count, force = params["count"], params["force"]
-    target = choose(params["output"], count, generator.output.suffix, force=force)
+    target = choose(params["output"], count, generator.output.suffix, force=force, others=generator.output.others)
     previews = choose(f"{params['previews']}/", count, ".png", force=force) if params["previews"] else None
     tickets = command.submit(settings, params, given, params["preview_every"] if previews else 0)
     results = Results(tickets, target, previews)

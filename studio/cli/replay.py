@@ -30,7 +30,7 @@ def command(settings: Settings, what: str, output: str | None, force: bool, as_j
 
     studio = settings.studio()
     original = studio.load(what)
-    target = choose(output, 1, original.suffix, force=force)
+    target = choose(output, 1, original.suffix, force=force, others=original.others)
     if original.recipe and not settings.quiet:
         note(f"making it again: {original.recipe.generator}, seed {original.recipe.seed}")
     with stray_prints_aside():

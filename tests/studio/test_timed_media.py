@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import wave
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -85,3 +86,82 @@ def test_video_comes_back_nearly(seed, fps, side):
 def test_bad_video_is_refused(frames, fps):
     with pytest.raises(MediaError):
         studio.Video(frames, fps)
+
+
+def moving(count=6, side=64):
+    """A square that goes right, and up by turns, on white."""
+    frames = np.full((count, side, side, 3), 255, np.uint8)
+    for index, frame in enumerate(frames):
+        frame[10 + index % 3 : 30 + index % 3, 5 * index : 5 * index + 20] = (200, 30, 60)
+    return frames
+
+
+def recipe(video, prompt="a square, 方块"):
+    from studio.recipe import PluginRef, Recipe
+
+    made = Recipe(
+        generator="video", plugin=PluginRef(name="p", version="1"), kind="video", inputs={"prompt": prompt}, seed=1,
+        output=video.ref,
+    )  # fmt: skip
+    return video.attach(made, None)
+
+
+@pytest.mark.parametrize(("suffix", "far"), [(".mp4", 8), (".webp", 8), (".gif", 8), (".png", 0)])
+def test_a_video_keeps_its_recipe_in_every_format(tmp_path, suffix, far):
+    video = recipe(studio.Video(moving(), 12.5))
+    again = studio.Video.open(video.save(tmp_path / f"a{suffix}"))
+    assert again.recipe == video.recipe
+    assert again.fps == pytest.approx(12.5)
+    assert again.frames.shape == video.frames.shape
+    assert np.abs(again.frames.astype(int) - video.frames).mean() <= far
+
+
+def test_a_recipe_in_the_file_does_not_change_who_a_video_is(tmp_path):
+    video = studio.Video(moving(), 12)
+    told = recipe(video)
+    path = told.save(tmp_path / "a.mp4")
+    assert path.read_bytes() != video.data
+    assert studio.Video.open(path) == video
+    assert studio.Video.identify(path.read_bytes()) == video.sha256 == studio.Video.identify(video.data)
+    assert studio.Video.open(path).attach(recipe(video, "another").recipe, None) == video
+
+
+def test_frames_that_last_unlike_times_are_refused(tmp_path):
+    import av
+
+    path = tmp_path / "a.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width = stream.height = 64
+        for at, frame in zip((0, 1, 2, 7, 8), moving(5), strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = at, Fraction(1, 10)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    with pytest.raises(MediaError, match=r"last from 100 to 500 ms.*one rate") as refused:
+        studio.Video.open(path)
+    assert "fps=" in (refused.value.hint or "")
+
+
+def test_a_file_of_sound_alone_is_no_video(tmp_path):
+    import av
+
+    path = tmp_path / "a.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    with pytest.raises(MediaError, match="holds no video"):
+        studio.Video.open(path)
+
+
+@settings(max_examples=20, deadline=None)
+@given(suffix=st.sampled_from([".webp", ".gif", ".png"]), end=st.floats(0.02, 0.6))
+def test_truncated_animations_are_refused(suffix, end):
+    from studio import animation
+
+    data = animation.write(moving(), 12, suffix, "")
+    with pytest.raises(MediaError):
+        studio.Video.decode(data[: int(end * len(data))])

@@ -1,0 +1,97 @@
+"""What a request gives: pictures and the end of a clip, fitted to the size of the video, and where they stand in it.
+
+Knows nothing of latents. Loads no torch.
+
+Try it: `fit_to(picture, (128, 96), "crop")`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from numpy.typing import NDArray
+
+WAYS = ("letterbox", "crop")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Frames that are given.
+
+    Attributes:
+        frames: uint8 (H, W, 3) by their place in the latents.
+        before, after: uint8 (n, H, W, 3), kept as they are at the beginning and the end of the video.
+        hidden: latents' frames at the beginning that the video does not show again.
+        notices: what had to be done to them.
+    """
+
+    frames: dict[int, NDArray[np.uint8]]
+    before: NDArray[np.uint8]
+    after: NDArray[np.uint8]
+    hidden: int = 0
+    notices: tuple[str, ...] = field(default=())
+
+
+def fit_to(picture: PIL.Image.Image, size: tuple[int, int], way: str) -> NDArray[np.uint8]:
+    """The picture at a size: uint8 (H, W, 3); of another aspect ratio, white is added or the middle is cut out."""
+    import numpy as np
+    import PIL.Image
+    import PIL.ImageOps
+
+    white = PIL.Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    white.alpha_composite(picture.convert("RGBA"))
+    rgb, smooth = white.convert("RGB"), PIL.Image.Resampling.LANCZOS
+    if way == "crop":
+        return np.asarray(PIL.ImageOps.fit(rgb, size, smooth))
+    return np.asarray(PIL.ImageOps.pad(rgb, size, smooth, color=(255, 255, 255)))
+
+
+def as_pil(pixels: Any) -> PIL.Image.Image:
+    """A picture of uint8 (H, W, 3)."""
+    import numpy as np
+    import PIL.Image
+
+    return PIL.Image.fromarray(np.asarray(pixels))
+
+
+def given(inputs: Any, memory: int) -> Given:
+    """What these inputs of `video` give; of a clip to go on with, the last `memory` frames."""
+    import numpy as np
+
+    size = inputs.sides
+    none = np.zeros((0, size[1], size[0], 3), np.uint8)
+    notices = tuple(_notices(inputs))
+    if inputs.extend:
+        import PIL.Image
+
+        old = np.stack([fit_to(PIL.Image.fromarray(f), size, inputs.fit) for f in inputs.extend.frames])
+        shown = old[-memory:]
+        return Given(dict(enumerate(shown)), old, none, len(shown), notices)
+    first = fit_to(inputs.image.pil, size, inputs.fit) if inputs.image else None
+    last = fit_to(inputs.to.pil, size, inputs.fit) if inputs.to else first if inputs.loop else None
+    end = inputs.frames - 1 + inputs.loop
+    frames = {at: pixels for at, pixels in ((0, first), (end, last)) if pixels is not None}
+    return Given(
+        frames, none if first is None else first[None], none if inputs.to is None or last is None else last[None],
+        notices=notices,
+    )  # fmt: skip
+
+
+def _notices(inputs: Any) -> Iterator[str]:
+    """What the user should know of how media were fitted."""
+    width, height = inputs.sides
+    for name in ("image", "to", "extend"):
+        media = getattr(inputs, name)
+        if media is None:
+            continue
+        w, h = media.size if name != "extend" else media.frames.shape[2:0:-1]
+        if w * height != h * width:
+            how = "white was added around it" if inputs.fit == "letterbox" else "its borders were cut off"
+            yield f"`{name}` is {w}x{h}, the video {width}x{height}: {how}"
+    if inputs.extend and inputs.extend.fps != inputs.fps and "fps" in inputs.model_fields_set:
+        yield f"the clip has {inputs.extend.fps:g} frames a second, and so has the video; `fps` was left aside"

@@ -1,0 +1,305 @@
+"""The video model: a diffusion transformer on spacetime patches (Peebles and Xie 2023; Brooks et al. 2024, "Sora").
+
+Clips are latents (T, C, H, W) of the image starter's VAE; a picture is a clip of one frame. Each frame is cut into
+patches of 2x2 latents, all patches of all clips lie one after another in one row (`Packed`), and the net predicts the
+velocity v = e - x_0 of rectified flow (Liu et al. 2022) for each. What it is told:
+
+- **where** a patch is: rotary positions of (t, h, w) in attention, so that only distances count there, and a sinusoidal
+  embedding of the place in the picture and of the part of the clip that is over, added at the entrance;
+- **how noisy** its frame is: adaLN-zero on the frame's own level. A frame whose level is 0 is given: this one rule is
+  the first-frame condition, the continuation of a clip, and what lies between two pictures;
+- **what to show**: cross-attention to the token states of the CLIP text tower, whose last one joins adaLN.
+
+Attention goes through `studio.attention`: full in space and time, or in windows (`Views`), with the same weights.
+Knows nothing of the VAE, of text encoders, samplers or the host.
+
+Try it: `VideoTransformer(Shape())(pack([Clip(torch.randn(4, 8, 16, 16), ...)]))`
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from studio.attention import Blocks, SpaceTime, attend
+
+PATCH = 2  # latents along each side of a patch; a frame is never joined with its neighbours
+_PLACE = 8  # frequencies an axis of the embedding of places
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The net's sizes. `head_dim` is a multiple of 8, `channels` those of the VAE, `text` the text tower's width."""
+
+    width: int = 256
+    depth: int = 6
+    head_dim: int = 64
+    mlp: int = 1024
+    channels: int = 8
+    text: int = 192
+
+    @property
+    def heads(self) -> int:
+        """Heads of attention."""
+        return self.width // self.head_dim
+
+    def config(self) -> dict[str, int]:
+        """As JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip as the net sees it.
+
+    Attributes:
+        x: (T, C, H, W) latents, noisy where `levels` says so; H and W even.
+        times: (T,) the part of the clip's movement that is over at each frame, in [0, 1]; 0.5 for a picture.
+        levels: (T,) noise levels s in [0, 1]; 0 is a frame that is given.
+        text: (n, W) token states, the text's own and no padding; the last is that of its end.
+    """
+
+    x: Tensor
+    times: Tensor
+    levels: Tensor
+    text: Tensor
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which patches attention lets see each other, of the same clip: all (the default), or a part.
+
+    Attributes:
+        kind: `full`; `window`, a box of `window` (t, h, w) patches around each, moved by whole tiles (sliding-tile
+            attention, arXiv:2502.04507); `factorised`, by turns those of one frame and those of one place.
+        window, tile: sides in frames and patches; a side that is larger than the clip sees all of it.
+        backend: that of `studio.attention` that must serve what is not windowed, or `auto`.
+    """
+
+    kind: str = "full"
+    window: tuple[int, int, int] = (12, 8, 8)
+    tile: tuple[int, int, int] = (4, 8, 8)
+    backend: str = "auto"
+
+    def bias(self, grid: tuple[int, int, int]) -> SpaceTime | None:
+        """The windows of a clip of (t, h, w) patches; None where they would see all."""
+        tile = tuple(min(t, n) for t, n in zip(self.tile, grid, strict=True))
+        whole = tuple(-(-n // t) * t for n, t in zip(grid, tile, strict=True))
+        window = tuple(min(w // t * t or t, n) for w, t, n in zip(self.window, tile, whole, strict=True))
+        return None if window == whole else SpaceTime(grid, window, tile)  # type: ignore[arg-type]
+
+
+FULL = Views()
+
+
+class Packed:
+    """Clips of unlike lengths and shapes as one row of patches, with all that follows from their shapes.
+
+    Attributes:
+        grids: (t, h, w) of each clip, in patches; `bounds` where each begins among the N patches.
+        patches: (N, C * 4); frame: (N,) the frame of all F frames that a patch belongs to.
+        levels: (F,); clip: (F,) the clip that a frame belongs to.
+        place: (N, 6 * 8) embedding of places; turns: cosines and sines (N, 1, head_dim / 2) of the rotary positions.
+        text: (M, W) token states of all texts, one after another; `ends` where each begins.
+    """
+
+    def __init__(self, clips: Sequence[Clip], head_dim: int) -> None:
+        device = clips[0].x.device
+        self.grids = [(len(c.x), c.x.shape[2] // PATCH, c.x.shape[3] // PATCH) for c in clips]
+        self.bounds = (0, *accumulate(t * h * w for t, h, w in self.grids))
+        self.patches = torch.cat([patchify(clip.x) for clip in clips])
+        counts = [h * w for t, h, w in self.grids for _ in range(t)]
+        self.frame = torch.repeat_interleave(torch.tensor(counts)).to(device)
+        self.levels = torch.cat([clip.levels for clip in clips])
+        self.clip = torch.repeat_interleave(torch.tensor([t for t, _, _ in self.grids])).to(device)
+        where = torch.cat([_where(clip.times, grid) for clip, grid in zip(clips, self.grids, strict=True)])  # (N, 3)
+        self.place, self.turns = _place(where), _turns(where, head_dim)
+        self.text = torch.cat([clip.text for clip in clips])
+        self.ends = (0, *accumulate(len(clip.text) for clip in clips))
+
+    def unpack(self, patches: Tensor) -> list[Tensor]:
+        """Patches (N, C * 4) as the clips' latents (T, C, H, W)."""
+        parts = patches.split([b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)])
+        return [unpatchify(part, grid) for part, grid in zip(parts, self.grids, strict=True)]
+
+
+def patchify(x: Tensor) -> Tensor:
+    """Latents (T, C, H, W) as patches (T * H/2 * W/2, C * 4), row by row."""
+    t, c, h, w = x.shape
+    x = x.reshape(t, c, h // PATCH, PATCH, w // PATCH, PATCH)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, c * PATCH * PATCH)
+
+
+def unpatchify(patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """The reverse: patches of a grid (t, h, w) as latents (t, C, 2h, 2w)."""
+    t, h, w = grid
+    x = patches.reshape(t, h, w, -1, PATCH, PATCH)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(t, -1, h * PATCH, w * PATCH)
+
+
+def _where(times: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """(N, 3): the part of the clip that is over, and the patch's place from the middle in units of eight patches."""
+    _, h, w = grid
+    y, x = ((torch.arange(n, device=times.device) - (n - 1) / 2) / 8 for n in (h, w))
+    return torch.stack(torch.meshgrid(times.float(), y, x, indexing="ij"), -1).reshape(-1, 3)
+
+
+def _place(where: Tensor) -> Tensor:
+    """Sines and cosines of each axis at 8 frequencies: (N, 48)."""
+    angles = where[:, :, None] * (math.pi * 2.0 ** torch.arange(-2, _PLACE - 2, device=where.device))  # (N, 3, 8)
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
+
+
+def _turns(where: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Rotary positions (Su et al. 2021): a quarter of a head turns with time (16 a clip), the rest with h and w."""
+    shares = (head_dim // 8, head_dim // 2 - head_dim // 8 - head_dim * 3 // 16, head_dim * 3 // 16)
+    units = (16.0, 8.0, 8.0)  # a step of one frame of sixteen, or of one patch, is about 1
+    angles = torch.cat([
+        where[:, axis, None] * unit * 100.0 ** (-torch.arange(n, device=where.device) / n)
+        for axis, (unit, n) in enumerate(zip(units, shares, strict=True))
+    ], -1)[:, None]  # (N, 1, head_dim / 2)  # fmt: skip
+    return angles.cos(), angles.sin()
+
+
+def _unit(x: Tensor, gain: Tensor) -> Tensor:
+    """Each head (N, H, D) brought to length 1 a number, times its gain: scores stay small (Henry et al. 2020)."""
+    return F.rms_norm(x, x.shape[-1:]) * gain.to(x.dtype)
+
+
+def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn pairs of numbers of each head (N, H, D) by the angles."""
+    cos, sin = turns
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+
+def sinusoids(s: Tensor, count: int) -> Tensor:
+    """Noise levels (F,) in [0, 1] as (F, count) sines and cosines of 1000 s (Vaswani et al. 2017)."""
+    angles = 1000 * s[:, None] * torch.exp(-math.log(10_000) * torch.arange(count // 2, device=s.device) / (count // 2))
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+class Attention(nn.Module):
+    """Patches to patches of their clip."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.qkv = nn.Linear(shape.width, 3 * shape.width)
+        self.gain = nn.Parameter(torch.ones(2, shape.heads, 1))  # of queries and keys
+        self.out = nn.Linear(shape.width, shape.width)
+
+    def forward(self, x: Tensor, packed: Packed, views: Views, spatial: bool) -> Tensor:
+        """(N, W) to the same; `spatial` is which half of `factorised` this block is."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.shape.heads, -1)).unbind(1)  # (N, H, D) each
+        q, k = (rotate(_unit(each, gain), packed.turns) for each, gain in zip((q, k), self.gain, strict=True))
+        return self.out(_see(q, k, v, packed, views, spatial).flatten(1))
+
+
+def _see(q: Tensor, k: Tensor, v: Tensor, packed: Packed, views: Views, spatial: bool) -> Tensor:
+    """Attention of all clips: (N, H, D)."""
+    if views.kind == "full":
+        bias = Blocks(packed.bounds) if len(packed.grids) > 1 else None
+        return attend(q[None], k[None], v[None], bias=bias, backend=views.backend)[0]
+    made = []
+    for grid, first, last in zip(packed.grids, packed.bounds, packed.bounds[1:], strict=False):
+        part = (each[first:last] for each in (q, k, v))
+        if views.kind == "window":
+            made.append(attend(*(each[None] for each in part), bias=views.bias(grid))[0])
+            continue
+        rows = [each.unflatten(0, (grid[0], -1)) for each in part]  # (t, hw, H, D)
+        out = attend(*rows) if spatial else attend(*(each.transpose(0, 1) for each in rows)).transpose(0, 1)
+        made.append(out.flatten(0, 1))
+    return torch.cat(made)
+
+
+class CrossAttention(nn.Module):
+    """Patches to the token states of their clip's text."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.q = nn.Linear(shape.width, shape.width)
+        self.kv = nn.Linear(shape.text, 2 * shape.width)
+        self.gain = nn.Parameter(torch.ones(2, shape.heads, 1))  # of queries and keys
+        self.out = nn.Linear(shape.width, shape.width)
+
+    def forward(self, x: Tensor, packed: Packed, views: Views) -> Tensor:
+        """(N, W) to the same."""
+        q = self.q(x).unflatten(-1, (self.shape.heads, -1))  # (N, H, D)
+        k, v = self.kv(packed.text.to(x.dtype)).unflatten(-1, (2, self.shape.heads, -1)).unbind(1)  # (M, H, D)
+        q, k = (_unit(each, gain) for each, gain in zip((q, k), self.gain, strict=True))
+        bias = Blocks(packed.bounds, packed.ends) if len(packed.grids) > 1 else None
+        return self.out(attend(q[None], k[None], v[None], bias=bias, backend=views.backend)[0].flatten(1))
+
+
+class Block(nn.Module):
+    """Self-attention and MLP, each scaled, shifted and gated by its frame's noise level; the text between them."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        w = shape.width
+        self.adaln = nn.Linear(w, 6 * w)
+        self.attention, self.text = Attention(shape), CrossAttention(shape)
+        self.norm = nn.LayerNorm(w, elementwise_affine=False, eps=1e-6)
+        self.norm_text = nn.LayerNorm(w, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(w, shape.mlp), nn.GELU("tanh"), nn.Linear(shape.mlp, w))
+
+    def forward(self, x: Tensor, c: Tensor, packed: Packed, views: Views, spatial: bool) -> Tensor:
+        """x (N, W), c (F, W) to (N, W)."""
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (
+            each[packed.frame]
+            for each in self.adaln(c).chunk(6, -1)  # (N, W) each
+        )
+        x = x + gate * self.attention(torch.addcmul(shift, self.norm(x), 1 + scale), packed, views, spatial)
+        x = x + self.text(self.norm_text(x), packed, views)
+        return x + gate_mlp * self.mlp(torch.addcmul(shift_mlp, self.norm(x), 1 + scale_mlp))
+
+
+class VideoTransformer(nn.Module):
+    """The net: noisy patches to their velocities. The starter's shape has 8.9M parameters."""
+
+    def __init__(self, shape: Shape) -> None:
+        """Fresh weights: every block begins as the identity, and the net predicts 0 (adaLN-zero)."""
+        super().__init__()
+        self.shape = shape
+        w, patch = shape.width, shape.channels * PATCH * PATCH
+        self.patch, self.place = nn.Linear(patch, w), nn.Linear(6 * _PLACE, w)
+        self.level = nn.Sequential(nn.Linear(w, w), nn.SiLU(), nn.Linear(w, w))
+        self.about = nn.Sequential(nn.Linear(shape.text, w), nn.SiLU(), nn.Linear(w, w))
+        blocks = [Block(shape) for _ in range(shape.depth)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(w, elementwise_affine=False, eps=1e-6)
+        self.adaln, self.out = nn.Linear(w, 2 * w), nn.Linear(w, patch)
+        for layer in (self.adaln, self.out, *(part for b in blocks for part in (b.adaln, b.text.out))):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, packed: Packed, views: Views = FULL) -> Tensor:
+        """Velocities (N, C * 4) of all patches."""
+        dtype = self.patch.weight.dtype
+        ends = torch.tensor(packed.ends[1:], device=packed.text.device) - 1
+        about = self.about(packed.text[ends].to(dtype))  # (clips, W)
+        c = F.silu(self.level(sinusoids(packed.levels, self.shape.width).to(dtype)) + about[packed.clip])  # (F, W)
+        x = self.patch(packed.patches.to(dtype)) + self.place(packed.place.to(dtype))  # (N, W)
+        for index, block in enumerate(self.blocks):
+            x = block(x, c, packed, views, index % 2 == 0)
+        shift, scale = (each[packed.frame] for each in self.adaln(c).chunk(2, -1))
+        return self.out(torch.addcmul(shift, self.norm(x), 1 + scale))
+
+
+def pack(clips: Sequence[Clip], shape: Shape) -> Packed:
+    """The clips as one row for a net of that shape. All clips have the shape's channels."""
+    return Packed(clips, shape.head_dim)
+
+
+def build(config: dict[str, Any]) -> VideoTransformer:
+    """The net of a `Shape.config`."""
+    return VideoTransformer(Shape(**config))

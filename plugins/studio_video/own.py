@@ -1,0 +1,148 @@
+"""How the project's own video model makes a clip: from inputs to noise, a step for many, from latents to frames.
+
+What is given (a first picture, a last one, the end of a clip) stands in the latents as frames without noise; the rest
+is denoised around it. `video.py` calls this for weights of our own, `stock.py` for stock pipelines.
+
+Try it: `windows(100)` gives the passes of a clip of 100 frames
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import studio
+from studio.errors import InputError
+from studio_diffusion.samplers import noise_levels
+from studio_video import fit
+from studio_video.latent import LatentVideo, Row
+from studio_video.model import Views
+
+LARGEST = 256
+"""Pixels of a side: more than the net has met, and as many as a CPU has patience for."""
+WINDOW, OVERLAP = 48, 16
+"""Frames of a pass, and how many of them two neighbours share, where a clip is longer than a pass."""
+MEMORY = 4
+"""Frames of a clip that are shown to the net to go on from."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Denoising(studio.State):
+    """A clip on its way out of noise.
+
+    Attributes:
+        x: (T, C, h, w) float32 latents, clean at the frames that are `given` (T,).
+        x0_before: the clean latents as seen at the step before, or None at the first.
+        times: (T,) the part of the movement that is over at each frame.
+        text, negative: (n, W) token states of the prompt and of what to keep away from.
+        levels: noise levels, `steps + 1` numbers falling to 0.
+        before, after: uint8 (n, H, W, 3), frames that are kept as they are at the beginning and the end.
+        hidden: frames of `x` at its beginning that stand for some of `before`.
+        attention: the kind of `Views`.
+    """
+
+    x: Tensor
+    x0_before: Tensor | None
+    times: Tensor
+    given: Tensor
+    text: Tensor
+    negative: Tensor
+    levels: tuple[float, ...]
+    guidance: float
+    sampler: str
+    fps: float
+    loop: bool
+    attention: str
+    before: Tensor
+    after: Tensor
+    hidden: int
+
+    @property
+    def key(self) -> Hashable:
+        """Clips of any shapes share a step, if they see alike and their sizes are within a factor of two.
+
+        What a step takes is learned for a key and a width: clips of very unlike sizes would tell nothing of each other.
+        """
+        frames, _, height, width = self.x.shape
+        return self.attention, (frames * height * width).bit_length()
+
+
+def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
+    """Encode the texts and what is given, and draw the noise. Raises InputError for a size that the net has not met."""
+    if max(inputs.sides) > LARGEST:
+        raise InputError("size", f"`size` is {inputs.size}; this model makes sides of up to {LARGEST} pixels")
+    given = fit.given(inputs, MEMORY)
+    frames = inputs.frames + given.hidden + inputs.loop
+    x = torch.randn(model.latent_shape(frames, *inputs.sides), generator=rng.torch)
+    if inputs.loop:
+        x[-1] = x[0]
+    still = torch.zeros(frames, dtype=torch.bool)
+    for at, pixels in given.frames.items():
+        still[at] = True
+        x[at] = model.encode(pixels[None])[0]
+    text, negative = model.texts([inputs.prompt, inputs.negative])
+    cut = (*model.texts.cut(inputs.prompt, "prompt"), *model.texts.cut(inputs.negative, "negative prompt"))
+    before, after = (torch.from_numpy(each.copy()) for each in (given.before, given.after))
+    return Denoising(
+        steps=inputs.steps, notices=(*given.notices, *cut), x=x, x0_before=None,
+        times=torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([0.5]),
+        given=still, text=text, negative=negative, levels=noise_levels(inputs.steps, shift(frames)),
+        guidance=inputs.guidance, sampler=inputs.sampler, loop=inputs.loop, attention=inputs.attention,
+        fps=inputs.extend.fps if inputs.extend else inputs.fps, before=before, after=after, hidden=given.hidden,
+    )  # fmt: skip
+
+
+def step(model: LatentVideo, states: Sequence[Denoising]) -> list[Denoising]:
+    """One denoising step for all states together, as one packed row."""
+    rows = [
+        Row(x=a.x, x0_before=a.x0_before, times=a.times, given=a.given, text=a.text, negative=a.negative,
+            guidance=a.guidance, s=a.levels[a.position], s_next=a.levels[a.position + 1],
+            s_before=a.levels[a.position - 1] if a.position else 0.0, sampler=a.sampler, loop=a.loop,
+            windows=windows(len(a.x)))
+        for a in states
+    ]  # fmt: skip
+    moved = model.step(rows, Views(states[0].attention))
+    return [
+        replace(a, position=a.position + 1, x=x.cpu(), x0_before=x0.cpu())
+        for a, (x, x0) in zip(states, moved, strict=True)
+    ]
+
+
+def finish(model: LatentVideo, state: Denoising) -> studio.Video:
+    """Decode the latents, and put what was given in its place."""
+    last = len(state.x) - state.loop - len(state.after)
+    made = model.decode(state.x[state.hidden or len(state.before) : last]).numpy()
+    return studio.Video(np.concatenate([state.before.numpy(), made, state.after.numpy()]), state.fps)
+
+
+def preview(model: LatentVideo, state: Denoising) -> studio.Image | None:
+    """The frame half-way, as the model now takes it to be."""
+    if state.x0_before is None:
+        return None
+    middle = len(state.x0_before) // 2
+    return studio.Image.from_array(model.decode(state.x0_before[middle : middle + 1])[0].numpy())
+
+
+def facts(model: LatentVideo, inputs: Any) -> dict[str, Any]:
+    """The noise schedule, the sampler, and which patches saw each other."""
+    schedule = {"kind": "rectified flow", "shift": shift(inputs.frames), "steps": inputs.steps}
+    return {"noise_schedule": schedule, "sampler": inputs.sampler, "views": inputs.attention}
+
+
+def windows(frames: int) -> tuple[tuple[int, int], ...]:
+    """The passes of a clip: (first, last + 1) of each, evenly spread, neighbours sharing `OVERLAP` frames or more."""
+    if frames <= WINDOW:
+        return ((0, frames),)
+    count = -(-(frames - OVERLAP) // (WINDOW - OVERLAP))
+    starts = [round(i * (frames - WINDOW) / (count - 1)) for i in range(count)]
+    return tuple((start, start + WINDOW) for start in starts)
+
+
+def shift(frames: int) -> float:
+    """Frames tell of one another, so a clip needs more steps at high noise than a picture (Esser et al. 2024)."""
+    return 1.0 if frames == 1 else 2.0

@@ -1,0 +1,283 @@
+"""Stock video pipelines of diffusers (LTX, Wan, CogVideoX), stepped by the host, through one adapter.
+
+A pipeline runs its own loop, over the times that its scheduler tells. Here its scheduler is `OneTime`, which tells one
+time or none, and answers with what the net takes for the clean latents. So a call of the pipeline is a function of
+latents and a time, whatever the family: no time at all gives the noise to begin with, or decodes the latents; one time
+gives x_0, and this project's samplers go on from there. States are tensors, so they are saved, cancelled and replayed
+as any other; previews come of x_0.
+
+Known limits: one request a step; a model that is told a picture by its own encoder encodes it at every step; all
+weights are of one dtype, also those that diffusers keeps in float32 (Wan's norms and time embedding).
+
+Try it: ``studio video "a dog" --model FOLDER --frames 9 --size 704x480``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+import studio
+from studio.errors import InputError, WeightsError
+from studio_diffusion.latent import tensors_of
+from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
+from studio_video import fit
+
+FAMILIES = {
+    "LTXPipeline": "LTXImageToVideoPipeline", "LTXImageToVideoPipeline": "LTXImageToVideoPipeline",
+    "WanPipeline": None, "WanImageToVideoPipeline": "WanImageToVideoPipeline",
+    "CogVideoXPipeline": None, "CogVideoXImageToVideoPipeline": "CogVideoXImageToVideoPipeline",
+}  # fmt: skip
+"""The pipelines that are known, and which of them takes a picture with the same weights."""
+_EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
+_MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+
+
+class OneTime:
+    """What stands in a pipeline for its scheduler: it learns the times of the real one, and takes one step or none.
+
+    Attributes:
+        schedule: (alpha, sigma, time) of each step, falling to (1, 0, 0), as the real one has them, once asked for.
+        timesteps: what the pipeline is to go through.
+    """
+
+    order, init_noise_sigma = 1, 1.0
+
+    def __init__(self, real: Any) -> None:
+        self._real, self.config = real, real.config
+        self.schedule: tuple[tuple[float, float, float], ...] = ()
+        self.timesteps = self.sigmas = torch.zeros(0)
+        self._count, self._at = 0, (1.0, 0.0, 0.0)
+
+    def at(self, level: tuple[float, float, float] | None, steps: int = 0) -> None:
+        """Let the pipeline take one step at a level; without one take none, and ask the real one for `steps` times."""
+        self._at, self._count = level or self._at, steps
+        self.timesteps = torch.tensor([] if level is None else [level[2]])
+        self.sigmas = torch.tensor([] if level is None else [level[1], 0.0])
+
+    def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, timesteps: Any = None,
+                      sigmas: Any = None, mu: float | None = None) -> None:  # fmt: skip
+        """What a pipeline calls with its own schedule, which is asked of the real scheduler where it is wanted."""
+        if not self._count:
+            return
+        real = deepcopy(self._real)
+        if mu is None or not getattr(real.config, "use_dynamic_shifting", False):
+            mu = None
+        ways = {"mu": mu} if mu is not None else {}
+        if sigmas is not None:
+            even = np.linspace(1.0, 1 / self._count, self._count)  # as LTX has it, for as many as are wanted
+            real.set_timesteps(sigmas=even, device=device, **ways)
+        else:
+            real.set_timesteps(self._count, device=device, **ways)
+        self.schedule = _levels(real)
+
+    def set_begin_index(self, index: int = 0) -> None:
+        """Pipelines say where they begin; here there is one step."""
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """As it is."""
+        return sample
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> tuple[Tensor]:
+        """What the net's answer means for x_0, float32."""
+        alpha, sigma, _ = self._at
+        said, x = model_output.float(), sample.float()
+        kind = self.config.get("prediction_type", "flow_prediction")
+        if kind == "v_prediction":
+            return (alpha * x - sigma * said,)
+        if kind == "epsilon":
+            return ((x - sigma * said) / max(alpha, 1e-6),)
+        return (said,) if kind == "sample" else (x - sigma * said,)
+
+
+def _levels(real: Any) -> tuple[tuple[float, float, float], ...]:
+    """(alpha, sigma, time) of a stock scheduler whose times are set, and the clean end."""
+    times = [float(t) for t in real.timesteps]
+    if hasattr(real, "sigmas"):  # rectified flow: sigma is s
+        found = [(1 - s, s, t) for s, t in zip(map(float, real.sigmas), times, strict=False)]
+    else:
+        bars = [float(real.alphas_cumprod[int(t)]) for t in times]
+        found = [(bar**0.5, (1 - bar) ** 0.5, t) for bar, t in zip(bars, times, strict=True)]
+    return (*found, (1.0, 0.0, 0.0))
+
+
+class StockVideo:
+    """A pipeline of one folder on one device, and what differs among the families."""
+
+    def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
+        """Load the folder. Raises WeightsError for a pipeline of another kind, or weights that are missing."""
+        index = json.loads((folder / "model_index.json").read_bytes())
+        self.name = str(index.get("_class_name"))
+        if self.name not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise WeightsError(folder, f"`{folder}` holds a `{self.name}`; known are {known}",
+                               hint="name a model of one of these families")  # fmt: skip
+        parts = {
+            name: _module(folder / name, kind, device, dtype)
+            for name, (library, kind) in ((n, v) for n, v in index.items() if isinstance(v, list))
+            if library == "diffusers" and name != "scheduler"
+        }
+        try:
+            pipe = getattr(diffusers, self.name).from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, **parts
+            )
+        except (OSError, ValueError) as error:
+            raise WeightsError(folder, f"`{folder}` cannot be loaded: {error}", hint="pull the model again") from error
+        pipe.set_progress_bar_config(disable=True)
+        for name, part in pipe.components.items():
+            if name not in parts and isinstance(part, torch.nn.Module):
+                part.to(device, dtype).eval()
+        self.pipe, self.device = pipe, torch.device(device)
+        self.time = OneTime(pipe.scheduler)
+        self.pipe.scheduler = self.time
+        self._told = self.pipe
+
+    @property
+    def stride(self) -> int:
+        """Frames that a latent frame stands for; clips have a multiple of it and one more."""
+        pipe = self.pipe
+        return int(getattr(pipe, "vae_temporal_compression_ratio", 0) or getattr(pipe, "vae_scale_factor_temporal", 4))
+
+    def pipeline(self, picture: bool) -> Any:
+        """The pipeline with a picture or without. Raises InputError if the model has none such."""
+        name = FAMILIES[self.name] if picture else self.name
+        if name is None:
+            raise InputError("image", f"a `{self.name}` takes no picture", hint="name its image-to-video model")
+        if not picture and FAMILIES[self.name] == self.name and self.name != "LTXImageToVideoPipeline":
+            raise InputError("image", f"a `{self.name}` begins with a picture", hint="give `--image`")
+        if type(self._told).__name__ != name:
+            self._told = getattr(diffusers, name).from_pipe(self.pipe)
+            self._told.set_progress_bar_config(disable=True)
+        return self._told
+
+    def call(self, state: Denoising, level: tuple[float, float, float] | None, x: Tensor | None, output: str,
+             steps: int = 0) -> Any:  # fmt: skip
+        """The pipeline's answer: latents (`latent`) or frames (`np`), after a step at `level` or none."""
+        self.time.at(level, steps)
+        picture = None if state.picture is None else fit.as_pil(state.picture)
+        embeds = dict(zip(_MASKED if len(state.text) == 4 else _EMBEDS, state.text, strict=True))
+        more: dict[str, Any] = {} if picture is None else {"image": picture}
+        more |= {"frame_rate": state.fps} if self.name.startswith("LTX") else {}
+        guided = state.guidance > 1
+        if not guided:
+            embeds = {name: each for name, each in embeds.items() if not name.startswith("negative")}
+        return self.pipeline(picture is not None)(
+            width=state.size[0], height=state.size[1], num_frames=state.frames, num_inference_steps=1,
+            guidance_scale=state.guidance, latents=None if x is None else x.to(self.device), output_type=output,
+            generator=torch.Generator().manual_seed(state.seed), return_dict=False,
+            **{name: each.to(self.device) for name, each in embeds.items()}, **more,
+        )[0]  # fmt: skip
+
+
+def _module(folder: Path, kind: str, device: str, dtype: torch.dtype) -> Any:
+    """One of the pipeline's modules of diffusers, from its mapped files."""
+    made = getattr(diffusers, kind)
+    return studio.module(
+        lambda: made.from_config(made.load_config(folder)), tensors_of(folder), device=device, dtype=dtype
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Denoising(studio.State):
+    """A clip of a stock pipeline on its way out of noise.
+
+    Attributes:
+        x: latents as the pipeline has them; `x0_before` what the net took for the clean ones at the step before.
+        text: token states and masks in the order that the pipeline's `encode_prompt` gives.
+        schedule: (alpha, sigma, time) of each step and of the clean end.
+        picture: (H, W, 3) uint8, the first frame, or None.
+        frames, wanted: how many the model makes, and how many are kept.
+    """
+
+    x: Tensor | None
+    x0_before: Tensor | None
+    text: tuple[Tensor, ...]
+    schedule: tuple[tuple[float, float, float], ...]
+    guidance: float
+    sampler: str
+    fps: float
+    size: tuple[int, int]
+    frames: int
+    wanted: int
+    seed: int
+    picture: Tensor | None
+
+    @property
+    def key(self) -> Hashable:
+        """Each is stepped by itself."""
+        return "alone", id(self)
+
+
+def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
+    """Encode the texts, draw the noise. Raises InputError for what the pipeline does not take."""
+    for name in ("to", "extend", "loop"):
+        if getattr(inputs, name):
+            raise InputError(name, f"`{name}` is for Studio's own video model; a `{model.name}` does not take it",
+                             hint=f"leave out `{name}`")  # fmt: skip
+    given = fit.given(inputs, 0)
+    frames = -(-(inputs.frames - 1) // model.stride) * model.stride + 1
+    encoded = model.pipeline(inputs.image is not None).encode_prompt(
+        prompt=inputs.prompt, negative_prompt=inputs.negative, do_classifier_free_guidance=inputs.guidance > 1,
+        device=model.device,
+    )  # fmt: skip
+    state = Denoising(
+        steps=inputs.steps, notices=given.notices, x=None, x0_before=None,
+        text=tuple(each.cpu() if each is not None else torch.zeros(0) for each in encoded), schedule=(),
+        guidance=inputs.guidance, sampler=inputs.sampler, fps=inputs.fps, size=inputs.sides, frames=frames,
+        wanted=inputs.frames, seed=rng.seed % (1 << 63),
+        picture=torch.from_numpy(given.before[0].copy()) if inputs.image else None,
+    )  # fmt: skip
+    try:
+        x = model.call(state, None, None, "latent", steps=inputs.steps)
+    except ValueError as error:
+        raise InputError("size", f"the pipeline refuses this: {error}", hint="choose another size") from error
+    return replace(state, x=x.float().cpu(), schedule=model.time.schedule)
+
+
+def step(model: StockVideo, states: Sequence[Denoising]) -> list[Denoising]:
+    """One denoising step of each."""
+    return [_step(model, state) for state in states]
+
+
+def _step(model: StockVideo, state: Denoising) -> Denoising:
+    assert state.x is not None
+    now, after = state.schedule[state.position], state.schedule[state.position + 1]
+    before = state.schedule[state.position - 1] if state.position else (1.0, 0.0, 0.0)
+    x0 = model.call(state, now, state.x, "latent").float().cpu()
+    levels = [Level(torch.tensor(alpha), torch.tensor(sigma)) for alpha, sigma, _ in (now, after, before)]
+    past = Past(levels[2], x0 if state.x0_before is None else state.x0_before, state.x)
+    x = SAMPLERS[state.sampler](Move(state.x, x0, levels[0], levels[1], past))
+    return replace(state, position=state.position + 1, x=x, x0_before=x0)
+
+
+def finish(model: StockVideo, state: Denoising) -> studio.Video:
+    """Decode the latents."""
+    return studio.Video(_decoded(model, state, state.x)[: state.wanted], state.fps)
+
+
+def preview(model: StockVideo, state: Denoising) -> studio.Image | None:
+    """The frame half-way, as the model now takes it to be; the whole clip is decoded for it."""
+    if state.x0_before is None:
+        return None
+    return studio.Image.from_array(_decoded(model, state, state.x0_before)[state.wanted // 2])
+
+
+def _decoded(model: StockVideo, state: Denoising, x: Tensor | None) -> np.ndarray:
+    frames = np.asarray(model.call(state, None, x, "np"))[0]  # (T, H, W, 3) in [0, 1]
+    return (frames * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def facts(model: StockVideo, inputs: Any) -> dict[str, Any]:
+    """Whose pipeline it is, its noise schedule, and the sampler."""
+    scheduler = type(model.time._real).__name__
+    return {"pipeline": model.name, "noise_schedule": {"kind": scheduler, "steps": inputs.steps},
+            "sampler": inputs.sampler}  # fmt: skip

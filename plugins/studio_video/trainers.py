@@ -1,0 +1,71 @@
+"""`studio train video`: from the image starter's VAE and text tower to the video starter. Loads no torch until run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import studio
+from studio.training.options import TrainingOptions
+
+
+class TrainVideo(studio.Trainer):
+    """Train the video model on pictures and on motion made from them."""
+
+    name = "video"
+
+    class Options(TrainingOptions):
+        """See TrainingOptions."""
+
+        groups: str = studio.field("animals,food", help="groups of emoji to learn, with commas between them")
+        things: int = studio.field(0, ge=0, le=100_000, help="learn so many things alone, the commonest; 0 is all")
+        frames: int = studio.field(32, ge=1, le=65_536, help="frames a step, those of pictures and of clips together")
+        moving: float = studio.field(
+            0.75, ge=0, le=1, help="the part of them that is in clips at the end; it begins at a third of that"
+        )
+        rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
+
+    def run(self, options: Any, console: studio.Console) -> None:
+        """Write `work/video/model`: `config.json` and weights. Raises InputError for a group that no record has."""
+        device = options.torch_device()
+        import torch
+        from diffusers import AutoencoderKL
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        from studio.errors import InputError
+        from studio.training.peers import Peers
+        from studio_datasets import build
+        from studio_diffusion.image import STARTER
+        from studio_video import bank, files, train
+        from studio_video.texts import Texts
+
+        work = options.folder
+        pictures, records = build.load(work / "data")
+        groups = {name.strip() for name in options.groups.split(",")}
+        if unknown := groups - {record["group"] for record in records}:
+            known = ", ".join(sorted({record["group"] for record in records}))
+            raise InputError(
+                "groups", f"`groups` names `{min(unknown)}`, which the data set lacks", hint=f"it has {known}"
+            )
+        keep = [
+            i for i, r in enumerate(records)
+            if r["source"] == "emoji" and r["group"] in groups and r["split"] == "train"
+        ]  # fmt: skip
+        if options.things:  # by how often WordNet's tagged texts use their names
+            keep = sorted(keep, key=lambda i: (-records[i]["count"], records[i]["label"]))[: options.things]
+        vae = AutoencoderKL.from_pretrained(STARTER / "vae", low_cpu_mem_usage=False, local_files_only=True)
+        chosen = [records[i] for i in keep]
+        latents = bank.make(
+            vae.to(device, torch.bfloat16),
+            pictures[keep],
+            [record["id"] for record in chosen],
+            work / "video" / "bank.safetensors",
+        )
+        tower = CLIPTextModel.from_pretrained(STARTER / "text_encoder", local_files_only=True).to(device).eval()
+        texts = Texts(tower, CLIPTokenizer.from_pretrained(STARTER / "tokenizer", local_files_only=True))
+        model = train.train(
+            latents, chosen, texts, work / "video", device=device, steps=options.steps, minutes=options.minutes,
+            frames=options.frames, moving=(options.moving / 3, options.moving), peak=options.rate,
+        )  # fmt: skip
+        if not Peers().rank:  # the first process of the run writes the result
+            files.save(work / "video" / "model", model)
+            console.print(f"the model is in {work / 'video' / 'model'}")

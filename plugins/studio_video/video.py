@@ -1,0 +1,199 @@
+"""The generator `video`: text, or a picture, or a clip, to a clip, on the starter weights that ship with the plugin.
+
+It declares what may be asked for, and says which of two ways makes it: `own` for the project's model, `stock` for a
+folder in the layout of diffusers' video pipelines. Importing this loads no torch; `load` does.
+
+Try it: ``studio video "a dog bouncing" -o dog.mp4``
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+
+from pydantic import ValidationInfo, field_validator, model_validator
+
+import studio
+from studio import models
+from studio.errors import WeightsError
+from studio_diffusion.image import STARTER as PICTURES
+from studio_video import fit
+
+if TYPE_CHECKING:
+    from studio_video.latent import LatentVideo
+    from studio_video.stock import StockVideo
+
+    Model: TypeAlias = LatentVideo | StockVideo
+
+WEIGHTS = Path(__file__).parent / "weights"
+SHARED = ("tokenizer", "text_encoder", "vae")
+SMALLEST, LARGEST, MULTIPLE, MOST_FRAMES = 64, 2048, 16, 1024
+_SIZE = re.compile(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})")
+
+
+class VideoGenerator(studio.Generator):
+    """Make a short video from a text, from a picture, or from a clip to go on with."""
+
+    name = "video"
+    output = studio.Video
+    max_batch: ClassVar[int] = 8
+
+    class Inputs(studio.Inputs):
+        """What `studio video` asks for."""
+
+        prompt: str = studio.field(help="what to show and how it moves, in English", min_length=1, max_length=2000)
+        negative: str = studio.field("", help="what to keep away from", max_length=2000)
+        fps: float = studio.field(12, ge=1, le=60, help="frames a second")
+        size: str = studio.field(
+            "128x128", help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}"
+        )
+        frames: int = studio.field(16, ge=1, le=MOST_FRAMES, help="how many frames to make")
+        image: studio.Image | None = studio.field(None, help="a picture to begin with; it is the first frame")
+        to: studio.Image | None = studio.field(None, help="a picture to end with; it is the last frame")
+        extend: studio.Video | None = studio.field(None, help="a clip to go on with; the frames are added to it")
+        fit: str = studio.field(
+            "letterbox", choices=fit.WAYS, help="what to do with a picture or clip of another aspect ratio"
+        )
+        loop: bool = studio.field(False, help="let the end meet the beginning")
+        model: str = studio.field("", help="a folder that `studio train video` wrote, or a pulled one", max_length=4000)
+        steps: int = studio.field(20, ge=1, le=1000, help="denoising steps; more are slower and finer")
+        guidance: float = studio.field(
+            4.0, ge=1, le=30, help="how closely to follow the prompt; 1 is off and twice as fast"
+        )
+        sampler: str = studio.field(
+            "dpmpp-2m", choices=("dpmpp-2m", "euler"), help="how to go from one noise level to the next"
+        )
+        attention: str = studio.field(
+            "full", choices=("full", "window", "factorised"),
+            help="which patches see each other: all of the clip, those near in space and time, or those of one frame "
+            "and of one place by turns",
+        )  # fmt: skip
+
+        @field_validator("prompt")
+        @classmethod
+        def _not_blank(cls, value: str) -> str:
+            if not value.strip():
+                raise ValueError("is empty: say what to show")
+            return value
+
+        @field_validator("size")
+        @classmethod
+        def _parse_size(cls, value: str) -> str:
+            match = _SIZE.fullmatch(value.strip())
+            sides = [int(side) for side in match.groups()] if match else []
+            if not sides or any(side % MULTIPLE or not SMALLEST <= side <= LARGEST for side in sides):
+                raise ValueError(f"must be WIDTHxHEIGHT, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}")
+            return f"{sides[0]}x{sides[1]}"
+
+        @field_validator("frames", mode="before")
+        @classmethod
+        def _not_endless(cls, value: Any, info: ValidationInfo) -> Any:
+            if isinstance(value, int) and value > MOST_FRAMES:
+                size = info.data.get("size", "128x128")
+                takes = _memory(value, *(int(side) for side in size.split("x")))
+                raise ValueError(f"must be from 1 to {MOST_FRAMES}; so many of {size} would take {takes}")
+            return value
+
+        @model_validator(mode="after")
+        def _fits(self) -> Self:
+            if self.extend and (self.image or self.to or self.loop):
+                raise ValueError("`extend` goes on with a clip: leave out `image`, `to` and `loop`")
+            if self.to and self.loop:
+                raise ValueError("`loop` ends where it begins: leave out `to`, or `loop`")
+            kept = bool(self.image) + bool(self.to)
+            if self.frames <= max(kept, int(self.loop)):
+                raise ValueError(f"`frames` is {self.frames}: with `image`, `to` or `loop` there must be more to make")
+            return self
+
+        @property
+        def sides(self) -> tuple[int, int]:
+            """Width and height in pixels."""
+            width, height = self.size.split("x")
+            return int(width), int(height)
+
+    def __init__(self, folder: Path = WEIGHTS, shared: Path = PICTURES) -> None:
+        """Use the net of `folder`, and text tower and VAE of the image model in `shared`."""
+        self.folder, self.shared = folder, shared
+        self._others: dict[Path, VideoGenerator] = {}
+
+    def serving(self, inputs: Any) -> VideoGenerator:
+        """The generator with the model that the inputs name."""
+        if not inputs.model:
+            return self
+        path = models.path(inputs.model).absolute()
+        if path not in self._others:
+            self._others[path] = type(self)(path, self.shared)
+        return self._others[path]
+
+    def weights(self) -> list[Path]:
+        """The safetensors of the net and of what it shares. Raises WeightsError if anything is missing."""
+        if self._stock:
+            return sorted(self.folder.rglob("*.safetensors"))
+        for part in (self.folder / "config.json", *(self.shared / name for name in SHARED)):
+            if not part.exists():
+                reason = f"`{self.folder}` is no video model: `{part}` is missing"
+                hint = "train one with `studio train video`, and name it: `--model training/video/model`"
+                raise WeightsError(part, reason, hint=hint)
+        shared = [file for name in SHARED for file in (self.shared / name).glob("*.safetensors")]
+        return [*sorted(self.folder.glob("*.safetensors")), *sorted(shared)]
+
+    def dtype_for(self, device: str) -> str:
+        """bfloat16 where the hardware multiplies it, else float32."""
+        import torch
+
+        if device.startswith("cuda"):
+            return "bfloat16"
+        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+    def load(self, device: str, dtype: str) -> Model:
+        """Build text tower, net and VAE, or the stock pipeline."""
+        import torch
+
+        from studio_video.latent import LatentVideo
+        from studio_video.stock import StockVideo
+
+        if self._stock:
+            return StockVideo(self.folder, device, getattr(torch, dtype))
+        return LatentVideo(self.folder, self.shared, device, getattr(torch, dtype))
+
+    def start(self, model: Model, inputs: Any, rng: studio.Rng) -> studio.State:
+        """Encode the texts and what is given, and draw the noise."""
+        return self._way.start(model, inputs, rng)
+
+    def step(self, model: Model, states: Sequence[Any]) -> Sequence[studio.State]:
+        """One denoising step for all states."""
+        return self._way.step(model, states)
+
+    def finish(self, model: Model, state: Any) -> studio.Video:
+        """Decode the latents."""
+        return self._way.finish(model, state)
+
+    def preview(self, model: Model, state: Any) -> studio.Image | None:
+        """The frame half-way, as the model now takes it to be."""
+        return self._way.preview(model, state)
+
+    def batch_key(self, state: Any) -> Hashable:
+        """What the states of this model say may share a step."""
+        return self.folder, state.key
+
+    def facts(self, model: Model, inputs: Any) -> dict[str, Any]:
+        """The noise schedule and the sampler."""
+        return self._way.facts(model, inputs)
+
+    @property
+    def _stock(self) -> bool:
+        return (self.folder / "model_index.json").exists()
+
+    @property
+    def _way(self) -> Any:
+        """The module that knows how: `own`, or `stock` for a folder in diffusers' layout."""
+        from studio_video import own, stock
+
+        return stock if self._stock else own
+
+
+def _memory(frames: int, width: int, height: int) -> str:
+    """What the pixels of so many frames take, in words."""
+    return f"{frames * width * height * 3 / 2**30:.1f} GiB for their pixels alone"

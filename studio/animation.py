@@ -1,0 +1,113 @@
+"""Frames as animated pictures: WebP, GIF and animated PNG, with a text in the file. Knows nothing of recipes.
+
+PNG keeps every pixel, WebP nearly; GIF has 256 colours and counts in hundredths of a second, so 12 frames a second last
+0.08 s each there. Players show each frame for a whole number of milliseconds.
+
+Try it: `write(frames, 12, ".webp", "hello")`
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from studio.errors import MediaError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from numpy.typing import NDArray
+
+FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
+# How Pillow says that a file is damaged.
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+_DESCRIPTION = 0x010E  # EXIF's ImageDescription
+_HOW: dict[str, dict[str, Any]] = {
+    ".webp": {"quality": 90, "method": 4},
+    ".gif": {"optimize": False, "disposal": 1},
+    ".png": {},
+}
+
+
+def write(frames: NDArray[np.uint8], fps: float, suffix: str, text: str) -> bytes:
+    """The frames, uint8 (T, H, W, 3), as a file of the format with that suffix, without end; `text` is ASCII."""
+    import PIL.Image
+    import PIL.PngImagePlugin
+
+    first, *others = (PIL.Image.fromarray(frame) for frame in frames)
+    how = dict(_HOW[suffix])
+    if text and suffix == ".webp":
+        exif = PIL.Image.Exif()
+        exif[_DESCRIPTION] = text
+        how["exif"] = exif
+    elif text and suffix == ".gif":
+        how["comment"] = text.encode("ascii")
+    elif text:
+        how["pnginfo"] = PIL.PngImagePlugin.PngInfo()
+        how["pnginfo"].add_text("studio", text)
+    buffer = io.BytesIO()
+    first.save(buffer, FORMATS[suffix], save_all=True, append_images=others, duration=1000 / fps, loop=0, **how)
+    return buffer.getvalue()
+
+
+def is_animation(data: bytes) -> bool:
+    """Whether the bytes begin as a WebP, GIF or PNG file does."""
+    return data[:4] == b"GIF8" or data[:8] == b"\x89PNG\r\n\x1a\n" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def read(data: bytes, most: int) -> tuple[list[NDArray[np.uint8]], float, str]:
+    """Frames on white, frames a second, and the text that `write` put there.
+
+    Raises MediaError if the file is damaged, its frames last unlike times, or they take more than `most` bytes.
+    """
+    import numpy as np
+    import PIL.Image
+    import PIL.ImageSequence
+
+    if not _whole(data):
+        raise MediaError("the animated picture is truncated: its end is missing")
+    frames, durations = [], set[int]()
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=list(FORMATS.values())) as picture:
+            width, height = picture.size
+            if width * height * 3 * getattr(picture, "n_frames", 1) > most:
+                raise MediaError(f"the video holds more than {most:,} bytes of frames")
+            for frame in PIL.ImageSequence.Iterator(picture):
+                frames.append(np.asarray(_on_white(frame)))
+                durations.add(round(frame.info.get("duration", 0)))
+            text = next(_texts(picture), "")
+    except _DAMAGED as error:
+        raise MediaError(f"the animated picture is truncated or damaged: {error}") from None
+    if max(durations) - min(durations) > 1:
+        raise MediaError(
+            f"the frames last from {min(durations)} to {max(durations)} ms; a video has one rate",
+            hint="write it anew with frames of one length",
+        )
+    return frames, 1000 / max(max(durations), 5), text
+
+
+def _whole(data: bytes) -> bool:
+    """Whether the file ends as its format says; Pillow shows what there is of one that does not."""
+    if data[:4] == b"RIFF":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return data.rstrip(b"\0").endswith(b";") if data[:4] == b"GIF8" else b"IEND" in data[-12:]
+
+
+def _on_white(frame: PIL.Image.Image) -> PIL.Image.Image:
+    import PIL.Image
+
+    white = PIL.Image.new("RGBA", frame.size, (255, 255, 255, 255))
+    white.alpha_composite(frame.convert("RGBA"))
+    return white.convert("RGB")
+
+
+def _texts(picture: PIL.Image.Image) -> Iterator[str]:
+    """What may be the text of `write`, from wherever the format keeps it."""
+    described = picture.getexif().get(_DESCRIPTION)
+    comment = picture.info.get("comment")
+    for found in (described, comment, picture.info.get("studio")):
+        if found:
+            yield found.decode("ascii", "replace") if isinstance(found, bytes) else str(found)

@@ -1,0 +1,150 @@
+"""Stock video pipelines, tiny and random, of the real classes: as the pipelines themselves make it, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import transformers
+
+import studio
+from studio.errors import InputError, WeightsError
+from studio.testing import check
+from studio_video.video import VideoGenerator
+
+WORDS = ["<pad>", "</s>", "<unk>", "▁a", "▁dog", "▁cat", *"▁abcdefghijklmnopqrstuvwxyz"]
+SMALL = {"prompt": "a dog", "negative": "a cat", "frames": 9, "size": "64x64", "steps": 3, "sampler": "euler"}
+
+
+def text(kind: str = "T5") -> dict[str, Any]:
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(WORDS), d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2, pad_token_id=0, eos_token_id=1
+    )
+    tokenizer = transformers.T5Tokenizer(vocab=[(word, -float(i)) for i, word in enumerate(WORDS)], extra_ids=0)
+    return {"text_encoder": getattr(transformers, f"{kind}EncoderModel")(config).eval(), "tokenizer": tokenizer}
+
+
+def ltx() -> Any:
+    vae = diffusers.AutoencoderKLLTXVideo(
+        latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, decoder_inject_noise=(False,) * 5,
+        spatio_temporal_scaling=(True, True, False, False), patch_size=1, patch_size_t=1,
+        decoder_spatio_temporal_scaling=(True, True, False, False), upsample_residual=(False,) * 4,
+        upsample_factor=(1,) * 4,
+    )  # fmt: skip
+    net = diffusers.LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=4, attention_head_dim=8, cross_attention_dim=32,
+        num_layers=1, caption_channels=32,
+    )  # fmt: skip
+    return diffusers.LTXPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=vae.eval(), transformer=net.eval(), **text()
+    )
+
+
+def wan() -> Any:
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+    net = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
+        text_dim=32, freq_dim=16, ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+    )  # fmt: skip
+    return diffusers.WanPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae.eval(),
+        transformer=net.eval(),
+        **text("UMT5"),
+    )
+
+
+def cog() -> Any:
+    vae = diffusers.AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
+        down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+    )  # fmt: skip
+    net = diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=2, text_embed_dim=32,
+        num_layers=1, sample_width=8, sample_height=8, sample_frames=9, max_text_seq_length=226,
+    )  # fmt: skip
+    scheduler = diffusers.CogVideoXDDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=False, timestep_spacing="trailing", clip_sample=False
+    )
+    return diffusers.CogVideoXPipeline(scheduler=scheduler, vae=vae.eval(), transformer=net.eval(), **text())
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {"ltx": ltx, "wan": wan, "cog": cog}
+
+
+@pytest.fixture(scope="module")
+def pipes() -> dict[str, Any]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return {name: build() for name, build in FAMILIES.items()}
+
+
+@pytest.fixture(scope="module")
+def folders(pipes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {name: tmp_path_factory.mktemp(name) / "pipeline" for name in pipes}
+    for name, pipe in pipes.items():
+        pipe.save_pretrained(made[name])
+    return made
+
+
+def run(folder: Path, seed: int = 4, **inputs: Any) -> Any:
+    generator = VideoGenerator(folder)
+    parsed = generator.Inputs.parse(SMALL | inputs)
+    with torch.inference_mode():
+        model = generator.load("cpu", "float32")
+        state: Any = generator.start(model, parsed, studio.Rng(seed))
+        while not state.done:
+            (state,) = generator.step(model, [state])
+        return generator.finish(model, state), generator.preview(model, state), state
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_stock_pipeline(pipes: dict[str, Any], folders: dict[str, Path], family: str) -> None:
+    ours, preview, _ = run(folders[family])
+    pipe = pipes[family]
+    pipe.set_progress_bar_config(disable=True)
+    more = {"frame_rate": 12} if family == "ltx" else {}
+    (frames,) = pipe(
+        prompt="a dog", negative_prompt="a cat", width=64, height=64, num_frames=9, num_inference_steps=3,
+        guidance_scale=4.0, generator=torch.Generator().manual_seed(4), output_type="np", **more,
+    ).frames  # fmt: skip
+    stock = (np.asarray(frames) * 255).round().astype(int)
+    assert ours.frames.shape == stock.shape == (9, 64, 64, 3)
+    assert np.abs(ours.frames.astype(int) - stock).max() <= 1
+    assert preview is not None
+    assert preview.size == (64, 64)
+
+
+def test_it_conforms(folders: dict[str, Path]) -> None:
+    check(VideoGenerator(folders["ltx"]), SMALL | {"guidance": 1.0}).raise_if_failed()
+
+
+def test_a_clip_is_as_long_as_asked_and_begins_with_its_picture(folders: dict[str, Path]) -> None:
+    red = studio.Image(PIL.Image.new("RGB", (64, 64), (250, 0, 0)))
+    video, _, state = run(folders["ltx"], frames=6, image=red)
+    assert len(video.frames) == 6
+    assert state.frames % 4 == 1
+    plain, _, _ = run(folders["ltx"], frames=6)
+    assert not np.array_equal(video.frames, plain.frames)
+
+
+def test_what_a_pipeline_does_not_take_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    red = studio.Image(PIL.Image.new("RGB", (64, 64), (250, 0, 0)))
+    with pytest.raises(InputError, match="takes no picture"):
+        run(folders["wan"], image=red)
+    with pytest.raises(InputError, match="`loop` is for Studio's own"):
+        run(folders["ltx"], loop=True)
+    with pytest.raises(InputError, match="the pipeline refuses this"):
+        run(folders["ltx"], size="80x64")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(WeightsError, match="holds a `StableDiffusionPipeline`; known are LTXPipeline"):
+        VideoGenerator(tmp_path).load("cpu", "float32")

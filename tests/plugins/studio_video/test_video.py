@@ -1,0 +1,174 @@
+"""The generator on a tiny net: the contract, what is given is kept, packing, and its refusals."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import studio
+from studio.engine import Engine, Request
+from studio.errors import InputError, WeightsError
+from studio.recipe import PluginRef
+from studio.testing import check
+from studio_video.own import MEMORY, OVERLAP, WINDOW, windows
+from studio_video.video import VideoGenerator
+
+PLUGIN = PluginRef(name="test", version="1")
+SMALL = {"prompt": "a red apple bouncing", "steps": 3, "frames": 3, "size": "64x64"}
+
+
+def picture(colour: tuple[int, int, int], size: tuple[int, int] = (64, 64)) -> studio.Image:
+    return studio.Image(PIL.Image.new("RGB", size, colour))
+
+
+def make(generator: VideoGenerator, seed: int = 0, **inputs: Any) -> studio.Video:
+    """A clip by hand, in float32."""
+    import torch
+
+    parsed = generator.Inputs.parse(SMALL | inputs)
+    with torch.inference_mode():
+        model = generator.load("cpu", "float32")
+        state = generator.start(model, parsed, studio.Rng(seed))
+        while not state.done:
+            (state,) = generator.step(model, [state])
+        return generator.finish(model, state)
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_video: Path) -> VideoGenerator:
+    return VideoGenerator(tiny_video)
+
+
+def test_it_conforms(generator: VideoGenerator) -> None:
+    check(generator, SMALL).raise_if_failed()
+
+
+def test_the_first_and_the_last_frame_are_kept(generator: VideoGenerator) -> None:
+    red, blue = (200, 10, 20), (10, 30, 200)
+    video = make(generator, frames=5, image=picture(red), to=picture(blue))
+    assert video.frames.shape == (5, 64, 64, 3)
+    assert (video.frames[0] == red).all()
+    assert (video.frames[-1] == blue).all()
+    assert not (video.frames[1:-1] == red).all((1, 2, 3)).any()
+    assert (make(generator, frames=2, image=picture(red)).frames[0] == red).all()
+
+
+def test_a_clip_is_gone_on_with(generator: VideoGenerator) -> None:
+    old = studio.Video(np.random.default_rng(0).integers(0, 255, (MEMORY + 2, 64, 64, 3), np.uint8), 8)
+    video = make(generator, extend=old, frames=3)
+    assert video.fps == 8
+    assert np.array_equal(video.frames[: len(old.frames)], old.frames)
+    assert len(video.frames) == len(old.frames) + 3
+
+
+def test_a_loop_ends_where_it_begins(generator: VideoGenerator) -> None:
+    import torch
+
+    parsed = generator.Inputs.parse(SMALL | {"loop": True, "frames": 4})
+    with torch.inference_mode():
+        model = generator.load("cpu", "float32")
+        state = generator.start(model, parsed, studio.Rng(0))
+        while not state.done:
+            (state,) = generator.step(model, [state])
+        assert torch.equal(state.x[0], state.x[-1])
+        assert len(generator.finish(model, state).frames) == 4
+
+
+def test_clips_of_unlike_shapes_share_a_step(generator: VideoGenerator) -> None:
+    import torch
+
+    asked = [{"frames": 3, "guidance": 1.0}, {"frames": 2, "size": "64x96"}, {"frames": 3, "image": picture((9, 9, 9))}]
+    with torch.inference_mode():
+        model = generator.load("cpu", "float32")
+        states = [
+            generator.start(model, generator.Inputs.parse(SMALL | each), studio.Rng(seed))
+            for seed, each in enumerate(asked)
+        ]
+        assert len({generator.batch_key(state) for state in states}) == 1
+        for together, state in zip(generator.step(model, states), states, strict=True):
+            (alone,) = generator.step(model, [state])
+            torch.testing.assert_close(together.x, alone.x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [1, WINDOW, WINDOW + 1, 2 * WINDOW, 500, 1024])
+def test_windows_cover_a_clip_and_overlap(frames: int) -> None:
+    found = windows(frames)
+    assert found[0][0] == 0
+    assert found[-1][1] == frames
+    assert all(b - a <= WINDOW for a, b in found)
+    for (_, end), (start, _) in pairwise(found):
+        assert end - start >= min(OVERLAP, frames)
+
+
+@pytest.mark.parametrize("bounds", [((0, 5),), ((0, 4), (1, 5)), ((0, 3), (1, 4), (2, 5))])
+def test_what_overlapping_windows_say_is_joined_by_weight(bounds: tuple[tuple[int, int], ...]) -> None:
+    import torch
+
+    from studio_video.latent import Row, joined
+
+    x = torch.zeros(5, 2, 4, 4)
+    row = Row(x=x, x0_before=None, times=x, given=x, text=x, negative=x, guidance=1, s=0.5, s_next=0, s_before=0,
+              sampler="euler", windows=bounds)  # fmt: skip
+    said = torch.randn(x.shape)
+    torch.testing.assert_close(joined(row, [said[a:b] for a, b in bounds]), said)
+    mixed = joined(row, [torch.full((b - a, 2, 4, 4), float(i)) for i, (a, b) in enumerate(bounds)])[:, 0, 0, 0]
+    assert mixed.tolist() == sorted(mixed.tolist()), "one goes over into the next"
+    assert mixed[0] == 0
+    assert mixed[-1] == len(bounds) - 1
+
+
+@pytest.mark.parametrize("way", ["letterbox", "crop"])
+def test_another_aspect_ratio_is_said(generator: VideoGenerator, way: str) -> None:
+    import torch
+
+    parsed = generator.Inputs.parse(SMALL | {"image": picture((200, 0, 0), (128, 64)), "fit": way})
+    with torch.inference_mode():
+        state = generator.start(generator.load("cpu", "float32"), parsed, studio.Rng(0))
+    assert "`image` is 128x64, the video 64x64" in state.notices[0]
+    corner = state.before[0, 0, 0].tolist()
+    assert corner == ([255, 255, 255] if way == "letterbox" else [200, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"frames": 0}, "`frames` is 0, but must be a whole number from 1 to 1024"),
+        ({"frames": -1}, "`frames` is -1"),
+        (
+            {"frames": 100_000, "size": "128x128"},
+            "`frames` is 100000: must be from 1 to 1024; .* 128x128 would take 4.6 GiB",
+        ),
+        ({"size": "65x64"}, "a multiple of 16 from 64 to 2048"),
+        ({"prompt": "  "}, "say what to show"),
+        ({"image": picture((0, 0, 0)), "frames": 1}, "there must be more to make"),
+        ({"to": picture((0, 0, 0)), "loop": True}, "`loop` ends where it begins"),
+        ({"fps": 0}, "`fps` is 0, but must be a finite number from 1 to 60"),
+    ],
+)
+def test_bad_inputs_are_refused(inputs: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        VideoGenerator.Inputs.parse(SMALL | inputs)
+
+
+def test_a_folder_without_a_model_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no video model") as refused:
+        VideoGenerator(tmp_path).weights()
+    assert "studio train video" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webp", ".gif", ".png"])
+def test_a_made_clip_is_saved_in_every_format_with_its_recipe(
+    generator: VideoGenerator, tmp_path: Path, suffix: str
+) -> None:
+    with Engine("cpu", "float32") as engine:
+        asked = Request(generator, generator.Inputs.parse(SMALL | {"frames": 2, "steps": 1}), 1, PLUGIN)
+        (made,) = (ticket.result(60) for ticket in engine.submit_many([asked]))
+    again = studio.Video.open(made.save(tmp_path / f"a{suffix}"))
+    assert len(again.frames) == 2
+    assert again.recipe is not None
+    assert again.recipe.inputs["prompt"] == SMALL["prompt"]
