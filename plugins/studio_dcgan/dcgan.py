@@ -8,7 +8,7 @@ Try it: `studio generate dcgan --of banana -n 8`
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +62,7 @@ class _Family(studio.Generator):
     def __init__(self, path: Path = STARTER) -> None:
         """Use the weights at `path`, a file that `checkpoint.find` reads."""
         self.path = path
-        self._others = others(type(self))
+        self._others: Callable[..., Self] = others(type(self))
 
     def serving(self, inputs: Any) -> Self:
         """The generator with the model that the inputs name. Raises ModelError for a pickle."""
