@@ -8,11 +8,11 @@ Try it: `studio generate dcgan --of banana -n 8`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import studio
 from studio import models
@@ -62,9 +62,9 @@ class _Family(studio.Generator):
     def __init__(self, path: Path = STARTER) -> None:
         """Use the weights at `path`, a file that `checkpoint.find` reads."""
         self.path = path
-        self._others: Callable[..., Self] = others(type(self))
+        self._others = others(type(self))
 
-    def serving(self, inputs: Any) -> Self:
+    def serving(self, inputs: Any) -> _Family:
         """The generator with the model that the inputs name. Raises ModelError for a pickle."""
         if not inputs.model:
             return self
