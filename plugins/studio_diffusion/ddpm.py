@@ -86,11 +86,6 @@ class DdpmGenerator(studio.Generator):
 
     def weights(self) -> list[Path]:
         """The folder's files that decide the picture. Raises WeightsError if it lacks one, or has pickles alone."""
-        if self.folder == STARTER and not STARTER.exists():
-            reason = "Studio brings no DDPM of its own yet"
-            raise WeightsError(
-                STARTER, reason, hint="train one with `studio train ddpm`, and name it: `--model training/ddpm/model`"
-            )
         if not self.folder.is_dir():
             what = "is a file" if self.folder.exists() else "does not exist"
             if self.folder.exists() and is_pickle(self.folder.name):
