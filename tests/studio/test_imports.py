@@ -26,7 +26,7 @@ LAYERS = (
     ("engine", "serving"),
     ("workers",),
     ("jobs", "workflow"),
-    ("replay", "resume", "doctor", "scaffold"),
+    ("replay", "resume", "doctor", "scaffold", "search"),
     ("api", "testing"),
     ("cli", "server"),
 )
