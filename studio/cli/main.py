@@ -46,6 +46,7 @@ COMMANDS = (
     "doctor",
     "attention",
     "train",
+    "eval",
 )
 EPILOG = (
     "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"
