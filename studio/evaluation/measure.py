@@ -17,8 +17,9 @@ from studio.evaluation import bootstrap, cmmd, copying, diversity, frechet, labe
 Vectors = NDArray[np.floating]
 
 BLIND = ("CLIP score", "pairwise distance", "Vendi score", "nearest training picture", "suspiciously near")
-"""What takes black frames or noise for as good as pictures (tests/studio/evaluation/test_eval.py), and so decides nothing
-by itself: a bare label such as `red` may lie nearer to a black frame than to its disc."""
+"""What takes black frames or noise for as good as pictures, and so decides nothing by itself: a bare label such as
+`red` may lie nearer to a black frame than to its disc (tests/studio/evaluation/test_eval.py)."""
+
 Group = Literal["quality", "diversity", "copying", "speed"]
 
 
