@@ -21,12 +21,12 @@ import numpy as np
 from studio.errors import InputError, UsageError
 from studio.evaluation import copying, data, frechet, manifold
 from studio.evaluation.measure import Figure, Vectors, measure
-from studio.evaluation.speed import Speed
 from studio.media import Embedding, Image
 from studio.workflow import Workflow
 
 if TYPE_CHECKING:
     from studio.api import Studio
+    from studio.evaluation.speed import Speed
     from studio.workflow import FlowResult, Graph
 
 ASKING = ("prompt", "of", "label", "text")
