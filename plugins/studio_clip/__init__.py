@@ -1,4 +1,4 @@
-"""Studio's CLIP plugin: the generators `embed` and `clip-rank`, and the training of its CLIP.
+"""Studio's CLIP plugin: vectors of texts and pictures, what is told by them, and the training of its CLIP.
 
 Its text tower is the image model's.
 """
@@ -6,7 +6,8 @@ Its text tower is the image model's.
 from __future__ import annotations
 
 import studio
-from studio_clip.embed import EmbedGenerator
+from studio_clip.embed import EmbedGenerator, EmbedPicturesGenerator
+from studio_clip.label import LabelGenerator
 from studio_clip.rank import RankGenerator
 from studio_clip.trainers import TrainClip, TrainText
 
@@ -14,7 +15,7 @@ from studio_clip.trainers import TrainClip, TrainText
 @studio.hookimpl
 def studio_generators() -> list[studio.Generator]:
     """The generators of this plugin."""
-    return [EmbedGenerator(), RankGenerator()]
+    return [EmbedGenerator(), EmbedPicturesGenerator(), RankGenerator(), LabelGenerator()]
 
 
 @studio.hookimpl

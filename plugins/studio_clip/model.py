@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import PIL.Image
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 import studio
 from studio_clip import convert
 from studio_clip.places import CONFIG, TENSORS, WEIGHTS, configuration, files, home, tokenizer_folder
+from studio_datasets.record import on_white
 
 
 class Head(torch.nn.Module):
@@ -76,6 +78,15 @@ class Clip:
         x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         mean, deviation = (torch.tensor(v, device=x.device)[:, None, None] for v in (self.mean, self.deviation))
         return F.normalize(self.visual(((x - mean) / deviation).to(scale.dtype)).float(), dim=-1)
+
+    @property
+    def temperature(self) -> float:
+        """What cosines are multiplied by before a softmax."""
+        return float(self.head.logit_scale.exp())
+
+    def images(self, pictures: Sequence[PIL.Image.Image]) -> Tensor:
+        """As `pictures`, of pictures of any sizes: they become square on white, as those are that it was trained on."""
+        return self.pictures(np.stack([on_white(each, self.size) for each in pictures]))
 
 
 def save(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, vision: dict[str, Any]) -> None:

@@ -30,6 +30,10 @@ COMMANDS = (
     "video",
     "text",
     "chat",
+    "embed",
+    "rank",
+    "label",
+    "search",
     "generate",
     "run",
     "flow",
@@ -42,6 +46,7 @@ COMMANDS = (
     "doctor",
     "attention",
     "train",
+    "eval",
 )
 EPILOG = (
     "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"

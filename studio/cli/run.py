@@ -82,16 +82,12 @@ def _members(flag: Flag, text: str) -> list[str]:
     """A value of a list; a folder stands for the media files in it, by name."""
     from studio.errors import UsageError
     from studio.media import MAX_FILE_BYTES
+    from studio.search import SUFFIXES, files_in
 
     folder = Path(text)
     if flag.media is None or flag.media.kind == "text" or not folder.is_dir():
         return [text]
-    known = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff") if flag.media.kind == "image" else (
-        flag.media.suffix,
-    )  # fmt: skip
-    files = sorted(each for each in folder.iterdir() if each.suffix.lower() in known and each.is_file())
-    if not files:
-        raise UsageError(f"the folder `{text}` holds no {flag.media.kind} files", hint=f"known are {', '.join(known)}")
+    files = files_in(folder, SUFFIXES if flag.media.kind == "image" else (flag.media.suffix,))
     if len(files) * 1024 > MAX_FILE_BYTES:
         raise UsageError(f"the folder `{text}` holds {len(files):,} files, too many for a workflow")
     return [str(each) for each in files]

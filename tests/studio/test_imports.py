@@ -22,12 +22,12 @@ LAYERS = (
     ("media", "timed_media", "inputs"),
     ("generator", "hookspecs"),
     ("plugins", "store", "attention"),
-    ("models", "training", "evaluation"),
+    ("models", "training"),
     ("engine", "serving"),
     ("workers",),
     ("jobs", "workflow"),
-    ("replay", "resume", "doctor", "scaffold"),
-    ("api", "testing"),
+    ("replay", "resume", "doctor", "scaffold", "search"),
+    ("api", "testing", "evaluation"),
     ("cli", "server"),
 )
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}

@@ -10,7 +10,7 @@ import PIL.Image
 import studio
 from studio.engine import Progress
 from studio_clip import model
-from studio_clip.rank import TOGETHER
+from studio_clip.family import TOGETHER
 from studio_datasets.record import on_white
 
 

@@ -1,0 +1,102 @@
+"""DCGAN, pixel and latent diffusion side by side: quality, diversity and speed on the same pictures and encoder.
+
+The reference is the emoji of animals and foods that the DCGAN and the DDPM are trained on (and the latent model among
+others), each asked for by its label. Every row has as many pictures, brought to the same size. It goes on where it was
+interrupted; what is timed is timed anew.
+
+    python benchmarks/evaluation.py --data training/data --out evaluation
+
+With 64 pictures a row, the DDPM at 1000 steps takes most of the time: `--rows` leaves rows out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+import studio
+from studio.evaluation import Evaluation, Figure, evaluate, report, speed
+from studio_datasets import labelled
+
+SIZE = 32  # pixels that all are brought to: the DDPM's own
+KEPT = 64  # pixels of the reference's files
+
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DCGAN": ("dcgan", {}),
+    "DDPM, 1000 steps": ("ddpm", {"steps": 1000, "sampler": "ddpm"}),
+    "DDPM, 50 steps": ("ddpm", {"steps": 50}),
+    "DDPM, 20 steps": ("ddpm", {"steps": 20}),
+    "latent, 20 steps": ("image", {"steps": 20}),
+}
+TIMED = {"DDPM, 1000 steps": 2}  # pictures timed together, where it is not 8
+
+
+def write_reference(data: Path, folder: Path) -> Path:
+    """The data set's emoji as files, each in the folder of its label."""
+    pictures, names = labelled.things(data, KEPT)
+    for number, (pixels, name) in enumerate(zip(pictures, names, strict=True)):
+        path = folder / name.replace("/", " ") / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(pixels).save(path)
+    return folder
+
+
+def run(host: studio.Studio, row: str, reference: Path, count: int, models: dict[str, str]) -> Evaluation:
+    """Evaluate one row."""
+    generator, inputs = ROWS[row]
+    if generator in models:
+        inputs = {**inputs, "model": models[generator]}
+    found = evaluate(host, generator, reference, n=count, inputs=inputs, size=SIZE)
+    timed = TIMED.get(row, 8)
+    asked = [{**found.setup["inputs"], found.setup["by"]: label} for label in found.wanted[: timed + 1]]
+    return dataclasses.replace(found, speed=speed.measure(generator, asked, {"home": str(host.home)}, 0))
+
+
+def table(made: dict[str, list[Figure]]) -> str:
+    """A line for each figure, a column for each row."""
+    names: list[str] = []
+    for figures in made.values():
+        names += [each.name for each in figures if each.name not in names and not each.name.startswith("each of")]
+    names.insert(names.index("peak memory"), "each, some together")
+    lines = [f"| | {' | '.join(made)} |", f"|---|{'---|' * len(made)}"]
+    for name in names:
+        cells = []
+        for figures in made.values():
+            wanted = "each of" if name == "each, some together" else name
+            cells.append(next(report.shown(each) for each in figures if each.name.startswith(wanted)))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Evaluate the rows, write a report of each and the table of all."""
+    parser = argparse.ArgumentParser(description="Compare generators on the same pictures and encoder.")
+    parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the reference, the reports and table.md")
+    parser.add_argument("--pictures", type=int, default=64, help="of each row, 50 to 1000")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--model", action="append", default=[], metavar="GENERATOR=MODEL", help="in place of a starter")
+    given = parser.parse_args()
+    models = dict(each.split("=", 1) for each in given.model)
+    reference = write_reference(given.data, given.out / "reference")
+    made = {}
+    with studio.Studio() as host:
+        for row in given.rows:
+            found = run(host, row, reference, given.pictures, models)
+            report.write(host, found, given.out / row.replace(",", "").replace(" ", "-"))
+            made[row] = [*found.figures, *report.speed_figures(found)]
+            print(
+                row, json.dumps({each.name: report.shown(each) for each in made[row]}, ensure_ascii=False), flush=True
+            )
+    text = table(made)
+    (given.out / "table.md").write_text(text, "utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Any CLIP in open_clip's own layout, from a local folder: its towers, its tokenizer, its way with pictures.
+
+Nothing is fetched: a text tower that is another library's (`hf_model_name`) needs its `config.json` in the folder.
+Knows nothing of the host. Importing this loads torch.
+
+Try it: `stock.load(Path("folder"), "cpu", "float32").texts(["a red apple"])`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import PIL.Image
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor
+from torch.nn import functional as F
+
+import studio
+from studio.errors import WeightsError
+from studio_clip.places import CONFIG, stock_files
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A loaded open_clip model.
+
+    Attributes:
+        net: open_clip's `CLIP`, `CustomTextCLIP` or `CoCa`.
+        tokenize: texts -> int64 (N, context).
+        transform: a picture (RGB) -> float32 (3, H, W), as open_clip evaluates.
+    """
+
+    net: Any
+    tokenize: Callable[[list[str]], Tensor]
+    transform: Callable[[PIL.Image.Image], Tensor]
+
+    @property
+    def temperature(self) -> float:
+        """What cosines are multiplied by before a softmax."""
+        return float(self.net.logit_scale.exp())
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors, float32 (len(texts), D), on the model's device."""
+        tokens = self.tokenize(list(texts)).to(self.net.logit_scale.device)
+        return F.normalize(self.net.encode_text(tokens).float(), dim=-1)
+
+    @torch.inference_mode()
+    def images(self, pictures: Sequence[PIL.Image.Image]) -> Tensor:
+        """Unit vectors, float32 (N, D), on the model's device; what is transparent becomes white."""
+        scale = self.net.logit_scale
+        x = torch.stack([self.transform(_opaque(each)) for each in pictures])  # (N, 3, H, W)
+        return F.normalize(self.net.encode_image(x.to(scale.device, scale.dtype)).float(), dim=-1)
+
+
+def load(folder: Path, device: str, dtype: str) -> Stock:
+    """Read the folder. Raises WeightsError for what is missing, damaged, unknown or of another shape."""
+    config = _configuration(folder)
+    shape = deepcopy(config["model_cfg"])
+    if "timm_model_name" in shape["vision_cfg"]:
+        shape["vision_cfg"]["timm_model_pretrained"] = False
+    other = "hf_model_name" in shape["text_cfg"]
+    if other:
+        if not (folder / "config.json").is_file():
+            reason = (
+                f"the text tower of `{folder}` is transformers' `{shape['text_cfg']['hf_model_name']}`, untold here"
+            )
+            raise WeightsError(folder, reason, hint="put that model's `config.json` and tokenizer into the folder")
+        shape["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
+    kind = open_clip.CLIP
+    if shape.pop("custom_text", False) or other:
+        kind = open_clip.CoCa if "multimodal_cfg" in shape else open_clip.CustomTextCLIP
+    try:
+        net = studio.module(lambda: kind(**shape), stock_files(folder)[:1], device=device, dtype=dtype)
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        settings = PreprocessCfg(**{"size": net.visual.image_size, **config.get("preprocess_cfg", {})})
+    except (TypeError, KeyError, AssertionError, RuntimeError, OSError) as error:
+        reason = f"open_clip cannot build the model of `{folder}`: {error}"
+        raise WeightsError(folder / CONFIG, reason, hint="its config may be of a newer open_clip") from error
+    return Stock(net, tokenizer, image_transform_v2(settings, is_train=False))
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
+        _ = found["model_cfg"]["vision_cfg"], found["model_cfg"]["text_cfg"]
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"`{folder / CONFIG}` is no open_clip config: {error}"
+        raise WeightsError(folder / CONFIG, reason, hint="get the model again") from None
+    return found
+
+
+def _opaque(picture: PIL.Image.Image) -> PIL.Image.Image:
+    rgba = picture.convert("RGBA")
+    white = PIL.Image.new("RGBA", rgba.size, "white")
+    return PIL.Image.fromarray(np.asarray(PIL.Image.alpha_composite(white, rgba))[..., :3])

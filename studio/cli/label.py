@@ -1,0 +1,50 @@
+"""`studio label FILES… --labels a,b,c`: which of several labels each picture has, by the generator `clip-label`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from studio.cli.main import EPILOG, Settings
+from studio.cli.output import emit_json, table
+
+MOST = 1000  # pictures in one request
+
+
+@click.command("label", short_help="Tell which of some labels fits each picture.", epilog=EPILOG)
+@click.argument("files", nargs=-1, required=True, metavar="FILE|DIR...")
+@click.option("--labels", required=True, metavar="A,B,…", help="The labels to choose from, parted by commas.")
+@click.option("--prompt", default="{}", show_default=True, metavar="TEXT",
+              help="What is said of a label, which stands for {}: `a picture of {}`.")  # fmt: skip
+@click.option("--top", type=click.IntRange(1, MOST), default=1, show_default=True, metavar="K",
+              help="Labels to tell of each picture.")  # fmt: skip
+@click.option("--model", default="", metavar="TEXT", help="A CLIP folder in open_clip's layout, or a pulled one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(
+    settings: Settings, files: tuple[str, ...], labels: str, prompt: str, top: int, model: str, as_json: bool
+) -> int:
+    """Label pictures by CLIP, without training on the labels, and print the likeliest with its share.
+
+    The shares of all labels sum to 1: they compare the labels with each other, and say nothing where none fits. A
+    folder stands for the pictures in it. A picture that cannot be read is left out and told, and the exit code is 1.
+    """
+    from studio.cli.pictures import open_all, wait
+
+    studio = settings.studio()
+    pictures, broken = open_all(files, debug=settings.debug)
+    images, names = list(pictures.values()), [each.strip() for each in labels.split(",")]
+    parts = [images[first : first + MOST] for first in range(0, len(images), MOST)]
+    asked: dict[str, Any] = {"labels": names, "prompt": prompt, "top": top, "model": model}
+    tickets = [studio.submit("clip-label", images=part, **asked) for part in parts]
+    wait(tickets, quiet=settings.quiet)
+    told: list[list[dict[str, Any]]] = [each for ticket in tickets for each in json.loads(str(ticket.result()))]
+    if as_json:
+        emit_json([{"path": str(path), "labels": each} for path, each in zip(pictures, told, strict=True)])
+    else:
+        rows = [(str(path), row["label"], f"{row['share']:.3f}") for path, each in zip(pictures, told, strict=True)
+                for row in each]  # fmt: skip
+        table(("picture", "label", "share"), rows)
+    return 1 if broken else 0

@@ -1,0 +1,154 @@
+"""An evaluation written down: a Markdown report with a plot and contact sheets, and the same as JSON.
+
+It knows nothing of how figures come about. Sheets are drawn by the generator `grid`.
+
+Try it: ``studio eval dcgan --data pictures -o report``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from studio.evaluation.measure import Figure
+from studio.evaluation.run import Evaluation
+from studio.files import make_folder, write_atomically
+from studio.media import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from studio.api import Studio
+
+SHOWN, PAIRS = 64, 24  # pictures of the contact sheet, pairs of the neighbours' sheet
+WIDTH, HEIGHT, MARGIN, BINS = 800, 260, 40, 40  # of the plot, in pixels, and its bars
+INK, MADE, OWN = (60, 60, 60), (31, 94, 168), (200, 72, 40)
+WORDS = {"quality": "Quality", "diversity": "Diversity", "copying": "Copying", "speed": "Speed"}
+
+
+def speed_figures(evaluation: Evaluation) -> list[Figure]:
+    """What was measured of the speed, as figures."""
+    found = evaluation.speed
+    if found is None:
+        return []
+    return [
+        Figure("first picture", "speed", found.first_s, better="less", unit="s"),
+        Figure(f"each of {found.count} together", "speed", found.each_s, better="less", unit="s"),
+        Figure("peak memory", "speed", found.peak / 2**20, better="less", unit="MiB"),
+    ]
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Setup and figures; `interval` is of 95%, or null."""
+    figures = [
+        {"name": each.name, "group": each.group, "value": each.value, "interval": each.interval, "better": each.better,
+         "unit": each.unit, "gates": each.gates}
+        for each in (*evaluation.figures, *speed_figures(evaluation))
+    ]  # fmt: skip
+    return {"setup": evaluation.setup, "figures": figures, "notices": list(evaluation.notices)}
+
+
+def rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
+    """A table for people: group, figure, value with interval, and which way is better."""
+    every = (*evaluation.figures, *speed_figures(evaluation))
+    return [(each.group, each.name, shown(each), each.better or "-") for each in every]
+
+
+def shown(figure: Figure) -> str:
+    """`12.3 (10.1 to 14.5) %`."""
+    low_high = f" ({_number(figure.interval[0])} to {_number(figure.interval[1])})" if figure.interval else ""
+    unit = f" {figure.unit}" if figure.unit and figure.unit != "cosine" else ""
+    return f"{_number(figure.value)}{low_high}{unit}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def write(host: Studio, evaluation: Evaluation, folder: Path) -> Path:
+    """Write `report.md`, `result.json`, `sheet.png`, `nearest.png` and `plot.png`; the path of the report."""
+    make_folder(folder)
+    result = json.dumps(as_json(evaluation), ensure_ascii=False, indent=1) + "\n"
+    write_atomically(folder / "result.json", result.encode())
+    _sheet(host, evaluation).save(folder / "sheet.png")
+    _pairs(host, evaluation).save(folder / "nearest.png")
+    Image(plot(evaluation.nearest.cosine, evaluation.nearest.own)).save(folder / "plot.png")
+    return write_atomically(folder / "report.md", markdown(evaluation).encode())
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """The report; pictures are named as `write` writes them."""
+    setup, reference = evaluation.setup, evaluation.setup["reference"]
+    asked = ", ".join(f"{name}={value}" for name, value in setup["inputs"].items()) or "its own settings"
+    weights = ", ".join(f"{name} {digest[:12]}" for name, digest in setup["encoder"].get("weights", {}).items())
+    side = setup["size"]
+    told = (
+        f"{setup['pictures']} pictures by {asked}, seeds from {setup['seed']} on, against {reference['pictures']}"
+        f" pictures of {reference['labels']} labels. All are brought to {side}x{side} on white (Lanczos) before the"
+        f" encoder sees them: `{setup['encoder'].get('generator')}`, {weights}. Intervals are of 95%, by bootstrap over"
+        " the generated pictures."
+    )
+    lines = [
+        f"# `{evaluation.generator}`", "", told, "",
+        "| | figure | value | better |", "|---|---|---|---|",
+        *(f"| {WORDS[group]} | {name} | {value} | {better} |" for group, name, value, better in rows(evaluation)), "",
+        f"![The first {min(SHOWN, len(evaluation.pictures))} pictures, none chosen](sheet.png)", "",
+        "Pictures nearest to one of the reference, the nearest first; each beside it:", "", "![pairs](nearest.png)", "",
+        "How near each generated picture is to the reference, and each of the reference to its nearest other:",
+        "", "![histogram of cosines](plot.png)", "",
+        *evaluation.notices,
+    ]  # fmt: skip
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sheet(host: Studio, evaluation: Evaluation) -> Image:
+    return _grid(host, evaluation.pictures[:SHOWN], evaluation.wanted[:SHOWN], 8, 96)
+
+
+def _pairs(host: Studio, evaluation: Evaluation) -> Image:
+    """Generated pictures, each before its nearest reference picture."""
+    near, reference = evaluation.nearest, evaluation.reference
+    names = reference.labels or ["reference"] * len(reference.images)
+    images, labels = [], []
+    for place in np.argsort(-near.cosine, kind="stable")[:PAIRS].tolist():
+        images += [evaluation.pictures[place], reference.images[near.place[place]]]
+        labels += [f"made {near.cosine[place]:.3f}", names[near.place[place]]]
+    return _grid(host, images, labels, 8, 96)
+
+
+def _grid(host: Studio, images: Sequence[Image], labels: Sequence[str], columns: int, cell: int) -> Image:
+    made = host.generate("grid", seed=0, images=list(images), labels=list(labels), columns=columns, cell=cell)
+    assert isinstance(made, Image)
+    return made
+
+
+def plot(made: NDArray[np.float64], own: NDArray[np.float64]) -> PIL.Image.Image:
+    """Two histograms of cosines over each other, each as shares of its own count."""
+    low = float(min(made.min(), own.min(), 0.999))
+    edges = np.linspace(low, 1.0, BINS + 1)
+    heights = [np.histogram(np.clip(each, low, 1), edges)[0] / len(each) for each in (made, own)]
+    top = max(float(each.max()) for each in heights)
+    picture = PIL.Image.new("RGB", (WIDTH, HEIGHT), "white")
+    pen = PIL.ImageDraw.Draw(picture)
+    font: Any = PIL.ImageFont.load_default(12)
+    inner, floor = WIDTH - 2 * MARGIN, HEIGHT - MARGIN
+    for shares, colour in zip(heights, (MADE, OWN), strict=True):
+        points: list[tuple[float, float]] = [(MARGIN, floor)]
+        for place, share in enumerate(shares):
+            y = floor - float(share) / top * (floor - MARGIN)
+            points += [(MARGIN + inner * place / BINS, y), (MARGIN + inner * (place + 1) / BINS, y)]
+        pen.line([*points, (MARGIN + inner, floor)], fill=colour, width=2)
+    pen.line([(MARGIN, floor), (MARGIN + inner, floor)], fill=INK)
+    for share in np.linspace(0, 1, 6):
+        x = MARGIN + inner * share
+        pen.text((x, floor + 6), f"{low + (1 - low) * share:.2f}", fill=INK, font=font, anchor="ma")
+    pen.text((MARGIN, 8), "generated to nearest reference", fill=MADE, font=font)
+    pen.text((MARGIN, 22), "reference to nearest other", fill=OWN, font=font)
+    return picture

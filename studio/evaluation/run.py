@@ -1,0 +1,203 @@
+"""An evaluation: pictures of a generator, made by the engine and remembered; their vectors; the figures.
+
+Both steps are workflows: what was made before, by this command or another, is not made again, and an interrupted
+evaluation goes on from there. The vectors come from the generators `embed` and `embed-pictures`. This module knows
+nothing of terminals or files.
+
+Try it: ``studio eval dcgan --data pictures``
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from studio.errors import InputError, UsageError
+from studio.evaluation import copying, data, frechet, manifold
+from studio.evaluation.measure import Figure, Vectors, measure
+from studio.media import Embedding, Image
+from studio.workflow import Workflow
+
+if TYPE_CHECKING:
+    from studio.api import Studio
+    from studio.evaluation.speed import Speed
+    from studio.workflow import FlowResult, Graph
+
+ASKING = ("prompt", "of", "label", "text")
+"""Inputs that may take a label, the first that a generator has."""
+
+Display = Callable[["Graph"], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was made and measured.
+
+    Attributes:
+        pictures: the generated ones, as they came; `wanted` has the label of each, or nothing.
+        reference: what they were compared with.
+        size: the side in pixels that both were brought to.
+        nearest: for each picture the reference picture nearest to it.
+        setup: generator, inputs, counts and encoder, as JSON.
+        speed: None where it was not measured.
+    """
+
+    generator: str
+    pictures: list[Image]
+    wanted: list[str]
+    reference: data.Reference
+    size: int
+    figures: list[Figure]
+    nearest: copying.Nearest
+    setup: dict[str, Any]
+    speed: Speed | None = None
+    notices: tuple[str, ...] = field(default=())
+
+
+def evaluate(
+    host: Studio,
+    generator: str,
+    folder: Path | str,
+    *,
+    n: int = 200,
+    inputs: Mapping[str, Any] | None = None,
+    by: str | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    fresh: bool = False,
+    display: Display | None = None,
+) -> Evaluation:
+    """Make n pictures of a generator and compare them with those of a folder.
+
+    Args:
+        n: pictures to make, from 50 to 1000; the labels of the folder are gone through in a shuffled order.
+        inputs: other inputs of the generator.
+        by: the input that takes a label (None: `prompt`, `of`, `label` or `text`, if the folder has labels).
+        size: the side that all pictures are brought to, on white (None: the smaller of both sides' own).
+        seed: of the first picture; the others follow.
+        fresh: make everything again.
+        display: shows a graph while it runs, with `show` for its reports.
+
+    Raises UsageError for too few pictures, UnknownName, InputError, and the first failure of a picture.
+    """
+    if not frechet.FEWEST <= n <= data.MOST:
+        message = f"`n` is {n}, but must be a whole number from {frechet.FEWEST} to {data.MOST}"
+        raise InputError("n", message, hint="a Fréchet distance of fewer pictures tells nothing")
+    if host.generator(generator).output is not Image:
+        kind = host.generator(generator).output.kind
+        raise UsageError(f"`{generator}` makes {kind}, and pictures alone are compared", hint="name another generator")
+    reference = data.read(Path(folder), frechet.FEWEST)
+    by = _by(host, generator, by, labelled=bool(reference.labels))
+    wanted = prompts(reference.labels, n) if by else []
+    given = settings(host, generator, dict(inputs or {}), by, wanted)
+    made = _run(host, _making(generator, given, by, n, seed), display, fresh=fresh,
+                **({"labels": wanted} if by else {}))  # fmt: skip
+    pictures: list[Image] = made["pictures"]
+    size = size or min(max(pictures[0].size), max(reference.images[0].size))
+    sides = {"generated": pictures, "reference": reference.images}
+    alike = {name: [data.fitted(each, size) for each in images] for name, images in sides.items()}
+    names = sorted(set(wanted))
+    seen = _run(host, _looking(bool(names)), display, fresh=fresh,
+                **alike, **({"labels": names} if names else {}))  # fmt: skip
+    x, y = (_rows(seen[f"{name}_vectors"], len(images)) for name, images in alike.items())
+    texts = _texts(seen["texts"], names, wanted) if names else None
+    figures = measure(x, y, wanted, reference.labels if wanted else (), texts)
+    setup = {
+        "generator": generator, "inputs": given, "by": by, "seed": seed, "pictures": n, "size": size,
+        "reference": {"pictures": len(reference.images), "labels": len(set(reference.labels))},
+        "encoder": _encoder(seen["generated_vectors"]), "neighbours": manifold.NEIGHBOURS,
+        "weights": pictures[0].recipe.weights if pictures[0].recipe else {},
+    }  # fmt: skip
+    notices = (f"{reference.left_out} pictures of the folder were left out: {data.MOST} are compared at the most",)
+    return Evaluation(generator, pictures, wanted, reference, size, figures, copying.nearest(x, y), setup,
+                      notices=notices if reference.left_out else ())  # fmt: skip
+
+
+def prompts(labels: Sequence[str], n: int) -> list[str]:
+    """n labels: each as often as any other, one more or less; in an order that is shuffled, and always the same."""
+    names = sorted(set(labels))
+    random.Random(0).shuffle(names)
+    return [names[place % len(names)] for place in range(n)]
+
+
+def settings(
+    host: Studio, generator: str, inputs: dict[str, Any], by: str | None, wanted: Sequence[str]
+) -> dict[str, Any]:
+    """The other inputs, checked and of their types. Raises InputError, UnknownName."""
+    if by is not None and by in inputs:
+        raise InputError(by, f"`{by}` takes the labels, and is given as `{inputs[by]}` too", hint="leave it out")
+    kind = host.generator(generator).Inputs
+    checked = kind.parse({**inputs, **({by: wanted[0]} if by else {})})
+    return {name: value for name, value in checked.as_recipe().items() if name in inputs}
+
+
+def _by(host: Studio, generator: str, by: str | None, *, labelled: bool) -> str | None:
+    """The input that takes a label, or None if there are no labels."""
+    from studio.errors import UnknownName
+
+    names = list(host.generator(generator).Inputs.model_fields)
+    if by is not None and by not in names:
+        raise UnknownName("input", by, names)
+    if by is not None and not labelled:
+        raise UsageError(
+            f"`{by}` is to take labels, but the folder has none", hint="put pictures into folders by label"
+        )
+    return by or (next((each for each in ASKING if each in names), None) if labelled else None)
+
+
+def _making(generator: str, given: Mapping[str, Any], by: str | None, n: int, seed: int) -> Workflow:
+    flow = Workflow("pictures")
+    if by is None:
+        made = flow.add(generator, name="pictures", repeat=n, seed=seed, **given)
+    else:
+        labels = flow.input("labels", "text", list=True)
+        asked = {**given, by: flow.item}
+        made = flow.add(generator, name="pictures", map=labels, seed=seed, **asked)
+    flow.output("pictures", made)
+    return flow
+
+
+def _looking(labelled: bool) -> Workflow:
+    flow = Workflow("vectors")
+    for name in ("generated", "reference"):
+        images = flow.input(name, "image", list=True)
+        flow.output(f"{name}_vectors", flow.add("embed-pictures", name=f"{name}_vectors", images=images))
+    if labelled:
+        labels = flow.input("labels", "text", list=True)
+        flow.output("texts", flow.add("embed", name="texts", map=labels, text=flow.item))
+    return flow
+
+
+def _run(host: Studio, flow: Workflow, display: Display | None, *, fresh: bool, **values: Any) -> FlowResult:
+    """Run it, and raise what failed first."""
+    graph = host.workflow(flow)
+    if display is None:
+        result = host.run(graph, fresh=fresh, **values)
+    else:
+        with display(graph) as shown:
+            result = host.run(graph, fresh=fresh, watch=shown.show, **values)
+    for report in result.failed:
+        assert report.error is not None
+        raise report.error
+    return result
+
+
+def _rows(media: Any, count: int) -> Vectors:
+    assert isinstance(media, Embedding)
+    return media.vector.reshape(count, -1)
+
+
+def _texts(media: Sequence[Any], names: Sequence[str], wanted: Sequence[str]) -> Vectors:
+    rows = {name: each.vector for name, each in zip(names, media, strict=True)}
+    return np.stack([rows[name] for name in wanted])
+
+
+def _encoder(media: Any) -> dict[str, Any]:
+    recipe = media.recipe
+    return {"generator": recipe.generator, "weights": recipe.weights} if recipe else {}

@@ -1,0 +1,158 @@
+"""`studio embed`, `rank`, `label`, `search` and `image --best`: real commands on the CLIP that ships."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import pytest
+
+import studio
+from studio.cli.main import run
+from studio.errors import StoreError
+from studio.search import search
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def told(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def call(*argv: str) -> Ran:
+        capsys.readouterr()
+        code = run(["--device", "cpu", *argv])
+        return Ran(code, *capsys.readouterr())
+
+    return call
+
+
+def disc(colour: str, path: Path | str) -> None:
+    picture = PIL.Image.new("RGB", (96, 96), "white")
+    PIL.ImageDraw.Draw(picture).ellipse((16, 16, 80, 80), fill=colour)
+    picture.save(path)
+
+
+@pytest.fixture
+def discs(command: Command) -> Path:
+    folder = Path("discs")
+    folder.mkdir()
+    for colour in ("red", "blue", "yellow"):
+        disc(colour, folder / f"{colour}.png")
+    return folder
+
+
+def test_rank_and_label(command: Command, discs: Path) -> None:
+    ranked = command("rank", "a red circle", str(discs), "--best", "2")
+    assert (ranked.code, len(ranked.out.splitlines())) == (0, 2)
+    assert ranked.out.splitlines()[0].endswith("red.png")
+    told = command("label", str(discs / "blue.png"), str(discs / "red.png"), "--labels", "red circle, blue circle",
+                   "--json").told  # fmt: skip
+    assert [each["labels"][0]["label"] for each in told] == ["blue circle", "red circle"]
+    assert [Path(each["path"]).name for each in told] == ["blue.png", "red.png"]
+
+
+def test_a_broken_picture_is_left_out_and_told(command: Command, discs: Path) -> None:
+    (discs / "bad.png").write_bytes((discs / "red.png").read_bytes()[:-60])
+    ranked = command("rank", "a red circle", str(discs), "--json")
+    assert (ranked.code, len(ranked.told)) == (1, 3)
+    assert "left out" in ranked.err
+    assert "bad.png" in ranked.err
+    alone = command("rank", "a red circle", str(discs / "bad.png"))
+    assert (alone.code, alone.out) == (1, "")
+    assert "bad.png" in alone.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (("rank", "red", "empty"), "the folder `empty` holds no files of a known kind"),
+        (("search", "red", "empty"), "the folder `empty` holds no files of a known kind"),
+        (("search", "red"), "the store has no pictures yet"),
+        (("search", "red", "nowhere"), "`nowhere` is no folder"),
+        (("label", "discs", "--labels", "one"), "labels"),
+        (("label", "discs", "--labels", "one,one"), "stands there twice"),
+        (("embed",), "nothing to embed"),
+        (("rank", "red", "discs", "--model", "nowhere"), "nowhere"),
+        (("image", "an apple", "-n", "2", "--best", "3"), "`--best 3` is more than the 2 pictures"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(command: Command, discs: Path, argv: tuple[str, ...], reason: str) -> None:
+    Path("empty").mkdir()
+    ran = command(*argv)
+    assert (ran.code, ran.out) == (2, "")
+    assert reason in ran.err
+
+
+def test_embed(command: Command, discs: Path) -> None:
+    made = command("embed", "a red circle", "红色的圆", "-i", str(discs), "--json").told
+    assert [Path(each["of"]).name for each in made] == ["a red circle", "红色的圆", "blue.png", "red.png", "yellow.png"]
+    vectors = np.array([each["vector"] for each in made])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+    assert vectors[0] @ vectors[3] > vectors[0] @ vectors[2]
+    stored = studio.Embedding.open(made[0]["path"])
+    np.testing.assert_allclose(stored.vector, vectors[0], atol=1e-5)
+
+
+def test_search_looks_only_at_what_is_new(command: Command, discs: Path, own_home: Path) -> None:
+    first = command("search", "a red circle", str(discs), "-n", "1")
+    assert first.out.split("\t")[1].strip().endswith("red.png")
+    assert "3 pictures were looked at, 0 were known" in first.err
+    with studio.Studio(home=own_home, device="cpu") as host:
+        again = search(host, "blue", discs)
+        assert (again.looked_at, again.known) == (0, 3)
+        disc("green", discs / "green.png")
+        disc("black", discs / "red.png")
+        (discs / "bad.png").write_bytes(b"bad")
+        third = search(host, "a green circle", discs, n=1)
+        assert (third.looked_at, third.known, list(third.broken)) == (2, 2, [discs / "bad.png"])
+        assert [each.path.name for each in third.hits] == ["green.png"]
+        (own_home / "search.sqlite3").write_bytes(b"damaged")
+        with pytest.raises(StoreError, match="remove the file"):
+            search(host, "blue", discs)
+
+
+def test_search_in_the_store_finds_what_was_made(own_home: Path) -> None:
+    with studio.Studio(home=own_home, device="cpu") as host:
+        made = host.generate("grid", images=[studio.Image(PIL.Image.new("RGB", (64, 64), "red"))])
+        host.store.put(studio.Image(PIL.Image.new("RGB", (64, 64), "blue")))  # brought, not made
+        found = search(host, "something red")
+        assert [each.sha256 for each in found.hits] == [made.sha256]
+        host.store.discard(made.sha256, host.store.get(made.sha256).path.stat().st_mtime_ns)
+        other = host.generate("grid", images=[studio.Image(PIL.Image.new("RGB", (64, 64), "green"))])
+        found = search(host, "something red")
+        assert [each.sha256 for each in found.hits] == [other.sha256], "what is gone is not found"
+        assert (found.looked_at, found.known) == (1, 0)
+    with sqlite3.connect(own_home / "search.sqlite3") as file:
+        assert file.execute("select count(*) from vectors").fetchone() == (2,)
+    file.close()
+
+
+def test_the_best_picture_is_kept(command: Command) -> None:
+    made = command("image", "a red apple", "-n", "2", "--best", "1", "--steps", "1", "--size", "64x64", "-o", "a.png",
+                   "--json")  # fmt: skip
+    (kept,) = made.told
+    assert (made.code, kept["path"]) == (0, "a.png")
+    assert studio.Image.open("a.png").sha256 == kept["sha256"]
+    assert -1 <= kept["score"] <= 1
