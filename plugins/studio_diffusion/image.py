@@ -1,6 +1,7 @@
 """The generator `image`: text to picture by latent diffusion, on the starter weights that ship with the plugin.
 
-Importing this loads no torch; `load` does.
+From a picture too: changed as a whole (`image`, `strength`), in part (`mask`, `box`) or beyond its sides (`extend`);
+see edit.py. Importing this loads no torch; `load` does.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
 from studio.errors import WeightsError
+from studio_diffusion import edit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +38,10 @@ class Denoising(studio.State):
         x0_before: the clean latents as seen at the step before, or None at the first.
         text, negative: (T, W) token states of the prompt and of what to keep away from.
         levels: noise levels, `steps + 1` numbers falling to 0.
+        kept_x0, kept_noise: (C, H, W) latents of the picture that parts are kept of, and the noise that goes with
+            them; None where nothing is kept, and so the next three.
+        cells: (H, W) float32, 1 for latents that are drawn anew, 0 for those kept.
+        pixels, mask: that picture, uint8 (8H, 8W, 3), and float32 (8H, 8W) from 0, kept, to 1, drawn anew.
     """
 
     x: Tensor
@@ -45,6 +51,11 @@ class Denoising(studio.State):
     levels: tuple[float, ...]
     guidance: float
     sampler: str
+    kept_x0: Tensor | None = None
+    kept_noise: Tensor | None = None
+    cells: Tensor | None = None
+    pixels: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class ImageGenerator(studio.Generator):
@@ -52,7 +63,7 @@ class ImageGenerator(studio.Generator):
 
     name = "image"
     output = studio.Image
-    version = "3"
+    version = "4"
     max_batch: ClassVar[int] = 8
     streams: ClassVar[bool] = True
 
@@ -71,6 +82,21 @@ class ImageGenerator(studio.Generator):
         sampler: str = studio.field(
             "dpmpp-2m", choices=("dpmpp-2m", "euler"), help="how to go from one noise level to the next"
         )
+        image: studio.Image | None = studio.field(None, help="a picture to begin with")
+        strength: float | None = studio.field(
+            None, gt=0, le=1, help="how much of `image` to change; 1 begins with noise alone. By default 0.6, or 1 "
+            "where a part of it is drawn anew",
+        )  # fmt: skip
+        mask: studio.Image | None = studio.field(
+            None, help="as large as `image`: white is drawn anew, black is kept to the last bit"
+        )
+        box: str = studio.field("", help="X,Y,WIDTH,HEIGHT in pixels of `image`, drawn anew in place of a `mask`")
+        extend: str = studio.field(
+            "", help="LEFT,TOP,RIGHT,BOTTOM pixels to draw beyond the sides of `image`; it is brought to `size` first"
+        )
+        fit: str = studio.field(
+            "crop", choices=edit.FITS, help="how `image` is brought to a `size` of another shape: cut, or on white"
+        )
 
         @field_validator("prompt")
         @classmethod
@@ -87,6 +113,42 @@ class ImageGenerator(studio.Generator):
             if not sides or any(side % MULTIPLE or not SMALLEST <= side <= LARGEST for side in sides):
                 raise ValueError(f"must be WIDTHxHEIGHT, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}")
             return f"{sides[0]}x{sides[1]}"
+
+        @field_validator("box", "extend")
+        @classmethod
+        def _four_numbers(cls, value: str, info: ValidationInfo) -> str:
+            if value and info.field_name == "box":
+                edit.numbers(value, "X,Y,WIDTH,HEIGHT")
+            elif value and not any(edit.numbers(value, "LEFT,TOP,RIGHT,BOTTOM")):
+                raise ValueError("adds nothing: give one side at least 1 pixel, or leave it out")
+            return value
+
+        @model_validator(mode="after")
+        def _parts_of_a_picture(self) -> Self:
+            parts = [name for name in ("strength", "mask", "box", "extend") if getattr(self, name) not in (None, "")]
+            if parts and self.image is None:
+                raise ValueError(f"`{parts[0]}` says what to do with a picture: give `image` too")
+            if self.mask is not None and self.box:
+                raise ValueError("`mask` and `box` both say what is drawn anew: give one of them")
+            width, height = self.canvas
+            if any(side % MULTIPLE or side > LARGEST for side in (width, height)):
+                raise ValueError(f"`extend` makes the picture {width}x{height}, but both must be multiples of "
+                                 f"{MULTIPLE} up to {LARGEST}")  # fmt: skip
+            return self
+
+        @property
+        def canvas(self) -> tuple[int, int]:
+            """Width and height of the result in pixels."""
+            left, top, right, bottom = edit.numbers(self.extend or "0,0,0,0", "LEFT,TOP,RIGHT,BOTTOM")
+            width, height = self.sides
+            return width + left + right, height + top + bottom
+
+        @property
+        def change(self) -> float:
+            """The strength, or what it is by default."""
+            if self.strength is not None:
+                return self.strength
+            return 0.6 if self.image and not (self.mask or self.box or self.extend) else 1.0
 
         @property
         def sides(self) -> tuple[int, int]:
@@ -135,10 +197,23 @@ class ImageGenerator(studio.Generator):
             f"the {name} is longer than {length - 2} tokens; left out: “{words}”"
             for name, words in zip(("prompt", "negative prompt"), cut, strict=True) if words
         )  # fmt: skip
+        width, height = inputs.canvas
+        x = torch.randn(model.latent_shape(width, height), generator=rng.torch)
+        levels = noise_levels(max(1, round(inputs.steps * inputs.change)), begin=inputs.change)
+        kept: dict[str, Any] = {}
+        if inputs.image is not None:
+            canvas = edit.Canvas.of(inputs.image, inputs.sides, fit=inputs.fit, mask=inputs.mask, box=inputs.box,
+                                    extend=inputs.extend)  # fmt: skip
+            notices += canvas.notices
+            x0 = model.latents(torch.from_numpy(canvas.pixels.copy()))
+            if canvas.mask is not None:
+                cells = torch.from_numpy(canvas.cells(model.factor))
+                kept = {"kept_x0": x0, "kept_noise": x, "cells": cells, "mask": torch.from_numpy(canvas.mask.copy()),
+                        "pixels": torch.from_numpy(canvas.pixels.copy())}  # fmt: skip
+            x = torch.lerp(x0, x, levels[0])
         return Denoising(
-            steps=inputs.steps, notices=notices, x=torch.randn(model.latent_shape(*inputs.sides), generator=rng.torch),
-            x0_before=None, text=text, negative=negative, levels=noise_levels(inputs.steps),
-            guidance=inputs.guidance, sampler=inputs.sampler,
+            steps=len(levels) - 1, notices=notices, x=x, x0_before=None, text=text, negative=negative, levels=levels,
+            guidance=inputs.guidance, sampler=inputs.sampler, **kept,
         )  # fmt: skip
 
     def step(self, model: LatentDiffusion, states: Sequence[Denoising]) -> list[Denoising]:
@@ -152,9 +227,7 @@ class ImageGenerator(studio.Generator):
             for a in states
         ]  # fmt: skip
         moved = model.step(rows)
-        return [
-            replace(a, position=a.position + 1, x=x, x0_before=x0) for a, (x, x0) in zip(states, moved, strict=True)
-        ]
+        return [_moved(a, x, x0) for a, (x, x0) in zip(states, moved, strict=True)]
 
     def finish(self, model: LatentDiffusion, state: Denoising) -> studio.Image:
         """Decode the latents."""
@@ -164,13 +237,14 @@ class ImageGenerator(studio.Generator):
         """Decode the latents of all together."""
         import torch
 
-        return [studio.Image.from_array(each) for each in model.decode(torch.stack([a.x for a in states])).numpy()]
+        made = model.decode(torch.stack([a.x for a in states])).numpy()
+        return [studio.Image.from_array(_composite(a, each)) for a, each in zip(states, made, strict=True)]
 
     def preview(self, model: LatentDiffusion, state: Denoising) -> studio.Image | None:
         """Decode what the model now takes for the clean latents."""
-        return (
-            None if state.x0_before is None else studio.Image.from_array(model.decode(state.x0_before[None])[0].numpy())
-        )
+        if state.x0_before is None:
+            return None
+        return studio.Image.from_array(_composite(state, model.decode(state.x0_before[None])[0].numpy()))
 
     def batch_key(self, state: Denoising) -> Hashable:
         """Pictures of one size share a step, whatever their prompts, steps, guidance and position."""
@@ -178,7 +252,28 @@ class ImageGenerator(studio.Generator):
 
     def facts(self, model: LatentDiffusion, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""
+        steps = max(1, round(inputs.steps * inputs.change))
         return {
-            "noise_schedule": {"kind": "rectified flow", "shift": 1.0, "steps": inputs.steps},
+            "noise_schedule": {"kind": "rectified flow", "shift": 1.0, "steps": steps, "begin": inputs.change},
             "sampler": inputs.sampler,
         }
+
+
+def _moved(a: Denoising, x: Tensor, x0: Tensor) -> Denoising:
+    """The state a step later; what is kept is put where it stands at the next noise level, whatever the net said."""
+    import torch
+
+    if a.kept_x0 is not None:
+        assert a.cells is not None
+        assert a.kept_noise is not None
+        known = torch.lerp(a.kept_x0, a.kept_noise, a.levels[a.position + 1]).to(x)
+        cells = a.cells.to(x)
+        x, x0 = torch.lerp(known, x, cells), torch.lerp(a.kept_x0.to(x), x0, cells)
+    return replace(a, position=a.position + 1, x=x, x0_before=x0)
+
+
+def _composite(a: Denoising, made: Any) -> Any:
+    """A decoded picture, uint8 (H, W, 3), with the kept pixels as they were."""
+    if a.pixels is None or a.mask is None:
+        return made
+    return edit.composite(made, a.pixels.cpu().numpy(), a.mask.cpu().numpy())

@@ -131,6 +131,12 @@ class LatentDiffusion:
         moved = {name: SAMPLERS[name](move) for name in {row.sampler for row in rows}}
         return [(moved[row.sampler][i], x0[i]) for i, row in enumerate(rows)]
 
+    def latents(self, picture: Tensor) -> Tensor:
+        """Mean latents (C, h, w) float32, on the CPU, of a picture, uint8 (H, W, 3)."""
+        x = picture.permute(2, 0, 1)[None].to(self.device, self.dtype).div(127.5).sub(1)
+        mean = self.vae.encode(x.to(memory_format=torch.channels_last)).latent_dist.mean
+        return mean[0].float().cpu() * float(self.vae.config.scaling_factor)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of latents (B, C, h, w): uint8 (B, H, W, 3) on the CPU."""
         z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype, memory_format=torch.channels_last)
