@@ -16,7 +16,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
 from studio.errors import WeightsError
-from studio_diffusion import edit
+from studio_diffusion import edit, prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +52,7 @@ class Denoising(studio.State):
     negative: Tensor
     levels: tuple[float, ...]
     guidance: float
+    rescale: float
     sampler: str
     kept_x0: Tensor | None = None
     kept_noise: Tensor | None = None
@@ -72,11 +73,16 @@ class ImageGenerator(studio.Generator):
     class Inputs(studio.Inputs):
         """What `studio image` asks for."""
 
-        prompt: str = studio.field(help="what to draw, in English or Chinese", min_length=1, max_length=2000)
+        prompt: str = studio.field(
+            help="what to draw, in English or Chinese; (word:1.3) gives it more weight", min_length=1, max_length=2000
+        )
         negative: str = studio.field("", help="what to keep away from", max_length=2000)
         steps: int = studio.field(STEPS, ge=1, le=1000, help="denoising steps; more are slower and finer")
         guidance: float = studio.field(
             GUIDANCE, ge=1, le=30, help="how closely to follow the prompt; 1 is off and twice as fast"
+        )
+        rescale: float = studio.field(
+            0.0, ge=0, le=1, help="how far to take back the contrast that guidance adds; 0.7 where colours are harsh"
         )
         size: str = studio.field(
             "128x128", help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}"
@@ -108,6 +114,12 @@ class ImageGenerator(studio.Generator):
         def _not_blank(cls, value: str) -> str:
             if not value.strip():
                 raise ValueError("is empty: say what to draw")
+            return value
+
+        @field_validator("prompt", "negative")
+        @classmethod
+        def _weights_are_allowed(cls, value: str) -> str:
+            prompts.pieces(value)
             return value
 
         @field_validator("size")
@@ -212,12 +224,11 @@ class ImageGenerator(studio.Generator):
 
         from studio_diffusion.samplers import noise_levels
 
-        tokens, cut = zip(*(model.tokenize(text) for text in (inputs.prompt, inputs.negative)), strict=True)
-        text, negative = (model.encode(each) for each in tokens)
+        (text, *cut), (negative, *more) = model.states(inputs.prompt), model.states(inputs.negative)
         length = model.tokenizer.model_max_length
         notices = tuple(
             f"the {name} is longer than {length - 2} tokens; left out: “{words}”"
-            for name, words in zip(("prompt", "negative prompt"), cut, strict=True) if words
+            for name, words in zip(("prompt", "negative prompt"), (*cut, *more), strict=True) if words
         )  # fmt: skip
         width, height = inputs.canvas
         x = torch.randn(model.latent_shape(width, height), generator=rng.torch)
@@ -235,7 +246,7 @@ class ImageGenerator(studio.Generator):
             x = torch.lerp(x0, x, levels[0])
         return Denoising(
             steps=len(levels) - 1, notices=notices, x=x, x0_before=None, text=text, negative=negative, levels=levels,
-            guidance=inputs.walk[1], sampler=inputs.sampler, **kept,
+            guidance=inputs.walk[1], rescale=inputs.rescale, sampler=inputs.sampler, **kept,
         )  # fmt: skip
 
     def step(self, model: LatentDiffusion, states: Sequence[Denoising]) -> list[Denoising]:
@@ -243,8 +254,8 @@ class ImageGenerator(studio.Generator):
         from studio_diffusion.latent import Row
 
         rows = [
-            Row(x=a.x, x0_before=a.x0_before, text=a.text, negative=a.negative, guidance=a.guidance, sampler=a.sampler,
-                s=a.levels[a.position], s_next=a.levels[a.position + 1],
+            Row(x=a.x, x0_before=a.x0_before, text=a.text, negative=a.negative, guidance=a.guidance,
+                rescale=a.rescale, sampler=a.sampler, s=a.levels[a.position], s_next=a.levels[a.position + 1],
                 s_before=a.levels[a.position - 1] if a.position else 0.0)
             for a in states
         ]  # fmt: skip
