@@ -154,8 +154,9 @@ def test_rescaling_takes_contrast_back(share: float, gain: float) -> None:
 def test_rescaled_pictures_share_steps(engine: Engine, generator: ImageGenerator) -> None:
     asked = [{**MIXED[2], "rescale": share} for share in (0.0, 0.7)]
     plain, less = make(engine, generator, asked)
-    assert make(engine, generator, [MIXED[2]])[0] == plain
-    assert less != plain
+    alone = make(engine, generator, [MIXED[2]])[0]
+    assert np.abs(pixels(alone) - pixels(plain)).mean() < 0.5
+    assert np.abs(pixels(less) - pixels(plain)).mean() > 1
 
 
 def test_guidance_of_one_costs_one_row(generator: ImageGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
