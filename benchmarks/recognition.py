@@ -93,7 +93,7 @@ def sheet(pictures: np.ndarray, across: int) -> PIL.Image.Image:
 
 
 def judge(
-    data: Path, cache: Path, steps: int, guidance: float, kinds: tuple[str, ...], made: dict[str, np.ndarray]
+    data: Path, cache: Path, way: dict[str, Any], kinds: tuple[str, ...], made: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """Make the pictures (left in `made`) and rank their labels."""
     pictures, records = build.load(data)
@@ -102,14 +102,11 @@ def judge(
     eye = Judge(cache)
     references = eye.features(pictures[keep])
     rows = json.loads(PROMPTS.read_text("utf-8"))
-    result: dict[str, Any] = {"references": len(keep), "labels": len(set(labels)), "steps": steps, "guidance": guidance}
+    result: dict[str, Any] = {"references": len(keep), "labels": len(set(labels)), **way}
     with studio.Studio() as host:
         for kind in kinds:
             prompts = [f"a {row['label']}" if kind == "label" else row[kind] for row in rows]
-            tickets = [
-                host.submit("image", seed=seed, prompt=prompt, steps=steps, guidance=guidance)
-                for seed, prompt in enumerate(prompts)
-            ]
+            tickets = [host.submit("image", seed=seed, prompt=prompt, **way) for seed, prompt in enumerate(prompts)]
             made[kind] = np.stack([np.asarray(ticket.result().pil) for ticket in tickets])
             found = ranks(eye.features(made[kind]), references, labels, [row["label"].lower() for row in rows])
             result[kind] = {f"top{k}": sum(rank <= k for rank in found) for k in (1, 5, 10)} | {"ranks": found}
@@ -141,11 +138,12 @@ def table(result: dict[str, Any], kinds: tuple[str, ...]) -> str:
         low, high = interval(row["top5"], count)
         top5, middle = f"{row['top5']} ({low:.0f} to {high:.0f})", f"{np.median(row['ranks']):.0f}"
         lines.append(f"| {names[kind]} | {row['top1']} | {top5} | {row['top10']} | {middle} |")
+    how = "`--fast`" if "fast" in result else f"{result['steps']} steps, guidance {result['guidance']:g}"
     ceiling = (
         f"The {len(result['nouns'])} nouns' own pictures through the VAE and back: top-1 {result['ceiling']['top1']}, "
     )
     lines += ["", f"{ceiling}top-5 {result['ceiling']['top5']}. References: {result['references']} pictures of "
-              f"{result['labels']} labels; {result['steps']} steps, guidance {result['guidance']:g}."]  # fmt: skip
+              f"{result['labels']} labels; {how}."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -157,11 +155,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for table.md, result.json and contact sheets")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--fast", action="store_true", help="`image --fast` in place of steps and guidance")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     given = parser.parse_args()
     made: dict[str, np.ndarray] = {}
     kinds = tuple(given.kinds)
-    result = judge(given.data, given.cache, given.steps, given.guidance, kinds, made)
+    way = {"fast": True} if given.fast else {"steps": given.steps, "guidance": given.guidance}
+    result = judge(given.data, given.cache, way, kinds, made)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "result.json").write_text(json.dumps(result, ensure_ascii=False) + "\n", "utf-8")
     (given.out / "table.md").write_text(table(result, kinds), "utf-8")

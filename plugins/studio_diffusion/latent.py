@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import studio
 from studio_diffusion.kernels import on_attend
+from studio_diffusion.prompts import pieces
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past, clock
 
 _REMEMBERED = 64  # texts; each takes 18 KiB with the starter
@@ -34,6 +35,7 @@ class Row:
         x0_before: (C, H, W), or None at the first step.
         text: (T, W) token states of the prompt; `negative` the same of what to keep away from.
         guidance: scale of classifier-free guidance; 1 is none and costs half.
+        rescale: how far the guided x0 is brought to the contrast of the unguided one, 0 to 1 (Lin et al. 2023).
         s, s_next, s_before: noise levels in [0, 1); `s_before` is 0 at the first step.
         sampler: a key of `SAMPLERS`.
     """
@@ -43,6 +45,7 @@ class Row:
     text: Tensor
     negative: Tensor
     guidance: float
+    rescale: float
     s: float
     s_next: float
     s_before: float
@@ -80,16 +83,35 @@ class LatentDiffusion:
         """(C, H, W) of a picture's latents."""
         return int(self.unet.config.in_channels), height // self.factor, width // self.factor
 
-    def tokenize(self, text: str) -> tuple[list[int], str]:
-        """Token ids of a text, begin and end included, padded to the encoder's length; and what had to be cut, if
-        anything.
+    def tokenize(self, text: str) -> tuple[list[int], list[float], str]:
+        """Token ids of a text, begin and end included, padded to the encoder's length; the weight of each; and what had
+        to be cut, if anything.
         """
         length = self.tokenizer.model_max_length
-        ids = self.tokenizer(text, verbose=False).input_ids  # not verbose: what is cut is told below
-        cut = self.tokenizer.decode(ids[length - 1 : -1]).strip() if len(ids) > length else ""
-        if len(ids) > length:
-            ids = [*ids[: length - 1], ids[-1]]
-        return ids + [self.tokenizer.pad_token_id] * (length - len(ids)), cut
+        ids, weights = [], []
+        for piece, weight in pieces(text) or [("", 1.0)]:
+            begin, *inner, end = self.tokenizer(
+                piece, verbose=False
+            ).input_ids  # not verbose: what is cut is told below
+            ids += inner
+            weights += [weight] * len(inner)
+        cut = self.tokenizer.decode(ids[length - 2 :]).strip()
+        ids, weights = [begin, *ids[: length - 2], end], [1.0, *weights[: length - 2], 1.0]
+        missing = length - len(ids)
+        return ids + [self.tokenizer.pad_token_id] * missing, weights + [1.0] * missing, cut
+
+    def states(self, text: str) -> tuple[Tensor, str]:
+        """Token states (T, W) of a text, weighed, in the model's dtype; and what had to be cut.
+
+        A state of weight w is w times as far from that of an empty text as it was.
+        """
+        ids, weights, cut = self.tokenize(text)
+        states = self.encode(ids)
+        if set(weights) != {1.0}:
+            empty = self.encode(self.tokenize("")[0])
+            share = torch.tensor(weights, device=self.device)[:, None]  # (T, 1)
+            states = torch.lerp(empty.float(), states.float(), share).to(self.dtype)
+        return states, cut
 
     def encode(self, tokens: Sequence[int]) -> Tensor:
         """Token states (T, W) of one text's token ids, in the model's dtype. The latest are remembered."""
@@ -116,10 +138,14 @@ class LatentDiffusion:
         wide = torch.cat([x, x[guided]]).to(self.dtype)  # (B + G, C, H, W)
         v = self.unet(wide, torch.cat([t, t[guided]]), text.to(self.device)).sample.float()
         v, away = v[: len(rows)], v[len(rows) :]
+        x0 = x - s * v
         if guided:
-            scale = torch.tensor([rows[i].guidance for i in guided], device=self.device)[:, None, None, None]
-            v = v.index_copy(0, torch.tensor(guided, device=self.device), away + scale * (v[guided] - away))
-        return self._move(rows, x, x - s * v, s)
+            scale, share = torch.tensor([[rows[i].guidance, rows[i].rescale] for i in guided], device=self.device).T
+            scale, share = scale[:, None, None, None], share[:, None, None, None]
+            far = x[guided] - s[guided] * (away + scale * (v[guided] - away))
+            far = torch.where(share > 0, rescaled(far, x0[guided], share), far)
+            x0 = x0.index_copy(0, torch.tensor(guided, device=self.device), far)
+        return self._move(rows, x, x0, s)
 
     def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor, s: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Apply each row's sampler; rows of one sampler move together."""
@@ -131,11 +157,26 @@ class LatentDiffusion:
         moved = {name: SAMPLERS[name](move) for name in {row.sampler for row in rows}}
         return [(moved[row.sampler][i], x0[i]) for i, row in enumerate(rows)]
 
+    def latents(self, picture: Tensor) -> Tensor:
+        """Mean latents (C, h, w) float32, on the CPU, of a picture, uint8 (H, W, 3)."""
+        x = picture.permute(2, 0, 1)[None].to(self.device, self.dtype).div(127.5).sub(1)
+        mean = self.vae.encode(x.to(memory_format=torch.channels_last)).latent_dist.mean
+        return mean[0].float().cpu() * float(self.vae.config.scaling_factor)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of latents (B, C, h, w): uint8 (B, H, W, 3) on the CPU."""
         z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype, memory_format=torch.channels_last)
         pixels = self.vae.decode(z).sample.float()  # (B, 3, H, W) in [-1, 1]
         return pixels.div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
+
+
+def rescaled(x0: Tensor, plain: Tensor, share: Tensor) -> Tensor:
+    """Guided latents (B, C, H, W) with the plain ones' deviation, mixed by `share` (B, 1, 1, 1) into what they were.
+
+    Lin et al. 2023, equations 15 and 16, applied to x_0, whose contrast it is that high guidance inflates.
+    """
+    ratio = plain.std((1, 2, 3), keepdim=True) / x0.std((1, 2, 3), keepdim=True)
+    return x0 * (share * ratio + 1 - share)
 
 
 def _text_encoder(folder: Path) -> CLIPTextModel:

@@ -21,14 +21,16 @@ TRAIN_STEPS = 1000
 """The model's clock runs from 0 to this; it is told `int(1000 s)`, as the stock noise schedule does."""
 
 
-def noise_levels(steps: int, shift: float = 1.0) -> tuple[float, ...]:
+def noise_levels(steps: int, shift: float = 1.0, begin: float = 1.0) -> tuple[float, ...]:
     """Noise levels of `steps` steps: `steps + 1` numbers falling from 0.999 to 0, even before the shift.
+
+    A picture that is not made of noise alone begins at a part of that, from 0 to 1: all are times `begin`.
 
     Equal to the last bit to diffusers' `DPMSolverMultistepScheduler` with `use_flow_sigmas`, so that the model's clock
     never differs. A shift above 1 spends more steps on high noise (Esser et al. 2024, equation 23).
     """
     s = np.flip(1.0 - np.linspace(1, 1 / TRAIN_STEPS, steps + 1))[:-1]
-    return (*(shift * s / (1 + (shift - 1) * s)).tolist(), 0.0)
+    return (*(begin * shift * s / (1 + (shift - 1) * s)).tolist(), 0.0)
 
 
 def clock(s: float) -> int:

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import studio
 from studio.engine import Engine, Request
 from studio.errors import InputError, WeightsError
 from studio.recipe import PluginRef, Recipe
 from studio_diffusion.image import STARTER, ImageGenerator
+from studio_diffusion.latent import rescaled
 
 PLUGIN = PluginRef(name="test", version="1")
 
@@ -136,6 +139,24 @@ def test_steps_leave_their_states(tiny_folder: Path, generator: ImageGenerator) 
     assert torch.equal(once.x, twice.x)
     assert state.position == 0
     assert once.position == 1
+
+
+@given(share=st.floats(0, 1), gain=st.floats(1.5, 8))
+def test_rescaling_takes_contrast_back(share: float, gain: float) -> None:
+    """None of it at 0, to the deviation of the unguided at 1, each row by itself; between, in proportion."""
+    plain = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    far = plain * torch.tensor([gain, 1.0])[:, None, None, None]
+    made = rescaled(far, plain, torch.full((2, 1, 1, 1), share))
+    torch.testing.assert_close(made[1], plain[1])
+    torch.testing.assert_close(made[0].std(), plain[0].std() * (share + (1 - share) * gain))
+
+
+def test_rescaled_pictures_share_steps(engine: Engine, generator: ImageGenerator) -> None:
+    asked = [{**MIXED[2], "rescale": share} for share in (0.0, 0.7)]
+    plain, less = make(engine, generator, asked)
+    alone = make(engine, generator, [MIXED[2]])[0]
+    assert np.abs(pixels(alone) - pixels(plain)).mean() < 0.5
+    assert np.abs(pixels(less) - pixels(plain)).mean() > 1
 
 
 def test_guidance_of_one_costs_one_row(generator: ImageGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
