@@ -32,6 +32,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "DDPM, 50 steps": ("ddpm", {"steps": 50}),
     "DDPM, 20 steps": ("ddpm", {"steps": 20}),
     "latent, 20 steps": ("image", {"steps": 20}),
+    "latent, 4 steps": ("image", {"fast": True}),
 }
 TIMED = {"DDPM, 1000 steps": 2}  # pictures timed together, where it is not 8
 

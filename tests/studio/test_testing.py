@@ -26,7 +26,10 @@ OWN_GENERATORS = sorted(  # those of `gpt` are checked on a tiny model, in tests
     for name in report.generators
     if name != "video"  # no weights of its own yet: checked on a tiny model, in tests/plugins
 )
-SMALL: dict[str, dict[str, Any]] = {"image": {"prompt": "a red apple", "steps": 4, "size": "64x64"}, "ddpm": {"steps": 4}}
+SMALL: dict[str, dict[str, Any]] = {
+    "image": {"prompt": "a red apple", "steps": 4, "size": "64x64"},
+    "ddpm": {"steps": 4},
+}
 
 
 @pytest.mark.parametrize("name", OWN_GENERATORS)
