@@ -58,6 +58,19 @@ def is_animation(data: bytes) -> bool:
     return data[:4] == b"GIF8" or data[:8] == b"\x89PNG\r\n\x1a\n" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
+def moves(data: bytes) -> bool:
+    """Whether it is a picture of such a format with more than one frame; what is damaged has none."""
+    import PIL.Image
+
+    if not is_animation(data):
+        return False
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as picture:
+            return int(getattr(picture, "n_frames", 1)) > 1
+    except (*_DAMAGED, PIL.Image.DecompressionBombError):
+        return False
+
+
 def read(data: bytes, most: int) -> tuple[list[NDArray[np.uint8]], float, str]:
     """Frames on white, frames a second, and the text that `write` put there.
 

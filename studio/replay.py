@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.errors import StoreError, UsageError
+from studio import animation
+from studio.errors import MediaError, StoreError, UsageError
+from studio.files import read_limited
 from studio.media import Image, Media
 from studio.recipe import Recipe
 from studio.store import Store
 from studio.store.store import KINDS
+from studio.timed_media import Video
 
 MAX_ANCESTORS = 100  # how far back it is looked
 
@@ -147,5 +151,9 @@ def _difference(one: Media, other: Media) -> tuple[float, float] | None:
 
 
 def _open(path: Path) -> Media:
-    """Open a file by its suffix; any other suffix must be a picture."""
-    return KINDS.get(path.suffix.lower(), Image).open(path)
+    """Open a file by its suffix; any other suffix must be a picture. An animated picture is a video, if it can be."""
+    suffix = path.suffix.lower()
+    if suffix in animation.FORMATS and animation.moves(read_limited(path, Video.max_file_bytes)):
+        with suppress(MediaError):  # frames of unlike lengths: its first is a picture still
+            return Video.open(path)
+    return KINDS.get(suffix, Image).open(path)

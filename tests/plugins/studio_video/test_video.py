@@ -172,3 +172,17 @@ def test_a_made_clip_is_saved_in_every_format_with_its_recipe(
     assert len(again.frames) == 2
     assert again.recipe is not None
     assert again.recipe.inputs["prompt"] == SMALL["prompt"]
+
+
+def test_a_picture_is_drawn_and_set_in_motion(tiny_video: Path, tmp_path: Path) -> None:
+    """The workflow `animate`, written in two formats, and made again from the prompt at its root."""
+    flow = Path(__file__).parents[3] / "pipelines" / "animate.yaml"
+    with studio.Studio(home=tmp_path / "home", device="cpu") as host:
+        made = host.run(flow, prompt="a house", model=str(tiny_video), frames=3, steps=2)
+        assert not made.failed
+        clip, drawn = made["clip"], made["picture"]
+        assert clip.recipe.inputs["image"]["sha256"] == drawn.sha256
+        for name in ("house.mp4", "house.webp"):
+            assert clip.save(tmp_path / name).exists()
+            assert host.load(tmp_path / name).recipe.generator == "video"
+        assert host.replay(clip.sha256).identical

@@ -201,7 +201,7 @@ def test_mutated_files_give_an_error_or_a_graph(tmp_path: Path, host: studio.Stu
 def test_shipped_pipelines_are_right_and_can_be_drawn(file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "studio", "--home", str(tmp_path), "flow"]
     checked = subprocess.run([*command, "check", str(file)], capture_output=True, text=True, check=True, timeout=60)
-    assert "output sheet" in checked.stdout
+    assert "\noutput " in checked.stdout
     drawn = subprocess.run([*command, "draw", str(file)], capture_output=True, text=True, check=True, timeout=60)
     assert drawn.stdout.startswith(("flowchart", "graph"))
 
@@ -233,3 +233,13 @@ def test_an_idea_is_illustrated_and_told_in_scenes(tmp_path: Path) -> None:
         prompts = [picture.recipe.inputs["prompt"] for picture in told["pictures"]]
         assert prompts == [scene.text for scene in told["story"]]
         assert len(set(prompts)) == 2
+
+
+def test_a_picture_is_told_in_a_word_and_varied(tmp_path: Path) -> None:
+    with studio.Studio(home=tmp_path, device="cpu") as host:
+        picture = host.image("a house", seed=1, steps=4)
+        asked = {"picture": picture, "strengths": [0.0, 1.0], "steps": 3, "words": ["house", "apple"]}
+        varied = host.run(ROOT / "pipelines" / "variations.yaml", **asked)
+        assert not varied.failed
+        assert varied["word"].text in ("house", "apple")
+        assert [each.recipe.inputs["strength"] for each in varied["pictures"]] == [0, 1]
