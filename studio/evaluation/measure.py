@@ -66,7 +66,8 @@ def measure(
         found.append(_mean("CLIP score", "quality", labels.clip_score(generated, texts), "more"))
     if wanted:
         rank = labels.ranks(generated, wanted, reference, known)
-        found += [_mean(f"label top-{k}", "quality", (rank <= k).astype(float), "more", "%") for k in (1, 5)]
+        told = [k for k in (1, 5) if k < len(set(known))]  # among five labels each is in the first five
+        found += [_mean(f"label top-{k}", "quality", (rank <= k).astype(float), "more", "%") for k in told]
     balls = manifold.compare(generated, reference)
     found += [
         _mean("precision", "quality", balls.precision, "more", "%"),
