@@ -107,7 +107,7 @@ def test_what_is_shown_is_learnt(tmp_path: Path) -> None:
             return float(train.loss_of(model, clips, targets, Views()))
 
     torch.manual_seed(0)
-    assert loss(fit(tmp_path, 40, shown=shown, peak=2e-2)) < 0.7 * loss(VideoTransformer(SHAPE))
+    assert loss(fit(tmp_path, 40, shown=shown, peak=2e-2)) < 0.9 * loss(VideoTransformer(SHAPE))
 
 
 def test_the_bank_holds_every_pose_and_is_made_once(tmp_path: Path) -> None:
