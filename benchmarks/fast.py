@@ -1,17 +1,21 @@
-"""`image --fast` against twenty guided steps: how many times faster, one picture at a time, by turns in one process.
+"""`image --cache` and `--fast` against twenty guided steps: times, and for the cache how near its pictures are.
 
-    python benchmarks/fast.py           # medians of pairs
+    python benchmarks/fast.py           # one picture at a time, by turns in one process; medians over the prompts
 
-How recognisable its pictures are: ``python benchmarks/recognition.py --fast …``.
+Near is PSNR in dB between the two pictures of a prompt and seed. `--fast` makes other pictures, so it is judged by what
+they show: ``python benchmarks/recognition.py --fast …``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from pathlib import Path
+
+import numpy as np
 
 import studio
 from studio import torch_setup
@@ -19,30 +23,37 @@ from studio import torch_setup
 torch_setup.prepare()
 
 PROMPTS = Path(__file__).with_name("recognition_prompts.json")
+WAYS = {"20 steps, guidance 5": {}, "`--cache`": {"cache": True}, "`--fast`": {"fast": True}}
 
 
-def seconds(host: studio.Studio, prompt: str, seed: int, fast: bool) -> float:
-    """Seconds from the request to the picture, recipe and store included."""
-    begun = time.perf_counter()
-    host.image(prompt, seed=seed, fast=fast)
-    return time.perf_counter() - begun
+def psnr(one: studio.Image, other: studio.Image) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
+    error = np.square(np.asarray(one.pil, np.float64) - np.asarray(other.pil, np.float64)).mean()
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def main() -> None:
-    """Parse and measure; the first pair warms up."""
-    parser = argparse.ArgumentParser(description="Time four steps against twenty.")
+    """Parse and measure; the first round warms up."""
+    parser = argparse.ArgumentParser(description="Time a cached and a short way against the usual one.")
     parser.add_argument("--prompts", type=int, default=20)
     given = parser.parse_args()
     names = [row["label"] for row in json.loads(PROMPTS.read_text("utf-8"))][: given.prompts]
-    pairs = []
+    taken: dict[str, list[float]] = {way: [] for way in WAYS}
+    near = []
     with studio.Studio() as host:
-        for seed, name in enumerate([names[0], *names]):
-            pairs.append(tuple(seconds(host, f"a {name}", seed, fast) for fast in (False, True)))
-    slow, fast = (statistics.median(each) for each in zip(*pairs[1:], strict=True))
-    ratios = sorted(a / b for a, b in pairs[1:])
-    print("| one picture, warm, 128x128 | median s |\n|---|---|")
-    print(f"| 20 steps, guidance 5 | {slow:.3f} |\n| `--fast` | {fast:.3f} |")
-    print(f"\ntimes faster: {statistics.median(ratios):.2f} (median of {len(ratios)} pairs; least {ratios[0]:.2f})")
+        for seed, name in enumerate([names[-1], *names], -1):
+            made = {}
+            for way, inputs in WAYS.items():
+                begun = time.perf_counter()
+                made[way] = host.image(f"a {name}", seed=max(seed, 0), **inputs)
+                taken[way].append(time.perf_counter() - begun)
+            near.append(psnr(*list(made.values())[:2]))
+    usual = taken[next(iter(WAYS))][1:]
+    print("| one picture, warm, 128x128 | median s | times faster, median of rounds |\n|---|---|---|")
+    for way, times in taken.items():
+        ratio = statistics.median(a / b for a, b in zip(usual, times[1:], strict=True))
+        print(f"| {way} | {statistics.median(times[1:]):.3f} | {ratio:.2f} |")
+    print(f"\n`--cache`: PSNR {statistics.median(near[1:]):.1f} dB, least {min(near[1:]):.1f}, {len(names)} prompts")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
 from studio.errors import WeightsError
-from studio_diffusion import edit, prompts
+from studio_diffusion import edit, prompts, skipping
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,8 @@ class Denoising(studio.State):
         x0_before: the clean latents as seen at the step before, or None at the first.
         text, negative: (T, W) token states of the prompt and of what to keep away from.
         levels: noise levels, `steps + 1` numbers falling to 0.
+        answers: what the net took for the clean latents at the last steps that asked it, with their noise levels, the
+            earlier first; two at most, and None for a request that asks at every step.
         kept_x0, kept_noise: (C, H, W) latents of the picture that parts are kept of, and the noise that goes with
             them; None where nothing is kept, and so the next three.
         cells: (H, W) float32, 1 for latents that are drawn anew, 0 for those kept.
@@ -54,6 +56,7 @@ class Denoising(studio.State):
     guidance: float
     rescale: float
     sampler: str
+    answers: tuple[tuple[float, Tensor], ...] | None = None
     kept_x0: Tensor | None = None
     kept_noise: Tensor | None = None
     cells: Tensor | None = None
@@ -89,6 +92,10 @@ class ImageGenerator(studio.Generator):
         )
         sampler: str = studio.field(
             "dpmpp-2m", choices=("dpmpp-2m", "euler"), help="how to go from one noise level to the next"
+        )
+        cache: bool = studio.field(
+            False,
+            help="ask the net at every second of the later steps alone: faster, slightly other pictures",
         )
         fast: bool = studio.field(
             False, help=f"{FAST_STEPS} steps at guidance {FAST_GUIDANCE:g}: a fifth of the work, coarser pictures"
@@ -246,7 +253,8 @@ class ImageGenerator(studio.Generator):
             x = torch.lerp(x0, x, levels[0])
         return Denoising(
             steps=len(levels) - 1, notices=notices, x=x, x0_before=None, text=text, negative=negative, levels=levels,
-            guidance=inputs.walk[1], rescale=inputs.rescale, sampler=inputs.sampler, **kept,
+            guidance=inputs.walk[1], rescale=inputs.rescale, sampler=inputs.sampler,
+            answers=() if inputs.cache else None, **kept,
         )  # fmt: skip
 
     def step(self, model: LatentDiffusion, states: Sequence[Denoising]) -> list[Denoising]:
@@ -254,7 +262,7 @@ class ImageGenerator(studio.Generator):
         from studio_diffusion.latent import Row
 
         rows = [
-            Row(x=a.x, x0_before=a.x0_before, text=a.text, negative=a.negative, guidance=a.guidance,
+            Row(known=_known(a), x=a.x, x0_before=a.x0_before, text=a.text, negative=a.negative, guidance=a.guidance,
                 rescale=a.rescale, sampler=a.sampler, s=a.levels[a.position], s_next=a.levels[a.position + 1],
                 s_before=a.levels[a.position - 1] if a.position else 0.0)
             for a in states
@@ -289,20 +297,31 @@ class ImageGenerator(studio.Generator):
             "noise_schedule": {"kind": "rectified flow", "shift": 1.0, "steps": inputs.taken, "begin": inputs.change},
             "guidance": inputs.walk[1],
             "sampler": inputs.sampler,
+            "steps_asked": sum(not inputs.cache or skipping.asks(i, inputs.taken) for i in range(inputs.taken)),
         }
+
+
+def _known(a: Denoising) -> Tensor | None:
+    """The clean latents where this step does not ask the net."""
+    if a.answers is None or skipping.asks(a.position, a.steps):
+        return None
+    return skipping.drawn_out(a.answers, a.levels[a.position])
 
 
 def _moved(a: Denoising, x: Tensor, x0: Tensor) -> Denoising:
     """The state a step later; what is kept is put where it stands at the next noise level, whatever the net said."""
     import torch
 
+    answers = a.answers
+    if answers is not None and skipping.asks(a.position, a.steps):
+        answers = (*answers[-1:], (a.levels[a.position], x0))
     if a.kept_x0 is not None:
         assert a.cells is not None
         assert a.kept_noise is not None
         known = torch.lerp(a.kept_x0, a.kept_noise, a.levels[a.position + 1]).to(x)
         cells = a.cells.to(x)
         x, x0 = torch.lerp(known, x, cells), torch.lerp(a.kept_x0.to(x), x0, cells)
-    return replace(a, position=a.position + 1, x=x, x0_before=x0)
+    return replace(a, position=a.position + 1, x=x, x0_before=x0, answers=answers)
 
 
 def _composite(a: Denoising, made: Any) -> Any:

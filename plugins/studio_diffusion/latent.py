@@ -36,6 +36,7 @@ class Row:
         text: (T, W) token states of the prompt; `negative` the same of what to keep away from.
         guidance: scale of classifier-free guidance; 1 is none and costs half.
         rescale: how far the guided x0 is brought to the contrast of the unguided one, 0 to 1 (Lin et al. 2023).
+        known: (C, H, W), the clean latents where the net is not to be asked; else None.
         s, s_next, s_before: noise levels in [0, 1); `s_before` is 0 at the first step.
         sampler: a key of `SAMPLERS`.
     """
@@ -50,6 +51,7 @@ class Row:
     s_next: float
     s_before: float
     sampler: str
+    known: Tensor | None = None
 
 
 class LatentDiffusion:
@@ -128,11 +130,18 @@ class LatentDiffusion:
         """One denoising step for each row: (latents at `s_next`, present x0), both (C, H, W) float32.
 
         Rows may differ in prompt, guidance, level and sampler; all have one latent shape. Guided rows take two places
-        in the forward pass, the others one.
+        in the forward pass, others one, and those whose x0 is known none.
         """
-        guided = [index for index, row in enumerate(rows) if row.guidance > 1]
         x = torch.stack([row.x for row in rows]).to(self.device)  # (B, C, H, W)
         s = torch.tensor([row.s for row in rows], device=self.device)[:, None, None, None]  # (B, 1, 1, 1)
+        unknown = [index for index, row in enumerate(rows) if row.known is None]
+        seen = iter(self._clean([rows[i] for i in unknown], x[unknown], s[unknown]) if unknown else ())
+        x0 = torch.stack([next(seen) if row.known is None else row.known.to(self.device) for row in rows])
+        return self._move(rows, x, x0, s)
+
+    def _clean(self, rows: Sequence[Row], x: Tensor, s: Tensor) -> Tensor:
+        """What the net takes for the clean latents, (B, C, H, W); x as that, s (B, 1, 1, 1)."""
+        guided = [index for index, row in enumerate(rows) if row.guidance > 1]
         t = torch.tensor([clock(row.s) for row in rows], device=self.device)  # (B,)
         text = torch.stack([row.text for row in rows] + [rows[i].negative for i in guided])  # (B + G, T, W)
         wide = torch.cat([x, x[guided]]).to(self.dtype)  # (B + G, C, H, W)
@@ -145,7 +154,7 @@ class LatentDiffusion:
             far = x[guided] - s[guided] * (away + scale * (v[guided] - away))
             far = torch.where(share > 0, rescaled(far, x0[guided], share), far)
             x0 = x0.index_copy(0, torch.tensor(guided, device=self.device), far)
-        return self._move(rows, x, x0, s)
+        return x0
 
     def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor, s: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Apply each row's sampler; rows of one sampler move together."""
