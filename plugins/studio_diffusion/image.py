@@ -40,8 +40,7 @@ class Denoising(studio.State):
         x0_before: the clean latents as seen at the step before, or None at the first.
         text, negative: (T, W) token states of the prompt and of what to keep away from.
         levels: noise levels, `steps + 1` numbers falling to 0.
-        answers: what the net took for the clean latents at the last steps that asked it, with their noise levels, the
-            earlier first; two at most, and None for a request that asks at every step.
+        skips: whether later steps may take `x0_before` for what the net would say.
         kept_x0, kept_noise: (C, H, W) latents of the picture that parts are kept of, and the noise that goes with
             them; None where nothing is kept, and so the next three.
         cells: (H, W) float32, 1 for latents that are drawn anew, 0 for those kept.
@@ -56,7 +55,7 @@ class Denoising(studio.State):
     guidance: float
     rescale: float
     sampler: str
-    answers: tuple[tuple[float, Tensor], ...] | None = None
+    skips: bool = False
     kept_x0: Tensor | None = None
     kept_noise: Tensor | None = None
     cells: Tensor | None = None
@@ -254,7 +253,7 @@ class ImageGenerator(studio.Generator):
         return Denoising(
             steps=len(levels) - 1, notices=notices, x=x, x0_before=None, text=text, negative=negative, levels=levels,
             guidance=inputs.walk[1], rescale=inputs.rescale, sampler=inputs.sampler,
-            answers=() if inputs.cache else None, **kept,
+            skips=inputs.cache, **kept,
         )  # fmt: skip
 
     def step(self, model: LatentDiffusion, states: Sequence[Denoising]) -> list[Denoising]:
@@ -303,25 +302,20 @@ class ImageGenerator(studio.Generator):
 
 def _known(a: Denoising) -> Tensor | None:
     """The clean latents where this step does not ask the net."""
-    if a.answers is None or skipping.asks(a.position, a.steps):
-        return None
-    return skipping.drawn_out(a.answers, a.levels[a.position])
+    return a.x0_before if a.skips and not skipping.asks(a.position, a.steps) else None
 
 
 def _moved(a: Denoising, x: Tensor, x0: Tensor) -> Denoising:
     """The state a step later; what is kept is put where it stands at the next noise level, whatever the net said."""
     import torch
 
-    answers = a.answers
-    if answers is not None and skipping.asks(a.position, a.steps):
-        answers = (*answers[-1:], (a.levels[a.position], x0))
     if a.kept_x0 is not None:
         assert a.cells is not None
         assert a.kept_noise is not None
         known = torch.lerp(a.kept_x0, a.kept_noise, a.levels[a.position + 1]).to(x)
         cells = a.cells.to(x)
         x, x0 = torch.lerp(known, x, cells), torch.lerp(a.kept_x0.to(x), x0, cells)
-    return replace(a, position=a.position + 1, x=x, x0_before=x0, answers=answers)
+    return replace(a, position=a.position + 1, x=x, x0_before=x0)
 
 
 def _composite(a: Denoising, made: Any) -> Any:
