@@ -1,6 +1,6 @@
 """All figures of a set of generated pictures against a reference, from their vectors. Knows nothing of generators.
 
-Try it: ``pytest tests/studio/evaluation/test_measure.py``
+Try it: ``pytest tests/studio/evaluation/test_eval.py``
 """
 
 from __future__ import annotations
