@@ -25,7 +25,7 @@ from studio_video.model import Views
 
 LARGEST = 256
 """Pixels of a side: more than the net has met, and as many as a CPU has patience for."""
-WINDOW, OVERLAP = 48, 16
+WINDOW, OVERLAP = 64, 16
 """Frames of a pass, and how many of them two neighbours share, where a clip is longer than a pass."""
 MEMORY = 4
 """Frames of a clip that are shown to the net to go on from."""

@@ -14,7 +14,6 @@ Try it: ``studio video "a dog" --model FOLDER --frames 9 --size 704x480``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from torch import Tensor
 import studio
 from studio.errors import InputError, WeightsError
 from studio_diffusion.latent import tensors_of
+from studio_diffusion.pixel import read_json
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
 from studio_video import fit
 
@@ -115,7 +115,7 @@ class StockVideo:
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         """Load the folder. Raises WeightsError for a pipeline of another kind, or weights that are missing."""
-        index = json.loads((folder / "model_index.json").read_bytes())
+        index = read_json(folder / "model_index.json", dict)
         self.name = str(index.get("_class_name"))
         if self.name not in FAMILIES:
             known = ", ".join(FAMILIES)
