@@ -214,7 +214,9 @@ def describe(info: FieldInfo) -> str:
     else:
         plain = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
         text = plain.get(kind, "a JSON value") + _range_words(info)
-    return f"a list, each {text}" if multiple else text
+    if multiple:
+        return f"a list{_length_words(info, '')}, each {text}"
+    return text + _length_words(info, " characters")
 
 
 def _range_words(info: FieldInfo) -> str:
@@ -227,14 +229,17 @@ def _range_words(info: FieldInfo) -> str:
     words += f" below {_number(lt)}" if lt is not None else ""
     if (step := _limit(info, "multiple_of")) is not None:
         words += f", a multiple of {_number(step)}"
+    return words
+
+
+def _length_words(info: FieldInfo, of: str) -> str:
+    """How many: characters of a text, members of a list."""
     short, long = _limit(info, "min_length"), _limit(info, "max_length")
     if short is not None and long is not None:
-        words += f" of {_number(short)} to {_number(long)} characters"
-    elif long is not None:
-        words += f" of at most {_number(long)} characters"
-    elif short is not None:
-        words += f" of at least {_number(short)} characters"
-    return words
+        return f" of {_number(short)} to {_number(long)}{of}"
+    if long is not None:
+        return f" of at most {_number(long)}{of}"
+    return f" of at least {_number(short)}{of}" if short is not None else ""
 
 
 def _number(value: float | None) -> str:

@@ -25,10 +25,12 @@ def good_values(kind: type[Inputs], given: Mapping[str, Any]) -> dict[str, Any]:
     out is tried in turn. Raises InputError, which asks for values, if none is accepted.
     """
     open_flags = [flag for flag in kind.flags() if flag.name not in given]
-    values = {**{flag.name: sample(flag) for flag in open_flags if flag.required}, **given}
+    declared = kind.model_json_schema().get("properties", {})
+    samples = {flag.name: sample(flag, declared.get(flag.name, {}).get("minItems", 1)) for flag in open_flags}
+    values = {**{flag.name: samples[flag.name] for flag in open_flags if flag.required}, **given}
     optional = [flag for flag in open_flags if not flag.required and flag.type in ("str", "media")]
     refused: InputError | None = None
-    for more in ({}, *({flag.name: sample(flag)} for flag in optional)):
+    for more in ({}, *({flag.name: samples[flag.name]} for flag in optional)):
         try:
             kind.parse({**values, **more})
             return {**values, **more}
@@ -39,8 +41,8 @@ def good_values(kind: type[Inputs], given: Mapping[str, Any]) -> dict[str, Any]:
     raise refused
 
 
-def sample(flag: Flag) -> Any:
-    """A value for an input that has no default."""
+def sample(flag: Flag, least: int = 1) -> Any:
+    """A value for an input that has no default; a list has `least` members, and texts in it differ."""
     one: Any
     if flag.choices:
         one = flag.choices[0]
@@ -50,7 +52,10 @@ def sample(flag: Flag) -> Any:
         one = _number(flag)
     else:
         one = {"str": WORDS, "bool": False}.get(flag.type, {})
-    return [one] if flag.multiple else one
+    if not flag.multiple:
+        return one
+    unlike = flag.type == "str" and not flag.choices
+    return [f"{one} {number}" if unlike and number else one for number in range(max(least, 1))]
 
 
 def sample_media(kind: type[Media]) -> Media:

@@ -153,3 +153,14 @@ def test_values_are_frozen():
     made = Sample.parse({"prompt": "x"})
     with pytest.raises(ValueError, match="frozen"):
         made.steps = 3
+
+
+def test_the_length_of_a_list_is_told_as_such():
+    class Listed(studio.Inputs):
+        words: list[str] = studio.field(help="words", min_length=2, max_length=9)
+        word: str = studio.field("", help="a word", max_length=9)
+
+    with pytest.raises(InputError, match=r"`words` is \['a'\], but must be a list of 2 to 9, each text$"):
+        Listed.parse({"words": ["a"]})
+    with pytest.raises(InputError, match="but must be text of at most 9 characters$"):
+        Listed.parse({"words": ["a", "b"], "word": "x" * 10})

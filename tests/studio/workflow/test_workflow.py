@@ -238,8 +238,8 @@ def test_an_idea_is_illustrated_and_told_in_scenes(tmp_path: Path) -> None:
 def test_a_picture_is_told_in_a_word_and_varied(tmp_path: Path) -> None:
     with studio.Studio(home=tmp_path, device="cpu") as host:
         picture = host.image("a house", seed=1, steps=4)
-        asked = {"picture": picture, "strengths": [0.0, 1.0], "steps": 3, "words": ["house", "apple"]}
+        asked = {"picture": picture, "strengths": [0.5, 1.0], "steps": 3, "words": ["house", "apple"]}
         varied = host.run(ROOT / "pipelines" / "variations.yaml", **asked)
         assert not varied.failed
         assert varied["word"].text in ("house", "apple")
-        assert [each.recipe.inputs["strength"] for each in varied["pictures"]] == [0, 1]
+        assert [each.recipe.inputs["strength"] for each in varied["pictures"]] == [0.5, 1]
