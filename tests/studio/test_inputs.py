@@ -162,5 +162,5 @@ def test_the_length_of_a_list_is_told_as_such():
 
     with pytest.raises(InputError, match=r"`words` is \['a'\], but must be a list of 2 to 9, each text$"):
         Listed.parse({"words": ["a"]})
-    with pytest.raises(InputError, match="but must be text of at most 9 characters$"):
+    with pytest.raises(InputError, match=r"but must be text of at most 9 characters$"):
         Listed.parse({"words": ["a", "b"], "word": "x" * 10})
