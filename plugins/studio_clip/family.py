@@ -9,11 +9,12 @@ Try it: `studio embed "a red apple" --model file:my-clip`
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import studio
 from studio import models
 from studio.errors import WeightsError
+from studio.serving import others
 from studio_clip import places
 
 if TYPE_CHECKING:
@@ -36,14 +37,13 @@ class Family(studio.Generator):
     def __init__(self, folder: Path = places.WEIGHTS) -> None:
         """Use the CLIP in `folder`."""
         self.folder = folder
-        self._others: dict[Path, Self] = {}
+        self._others = others(type(self))
 
-    def serving(self, inputs: Any) -> Self:
+    def serving(self, inputs: Any) -> Family:
         """The generator with the model that the inputs name. Raises ModelError, UnknownName."""
         if not inputs.model:
             return self
-        path = models.path(inputs.model).absolute()
-        return self._others.setdefault(path, type(self)(path))
+        return self._others(models.path(inputs.model).absolute())
 
     def weights(self) -> list[Path]:
         """What decides the vectors. Raises WeightsError for a folder that is no CLIP, or has pickles alone."""
