@@ -53,7 +53,7 @@ def write(frames: NDArray[np.uint8], fps: float, suffix: str, text: str) -> byte
     return buffer.getvalue()
 
 
-def is_animation(data: bytes) -> bool:
+def is_picture(data: bytes) -> bool:
     """Whether the bytes begin as a WebP, GIF or PNG file does."""
     return data[:4] == b"GIF8" or data[:8] == b"\x89PNG\r\n\x1a\n" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
@@ -62,7 +62,7 @@ def moves(data: bytes) -> bool:
     """Whether it is a picture of such a format with more than one frame; what is damaged has none."""
     import PIL.Image
 
-    if not is_animation(data):
+    if not is_picture(data):
         return False
     try:
         with PIL.Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as picture:

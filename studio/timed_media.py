@@ -96,7 +96,7 @@ class Video(Media):
     @classmethod
     def identify(cls, file: bytes) -> str:
         """The identity of the video in these bytes, which a recipe in its file does not change."""
-        return cls.decode(file).sha256 if animation.is_animation(file) else super().identify(_bare(file)[0])
+        return cls.decode(file).sha256 if animation.is_picture(file) else super().identify(_bare(file)[0])
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -104,7 +104,7 @@ class Video(Media):
 
         Raises MediaError if there is none, its frames last unlike times, or there are over 2 GiB of them.
         """
-        if animation.is_animation(data):
+        if animation.is_picture(data):
             frames, fps, told = animation.read(data, MAX_FRAME_BYTES)
             return _even(cls, frames, min(max(fps, 1), 240)).attach(_recipe(told), None)
         bare, told = _bare(data)

@@ -6,7 +6,6 @@ see edit.py. Importing this loads no torch; `load` does.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
 from studio.errors import WeightsError
-from studio_diffusion import edit, prompts, skipping
+from studio_diffusion import edit, prompts, sizes, skipping
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +27,6 @@ PARTS = ("model_index.json", "tokenizer", "text_encoder", "unet", "vae")
 SMALLEST, LARGEST, MULTIPLE = 64, 512, 32
 STEPS, GUIDANCE = 20, 5.0
 FAST_STEPS, FAST_GUIDANCE = 4, 4.0  # of those tried, see docs/log.md; few steps want less guidance
-_SIZE = re.compile(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,11 +129,7 @@ class ImageGenerator(studio.Generator):
         @field_validator("size")
         @classmethod
         def _parse_size(cls, value: str) -> str:
-            match = _SIZE.fullmatch(value.strip())
-            sides = [int(side) for side in match.groups()] if match else []
-            if not sides or any(side % MULTIPLE or not SMALLEST <= side <= LARGEST for side in sides):
-                raise ValueError(f"must be WIDTHxHEIGHT, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}")
-            return f"{sides[0]}x{sides[1]}"
+            return sizes.parse(value, MULTIPLE, SMALLEST, LARGEST)
 
         @field_validator("box", "extend")
         @classmethod

@@ -8,7 +8,6 @@ Try it: ``studio video "a dog bouncing" -o dog.mp4``
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
@@ -18,6 +17,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 import studio
 from studio import models
 from studio.errors import WeightsError
+from studio_diffusion import sizes
 from studio_diffusion.image import STARTER as PICTURES
 from studio_video import fit
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parent / "weights"
 SHARED = ("tokenizer", "text_encoder", "vae")
 SMALLEST, LARGEST, MULTIPLE, MOST_FRAMES = 64, 2048, 16, 1024
-_SIZE = re.compile(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})")
 
 
 class VideoGenerator(studio.Generator):
@@ -81,11 +80,7 @@ class VideoGenerator(studio.Generator):
         @field_validator("size")
         @classmethod
         def _parse_size(cls, value: str) -> str:
-            match = _SIZE.fullmatch(value.strip())
-            sides = [int(side) for side in match.groups()] if match else []
-            if not sides or any(side % MULTIPLE or not SMALLEST <= side <= LARGEST for side in sides):
-                raise ValueError(f"must be WIDTHxHEIGHT, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}")
-            return f"{sides[0]}x{sides[1]}"
+            return sizes.parse(value, MULTIPLE, SMALLEST, LARGEST)
 
         @field_validator("frames", mode="before")
         @classmethod

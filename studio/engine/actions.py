@@ -55,7 +55,7 @@ class Actions:
                 return request.resume(model)
             return request.generator.start(model, request.inputs, rng), rng
 
-        self.heap.make_room(self.measured.greatest_peak)  # its shape, which says how much, is known when it has started
+        self.heap.make_room(self.measured.greatest_peak("cpu"))  # its shape, which says how much, is not known yet
         (state, entry.rng), peak = yield from self._gauged([entry], start, first=False)
         if request.resume is not None:
             entry.width_min, entry.width_max = request.past.width_min, request.past.width_max

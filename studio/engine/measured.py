@@ -100,6 +100,7 @@ class Measured:
         self._widths: dict[Group, dict[int, _Width]] = {}
         self._known: dict[Group, dict[int, float]] = {}
         self._turns: dict[Group, int] = {}
+        self._greatest: dict[str, int] = {}
         self._peaks: dict[Group, dict[int, int]] = {}  # whatever the threads: memory hardly depends on them
         self._changed, self._saved_at = False, -math.inf
         for row in self._read():
@@ -148,10 +149,9 @@ class Measured:
             return known[narrower] * width // narrower
         return min(known.values(), default=0)
 
-    @property
-    def greatest_peak(self) -> int:
-        """The most that any call is known to take."""
-        return max((peak for known in self._peaks.values() for peak in known.values()), default=0)
+    def greatest_peak(self, device: str) -> int:
+        """The most that any call on a device is known to take."""
+        return self._greatest.get(device, 0)
 
     def weighed(self, group: Group, width: int) -> bool:
         """Whether the memory of such a call was measured before."""
@@ -225,6 +225,7 @@ class Measured:
             found.peak = max(found.peak or 0, peak)
             known = self._peaks.setdefault(unthreaded(group), {})
             known[width] = max(known.get(width, 0), peak)
+            self._greatest[group.device] = max(self._greatest.get(group.device, 0), peak)
 
     def _settle(self, group: Group, width: int, seconds: Collection[float]) -> None:
         self._known.setdefault(group, {})[width] = sorted(seconds)[len(seconds) // 2]
