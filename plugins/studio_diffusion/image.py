@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STARTER = Path(__file__).parent / "weights" / "starter"
 PARTS = ("model_index.json", "tokenizer", "text_encoder", "unet", "vae")
-SMALLEST, LARGEST, MULTIPLE = 64, 512, 32
+SMALLEST, LARGEST, MULTIPLE = 64, 1024, 32
 STEPS, GUIDANCE = 20, 5.0
 FAST_STEPS, FAST_GUIDANCE = 4, 4.0  # of those tried, see docs/log.md; few steps want less guidance
 

@@ -24,6 +24,7 @@ from studio_diffusion.prompts import pieces
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past, clock
 
 _REMEMBERED = 64  # texts; each takes 18 KiB with the starter
+TILE = 512  # pixels along a side
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,13 @@ def _unet(folder: Path) -> UNet2DConditionModel:
 
 
 def build_vae(folder: Path) -> AutoencoderKL:
+    """The VAE of a folder without its weights. Pictures with a side over `TILE` pixels pass in tiles that overlap by a
+    quarter and blend, so that memory does not grow with the picture.
+    """
     vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+    vae.enable_tiling()
+    vae.tile_sample_min_size = TILE
+    vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)
     for module in list(vae.modules()):
         for name, child in module.named_children():
             if type(child) is nn.GroupNorm:

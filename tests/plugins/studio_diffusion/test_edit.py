@@ -197,7 +197,7 @@ def test_recipes_name_the_picture_and_make_it_again(tmp_path: Path) -> None:
         ({"image": picture(), "box": "1,2,3"}, "X,Y,WIDTH,HEIGHT"),
         ({"image": picture(), "extend": "0,0,0,0"}, "adds nothing"),
         ({"image": picture(), "extend": "0,0,10,0"}, "138x128.*multiples of 32"),
-        ({"image": picture(), "extend": "0,0,512,0"}, "up to 512"),
+        ({"image": picture(), "extend": "0,0,1024,0"}, "up to 1024"),
         ({"image": picture(), "fit": "stretch"}, "`crop`, `letterbox`"),
     ],
 )
