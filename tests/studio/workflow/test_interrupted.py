@@ -46,7 +46,7 @@ class Slow(studio.Generator):
 def studio_generators():
     return [Slow()]
 '''.replace("\\\\n", "\\n")
-NODES = 12
+NODES = 9
 
 
 class Flow:
