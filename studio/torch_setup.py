@@ -17,11 +17,12 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Self
 
 from studio.errors import UsageError
 
@@ -86,6 +87,28 @@ def inference() -> AbstractContextManager[object]:
     """``torch.inference_mode()`` where torch is loaded, else a context that does nothing."""
     torch = sys.modules.get("torch")
     return torch.inference_mode() if torch is not None and hasattr(torch, "inference_mode") else nullcontext()
+
+
+class Inference:
+    """Holds the thread that enters it in ``torch.inference_mode()``, from the first `hold` when torch is loaded.
+
+    For many calls in one thread: to enter the mode and to leave it costs 50 µs where caches are cold.
+    """
+
+    def __init__(self) -> None:
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._held.close()
+
+    def hold(self) -> None:
+        """See to it that the mode is on, whatever the last call did."""
+        torch = sys.modules.get("torch")
+        if torch is not None and hasattr(torch, "inference_mode") and not torch.is_inference_mode_enabled():
+            self._held.enter_context(torch.inference_mode())
 
 
 def cores() -> int:

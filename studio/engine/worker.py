@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from studio import torch_setup
 from studio.engine.calls import Call, Calling
 from studio.engine.ending import Later
 from studio.engine.entry import Entry
@@ -108,11 +109,12 @@ class Worker:
     def _run(self, turn: Calling[bool] | None = None, late: TimedOut | None = None) -> None:
         """Take turns until closed; with a `turn` that another thread left behind in a call, begin with that."""
         try:
-            if turn is None:
-                self._opened()
-            busy = turn is not None and self._drive(turn, late)
-            while self._read_mail(busy):
-                busy = self._drive(self._loop.turn())
+            with torch_setup.Inference() as inference:
+                if turn is None:
+                    self._opened()
+                busy = turn is not None and self._drive(turn, inference, late)
+                while self._read_mail(busy):
+                    busy = self._drive(self._loop.turn(), inference)
         except _LeftBehind:
             return
         for entry in self._loop.order.jobs():
@@ -126,6 +128,8 @@ class Worker:
 
     def _read_mail(self, busy: bool, *, closing: bool = True) -> bool:
         """Do what came in, waiting for it where there is nothing else to do; False once it is time to close."""
+        if busy and not self._inbox:  # a letter that comes in now is read after the next turn
+            return not self._closing
         if not busy and closing:
             self._idle()
         with self._mail:
@@ -137,24 +141,25 @@ class Worker:
             letter()
         return not self._closing
 
-    def _drive(self, turn: Calling[bool], late: TimedOut | None = None) -> bool:
+    def _drive(self, turn: Calling[bool], inference: torch_setup.Inference, late: TimedOut | None = None) -> bool:
         """Do a turn with its calls. A fault of the loop itself ends what is in hand, never the thread."""
-        advance: Callable[[], Call] = partial(next, turn) if late is None else partial(turn.throw, late)
+        made: object = None
+        failed: BaseException | None = late
         while True:
             try:
-                call = advance()
+                call = turn.send(made) if failed is None else turn.throw(failed)
             except StopIteration as end:
                 return bool(end.value)
             except Exception as error:
                 for entry in self._loop.order.jobs():
                     self._loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
                 return False
+            inference.hold()
             watched = self._watchdog.watch(call, turn)
             made, failed = call.outcome()
             if not self._watchdog.over(watched):
                 raise _LeftBehind
-            advance = partial(turn.send, made) if failed is None else partial(turn.throw, failed)
-            del call, made, failed, watched  # whoever waits for mail keeps nothing alive
+            del call, watched  # what comes next may need the memory that the call holds on to
 
     def _take_over(self, watched: _Watched) -> None:
         """Called by the watchdog: leave the thread to its call, and go on with the turn in a new one."""
