@@ -16,7 +16,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -97,6 +97,7 @@ class Inference:
 
     def __init__(self) -> None:
         self._held = ExitStack()
+        self._is_on: Callable[[], bool] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -106,9 +107,10 @@ class Inference:
 
     def hold(self) -> None:
         """See to it that the mode is on, whatever the last call did."""
-        torch = sys.modules.get("torch")
-        if torch is not None and hasattr(torch, "inference_mode") and not torch.is_inference_mode_enabled():
-            self._held.enter_context(torch.inference_mode())
+        if self._is_on is None:
+            self._is_on = getattr(sys.modules.get("torch"), "is_inference_mode_enabled", None)
+        if self._is_on is not None and not self._is_on():
+            self._held.enter_context(inference())
 
 
 def cores() -> int:
