@@ -337,14 +337,14 @@ class Loop:
         preview is due.
         """
         entry.state, entry.drops = state, 0
-        entry.alone = max(0, entry.alone - 1)
+        if entry.alone:
+            entry.alone -= 1
         entry.width_min = min(entry.width_min or width, width)
         entry.width_max = max(entry.width_max, width)
         entry.timing.steps += seconds
         entry.recent.append(now)
         self.room.moved(entry)
-        eta = 0.0 if state.done else entry.eta_s(state)
-        entry.emit(Progress(state.position, state.steps, now - entry.started, eta))
+        entry.emit(Progress(state.position, state.steps, now - entry.started, entry.eta_s(state)))
         if len(state.notices) > len(entry.notices):
             tell(entry, state.notices)
         if state.done:
