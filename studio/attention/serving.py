@@ -13,14 +13,12 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from studio.attention.backend import Backend
 
 if TYPE_CHECKING:
     from studio.attention.dispatch import Dispatch
-
-T = TypeVar("T")
 
 
 class Serving:
@@ -38,43 +36,47 @@ class Serving:
         return Dispatch(self._more, Table.load(self._home))
 
 
-_lent: ContextVar[Serving | None] = ContextVar("studio_attention_lent", default=None)
-_recorders: ContextVar[tuple[set[str], ...]] = ContextVar("studio_attention_recorders", default=())
+class _Block:
+    """What holds within a block: who serves, and who records it. A class: it costs a third of a generator."""
+
+    __slots__ = ("_token", "recorders", "serving", "used")
+
+    def __init__(self, serving: Serving | None, recorders: tuple[set[str], ...]) -> None:
+        self.used: set[str] = set()
+        self.serving, self.recorders = serving, (*recorders, self.used)
+
+    def __enter__(self) -> set[str]:
+        self._token = _within.set(self)
+        return self.used
+
+    def __exit__(self, *error: object) -> None:
+        _within.reset(self._token)
+
+
+_within: ContextVar[_Block | None] = ContextVar("studio_attention", default=None)
 
 
 def lent() -> Serving | None:
     """What serves this thread, if anything was lent to it."""
-    return _lent.get()
+    block = _within.get()
+    return block.serving if block else None
 
 
-class _Within(Generic[T]):
-    """A context variable's value within a block, which is given `what`. A class: it costs a third of a generator."""
-
-    __slots__ = ("_token", "_value", "_variable", "_what")
-
-    def __init__(self, variable: ContextVar[Any], value: object, what: T) -> None:
-        self._variable, self._value, self._what = variable, value, what
-
-    def __enter__(self) -> T:
-        self._token = self._variable.set(self._value)
-        return self._what
-
-    def __exit__(self, *error: object) -> None:
-        self._variable.reset(self._token)
-
-
-def lending(serving: Serving | None) -> AbstractContextManager[None]:
-    """Let it serve this thread until the end of the block; None is what serves a program that lends nothing."""
-    return _Within(_lent, serving, None)
+def lending(serving: Serving | None) -> AbstractContextManager[set[str]]:
+    """Let it serve this thread until the end of the block, and collect the names of all backends that serve there; None
+    is what serves a program that lends nothing.
+    """
+    block = _within.get()
+    return _Block(serving, block.recorders if block else ())
 
 
 def recorded() -> AbstractContextManager[set[str]]:
     """Collect the names of all backends that serve this thread until the end of the block."""
-    used: set[str] = set()
-    return _Within(_recorders, (*_recorders.get(), used), used)
+    return lending(lent())
 
 
 def served(name: str) -> None:
     """Tell those who record that a backend has served."""
-    for used in _recorders.get():
+    block = _within.get()
+    for used in block.recorders if block else ():
         used.add(name)

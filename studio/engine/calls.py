@@ -19,9 +19,9 @@ from studio import torch_setup
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
-    """`work` is to be done for a generator, and may take `limit_s` seconds."""
+    """`work` is to be done for a generator, and may take `limit_s` seconds. Not frozen: that doubles what it costs."""
 
     generator: str
     work: Callable[[], object]
@@ -33,9 +33,11 @@ class Call:
             return self.work()
 
     def outcome(self) -> tuple[object, BaseException | None]:
-        """What it returns and None, or None and what it raised, whatever that is."""
+        """Do it in a thread that is in inference mode: what it returns and None, or None and what it raised, whatever
+        that is.
+        """
         try:
-            return self.run(), None
+            return self.work(), None
         except GeneratorExit:  # thrown into a Calling, it would close it
             return None, RuntimeError("GeneratorExit")
         except BaseException as error:  # SystemExit included: a plugin ends its own request only
@@ -47,7 +49,8 @@ Calling = Generator[Call, Any, T]
 
 def ask(generator: str, work: Callable[[], T], limit_s: float) -> Calling[T]:
     """Have `work` done for a generator, in at most `limit_s` seconds. Raises what it raises, or TimedOut."""
-    return cast(T, (yield Call(generator, work, limit_s)))
+    made: T = yield Call(generator, work, limit_s)
+    return made
 
 
 def drive(calling: Calling[T], run: Callable[[Call], object]) -> T:

@@ -41,7 +41,8 @@ class Ticket:
 
     def __init__(self, request: Request, cancel: Callable[[Entry], None]) -> None:
         self.request = request
-        self._news = threading.Condition()
+        self._guard = threading.RLock()
+        self._news = threading.Condition(self._guard)
         self._followed = False  # somebody waits for events before the last
         self._events: list[Event] = []
         self._listeners: list[Callable[[Event], None]] = []
@@ -113,7 +114,7 @@ class Ticket:
         return self._events[index]
 
     def _emit(self, event: Event) -> None:
-        with self._news:
+        with self._guard:
             self._events.append(event)
             if self._followed or event.last:  # waking those who wait for the end would cost each step
                 self._news.notify_all()

@@ -15,7 +15,7 @@ from studio.engine.models import Model
 from studio.engine.request import Event, Request, Timing
 from studio.generator import Generator, Rng, State
 
-_RECENT = 9  # intervals between steps that the time left is judged by
+_RECENT = 10  # moments of its latest steps, by which the time left is judged
 
 
 @dataclass(eq=False)
@@ -49,23 +49,14 @@ class Entry:
     notices: list[str] = field(default_factory=list)
     attention: set[str] = field(default_factory=set)  # names of the backends that served its calls
     started: float = 0.0
-    stepped: float = 0.0
-    intervals: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))  # its start and its latest steps
+    name: str = field(init=False)  # the generator's
+    client: str = field(init=False)  # on whose behalf
+    background: bool = field(init=False)  # whether it gives way to those that are not
 
-    @property
-    def name(self) -> str:
-        """The generator's name."""
-        return self.request.generator.name
-
-    @property
-    def client(self) -> str:
-        """On whose behalf."""
-        return self.request.client
-
-    @property
-    def background(self) -> bool:
-        """Whether it gives way to those that are not."""
-        return self.request.background
+    def __post_init__(self) -> None:
+        request = self.request
+        self.name, self.client, self.background = request.generator.name, request.client, request.background
 
     @property
     def lent(self) -> Any:
@@ -78,9 +69,9 @@ class Entry:
         return self.request.time_limit_s or self.request.generator.time_limit_s
 
     def eta_s(self, state: State) -> float:
-        """How long the steps that are left will take, judged by the median of the last ones."""
-        left = max(0, state.steps - state.position)
-        return sorted(self.intervals)[len(self.intervals) // 2] * left
+        """How long the steps that are left will take, if they come as the last ones came."""
+        recent = self.recent
+        return (recent[-1] - recent[0]) / (len(recent) - 1) * max(0, state.steps - state.position)
 
 
 def group_of(entry: Entry) -> Group:

@@ -72,14 +72,15 @@ def check_state(state: object) -> State:
     if not (_whole(state.position) and _whole(state.steps) and state.position >= 0):
         place = f"{state.position!r} of {state.steps!r}"
         raise Garbage(f"returned a State at position {place}; both are whole numbers from 0")
-    if not isinstance(state.notices, tuple) or not all(isinstance(each, str) for each in state.notices):
+    notices = state.notices
+    if not isinstance(notices, tuple) or (notices and not all(isinstance(each, str) for each in notices)):
         raise Garbage("returned a State whose notices are no tuple of texts")
     return state
 
 
 def check_step(given: Sequence[State], made: object) -> list[State]:
     """Return the next states if there is one for each given state and each is further on. Raises Garbage."""
-    states = [check_state(each) for each in _as_many(made, len(given), "state")]
+    states = list(map(check_state, _as_many(made, len(given), "state")))
     for old, new in zip(given, states, strict=True):
         if new.position <= old.position and not new.done:
             raise Garbage(f"returned a State that stays at position {new.position} of {new.steps}")

@@ -11,7 +11,7 @@ Try it: ``pytest tests/studio/engine/test_fingerprint.py``
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from studio.generator import State
@@ -23,22 +23,23 @@ _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})  # what nobody ca
 def fingerprint(state: State) -> int:
     """A number that changes with the bytes of the state's tensors and arrays, as far as they are looked at."""
     found, left = 0, MOST_BYTES
-    for value in _values(vars(state).values()):
-        data = _bytes(value, left)
-        if data is not None:
-            found = zlib.crc32(data, found)
-            left -= data.nbytes
+    for value in vars(state).values():
+        if type(value) in _PLAIN or (type(value) is tuple and not value):  # such as notices, mostly
+            continue
+        for each in _values(value):
+            data = _bytes(each, left)
+            if data is not None:
+                found = zlib.crc32(data, found)
+                left -= data.nbytes
     return found
 
 
-def _values(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        if type(value) in _PLAIN:
-            continue
-        if isinstance(value, tuple | list):
-            yield from _values(value[:64])
-        else:
-            yield value
+def _values(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple | list):
+        for each in value[:64]:
+            yield from _values(each)
+    elif type(value) not in _PLAIN:
+        yield value
 
 
 def _bytes(value: Any, most: int) -> Any:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 from studio.engine.actions import Actions
 from studio.engine.batching import LATENCY_GOAL_S, Groups, finish_together, same_key
@@ -44,6 +45,8 @@ from studio.media import Media
 __all__ = ["MAX_RUNNING", "Entry", "Keeper", "Loop"]
 
 MAX_RUNNING = 32  # states that one client may have on the way at once, in each class
+_STEP, _FINISH = Work.STEP, Work.FINISH  # Python 3.11 looks members up by a call
+_number, _position = attrgetter("number"), attrgetter("position")
 
 
 class Loop:
@@ -137,10 +140,10 @@ class Loop:
                 self.fail(parked[-1], self.room.crowded(parked[-1]))
             return bool(parked)
         work, entry = due
-        if work is Work.STEP:
+        if work is _STEP:
             yield from self._step(entry)
             return True
-        if work is Work.FINISH:
+        if work is _FINISH:
             yield from self._finish(entry)
             return True
         begun = self.clock()
@@ -184,7 +187,8 @@ class Loop:
         self.room.regroup(entry, group_of(entry))
         self._groups.file(entry)
         self.order.admitted(entry)
-        entry.started = entry.stepped = self.clock()
+        entry.started = self.clock()
+        entry.recent.append(entry.started)
         entry.timing.start = entry.started - loaded
         self.watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
@@ -256,10 +260,11 @@ class Loop:
 
     def _step_together(self, batch: list[Entry]) -> Calling[None]:
         made, begun, ended = yield from self.actions.step(batch)
-        numbers = tuple(entry.number for entry in batch)
-        self.watcher.stepped(numbers, tuple(state.position for state in made), batch[0].name, begun, ended)
+        numbers, positions = tuple(map(_number, batch)), tuple(map(_position, made))
+        self.watcher.stepped(numbers, positions, batch[0].name, begun, ended)
         for entry, state in zip(batch, made, strict=True):
-            yield from self._advance(entry, state, len(batch), ended - begun, ended)
+            if self._advance(entry, state, len(batch), ended - begun, ended):
+                yield from self._preview(entry, state)
 
     def _no_room(self, entry: Entry) -> None:
         """Let the others go first; a request that needs more than there is ends."""
@@ -273,8 +278,7 @@ class Loop:
         lead = batch[0]
         position = lead.state.position + 1 if lead.state else 0
         found = as_error(lead.name, f"step {position}", error)
-        numbers = tuple(entry.number for entry in batch)
-        self.watcher.stumbled(numbers, lead.name, found.message, begun, self.clock())
+        self.watcher.stumbled(tuple(map(_number, batch)), lead.name, found.message, begun, self.clock())
         if isinstance(found, TimedOut):
             self._hang(lead, found)
             return
@@ -328,32 +332,32 @@ class Loop:
             return None
         return error
 
-    def _advance(self, entry: Entry, state: State, width: int, seconds: float, now: float) -> Calling[None]:
-        """Take over the next state, tell the user, and find the batch key for the step to come."""
+    def _advance(self, entry: Entry, state: State, width: int, seconds: float, now: float) -> bool:
+        """Take over the next state, tell the user, and find the batch key for the step to come; returns whether a
+        preview is due.
+        """
         entry.state, entry.drops = state, 0
-        entry.alone = max(0, entry.alone - 1)
+        if entry.alone:
+            entry.alone -= 1
         entry.width_min = min(entry.width_min or width, width)
         entry.width_max = max(entry.width_max, width)
         entry.timing.steps += seconds
-        entry.intervals.append(now - entry.stepped)
-        entry.stepped = now
+        entry.recent.append(now)
         self.room.moved(entry)
-        eta = 0.0 if state.done else entry.eta_s(state)
-        entry.emit(Progress(state.position, state.steps, now - entry.started, eta))
+        entry.emit(Progress(state.position, state.steps, now - entry.started, entry.eta_s(state)))
         if len(state.notices) > len(entry.notices):
             tell(entry, state.notices)
         if state.done:
-            return
+            return False
         try:
             self._regroup(entry, state, width)
         except BaseException as error:  # a plugin may raise anything; see failures
             self.fail(entry, as_error(entry.name, "batch_key", error))
-            return
+            return False
         if self.keeper is not None:
             self.keeper.keep(entry)
         every = entry.request.preview_every
-        if every and state.position % every == 0:
-            yield from self._preview(entry, state)
+        return bool(every) and state.position % every == 0
 
     def _regroup(self, entry: Entry, state: State, width: int) -> None:
         """File the request under the batch key of its next step, behind those that wait longer."""

@@ -89,7 +89,12 @@ class Row(BaseModel):
 class _Width:
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
     peak: int | None = None
-    warm: bool = False  # the first step of a process at a width builds kernels: it counts until there is another
+    first_s: float | None = None  # the first step of a process builds kernels: it counts until there is another
+
+    def median_s(self) -> float | None:
+        """Worked out when it is asked for: a step that nobody can share needs it not."""
+        kept = sorted(self.seconds)
+        return kept[len(kept) // 2] if kept else self.first_s
 
 
 class Measured:
@@ -98,7 +103,6 @@ class Measured:
     def __init__(self, path: Path | None = None, versions: Mapping[str, str] | None = None) -> None:
         self._path, self._versions = path, dict(versions or {})
         self._widths: dict[Group, dict[int, _Width]] = {}
-        self._known: dict[Group, dict[int, float]] = {}
         self._turns: dict[Group, int] = {}
         self._greatest: dict[str, int] = {}
         self._peaks: dict[Group, dict[int, int]] = {}  # whatever the threads: memory hardly depends on them
@@ -108,25 +112,28 @@ class Measured:
 
     def learn(self, group: Group, width: int, seconds: float, peak: int | None) -> None:
         """Take in one call that succeeded; `peak` is the memory that it took besides what was held, in bytes."""
-        found = self._widths.setdefault(group, {}).setdefault(width, _Width())
+        found = self._width(group, width)
         self._changed = True
         self._turns[group] = self._turns.get(group, 0) + 1
-        self._rise(found, group, width, peak)
-        if found.warm:
+        if peak is not None:
+            self._rise(found, group, width, peak)
+        if found.first_s is None:
+            found.first_s = seconds
+        else:
             found.seconds.append(seconds)
-        found.warm = True
-        self._settle(group, width, found.seconds or (seconds,))
 
     def learn_peak(self, group: Group, peak: int | None) -> None:
         """Take in the memory of one call that is not timed."""
         if peak is not None:
-            found = self._widths.setdefault(group, {}).setdefault(1, _Width())
+            found = self._width(group, 1)
             self._changed = self._changed or peak > (found.peak or -1)
             self._rise(found, group, 1, peak)
 
     def seconds(self, group: Group) -> Mapping[int, float]:
         """Median seconds of a step for each width that was tried."""
-        return self._known.get(group, {})
+        widths = self._widths.get(group, {})
+        medians = {width: each.median_s() for width, each in list(widths.items())}
+        return {width: median for width, median in medians.items() if median is not None}
 
     def sure(self, group: Group) -> Collection[int]:
         """The widths that were measured often enough to judge by."""
@@ -216,19 +223,22 @@ class Measured:
         group = Group(**row.model_dump(include=set(Group._fields)))
         found = _Width(deque(row.seconds, maxlen=_KEPT), row.peak)
         self._widths.setdefault(group, {})[row.width] = found
-        self._rise(found, group, row.width, row.peak)
-        if found.seconds:
-            self._settle(group, row.width, found.seconds)
+        if row.peak is not None:
+            self._rise(found, group, row.width, row.peak)
 
-    def _rise(self, found: _Width, group: Group, width: int, peak: int | None) -> None:
-        if peak is not None:
-            found.peak = max(found.peak or 0, peak)
-            known = self._peaks.setdefault(unthreaded(group), {})
-            known[width] = max(known.get(width, 0), peak)
-            self._greatest[group.device] = max(self._greatest.get(group.device, 0), peak)
+    def _width(self, group: Group, width: int) -> _Width:
+        widths = self._widths.get(group)
+        if widths is None:
+            widths = self._widths[group] = {}
+        if width not in widths:
+            widths[width] = _Width()
+        return widths[width]
 
-    def _settle(self, group: Group, width: int, seconds: Collection[float]) -> None:
-        self._known.setdefault(group, {})[width] = sorted(seconds)[len(seconds) // 2]
+    def _rise(self, found: _Width, group: Group, width: int, peak: int) -> None:
+        found.peak = max(found.peak or 0, peak)
+        known = self._peaks.setdefault(unthreaded(group), {})
+        known[width] = max(known.get(width, 0), peak)
+        self._greatest[group.device] = max(self._greatest.get(group.device, 0), peak)
 
     @staticmethod
     def _key(row: Row) -> tuple[object, ...]:

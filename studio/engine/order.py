@@ -44,6 +44,9 @@ class Work(Enum):
     STEP = "step"
 
 
+_FINISH, _ADMIT, _STEP = Work.FINISH, Work.ADMIT, Work.STEP  # Python 3.11 looks members up by a call
+
+
 class _Class(Generic[J]):
     """The clients of one class."""
 
@@ -102,15 +105,15 @@ class _Class(Generic[J]):
     def next(self) -> tuple[Work, J] | None:
         """The job that is due, and for what."""
         if self.done:
-            return Work.FINISH, self.done[0]
+            return _FINISH, self.done[0]
         admit = None if self.blocked else self._first(self._admissions, self.waiting)
         step = self._first(self._steps, self.running)
         if admit is not None and (step is None or self._times[admit] <= self._times[step]):
             self._now = max(self._now, self._times[admit])
-            return Work.ADMIT, next(iter(self.waiting[admit]))
+            return _ADMIT, next(iter(self.waiting[admit]))
         if step is not None:
             self._now = max(self._now, self._times[step])
-            return Work.STEP, next(iter(self.running[step]))
+            return _STEP, next(iter(self.running[step]))
         return None
 
     def _push(self, client: str) -> None:
@@ -144,10 +147,6 @@ class _Class(Generic[J]):
 
 def _busy(each: _Class[J]) -> bool:
     return bool(each.done or each.running or each.waiting)
-
-
-def _time(each: _Class[J]) -> float:
-    return each.time
 
 
 class Order(Generic[J]):
@@ -185,7 +184,8 @@ class Order(Generic[J]):
 
     def next(self) -> tuple[Work, J] | None:
         """The job that is due, and for what; None if nothing can be done."""
-        for each in sorted(filter(_busy, self._classes), key=_time):
+        interactive, background = self._classes
+        for each in (background, interactive) if background.time < interactive.time else self._classes:
             due = each.next()
             if due is not None:
                 self._now = max(self._now, each.time)

@@ -139,14 +139,15 @@ class Room:
         return self._width(lead, finishes(lead.group), most)
 
     def _width(self, lead: Entry, group: Group, most: int) -> int:
-        most = min(most, self._caps.get(group, most))
-        measured = self.measured
-        width = choose_width(measured.seconds(group), measured.sure(group), most, self.goal_s, measured.turn(group))
+        measured, width = self.measured, 1
+        if most > 1:
+            most = min(most, self._caps.get(group, most))
+            width = choose_width(measured.seconds(group), measured.sure(group), most, self.goal_s, measured.turn(group))
         if self.models.ledger.budget is None:
             return width
         while width > 1 and not self.models.make_room(measured.peak(group, width) + self.heap.grown, self.idle):
             width //= 2
-        return width if width > 1 or self.models.make_room(self.measured.peak(group, 1), self.all_but(lead)) else 0
+        return width if width > 1 or self.models.make_room(measured.peak(group, 1), self.all_but(lead)) else 0
 
     def halve(self, group: Group, width: int) -> int:
         """Never again more than half of `width`."""

@@ -52,6 +52,7 @@ class Threads:
     def __init__(self, measured: Measured, *, free: bool = False) -> None:
         self.measured, self.free = measured, free
         self._kinds: dict[Group, _Kind] = {}
+        self._usual: int | None = None  # asking torch at every step would cost 10 µs
 
     @cached_property
     def most(self) -> int:
@@ -61,7 +62,9 @@ class Threads:
     @property
     def usual(self) -> int | None:
         """What calls take that chose no count of their own; None leaves torch as it is."""
-        return self.most if self.free and torch_setup.threads() is not None else None
+        if self._usual is None and self.free and torch_setup.threads() is not None:
+            self._usual = self.most
+        return self._usual
 
     def standing(self, group: Group) -> int | None:
         """How many a request whose steps are of this kind should take; None where there is nothing to choose."""

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from studio import torch_setup
 from studio.engine.calls import Call, Calling
 from studio.engine.ending import Later
 from studio.engine.entry import Entry
@@ -108,11 +109,12 @@ class Worker:
     def _run(self, turn: Calling[bool] | None = None, late: TimedOut | None = None) -> None:
         """Take turns until closed; with a `turn` that another thread left behind in a call, begin with that."""
         try:
-            if turn is None:
-                self._opened()
-            busy = turn is not None and self._drive(turn, late)
-            while self._read_mail(busy):
-                busy = self._drive(self._loop.turn())
+            with torch_setup.Inference() as inference:
+                if turn is None:
+                    self._opened()
+                busy = turn is not None and self._drive(turn, inference, late)
+                while self._read_mail(busy):
+                    busy = self._drive(self._loop.turn(), inference)
         except _LeftBehind:
             return
         for entry in self._loop.order.jobs():
@@ -126,6 +128,8 @@ class Worker:
 
     def _read_mail(self, busy: bool, *, closing: bool = True) -> bool:
         """Do what came in, waiting for it where there is nothing else to do; False once it is time to close."""
+        if busy and not self._inbox:  # a letter that comes in now is read after the next turn
+            return not self._closing
         if not busy and closing:
             self._idle()
         with self._mail:
@@ -137,80 +141,69 @@ class Worker:
             letter()
         return not self._closing
 
-    def _drive(self, turn: Calling[bool], late: TimedOut | None = None) -> bool:
+    def _drive(self, turn: Calling[bool], inference: torch_setup.Inference, late: TimedOut | None = None) -> bool:
         """Do a turn with its calls. A fault of the loop itself ends what is in hand, never the thread."""
-        advance: Callable[[], Call] = partial(next, turn) if late is None else partial(turn.throw, late)
+        made: object = None
+        failed: BaseException | None = late
         while True:
             try:
-                call = advance()
+                call = turn.send(made) if failed is None else turn.throw(failed)
             except StopIteration as end:
                 return bool(end.value)
             except Exception as error:
                 for entry in self._loop.order.jobs():
                     self._loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
                 return False
-            watched = self._watchdog.watch(call, turn)
+            inference.hold()
+            self._watchdog.watch(call, turn)
             made, failed = call.outcome()
-            if not self._watchdog.over(watched):
+            if not self._watchdog.over(call):
                 raise _LeftBehind
-            advance = partial(turn.send, made) if failed is None else partial(turn.throw, failed)
-            del call, made, failed, watched  # whoever waits for mail keeps nothing alive
+            del call  # what comes next may need the memory that the call holds on to
 
-    def _take_over(self, watched: _Watched) -> None:
+    def _take_over(self, call: Call, turn: Calling[bool]) -> None:
         """Called by the watchdog: leave the thread to its call, and go on with the turn in a new one."""
-        stuck, call = self._thread, watched.call
+        stuck = self._thread
         assert stuck is not None
         message = f"`{call.generator}` did not return within {call.limit_s:g} s and was abandoned"
         hint = "ask for less, or allow more time; it is refused further work while it hangs"
         late = TimedOut(call.generator, message, hint=hint, over=lambda: not stuck.is_alive())
-        self._start(partial(self._run, watched.turn, late))
+        self._start(partial(self._run, turn, late))
 
 
 class _LeftBehind(Exception):
     """The thread's call was abandoned: another has the loop now."""
 
 
-class _Watched:
-    """A call in flight, and when it is late."""
-
-    def __init__(self, call: Call, turn: Calling[bool]) -> None:
-        self.call, self.turn = call, turn
-        self.due = time.monotonic() + call.limit_s
-
-
 class _Watchdog:
     """Calls `late`, in a thread of its own, with a call that is not over in time; such a call is watched no more.
 
-    It sleeps from one due time to the next that it finds, so that watching a call wakes nobody.
+    It sleeps from one due time to the next that it finds, so that watching a call wakes nobody. Watching takes no lock
+    either: whoever takes a call out of the dictionary has it, and only one can.
     """
 
-    def __init__(self, late: Callable[[_Watched], None]) -> None:
+    def __init__(self, late: Callable[[Call, Calling[bool]], None]) -> None:
         self._late = late
-        self._guard = threading.Lock()
-        self._news = threading.Condition(self._guard)
-        self._watched: _Watched | None = None
+        self._news = threading.Condition()
+        self._watched: dict[Call, tuple[float, Calling[bool]]] = {}  # when a call is late, and the turn it is of
         self._wakes = -math.inf  # when it looks next; before its thread was started, never
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def watch(self, call: Call, turn: Calling[bool]) -> _Watched:
+    def watch(self, call: Call, turn: Calling[bool]) -> None:
         """Begin to watch."""
-        with self._guard:
-            watched = self._watched = _Watched(call, turn)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="studio-watchdog", daemon=True)
-                self._thread.start()
-            elif watched.due < self._wakes:
+        due = time.monotonic() + call.limit_s
+        self._watched[call] = due, turn
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="studio-watchdog", daemon=True)
+            self._thread.start()
+        elif due < self._wakes:
+            with self._news:
                 self._news.notify()
-            return watched
 
-    def over(self, watched: _Watched) -> bool:
+    def over(self, call: Call) -> bool:
         """The call is over; False if that comes too late."""
-        with self._guard:
-            in_time = self._watched is watched
-            if in_time:
-                self._watched = None
-            return in_time
+        return self._watched.pop(call, None) is not None
 
     def close(self) -> None:
         """End the thread."""
@@ -223,11 +216,14 @@ class _Watchdog:
     def _run(self) -> None:
         with self._news:
             while not self._closed:
-                watched, now = self._watched, time.monotonic()
-                if watched is not None and watched.due <= now:
-                    self._watched = None
-                    self._late(watched)
-                    continue
-                self._wakes = math.inf if watched is None else watched.due
-                del watched
+                self._wakes = math.inf  # from here on a call that comes in is seen below, or notifies
+                self._look(now := time.monotonic())
                 self._news.wait(None if self._wakes == math.inf else self._wakes - now)
+
+    def _look(self, now: float) -> None:
+        """Find what is late, and when to look next. Apart from `_run`, which would keep calls alive while it waits."""
+        for call, (due, turn) in self._watched.copy().items():
+            if due > now:
+                self._wakes = min(self._wakes, due)
+            elif self.over(call):
+                self._late(call, turn)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -80,3 +81,22 @@ def test_inference_mode_where_torch_is_loaded():
     with torch_setup.inference():
         assert torch.is_inference_mode_enabled()
     assert torch_setup.threads() == torch.get_num_threads()
+
+
+def test_a_thread_is_held_in_inference_mode_whatever_a_call_does_to_it():
+    import torch
+
+    def modes():
+        with torch_setup.Inference() as inference:
+            inference.hold()
+            yield torch.is_inference_mode_enabled()
+            spoilt = torch.inference_mode(False)
+            spoilt.__enter__()
+            yield torch.is_inference_mode_enabled()
+            inference.hold()
+            yield torch.is_inference_mode_enabled()
+        yield torch.is_inference_mode_enabled()
+
+    with ThreadPoolExecutor(1) as thread:  # of its own: what was spoilt stays so
+        assert list(thread.submit(list, modes()).result()) == [True, False, True, False]
+    assert not torch.is_inference_mode_enabled()
