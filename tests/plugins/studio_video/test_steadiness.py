@@ -1,4 +1,4 @@
-"""benchmarks/steadiness.py: poses are undone, a true clip is steady, one of another motion or of unlike frames is not."""
+"""benchmarks/steadiness.py: poses are undone, a true clip is steady, one of another motion or of unlike frames not."""
 
 from __future__ import annotations
 
