@@ -91,6 +91,7 @@ def make(
     there is not made again.
     """
     kept = folder / f"{generator}-{_meant(host, generator, options)}"
+    kept.mkdir(parents=True, exist_ok=True)
     paths = [kept / f"{each.name.replace('/', ' ')}.npz" for each in wanted]
     tickets = [
         (path, host.submit(generator, seed=each.seed, **each.inputs, **options))
