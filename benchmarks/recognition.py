@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def ranks(made: Tensor, references: Tensor, labels: list[str], wanted: list[str]
     near.index_reduce_(1, column, made @ references.T, "amax")
     own = near[torch.arange(len(made)), torch.tensor([names.index(label) for label in wanted])]
     return ((near > own[:, None]).sum(1) + 1).tolist()
+
+
+def ranked(
+    cache: Path, pictures: np.ndarray, records: Sequence[dict[str, Any]], made: np.ndarray, wanted: Sequence[str]
+) -> list[int]:
+    """For each picture made, uint8 (N, H, W, 3), the rank of its label among those of the training pictures."""
+    keep = [i for i, record in enumerate(records) if record["split"] == "train"]
+    eye = Judge(cache)
+    labels = [records[i]["label"].lower() for i in keep]
+    return ranks(eye.features(made), eye.features(pictures[keep]), labels, [label.lower() for label in wanted])
 
 
 def interval(hits: int, count: int) -> tuple[float, float]:

@@ -74,7 +74,9 @@ def moves(data: bytes) -> bool:
 def read(data: bytes, most: int) -> tuple[list[NDArray[np.uint8]], float, str]:
     """Frames on white, frames a second, and the text that `write` put there.
 
-    Raises MediaError if the file is damaged, its frames last unlike times, or they take more than `most` bytes.
+    A frame that lasts as long as several others is several equal frames, which Pillow and libwebp write as one.
+
+    Raises MediaError if the file is damaged, its frames have no rate in common, or they take more than `most` bytes.
     """
     import numpy as np
     import PIL.Image
@@ -82,24 +84,41 @@ def read(data: bytes, most: int) -> tuple[list[NDArray[np.uint8]], float, str]:
 
     if not _whole(data):
         raise MediaError("the animated picture is truncated: its end is missing")
-    frames, durations = [], set[int]()
+    too_large = MediaError(f"the video holds more than {most:,} bytes of frames")
+    frames, durations = [], []
     try:
         with PIL.Image.open(io.BytesIO(data), formats=list(FORMATS.values())) as picture:
             width, height = picture.size
             if width * height * 3 * getattr(picture, "n_frames", 1) > most:
-                raise MediaError(f"the video holds more than {most:,} bytes of frames")
+                raise too_large
             for frame in PIL.ImageSequence.Iterator(picture):
                 frames.append(np.asarray(_on_white(frame)))
-                durations.add(round(frame.info.get("duration", 0)))
+                durations.append(round(frame.info.get("duration", 0)))
             text = next(_texts(picture), "")
+            rounded = 5 if picture.format == "GIF" else 1  # it counts in hundredths of a second
     except _DAMAGED as error:
         raise MediaError(f"the animated picture is truncated or damaged: {error}") from None
-    if max(durations) - min(durations) > 1:
+    length, counts = _repeats(durations, rounded)
+    if width * height * 3 * sum(counts) > most:
+        raise too_large
+    shown = [frame for frame, count in zip(frames, counts, strict=True) for _ in range(count)]
+    return shown, 1000 / max(length, 5), text
+
+
+def _repeats(durations: list[int], rounded: int) -> tuple[float, list[int]]:
+    """How many ms a frame lasts, and how many frames each stands for; durations are off by up to `rounded` ms.
+
+    Raises MediaError where they are not multiples of the shortest.
+    """
+    least = max(min(durations), 5)
+    counts = [max(1, round(each / least)) for each in durations]
+    length = sum(durations) / sum(counts)
+    if any(abs(each - count * length) > rounded for each, count in zip(durations, counts, strict=True)):
         raise MediaError(
             f"the frames last from {min(durations)} to {max(durations)} ms; a video has one rate",
             hint="write it anew with frames of one length",
         )
-    return frames, 1000 / max(max(durations), 5), text
+    return length, counts
 
 
 def _whole(data: bytes) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import studio
+from studio.errors import InputError, nearest
 from studio.training.options import TrainingOptions
 
 
@@ -18,6 +20,9 @@ class TrainVideo(studio.Trainer):
 
         groups: str = studio.field("animals,food", help="groups of emoji to learn, with commas between them")
         things: int = studio.field(0, ge=0, le=100_000, help="learn so many things alone, the commonest; 0 is all")
+        also: str = studio.field(
+            "", help="labels to learn besides these, of any group, with commas between them: `red apple,house`"
+        )
         frames: int = studio.field(32, ge=1, le=65_536, help="frames a step, those of pictures and of clips together")
         moving: float = studio.field(
             0.75, ge=0, le=1, help="the part of them that is in clips at the end; it begins at a third of that"
@@ -25,13 +30,12 @@ class TrainVideo(studio.Trainer):
         rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/video/model`: `config.json` and weights. Raises InputError for a group that no record has."""
+        """Write `work/video/model`: `config.json` and weights. Raises InputError as `chosen` does."""
         device = options.torch_device()
         import torch
         from diffusers import AutoencoderKL
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        from studio.errors import InputError
         from studio.training.peers import Peers
         from studio_datasets import build
         from studio_diffusion.image import STARTER
@@ -40,32 +44,47 @@ class TrainVideo(studio.Trainer):
 
         work = options.folder
         pictures, records = build.load(work / "data")
-        groups = {name.strip() for name in options.groups.split(",")}
-        if unknown := groups - {record["group"] for record in records}:
-            known = ", ".join(sorted({record["group"] for record in records}))
-            raise InputError(
-                "groups", f"`groups` names `{min(unknown)}`, which the data set lacks", hint=f"it has {known}"
-            )
-        keep = [
-            i for i, r in enumerate(records)
-            if r["source"] == "emoji" and r["group"] in groups and r["split"] == "train"
-        ]  # fmt: skip
-        if options.things:  # by how often WordNet's tagged texts use their names
-            keep = sorted(keep, key=lambda i: (-records[i]["count"], records[i]["label"]))[: options.things]
+        keep = chosen(records, options)
         vae = AutoencoderKL.from_pretrained(STARTER / "vae", low_cpu_mem_usage=False, local_files_only=True)
-        chosen = [records[i] for i in keep]
+        learnt = [records[i] for i in keep]
         latents = bank.make(
             vae.to(device, torch.bfloat16),
             pictures[keep],
-            [record["id"] for record in chosen],
+            [record["id"] for record in learnt],
             work / "video" / "bank.safetensors",
         )
         tower = CLIPTextModel.from_pretrained(STARTER / "text_encoder", local_files_only=True).to(device).eval()
         texts = Texts(tower, CLIPTokenizer.from_pretrained(STARTER / "tokenizer", local_files_only=True))
         model = train.train(
-            latents, chosen, texts, work / "video", device=device, steps=options.steps, minutes=options.minutes,
+            latents, learnt, texts, work / "video", device=device, steps=options.steps, minutes=options.minutes,
             frames=options.frames, moving=(options.moving / 3, options.moving), peak=options.rate,
         )  # fmt: skip
         if not Peers().rank:  # the first process of the run writes the result
             files.save(work / "video" / "model", model)
             console.print(f"the model is in {work / 'video' / 'model'}")
+
+
+def chosen(records: Sequence[dict[str, Any]], options: Any) -> list[int]:
+    """The rows of the emoji to learn: of the groups, the commonest where `things` says how many, and those of `also`.
+
+    Raises InputError for a group or label that no emoji to learn from has, and if none is named.
+    """
+    emoji = [i for i, r in enumerate(records) if r["source"] == "emoji" and r["split"] == "train"]
+    groups = _known("groups", options.groups, (records[i]["group"] for i in emoji))
+    also = _known("also", options.also, (records[i]["label"] for i in emoji))
+    if not groups | also:
+        raise InputError("groups", "`groups` and `also` are empty", hint="name a group, such as `animals`")
+    keep = [i for i in emoji if records[i]["group"] in groups]
+    if options.things:  # by how often WordNet's tagged texts use their names
+        keep = sorted(keep, key=lambda i: (-records[i]["count"], records[i]["label"]))[: options.things]
+    return keep + [i for i in emoji if records[i]["label"] in also and i not in keep]
+
+
+def _known(name: str, given: str, known: Iterable[str]) -> set[str]:
+    """The names that an option lists with commas, all of them known. Raises InputError."""
+    wanted = {each.strip() for each in given.split(",")} - {""}
+    there = sorted(set(known))
+    for each in sorted(wanted.difference(there)):
+        hint = f"did you mean `{near}`?" if (near := nearest(each, there)) else f"it has {', '.join(there[:20])}"
+        raise InputError(name, f"`{name}` has `{each}`, which no emoji of the data set has", hint=hint)
+    return wanted

@@ -5,6 +5,7 @@ import wave
 from fractions import Fraction
 
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,6 +125,24 @@ def test_a_recipe_in_the_file_does_not_change_who_a_video_is(tmp_path):
     assert studio.Video.open(path) == video
     assert studio.Video.identify(path.read_bytes()) == video.sha256 == studio.Video.identify(video.data)
     assert studio.Video.open(path).attach(recipe(video, "another").recipe, None) == video
+
+
+@pytest.mark.parametrize("fps", [8, 12, 25])
+@pytest.mark.parametrize("suffix", [".webp", ".gif", ".png"])
+def test_a_clip_that_stands_still_for_a_while_is_read_as_it_was(tmp_path, suffix, fps):
+    frames = moving(3).repeat([2, 1, 4], axis=0)  # writers join equal frames to one that lasts longer
+    again = studio.Video.open(studio.Video(frames, fps).save(tmp_path / f"a{suffix}"))
+    assert len(again.frames) == len(frames)
+    assert again.fps == pytest.approx(fps, rel=0.05)
+    assert np.array_equal(again.frames[0], again.frames[1])
+    assert not np.array_equal(again.frames[1], again.frames[2])
+
+
+def test_an_animated_picture_of_no_one_rate_is_refused(tmp_path):
+    first, *others = (PIL.Image.fromarray(frame) for frame in moving(3))
+    first.save(tmp_path / "a.png", save_all=True, append_images=others, duration=[100, 130, 100])
+    with pytest.raises(MediaError, match=r"last from 100 to 130 ms.*one rate"):
+        studio.Video.open(tmp_path / "a.png")
 
 
 def test_frames_that_last_unlike_times_are_refused(tmp_path):

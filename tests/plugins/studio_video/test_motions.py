@@ -17,20 +17,14 @@ from studio_video.motions import ONWARD, PHASES, POSES, REST, THROUGH, Pose, dra
 
 @pytest.fixture(scope="module")
 def judge() -> ModuleType:
-    """benchmarks/motion.py, without the judge of pictures that it needs besides."""
-    path = Path(__file__).parents[3] / "benchmarks" / "motion.py"
-    known = ModuleType("recognition")
-    known.Judge = known.interval = known.ranks = known.sheet = None  # type: ignore[attr-defined]
-    sys.modules["recognition"] = known
-    try:
-        spec = importlib.util.spec_from_file_location("motion", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["motion"] = module
-        spec.loader.exec_module(module)
-    finally:
-        del sys.modules["recognition"]
+    """benchmarks/tracks.py."""
+    path = Path(__file__).parents[3] / "benchmarks" / "tracks.py"
+    spec = importlib.util.spec_from_file_location("tracks", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tracks"] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
     return module
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,45 +48,55 @@ def ltx() -> Any:
     )
 
 
-def wan() -> Any:
+def wan(picture: bool = False) -> Any:
     vae = diffusers.AutoencoderKLWan(
         base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
     )
     net = diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
-        text_dim=32, freq_dim=16, ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=36 if picture else 16,
+        out_channels=16, text_dim=32, freq_dim=16, ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+        image_dim=4 if picture else None,
     )  # fmt: skip
-    return diffusers.WanPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae.eval(),
-        transformer=net.eval(),
-        **text("UMT5"),
+    parts: dict[str, Any] = {"vae": vae.eval(), "transformer": net.eval(), **text("UMT5"),
+                             "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)}  # fmt: skip
+    if not picture:
+        return diffusers.WanPipeline(**parts)
+    eye = transformers.CLIPVisionConfig(
+        hidden_size=4, projection_dim=4, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4,
+        intermediate_size=16,
+    )  # fmt: skip
+    return diffusers.WanImageToVideoPipeline(
+        image_encoder=transformers.CLIPVisionModel(eye).eval(),
+        image_processor=transformers.CLIPImageProcessor(size=8, crop_size=8),
+        **parts,
     )
 
 
-def cog() -> Any:
+def cog(picture: bool = False) -> Any:
     vae = diffusers.AutoencoderKLCogVideoX(
         block_out_channels=(8, 8, 8, 8), latent_channels=4, layers_per_block=1, norm_num_groups=2,
         down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
     )  # fmt: skip
     net = diffusers.CogVideoXTransformer3DModel(
-        num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=2, text_embed_dim=32,
-        num_layers=1, sample_width=8, sample_height=8, sample_frames=9, max_text_seq_length=226,
+        num_attention_heads=4, attention_head_dim=8, in_channels=8 if picture else 4, out_channels=4, time_embed_dim=2,
+        text_embed_dim=32, num_layers=1, sample_width=8, sample_height=8, sample_frames=9, max_text_seq_length=226,
     )  # fmt: skip
     scheduler = diffusers.CogVideoXDDIMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=False, timestep_spacing="trailing", clip_sample=False
     )
-    return diffusers.CogVideoXPipeline(scheduler=scheduler, vae=vae.eval(), transformer=net.eval(), **text())
+    pipeline = diffusers.CogVideoXImageToVideoPipeline if picture else diffusers.CogVideoXPipeline
+    return pipeline(scheduler=scheduler, vae=vae.eval(), transformer=net.eval(), **text())
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {"ltx": ltx, "wan": wan, "cog": cog}
+FROM_PICTURES: dict[str, Callable[[], Any]] = {"wan-image": partial(wan, True), "cog-image": partial(cog, True)}
 
 
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return {name: build() for name, build in FAMILIES.items()}
+        return {name: build() for name, build in (FAMILIES | FROM_PICTURES).items()}
 
 
 @pytest.fixture(scope="module")
@@ -110,18 +121,33 @@ def run(folder: Path, seed: int = 4, **inputs: Any) -> Any:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_the_stock_pipeline(pipes: dict[str, Any], folders: dict[str, Path], family: str) -> None:
     ours, preview, _ = run(folders[family])
-    pipe = pipes[family]
+    assert np.abs(ours.frames.astype(int) - by_itself(pipes[family], family)).max() <= 1
+    assert preview is not None
+    assert preview.size == (64, 64)
+
+
+def by_itself(pipe: Any, family: str, **more: Any) -> np.ndarray:
+    """The frames of the pipeline's own loop, as whole numbers."""
     pipe.set_progress_bar_config(disable=True)
-    more = {"frame_rate": 12} if family == "ltx" else {}
+    more |= {"frame_rate": 12} if family == "ltx" else {}
     (frames,) = pipe(
         prompt="a dog", negative_prompt="a cat", width=64, height=64, num_frames=9, num_inference_steps=3,
         guidance_scale=4.0, generator=torch.Generator().manual_seed(4), output_type="np", **more,
     ).frames  # fmt: skip
-    stock = (np.asarray(frames) * 255).round().astype(int)
-    assert ours.frames.shape == stock.shape == (9, 64, 64, 3)
+    assert np.asarray(frames).shape == (9, 64, 64, 3)
+    return (np.asarray(frames) * 255).round().astype(int)
+
+
+@pytest.mark.parametrize("family", ["ltx", *FROM_PICTURES])
+def test_equals_the_stock_pipeline_from_a_picture(pipes: dict[str, Any], folders: dict[str, Path], family: str) -> None:
+    pixels = np.random.default_rng(2).integers(0, 255, (64, 64, 3), np.uint8)
+    ours, preview, _ = run(folders[family], image=studio.Image.from_array(pixels))
+    pipe = pipes[family]
+    if family == "ltx":
+        pipe = diffusers.LTXImageToVideoPipeline.from_pipe(pipe)
+    stock = by_itself(pipe, family, image=PIL.Image.fromarray(pixels))
     assert np.abs(ours.frames.astype(int) - stock).max() <= 1
     assert preview is not None
-    assert preview.size == (64, 64)
 
 
 def test_it_conforms(folders: dict[str, Path]) -> None:
@@ -141,6 +167,8 @@ def test_what_a_pipeline_does_not_take_is_refused(folders: dict[str, Path], tmp_
     red = studio.Image(PIL.Image.new("RGB", (64, 64), (250, 0, 0)))
     with pytest.raises(InputError, match="takes no picture"):
         run(folders["wan"], image=red)
+    with pytest.raises(InputError, match="a `WanImageToVideoPipeline` begins with a picture"):
+        run(folders["wan-image"])
     with pytest.raises(InputError, match="`loop` is for Studio's own"):
         run(folders["ltx"], loop=True)
     with pytest.raises(InputError, match="the pipeline refuses this"):
