@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -225,9 +226,10 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
                              hint=f"leave out `{name}`")  # fmt: skip
     given = fit.given(inputs, 0)
     frames = -(-(inputs.frames - 1) // model.stride) * model.stride + 1
-    encoded = model.pipeline(inputs.image is not None).encode_prompt(
+    pipe = model.pipeline(inputs.image is not None)
+    encoded = pipe.encode_prompt(
         prompt=inputs.prompt, negative_prompt=inputs.negative, do_classifier_free_guidance=inputs.guidance > 1,
-        device=model.device,
+        device=model.device, max_sequence_length=_tokens(pipe),
     )  # fmt: skip
     state = Denoising(
         steps=inputs.steps, notices=given.notices, x=None, x0_before=None,
@@ -241,6 +243,11 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
     except ValueError as error:
         raise InputError("size", f"the pipeline refuses this: {error}", hint="choose another size") from error
     return replace(state, x=x.float().cpu(), schedule=model.time.schedule)
+
+
+def _tokens(pipe: Any) -> int:
+    """How long the pipeline's own call makes a text: Wan's `encode_prompt` alone pads to less, which its net sees."""
+    return int(signature(type(pipe).__call__).parameters["max_sequence_length"].default)
 
 
 def step(model: StockVideo, states: Sequence[Denoising]) -> list[Denoising]:
