@@ -23,10 +23,10 @@ import PIL.ImageFont
 
 import studio
 from studio.files import write_atomically
+from studio_datasets.labelled import GROUPS
 from studio_video.motions import THROUGH, draw
 
 MOTIONS = ("sliding left", "spinning clockwise", "bouncing", "growing", "shaking", "fading in")
-GROUPS = ("animals", "food")
 
 
 class Request(NamedTuple):

@@ -17,6 +17,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 import studio
 from studio import models
 from studio.errors import WeightsError
+from studio.serving import others
 from studio_diffusion import sizes
 from studio_diffusion.image import STARTER as PICTURES
 from studio_video import fit
@@ -111,16 +112,13 @@ class VideoGenerator(studio.Generator):
     def __init__(self, folder: Path = WEIGHTS, shared: Path = PICTURES) -> None:
         """Use the net of `folder`, and text tower and VAE of the image model in `shared`."""
         self.folder, self.shared = folder, shared
-        self._others: dict[Path, VideoGenerator] = {}
+        self._others = others(type(self))
 
     def serving(self, inputs: Any) -> VideoGenerator:
         """The generator with the model that the inputs name."""
         if not inputs.model:
             return self
-        path = models.path(inputs.model).absolute()
-        if path not in self._others:
-            self._others[path] = type(self)(path, self.shared)
-        return self._others[path]
+        return self._others(models.path(inputs.model).absolute(), self.shared)
 
     def weights(self) -> list[Path]:
         """The safetensors of the net and of what it shares. Raises WeightsError if anything is missing."""
