@@ -22,7 +22,7 @@ NOUN_GROUPS = ("animals", "food", "travel", "activities", "objects")
 """Groups whose labels name things: never held out, so that common nouns stay in training."""
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Code points in lower case without the variation selector, which the two packages write differently."""
     return "-".join(part for part in text.lower().split("-") if part != "fe0f")
 
@@ -38,16 +38,16 @@ def read(pictures: Path, words: Path, size: int) -> Iterator[tuple[Record, np.nd
     Yields:
         (record, uint8 array of (size, size, 3) on white), in emojibase's order.
     """
-    files = {_code(path.stem): path for path in sorted((pictures / "assets").glob("*.webp"))}
+    files = {code(path.stem): path for path in sorted((pictures / "assets").glob("*.webp"))}
     english = json.loads((words / "en" / "data.json").read_text("utf-8"))
     chinese = {entry["hexcode"]: entry for entry in json.loads((words / "zh" / "data.json").read_text("utf-8"))}
     for entry in english:
-        path = files.get(_code(entry["hexcode"]))
+        path = files.get(code(entry["hexcode"]))
         if path is None or "group" not in entry:
             continue
         local = chinese.get(entry["hexcode"], {})
         record = Record(
-            id=f"emoji-{_code(entry['hexcode'])}",
+            id=f"emoji-{code(entry['hexcode'])}",
             source="emoji",
             group=GROUPS[entry["group"]],
             label=entry["label"].replace("’", "'"),

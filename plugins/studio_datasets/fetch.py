@@ -52,6 +52,19 @@ EMOJI = Package(
     "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
     "MIT",
 )
+_ANIMATED = (
+    "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
+    "e431da8172e394036c330faa77648d6fbbae1fd3b0be95637c4497c9075019c0",
+    "3624d0c34c819c1794b74ccf6ae9034adff7c4cb6318dd2a645145f0196feb43",
+    "3d4c08f1e321f70808ef4996aba0ab575a9d97b6c56ffffc92cf6161a7836aa3",
+)
+ANIMATED = tuple(
+    Package(
+        "npm", f"@lobehub/fluent-emoji-anim-{i}", "1.0.0", f"lobehub-fluent-emoji-anim-{i}-1.0.0.tgz", sha256, "MIT"
+    )
+    for i, sha256 in enumerate(_ANIMATED, start=1)
+)
+"""Together 700 MB."""
 WORDS = Package(
     "npm",
     "emojibase-data",

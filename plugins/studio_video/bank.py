@@ -1,7 +1,7 @@
 """The bank: every picture in every pose that a motion takes, as latents, made once and kept in one file.
 
 Clips are put together from it while training: encoding frames anew for each clip would take longer than learning from
-them. Knows nothing of captions or of the net.
+them. What animated emoji do is kept in the same way, in a file of its own. Knows nothing of captions or of the net.
 
 Try it: `make(vae, pictures, [record["id"] for record in records], Path("bank.safetensors"))`
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,15 @@ import PIL.Image
 import safetensors
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from studio_datasets import animated
 from studio_diffusion import export
-from studio_video.motions import POSES, draw
+from studio_video.motions import PHASES, POSES, Pose, draw
+
+FPS = 12.0
+"""Frames a second of the animations; what `studio video` makes unless told otherwise."""
 
 
 def make(vae: AutoencoderKL, pictures: np.ndarray, names: Sequence[str], path: Path) -> Tensor:
@@ -33,18 +37,51 @@ def make(vae: AutoencoderKL, pictures: np.ndarray, names: Sequence[str], path: P
         pictures: uint8 (N, S, S, 3), on white.
         names: of the pictures; with the poses they say whether what lies at `path` is still right.
     """
-    meant = hashlib.sha256(json.dumps([list(names), [repr(pose) for pose in POSES], pictures.shape]).encode())
+
+    def made() -> dict[str, Tensor]:
+        return {"latents": torch.stack([_encoded(vae, pixels, POSES) for pixels in pictures])}
+
+    return _kept(path, [list(names), [repr(pose) for pose in POSES], pictures.shape], made)["latents"]
+
+
+def films(vae: AutoencoderKL, animations: Mapping[str, Path], size: int, path: Path) -> dict[str, Tensor]:
+    """The latents of animated emoji by name, at rest: float16 (T, C, h, w), `FPS` frames a second, kept as `make` does.
+
+    Args:
+        animations: the file of each name; stills, and what is shorter than a movement, are left out.
+        size: the side of the frames in pixels.
+
+    Raises MediaError for a damaged file.
+    """
+
+    def made() -> dict[str, Tensor]:
+        read = ((name, animated.read(file, FPS, size)) for name, file in animations.items())
+        rest = (Pose(),)
+        return {
+            name: torch.cat([_encoded(vae, frame, rest) for frame in frames])
+            for name, frames in read
+            if len(frames) >= PHASES
+        }
+
+    return _kept(path, [size, FPS, [(name, file.stat().st_size) for name, file in animations.items()]], made)
+
+
+def _encoded(vae: AutoencoderKL, pixels: np.ndarray, poses: Sequence[Pose]) -> Tensor:
+    """A picture, uint8 (S, S, 3), in these poses: float16 (poses, C, h, w)."""
+    picture = PIL.Image.fromarray(pixels)
+    return export.encode(vae, np.stack([draw(picture, pose) for pose in poses])).half().contiguous()
+
+
+def _kept(path: Path, of: list[object], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors at `path`, mapped; made and written first unless they are there and `of` the same."""
+    meant = hashlib.sha256(json.dumps(of).encode()).hexdigest()
     if path.exists():
         with safetensors.safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("of") == meant.hexdigest():
-                return file.get_tensor("latents")
-    made = []
-    for pixels in pictures:
-        picture = PIL.Image.fromarray(pixels)
-        frames = np.stack([draw(picture, pose) for pose in POSES])
-        made.append(export.encode(vae, frames).half().contiguous())
+            right = (file.metadata() or {}).get("of") == meant
+        if right:
+            return load_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    save_file({"latents": torch.stack(made)}, part, {"of": meant.hexdigest()})
+    save_file(make(), part, {"of": meant})
     os.replace(part, path)
-    return make(vae, pictures, names, path)
+    return _kept(path, of, make)

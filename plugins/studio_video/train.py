@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,13 +27,19 @@ from studio.training.run import Run
 from studio_clip import captions
 from studio_diffusion.train_image import share
 from studio_video.model import Clip, Shape, VideoTransformer, Views, pack
-from studio_video.motions import ONWARD, POSES, REST, THROUGH, Pose
+from studio_video.motions import ONWARD, PHASES, POSES, REST, THROUGH, Pose
 from studio_video.product import Product
 
 Encode = Callable[[Sequence[str]], list[Tensor]]
 NAMED = ("a {}", "a {}", "{}", "the {}")
 COUNTS = (4, 4, 6, 8)
 """Frames drawn of a clip."""
+SPINNING = 4
+"""How often a thing spins for once that it slides: turned, it looks another way; elsewhere it looks the same."""
+MOVING = "moving"
+"""The verb of what an animated emoji does."""
+FILMED = 0.3
+"""The part of a thing's clips that show what its animated emoji does, if it has one."""
 _INDEX = {pose: index for index, pose in enumerate(POSES)}
 _PLAIN = _INDEX[Pose(scale=REST)]
 
@@ -57,11 +64,12 @@ class Sample(NamedTuple):
 
 
 def draw(bank: Tensor, records: Sequence[dict[str, Any]], weights: Sequence[float], frames: int, moving: float,
-         rng: random.Random) -> list[Sample]:  # fmt: skip
+         rng: random.Random, films: Mapping[int, Tensor] = MappingProxyType({})) -> list[Sample]:  # fmt: skip
     """Clips and pictures of about `frames` whole frames, a part of `moving` of them in clips, the smallest first.
 
     Args:
         bank: (N, poses, C, h, w) latents; row i is of `records[i]`, which is drawn by `weights[i]`.
+        films: (T, C, h, w) of those rows that have an animation.
     """
     made: list[Sample] = []
     whole = math.prod(bank.shape[2:])
@@ -69,8 +77,12 @@ def draw(bank: Tensor, records: Sequence[dict[str, Any]], weights: Sequence[floa
     left = frames * whole
     while left > 0:
         which = rng.choices(range(len(records)), weights)[0]
-        one = _clip if left > pictures else _picture
-        made.append(one(bank[which], records[which], rng))
+        if left <= pictures:
+            made.append(_picture(bank[which], records[which], rng))
+        elif which in films and rng.random() < FILMED:
+            made.append(_film(films[which], records[which], rng))
+        else:
+            made.append(_clip(bank[which], records[which], rng))
         left -= made[-1].x0.numel()
     return sorted(made, key=lambda each: each.x0.numel())
 
@@ -85,19 +97,29 @@ def _picture(poses: Tensor, record: dict[str, Any], rng: random.Random) -> Sampl
 
 def _clip(poses: Tensor, record: dict[str, Any], rng: random.Random) -> Sample:
     """A few frames of a movement that is drawn at random, of a picture in all poses (poses, C, h, w)."""
-    given = rng.choices(("", "first", "both"), (7, 2, 1))[0]
+    given = _given(rng)
     paths = ONWARD if given == "first" else THROUGH
-    motion = rng.choice(list(paths))
-    path = paths[motion]
-    last, count = len(path) - 1, min(rng.choice(COUNTS), len(path))
+    motion = rng.choices(list(paths), [SPINNING if name.startswith("spinning") else 1 for name in paths])[0]
+    return _few(poses[[_INDEX[pose] for pose in paths[motion]]], given, caption(record, motion, rng), rng)
+
+
+def _film(frames: Tensor, record: dict[str, Any], rng: random.Random) -> Sample:
+    """A few frames of an animation (T, C, h, w), of a part of it that is as long as a movement."""
+    first = rng.randrange(len(frames) - PHASES + 1)
+    return _few(frames[first : first + PHASES], _given(rng), caption(record, MOVING, rng), rng)
+
+
+def _given(rng: random.Random) -> str:
+    return rng.choices(("", "first", "both"), (7, 2, 1))[0]
+
+
+def _few(frames: Tensor, given: str, told: str, rng: random.Random) -> Sample:
+    """A few frames of a clip (T, C, h, w), which take their places in its time, 0 to 1."""
+    last, count = len(frames) - 1, min(rng.choice(COUNTS), len(frames))
     at = sorted([0, *rng.sample(range(1, last), count - 2), last] if given else rng.sample(range(last + 1), count))
     still = {"": (), "first": (0,), "both": (0, last)}[given]
-    return Sample(
-        poses[[_INDEX[path[i]] for i in at]].float(),
-        torch.tensor([i / last for i in at]),
-        torch.tensor([i in still for i in at]),
-        caption(record, motion, rng),
-    )
+    times, is_given = torch.tensor([i / last for i in at]), torch.tensor([i in still for i in at])
+    return Sample(frames[at].float(), times, is_given, told)
 
 
 def noisy(samples: Sequence[Sample], texts: Sequence[Tensor], noise: torch.Generator,
@@ -130,8 +152,8 @@ def loss_of(model: VideoTransformer, clips: Sequence[Clip], targets: Sequence[Te
 
 def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folder: Path, *, device: torch.device,
           steps: int, minutes: float, frames: int = 32, moving: tuple[float, float] = (0.25, 0.75),
-          peak: float = 1e-3, decay: float = 0.998, shape: Shape | None = None, seed: int = 0,
-          log_every: int = 50) -> VideoTransformer:  # fmt: skip
+          peak: float = 1e-3, decay: float = 0.998, shape: Shape | None = None, seed: int = 0, log_every: int = 50,
+          films: Mapping[int, Tensor] = MappingProxyType({})) -> VideoTransformer:  # fmt: skip
     """Train, or go on training, in `folder`; return the model with the averaged weights.
 
     Args:
@@ -140,6 +162,7 @@ def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folde
         frames: frames a step, over all processes of the run.
         moving: the part of them that is in clips, at the beginning of the run and at its end.
         peak: highest learning rate.
+        films: see `draw`.
     """
     torch.manual_seed(seed)
     shape = shape or Shape(channels=bank.shape[2], text=encode([""])[0].shape[-1])
@@ -155,7 +178,7 @@ def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folde
             rng = random.Random(f"{seed}-{step}-{run.peers.rank}")
             noise = torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009 + run.peers.rank)
             part = moving[0] + (moving[1] - moving[0]) * run.done
-            samples = draw(bank, records, weights, max(1, frames // run.peers.count), part, rng)
+            samples = draw(bank, records, weights, max(1, frames // run.peers.count), part, rng, films)
             texts = encode([each.caption for each in samples])
             clips, targets = noisy(samples, texts, noise, device)
             loss = loss_of(model, clips, targets, views)

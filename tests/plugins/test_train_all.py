@@ -1,4 +1,4 @@
-"""Every training recipe in turn, from small packages to a starter that draws: `studio train data|text|vae|clip|image`.
+"""Every training recipe in turn, from small packages to a starter that draws: data, text, vae, clip, image, video.
 
 The models have their full size, so two steps of each are enough for a minute.
 """
@@ -59,6 +59,8 @@ def work(tmp_path: Path) -> Path:
     """A work folder whose cache holds every package unpacked."""
     cache = tmp_path / "work" / "cache"
     packages.emoji(cache / fetch.EMOJI.folder / "package", cache / fetch.WORDS.folder / "package")
+    for each, code in zip(fetch.ANIMATED, ("1f34e", "1f40b", "1f1e6", "1f605"), strict=True):
+        packages.animation(cache / each.folder / "package", code)
     wordnet = cache / fetch.WORDNET.folder / "usr" / "share" / "wordnet"
     packages.wordnet(wordnet)
     nouns(wordnet, 2100)
@@ -92,6 +94,10 @@ def test_from_packages_to_a_picture(work: Path, capfd: pytest.CaptureFixture[str
     train("vae", "--steps", "1", "--decoder-only")
     train("clip", "--steps", "2", "--batch", "8", "--chunk", "4", "--lock", "both")
     train("image", "--steps", "2", "--batch", "2")
+    train("video", "--steps", "2", "--frames", "8", "--animated")
+    said = capfd.readouterr().out
+    assert "2 of 3 things have an animation" in " ".join(said.split())
+    assert (work / "video" / "model" / "config.json").exists()
 
     starter = work / "image" / "starter"
     clip = model.load(work / "clip" / "model", starter)

@@ -47,6 +47,16 @@ def emoji(pictures: Path, words: Path) -> None:
         (words / language / "data.json").write_text(json.dumps(entries, ensure_ascii=False), "utf-8")
 
 
+def animation(package: Path, code: str, frames: int = 48) -> None:
+    """A package of one animated emoji: a disc that sinks, 24 frames a second."""
+    (package / "assets").mkdir(parents=True)
+    shown = [PIL.Image.new("RGBA", (64, 64), (0, 0, 0, 0)) for _ in range(frames)]
+    for index, frame in enumerate(shown):
+        frame.paste(picture("red", (32, 32)), (16, index // 2))
+    path = package / "assets" / f"{code}.webp"
+    shown[0].save(path, save_all=True, append_images=shown[1:], duration=42, lossless=True)
+
+
 def drawing(pictures: Path, vectors: Path, name: str, image: PIL.Image.Image, title: str, *words: str) -> None:
     """One drawing of both clip-art packages; `name` is a folder and a stem."""
     for folder in (pictures, vectors):

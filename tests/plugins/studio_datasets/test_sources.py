@@ -10,7 +10,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from studio_datasets import clipart, emoji
+from studio.errors import MediaError
+from studio_datasets import animated, clipart, emoji
 from studio_datasets.record import Record
 from studio_datasets.wordnet import LEXNAMES, WordNet
 
@@ -42,6 +43,38 @@ def test_emoji_are_the_base_forms_that_both_packages_hold(tmp_path: Path) -> Non
         assert pixels.dtype == np.uint8
         assert (pixels[0, 0] == 255).all()
     assert tuple(read[0][1][16, 16]) == (255, 0, 0)
+
+
+def test_animations_have_the_frames_of_their_times_at_any_rate(tmp_path: Path) -> None:
+    folder = tmp_path / "one" / "assets"
+    folder.mkdir(parents=True)
+    # A disc moves right by a pixel each 20 ms; the third frame stays for three.
+    at = [0, 1, 2, 2, 2, 3, 4, 5, 6, 7]
+    frames = []
+    for dx in at:
+        frame = PIL.Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+        frame.paste(packages.picture("red", (32, 32)), (dx * 4, 16))
+        frames.append(frame)
+    frames[0].save(folder / "2764-fe0f.webp", save_all=True, append_images=frames[1:], duration=20, lossless=True)
+    packages.picture("navy").save(folder / "1f40b.webp", lossless=True)
+    (folder / "1f987.webp").write_bytes((folder / "2764-fe0f.webp").read_bytes()[:-9])
+    found = animated.files([tmp_path / "one", tmp_path / "none"])
+    assert set(found) == {"emoji-2764", "emoji-1f40b", "emoji-1f987"}
+
+    def middles(fps: float) -> list[float]:
+        made = animated.read(found["emoji-2764"], fps, 32)
+        assert made.dtype == np.uint8
+        assert made.shape[1:] == (32, 32, 3)
+        columns = np.argwhere((made < 128).any(3))
+        return [columns[columns[:, 0] == t][:, 2].mean() for t in range(len(made))]
+
+    whole = middles(50)
+    assert np.diff(whole) == pytest.approx(2 * np.diff(at), abs=0.2)
+    assert middles(25) == whole[::2]
+    assert middles(100) == [each for each in whole for _ in (0, 1)]
+    assert len(animated.read(found["emoji-1f40b"], 12, 32)) == 1
+    with pytest.raises(MediaError, match="truncated"):
+        animated.read(found["emoji-1f987"], 12, 32)
 
 
 def test_clip_art_is_read_with_its_words(tmp_path: Path) -> None:

@@ -62,6 +62,28 @@ def test_a_step_has_about_as_many_frames_as_asked(moving: float) -> None:
         assert each.caption == "" or any(record["label"] in each.caption for record in RECORDS)
 
 
+def test_of_things_that_have_an_animation_some_clips_are_of_it() -> None:
+    film = torch.arange(20.0)[:, None, None, None].expand(20, 2, 8, 8)
+    rng = random.Random(5)
+    made = [each for _ in range(40) for each in train.draw(latents(), RECORDS, [1.0, 1.0], 40, 1.0, rng, {1: film})]
+    shown = [each for each in made if (each.x0 == each.x0.round()).all()]
+    assert 0.5 * train.FILMED < len(shown) / sum("apple" not in each.caption for each in made) < 1.5 * train.FILMED
+    for each in shown:
+        number = each.x0[:, 0, 0, 0]
+        torch.testing.assert_close((each.times - each.times[0]) * 15, number - number[0])
+        assert each.caption in ("", "a pear moving", "pear moving", "the pear moving")
+
+
+def test_a_thing_spins_more_often_than_it_slides() -> None:
+    made = [
+        each.caption
+        for seed in range(60)
+        for each in train.draw(latents(), RECORDS, [1, 1], 40, 1.0, random.Random(seed))
+    ]
+    spins, slides = (sum(motion in each for each in made) for motion in ("spinning clockwise", "sliding left"))
+    assert 0.7 * train.SPINNING < spins / slides < 1.4 * train.SPINNING
+
+
 def test_what_is_given_has_no_noise_and_no_loss() -> None:
     samples = [
         each for seed in range(30) for each in train.draw(latents(), RECORDS, [1, 1], 8, 1.0, random.Random(seed))
@@ -125,6 +147,24 @@ def test_the_bank_holds_every_pose_and_is_made_once(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == written
     bank.make(vae, pictures, ["b"], path)
     assert path.stat().st_mtime_ns > written
+
+
+def test_animations_are_kept_at_rest_and_made_once(tmp_path: Path) -> None:
+    import PIL.Image
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(STARTER / "vae", low_cpu_mem_usage=False, local_files_only=True)
+    frames = [PIL.Image.new("RGB", (64, 64), (250 - i, i * 5, 0)) for i in range(40)]
+    frames[0].save(tmp_path / "long.webp", save_all=True, append_images=frames[1:], duration=42)
+    frames[0].save(tmp_path / "short.webp", save_all=True, append_images=frames[1:9], duration=42)
+    frames[0].save(tmp_path / "still.webp")
+    animations = {name: tmp_path / f"{name}.webp" for name in ("long", "short", "still")}
+    made = bank.films(vae, animations, 32, tmp_path / "films.safetensors")
+    assert {name: each.shape for name, each in made.items()} == {"long": (20, 8, 4, 4)}
+    written = (tmp_path / "films.safetensors").stat().st_mtime_ns
+    again = bank.films(vae, animations, 32, tmp_path / "films.safetensors")
+    assert torch.equal(again["long"], made["long"])
+    assert (tmp_path / "films.safetensors").stat().st_mtime_ns == written
 
 
 def test_the_folder_holds_small_files_and_their_sums(tmp_path: Path) -> None:
