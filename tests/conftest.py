@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
 from studio import torch_setup
+
+# Processes that run tests side by side (pytest-xdist) share the cores: each with all of them would wait for the others.
+SHARE = max(1, torch_setup.cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+if torch_setup.cores() > SHARE:
+    os.environ["OMP_NUM_THREADS"] = str(SHARE)  # read when torch is imported
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +26,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """What else the machine does must not decide what stands in a recipe; test_threads.py takes this back."""
-    monkeypatch.setenv(torch_setup.THREADS_VARIABLE, str(torch_setup.cores()))
+    monkeypatch.setenv(torch_setup.THREADS_VARIABLE, str(SHARE))
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

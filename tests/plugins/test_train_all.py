@@ -95,7 +95,7 @@ def test_from_packages_to_a_picture(work: Path, capfd: pytest.CaptureFixture[str
     train("clip", "--steps", "2", "--batch", "8", "--chunk", "4", "--lock", "both")
     train("image", "--steps", "2", "--batch", "2")
     train("video", "--steps", "2", "--frames", "8", "--animated")
-    said = capfd.readouterr().out
+    said = capfd.readouterr().err
     assert "2 of 3 things have an animation" in " ".join(said.split())
     assert (work / "video" / "model" / "config.json").exists()
 

@@ -20,7 +20,9 @@ from studio.recipe import MediaRef, PluginRef, Recipe
 
 @pytest.fixture(autouse=True)
 def free_threads(own_threads, monkeypatch):
+    """All cores to choose from, also where tests run side by side and have a share of them."""
     monkeypatch.delenv(torch_setup.THREADS_VARIABLE)
+    monkeypatch.setattr(torch_setup, "_usual", [torch_setup.cores()])
 
 
 GROUP = Group("g", "1", "(4, 16, 16)", "cpu", "float32")
@@ -204,14 +206,14 @@ def test_a_trial_that_fails_fails_nobody(file):
 
 def test_the_users_own_number_stands(file, monkeypatch):
     monkeypatch.setenv(torch_setup.THREADS_VARIABLE, "1")
-    generator = Multiply(file)
+    import torch
+
+    before, generator = torch.get_num_threads(), Multiply(file)
     try:
         assert make(generator, threads=2).recipe.threads == 1
         assert set(generator.seen) == {1}
     finally:
-        import torch
-
-        torch.set_num_threads(torch_setup.cores())
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [0, -3, 10**9])
