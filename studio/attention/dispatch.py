@@ -141,7 +141,7 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
     elif problem.open or problem.plain_causal or problem.kinds == {"Dense"}:
         fast = [*flash, "xformers", "chunked"]
     elif problem.device.type == "cpu":
-        few = pairs < FEW_PAIRS if problem.queries > 16 else pairs * problem.kv_heads < FEW_KEYS_DECODING
+        few = pairs <= FEW_PAIRS if problem.queries > 16 else pairs * problem.kv_heads < FEW_KEYS_DECODING
         fast = [*flash, "chunked"] if few else ["chunked", *flash]
     elif problem.kinds == {"SpaceTime"}:
         fast = ["flex", "chunked", *flash]
