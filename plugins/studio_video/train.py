@@ -34,8 +34,6 @@ Encode = Callable[[Sequence[str]], list[Tensor]]
 NAMED = ("a {}", "a {}", "{}", "the {}")
 COUNTS = (4, 4, 6, 8)
 """Frames drawn of a clip."""
-SPINNING = 4
-"""How often a thing spins for once that it slides: turned, it looks another way; elsewhere it looks the same."""
 MOVING = "moving"
 """The verb of what an animated emoji does."""
 FILMED = 0.3
@@ -99,7 +97,7 @@ def _clip(poses: Tensor, record: dict[str, Any], rng: random.Random) -> Sample:
     """A few frames of a movement that is drawn at random, of a picture in all poses (poses, C, h, w)."""
     given = _given(rng)
     paths = ONWARD if given == "first" else THROUGH
-    motion = rng.choices(list(paths), [SPINNING if name.startswith("spinning") else 1 for name in paths])[0]
+    motion = rng.choice(list(paths))
     return _few(poses[[_INDEX[pose] for pose in paths[motion]]], given, caption(record, motion, rng), rng)
 
 
