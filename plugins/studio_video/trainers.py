@@ -50,20 +50,21 @@ class TrainVideo(studio.Trainer):
         keep = chosen(records, options)
         vae = AutoencoderKL.from_pretrained(STARTER / "vae", low_cpu_mem_usage=False, local_files_only=True)
         learnt = [records[i] for i in keep]
-        latents = bank.make(
-            vae.to(device, torch.bfloat16),
-            pictures[keep],
-            [record["id"] for record in learnt],
-            work / "video" / "bank.safetensors",
-        )
-        films = {}
-        if options.animated:
-            packages = [fetch.fetch(each, work / "cache") / "package" for each in fetch.ANIMATED]
-            found, row = animated.files(packages), {record["id"]: i for i, record in enumerate(learnt)}
-            shown = {name: found[name] for name in row if name in found}
-            kept = bank.films(vae, shown, pictures.shape[1], work / "video" / "films.safetensors")
-            films = {row[name]: frames for name, frames in kept.items()}
-            console.print(f"{len(films)} of {len(learnt)} things have an animation")
+        with Peers().first_alone():
+            latents = bank.make(
+                vae.to(device, torch.bfloat16),
+                pictures[keep],
+                [record["id"] for record in learnt],
+                work / "video" / "bank.safetensors",
+            )
+            films = {}
+            if options.animated:
+                packages = [fetch.fetch(each, work / "cache") / "package" for each in fetch.ANIMATED]
+                found, row = animated.files(packages), {record["id"]: i for i, record in enumerate(learnt)}
+                shown = {name: found[name] for name in row if name in found}
+                kept = bank.films(vae, shown, pictures.shape[1], work / "video" / "films.safetensors")
+                films = {row[name]: frames for name, frames in kept.items()}
+                console.print(f"{len(films)} of {len(learnt)} things have an animation")
         tower = CLIPTextModel.from_pretrained(STARTER / "text_encoder", local_files_only=True).to(device).eval()
         texts = Texts(tower, CLIPTokenizer.from_pretrained(STARTER / "tokenizer", local_files_only=True))
         model = train.train(

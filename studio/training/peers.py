@@ -9,11 +9,15 @@ one thread waste far less than one of two threads, which wait for each other in 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_PATIENCE = timedelta(hours=4)  # what the first prepares for all may take longer than the usual half hour
 
 
 class Peers:
@@ -26,7 +30,16 @@ class Peers:
         if self.count > 1 and not dist.is_initialized():
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what `cuda` then means
-            dist.init_process_group()
+            dist.init_process_group(timeout=_PATIENCE)
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """What is within is done by the first process, then by the others, who find the files that it has made."""
+        if self.rank:
+            dist.barrier()
+        yield
+        if self.count > 1 and not self.rank:
+            dist.barrier()
 
     @torch.no_grad()
     def average(self, gradients: Iterable[Tensor], told: Sequence[float]) -> list[float]:

@@ -7,24 +7,25 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import safetensors
 import safetensors.torch
 import torch
 
-from . import shared
+from studio.training.peers import Peers
 
-PROGRAM = Path(shared.__file__)
+from . import first, shared
 
 
-def torchrun(*arguments: str) -> list[str]:
+def torchrun(program: ModuleType, *arguments: str) -> list[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return [*launch, str(PROGRAM), *arguments]
+    return [*launch, str(program.__file__), *arguments]
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
     shared.train(tmp_path / "alone", 6)
-    subprocess.run(torchrun(str(tmp_path / "both"), "6"), check=True, capture_output=True, timeout=120)
+    subprocess.run(torchrun(shared, str(tmp_path / "both"), "6"), check=True, capture_output=True, timeout=120)
     alone, both = (safetensors.torch.load_file(tmp_path / name / "run.safetensors") for name in ("alone", "both"))
     assert alone.keys() == both.keys()
     for name, value in alone.items():
@@ -33,8 +34,15 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         assert [row["step"] for row in csv.DictReader(file)] == [str(step) for step in range(6)]  # one process writes
 
 
+def test_what_the_first_prepares_is_there_for_the_others(tmp_path: Path) -> None:
+    subprocess.run(torchrun(first, str(tmp_path / "said")), check=True, capture_output=True, timeout=120)
+    assert (tmp_path / "said").read_text().splitlines() == ["0 begins", "0 ends", "1 begins", "1 ends"]
+    with Peers().first_alone():  # one that is alone waits for nobody
+        pass
+
+
 def test_interrupt_ends_both_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    command = torchrun(str(tmp_path / "run"), "100000", "0.02")
+    command = torchrun(shared, str(tmp_path / "run"), "100000", "0.02")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
