@@ -1,7 +1,7 @@
 """What moves, and how: tracks of a thing on white through a clip, and the motion that they show, by rules.
 
 The rules met no model and know nothing of the prompt: where the thing's centre lies in each frame, how large and how
-dark it is, and how far it has turned since the frame before. They answer one of eleven motions or none.
+dark it is, and how far it has turned since a quarter of the clip before. They answer one of eleven motions or none.
 
 Try it: `recognise(tracks(frames))` of uint8 frames (T, H, W, 3)
 """
@@ -9,12 +9,12 @@ Try it: `recognise(tracks(frames))` of uint8 frames (T, H, W, 3)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 NONE = "none"
 LEAST = 0.06  # of a side: a centre that moves less stands still
+LEAST_TURN = 8.0  # degrees in a quarter of the clip: what turns less does not spin
 _ANGLES, _RADII = 180, 24
 
 
@@ -26,8 +26,9 @@ class Tracks:
         x, y: its centre, in sides of the picture, to the right and down.
         radius: the root of the mean squared distance from the centre, in sides.
         dark: how far its darkest twentieth is from white, 0 to 1.
-        turn: (T - 1,) degrees clockwise since the frame before.
-        sure: (T - 1,) how well that turn explains the frame, as a correlation.
+        turn: (T - T // 4,) degrees clockwise since a quarter of the clip before. From frame to frame a thing that spins
+            slowly turns less than what its texture does there hides.
+        sure: (T - T // 4,) how well that turn explains the frame, as a correlation.
     """
 
     x: np.ndarray
@@ -52,7 +53,7 @@ def tracks(frames: np.ndarray) -> Tracks:
     radius = np.sqrt(((seen > 0) * apart).sum((1, 2)) / area)
     dark = np.array([np.quantile(each[each > 0], 0.95) if (each > 0).any() else 0.0 for each in ink])
     rings = [_polar(frame, cx, cy, 2 * r) for frame, cx, cy, r in zip(frames, x, y, radius, strict=True)]
-    turns = [_turned(a, b) for a, b in pairwise(rings)]
+    turns = [_turned(a, b) for a, b in zip(rings, rings[max(1, len(rings) // 4) :], strict=False)]
     turn, sure = (np.array(each) for each in zip(*turns, strict=True)) if turns else (np.zeros(0), np.zeros(0))
     return Tracks(x / side, y / side, radius / side, dark, turn, sure)
 
@@ -101,7 +102,7 @@ def recognise(t: Tracks) -> str:
     steady = slice(1, None) if dark[0] < 0.3 else slice(None)
     x, y, radius = t.x[steady], t.y[steady], t.radius[steady]
     growth = float(np.log(max(radius[-third:].mean(), 1e-3) / max(radius[:third].mean(), 1e-3)))
-    turned = t.turn[np.abs(t.turn) > 4]
+    turned = t.turn[np.abs(t.turn) > LEAST_TURN]
     if len(turned) >= 0.6 * len(t.turn) and abs(np.sign(turned).sum()) >= 0.6 * len(turned) and t.sure.mean() > 0.4:
         return "spinning clockwise" if np.sign(turned).sum() > 0 else "spinning anticlockwise"
     if abs(growth) > 0.25:

@@ -42,6 +42,7 @@ class Pose:
 
 _REACH, _HEIGHT, _SWING = 20.0, 24.0, 6.0  # pixels
 _SMALL, _LARGE = 0.45, 1.05  # scales
+_TURN = 90.0  # degrees; of a whole turn, most poses are like nothing else that is learnt
 _AT_REST = Pose()
 
 _PATHS: dict[str, Callable[[int], Pose]] = {
@@ -49,8 +50,8 @@ _PATHS: dict[str, Callable[[int], Pose]] = {
     "sliding right": lambda i: Pose(dx=_slide(1, i)),
     "sliding up": lambda i: Pose(dy=_slide(-1, i)),
     "sliding down": lambda i: Pose(dy=_slide(1, i)),
-    "spinning clockwise": lambda i: Pose(angle=(i - PHASES // 2) % PHASES * 360 / PHASES),
-    "spinning anticlockwise": lambda i: Pose(angle=(PHASES // 2 - i) % PHASES * 360 / PHASES),
+    "spinning clockwise": lambda i: Pose(angle=_turn(1, i)),
+    "spinning anticlockwise": lambda i: Pose(angle=_turn(-1, i)),
     "bouncing": lambda i: Pose(dy=_round(8 - _HEIGHT * abs(math.sin(2 * math.pi * i / (PHASES - 1))))),
     "growing": lambda i: Pose(scale=_scale(i)),
     "shrinking": lambda i: Pose(scale=_scale(PHASES - 1 - i)),
@@ -67,6 +68,10 @@ def _slide(way: int, i: int) -> float:
     return _round(way * _REACH * (2 * i / (PHASES - 1) - 1))
 
 
+def _turn(way: int, i: int) -> float:
+    return _round(way * _TURN * (i - PHASES // 2) / (PHASES - 1))
+
+
 def _scale(i: int) -> float:
     return _round(_SMALL * (_LARGE / _SMALL) ** (i / (PHASES - 1)))
 
@@ -78,7 +83,7 @@ THROUGH: dict[str, tuple[Pose, ...]] = {name: tuple(path(i) for i in range(PHASE
 def _onward(name: str) -> tuple[Pose, ...]:
     whole = THROUGH[name]
     if name.startswith("spinning"):
-        return whole[PHASES // 2 :] + whole[: PHASES // 2]
+        return whole[PHASES // 2 :]
     if name.startswith("sliding"):
         return (_AT_REST, *whole[PHASES // 2 :])
     if name in ("growing", "shrinking"):

@@ -79,7 +79,7 @@ def test_a_clip_is_at_rest_half_way_and_begins_at_rest_where_its_picture_is_give
         middle = path[PHASES // 2]
         assert abs(middle.dx) < 7
         assert middle.dy <= 9
-        assert middle.angle == 0
+        assert middle.angle == 0, motion
         assert abs(middle.scale - REST) < 0.09, motion
     assert all(path[0].scale == REST and path[0].dx == path[0].angle == 0 for path in ONWARD.values())
     assert {pose for path in (*THROUGH.values(), *ONWARD.values()) for pose in path} <= set(POSES)

@@ -62,6 +62,13 @@ def test_a_step_has_about_as_many_frames_as_asked(moving: float) -> None:
         assert each.caption == "" or any(record["label"] in each.caption for record in RECORDS)
 
 
+def test_what_takes_longest_to_learn_is_drawn_most_often() -> None:
+    rng = random.Random(4)
+    made = [each for _ in range(60) for each in train.draw(latents(), RECORDS, [1.0, 1.0], 40, 1.0, rng)]
+    spun, slid = (sum(word in each.caption for each in made) for word in ("spinning clockwise", "sliding left"))
+    assert 2 < spun / slid < 4
+
+
 def test_of_things_that_have_an_animation_some_clips_are_of_it() -> None:
     film = torch.arange(20.0)[:, None, None, None].expand(20, 2, 8, 8)
     rng = random.Random(5)
