@@ -86,9 +86,10 @@ class VideoGenerator(studio.Generator):
         @field_validator("frames", mode="before")
         @classmethod
         def _not_endless(cls, value: Any, info: ValidationInfo) -> Any:
-            if isinstance(value, int) and value > MOST_FRAMES:
+            count = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value
+            if isinstance(count, int) and count > MOST_FRAMES:
                 size = info.data.get("size", "128x128")
-                takes = _memory(value, *(int(side) for side in size.split("x")))
+                takes = _memory(count, *(int(side) for side in size.split("x")))
                 raise ValueError(f"must be from 1 to {MOST_FRAMES}; so many of {size} would take {takes}")
             return value
 

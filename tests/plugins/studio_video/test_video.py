@@ -138,6 +138,7 @@ def test_another_aspect_ratio_is_said(generator: VideoGenerator, way: str) -> No
             {"frames": 100_000, "size": "128x128"},
             "`frames` is 100000: must be from 1 to 1024; .* 128x128 would take 4.6 GiB",
         ),
+        ({"frames": "100000", "size": "128x128"}, "128x128 would take 4.6 GiB"),  # as the command line has it
         ({"size": "65x64"}, "a multiple of 16 from 64 to 2048"),
         ({"prompt": "  "}, "say what to show"),
         ({"image": picture((0, 0, 0)), "frames": 1}, "there must be more to make"),
