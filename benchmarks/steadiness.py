@@ -45,7 +45,6 @@ def along(path: Sequence[Pose], frames: int) -> list[Pose]:
     """The poses at `frames` even times of a path, straight between its own."""
     at = np.linspace(0, len(path) - 1, frames)
     columns = np.array([(pose.dx, pose.dy, pose.angle, pose.scale, pose.alpha) for pose in path]).T
-    columns[2] = np.unwrap(columns[2], period=360)
     between = np.array([np.interp(at, range(len(path)), column) for column in columns])
     return [Pose(*map(float, row)) for row in between.T]
 

@@ -26,9 +26,9 @@ class Tracks:
         x, y: its centre, in sides of the picture, to the right and down.
         radius: the root of the mean squared distance from the centre, in sides.
         dark: how far its darkest twentieth is from white, 0 to 1.
-        turn: (T - T // 4,) degrees clockwise since a quarter of the clip before. From frame to frame a thing that spins
-            slowly turns less than what its texture does there hides.
-        sure: (T - T // 4,) how well that turn explains the frame, as a correlation.
+        turn: (T - max(1, T // 4),) degrees clockwise since a quarter of the clip before: from one frame to the next a
+            slow turn is too small to be told.
+        sure: (T - max(1, T // 4),) how well that turn explains the frame, as a correlation.
     """
 
     x: np.ndarray

@@ -59,6 +59,12 @@ def test_it_tells_them_from_rest_on(judge: ModuleType, motion: str) -> None:
     assert judge.recognise(judge.tracks(clip(ONWARD[motion]))) == motion
 
 
+def test_it_tells_a_turn_too_slow_to_be_seen_from_one_frame_to_the_next(judge: ModuleType) -> None:
+    turning = tuple(Pose(angle=float(angle)) for angle in np.linspace(-45, 45, 64))
+    assert judge.recognise(judge.tracks(clip(turning))) == "spinning clockwise"
+    assert judge.recognise(judge.tracks(clip(turning[::-1]))) == "spinning anticlockwise"
+
+
 def test_it_takes_stillness_and_noise_for_no_motion(judge: ModuleType) -> None:
     still = np.repeat(draw(thing(), Pose())[None], PHASES, 0)
     assert judge.recognise(judge.tracks(still)) == judge.NONE
