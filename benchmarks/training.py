@@ -30,6 +30,7 @@ from diffusers import DDPMScheduler  # noqa: E402  (needs prepare)
 from torch.nn.functional import binary_cross_entropy_with_logits as bce  # noqa: E402
 from torch.nn.functional import mse_loss  # noqa: E402
 
+from studio.precision import autocast  # noqa: E402
 from studio_dcgan import train  # noqa: E402
 from studio_dcgan.augment import augment  # noqa: E402
 from studio_dcgan.model import Discriminator, Generator  # noqa: E402
@@ -62,7 +63,7 @@ def dcgan_plain(device: torch.device, width: int, batch: int, steps: int, pictur
         rows = torch.randint(PICTURES, (batch,), generator=rng)
         real = torch.from_numpy(pictures[rows.numpy()]).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)
         labels, z = rows.to(device), torch.randn(batch, 100, generator=rng).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             made = generator(z, labels)
             on_real = discriminator(augment(real, rng), labels)
             on_made = discriminator(augment(made.detach(), rng), labels)
@@ -72,7 +73,7 @@ def dcgan_plain(device: torch.device, width: int, batch: int, steps: int, pictur
         generator.zero_grad(set_to_none=True)
         for parameter in discriminator.parameters():
             parameter.requires_grad_(False)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             scores = discriminator(augment(made, rng), labels)
         loss = bce(scores.float(), ones)
         loss.backward()
@@ -105,7 +106,7 @@ def ddpm_plain(device: torch.device, batch: int, steps: int, pictures: np.ndarra
         rows = torch.randint(PICTURES, (batch,), generator=rng)
         x0 = torch.from_numpy(pictures[rows.numpy()]).permute(0, 3, 1, 2).float().div(127.5).sub(1).to(device)
         e, t = torch.randn(x0.shape, generator=rng).to(device), torch.randint(1000, (batch,), generator=rng).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             said = model(scheduler.add_noise(x0, e, t), t, rows.to(device)).sample
         loss = mse_loss(said.float(), scheduler.get_velocity(x0, e, t))
         optimizer.zero_grad(set_to_none=True)

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
+from studio.precision import autocast
+
 WIDTH = 384
 
 
@@ -32,7 +34,7 @@ def embed(folder: Path, texts: Sequence[str], batch: int = 128) -> Tensor:
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         tokens = tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=64, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu")):
             states = model(**tokens).last_hidden_state.float()  # (B, T, 384)
         mask = tokens.attention_mask[..., None]
         out[rows] = F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).half()

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from studio.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_clip import captions, contrast, convert
@@ -84,11 +85,11 @@ def train(pictures: np.ndarray, records: list[dict[str, Any]], model: open_clip.
     batch, text_learns = min(batch, len(records)), model.token_embedding.weight.requires_grad
 
     def image(rows: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             return F.normalize(model.encode_image(rows).float(), dim=-1)
 
     def text(tokens: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             return F.normalize(model.encode_text(tokens).float(), dim=-1)
 
     for _ in run:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from studio.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run, replace
 from studio_clip import captions, teacher
@@ -120,7 +121,7 @@ def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch
         others = rng.choices(order[start : start + SPAN], k=batch - len(chosen))
         texts = [captions.caption(data.records[i], rng) for i in chosen] + [data.texts[i] for i in others]
         target = torch.cat([data.record_targets[chosen], data.text_targets[others]]).to(device)  # (B, 384)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             made = F.normalize(embed(model, tokenizer, texts), dim=-1)  # (B, 384)
         same = target @ target.T > 0.999  # other captions of the same record are no negatives
         logits = (made @ target.T / TEMPERATURE).masked_fill(

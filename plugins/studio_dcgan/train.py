@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from studio.errors import StudioError
+from studio.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_dcgan.augment import augment
@@ -106,7 +107,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
         real = real.to(device)
         given = None if known is None else known[rows].to(device)
         z = torch.randn(batch, generator.latent, generator=rng).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             made = generator(z, given)  # (B, 3, 64, 64)
             on_real = discriminator(augment(real, rng), given).float()
             on_made = discriminator(augment(made.detach(), rng), given).float()
@@ -117,7 +118,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
         optimizer.step()
 
         discriminator.requires_grad_(False)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             scores = discriminator(augment(made, rng), given).float()
         g_loss = softplus(-scores).mean()
         optimizer.zero_grad(set_to_none=True)

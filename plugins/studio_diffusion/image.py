@@ -15,6 +15,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
 from studio.errors import WeightsError
+from studio.precision import fast_dtype
 from studio_diffusion import edit, prompts, sizes, skipping
 
 if TYPE_CHECKING:
@@ -204,11 +205,7 @@ class ImageGenerator(studio.Generator):
 
     def dtype_for(self, device: str) -> str:
         """bfloat16 where the hardware multiplies it, else float32."""
-        import torch
-
-        if device.startswith("cuda"):
-            return "bfloat16"
-        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+        return fast_dtype(device)
 
     def load(self, device: str, dtype: str) -> LatentDiffusion:
         """Build text encoder, U-Net and VAE."""

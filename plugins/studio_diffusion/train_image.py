@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from studio.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_clip import captions
@@ -100,7 +101,7 @@ def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[
         e = torch.randn(x0.shape, generator=noise).to(device)
         s = noise_levels(batch, noise).to(device)
         x = torch.lerp(x0, e, s[:, None, None, None])
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             v = model(x, s * 1000, encode(texts)).sample
         loss = F.mse_loss(v.float(), e - x0)
         optimizer.zero_grad(set_to_none=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studio.errors import StudioError
+from studio.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run, replace
 from studio_diffusion.noise import NoiseSchedule
@@ -63,7 +64,7 @@ def loss_of(model: torch.nn.Module, schedule: NoiseSchedule, x0: Tensor, labels:
             gamma: float) -> Tensor:  # fmt: skip
     """The mean weighted squared error of what the net says of x0 (B, C, H, W) under noise `e` at times t (B,)."""
     at = schedule.level(t)
-    with torch.autocast(x0.device.type, torch.bfloat16):
+    with autocast(x0.device):
         said = model(at.alpha * x0 + at.sigma * e, t, labels).sample
     error = F.mse_loss(said.float(), schedule.target(x0, e, at), reduction="none")
     return (schedule.weight(at, gamma) * error).mean()

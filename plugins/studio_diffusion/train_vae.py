@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
+from studio.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run
 
@@ -84,7 +85,7 @@ def train(pictures: np.ndarray, rows: np.ndarray, folder: Path, *, device: torch
         run.rate(peak)
         crops = run.done < whole
         x = batch(pictures, rows, 64 if crops else 128, 16 if crops else 8, rng).to(device)  # (B, 3, S, S)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             posterior = model.encode(x).latent_dist
             z = posterior.mode() if decoder_of else posterior.sample()  # (B, 8, S/8, S/8)
             made = model.decode(z).sample

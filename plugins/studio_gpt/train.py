@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from studio.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_gpt import load
@@ -36,7 +37,7 @@ def groups(model: torch.nn.Module, decay: float = 0.1) -> list[dict[str, object]
 
 def loss_of(model: torch.nn.Module, rows: Tensor) -> Tensor:
     """Mean cross-entropy, in nats, of each next token of rows (B, T + 1)."""
-    with torch.autocast(rows.device.type, torch.bfloat16):
+    with autocast(rows.device):
         logits = model(rows[:, :-1])  # (B, T, V)
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studio.errors import InputError, StudioError
+from studio.precision import autocast, fast_dtype
 from studio.training.best import Best
 from studio.training.ema import Ema
 from studio.training.run import Run
@@ -142,7 +143,7 @@ def opening(targets: Tensor, phrase: Tensor) -> Tensor:
 def loss_of(model: torch.nn.Module, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy, in nats, of the assistant's tokens; `weights` (B, T) says how much each counts."""
     said = targets != IGNORED
-    with torch.autocast(tokens.device.type, torch.bfloat16):
+    with autocast(tokens.device):
         logits = model(tokens, said)  # (N, V)
     losses = F.cross_entropy(logits.float(), targets[said], reduction="none")
     return losses.mean() if weights is None else (losses * weights[said]).sum() / weights[said].sum()
@@ -168,8 +169,9 @@ def probe(model: GPT, samples: Sequence[Sample], *, phrase: Sequence[int] = (), 
     """
     device, ends = model.head.weight.device, torch.tensor(phrase, device=model.head.weight.device)
     states, said, weights = [], [], []
-    hook = model.norm.register_forward_hook(lambda _, given, made: states.append(made.bfloat16()))
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+    short = getattr(torch, fast_dtype(device.type))
+    hook = model.norm.register_forward_hook(lambda _, given, made: states.append(made.to(short)))
+    with torch.inference_mode(), autocast(device):
         alike = sorted(samples, key=lambda each: len(each.tokens))  # less padding
         for start in range(0, len(alike), 64):
             tokens, targets = (each.to(device) for each in pad(alike[start : start + 64]))
@@ -183,7 +185,7 @@ def probe(model: GPT, samples: Sequence[Sample], *, phrase: Sequence[int] = (), 
     steps = epochs * -(-len(x) // batch)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
     for rows in (rows for _ in range(epochs) for rows in torch.randperm(len(x), generator=generator).split(batch)):
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             logits = F.linear(x[rows], head)  # (B, V)
         loss = (F.cross_entropy(logits.float(), y[rows], reduction="none") * counts[rows]).sum() / counts[rows].sum()
         optimizer.zero_grad(set_to_none=True)
@@ -283,7 +285,7 @@ def validate(model: torch.nn.Module, samples: Sequence[Sample], phrase: Sequence
     for start in range(0, len(samples), batch):
         tokens, targets = (each.to(device) for each in pad(samples[start : start + batch]))
         said = targets != IGNORED
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             logits = model(tokens, said)  # (N, V)
         total += float(F.cross_entropy(logits.float(), targets[said], reduction="sum"))
         count += int(said.sum())

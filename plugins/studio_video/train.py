@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from studio.attention.serving import Serving, lending
+from studio.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_clip import captions
@@ -144,7 +145,7 @@ def noisy(samples: Sequence[Sample], texts: Sequence[Tensor], noise: torch.Gener
 def loss_of(model: VideoTransformer, clips: Sequence[Clip], targets: Sequence[Tensor], views: Views) -> Tensor:
     """The mean squared error of the velocities over all frames that are not given."""
     packed = pack(clips, model.shape)
-    with torch.autocast(packed.patches.device.type, torch.bfloat16):
+    with autocast(packed.patches.device):
         said = packed.unpack(model(packed, views))
     errors = [(v.float() - target).square().mean((1, 2, 3)) for v, target in zip(said, targets, strict=True)]
     counts = packed.levels > 0

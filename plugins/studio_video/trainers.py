@@ -39,6 +39,7 @@ class TrainVideo(studio.Trainer):
         from diffusers import AutoencoderKL
         from transformers import CLIPTextModel, CLIPTokenizer
 
+        from studio.precision import fast_dtype
         from studio.training.peers import Peers
         from studio_datasets import animated, build, fetch
         from studio_diffusion.image import STARTER
@@ -52,7 +53,7 @@ class TrainVideo(studio.Trainer):
         learnt = [records[i] for i in keep]
         with Peers().first_alone():
             latents = bank.make(
-                vae.to(device, torch.bfloat16),
+                vae.to(device, getattr(torch, fast_dtype(device.type))),
                 pictures[keep],
                 [record["id"] for record in learnt],
                 work / "video" / "bank.safetensors",

@@ -17,6 +17,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 import studio
 from studio import models
 from studio.errors import WeightsError
+from studio.precision import fast_dtype
 from studio.serving import others
 from studio_diffusion import sizes
 from studio_diffusion.image import STARTER as PICTURES
@@ -135,11 +136,7 @@ class VideoGenerator(studio.Generator):
 
     def dtype_for(self, device: str) -> str:
         """bfloat16 where the hardware multiplies it, else float32."""
-        import torch
-
-        if device.startswith("cuda"):
-            return "bfloat16"
-        return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+        return fast_dtype(device)
 
     def load(self, device: str, dtype: str) -> Model:
         """Build text tower, net and VAE, or the stock pipeline."""
