@@ -46,6 +46,8 @@ class Row:
         sampler: a key of `SAMPLERS`.
         loop: whether the last frame is the first one again.
         windows: the frames of each pass, of which neighbours overlap; the whole clip in one where it is short.
+        weight: of what is seen now, in a mean with `x0_before`.
+        noise: (T, C, h, w) to put on that mean for `s_next`, in place of a step of the sampler.
     """
 
     x: Tensor
@@ -61,6 +63,8 @@ class Row:
     sampler: str
     loop: bool = False
     windows: tuple[tuple[int, int], ...] = ()
+    weight: float = 1.0
+    noise: Tensor | None = None
 
 
 class LatentVideo:
@@ -135,6 +139,8 @@ class LatentVideo:
                 v[0] = v[-1] = (v[0] + v[-1]) / 2
             still = row.given.to(self.device)[:, None, None, None]
             x0 = torch.where(still, x, x - row.s * v)
+            if row.x0_before is not None:
+                x0 = torch.lerp(row.x0_before.to(self.device), x0, row.weight)
             moved.append((torch.where(still, x, _move(row, x, x0)), x0))
         return moved
 
@@ -175,7 +181,9 @@ def joined(row: Row, parts: Sequence[Tensor]) -> Tensor:
 
 
 def _move(row: Row, x: Tensor, x0: Tensor) -> Tensor:
-    """The sampler's step, frames as its rows."""
+    """The sampler's step, frames as its rows, or fresh noise."""
+    if row.noise is not None:
+        return torch.lerp(x0, row.noise.to(x.device), row.s_next)
     now, after, before = (Level.flow(torch.tensor(s, device=x.device)) for s in (row.s, row.s_next, row.s_before))
     past = x0 if row.x0_before is None else row.x0_before.to(x.device)
     return SAMPLERS[row.sampler](Move(x, x0, now, after, Past(before, past, x)))

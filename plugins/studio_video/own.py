@@ -29,6 +29,11 @@ WINDOW, OVERLAP = 64, 16
 """Frames of a pass, and how many of them two neighbours share, where a clip is longer than a pass."""
 MEMORY = 4
 """Frames of a clip that are shown to the net to go on from."""
+LOWEST, HIGHEST = 0.3, 0.75
+"""Noise levels of the last steadying step and of the first."""
+WHOLE = 0.94
+"""Noise levels above this see the whole clip, in windows too: what is where at which time is told apart there. It is
+three steps of twenty."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +49,7 @@ class Denoising(studio.State):
         before, after: uint8 (n, H, W, 3), frames that are kept as they are at the beginning and the end.
         hidden: frames of `x` at its beginning that stand for some of `before`.
         attention: the kind of `Views`.
+        rng: what steadying steps draw from.
     """
 
     x: Tensor
@@ -61,6 +67,17 @@ class Denoising(studio.State):
     before: Tensor
     after: Tensor
     hidden: int
+    rng: studio.Rng
+
+    @property
+    def level(self) -> float:
+        """The noise level that the next step begins at."""
+        return self.levels[self.position]
+
+    @property
+    def views(self) -> Views:
+        """Which patches see each other in the next step."""
+        return Views("full" if self.attention == "window" and self.level > WHOLE else self.attention)
 
     @property
     def key(self) -> Hashable:
@@ -69,7 +86,7 @@ class Denoising(studio.State):
         What a step takes is learned for a key and a width: clips of very unlike sizes would tell nothing of each other.
         """
         frames, _, height, width = self.x.shape
-        return self.attention, (frames * height * width).bit_length()
+        return self.views, (frames * height * width).bit_length()
 
 
 def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
@@ -78,9 +95,7 @@ def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
         raise InputError("size", f"`size` is {inputs.size}; this model makes sides of up to {LARGEST} pixels")
     given = fit.given(inputs, MEMORY)
     frames = inputs.frames + given.hidden + inputs.loop
-    x = torch.randn(model.latent_shape(frames, *inputs.sides), generator=rng.torch)
-    if inputs.loop:
-        x[-1] = x[0]
+    x = _noise(model.latent_shape(frames, *inputs.sides), rng.torch, inputs.loop)
     still = torch.zeros(frames, dtype=torch.bool)
     for at, pixels in given.frames.items():
         still[at] = True
@@ -91,26 +106,43 @@ def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
     return Denoising(
         steps=inputs.steps, notices=(*given.notices, *cut), x=x, x0_before=None,
         times=torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([0.5]),
-        given=still, text=text, negative=negative, levels=noise_levels(inputs.steps, shift(frames)),
+        given=still, text=text, negative=negative, levels=levels(inputs.steps, frames), rng=rng,
         guidance=inputs.guidance, sampler=inputs.sampler, loop=inputs.loop, attention=inputs.attention,
         fps=inputs.extend.fps if inputs.extend else inputs.fps, before=before, after=after, hidden=given.hidden,
     )  # fmt: skip
 
 
 def step(model: LatentVideo, states: Sequence[Denoising]) -> list[Denoising]:
-    """One denoising step for all states together, as one packed row."""
-    rows = [
-        Row(x=a.x, x0_before=a.x0_before, times=a.times, given=a.given, text=a.text, negative=a.negative,
-            guidance=a.guidance, s=a.levels[a.position], s_next=a.levels[a.position + 1],
-            s_before=a.levels[a.position - 1] if a.position else 0.0, sampler=a.sampler, loop=a.loop,
-            windows=windows(len(a.x)))
-        for a in states
-    ]  # fmt: skip
-    moved = model.step(rows, Views(states[0].attention))
+    """One step for all states together, as one packed row."""
+    moved = model.step([_row(state) for state in states], states[0].views)
     return [
         replace(a, position=a.position + 1, x=x.cpu(), x0_before=x0.cpu())
         for a, (x, x0) in zip(states, moved, strict=True)
     ]
+
+
+def _row(a: Denoising) -> Row:
+    """What a state's next step is made of.
+
+    Denoising leaves grain that is another in each frame. Steadying steps put fresh noise on what is seen, look
+    again without guidance, and keep a mean of what they see, later ones weighing more.
+    """
+    steadied = a.position + 1 - (a.steps - steadying(a.steps, len(a.x)))  # with this step
+    return Row(
+        x=a.x, x0_before=a.x0_before, times=a.times, given=a.given, text=a.text, negative=a.negative,
+        guidance=a.guidance if steadied < 1 else 1.0, s=a.level, s_next=a.levels[a.position + 1],
+        s_before=a.levels[a.position - 1] if a.position else 0.0, sampler=a.sampler, loop=a.loop,
+        windows=windows(len(a.x)), weight=2 / (steadied + 1) if steadied > 1 else 1.0,
+        noise=_noise(a.x.shape, a.rng.fork(a.position).torch, a.loop) if steadied >= 0 else None,
+    )  # fmt: skip
+
+
+def _noise(shape: Sequence[int], generator: torch.Generator, loop: bool) -> Tensor:
+    """Noise for latents (T, C, h, w), whose last frame is the first again in a loop."""
+    made = torch.randn(tuple(shape), generator=generator)
+    if loop:
+        made[-1] = made[0]
+    return made
 
 
 def finish(model: LatentVideo, state: Denoising) -> studio.Video:
@@ -130,7 +162,8 @@ def preview(model: LatentVideo, state: Denoising) -> studio.Image | None:
 
 def facts(model: LatentVideo, inputs: Any) -> dict[str, Any]:
     """The noise schedule, the sampler, and which patches saw each other."""
-    schedule = {"kind": "rectified flow", "shift": shift(inputs.frames), "steps": inputs.steps}
+    steadied = steadying(inputs.steps, inputs.frames)
+    schedule = {"kind": "rectified flow", "shift": shift(inputs.frames), "steps": inputs.steps, "steadying": steadied}
     return {"noise_schedule": schedule, "sampler": inputs.sampler, "views": inputs.attention}
 
 
@@ -141,6 +174,18 @@ def windows(frames: int) -> tuple[tuple[int, int], ...]:
     count = -(-(frames - OVERLAP) // (WINDOW - OVERLAP))
     starts = [round(i * (frames - WINDOW) / (count - 1)) for i in range(count)]
     return tuple((start, start + WINDOW) for start in starts)
+
+
+def steadying(steps: int, frames: int) -> int:
+    """How many of a clip's steps steady it: the last third. A picture has nothing to be steady with."""
+    return steps // 3 if frames > 1 else 0
+
+
+def levels(steps: int, frames: int) -> tuple[float, ...]:
+    """The noise level at the beginning of each step, and 0."""
+    last = steadying(steps, frames)
+    falling = np.linspace(LOWEST, HIGHEST, last)[::-1].tolist()  # if there is one alone, the lowest
+    return (*noise_levels(steps, shift(frames))[: steps - last], *falling, 0.0)
 
 
 def shift(frames: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import studio
 from studio.engine import Engine, Request
 from studio.errors import InputError, WeightsError
 from studio.recipe import PluginRef
-from studio_video.own import MEMORY, OVERLAP, WINDOW, windows
+from studio_diffusion.samplers import noise_levels
+from studio_video.own import MEMORY, OVERLAP, WINDOW, levels, windows
 from studio_video.video import VideoGenerator
 
 PLUGIN = PluginRef(name="test", version="1")
@@ -88,6 +90,60 @@ def test_clips_of_unlike_shapes_share_a_step(generator: VideoGenerator) -> None:
         for together, state in zip(generator.step(model, states), states, strict=True):
             (alone,) = generator.step(model, [state])
             torch.testing.assert_close(together.x, alone.x, rtol=1e-4, atol=1e-4)
+
+
+def test_a_clip_ends_as_a_mean_of_what_is_seen_through_fresh_noise(generator: VideoGenerator) -> None:
+    import torch
+
+    from studio_video.latent import pack_and_say
+    from studio_video.model import Clip, Views
+
+    parsed = generator.Inputs.parse(SMALL | {"steps": 9, "image": picture((200, 10, 20))})
+    with torch.inference_mode():
+        model = generator.load("cpu", "float32")
+        first = state = generator.start(model, parsed, studio.Rng(0))
+        while state.position < 6:
+            (state,) = generator.step(model, [state])
+        seen, still = state.x0_before, first.given[:, None, None, None]
+        for turn, level in enumerate((0.75, 0.525, 0.3)):
+            e = torch.randn(first.x.shape, generator=studio.Rng(0).fork(5 + turn).torch)
+            x = torch.where(still, first.x, (1 - level) * seen + level * e)
+            at = torch.where(first.given, 0.0, level)
+            (v,) = pack_and_say(model.net, [Clip(x, first.times, at, first.text)], torch.float32, Views())
+            seen = seen + (torch.where(still, x, x - level * v) - seen) * (1.0, 2 / 3, 1 / 2)[turn]
+        while not state.done:
+            (state,) = generator.step(model, [state])
+    torch.testing.assert_close(state.x, seen, rtol=1e-4, atol=1e-4)
+    assert torch.equal(state.x[0], first.x[0]), "what is given stays as it was"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 8, 20, 1000])
+def test_a_third_of_a_clips_steps_steady_it_and_none_of_a_pictures(steps: int) -> None:
+    assert levels(steps, 1) == noise_levels(steps)
+    found = levels(steps, 16)
+    assert len(found) == steps + 1
+    assert found[: steps - steps // 3] == noise_levels(steps, 2.0)[: steps - steps // 3]
+    assert found[-1] == 0
+    assert steps < 3 or found[-2] == pytest.approx(0.3)
+
+
+def test_windows_begin_with_a_look_at_the_whole_clip(generator: VideoGenerator) -> None:
+    import torch
+
+    with torch.inference_mode():
+        model = generator.load("cpu", "float32")
+        full, window = (
+            generator.start(
+                model, generator.Inputs.parse(SMALL | {"steps": 20, "frames": 24, "attention": kind}), studio.Rng(0)
+            )
+            for kind in ("full", "window")
+        )
+        for at in (0, 2, 3, 19):
+            moved = [generator.step(model, [replace(each, position=at)])[0].x for each in (full, window)]
+            alike = torch.allclose(*moved, rtol=1e-4, atol=1e-5)
+            assert alike == (at < 3)
+            keys = {generator.batch_key(replace(each, position=at)) for each in (full, window)}
+            assert len(keys) == (1 if at < 3 else 2)
 
 
 @pytest.mark.parametrize("frames", [1, WINDOW, WINDOW + 1, 2 * WINDOW, 500, 1024])
