@@ -31,9 +31,6 @@ MEMORY = 4
 """Frames of a clip that are shown to the net to go on from."""
 LOWEST, HIGHEST = 0.3, 0.75
 """Noise levels of the last steadying step and of the first."""
-WHOLE = 0.94
-"""Noise levels above this see the whole clip, in windows too: what is where at which time is told apart there. It is
-three steps of twenty."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,23 +67,13 @@ class Denoising(studio.State):
     rng: studio.Rng
 
     @property
-    def level(self) -> float:
-        """The noise level that the next step begins at."""
-        return self.levels[self.position]
-
-    @property
-    def views(self) -> Views:
-        """Which patches see each other in the next step."""
-        return Views("full" if self.attention == "window" and self.level > WHOLE else self.attention)
-
-    @property
     def key(self) -> Hashable:
         """Clips of any shapes share a step, if they see alike and their sizes are within a factor of two.
 
         What a step takes is learned for a key and a width: clips of very unlike sizes would tell nothing of each other.
         """
         frames, _, height, width = self.x.shape
-        return self.views, (frames * height * width).bit_length()
+        return self.attention, (frames * height * width).bit_length()
 
 
 def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
@@ -114,7 +101,7 @@ def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
 
 def step(model: LatentVideo, states: Sequence[Denoising]) -> list[Denoising]:
     """One step for all states together, as one packed row."""
-    moved = model.step([_row(state) for state in states], states[0].views)
+    moved = model.step([_row(state) for state in states], Views(states[0].attention))
     return [
         replace(a, position=a.position + 1, x=x.cpu(), x0_before=x0.cpu())
         for a, (x, x0) in zip(states, moved, strict=True)
@@ -130,7 +117,7 @@ def _row(a: Denoising) -> Row:
     steadied = a.position + 1 - (a.steps - steadying(a.steps, len(a.x)))  # with this step
     return Row(
         x=a.x, x0_before=a.x0_before, times=a.times, given=a.given, text=a.text, negative=a.negative,
-        guidance=a.guidance if steadied < 1 else 1.0, s=a.level, s_next=a.levels[a.position + 1],
+        guidance=a.guidance if steadied < 1 else 1.0, s=a.levels[a.position], s_next=a.levels[a.position + 1],
         s_before=a.levels[a.position - 1] if a.position else 0.0, sampler=a.sampler, loop=a.loop,
         windows=windows(len(a.x)), weight=2 / (steadied + 1) if steadied > 1 else 1.0,
         noise=_noise(a.x.shape, a.rng.fork(a.position).torch, a.loop) if steadied >= 0 else None,
@@ -162,8 +149,9 @@ def preview(model: LatentVideo, state: Denoising) -> studio.Image | None:
 
 def facts(model: LatentVideo, inputs: Any) -> dict[str, Any]:
     """The noise schedule, the sampler, and which patches saw each other."""
-    steadied = steadying(inputs.steps, inputs.frames)
-    schedule = {"kind": "rectified flow", "shift": shift(inputs.frames), "steps": inputs.steps, "steadying": steadied}
+    frames = inputs.frames + bool(inputs.extend)  # one or several, that is the question
+    steadied = steadying(inputs.steps, frames)
+    schedule = {"kind": "rectified flow", "shift": shift(frames), "steps": inputs.steps, "steadying": steadied}
     return {"noise_schedule": schedule, "sampler": inputs.sampler, "views": inputs.attention}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -125,25 +124,6 @@ def test_a_third_of_a_clips_steps_steady_it_and_none_of_a_pictures(steps: int) -
     assert found[: steps - steps // 3] == noise_levels(steps, 2.0)[: steps - steps // 3]
     assert found[-1] == 0
     assert steps < 3 or found[-2] == pytest.approx(0.3)
-
-
-def test_windows_begin_with_a_look_at_the_whole_clip(generator: VideoGenerator) -> None:
-    import torch
-
-    with torch.inference_mode():
-        model = generator.load("cpu", "float32")
-        full, window = (
-            generator.start(
-                model, generator.Inputs.parse(SMALL | {"steps": 20, "frames": 24, "attention": kind}), studio.Rng(0)
-            )
-            for kind in ("full", "window")
-        )
-        for at in (0, 2, 3, 19):
-            moved = [generator.step(model, [replace(each, position=at)])[0].x for each in (full, window)]
-            alike = torch.allclose(*moved, rtol=1e-4, atol=1e-5)
-            assert alike == (at < 3)
-            keys = {generator.batch_key(replace(each, position=at)) for each in (full, window)}
-            assert len(keys) == (1 if at < 3 else 2)
 
 
 @pytest.mark.parametrize("frames", [1, WINDOW, WINDOW + 1, 2 * WINDOW, 500, 1024])
