@@ -9,7 +9,7 @@ at less than half of what memory can give (float32, one row, x86), as only one t
 | `loaded` | `Split` | as many bytes as before, by all threads | nothing |
 | `float16` | `Half` | 2 bytes a weight | nothing of bfloat16 above 6e-5; float32 is rounded to 11 bits |
 | `int8` | `Int8Weights` | 1 byte | weights are rounded to 8 bits, activations to bfloat16 (CPU) |
-| `int8-dynamic` | `Int8` | 1 byte, and less work | activations are rounded to 8 bits too, row by row |
+| `int8-dynamic` | `Int8` | 1 byte, and less work | activations are rounded to 8 bits too (7 without VNNI), row by row |
 | `int4` | `Int4` | 0.63 bytes | weights are rounded to 4 bits in groups of 32, activations to bfloat16 |
 
 The rules are fixed and nothing is timed, so that the same machine always takes the same kernels; `fact` names them for
@@ -25,6 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from studio.errors import UnknownName
+from studio.precision import fast_dtype
 
 FEW = 32  # rows up to which torch's int8 kernel is asked; above, reading the weights is not what costs
 VERY_FEW = 4  # rows up to which MKL multiplies a part of the matrix faster from the left
@@ -100,7 +102,11 @@ class Split(Kernel):
 
 
 class Half(Kernel):
-    """Weights in float16, products and sums in float32, by FBGEMM (x86)."""
+    """Weights in float16, products and sums in float32, by FBGEMM (x86).
+
+    Without AVX-512 it sums in another order where it works on one row, or two, and it cuts rows into threes to sixes as
+    far as their number allows. Rows of zeros are added up to a multiple of three there, which costs next to nothing.
+    """
 
     name: ClassVar[str] = "fbgemm-float16"
 
@@ -120,7 +126,10 @@ class Half(Kernel):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out) in the dtype of x."""
-        return _shaped(torch.ops.quantized.linear_dynamic_fp16(_rows(x).float(), self._packed), x)
+        rows = _rows(x).float()
+        more = -len(rows) % 3 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 0
+        y = torch.ops.quantized.linear_dynamic_fp16(F.pad(rows, (0, 0, 0, more)) if more else rows, self._packed)
+        return _shaped(y[: len(rows)], x)
 
 
 class Int8(Kernel):
@@ -128,6 +137,8 @@ class Int8(Kernel):
 
     FBGEMM's own dynamic form takes one scale for all rows, and then what a request gets depends on its neighbours. So
     rows are divided by their largest number before, and the fixed scale is that of -1 to 1.
+
+    Processors without VNNI add pairs of products in 16 bits, which do not hold those of 8 bits. Rows have 7 there.
     """
 
     name: ClassVar[str] = "fbgemm-int8"
@@ -141,6 +152,7 @@ class Int8(Kernel):
             int8 = torch.quantize_per_channel(weight, scales.double(), torch.zeros(len(scales)).long(), 0, torch.qint8)
         self._packed = torch.ops.quantized.linear_prepack(int8, None)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float(), requires_grad=False)
+        self.steps = 63 if _saturates() else 127  # from zero to a row's largest number
         self.packed_bytes = weight.numel() + 12 * len(scales)  # FBGEMM holds scale, zero point and sum of each output
 
     @classmethod
@@ -154,10 +166,21 @@ class Int8(Kernel):
         rows = _rows(x).float()
         most = torch.linalg.vector_norm(rows, float("inf"), -1, keepdim=True).clamp_min(1e-30)  # (N, 1)
         y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            rows / most, 1 / 127, 128, self._packed
+            rows / most, 1 / self.steps, self.steps + 1, self._packed
         )  # (N, out)
         y = y * most if self.bias is None else torch.addcmul(self.bias, y, most)
         return _shaped(y, x)
+
+
+@cache
+def _saturates() -> bool:
+    """Whether FBGEMM loses what 8-bit products add up to on this processor: asked of it, with the largest ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        ones = torch.quantize_per_tensor(torch.ones(8, 64), 1 / 127, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(ones, None)
+    sums = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(torch.ones(1, 64), 1 / 127, 128, packed)
+    return bool((sums - 64).abs().max() > 0.01)
 
 
 class Int8Weights(Kernel):
@@ -192,7 +215,8 @@ class Int8Weights(Kernel):
             )
             y = y * self.scales
         else:
-            y = F.linear(rows.bfloat16(), self.weight.bfloat16()) * self.scales
+            short = getattr(torch, fast_dtype("cpu"))
+            y = F.linear(rows.to(short), self.weight.to(short)) * self.scales
         y = y if self.bias is None else y + self.bias
         return _shaped(y, x)
 

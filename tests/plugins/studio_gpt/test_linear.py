@@ -97,6 +97,15 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kernel) -> None:
         together = module(x)
         for row in (0, 17, 39):
             assert torch.equal(module(x[row : row + 1]), together[row : row + 1])
+        for count in range(1, 40):
+            assert torch.equal(module(x[:count]), together[:count])
+
+
+def test_the_largest_products_of_int8_are_not_cut_off() -> None:
+    linear = nn.Linear(64, 32, bias=False)
+    nn.init.ones_(linear.weight)
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(Int8, linear)(torch.ones(2, 64)), torch.full((2, 32), 64.0))
 
 
 @pytest.mark.parametrize("kernel", [Int8, Int8Weights, Int4])

@@ -207,7 +207,7 @@ def test_shipped_pipelines_are_right_and_can_be_drawn(file: Path, tmp_path: Path
 
 
 def test_best_of_several_pictures(tmp_path: Path) -> None:
-    with studio.Studio(home=tmp_path, device="cpu") as host:
+    with studio.Studio(home=tmp_path, device="cpu", invariant=True) as host:
         asked = {"prompt": "a red apple", "n": 3, "keep": 1, "steps": 2}
         result = host.run(ROOT / "pipelines" / "best.yaml", **asked)
         assert not result.failed
@@ -223,7 +223,7 @@ def test_best_of_several_pictures(tmp_path: Path) -> None:
 
 def test_an_idea_is_illustrated_and_told_in_scenes(tmp_path: Path) -> None:
     """The text model's words lead the pictures, and the sheet can be made again from the words at its root."""
-    with studio.Studio(home=tmp_path, device="cpu") as host:
+    with studio.Studio(home=tmp_path, device="cpu", invariant=True) as host:
         drawn = host.run(ROOT / "pipelines" / "illustrate.yaml", idea="a crisp red fruit", n=2, steps=2)
         assert not drawn.failed
         assert drawn["best"].recipe.inputs["prompt"] == drawn["prompt"].text
