@@ -3,9 +3,9 @@
     python benchmarks/training.py dcgan --rounds 5
     python benchmarks/training.py ddpm --rounds 5
 
-Both sides train the starter's shape on the same random pictures, in bfloat16 autocast, by turns in one process; what is
-told is the median of the ratios, round by round. The plain loop has the networks, the loss, the augmentation and Adam,
-and neither average, log, checkpoint nor grid of samples.
+Both sides train the starter's shape on the same random pictures, in bfloat16 autocast where the hardware
+multiplies it, by turns in one process; what is told is the median of the ratios, round by round. The plain loop has
+the networks, the loss, the augmentation and Adam, and neither average, log, checkpoint nor grid of samples.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Processors without AVX-512 have to widen and round each bfloat16: a training step of the video model took thirteen
 times as long on one. This module knows nothing of models. Loads no torch until asked.
 
-Try it: `fast_dtype("cpu")` is `float32` on most laptops
+Try it: `fast_dtype("cpu")` is `float32` on many laptops
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ at less than half of what memory can give (float32, one row, x86), as only one t
 |---|---|---|---|
 | `loaded` | `Split` | as many bytes as before, by all threads | nothing |
 | `float16` | `Half` | 2 bytes a weight | nothing of bfloat16 above 6e-5; float32 is rounded to 11 bits |
-| `int8` | `Int8Weights` | 1 byte | weights are rounded to 8 bits, activations to bfloat16 (CPU) |
+| `int8` | `Int8Weights` | 1 byte | weights are rounded to 8 bits, activations of few rows to bfloat16 (CPU) |
 | `int8-dynamic` | `Int8` | 1 byte, and less work | activations are rounded to 8 bits too (7 without VNNI), row by row |
 | `int4` | `Int4` | 0.63 bytes | weights are rounded to 4 bits in groups of 32, activations to bfloat16 |
 
@@ -115,6 +115,7 @@ class Half(Kernel):
         bias = None if linear.bias is None else linear.bias.detach().float()
         self._packed = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach().float(), bias)
         self.packed_bytes = linear.weight.numel() * 2 + (0 if bias is None else bias.nbytes)
+        self.multiple = 1 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 3  # of rows
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
@@ -127,7 +128,7 @@ class Half(Kernel):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out) in the dtype of x."""
         rows = _rows(x).float()
-        more = -len(rows) % 3 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 0
+        more = -len(rows) % self.multiple
         y = torch.ops.quantized.linear_dynamic_fp16(F.pad(rows, (0, 0, 0, more)) if more else rows, self._packed)
         return _shaped(y[: len(rows)], x)
 
@@ -147,10 +148,7 @@ class Int8(Kernel):
         super().__init__(linear)
         weight = linear.weight.detach().float()
         scales = _scales(weight, 127)
-        with warnings.catch_warnings():  # there is no other way yet to hand int8 weights to FBGEMM
-            warnings.filterwarnings("ignore", message=".*quantized tensor creation", category=UserWarning)
-            int8 = torch.quantize_per_channel(weight, scales.double(), torch.zeros(len(scales)).long(), 0, torch.qint8)
-        self._packed = torch.ops.quantized.linear_prepack(int8, None)
+        self._packed = _packed_int8(weight, scales)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float(), requires_grad=False)
         self.steps = 63 if _saturates() else 127  # from zero to a row's largest number
         self.packed_bytes = weight.numel() + 12 * len(scales)  # FBGEMM holds scale, zero point and sum of each output
@@ -165,9 +163,7 @@ class Int8(Kernel):
         """(..., in) to (..., out) in the dtype of x."""
         rows = _rows(x).float()
         most = torch.linalg.vector_norm(rows, float("inf"), -1, keepdim=True).clamp_min(1e-30)  # (N, 1)
-        y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            rows / most, 1 / self.steps, self.steps + 1, self._packed
-        )  # (N, out)
+        y = _product_int8(rows / most, self.steps, self._packed)  # (N, out)
         y = y * most if self.bias is None else torch.addcmul(self.bias, y, most)
         return _shaped(y, x)
 
@@ -175,12 +171,22 @@ class Int8(Kernel):
 @cache
 def _saturates() -> bool:
     """Whether FBGEMM loses what 8-bit products add up to on this processor: asked of it, with the largest ones."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        ones = torch.quantize_per_tensor(torch.ones(8, 64), 1 / 127, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(ones, None)
-    sums = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(torch.ones(1, 64), 1 / 127, 128, packed)
+    weight = torch.ones(8, 64)
+    sums = _product_int8(torch.ones(1, 64), 127, _packed_int8(weight, _scales(weight, 127)))
     return bool((sums - 64).abs().max() > 0.01)
+
+
+def _packed_int8(weight: Tensor, scales: Tensor) -> torch.ScriptObject:
+    """Weights (out, in) as FBGEMM holds them, with a scale for each output (out,)."""
+    with warnings.catch_warnings():  # there is no other way yet to hand int8 weights to FBGEMM
+        warnings.filterwarnings("ignore", message=".*quantized tensor creation", category=UserWarning)
+        int8 = torch.quantize_per_channel(weight, scales.double(), torch.zeros(len(scales)).long(), 0, torch.qint8)
+    return torch.ops.quantized.linear_prepack(int8, None)
+
+
+def _product_int8(rows: Tensor, steps: int, packed: torch.ScriptObject) -> Tensor:
+    """Rows (N, in) from -1 to 1, rounded to `steps` on either side of zero, times the weights: float32 (N, out)."""
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(rows, 1 / steps, steps + 1, packed)
 
 
 class Int8Weights(Kernel):

@@ -114,13 +114,15 @@ def _row(a: Denoising) -> Row:
     Denoising leaves grain that is another in each frame. Steadying steps put fresh noise on what is seen, look
     again without guidance, and keep a mean of what they see, later ones weighing more.
     """
-    steadied = a.position + 1 - (a.steps - steadying(a.steps, len(a.x)))  # with this step
+    steady = steadying(a.steps, len(a.x))
+    turn = a.position - (a.steps - steady)  # among the steadying steps; below 0 while denoising
+    next_steadies = -1 <= turn < steady - 1
     return Row(
         x=a.x, x0_before=a.x0_before, times=a.times, given=a.given, text=a.text, negative=a.negative,
-        guidance=a.guidance if steadied < 1 else 1.0, s=a.levels[a.position], s_next=a.levels[a.position + 1],
+        guidance=a.guidance if turn < 0 else 1.0, s=a.levels[a.position], s_next=a.levels[a.position + 1],
         s_before=a.levels[a.position - 1] if a.position else 0.0, sampler=a.sampler, loop=a.loop,
-        windows=windows(len(a.x)), weight=2 / (steadied + 1) if steadied > 1 else 1.0,
-        noise=_noise(a.x.shape, a.rng.fork(a.position).torch, a.loop) if steadied >= 0 else None,
+        windows=windows(len(a.x)), weight=2 / (2 + max(turn, 0)),
+        noise=_noise(a.x.shape, a.rng.fork(a.position).torch, a.loop) if next_steadies else None,
     )  # fmt: skip
 
 
@@ -149,7 +151,7 @@ def preview(model: LatentVideo, state: Denoising) -> studio.Image | None:
 
 def facts(model: LatentVideo, inputs: Any) -> dict[str, Any]:
     """The noise schedule, the sampler, and which patches saw each other."""
-    frames = inputs.frames + bool(inputs.extend)  # one or several, that is the question
+    frames = inputs.frames + (MEMORY if inputs.extend else 0)  # those that are shown make one a clip too
     steadied = steadying(inputs.steps, frames)
     schedule = {"kind": "rectified flow", "shift": shift(frames), "steps": inputs.steps, "steadying": steadied}
     return {"noise_schedule": schedule, "sampler": inputs.sampler, "views": inputs.attention}

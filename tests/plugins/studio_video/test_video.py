@@ -58,6 +58,8 @@ def test_a_clip_is_gone_on_with(generator: VideoGenerator) -> None:
     old = studio.Video(np.random.default_rng(0).integers(0, 255, (MEMORY + 2, 64, 64, 3), np.uint8), 8)
     video = make(generator, extend=old, frames=3)
     assert video.fps == 8
+    facts = generator.facts(None, generator.Inputs.parse(SMALL | {"extend": old, "frames": 1}))  # type: ignore[arg-type]
+    assert facts["noise_schedule"] == {"kind": "rectified flow", "shift": 2.0, "steps": 3, "steadying": 1}
     assert np.array_equal(video.frames[: len(old.frames)], old.frames)
     assert len(video.frames) == len(old.frames) + 3
 
