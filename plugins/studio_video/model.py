@@ -77,15 +77,19 @@ class Views:
     """Which patches attention lets see each other, of the same clip: all (the default), or a part.
 
     Attributes:
-        kind: `full`; `window`, a box of `window` (t, h, w) patches around each, moved by whole tiles (sliding-tile
-            attention, arXiv:2502.04507); `factorised`, by turns those of one frame and those of one place.
+        kind: `full`; `window`, by turns those near, in a box of `window` (t, h, w) patches around each that is moved by
+            whole tiles (sliding-tile attention, arXiv:2502.04507), and those of runs of frames all over the clip, so
+            that its ends know of each other; `factorised`, by turns those of one frame and those of one place.
         window, tile: sides in frames and patches; a side that is larger than the clip sees all of it.
+        run, runs: frames of a run, and how many runs see each other.
         backend: that of `studio.attention` that must serve what is not windowed, or `auto`.
     """
 
     kind: str = "full"
     window: tuple[int, int, int] = (12, 8, 8)
     tile: tuple[int, int, int] = (4, 8, 8)
+    run: int = 4
+    runs: int = 4
     backend: str = "auto"
 
     def bias(self, grid: tuple[int, int, int]) -> SpaceTime | None:
@@ -94,6 +98,13 @@ class Views:
         whole = tuple(-(-n // t) * t for n, t in zip(grid, tile, strict=True))
         window = tuple(min(w // t * t or t, n) for w, t, n in zip(self.window, tile, whole, strict=True))
         return None if window == whole else SpaceTime(grid, window, tile)  # type: ignore[arg-type]
+
+    def apart(self, frames: int, shift: int) -> Tensor:
+        """Which group each frame of a clip belongs to: (T,), from 0 on. Every n-th run is of one, `runs` in all.
+
+        Runs begin `shift` frames early, so that neighbours which one layer parts are together in the next.
+        """
+        return (torch.arange(frames) + shift) // self.run % -(-frames // (self.run * self.runs))
 
 
 FULL = Views()
@@ -123,6 +134,18 @@ class Packed:
         self.place, self.turns = _place(where), _turns(where, head_dim)
         self.text = torch.cat([clip.text for clip in clips])
         self.ends = (0, *accumulate(len(clip.text) for clip in clips))
+
+    def grouped(self, views: Views, shift: int) -> tuple[Tensor, tuple[int, ...]]:
+        """All patches (N,) in the order of the groups of `Views.apart`, and where each group begins."""
+        order: list[Tensor] = []
+        counts: list[int] = []
+        for grid, first, last in zip(self.grids, self.bounds, self.bounds[1:], strict=False):
+            frames = torch.arange(first, last).unflatten(0, (grid[0], -1))
+            group = views.apart(grid[0], shift)
+            groups = [frames[group == each].flatten() for each in group.unique()]
+            order += groups
+            counts += map(len, groups)
+        return torch.cat(order).to(self.patches.device), (0, *accumulate(counts))
 
     def unpack(self, patches: Tensor) -> list[Tensor]:
         """Patches (N, C * 4) as the clips' latents (T, C, H, W)."""
@@ -196,18 +219,23 @@ class Attention(nn.Module):
         self.gain = nn.Parameter(torch.ones(2, shape.heads, 1))  # of queries and keys
         self.out = nn.Linear(shape.width, shape.width)
 
-    def forward(self, x: Tensor, packed: Packed, views: Views, spatial: bool) -> Tensor:
-        """(N, W) to the same; `spatial` is which half of `factorised` this block is."""
+    def forward(self, x: Tensor, packed: Packed, views: Views, layer: int) -> Tensor:
+        """(N, W) to the same; `layer` says whose turn it is in `window` and `factorised`."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.shape.heads, -1)).unbind(1)  # (N, H, D) each
         q, k = (rotate(_unit(each, gain), packed.turns) for each, gain in zip((q, k), self.gain, strict=True))
-        return self.out(_see(q, k, v, packed, views, spatial).flatten(1))
+        return self.out(_see(q, k, v, packed, views, layer).flatten(1))
 
 
-def _see(q: Tensor, k: Tensor, v: Tensor, packed: Packed, views: Views, spatial: bool) -> Tensor:
+def _see(q: Tensor, k: Tensor, v: Tensor, packed: Packed, views: Views, layer: int) -> Tensor:
     """Attention of all clips: (N, H, D)."""
     if views.kind == "full":
         bias = Blocks(packed.bounds) if len(packed.grids) > 1 else None
         return attend(q[None], k[None], v[None], bias=bias, backend=views.backend)[0]
+    near = layer % 2 == 0  # or of one frame
+    if views.kind == "window" and not near:
+        order, bounds = packed.grouped(views, layer)
+        seen = attend(*(each[None, order] for each in (q, k, v)), bias=Blocks(bounds), backend=views.backend)[0]
+        return torch.empty_like(seen).index_copy(0, order, seen)
     made = []
     for grid, first, last in zip(packed.grids, packed.bounds, packed.bounds[1:], strict=False):
         part = (each[first:last] for each in (q, k, v))
@@ -215,7 +243,7 @@ def _see(q: Tensor, k: Tensor, v: Tensor, packed: Packed, views: Views, spatial:
             made.append(attend(*(each[None] for each in part), bias=views.bias(grid))[0])
             continue
         rows = [each.unflatten(0, (grid[0], -1)) for each in part]  # (t, hw, H, D)
-        out = attend(*rows) if spatial else attend(*(each.transpose(0, 1) for each in rows)).transpose(0, 1)
+        out = attend(*rows) if near else attend(*(each.transpose(0, 1) for each in rows)).transpose(0, 1)
         made.append(out.flatten(0, 1))
     return torch.cat(made)
 
@@ -252,13 +280,13 @@ class Block(nn.Module):
         self.norm_text = nn.LayerNorm(w, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(w, shape.mlp), nn.GELU("tanh"), nn.Linear(shape.mlp, w))
 
-    def forward(self, x: Tensor, c: Tensor, packed: Packed, views: Views, spatial: bool) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, packed: Packed, views: Views, layer: int) -> Tensor:
         """x (N, W), c (F, W) to (N, W)."""
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (
             each[packed.frame]
             for each in self.adaln(c).chunk(6, -1)  # (N, W) each
         )
-        x = x + gate * self.attention(torch.addcmul(shift, self.norm(x), 1 + scale), packed, views, spatial)
+        x = x + gate * self.attention(torch.addcmul(shift, self.norm(x), 1 + scale), packed, views, layer)
         x = x + self.text(self.norm_text(x), packed, views)
         return x + gate_mlp * self.mlp(torch.addcmul(shift_mlp, self.norm(x), 1 + scale_mlp))
 
@@ -289,8 +317,8 @@ class VideoTransformer(nn.Module):
         about = self.about(packed.text[ends].to(dtype))  # (clips, W)
         c = F.silu(self.level(sinusoids(packed.levels, self.shape.width).to(dtype)) + about[packed.clip])  # (F, W)
         x = self.patch(packed.patches.to(dtype)) + self.place(packed.place.to(dtype))  # (N, W)
-        for index, block in enumerate(self.blocks):
-            x = block(x, c, packed, views, index % 2 == 0)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, c, packed, views, layer)
         shift, scale = (each[packed.frame] for each in self.adaln(c).chunk(2, -1))
         return self.out(torch.addcmul(shift, self.norm(x), 1 + scale))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_patches_come_back(t: int, h: int, w: int) -> None:
 @settings(max_examples=12, deadline=None)
 @given(shapes=CLIPS, kind=st.sampled_from(["full", "window", "factorised"]))
 def test_packed_clips_are_what_they_are_alone(shapes: list[Any], kind: str) -> None:
-    model, views = net(), Views(kind, window=(3, 2, 2), tile=(1, 2, 2))
+    model, views = net(), Views(kind, window=(3, 2, 2), tile=(1, 2, 2), run=1, runs=2)
     clips = [clip(*shape, seed=index) for index, shape in enumerate(shapes)]
     for one, together in zip(clips, say(model, clips, views), strict=True):
         (alone,) = say(model, [one], views)
@@ -80,14 +81,35 @@ def test_windows_that_see_all_are_full_attention() -> None:
     torch.testing.assert_close(say(model, [one], wide)[0], say(model, [one])[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "reached"), [("full", True), ("window", False), ("factorised", True)])
-def test_what_is_far_in_time_reaches_no_further_than_the_window(kind: str, reached: bool) -> None:
+@pytest.mark.parametrize(
+    ("views", "reached"),
+    [
+        (Views(), range(9)),
+        (Views("factorised"), range(9)),
+        (Views("window", window=(1, 2, 2), tile=(1, 2, 2), run=1, runs=1), [8]),
+        (Views("window", window=(1, 2, 2), tile=(1, 2, 2), run=1, runs=3), [2, 5, 8]),
+        (Views("window", window=(1, 2, 2), tile=(1, 2, 2), run=2, runs=3), [0, 3, 4, 7, 8]),
+        (Views("window", window=(3, 2, 2), tile=(1, 2, 2), run=1, runs=1), [7, 8]),
+    ],
+)
+def test_what_reaches_whom(views: Views, reached: Sequence[int]) -> None:
+    """The last frame is changed. The net's first layer sees what is near, the second, runs that begin a frame early."""
     model, one = net(), clip(9, 4, 4, 3)
-    views = Views(kind, window=(1, 2, 2), tile=(1, 2, 2))
     changed = one.x.clone()
     changed[-1] += 1
     (before,), (after,) = (say(model, [Clip(x, one.times, one.levels, one.text)], views) for x in (one.x, changed))
-    assert bool((after - before)[0].abs().max() > 1e-6) == reached
+    assert ((after - before).abs().amax((1, 2, 3)) > 1e-6).nonzero().flatten().tolist() == list(reached)
+
+
+@given(frames=st.integers(1, 64), run=st.integers(1, 8), runs=st.integers(1, 6), shift=st.integers(0, 8))
+def test_runs_cover_the_clip_and_part_no_neighbours_for_good(frames: int, run: int, runs: int, shift: int) -> None:
+    views = Views("window", run=run, runs=runs)
+    group = views.apart(frames, shift)
+    sizes = group.bincount()
+    assert sizes.max() <= run * (runs + 1)
+    assert frames > run * runs or len(sizes) == 1
+    together = [views.apart(frames, shift + more).diff() == 0 for more in range(run)]
+    assert run == 1 or torch.stack(together).any(0).all()
 
 
 def test_a_new_net_says_nothing_and_its_blocks_change_nothing() -> None:
