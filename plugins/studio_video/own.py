@@ -22,6 +22,7 @@ from studio_diffusion.samplers import noise_levels
 from studio_video import fit
 from studio_video.latent import LatentVideo, Row
 from studio_video.model import Views
+from studio_video.temporal_filter import filtered
 
 LARGEST = 256
 """Pixels of a side: more than the net has met, and as many as a CPU has patience for."""
@@ -135,10 +136,13 @@ def _noise(shape: Sequence[int], generator: torch.Generator, loop: bool) -> Tens
 
 
 def finish(model: LatentVideo, state: Denoising) -> studio.Video:
-    """Decode the latents, and put what was given in its place."""
+    """Decode the latents, put what was given in its place, and take flicker away."""
     last = len(state.x) - state.loop - len(state.after)
-    made = model.decode(state.x[state.hidden or len(state.before) : last]).numpy()
-    return studio.Video(np.concatenate([state.before.numpy(), made, state.after.numpy()]), state.fps)
+    made = model.decode(state.x[state.hidden or len(state.before) : last])
+    frames = torch.cat([state.before, made, state.after])
+    kept = torch.ones(len(frames), dtype=torch.bool)
+    kept[len(state.before) :][: len(made)] = False
+    return studio.Video(filtered(frames, kept, state.loop).numpy(), state.fps)
 
 
 def preview(model: LatentVideo, state: Denoising) -> studio.Image | None:

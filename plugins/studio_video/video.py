@@ -38,7 +38,7 @@ class VideoGenerator(studio.Generator):
     """Make a short video from a text, from a picture, or from a clip to go on with."""
 
     name = "video"
-    version = "2"
+    version = "3"
     output = studio.Video
     max_batch: ClassVar[int] = 8
 

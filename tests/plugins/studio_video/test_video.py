@@ -16,6 +16,7 @@ from studio.errors import InputError, WeightsError
 from studio.recipe import PluginRef
 from studio_diffusion.samplers import noise_levels
 from studio_video.own import MEMORY, OVERLAP, WINDOW, levels, windows
+from studio_video.temporal_filter import filtered
 from studio_video.video import VideoGenerator
 
 PLUGIN = PluginRef(name="test", version="1")
@@ -74,7 +75,10 @@ def test_a_loop_ends_where_it_begins(generator: VideoGenerator) -> None:
         while not state.done:
             (state,) = generator.step(model, [state])
         assert torch.equal(state.x[0], state.x[-1])
-        assert len(generator.finish(model, state).frames) == 4
+        video = generator.finish(model, state)
+        decoded, kept = model.decode(state.x[:-1]), torch.zeros(4, dtype=torch.bool)
+    assert np.array_equal(video.frames, filtered(decoded, kept, loop=True).numpy())
+    assert not np.array_equal(video.frames, filtered(decoded, kept).numpy())
 
 
 def test_clips_of_unlike_shapes_share_a_step(generator: VideoGenerator) -> None:
