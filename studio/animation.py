@@ -1,7 +1,8 @@
 """Frames as animated pictures: WebP, GIF and animated PNG, with a text in the file. Knows nothing of recipes.
 
 PNG keeps every pixel, WebP nearly; GIF has 256 colours and counts in hundredths of a second, so 12 frames a second last
-0.08 s each there. Players show each frame for a whole number of milliseconds.
+0.08 s each there, and more than 50 last 0.02 s: players take less for a mistake and show a tenth of a second. They show
+each frame for a whole number of milliseconds.
 
 Try it: `write(frames, 12, ".webp", "hello")`
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
 # How Pillow says that a file is damaged.
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+_UNTIMED = 100  # ms that players show a frame which lasts 0
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _HOW: dict[str, dict[str, Any]] = {
     ".webp": {"quality": 90, "method": 4},
@@ -48,8 +50,9 @@ def write(frames: NDArray[np.uint8], fps: float, suffix: str, text: str) -> byte
     elif text:
         how["pnginfo"] = PIL.PngImagePlugin.PngInfo()
         how["pnginfo"].add_text("studio", text)
+    lasts = max(20, 10 * round(100 / fps)) if suffix == ".gif" else 1000 / fps
     buffer = io.BytesIO()
-    first.save(buffer, FORMATS[suffix], save_all=True, append_images=others, duration=1000 / fps, loop=0, **how)
+    first.save(buffer, FORMATS[suffix], save_all=True, append_images=others, duration=lasts, loop=0, **how)
     return buffer.getvalue()
 
 
@@ -93,7 +96,7 @@ def read(data: bytes, most: int) -> tuple[list[NDArray[np.uint8]], float, str]:
                 raise too_large
             for frame in PIL.ImageSequence.Iterator(picture):
                 frames.append(np.asarray(_on_white(frame)))
-                durations.append(round(frame.info.get("duration", 0)))
+                durations.append(round(frame.info.get("duration", 0)) or _UNTIMED)
             text = next(_texts(picture), "")
             rounded = 5 if picture.format == "GIF" else 1  # it counts in hundredths of a second
     except _DAMAGED as error:

@@ -138,6 +138,21 @@ def test_a_clip_that_stands_still_for_a_while_is_read_as_it_was(tmp_path, suffix
     assert not np.array_equal(again.frames[1], again.frames[2])
 
 
+@pytest.mark.parametrize(("fps", "read"), [(30, 100 / 3), (50, 50), (60, 50), (240, 50)])
+def test_a_fast_gif_is_as_fast_as_players_show(tmp_path, fps, read):
+    again = studio.Video.open(studio.Video(moving(), fps).save(tmp_path / "a.gif"))
+    assert again.fps == pytest.approx(read)
+    assert len(again.frames) == len(moving())
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_frames_without_a_length_last_as_long_as_players_show_them(tmp_path, suffix):
+    first, *others = (PIL.Image.fromarray(frame) for frame in moving(3))
+    first.save(tmp_path / f"a{suffix}", save_all=True, append_images=others, duration=0)
+    again = studio.Video.open(tmp_path / f"a{suffix}")
+    assert (len(again.frames), again.fps) == (3, 10)
+
+
 def test_an_animated_picture_of_no_one_rate_is_refused(tmp_path):
     first, *others = (PIL.Image.fromarray(frame) for frame in moving(3))
     first.save(tmp_path / "a.png", save_all=True, append_images=others, duration=[100, 130, 100])
