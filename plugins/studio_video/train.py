@@ -35,6 +35,8 @@ Encode = Callable[[Sequence[str]], list[Tensor]]
 NAMED = ("a {}", "a {}", "{}", "the {}")
 COUNTS = (4, 4, 6, 8)
 """Frames drawn of a clip."""
+NEAR = 0.5
+"""The part of the clips without given frames that show a part of their movement: their frames lie nearer."""
 MOVING = "moving"
 """The verb of what an animated emoji does."""
 FILMED = 0.3
@@ -118,10 +120,22 @@ def _given(rng: random.Random) -> str:
 def _few(frames: Tensor, given: str, told: str, rng: random.Random) -> Sample:
     """A few frames of a clip (T, C, h, w), which take their places in its time, 0 to 1."""
     last, count = len(frames) - 1, min(rng.choice(COUNTS), len(frames))
-    at = sorted([0, *rng.sample(range(1, last), count - 2), last] if given else rng.sample(range(last + 1), count))
+    if given:
+        at = [0, *sorted(rng.sample(range(1, last), count - 2)), last]
+    else:
+        at = sorted(rng.sample(_span(len(frames), count, rng), count))
     still = {"": (), "first": (0,), "both": (0, last)}[given]
     times, is_given = torch.tensor([i / last for i in at]), torch.tensor([i in still for i in at])
     return Sample(frames[at].float(), times, is_given, told)
+
+
+def _span(frames: int, least: int, rng: random.Random) -> range:
+    """What of a clip of so many frames is drawn from: all, or of `NEAR` of the clips a part of `least` or more."""
+    if rng.random() >= NEAR:
+        return range(frames)
+    length = rng.randint(least, frames)
+    first = rng.randint(0, frames - length)
+    return range(first, first + length)
 
 
 def noisy(samples: Sequence[Sample], texts: Sequence[Tensor], noise: torch.Generator,

@@ -69,6 +69,20 @@ def test_what_takes_longest_to_learn_is_drawn_most_often() -> None:
     assert 2 < spun / slid < 4
 
 
+def test_some_clips_are_a_part_of_a_movement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short() -> float:
+        rng = random.Random(6)
+        made = [each for _ in range(60) for each in train.draw(latents(), RECORDS, [1.0, 1.0], 40, 1.0, rng)]
+        assert all(each.times[0] == 0 for each in made if each.given.any())
+        return float(np.mean([(each.times[-1] - each.times[0]).item() < 0.5 for each in made if not each.given.any()]))
+
+    some = short()
+    monkeypatch.setattr(train, "NEAR", 0.0)
+    none = short()
+    assert none < 0.15
+    assert none + 0.1 < some < none + 0.35
+
+
 def test_of_things_that_have_an_animation_some_clips_are_of_it() -> None:
     film = torch.arange(20.0)[:, None, None, None].expand(20, 2, 8, 8)
     rng = random.Random(5)
