@@ -136,13 +136,14 @@ def _noise(shape: Sequence[int], generator: torch.Generator, loop: bool) -> Tens
 
 
 def finish(model: LatentVideo, state: Denoising) -> studio.Video:
-    """Decode the latents, put what was given in its place, and take flicker away."""
+    """Decode the latents, take flicker away, and put what was given in its place.
+
+    What was given takes no part in the filter: a picture larger than what is made of it would shine through.
+    """
     last = len(state.x) - state.loop - len(state.after)
     made = model.decode(state.x[state.hidden or len(state.before) : last])
-    frames = torch.cat([state.before, made, state.after])
-    kept = torch.ones(len(frames), dtype=torch.bool)
-    kept[len(state.before) :][: len(made)] = False
-    return studio.Video(filtered(frames, kept, state.loop).numpy(), state.fps)
+    made = filtered(made, loop=state.loop and not len(state.before))
+    return studio.Video(torch.cat([state.before, made, state.after]).numpy(), state.fps)
 
 
 def preview(model: LatentVideo, state: Denoising) -> studio.Image | None:

@@ -4,7 +4,7 @@ The net and the VAE draw each frame's outlines and grain a little otherwise, whi
 is brought to where it stands in a frame (`optical_flow`) and joins it, by how much it looks like what is there: what
 comes, goes, or is hidden does not smear. Done over again, more distant frames join, each time less.
 
-Try it: `filtered(frames, kept=torch.zeros(len(frames), dtype=torch.bool))` of uint8 (T, H, W, 3)
+Try it: `filtered(frames)` of uint8 (T, H, W, 3)
 """
 
 from __future__ import annotations
@@ -21,38 +21,39 @@ _ALIKE = 0.15  # a neighbour that differs by so much, of all that lies between b
 _AROUND = 2  # pixels within which the difference is taken
 
 
-def filtered(frames: Tensor, kept: Tensor, loop: bool = False) -> Tensor:
-    """The clip without flicker: uint8 (T, H, W, 3) as `frames`, of which those that are `kept` (T,) stay as they are.
+def filtered(frames: Tensor, loop: bool = False) -> Tensor:
+    """The clip without flicker, uint8 (T, H, W, 3) as `frames`, whose sides are multiples of 8.
 
-    Sides are multiples of 8. In a `loop` the first frame and the last are neighbours.
+    In a `loop` the first frame and the last are neighbours.
     """
     count, ends = len(frames), TIMES if loop else 0
-    made = frames.clone()
+    made = torch.empty_like(frames)
     for first in range(0, count, _TOGETHER):
         last = min(first + _TOGETHER, count)
-        if kept[first:last].all():
-            continue
         begin = max(first - TIMES, -ends)
         near = torch.arange(begin, min(last + TIMES, count + ends)) % count
-        x = _filtered(frames[near].permute(0, 3, 1, 2).float().div(255), kept[near])
+        x = _filtered(frames[near].permute(0, 3, 1, 2).float().div(255))
         x = x[first - begin :][: last - first].mul(255).round().clamp(0, 255)
         made[first:last] = x.byte().permute(0, 2, 3, 1)
     return made
 
 
-def _filtered(x: Tensor, kept: Tensor) -> Tensor:
+def _filtered(x: Tensor) -> Tensor:
     """The same of float32 (T, 3, H, W) in [0, 1]."""
     if len(x) < 2:
         return x
-    forward, back = flow(x[:-1], x[1:]), flow(x[1:], x[:-1])
-    still = kept[:, None, None, None]
+    to_next, to_last = flow(x[:-1], x[1:]), flow(x[1:], x[:-1])
     for _ in range(TIMES):
         total, weight = x.clone(), torch.ones_like(x[:, :1])
-        for mine, others, between in ((x[:-1], x[1:], forward), (x[1:], x[:-1], back)):
-            at = slice(0, -1) if between is forward else slice(1, None)
-            seen = warped(others, between)
-            share = torch.exp(-((around((mine - seen).abs().mean(1, keepdim=True), _AROUND) / _ALIKE) ** 2))
-            total[at] += share * seen
-            weight[at] += share
-        x = torch.where(still, x, total / weight)
+        _join(total[:-1], weight[:-1], x[:-1], warped(x[1:], to_next))
+        _join(total[1:], weight[1:], x[1:], warped(x[:-1], to_last))
+        x = total / weight
     return x
+
+
+def _join(total: Tensor, weight: Tensor, frames: Tensor, seen: Tensor) -> None:
+    """Add what is seen of the neighbours of `frames`, (P, 3, H, W) each, by how much it looks like them."""
+    apart = around((frames - seen).abs().mean(1, keepdim=True), _AROUND)
+    share = torch.exp(-((apart / _ALIKE) ** 2))
+    total += share * seen
+    weight += share
