@@ -30,6 +30,8 @@ WINDOW, OVERLAP = 64, 16
 """Frames of a pass, and how many of them two neighbours share, where a clip is longer than a pass."""
 MEMORY = 4
 """Frames of a clip that are shown to the net to go on from."""
+UNLEARNT = "`factorised` is fast, but `studio train video` does not teach it: shapes break; `window` keeps them"
+"""What is told of factorised attention: a net that learnt with full attention makes blots with it."""
 LOWEST, HIGHEST = 0.3, 0.75
 """Noise levels of the last steadying step and of the first."""
 
@@ -89,10 +91,11 @@ def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
         still[at] = True
         x[at] = model.encode(pixels[None])[0]
     text, negative = model.texts([inputs.prompt, inputs.negative])
+    unlearnt = (UNLEARNT,) if inputs.attention == "factorised" else ()
     cut = (*model.texts.cut(inputs.prompt, "prompt"), *model.texts.cut(inputs.negative, "negative prompt"))
     before, after = (torch.from_numpy(each.copy()) for each in (given.before, given.after))
     return Denoising(
-        steps=inputs.steps, notices=(*given.notices, *cut), x=x, x0_before=None,
+        steps=inputs.steps, notices=(*given.notices, *cut, *unlearnt), x=x, x0_before=None,
         times=torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([0.5]),
         given=still, text=text, negative=negative, levels=levels(inputs.steps, frames), rng=rng,
         guidance=inputs.guidance, sampler=inputs.sampler, loop=inputs.loop, attention=inputs.attention,

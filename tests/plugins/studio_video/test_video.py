@@ -15,7 +15,7 @@ from studio.engine import Engine, Request
 from studio.errors import InputError, WeightsError
 from studio.recipe import PluginRef
 from studio_diffusion.samplers import noise_levels
-from studio_video.own import MEMORY, OVERLAP, WINDOW, levels, windows
+from studio_video.own import MEMORY, OVERLAP, UNLEARNT, WINDOW, levels, windows
 from studio_video.temporal_filter import filtered
 from studio_video.video import VideoGenerator
 
@@ -157,6 +157,18 @@ def test_what_overlapping_windows_say_is_joined_by_weight(bounds: tuple[tuple[in
     assert mixed.tolist() == sorted(mixed.tolist()), "one goes over into the next"
     assert mixed[0] == 0
     assert mixed[-1] == len(bounds) - 1
+
+
+@pytest.mark.parametrize(("attention", "said"), [("full", ()), ("window", ()), ("factorised", (UNLEARNT,))])
+def test_attention_that_no_starter_has_learnt_is_said(
+    generator: VideoGenerator, attention: str, said: tuple[str, ...]
+) -> None:
+    import torch
+
+    with torch.inference_mode():
+        model = generator.load("cpu", "float32")
+        state = generator.start(model, generator.Inputs.parse(SMALL | {"attention": attention}), studio.Rng(0))
+    assert state.notices == said
 
 
 @pytest.mark.parametrize("way", ["letterbox", "crop"])
