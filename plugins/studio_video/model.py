@@ -100,9 +100,10 @@ class Views:
         return None if window == whole else SpaceTime(grid, window, tile)  # type: ignore[arg-type]
 
     def apart(self, frames: int, shift: int) -> Tensor:
-        """Which group each frame of a clip belongs to: (T,), from 0 on. Every n-th run is of one, `runs` in all.
+        """Which group each frame of a clip belongs to: (T,), from 0 on. Every n-th run of frames is of the same one.
 
-        Runs begin `shift` frames early, so that neighbours which one layer parts are together in the next.
+        n is as small as leaves a group `runs` runs, or parts of one more. Runs begin `shift` frames early, so that
+        neighbours which one layer parts are together in another.
         """
         return (torch.arange(frames) + shift) // self.run % -(-frames // (self.run * self.runs))
 

@@ -38,11 +38,11 @@ def flow(a: Tensor, b: Tensor) -> Tensor:
     return 2 * F.interpolate(found, scale_factor=2, mode="bilinear")
 
 
-def warped(frames: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
-    """Frames (P, C, H, W) as seen from where the flow (P, 2, H, W) begins; their border goes on for ever."""
+def warped(frames: Tensor, by: Tensor, mode: str = "bicubic") -> Tensor:
+    """Frames (P, C, H, W) as seen from where a flow (P, 2, H, W) begins; their border goes on for ever."""
     height, width = frames.shape[-2:]
-    y, x = (torch.arange(side, device=flow.device, dtype=flow.dtype) for side in (height, width))
-    at = (flow[:, 0] + x) * (2 / (width - 1)) - 1, (flow[:, 1] + y[:, None]) * (2 / (height - 1)) - 1
+    y, x = (torch.arange(side, device=by.device, dtype=by.dtype) for side in (height, width))
+    at = (by[:, 0] + x) * (2 / (width - 1)) - 1, (by[:, 1] + y[:, None]) * (2 / (height - 1)) - 1
     return F.grid_sample(frames, torch.stack(at, -1), mode, "border", align_corners=True)
 
 

@@ -69,8 +69,8 @@ class VideoGenerator(studio.Generator):
         )
         attention: str = studio.field(
             "full", choices=("full", "window", "factorised"),
-            help="which patches see each other: all of the clip, those near in space and time, or those of one frame "
-            "and of one place by turns",
+            help="which patches see each other: all of the clip; by turns those near and those of some frames all over "
+            "it; or by turns those of one frame and of one place",
         )  # fmt: skip
 
         @field_validator("prompt")
