@@ -6,7 +6,7 @@ full attention, as a mean absolute difference in levels of 255, beside that of t
 
     python benchmarks/views.py --data DATA --cache CACHE --out docs/video
 
-A clip of 64 frames at 20 guided steps takes about 90 s of processor time by full attention, 35 in windows. A run that
+A clip of 64 frames at 20 guided steps takes about 90 s of processor time by full attention, 40 in windows. A run that
 was stopped goes on where it was.
 """
 

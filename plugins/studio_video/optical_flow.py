@@ -2,7 +2,7 @@
 
 Frames are made small, and each place of the one is sought in the other by block matching; at half of their size the
 flow is made finer than a pixel (Lucas and Kanade 1981, from coarse to fine as Bouguet 2001 does). A place is moved with
-all that lies within 15 pixels of it, so grain and frayed outlines, which differ from frame to frame, hardly count.
+all that lies within 14 pixels of it, so grain and frayed outlines, which differ from frame to frame, hardly count.
 
 Try it: `flow(a, b)` of frames (P, 3, H, W), then `warped(b, flow)` looks like `a`
 """

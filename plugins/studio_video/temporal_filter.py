@@ -14,8 +14,7 @@ from torch import Tensor
 
 from studio_video.optical_flow import around, flow, warped
 
-TIMES = 4
-"""How often frames join their neighbours, so how many frames on either side have a part in one."""
+_TIMES = 4  # how often frames join their neighbours, so how many frames on either side have a part in one
 _TOGETHER = 16  # frames that are made at once: memory does not grow with a clip's length
 _ALIKE = 0.15  # a neighbour that differs by so much, of all that lies between black and white, weighs 1 / e
 _AROUND = 2  # pixels within which the difference is taken
@@ -26,12 +25,12 @@ def filtered(frames: Tensor, loop: bool = False) -> Tensor:
 
     In a `loop` the first frame and the last are neighbours.
     """
-    count, ends = len(frames), TIMES if loop else 0
+    count, ends = len(frames), _TIMES if loop else 0
     made = torch.empty_like(frames)
     for first in range(0, count, _TOGETHER):
         last = min(first + _TOGETHER, count)
-        begin = max(first - TIMES, -ends)
-        near = torch.arange(begin, min(last + TIMES, count + ends)) % count
+        begin = max(first - _TIMES, -ends)
+        near = torch.arange(begin, min(last + _TIMES, count + ends)) % count
         x = _filtered(frames[near].permute(0, 3, 1, 2).float().div(255))
         x = x[first - begin :][: last - first].mul(255).round().clamp(0, 255)
         made[first:last] = x.byte().permute(0, 2, 3, 1)
@@ -42,11 +41,11 @@ def _filtered(x: Tensor) -> Tensor:
     """The same of float32 (T, 3, H, W) in [0, 1]."""
     if len(x) < 2:
         return x
-    to_next, to_last = flow(x[:-1], x[1:]), flow(x[1:], x[:-1])
-    for _ in range(TIMES):
+    to_next, to_previous = flow(x[:-1], x[1:]), flow(x[1:], x[:-1])
+    for _ in range(_TIMES):
         total, weight = x.clone(), torch.ones_like(x[:, :1])
         _join(total[:-1], weight[:-1], x[:-1], warped(x[1:], to_next))
-        _join(total[1:], weight[1:], x[1:], warped(x[:-1], to_last))
+        _join(total[1:], weight[1:], x[1:], warped(x[:-1], to_previous))
         x = total / weight
     return x
 

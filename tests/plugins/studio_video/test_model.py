@@ -112,6 +112,12 @@ def test_runs_cover_the_clip_and_part_no_neighbours_for_good(frames: int, run: i
     assert run == 1 or torch.stack(together).any(0).all()
 
 
+def test_no_neighbours_are_parted_in_all_layers_of_the_starter() -> None:
+    together = [Views().apart(64, layer).diff() == 0 for layer in range(1, Shape().depth, 2)]  # those whose turn it is
+    assert not torch.stack(together).all(0).all()
+    assert torch.stack(together).any(0).all()
+
+
 def test_a_new_net_says_nothing_and_its_blocks_change_nothing() -> None:
     (said,) = say(VideoTransformer(SHAPE), [clip(2, 4, 4, 2)])
     assert not said.any()

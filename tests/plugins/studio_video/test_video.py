@@ -55,6 +55,20 @@ def test_the_first_and_the_last_frame_are_kept(generator: VideoGenerator) -> Non
     assert (make(generator, frames=2, image=picture(red)).frames[0] == red).all()
 
 
+@pytest.mark.parametrize("more", [{}, {"loop": True}, {"to": picture((10, 30, 200))}])
+def test_what_is_given_takes_no_part_in_the_filter(generator: VideoGenerator, more: dict[str, Any]) -> None:
+    import torch
+
+    parsed = generator.Inputs.parse(SMALL | {"frames": 5, "image": picture((200, 10, 20))} | more)
+    with torch.inference_mode():
+        model = generator.load("cpu", "float32")
+        state = generator.start(model, parsed, studio.Rng(0))
+        while not state.done:
+            (state,) = generator.step(model, [state])
+        made = filtered(model.decode(state.x[~state.given][: 4 - ("to" in more)]))
+        assert np.array_equal(generator.finish(model, state).frames[1 : 1 + len(made)], made.numpy())
+
+
 def test_a_clip_is_gone_on_with(generator: VideoGenerator) -> None:
     old = studio.Video(np.random.default_rng(0).integers(0, 255, (MEMORY + 2, 64, 64, 3), np.uint8), 8)
     video = make(generator, extend=old, frames=3)
