@@ -18,12 +18,13 @@ import itertools
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from studio import replay, resume, torch_setup
 from studio.attention.serving import Serving
+from studio.caching import cached_property
 from studio.engine import Engine, Event, Failed, Request, Ticket, status
 from studio.engine.folder import EngineFolder
 from studio.engine.keeper import Keeper

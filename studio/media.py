@@ -15,11 +15,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from studio import png
+from studio.caching import cached_property
 from studio.errors import MediaError
 from studio.files import read_limited, write_atomically
 

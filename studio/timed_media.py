@@ -12,11 +12,11 @@ import io
 import json
 import struct
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from studio import animation
+from studio.caching import cached_property
 from studio.errors import MediaError
 from studio.files import write_atomically
 from studio.media import Media

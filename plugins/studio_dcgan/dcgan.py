@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import studio
 from studio import models
+from studio.caching import cached_property
 from studio.errors import InputError, UnknownName
 from studio.models.formats import is_pickle, refuse_pickle
 from studio.serving import others

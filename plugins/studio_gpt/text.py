@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +18,7 @@ from pydantic import field_validator, model_validator
 
 import studio
 from studio import models
+from studio.caching import cached_property
 from studio.errors import InputError
 from studio.serving import others
 from studio_gpt.chat import chat_tokens

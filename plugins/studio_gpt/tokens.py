@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
+from studio.caching import cached_property
 from studio.errors import InputError
 
 if TYPE_CHECKING:

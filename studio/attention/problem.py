@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from studio.attention.bias import Bias, Causal, Shape, Span
+from studio.caching import cached_property
 from studio.errors import UsageError
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studio.attention.backend import Backend
+from studio.caching import cached_property
 
 if TYPE_CHECKING:
     from studio.attention.dispatch import Dispatch

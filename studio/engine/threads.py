@@ -20,9 +20,9 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from studio import torch_setup
+from studio.caching import cached_property
 from studio.engine.measured import Group, Measured, unthreaded
 
 GAIN = 1.15  # another count must be this much faster

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from studio import torch_setup
+from studio.caching import cached_property
 from studio.engine.failures import check_state
 from studio.generator import Generator, Rng, State
 from studio.inputs import Inputs

@@ -17,7 +17,7 @@ HEAVY = ("torch", "diffusers", "transformers", "open_clip", "numpy", "PIL", "av"
 
 # Lower layers first; a module imports only from layers below its own, or from its own.
 LAYERS = (
-    ("errors", "deprecation"),
+    ("errors", "deprecation", "caching"),
     ("files", "png", "animation", "recipe", "torch_setup", "precision", "weights", "streaming"),
     ("media", "timed_media", "inputs"),
     ("generator", "hookspecs"),
