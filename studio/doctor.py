@@ -48,13 +48,16 @@ class HomeReport(_Frozen):
 
 
 class DoctorReport(_Frozen):
-    """All that ``studio doctor`` prints; `device` is the one that would be used, `threads` torch's on the CPU, `steps`
-    what the engine has measured so far, by width.
+    """All that ``studio doctor`` prints.
+
+    `torchvision` says what is wrong with it, if anything; `device` is the one that would be used; `threads` are torch's
+    on the CPU; `steps` is what the engine has measured so far, by width.
     """
 
     version: str
     platform: str
     libraries: dict[str, str]
+    torchvision: str
     device: str
     devices: tuple[DeviceReport, ...]
     cores: int
@@ -75,6 +78,7 @@ def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
         version=studio.__version__,
         platform=platform.platform(),
         libraries=libraries(),
+        torchvision=(torch_setup.why_torchvision_needs_help() or "") if has_torch else "",
         device=",".join(chosen),
         devices=(_cpu(), *_cuda()),
         cores=torch_setup.cores(),

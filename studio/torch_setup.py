@@ -17,7 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -70,18 +70,39 @@ def _declare_missing(spec: ModuleSpec) -> None:
     """Declare ``torchvision::nms`` and ``::qnms`` if torchvision's compiled library does not load."""
     import torch
 
-    places = [Path(place) for place in spec.submodule_search_locations or ()]
-    for compiled in [each for place in places for pattern in ("_C*.so", "_C*.pyd") for each in place.glob(pattern)]:
-        try:
-            torch.ops.load_library(str(compiled))  # type: ignore[no-untyped-call]
-        except OSError:  # built for another torch, or for a CUDA that is not here
-            continue
+    if _compiled_operators_load(spec):
         return
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
     _declared.append(library)
+
+
+def _compiled_operators_load(spec: ModuleSpec) -> bool:
+    """Whether torchvision's compiled library loads; it does not if built for another torch, or for a CUDA not here."""
+    import torch
+
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    for compiled in [each for place in places for pattern in ("_C*.so", "_C*.pyd") for each in place.glob(pattern)]:
+        with suppress(OSError):
+            torch.ops.load_library(str(compiled))  # type: ignore[no-untyped-call]
+            return True
+    return False
+
+
+def why_torchvision_needs_help() -> str | None:
+    """Say that stock diffusers and transformers need `prepare` first, or None where they import by themselves.
+
+    Imports torch.
+    """
+    spec = PathFinder.find_spec("torchvision")
+    if spec is None or _compiled_operators_load(spec):
+        return None
+    return (
+        "its compiled operators do not fit this torch; outside Studio, before importing diffusers or transformers, run:"
+        " from studio import torch_setup; torch_setup.prepare()"
+    )
 
 
 def _torch() -> Any:

@@ -32,6 +32,8 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
     for name, version in report.libraries.items():
         if name != "studio":
             yield f"library {name}", version, ""
+    if report.torchvision:
+        yield "library torchvision", "needs help", report.torchvision
     used = set(report.device.split(","))
     for device in report.devices:
         state = "usable" if device.usable else "not usable"

@@ -9,6 +9,7 @@ that is a list takes all that are left.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ import click
 from studio.inputs import Flag
 
 WORDS = "words"  # the click name of the positional words
+_SAID_BY_METAVAR = re.compile(
+    r"^(?:a whole number|a finite number|text|true or false|a JSON value|the path of a file that holds .+)"
+    r"(?: from| of)? ?"
+)
+_NO_DEFAULT: tuple[Any, ...] = (None, "", [], (), {})
 _PREFIX = "input_"  # keeps the inputs' names apart from the command's own options
 
 
@@ -40,9 +46,21 @@ def _option(flag: Flag, taken: Collection[str]) -> click.Option:
 
 
 def _help(flag: Flag) -> str:
-    shown = json.dumps(flag.default, ensure_ascii=False, default=str)
-    default = "required" if flag.required else f"default: {shown}"
-    return f"{flag.help} ({flag.range})  [{default}]"
+    """The help text, what the metavar does not say of the allowed range, and the default if there is one."""
+    allowed = re.sub(_SAID_BY_METAVAR, "", flag.range)
+    text = f"{flag.help} ({allowed})" if allowed else flag.help
+    if flag.required:
+        return f"{text}  [required]"
+    if flag.default in _NO_DEFAULT:
+        return text
+    return f"{text}  [default: {_default(flag)}]"
+
+
+def _default(flag: Flag) -> str:
+    """The default as it would be typed: `yes` or `no`, text as it is, anything else as JSON."""
+    if isinstance(flag.default, bool):
+        return "yes" if flag.default else "no"
+    return flag.default if isinstance(flag.default, str) else json.dumps(flag.default, ensure_ascii=False, default=str)
 
 
 def values(flags: Sequence[Flag], given: dict[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        drawn.add_column(column, overflow="fold")  # nothing is cut: a path or a reason is to be read whole
     for row in rows:
         drawn.add_row(*(Text(printable(cell)) for cell in row))
     console(stderr=False).print(drawn)

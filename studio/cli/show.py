@@ -33,8 +33,8 @@ def command(settings: Settings, what: str, as_json: bool) -> None:
         return
     if recipe is None:
         note(f"note: `{artifact.path}` carries no recipe; it was not made here")
-    rows = [("path", str(artifact.path)), ("sha256", artifact.sha256)]
-    table(("what", "value"), [*rows, *(lines(recipe) if recipe else ())])
+    table(("what", "value"), [*(summary(recipe) if recipe else ()), ("path", str(artifact.path)),
+                              ("sha256", artifact.sha256), *(details(recipe) if recipe else ())])  # fmt: skip
     if recipe is not None and recipe.parents:
         emit("")
         for line in drawn(settings.studio().ancestry(what)):
@@ -54,9 +54,26 @@ def drawn(one: Ancestor, above: str = "", mark: str = "") -> Iterator[str]:
         yield from drawn(parent, inner, "└─ " if number == len(one.parents) else "├─ ")
 
 
-def lines(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Each fact of the recipe as a dotted name and its value, in the recipe's own order."""
-    for name, value in recipe.model_dump(mode="json", exclude_none=True).items():
+_FIRST_INPUTS = ("prompt", "text", "negative")
+
+
+def summary(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What a person asks first: the prompt, the seed, the size, and the generator that made it."""
+    for name in _FIRST_INPUTS:
+        if recipe.inputs.get(name):
+            yield from _flatten(name, recipe.inputs[name])
+    yield "seed", str(recipe.seed)
+    if "size" in recipe.inputs:
+        yield from _flatten("size", recipe.inputs["size"])
+    yield "made by", f"{recipe.generator} {recipe.generator_version} ({recipe.plugin.name} {recipe.plugin.version})"
+
+
+def details(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Every other fact of the recipe as a dotted name and its value, in the recipe's own order."""
+    shown = {"seed", "generator", "generator_version", "plugin"}
+    for name, value in recipe.model_dump(mode="json", exclude_none=True, exclude=shown).items():
+        if name == "inputs":
+            value = {key: each for key, each in value.items() if key not in (*_FIRST_INPUTS, "size")}
         yield from _flatten(name, value)
 
 
@@ -64,7 +81,7 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flatten(f"{name}.{key}", inner)
-    elif isinstance(value, list) and not value:
+    elif value in (None, "", []):  # an input that was left out
         return
     else:
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

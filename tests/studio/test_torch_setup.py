@@ -44,6 +44,18 @@ print(sum(type(each).__module__ == "studio.torch_setup" for each in sys.meta_pat
     assert run(code) == "0"
 
 
+def test_stock_libraries_import_by_the_remedy_that_doctor_names():
+    code = """
+from studio import torch_setup
+reason = torch_setup.why_torchvision_needs_help()
+exec(reason.rpartition("run: ")[2] if reason else "")
+from transformers import CLIPTextModel
+import torchvision
+print(hasattr(torchvision, "ops"))
+"""
+    assert run(code) == "True"
+
+
 def test_the_number_of_threads_is_applied_before_and_after_torch():
     early = "from studio import torch_setup; torch_setup.prepare(); import torch; print(torch.get_num_threads())"
     late = "import torch; from studio import torch_setup; torch_setup.prepare(); print(torch.get_num_threads())"

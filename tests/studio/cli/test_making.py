@@ -44,8 +44,9 @@ def test_help_has_every_input_with_range_and_default(studio: Studio) -> None:
     ran = studio("generate", "echo", "--help")
     text = " ".join(ran.out.split())
     assert "Say the text again. One input of each kind" in text
-    assert "--times N how often (a whole number from 1 to 9) [default: 1]" in text
-    assert "--loud / --no-loud in capitals" in text
+    assert "--times N how often (1 to 9) [default: 1]" in text
+    assert "--loud / --no-loud in capitals [default: no]" in text
+    assert "null" not in text
     assert "--text TEXT what to say" in text
     assert "[required]" in text
     assert "generate echo [OPTIONS] [TEXT]" in text
