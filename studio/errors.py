@@ -10,6 +10,8 @@
     ├── ModelError              1  a model cannot be fetched, is not here, or is not in a safe format
     ├── MediaError              1  a picture, video … cannot be decoded or encoded
     ├── StoreError              1  the artifact store cannot read or write
+    │   ├── FileTaken              a file to write exists already
+    │   └── NotStored              the data folder cannot take the media that were made; holds them
     ├── CheckpointError         1  a saved request cannot be taken up again
     ├── GeneratorFailed         1  a generator raised, or returned what it must not
     │   ├── OutOfMemory            it did not fit into memory
@@ -27,6 +29,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from studio.media import Media
 
 
 class StudioError(Exception):
@@ -120,6 +126,22 @@ class MediaError(StudioError):
 
 class StoreError(StudioError):
     """The artifact store has no such artifact, or cannot be read or written."""
+
+
+class FileTaken(StoreError):
+    """A file to write exists already, and was not to be overwritten. `path` is its path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"`{path}` exists already", hint="choose another name, or give --force to overwrite it")
+
+
+class NotStored(StoreError):
+    """Media were made, and the data folder cannot take them. `media` are the media, with their recipe."""
+
+    def __init__(self, media: Media, error: StoreError) -> None:
+        self.media = media
+        super().__init__(error.message, hint=error.hint)
 
 
 class CheckpointError(StudioError):

@@ -1,8 +1,8 @@
 """Writing and reading files so that a crash, a full disk or a hostile file costs nothing.
 
-`write_atomically` shows either the old file or the whole new one, never a part: temporary file in the same folder,
-fsync, `os.replace`, fsync of the folder; the temporary file is removed whatever happens. This module knows nothing of
-media or stores.
+Every writer goes through this module: `write_atomically` for bytes at hand, `new_file` for what is written piece by
+piece, `new_folder` for a model's folder. Each shows either the old content or the whole new one; `studio.temporary` has
+how, and why a kill leaves nothing behind. This module knows nothing of media or stores.
 
 Try it: ``python -c "from studio.files import write_atomically; write_atomically('a.txt', b'hello')"``
 """
@@ -11,20 +11,27 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from studio.errors import MediaError, StoreError
+from studio.errors import FileTaken, MediaError, StoreError
+from studio.temporary import Temporary, create_folder, exchange, locked, sweep_once
 
 _REMEDY = {
     errno.ENOSPC: "the disk is full: free some space, or choose another folder with `-o` or `--home`",
     errno.EDQUOT: "the quota is used up: free some space, or choose another folder with `-o` or `--home`",
+    errno.EFBIG: "the file is larger than the system allows (`ulimit -f`): raise the limit",
     errno.EACCES: "the folder is not yours to write to: choose another with `-o` or `--home`",
     errno.EPERM: "the folder is not yours to write to: choose another with `-o` or `--home`",
     errno.EROFS: "the file system is read-only: choose another folder with `-o` or `--home`",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "the path is a folder: name a file in it",
     errno.ENOENT: "the folder does not exist: create it first",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 
@@ -34,31 +41,93 @@ def store_error(path: Path, what: str, error: OSError) -> StoreError:
     return StoreError(f"cannot {what} `{path}`: {reason}", hint=_REMEDY.get(error.errno or 0))
 
 
-def write_atomically(path: Path | str, data: bytes, *, durable: bool = True, sync_folder: bool = True) -> Path:
-    """Write `data` to `path`, whole or not at all; return the path. Raises StoreError; leaves no temporary file.
+def write_atomically(
+    path: Path | str, data: bytes, *, overwrite: bool = True, durable: bool = True, sync_folder: bool = True
+) -> Path:
+    """Write `data` to `path`, whole or not at all; return the path. See `new_file`."""
+    with new_file(path, overwrite=overwrite, durable=durable, sync_folder=sync_folder) as file:
+        file.write(data)
+    return Path(path)
 
-    What is not `durable` is not pushed to the disk: it outlives the process, and may not outlive the machine. Without
-    `sync_folder` its name is not: for a file beside which another is written next.
+
+@contextmanager
+def new_file(
+    path: Path | str, *, overwrite: bool = True, durable: bool = True, sync_folder: bool = True
+) -> Iterator[BinaryIO]:
+    """Yield a file to write to that takes the name `path`, whole, when the block ends; an error in it leaves nothing.
+
+    Args:
+        overwrite: whether a file that has the name gives way. Without it exactly one of several writers gets the name.
+        durable: push it to the disk. What is not outlives the process, and may not outlive the machine.
+        sync_folder: push its name too; not needed for a file beside which another is written next.
+
+    A symbolic link that has the name is replaced, never followed.
+
+    Raises StoreError, also for a device, pipe or folder that has the name. It is a FileTaken for a name that is taken
+    where `overwrite` is false.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(6)}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        sweep_once(path.parent)
+        temporary = Temporary(path.parent)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+            with os.fdopen(os.dup(temporary.descriptor), "wb") as file:
+                yield file
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            temporary.publish(path, overwrite)
+        finally:
+            temporary.close()
         if durable and sync_folder:
             _sync_folder(path.parent)
+    except FileExistsError as error:
+        raise FileTaken(path) from error
     except OSError as error:
         raise store_error(path, "write", error) from error
-    return path
+
+
+@contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a folder to fill that takes the name `path` when the block ends, in place of one that has it.
+
+    On Linux the two change places in one call. Elsewhere a kill in between can leave the old one as `NAME.before`.
+    Raises StoreError, also for what libraries written in Rust say of a disk that is full.
+    """
+    path = Path(os.path.realpath(path))
+    make_folder(path.parent)
+    try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file has that name")
+        sweep_once(path.parent)
+        part, descriptor = locked(path.parent, create_folder)
+        try:
+            yield part
+            _sync_tree(part)
+            if path.exists():
+                exchange(part, path)
+            else:
+                os.rename(part, path)
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)  # what is left is removed by the next writer
+            os.close(descriptor)
+    except Exception as error:
+        found = _system_error(error)
+        if found is None:
+            raise
+        raise store_error(path, "write", found) from error
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The OSError that this is, or that a library written in Rust has put into words."""
+    if isinstance(error, OSError):
+        return error
+    told = re.search(r"\(os error (\d+)\)|\bOs \{ code: (\d+)", str(error))
+    if told is None or isinstance(error, StoreError):
+        return None
+    code = int(told[1] or told[2])
+    return OSError(code, os.strerror(code))
 
 
 def expanded(path: Path | str) -> Path:
@@ -70,6 +139,10 @@ def make_folder(path: Path) -> Path:
     """Create a folder and its parents, if they are missing. Raises StoreError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreError(
+            f"cannot create the folder `{path}`: a file or a broken link has that name", hint="choose another name"
+        ) from error
     except OSError as error:
         raise store_error(path, "create the folder", error) from error
     return path
@@ -97,3 +170,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Push the files below a folder to the disk, and their names."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(Path(place, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _sync_folder(Path(place))

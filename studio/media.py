@@ -104,9 +104,12 @@ class Media:
             raise MediaError(f"cannot read `{path}` as {cls.noun}: {error.message}", hint=error.hint) from error
         return media.attach(media.recipe, Path(path))
 
-    def save(self, path: Path | str) -> Path:
-        """Write the file, whole or not at all, with its recipe where the format can carry one. Raises StoreError."""
-        return write_atomically(path, self.file_bytes())
+    def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
+        """Write the file, whole or not at all, with its recipe where the format can carry one. Raises StoreError.
+
+        Without `overwrite` a file that has the name stays, and FileTaken is raised.
+        """
+        return write_atomically(path, self.file_bytes(), overwrite=overwrite)
 
     def file_bytes(self) -> bytes:
         """The bytes that `save` writes."""

@@ -77,12 +77,13 @@ class Video(Media):
             container.mux(stream.encode())
         return _remux(buffer.getvalue())  # as any later change of the recipe in it leaves it
 
-    def save(self, path: Path | str) -> Path:
-        """Write the file in the format of its suffix, whole or not at all, with its recipe. Raises StoreError."""
+    def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
+        """Write the file in the format of its suffix, whole or not at all, with its recipe. Raises as `Media.save`."""
         ends = Path(path).suffix.lower()
         if ends not in animation.FORMATS:
-            return super().save(path)
-        return write_atomically(path, animation.write(self.frames, self.fps, ends, self._told()))
+            return super().save(path, overwrite=overwrite)
+        data = animation.write(self.frames, self.fps, ends, self._told())
+        return write_atomically(path, data, overwrite=overwrite)
 
     def file_bytes(self) -> bytes:
         """The MP4 with the recipe as its comment."""

@@ -1,6 +1,8 @@
 """Where `-o` puts what is made. Everything that can be refused is refused before any work is done.
 
-It knows media only by their suffix and bytes. No file is overwritten without --force, and none is ever half-written.
+It knows media only by their suffix and bytes. No file is overwritten without --force, also where another command writes
+the same name at the same time, and none is ever half-written. With --force a link gives way to the file; what it points
+to stays as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studio.errors import StoreError, UsageError
+from studio.errors import FileTaken, StoreError, UsageError
 from studio.files import make_folder, store_error
 
 if TYPE_CHECKING:
@@ -36,12 +38,23 @@ class Destination:
         if self.target is None:
             assert media.path is not None
             return media.path
-        if not self.folder:
-            return media.save(self.target)
-        path = self.target / f"{name}{media.suffix}"
-        if path.exists() and not self.force and path.read_bytes() != media.file_bytes():
-            raise _exists(path)
-        return media.save(path)
+        path = self.target / f"{name}{media.suffix}" if self.folder else self.target
+        try:
+            return media.save(path, overwrite=self.force)
+        except FileTaken:
+            if self.folder and path.is_file() and path.read_bytes() == media.file_bytes():
+                return path
+            raise _with_store(media, FileTaken(path)) from None
+        except StoreError as error:
+            raise _with_store(media, error) from None
+
+
+def _with_store(media: Media, error: StoreError) -> StoreError:
+    """The error, with where the media are all the same."""
+    if media.path is not None:
+        kept = f"what was made is kept as `{media.path}`"
+        error.hint = f"{error.hint}; {kept}" if error.hint else kept
+    return error
 
 
 def choose(
@@ -55,6 +68,12 @@ def choose(
     if output is None:
         return Destination()
     target = Path(output)
+    try:
+        os.lstat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long, in a folder that may not be looked into, with a null character
+        raise _unfit(target, error) from error
     ends = target.suffix.lower()
     if output.endswith(("/", os.sep)) or target.is_dir() or (count > 1 and not ends):
         make_folder(target)
@@ -69,14 +88,16 @@ def choose(
         fitting = target.with_suffix(suffix)
         made = ", ".join((suffix, *others))
         raise UsageError(f"`-o {output}`: this makes {made} files, not {ends}", hint=f"write `-o {fitting}`")
-    if target.exists() and not force:
-        raise _exists(target)
+    if os.path.lexists(target) and not force:
+        raise FileTaken(target)
+    if target.exists() and not target.is_file():
+        raise StoreError(f"`{target}` is a device, a pipe or a socket, not a file", hint="name a file")
     _try_out(target.parent)
     return Destination(target, force=force)
 
 
-def _exists(path: Path) -> StoreError:
-    return StoreError(f"`{path}` exists already", hint="choose another name, or give --force to overwrite it")
+def _unfit(target: Path, error: OSError | ValueError) -> StoreError:
+    return store_error(target, "write", error if isinstance(error, OSError) else OSError(str(error)))
 
 
 def _try_out(folder: Path) -> None:

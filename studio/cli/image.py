@@ -50,6 +50,8 @@ class ImageCommand(GeneratorCommand):
             for index, event in follow(tickets):
                 display.show(index, event)
                 results.take(index, event)
+        if target.target is not None:
+            results.take_unstored()
         made = {index: media for index, (_, media) in sorted(results.made.items()) if isinstance(media, Image)}
         kept: list[dict[str, Any]] = []
         if made:

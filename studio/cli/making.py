@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from studio.cli.main import EPILOG, Settings
-from studio.cli.output import emit, emit_json, report_failure, stray_prints_aside
+from studio.cli.output import emit, emit_json, note, report_failure, stray_prints_aside
 
 if TYPE_CHECKING:
     from studio.cli.destination import Destination
@@ -156,18 +156,52 @@ class Results:
     def take(self, index: int, event: Event) -> None:
         """Act on an event of the request at `index`."""
         from studio.engine import CancelledEvent, Failed, Finished, Preview
-        from studio.errors import Cancelled
+        from studio.errors import Cancelled, NotStored
 
         request = self.requests[index]
         name = request.generator.name
         if isinstance(event, Preview) and self.previews:
-            self.previews.save(event.media, f"{name}-step{event.position:04d}", request.seed)
+            self._preview(event.media, f"{name}-step{event.position:04d}", request.seed)
         elif isinstance(event, Finished):
-            self.made[index] = (self.target.save(event.media, name, request.seed), event.media)
+            self._save(index, event.media)
+        elif isinstance(event, Failed) and isinstance(event.error, NotStored) and self.target.target is not None:
+            self._save(index, event.error.media)
+            if index in self.made:
+                note(f"warning: {event.error.message}; only `{self.made[index][0]}` is written")
         elif isinstance(event, Failed):
             self.failed[index] = event.error
         elif isinstance(event, CancelledEvent):
             self.failed[index] = Cancelled("it was cancelled")
+
+    def take_unstored(self) -> None:
+        """Count as made what the data folder could not take: the caller writes it elsewhere."""
+        from studio.errors import NotStored
+
+        for index, error in list(self.failed.items()):
+            if isinstance(error, NotStored):
+                del self.failed[index]
+                self.made[index] = (Path(), error.media)
+
+    def _save(self, index: int, media: Media) -> None:
+        """Write what one request made. One that cannot be written has failed; the others go on."""
+        from studio.errors import StoreError
+
+        request = self.requests[index]
+        try:
+            self.made[index] = (self.target.save(media, request.generator.name, request.seed), media)
+        except StoreError as error:
+            self.failed[index] = error
+
+    def _preview(self, media: Media, name: str, seed: int) -> None:
+        """Write a rough view; after one that cannot be written there are no more."""
+        from studio.errors import StoreError
+
+        assert self.previews is not None
+        try:
+            self.previews.save(media, name, seed)
+        except StoreError as error:
+            note(f"warning: no more previews: {error.message}")
+            self.previews = None
 
     def print_ready(self) -> None:
         """Print the paths of those done whose predecessors are done, once each."""
@@ -188,7 +222,7 @@ class Results:
         recipe = media.recipe
         return {
             "path": str(path),
-            "stored": str(media.path),
+            "stored": None if media.path is None else str(media.path),
             "sha256": media.sha256,
             "media_type": media.media_type,
             "seconds": recipe.seconds if recipe else None,

@@ -28,7 +28,7 @@ from studio.engine.provenance import make_recipe
 from studio.engine.request import Event, Failed, Finished, Request, Timing
 from studio.engine.watch import Watcher
 from studio.engine.worker import Worker
-from studio.errors import Cancelled
+from studio.errors import Cancelled, NotStored, StoreError
 from studio.media import Media
 from studio.store import Store
 
@@ -236,8 +236,11 @@ def _complete(store: Store | None, entry: Entry, media: Media) -> Callable[[], M
     def keep() -> Media:
         if store is None:
             return made
-        for parent in parents:
-            store.put(parent)
-        return made.attach(made.recipe, store.put(made).path)
+        try:
+            for parent in parents:
+                store.put(parent)
+            return made.attach(made.recipe, store.put(made).path)
+        except StoreError as error:
+            raise NotStored(made, error) from error
 
     return keep

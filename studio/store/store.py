@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from studio.errors import MediaError, StoreError, UsageError
 from studio.files import expanded, make_folder, read_limited, store_error, write_atomically
 from studio.media import Embedding, Image, Media, Text
 from studio.recipe import MAX_RECIPE_BYTES, Recipe
+from studio.temporary import OLD_NAMES, sweep
 from studio.timed_media import Audio, Video
 
 HOME_VARIABLE = "STUDIO_HOME"
 MIN_PREFIX = 6
+SWEPT = ".swept"  # its time is when the store was last swept
 KINDS: dict[str, type[Media]] = {each.suffix: each for each in (Text, Image, Video, Audio, Embedding)}
 
 
@@ -52,9 +55,11 @@ class Store:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self._objects = self.root / "objects"
+        self._swept = False
 
     def put(self, media: Media) -> Artifact:
         """Keep media with their recipe. Raises StoreError if the folder is not writable or the disk full."""
+        self._sweep()
         folder = self._objects / media.sha256[:2]
         path, side = folder / (media.sha256 + media.suffix), folder / f"{media.sha256}.json"
         make_folder(folder)
@@ -115,6 +120,24 @@ class Store:
     def __iter__(self) -> Iterator[str]:
         """Yield the ids of all artifacts, in order."""
         return iter(sorted(path.stem for path in self._objects.glob("??/*") if path.suffix in KINDS))
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left, once: it lies in folders that changed since the store was last swept."""
+        if self._swept:
+            return
+        self._swept = True
+        mark, now = self._objects / SWEPT, time.time()
+        try:
+            since = mark.stat().st_mtime if mark.exists() else 0.0
+            since = since - 2 if since < now else 0.0  # file systems round times, and clocks are set back
+            with os.scandir(self._objects) as entries:
+                changed = [Path(each) for each in entries if each.is_dir() and each.stat().st_mtime >= since]
+            others = [folder for folder in changed if sweep(folder, OLD_NAMES)]
+            if not others:  # else those of living processes would not be found again
+                mark.touch()
+                os.utime(mark, (now, now))
+        except OSError:
+            return  # no store yet, or one that cannot be written to, which the writing that follows tells of
 
     def _path(self, name: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{1,64}", name):

@@ -18,7 +18,7 @@ HEAVY = ("torch", "diffusers", "transformers", "open_clip", "numpy", "PIL", "av"
 # Lower layers first; a module imports only from layers below its own, or from its own.
 LAYERS = (
     ("errors", "deprecation", "caching"),
-    ("files", "png", "animation", "recipe", "torch_setup", "precision", "weights", "streaming"),
+    ("temporary", "files", "png", "animation", "recipe", "torch_setup", "precision", "weights", "streaming"),
     ("media", "timed_media", "inputs"),
     ("generator", "hookspecs"),
     ("plugins", "store", "attention"),

@@ -12,7 +12,7 @@ import studio
 from studio.engine import Engine
 from studio.engine.calls import ask, directly
 from studio.engine.request import Request
-from studio.errors import EngineClosed, GeneratorFailed, StoreError, TimedOut
+from studio.errors import EngineClosed, GeneratorFailed, NotStored, StoreError, TimedOut
 from studio.recipe import PluginRef
 from studio.store import Store
 
@@ -139,8 +139,10 @@ def test_what_cannot_be_written_fails_its_request(tmp_path):
     store = Slow(tmp_path)
     store.fails = True
     store.go.set()
-    with Engine("cpu", store=store) as engine, pytest.raises(StoreError, match="full"):
+    with Engine("cpu", store=store) as engine, pytest.raises(NotStored, match="full") as caught:
         engine.submit(request(Waiting())).result(30)
+    assert caught.value.media.text == "3 steps"  # which whoever asked may write elsewhere
+    assert caught.value.media.recipe is not None
 
 
 def test_closing_waits_for_what_is_being_written(tmp_path):

@@ -13,6 +13,7 @@ from studio import files
 from studio.errors import StoreError, UsageError
 from studio.recipe import PluginRef, Recipe
 from studio.store import Store, default_home
+from studio.temporary import try_lock
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
@@ -130,7 +131,7 @@ def test_a_damaged_recipe_is_named(tmp_path):
     assert store.get(artifact.sha256).recipe.seed == 8
 
 
-@pytest.mark.parametrize("call", ["open", "fsync", "replace", "fdopen"])
+@pytest.mark.parametrize("call", ["open", "fsync", "link", "fdopen"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 @pytest.mark.parametrize("nth", [1, 2])
 def test_a_failed_write_leaves_nothing_partial(tmp_path, monkeypatch, call, code, nth):
@@ -151,6 +152,28 @@ def test_a_failed_write_leaves_nothing_partial(tmp_path, monkeypatch, call, code
     assert not [name for name in everything(tmp_path) if ".tmp" in name or name.endswith(".png")]
     artifact = store.put(with_recipe(picture()))
     assert store.open(artifact.sha256) == picture()
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
+    first = Store(tmp_path).put(picture())
+    left = [first.path.parent / name for name in (".studio.0123456789ab.tmp", f".{first.path.name}.abcdef123456.tmp")]
+    for path in left:
+        path.write_bytes(b"x")
+    Store(tmp_path).put(studio.Text("something in another folder"))
+    assert not any(path.exists() for path in left)
+    Store(tmp_path).put(studio.Text("and again"))  # folders that did not change are not looked into again
+
+
+def test_what_another_process_is_writing_is_found_once_that_one_is_killed(tmp_path):
+    first = Store(tmp_path).put(picture())
+    left = first.path.parent / ".studio.0123456789ab.tmp"
+    descriptor = os.open(left, os.O_RDWR | os.O_CREAT)
+    assert try_lock(descriptor)
+    Store(tmp_path).put(studio.Text("while it writes"))
+    assert left.exists()
+    os.close(descriptor)  # as a kill does
+    Store(tmp_path).put(studio.Text("afterwards"))
+    assert not left.exists()
 
 
 def test_a_folder_in_the_way_is_told(tmp_path):
