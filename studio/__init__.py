@@ -17,16 +17,15 @@ if TYPE_CHECKING:
     from studio.generator import Console, Generator, Rng, State, Trainer, unsaved
     from studio.hookspecs import hookimpl
     from studio.inputs import Inputs, field
-    from studio.media import Embedding, Image, Media, Text
+    from studio.media import Audio, Embedding, Image, Media, Text, Video
     from studio.recipe import Recipe
-    from studio.timed_media import Audio, Video
     from studio.weights import module
     from studio.workflow.builder import Workflow
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Audio": "timed_media",
+    "Audio": "media",
     "Console": "generator",
     "Embedding": "media",
     "Generator": "generator",
@@ -40,7 +39,7 @@ _HOMES = {
     "StudioError": "errors",
     "Text": "media",
     "Trainer": "generator",
-    "Video": "timed_media",
+    "Video": "media",
     "Workflow": "workflow.builder",
     "field": "inputs",
     "hookimpl": "hookspecs",

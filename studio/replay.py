@@ -14,14 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio import animation
 from studio.errors import MediaError, StoreError, UsageError
 from studio.files import read_limited
-from studio.media import Image, Media
+from studio.media import Image, Media, Video, animation
 from studio.recipe import Recipe
 from studio.store import Store
 from studio.store.store import KINDS
-from studio.timed_media import Video
 
 MAX_ANCESTORS = 100  # how far back it is looked
 

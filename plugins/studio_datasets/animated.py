@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from studio import animation
+from studio.media import animation
 from studio_datasets import emoji
 
 MOST = 256 << 20

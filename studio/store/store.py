@@ -19,10 +19,9 @@ from pathlib import Path
 
 from studio.errors import MediaError, StoreError, UsageError
 from studio.files import expanded, make_folder, read_limited, store_error, write_atomically
-from studio.media import Embedding, Image, Media, Text
+from studio.media import Audio, Embedding, Image, Media, Text, Video
 from studio.recipe import MAX_RECIPE_BYTES, Recipe
 from studio.temporary import OLD_NAMES, sweep
-from studio.timed_media import Audio, Video
 
 HOME_VARIABLE = "STUDIO_HOME"
 MIN_PREFIX = 6

@@ -73,11 +73,11 @@ def sample_media(kind: type[Media]) -> Media:
 
         return Image.from_array(picture)
     if kind.kind == "video":
-        from studio.timed_media import Video
+        from studio.media import Video
 
         return Video(np.stack([np.roll(picture, 2 * frame, axis=1) for frame in range(8)]), fps=8)
     if kind.kind == "audio":
-        from studio.timed_media import Audio
+        from studio.media import Audio
 
         return Audio(0.3 * np.sin(np.arange(1600)[None] * 0.17).astype(np.float32), 16000)
     from studio.media import Embedding

@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from studio.inputs import Flag
-from studio.media import Embedding, Image, Media, Text
-from studio.timed_media import Audio, Video
+from studio.media import Audio, Embedding, Image, Media, Text, Video
 
 MEDIA: dict[str, type[Media]] = {each.kind: each for each in (Text, Image, Video, Audio, Embedding)}
 _PLAIN = {str: "text", bool: "bool", int: "int", float: "float"}

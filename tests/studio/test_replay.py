@@ -8,7 +8,7 @@ import pytest
 
 import studio
 from studio.errors import InputError, MediaError, StoreError, UnknownName, UsageError
-from studio.png import with_text
+from studio.media.png import with_text
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.png import SIGNATURE
+from studio.media.png import SIGNATURE
 
 from .conftest import PROBE, Studio, files
 

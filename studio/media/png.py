@@ -4,7 +4,7 @@ Only the chunk structure is handled here, no pixels: `with_text` puts iTXt chunk
 one by its key. Every length is checked against the bytes at hand and against `MAX_TEXT_BYTES`, compressed text
 is inflated no further than that. This module knows nothing of recipes or pixels.
 
-Try it: ``python -c "from studio.png import *; print(read_text(open('a.png', 'rb').read(), 'parameters'))"``
+Try it: ``python -c "from studio.media.png import *; print(read_text(open('a.png', 'rb').read(), 'parameters'))"``
 """
 
 from __future__ import annotations

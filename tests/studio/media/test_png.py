@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio.errors import MediaError
-from studio.png import MAX_TEXT_BYTES, SIGNATURE, read_text, with_text
+from studio.media.png import MAX_TEXT_BYTES, SIGNATURE, read_text, with_text
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 

@@ -194,7 +194,7 @@ def test_a_file_of_sound_alone_is_no_video(tmp_path):
 @settings(max_examples=20, deadline=None)
 @given(suffix=st.sampled_from([".webp", ".gif", ".png"]), end=st.floats(0.02, 0.6))
 def test_truncated_animations_are_refused(suffix, end):
-    from studio import animation
+    from studio.media import animation
 
     data = animation.write(moving(), 12, suffix, "")
     with pytest.raises(MediaError):

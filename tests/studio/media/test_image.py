@@ -147,7 +147,7 @@ def test_garbage_is_refused(data):
     ],
 )
 def test_hostile_recipes_are_refused(text):
-    from studio.png import with_text
+    from studio.media.png import with_text
 
     data = with_text(studio.Image.from_array(np.zeros((2, 2), np.uint8)).data, {"studio": text})
     with pytest.raises(MediaError, match="recipe"):

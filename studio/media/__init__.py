@@ -1,0 +1,9 @@
+"""Media: what generators take and make. Each kind has a module here; none of them knows generators or stores."""
+
+from studio.media.audio import Audio
+from studio.media.base import MAX_FILE_BYTES, Media, Text
+from studio.media.embedding import Embedding
+from studio.media.image import MAX_PIXELS, Image, recipe_in
+from studio.media.video import Video
+
+__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "Audio", "Embedding", "Image", "Media", "Text", "Video", "recipe_in"]

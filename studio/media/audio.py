@@ -1,0 +1,97 @@
+"""Sound: float32 samples, as WAV files.
+
+Try it: ``python -c "import studio; print(studio.Audio.open('a.wav').waveform.shape)"``
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Self
+
+from studio.errors import MediaError
+from studio.media.base import Media
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+
+
+class Audio(Media):
+    """Sound: finite float32 samples (channels, n), 1 to 8 channels, usually within -1 … 1; `rate` in Hz."""
+
+    media_type, suffix, kind, noun = "audio/wav", ".wav", "audio", "sound"
+    max_file_bytes = 512 << 20
+
+    def __init__(self, waveform: NDArray[np.floating[Any]], rate: int) -> None:
+        import numpy as np
+
+        array = np.array(waveform, dtype="<f4", order="C")
+        if array.ndim != 2 or not 1 <= array.shape[0] <= 8 or not np.isfinite(array).all():
+            raise MediaError(f"samples must be finite, (channels, n) with 1 to 8 channels, not of shape {array.shape}")
+        if not 1 <= rate <= 768_000:
+            raise MediaError(f"the rate is {rate} Hz; it must be from 1 to 768,000")
+        array.setflags(write=False)
+        self.waveform: NDArray[np.float32] = array
+        self.rate = int(rate)
+
+    def samples(self) -> NDArray[np.generic]:
+        """The samples, float32 (channels, n)."""
+        return self.waveform
+
+    @property
+    def data(self) -> bytes:
+        """The sound as WAV, IEEE float (format 3)."""
+        channels, body = self.waveform.shape[0], self.waveform.T.tobytes()
+        head = struct.pack("<HHIIHH", _FLOAT, channels, self.rate, self.rate * channels * 4, channels * 4, 32)
+        chunks = [(b"fmt ", head), (b"fact", struct.pack("<I", self.waveform.shape[1])), (b"data", body)]
+        packed = b"".join(name + struct.pack("<I", len(part)) + part for name, part in chunks)
+        return b"RIFF" + struct.pack("<I", 4 + len(packed)) + b"WAVE" + packed
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode WAV: PCM of 8, 16, 24 or 32 bits, or float of 32 or 64. Raises MediaError."""
+        chunks = _riff_chunks(data)
+        if len(chunks.get(b"fmt ", b"")) < 16 or b"data" not in chunks:
+            raise MediaError("the WAV file has no format or no samples; it may be truncated")
+        form, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunks[b"fmt "])
+        if form == _EXTENSIBLE and len(chunks[b"fmt "]) >= 26:
+            form = struct.unpack_from("<H", chunks[b"fmt "], 24)[0]
+        if not channels:
+            raise MediaError("the WAV file claims to have no channel")
+        flat = _wav_samples(chunks[b"data"], form, bits)
+        return cls(flat[: flat.size // channels * channels].reshape(-1, channels).T, rate)
+
+
+def _riff_chunks(data: bytes) -> dict[bytes, bytes]:
+    """Split a WAV file into its chunks; a chunk that claims more than there is counts as truncation."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        raise MediaError("not a WAV file")
+    chunks: dict[bytes, bytes] = {}
+    at = 12
+    while at + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, at)
+        if at + 8 + length > len(data):
+            raise MediaError(f"the WAV file is truncated: `{name!r}` claims {length:,} bytes")
+        chunks.setdefault(name, data[at + 8 : at + 8 + length])
+        at += 8 + length + length % 2
+    return chunks
+
+
+def _wav_samples(body: bytes, form: int, bits: int) -> NDArray[np.float32]:
+    """Turn raw WAV samples into float32 in -1 … 1, interleaved."""
+    import numpy as np
+
+    if form == _FLOAT and bits in (32, 64):
+        return np.frombuffer(body[: len(body) // (bits // 8) * (bits // 8)], f"<f{bits // 8}").astype(np.float32)
+    if form != _PCM or bits not in (8, 16, 24, 32):
+        raise MediaError(f"WAV format {form} with {bits} bits is not read; use PCM or float")
+    if bits == 8:
+        return np.asarray((np.frombuffer(body, np.uint8).astype(np.float32) - 128) / 128, dtype=np.float32)
+    width = bits // 8
+    raw = np.frombuffer(body[: len(body) // width * width], np.uint8).reshape(-1, width)
+    wide = np.zeros((len(raw), 4), np.uint8)
+    wide[:, 4 - width :] = raw  # the sample in the high bytes of an int32
+    whole: NDArray[np.int32] = wide.view("<i4")[:, 0]
+    return np.asarray(whole / 2**31, dtype=np.float32)
