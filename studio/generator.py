@@ -44,20 +44,27 @@ class Rng:
 
     `torch` is a `torch.Generator` and `python` a `random.Random`; both are made when first used. Drawing changes them:
     draw in `start`, or, in a step that must leave its states as they were, from ``rng.fork(state.position)``.
+
+    `seed` is from 0 to 2**64 - 1; ValueError for others. `torch_seed` is what to seed any generator of torch with: torch
+    looks at the low 32 bits only, so it is the seed itself below 2**32, and 32 bits that mix all of it (sha256) from
+    there on.
     """
 
     def __init__(self, seed: int) -> None:
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"the seed is {seed}, but must be a whole number from 0 to 2**64 - 1")
         self.seed = seed
+        self.torch_seed = seed if seed < 1 << 32 else int.from_bytes(hashlib.sha256(b"%d" % seed).digest()[:4], "big")
         self._torch: torch.Generator | None = None
         self._python: random.Random | None = None
 
     @property
     def torch(self) -> torch.Generator:
-        """The CPU generator of torch, seeded with `seed`."""
+        """The CPU generator of torch, seeded with `torch_seed`."""
         if self._torch is None:
             import torch
 
-            self._torch = torch.Generator("cpu").manual_seed(self.seed)
+            self._torch = torch.Generator("cpu").manual_seed(self.torch_seed)
         return self._torch
 
     @property
@@ -77,13 +84,16 @@ class Rng:
     def fork(self, key: int | str) -> Rng:
         """Return a fresh generator that depends on the seed and the key alone (sha256), leaving this one as it is."""
         digest = hashlib.sha256(f"{self.seed}/{key!r}".encode()).digest()
-        return Rng(int.from_bytes(digest[:8], "big"))
+        made = Rng(int.from_bytes(digest[:8], "big"))
+        made.torch_seed = made.seed & 0xFFFFFFFF  # the low bits of a hash are mixed already
+        return made
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state as JSON values, to be taken up again by `from_state_dict`."""
         python = self._python.getstate() if self._python else None
         return {
             "seed": self.seed,
+            "torch_seed": self.torch_seed,
             "torch": bytes(self._torch.get_state().tolist()).hex() if self._torch else None,
             "python": [python[0], list(python[1]), python[2]] if python else None,
         }
@@ -92,6 +102,7 @@ class Rng:
     def from_state_dict(cls, saved: Mapping[str, Any]) -> Rng:
         """Take up what `state_dict` gave; later draws are the same."""
         rng = cls(int(saved["seed"]))
+        rng.torch_seed = int(saved.get("torch_seed", rng.seed & 0xFFFFFFFF))  # states of older versions had no more
         if saved["torch"] is not None:
             import torch
 

@@ -235,7 +235,7 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
         steps=inputs.steps, notices=given.notices, x=None, x0_before=None,
         text=tuple(each.cpu() if each is not None else torch.zeros(0) for each in encoded), schedule=(),
         guidance=inputs.guidance, sampler=inputs.sampler, fps=inputs.fps, size=inputs.sides, frames=frames,
-        wanted=inputs.frames, seed=rng.seed % (1 << 63),
+        wanted=inputs.frames, seed=rng.torch_seed,
         picture=torch.from_numpy(given.before[0].copy()) if inputs.image else None,
     )  # fmt: skip
     try:

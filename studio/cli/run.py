@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", metavar="DIR|FILE",
               help="Write the outputs here, named by output.  [default: the store]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Decides the seeds of all nodes.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N",
+              help="From 0 to 2^63 - 1. Decides the seeds of all nodes that name none.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Run every node, whatever is remembered.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs and nodes as JSON.")
 @click.pass_obj

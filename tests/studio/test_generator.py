@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import studio
@@ -125,6 +125,35 @@ def test_torch_numbers_come_from_the_cpu_and_can_be_saved():
     assert torch.equal(first, torch.randn(20, generator=studio.Rng(7).torch))
     again = studio.Rng.from_state_dict(json.loads(json.dumps(rng.state_dict())))
     assert torch.equal(torch.randn(20, generator=rng.torch), torch.randn(20, generator=again.torch))
+
+
+@given(seed=st.integers(0, 2**32 - 1), key=st.integers(0, 99))
+def test_small_seeds_are_those_of_torch_itself(seed, key):
+    import torch
+
+    expected = torch.randn(4, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(torch.randn(4, generator=studio.Rng(seed).torch), expected)
+    fork = studio.Rng(seed).fork(key)
+    expected = torch.randn(4, generator=torch.Generator().manual_seed(fork.seed))
+    again = studio.Rng.from_state_dict(json.loads(json.dumps(fork.state_dict())))
+    assert torch.equal(torch.randn(4, generator=fork.torch), expected)
+    assert torch.equal(torch.randn(4, generator=again.torch), expected)
+
+
+@given(low=st.integers(0, 2**32 - 1), high=st.integers(1, 2**31 - 1), other=st.integers(0, 2**31 - 1))
+def test_every_bit_of_a_seed_counts(low, high, other):
+    """torch itself looks at the low 32 bits only."""
+    import torch
+
+    assume(high != other)
+    one, two = (torch.randn(4, generator=studio.Rng((bits << 32) + low).torch) for bits in (high, other))
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**70), 2**64, 2**70])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(ValueError, match=r"must be a whole number from 0 to 2\*\*64 - 1"):
+        studio.Rng(seed)
 
 
 def test_a_seed_means_the_same_in_another_process():
