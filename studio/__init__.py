@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from studio import errors, testing
     from studio.api import Studio
     from studio.errors import StudioError
+    from studio.finite import pixels
     from studio.generator import Console, Generator, Rng, State, Trainer, unsaved
     from studio.hookspecs import hookimpl
     from studio.inputs import Inputs, field
@@ -44,6 +45,7 @@ _HOMES = {
     "field": "inputs",
     "hookimpl": "hookspecs",
     "module": "weights",
+    "pixels": "finite",
     "unsaved": "generator",
 }
 
@@ -68,6 +70,7 @@ __all__ = [
     "field",
     "hookimpl",
     "module",
+    "pixels",
     "testing",
     "unsaved",
 ]

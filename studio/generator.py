@@ -45,9 +45,9 @@ class Rng:
     `torch` is a `torch.Generator` and `python` a `random.Random`; both are made when first used. Drawing changes them:
     draw in `start`, or, in a step that must leave its states as they were, from ``rng.fork(state.position)``.
 
-    `seed` is from 0 to 2**64 - 1; ValueError for others. `torch_seed` is what to seed any generator of torch with: torch
-    looks at the low 32 bits only, so it is the seed itself below 2**32, and 32 bits that mix all of it (sha256) from
-    there on.
+    `seed` is from 0 to 2**64 - 1; ValueError for others. `torch_seed` is what to seed any generator of torch with:
+    torch looks at the low 32 bits only, so it is the seed itself below 2**32, and 32 bits that mix all of it (sha256)
+    from there on.
     """
 
     def __init__(self, seed: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import model_validator
 
 import studio
+from studio.finite import Reading
 from studio_clip.family import MODEL, MOST, TOGETHER, Family
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class EmbedGenerator(Family):
     def generate(self, model: Clip | Stock, inputs: Any, rng: studio.Rng) -> studio.Embedding:
         """One forward pass of one tower."""
         made = model.texts([inputs.text]) if inputs.image is None else model.images([inputs.image.pil])
-        return studio.Embedding(made[0].cpu().numpy())
+        vector = made[0].cpu()
+        Reading(vector, "the embedding")
+        return studio.Embedding(vector.numpy())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import studio
+from studio.finite import Reading
 from studio_clip.family import MODEL, MOST, TOGETHER, Family
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ class RankGenerator(Family):
         for state in states:
             some = state.inputs.images[len(state.scores) : len(state.scores) + TOGETHER]
             pictures = model.images([each.pil for each in some])  # (n, D)
-            scores = (pictures @ pictures.new_tensor(state.text)).tolist()  # (n,)
-            made.append(replace(state, position=state.position + 1, scores=(*state.scores, *scores)))
+            scores = (pictures @ pictures.new_tensor(state.text)).cpu()  # (n,)
+            Reading(scores, "the scores")
+            made.append(replace(state, position=state.position + 1, scores=(*state.scores, *scores.tolist())))
         return made
 
     def finish(self, model: Clip | Stock, state: Ranking) -> studio.Embedding:

@@ -106,7 +106,7 @@ class _Family(studio.Generator):
 
         todo = [state.x[len(state.pixels) : len(state.pixels) + CHUNK] for state in states]
         x = torch.cat(todo).to(next(model.parameters()))
-        made = model.pixels(x).cpu().split([len(each) for each in todo])  # of (n, 64, 64, 3) each
+        made = model.pixels(x).split([len(each) for each in todo])  # of (n, 64, 64, 3) each
         return [
             replace(state, position=state.position + 1, pixels=torch.cat([state.pixels, pixels]))
             for state, pixels in zip(states, made, strict=True)

@@ -14,6 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+import studio
+
 SIZE = 64
 """Width and height of the pictures, in pixels: a first layer to 4x4, then four that double."""
 
@@ -83,8 +85,8 @@ class Generator(nn.Module):
 
     @torch.inference_mode()
     def pixels(self, x: Tensor) -> Tensor:
-        """The same as uint8 (B, 64, 64, 3)."""
-        return self.draw(x).float().add(1).mul(127.5).round().byte().permute(0, 2, 3, 1)
+        """The same as uint8 (B, 64, 64, 3) on the CPU. Raises NotFinite."""
+        return studio.pixels(self.draw(x).float().add(1).div(2)).permute(0, 2, 3, 1)
 
 
 class Discriminator(nn.Module):

@@ -176,8 +176,8 @@ class LatentDiffusion:
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of latents (B, C, h, w): uint8 (B, H, W, 3) on the CPU."""
         z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype, memory_format=torch.channels_last)
-        pixels = self.vae.decode(z).sample.float()  # (B, 3, H, W) in [-1, 1]
-        return pixels.div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
+        made = self.vae.decode(z).sample.float()  # (B, 3, H, W) in [-1, 1]
+        return studio.pixels(made.div(2).add(0.5)).permute(0, 2, 3, 1)
 
 
 def rescaled(x0: Tensor, plain: Tensor, share: Tensor) -> Tensor:

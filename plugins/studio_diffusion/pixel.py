@@ -175,7 +175,7 @@ class PixelDiffusion:
 
     def pictures(self, x: Tensor) -> Tensor:
         """Pictures of clean x (B, C, H, W) in [-1, 1]: uint8 (B, H, W, 3) on the CPU, or (B, H, W) of one channel."""
-        made = x.float().div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu()
+        made = studio.pixels(x.float().div(2).add(0.5)).permute(0, 2, 3, 1)
         return made if made.shape[-1] == 3 else made[..., 0]
 
 

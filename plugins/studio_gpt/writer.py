@@ -17,6 +17,7 @@ from torch import Tensor
 
 from studio.attention import recorded
 from studio.errors import InputError
+from studio.finite import Reading
 from studio_gpt.linear import Pack, fact
 from studio_gpt.load import Found
 from studio_gpt.model import GPT, Cache, Config, Over, Piece
@@ -141,9 +142,11 @@ def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[i
     """Take the tokens that the logits (1 + guessed, vocab) say, as long as the guesses are right."""
     tokens, noted, ended = list(state.tokens), list(state.logprobs), ""
     written = Written(state.text, state.start, state.read)
-    sampling = sampling_of(state)
+    sampling, reading = sampling_of(state), Reading(logits, "the logits")
     for place, scores in enumerate(logits):
         token = choose(scores, sampling, tokens, state.prompt, state.seed, state.rule)
+        if not place:  # what was chosen was read from the device, so this waits for nothing more
+            reading.read()
         tokens.append(token)
         if state.top:
             noted.append(_note(scores, token, state.top))
@@ -189,6 +192,7 @@ def nats_of(model: TextModel, tokens: Sequence[int], first: int) -> float:
         wanted = min(len(chunk), max(0, begin + len(chunk) + 1 - first))
         logits = model.gpt.decode([Piece(chunk, begin, cache, wanted)])  # (wanted, V)
         if wanted:
+            Reading(logits, "the logits").read()
             end = begin + len(chunk)
             due = torch.tensor(tokens[end + 1 - wanted : end + 1], device=logits.device)
             summed += float(torch.nn.functional.cross_entropy(logits, due, reduction="none").double().sum())

@@ -117,7 +117,7 @@ class LatentVideo:
         for some in latents.split(_TOGETHER):
             z = (some / self.vae.config.scaling_factor).to(self.device, self.dtype, memory_format=torch.channels_last)
             pixels = self.vae.decode(z).sample.float()  # (T, 3, H, W) in [-1, 1]
-            made.append(pixels.div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu())
+            made.append(studio.pixels(pixels.div(2).add(0.5)).permute(0, 2, 3, 1))
         return torch.cat(made)
 
     def step(self, rows: Sequence[Row], views: Views = FULL) -> list[tuple[Tensor, Tensor]]:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 import studio
 from studio.errors import InputError, WeightsError
+from studio.finite import Reading
 from studio_diffusion.latent import tensors_of
 from studio_diffusion.pixel import read_json
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
@@ -138,9 +139,24 @@ class StockVideo:
             if name not in parts and isinstance(part, torch.nn.Module):
                 part.to(device, dtype).eval()
         self.pipe, self.device = pipe, torch.device(device)
+        self._decodings: list[Reading] = []  # sums of what the VAE's decoder says, which pipelines clamp
+        pipe.vae.decoder.register_forward_hook(self._decoded)
         self.time = OneTime(pipe.scheduler)
         self.pipe.scheduler = self.time
         self._told = self.pipe
+
+    def _decoded(self, module: Any, given: Any, made: Any) -> None:
+        first = made[0] if isinstance(made, tuple) else made
+        self._decodings.append(Reading(first, "the decoded frames"))
+
+    def decode(self, state: Denoising, x: Tensor | None) -> np.ndarray:
+        """Frames of latents, uint8 (T, H, W, 3). Raises NotFinite."""
+        self._decodings.clear()
+        frames = np.asarray(self.call(state, None, x, "np"))[0]  # (T, H, W, 3) in [0, 1]
+        for reading in self._decodings:
+            reading.read()
+        self._decodings.clear()
+        return studio.pixels(torch.from_numpy(frames)).numpy()
 
     @property
     def stride(self) -> int:
@@ -268,19 +284,14 @@ def _step(model: StockVideo, state: Denoising) -> Denoising:
 
 def finish(model: StockVideo, state: Denoising) -> studio.Video:
     """Decode the latents."""
-    return studio.Video(_decoded(model, state, state.x)[: state.wanted], state.fps)
+    return studio.Video(model.decode(state, state.x)[: state.wanted], state.fps)
 
 
 def preview(model: StockVideo, state: Denoising) -> studio.Image | None:
     """The frame half-way, as the model now takes it to be; the whole clip is decoded for it."""
     if state.x0_before is None:
         return None
-    return studio.Image.from_array(_decoded(model, state, state.x0_before)[state.wanted // 2])
-
-
-def _decoded(model: StockVideo, state: Denoising, x: Tensor | None) -> np.ndarray:
-    frames = np.asarray(model.call(state, None, x, "np"))[0]  # (T, H, W, 3) in [0, 1]
-    return (frames * 255).round().clip(0, 255).astype(np.uint8)
+    return studio.Image.from_array(model.decode(state, state.x0_before)[state.wanted // 2])
 
 
 def facts(model: StockVideo, inputs: Any) -> dict[str, Any]:

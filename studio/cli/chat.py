@@ -130,7 +130,11 @@ command = ChatCommand(
     " stops an answer.",
     epilog=EPILOG,
     params=[
-        click.Option(["--seed"], type=int, metavar="N", 
-                     help="From 0 to 2^63 - 1. Equal seeds and turns give equal answers.  [default: new ones]")
+        click.Option(
+            ["--seed"],
+            type=int,
+            metavar="N",
+            help="From 0 to 2^63 - 1. Equal seeds and turns give equal answers.  [default: new ones]",
+        )
     ],
 )

@@ -33,8 +33,8 @@ def _host_options() -> list[click.Parameter]:
         click.Option(["-n", "count"], type=click.IntRange(1, MOST), default=1, metavar="N",
                      help="Make N of them, together; their seeds follow one another."),
         click.Option(["--seed"], type=int, metavar="N",
-                     help="From 0 to 2^63 - 1. Equal seeds give equal results; beside other work the last bits may differ,"
-                     " unless `--invariant` is given.  [default: a new one]"),
+                     help="From 0 to 2^63 - 1. Equal seeds give equal results; beside other work the last bits may"
+                     " differ, unless `--invariant` is given.  [default: a new one]"),
         click.Option(["-o", "--output"], metavar="FILE|DIR",
                      help="Write here; a folder gets files named by generator, seed and id.  [default: the store]"),
         click.Option(["--force"], is_flag=True, help="Overwrite files that exist."),

@@ -1,8 +1,8 @@
 """Actions: what generators are asked to do for the loop (start, step, preview, finish), measured and checked.
 
 Each runs as a call of its own with the request's number of threads, the model's attention and within its time limit;
-what it took and who served its attention is noted, and what it returned is checked. After a step the same one may be
-tried once more with another number of threads (see `threads`). This module knows nothing of whose turn it is, and
+what it took and who served its attention is noted, and what it returned is checked, for NaN and infinity
+too (see `finite`). After a step the same one may be tried once more with another number of threads (see `threads`). This module knows nothing of whose turn it is, and
 decides nothing when a call fails.
 
 Try it: ``pytest tests/studio/engine/test_loop.py``
@@ -11,7 +11,7 @@ Try it: ``pytest tests/studio/engine/test_loop.py``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from studio import torch_setup
 from studio.attention.serving import lending
@@ -24,6 +24,7 @@ from studio.engine.heap import Heap
 from studio.engine.measured import Measured, finishes
 from studio.engine.threads import Threads
 from studio.errors import TimedOut
+from studio.finite import NotFinite, look, read_late
 from studio.generator import Rng, State
 from studio.media import Media
 
@@ -53,7 +54,9 @@ class Actions:
         def start() -> tuple[State, Rng]:
             if request.resume is not None:
                 return request.resume(model)
-            return request.generator.start(model, request.inputs, rng), rng
+            state = request.generator.start(model, request.inputs, rng)
+            entry.late[:] = [("start", total) for total in look(None, state)]
+            return state, rng
 
         self.heap.make_room(self.measured.greatest_peak("cpu"))  # its shape, which says how much, is not known yet
         (state, entry.rng), peak = yield from self._gauged([entry], start, first=False)
@@ -100,10 +103,20 @@ class Actions:
         if gauged:
             self.gauge.begin(first=not self.measured.weighed(group, len(batch)))
         begun = self.clock()
-        made = yield from self._run(batch, lambda: generator.step(model, states), limit_s)
+        late: list[list[Any]] = []
+
+        def step() -> Any:
+            made = generator.step(model, states)
+            if isinstance(made, Sequence):  # else it is refused below
+                late.extend(look(old, new) for old, new in zip(states, made, strict=False))
+            return made
+
+        made = yield from self._run(batch, step, limit_s)
         ended = self.clock()
         checked = check_step(states, made)
         self._before = []
+        for entry, state, totals in zip(batch, checked, late, strict=True):
+            entry.late += [(f"step {state.position}", total) for total in totals]
         self.measured.learn(group, len(batch), ended - begun, self.gauge.peak() if gauged else None)
         self.threads.stepped(group, len(batch), ended - begun)
         other = self.threads.due(group, len(batch))
@@ -120,7 +133,14 @@ class Actions:
         """Return a preview, if the generator makes one now. Raises as `start` does."""
         generator = entry.request.generator
         model = entry.lent
-        media = yield from self._run([entry], lambda: generator.preview(model, state), entry.limit_s)
+
+        def preview() -> Media | None:
+            media = generator.preview(model, state)
+            if media is not None:
+                _read([entry])
+            return media
+
+        media = yield from self._run([entry], preview, entry.limit_s)
         return None if media is None else check_media(generator, media)
 
     def finish(self, batch: Sequence[Entry]) -> Calling[list[Media]]:
@@ -132,7 +152,9 @@ class Actions:
         begun = self.clock()
 
         def finish() -> Sequence[Media]:
-            return generator.finish_many(model, states) if len(states) > 1 else [generator.finish(model, states[0])]
+            made = generator.finish_many(model, states) if len(states) > 1 else [generator.finish(model, states[0])]
+            _read(batch)
+            return made
 
         self.heap.make_room(self.measured.peak(finishes(group), len(batch)))
         first = not self.measured.weighed(finishes(group), len(batch))
@@ -171,10 +193,30 @@ class Actions:
         def run() -> T:
             torch_setup.use_threads(threads)
             with lending(serving) as used:
-                made = work()
+                try:
+                    made = work()
+                except NotFinite as error:
+                    raise _first(batch, error).because(lead.lent) from None
             if used:
                 for entry in batch:
                     entry.attention |= used
             return made
 
         return ask(lead.name, run, limit_s)
+
+
+def _read(batch: Sequence[Entry]) -> None:
+    """Read the sums that were left on the device, now that what is made of the states was. Raises NotFinite."""
+    for entry in batch:
+        read_late(entry.late)
+        entry.late.clear()
+
+
+def _first(batch: Sequence[Entry], error: NotFinite) -> NotFinite:
+    """Where it arose: an earlier step of one request, if its sums were not read yet, else where it was found."""
+    if len(batch) == 1:
+        try:
+            _read(batch)
+        except NotFinite as earlier:
+            return earlier
+    return error

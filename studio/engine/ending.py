@@ -106,6 +106,7 @@ class Ending:
         self._room.leave(entry)
         self._order.removed(entry)
         entry.state = entry.model = entry.rng = entry.key = None
+        entry.late.clear()
 
 
 def tell(entry: Entry, notices: Iterable[str]) -> None:

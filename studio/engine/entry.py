@@ -47,6 +47,7 @@ class Entry:
     width_min: int = 0
     width_max: int = 0
     notices: list[str] = field(default_factory=list)
+    late: list[tuple[str, Any]] = field(default_factory=list)  # sums of its states that are on the device, see finite
     attention: set[str] = field(default_factory=set)  # names of the backends that served its calls
     started: float = 0.0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))  # its start and its latest steps

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from studio.errors import GeneratorFailed, OutOfMemory, StudioError
+from studio.finite import NotFinite
 from studio.generator import Generator, State
 from studio.media import Media
 
@@ -41,6 +42,8 @@ def _explain(generator: str, where: str, error: BaseException) -> GeneratorFaile
         first = (str(error).strip().splitlines() or ["no memory left"])[0]
         hint = "ask for a smaller size or fewer at once, or close what else uses the memory"
         return OutOfMemory(generator, f"`{generator}` ran out of memory in {where}: {first[:200]}", hint=hint)
+    if isinstance(error, NotFinite):
+        return GeneratorFailed(generator, f"`{generator}` failed in {where}: {error}", hint=error.hint)
     if isinstance(error, SystemExit):
         reason = f"called sys.exit({error.code!r})"
     elif isinstance(error, Garbage):

@@ -21,6 +21,7 @@ LAYERS = (
     ("temporary", "files", "recipe", "torch_setup", "precision", "weights", "streaming"),
     ("media", "inputs"),
     ("generator", "hookspecs"),
+    ("finite",),
     ("plugins", "store", "attention"),
     ("models", "training"),
     ("engine", "serving"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import studio
 from studio.engine import Engine, Request
-from studio.errors import InputError, WeightsError
+from studio.errors import GeneratorFailed, InputError, WeightsError
 from studio.recipe import PluginRef, Recipe
 from studio_diffusion.image import STARTER, ImageGenerator
 from studio_diffusion.latent import rescaled
@@ -242,3 +242,25 @@ def test_each_picture_is_normalised_by_itself(generator: ImageGenerator) -> None
         together = norm(x)
         assert torch.equal(together, torch.cat([norm(each) for each in x.split(1)]))
         torch.testing.assert_close(together, stock(x))
+
+
+@pytest.mark.parametrize(
+    ("part", "where"), [("text_encoder", "start: .*`text`"), ("unet", "step 1: .*`x`"), ("vae", "finish: .*decoded")]
+)
+def test_weights_that_are_nan_are_an_error_where_they_show(tiny_folder: Path, part: str, where: str) -> None:
+    """Never a black picture."""
+
+    class Damaged(ImageGenerator):
+        def load(self, device: str, dtype: str) -> Any:
+            model = super().load(device, dtype)
+            for parameter in getattr(model, part).parameters():
+                parameter.data.fill_(torch.nan)
+            return model
+
+    generator = Damaged(tiny_folder)
+    inputs = generator.Inputs.parse({"prompt": "a red apple", "steps": 2, "size": "64x64"})
+    with (
+        Engine("cpu", "float32") as engine,
+        pytest.raises(GeneratorFailed, match=f"in {where}.*; the weights .*{part}"),
+    ):
+        engine.submit(Request(generator, inputs, 1, PLUGIN)).result(60)
