@@ -79,8 +79,9 @@ def look(old: State | None, new: object) -> list[Tensor]:
     late: list[Tensor] = []
     if not isinstance(new, State):
         return late
+    unsaved = _unsaved(type(new))  # type: ignore[arg-type]  # mypy takes no class of these for hashable
     for name, value in vars(new).items():
-        if type(value) in _PLAIN or name in _unsaved(type(new)):
+        if type(value) in _PLAIN or name in unsaved:
             continue
         before = None if old is None else getattr(old, name, None)
         if value is before:
@@ -150,7 +151,7 @@ def _modules(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tupl
 @cache
 def _unsaved(kind: Hashable) -> frozenset[str]:
     """Of a class of states: the fields that are not saved."""
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # a class is hashable, which mypy does not see
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     return frozenset(each.name for each in fields if UNSAVED in each.metadata)
 
 

@@ -1,9 +1,9 @@
 """Actions: what generators are asked to do for the loop (start, step, preview, finish), measured and checked.
 
 Each runs as a call of its own with the request's number of threads, the model's attention and within its time limit;
-what it took and who served its attention is noted, and what it returned is checked, for NaN and infinity
-too (see `finite`). After a step the same one may be tried once more with another number of threads (see `threads`). This module knows nothing of whose turn it is, and
-decides nothing when a call fails.
+what it took and who served its attention is noted, and what it returned is checked, for NaN and infinity too (see
+`finite`). After a step the same one may be tried once more with another number of threads (see `threads`). This module
+knows nothing of whose turn it is, and decides nothing when a call fails.
 
 Try it: ``pytest tests/studio/engine/test_loop.py``
 """

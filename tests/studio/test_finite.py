@@ -128,6 +128,6 @@ def test_the_request_at_fault_ends_at_its_step_and_the_others_go_on():
         assert [str(tickets[place].result(60)) for place in (0, 3)] == ["4", "4"]
         with pytest.raises(GeneratorFailed, match=r"`spoils` failed in step 3: 1 of the 1 numbers of `x` are NaN"):
             tickets[1].result(60)
-        with pytest.raises(GeneratorFailed, match="failed in start: .* NaN") as caught:
+        with pytest.raises(GeneratorFailed, match=r"failed in start: .* NaN") as caught:
             tickets[2].result(60)
     assert "float32" in caught.value.hint
