@@ -83,7 +83,7 @@ class Studio:
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES)
-        self.home = default_home() if home is None else expanded(home)
+        self.home = (default_home() if home is None else expanded(home)).absolute()  # a plugin may change the folder
         self.store = Store(self.home)
         self._device, self._dtype, self._paths = device, dtype, tuple(plugins)
         self._memory = parse_bytes(str(memory)) if memory is not None else None

@@ -34,6 +34,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from studio.media import Media
 
+_LONGEST_TEXT = 10_000  # characters of an exception's text above which its traceback is written without it
+_LONGEST_TRACE = 100_000  # characters of a traceback
+_MOST_LINKED = 100  # exceptions that are looked at behind one
+
 
 class StudioError(Exception):
     """Base of every error that Studio raises on purpose.
@@ -183,6 +187,66 @@ class Cancelled(StudioError):
     """The request was cancelled."""
 
     exit_code = 130
+
+
+def clean(text: str, limit: int) -> str:
+    """At most `limit` characters of a text from a plugin; what is not printable in it is written as an escape."""
+    kept = str.__getitem__(text, slice(0, limit))  # a plain str, also of a subclass that overrides everything
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in kept)
+
+
+def describe(error: BaseException, limit: int = 300) -> str:
+    """Class and text of any exception in one line, at most `limit` characters of each. Never raises: an exception may
+    override whatever it likes.
+    """
+    if issubclass(type(error), SystemExit):
+        code = vars(SystemExit)["code"].__get__(error)
+        plain = code is None or type(code) is str or (type(code) is int and abs(code) < 1 << 32)
+        return f"called sys.exit({clean(repr(code), limit) if plain else '…'})"
+    return f"{class_name(type(error))}: {_one_line(error, limit)}".rstrip(": ")
+
+
+def linked(error: BaseException) -> list[BaseException]:
+    """The exception, its causes, contexts and members, at most 100. Never raises."""
+    found: dict[int, BaseException] = {}
+    waiting: list[BaseException | None] = [error]
+    while waiting and len(found) < _MOST_LINKED:
+        each = waiting.pop()
+        if each is None or id(each) in found:
+            continue
+        found[id(each)] = each
+        if issubclass(type(each), BaseExceptionGroup):
+            waiting += vars(BaseExceptionGroup)["exceptions"].__get__(each)
+        waiting += [vars(BaseException)[name].__get__(each) for name in ("__context__", "__cause__")]
+    return list(found.values())
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback of any exception as text, of bounded length. Never raises."""
+    import traceback
+
+    try:
+        if all(len(str(each)) < _LONGEST_TEXT for each in linked(error)):
+            text = "".join(traceback.format_exception(error))
+        else:
+            text = "".join([*traceback.format_tb(error.__traceback__), describe(error), "\n"])
+        return clean(text, _LONGEST_TRACE)
+    except BaseException:  # its own code was run, and may do anything
+        return f"{class_name(type(error))}: its traceback cannot be written, as it raises again\n"
+
+
+def class_name(kind: type) -> str:
+    """The name of a class, at most 100 characters of it. Never raises: a metaclass may override it."""
+    name: str = vars(type)["__name__"].__get__(kind)
+    return clean(name, 100)
+
+
+def _one_line(error: BaseException, limit: int) -> str:
+    try:
+        lines = clean(str(error), 4 * limit).split()
+    except BaseException:  # its own code, which may do anything
+        return "(its text cannot be had, as `str()` of it raises)"
+    return " ".join(lines)[:limit]
 
 
 def nearest(name: str, candidates: Sequence[str]) -> str | None:

@@ -1,7 +1,8 @@
 """Finding plugins: entry points, the user's plugin folder, and files or folders named with ``--plugin``.
 
-A broken plugin costs only itself: whatever it raises (SystemExit included), a misspelt hook, a bad generator, a name
-already taken: each is listed with its reason in `Plugins.reports`, and everything else works. The first to claim a name
+A broken plugin costs only itself: whatever it raises (SystemExit included), a distribution whose metadata cannot be
+read, a misspelt hook, a bad generator, a name already taken: each is listed with its reason in `Plugins.reports`, and
+everything else works. The first to claim a name
 keeps it; Studio's own plugins come first, then other installed ones by name, the user's folder, and ``--plugin``. This
 module knows nothing of engines or stores.
 
@@ -10,6 +11,7 @@ Try it: ``studio plugins``
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -30,7 +32,7 @@ from studio import hookspecs
 from studio.attention.backend import OWN as OWN_BACKENDS
 from studio.attention.backend import Backend
 from studio.attention.backend import check as check_backend
-from studio.errors import PluginError, UsageError, nearest
+from studio.errors import PluginError, UsageError, class_name, clean, describe, nearest, trace_of
 from studio.generator import Generator, Trainer, check, check_trainer
 from studio.recipe import PluginRef
 
@@ -120,11 +122,10 @@ class Plugins:
             offered = _call(hooks.studio_attention_backends, reasons)
             kind = "attention backend"
             attention = self._take(kind, self.attention, offered, check_backend, reasons, OWN_BACKENDS)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # a plugin may raise anything, SystemExit too
+            _let_interrupt(error)
             reasons.append(_explain(error))
-            text = "".join(traceback.format_exception(error))
+            text = trace_of(error)
         taken = (tuple(generators), tuple(trainers), tuple(attention))
         if not reasons and not any(taken):
             reasons.append("registers nothing")
@@ -139,17 +140,21 @@ class Plugins:
         """Keep what is good of what a hook returned, by name; the reasons tell of the rest. Returns the names kept."""
         taken = []
         for each in offered:
-            label = getattr(each, "name", "") or getattr(each, "__name__", type(each).__name__)
-            if bad := faults(each):
+            try:
+                label = getattr(each, "name", "") or getattr(each, "__name__", class_name(type(each)))
+                bad, name = [clean(fault, 500) for fault in faults(each)], getattr(each, "name", "")
+            except BaseException as error:  # a property may raise anything
+                _let_interrupt(error)
+                reasons.append(f"{what} of class `{class_name(type(each))}`: {_explain(error)}")
+                continue
+            if bad:
                 reasons.append(f"{what} `{label}`: {'; '.join(bad)}")
-            elif each.name in kept or each.name in reserved:
-                owner = self._owners.get(each.name) if kept is self.generators else None
-                reasons.append(
-                    f"the {what}'s name `{each.name}` is taken{f' by plugin `{owner.name}`' if owner else ''}"
-                )
+            elif name in kept or name in reserved:
+                owner = self._owners.get(name) if kept is self.generators else None
+                reasons.append(f"the {what}'s name `{name}` is taken{f' by plugin `{owner.name}`' if owner else ''}")
             else:
-                kept[each.name] = each
-                taken.append(each.name)
+                kept[name] = each
+                taken.append(name)
         return taken
 
 
@@ -165,9 +170,8 @@ def _call(hook: pluggy.HookCaller, reasons: list[str]) -> list[object]:
     """Call a hook; a failure or a result that is no list becomes a reason."""
     try:
         results = hook()
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a plugin may raise anything, SystemExit too
+        _let_interrupt(error)
         reasons.append(f"`{hook.name}`: {_explain(error)}")
         return []
     offered: list[object] = []
@@ -198,25 +202,31 @@ def _check_hooks(module: ModuleType) -> list[str]:
 
 def _explain(error: BaseException) -> str:
     """One line for what a plugin raised, with the place in its code."""
-    if isinstance(error, SystemExit):
-        what = f"called sys.exit({error.code!r})"
-    else:
-        lines = str(error).strip().splitlines()
-        what = f"{type(error).__name__}: {' '.join(lines)[:300]}".rstrip(": ")
+    what = describe(error)
     machinery = {Path(__file__).parent, Path(pluggy.__file__).parent, Path(importlib.metadata.__file__).parent}
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).parent not in machinery]
+    try:
+        frames = list(traceback.extract_tb(error.__traceback__))
+    except BaseException:  # an exception may override its own traceback
+        return what
+    frames = [each for each in frames if Path(each.filename).parent not in machinery]
     frames = [each for each in frames if not each.filename.startswith("<") and "importlib" not in each.filename]
     return f"{what} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else what
 
 
+def _let_interrupt(error: BaseException) -> None:
+    """Raise a KeyboardInterrupt again that is the user's own: one that no `raise` statement of a plugin made."""
+    if type(error) is not KeyboardInterrupt or error.__traceback__ is None:
+        return
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    if dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] != "RAISE_VARARGS":
+        raise error
+
+
 def _sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path | None) -> Iterator[_Source]:
     if entry_points:
-        points = importlib.metadata.entry_points(group=GROUP)
-        for point in sorted(points, key=lambda each: (_distribution(each)[0] != OWN, each.name)):
-            name, version = _distribution(point)
-            yield _Source(
-                point.name, version, f"{name}: {point.value}", _loader(point), partial(_file_of, point.module)
-            )
+        yield from sorted(_installed(), key=lambda each: (not each.origin.startswith(f"{OWN}: "), each.name))
     if user_folder is not None and user_folder.is_dir():
         yield from map(_source, _members(user_folder))
     for path in map(Path, paths):
@@ -228,8 +238,36 @@ def _sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path 
         yield from map(_source, members)
 
 
-def _distribution(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
+def _installed() -> Iterator[_Source]:
+    """The entry points of all distributions; of two of one name the first on `sys.path` counts, as in imports."""
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        place = getattr(distribution, "_path", "an installed distribution")  # where its metadata lie
+        try:
+            points = distribution.entry_points.select(group=GROUP)
+            if not points:
+                continue
+            name, version = distribution.metadata["Name"], distribution.version
+            if not name or not version:
+                raise ValueError(f"they have no {'version' if name else 'name'}")
+            plain = re.sub(r"[-_.]+", "-", name).lower()
+            if plain in seen:
+                continue
+            seen.add(plain)
+            for point in points:
+                file = partial(_file_of, point.module)
+                yield _Source(point.name, version, f"{name}: {point.value}", _loader(point), file)
+        except Exception as error:  # of metadata that are damaged or missing
+            yield _unreadable(Path(str(place)), f"its metadata cannot be read: {describe(error)}")
+
+
+def _unreadable(path: Path, reason: str) -> _Source:
+    """A plugin that cannot even be looked at."""
+
+    def load() -> ModuleType:
+        raise PluginError(reason)
+
+    return _Source(path.stem, "?", str(path), load, lambda: None)
 
 
 def _loader(point: importlib.metadata.EntryPoint) -> Callable[[], ModuleType]:
@@ -244,7 +282,9 @@ def _loader(point: importlib.metadata.EntryPoint) -> Callable[[], ModuleType]:
 
 def _members(folder: Path) -> list[Path]:
     """The plugins in a folder: its Python files and packages, hidden and private ones left out."""
-    found = [each for each in folder.iterdir() if each.suffix == ".py" or (each / "__init__.py").is_file()]
+    found = [
+        each for each in folder.iterdir() if (each.suffix == ".py" and each.is_file()) or _main_file(each).is_file()
+    ]
     return sorted(each for each in found if not each.name.startswith((".", "_")))
 
 
@@ -252,7 +292,10 @@ def _source(path: Path) -> _Source:
     """A plugin by path; its version is the hash of its code, so that a recipe tells when it changed."""
     path = path.resolve()
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    digest = hashlib.sha256(b"".join(each.read_bytes() for each in files)).hexdigest()
+    try:
+        digest = hashlib.sha256(b"".join(each.read_bytes() for each in files if each.is_file())).hexdigest()
+    except OSError as error:
+        return _unreadable(path, f"it cannot be read: {error.strerror or describe(error)}")
     return _Source(path.stem, f"sha256:{digest[:16]}", str(path), lambda: _import(path), lambda: _main_file(path))
 
 

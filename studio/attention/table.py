@@ -89,8 +89,8 @@ def versions() -> dict[str, str]:
     found = {"threads": str(torch_setup.threads())}
     for name in ("multimodal-studio", "torch", "xformers", "triton"):
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            found[name] = str(importlib.metadata.version(name))
+        except Exception:  # it is not installed, or its metadata are damaged
             continue
     return found
 

@@ -154,6 +154,8 @@ class Actions:
         def finish() -> Sequence[Media]:
             made = generator.finish_many(model, states) if len(states) > 1 else [generator.finish(model, states[0])]
             _read(batch)
+            for entry in batch:
+                entry.facts = dict(generator.facts(model, entry.request.inputs))
             return made
 
         self.heap.make_room(self.measured.peak(finishes(group), len(batch)))

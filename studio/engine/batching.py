@@ -20,6 +20,21 @@ GAIN = 1.03  # a wider batch must bring this much more
 LOOK_AGAIN = 256  # every so many steps the next wider and the next narrower are tried again: the load may have changed
 
 
+class _Key:
+    """A batch key whose hash is asked for once and whose comparison never raises: a plugin's object may do anything."""
+
+    __slots__ = ("_hash", "value")
+
+    def __init__(self, value: Hashable) -> None:
+        self.value, self._hash = value, hash(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and same_key(self.value, other.value)
+
+
 class Groups:
     """Running entries by what they must have in common to share a step, those served longest ago first."""
 
@@ -32,10 +47,7 @@ class Groups:
         self.remove(entry)
         dtype = entry.model.dtype if entry.model else ""
         own = (entry.background, id(entry.request.generator), dtype, entry.threads)
-        try:
-            table = self._tables.setdefault((own, entry.key), OrderedDict())
-        except Exception:  # a key that cannot be compared equals none
-            table = OrderedDict()
+        table = self._tables.setdefault((own, _Key(entry.key)), OrderedDict())
         table[entry] = None
         self._filed[entry] = table
 
@@ -101,7 +113,7 @@ def same_key(one: Hashable, other: Hashable) -> bool:
     """Whether two batch keys are equal; those that cannot be compared are not."""
     try:
         return bool(one == other)
-    except Exception:
+    except BaseException:  # of a plugin's object
         return False
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from studio import torch_setup
 
 T = TypeVar("T")
+Outcome = tuple[object, BaseException | None]
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +33,7 @@ class Call:
         with torch_setup.inference():
             return self.work()
 
-    def outcome(self) -> tuple[object, BaseException | None]:
+    def outcome(self) -> Outcome:
         """Do it in a thread that is in inference mode: what it returns and None, or None and what it raised, whatever
         that is.
         """

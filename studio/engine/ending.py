@@ -10,33 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from studio.engine.batching import Groups
+from studio.engine.calls import Call, Outcome
 from studio.engine.entry import Entry
 from studio.engine.failures import as_error
 from studio.engine.order import Order
 from studio.engine.request import CancelledEvent, Event, Failed, Finished, Notice
 from studio.engine.room import Room
 from studio.engine.watch import Watcher
-from studio.errors import StudioError
+from studio.errors import StudioError, TimedOut
 from studio.media import Media
 
 
 class Later(Protocol):
-    """Does `work` without holding the loop up, and tells the loop, between two turns, what came of it by `then`."""
+    """Runs a call without holding the loop up, and tells the loop, between two turns, its `Call.outcome` by `then`."""
 
-    def __call__(self, work: Callable[[], Media], then: Callable[[Media | BaseException], None]) -> None:
+    def __call__(self, call: Call, then: Callable[[Outcome], None]) -> None:
         """Return at once."""
 
 
-def at_once(work: Callable[[], Media], then: Callable[[Media | BaseException], None]) -> None:
+def at_once(call: Call, then: Callable[[Outcome], None]) -> None:
     """Do the rest here and now."""
-    try:
-        made: Media | BaseException = work()
-    except Exception as error:
-        made = error
-    then(made)
+    then(call.outcome())
 
 
 class Keeper(Protocol):
@@ -61,7 +58,9 @@ class Ending:
         keeper: Keeper | None,
         clock: Callable[[], float],
         later: Later,
+        hung: Callable[[Entry, TimedOut], None],
     ) -> None:
+        self._hung = hung
         self._room, self._order, self._groups = room, order, groups
         self._watcher, self._keeper, self._clock, self._later = watcher, keeper, clock, later
 
@@ -79,13 +78,17 @@ class Ending:
     def finish(self, entry: Entry, rest: Callable[[], Media]) -> None:
         """Release a request, have the `rest` done on what was made of it, and end it with what that returns."""
         self._release(entry)
-        self._later(rest, partial(self._finished, entry))
+        self._later(Call(entry.name, rest, entry.limit_s), partial(self._finished, entry))
 
-    def _finished(self, entry: Entry, made: Media | BaseException) -> None:
-        if isinstance(made, BaseException):
-            self._end(entry, Failed(as_error(entry.name, "finish", made)))
-        else:
-            self._end(entry, Finished(made))
+    def _finished(self, entry: Entry, outcome: Outcome) -> None:
+        made, failed = outcome
+        if failed is None:
+            self._end(entry, Finished(cast(Media, made)))
+            return
+        found = as_error(entry.name, "finish", failed)
+        if isinstance(found, TimedOut):
+            self._hung(entry, found)
+        self.fail(entry, found)
 
     def _end(self, entry: Entry, event: Event) -> None:
         """Release what the request still holds and emit its last event."""

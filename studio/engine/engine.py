@@ -24,7 +24,7 @@ from studio.engine.ledger import MARGIN, Ledger
 from studio.engine.loop import MAX_RUNNING, Entry, Keeper, Loop
 from studio.engine.measured import Measured
 from studio.engine.models import Models
-from studio.engine.provenance import make_recipe
+from studio.engine.provenance import recipe_writer
 from studio.engine.request import Event, Failed, Finished, Request, Timing
 from studio.engine.watch import Watcher
 from studio.engine.worker import Worker
@@ -230,10 +230,11 @@ def _close(models: Models, measured: Measured) -> None:
 
 
 def _complete(store: Store | None, entry: Entry, media: Media) -> Callable[[], Media]:
-    """Attach the recipe; what is left is to store what was made and what it was made from."""
-    made, parents = media.attach(make_recipe(entry, media), None), entry.request.inputs.media()
+    """What is left to do: write the recipe, and store what was made and what it was made from."""
+    write, parents = recipe_writer(entry), entry.request.inputs.media()
 
     def keep() -> Media:
+        made = media.attach(write(media), None)
         if store is None:
             return made
         try:

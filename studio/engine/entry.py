@@ -6,7 +6,7 @@ Try it: ``pytest tests/studio/engine/test_loop.py``
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,8 @@ class Entry:
     model: Model | None = None
     rng: Rng | None = None
     state: State | None = None
+    done: bool = False  # as its state said when it was made
+    facts: Mapping[str, Any] = field(default_factory=dict)  # the generator's own, for the recipe
     key: Hashable = None
     group: Group | None = None
     threads: int | None = None

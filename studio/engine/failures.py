@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
-from studio.errors import GeneratorFailed, OutOfMemory, StudioError
+from studio.errors import GeneratorFailed, OutOfMemory, StudioError, class_name, clean, describe, linked, trace_of
 from studio.finite import NotFinite
 from studio.generator import Generator, State
 from studio.media import Media
 
+_LONGEST = 20_000  # characters of a message
+_RELIED_ON = {  # what the class of an exception shown to users must not override
+    *("message", "hint", "args", "traceback_text", "__traceback__", "__cause__", "__context__", "__suppress_context__"),
+    *("__notes__", "__class__", "__dict__", "__getattribute__", "__getattr__", "__setattr__", "__str__", "__repr__"),
+    *("__format__", "__hash__", "__eq__", "__ne__", "__reduce__", "__reduce_ex__", "__del__"),
+}
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
@@ -27,45 +33,56 @@ class Garbage(Exception):
 def as_error(generator: str, where: str, error: BaseException) -> StudioError:
     """Return a StudioError for what was raised in `where` (``load``, ``start``, ``step 3`` …).
 
-    A StudioError stays itself. The traceback is kept as text and dropped, frames and all: a local variable of the
-    plugin must not keep tensors alive.
+    A StudioError stays itself, unless its class overrides what Studio relies on. Never raises, whatever the exception's
+    own code does. The traceback is kept as text and dropped, frames and all: a local variable of the plugin must not
+    keep tensors alive.
     """
-    text = "".join(traceback.format_exception(error))
-    found = error if isinstance(error, StudioError) else _explain(generator, where, error)
+    text = trace_of(error)
+    found = error if _sound(error) else _explain(generator, where, error)
     found.traceback_text = text
     _drop_frames(error)
     return found
 
 
+def _sound(error: BaseException) -> TypeGuard[StudioError]:
+    """Whether an error can be shown to users as it is: it is one of Studio's, or a plain subclass of one."""
+    kind = type(error)  # not `isinstance`, which asks the object's own `__class__`
+    if not issubclass(kind, StudioError):
+        return False
+    foreign = [each for each in kind.__mro__ if issubclass(each, StudioError) and each.__module__ != "studio.errors"]
+    if type(kind) is not type or any(name in _RELIED_ON for each in foreign for name in vars(each)):
+        return False
+    texts = (vars(error).get("message"), vars(error).get("hint") or "")
+    plain = all(type(text) is str and text == clean(text, _LONGEST) for text in texts)
+    return plain and type(kind.exit_code) is int
+
+
 def _explain(generator: str, where: str, error: BaseException) -> GeneratorFailed:
-    if isinstance(error, MemoryError) or _torch_out_of_memory(error):
-        first = (str(error).strip().splitlines() or ["no memory left"])[0]
+    kind = type(error)
+    if issubclass(kind, MemoryError) or _torch_out_of_memory(error):
+        said = describe(error, 200).partition(": ")[2] or "no memory left"
         hint = "ask for a smaller size or fewer at once, or close what else uses the memory"
-        return OutOfMemory(generator, f"`{generator}` ran out of memory in {where}: {first[:200]}", hint=hint)
-    if isinstance(error, NotFinite):
+        return OutOfMemory(generator, f"`{generator}` ran out of memory in {where}: {said}", hint=hint)
+    if kind is NotFinite and isinstance(error, NotFinite):
         return GeneratorFailed(generator, f"`{generator}` failed in {where}: {error}", hint=error.hint)
-    if isinstance(error, SystemExit):
-        reason = f"called sys.exit({error.code!r})"
-    elif isinstance(error, Garbage):
-        reason = str(error)
-    else:
-        reason = f"{type(error).__name__}: {str(error)[:500]}"
+    reason = str(error) if kind is Garbage else describe(error, 500)
     hint = "the fault is the plugin's; `--debug` shows its traceback"
     return GeneratorFailed(generator, f"`{generator}` failed in {where}: {reason}", hint=hint)
 
 
-def _drop_frames(error: BaseException | None) -> None:
+def _drop_frames(error: BaseException) -> None:
     """Cut the tracebacks of an exception and of those behind it."""
-    while error is not None and error.__traceback__ is not None:
-        traceback.clear_frames(error.__traceback__)
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
+    held = vars(BaseException)["__traceback__"]
+    for each in linked(error):
+        traceback.clear_frames(held.__get__(each))
+        held.__set__(each, None)
 
 
 def _torch_out_of_memory(error: BaseException) -> bool:
-    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+    if any(class_name(kind) == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    said = describe(error, 1000).lower()
+    return issubclass(type(error), RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
 
 
 def check_state(state: object) -> State:
@@ -99,7 +116,7 @@ def check_key(key: object) -> Hashable:
     """Return the batch key if it is hashable. Raises Garbage."""
     try:
         hash(key)
-    except TypeError:
+    except Exception:
         raise Garbage(f"returned a batch key that is not hashable, {_kind(key)}") from None
     return key
 
@@ -120,8 +137,8 @@ def _as_many(made: object, count: int, what: str) -> Sequence[Any]:
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int  # a subclass may compare as it likes
 
 
 def _kind(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else f"a {class_name(type(value))}"

@@ -83,7 +83,7 @@ class Loop:
         threads = Threads(self.measured, free=free_threads)
         self.actions = Actions(clock, self.measured, gauge, heap, threads)
         self._groups = Groups()
-        self.ending = Ending(self.room, self.order, self._groups, self.watcher, keeper, clock, later)
+        self.ending = Ending(self.room, self.order, self._groups, self.watcher, keeper, clock, later, self._hang)
         self._hung: dict[Generator, TimedOut] = {}
         self._numbers = numbers or itertools.count(1)
         self._told = 0  # bytes held, as the watchers know
@@ -140,16 +140,23 @@ class Loop:
                 self.fail(parked[-1], self.room.crowded(parked[-1]))
             return bool(parked)
         work, entry = due
+        try:
+            yield from self._serve(work, entry)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # of a plugin's object that was only looked at: a property may raise too
+            self.fail(entry, as_error(entry.name, work.value, error))
+        return True
+
+    def _serve(self, work: Work, entry: Entry) -> Calling[None]:
         if work is _STEP:
             yield from self._step(entry)
-            return True
-        if work is _FINISH:
+        elif work is _FINISH:
             yield from self._finish(entry)
-            return True
-        begun = self.clock()
-        yield from self._admit(entry)
-        self.order.served(entry, self.clock() - begun)
-        return True
+        else:
+            begun = self.clock()
+            yield from self._admit(entry)
+            self.order.served(entry, self.clock() - begun)
 
     def _admit(self, entry: Entry) -> Calling[None]:
         """Load the model and start the request, if there is room; else its class waits."""
@@ -168,14 +175,14 @@ class Loop:
                 return
             where = "start"
             state, peak = yield from self.actions.start(entry)
-            key = check_key(entry.request.generator.batch_key(state))
+            key, done = check_key(entry.request.generator.batch_key(state)), bool(state.done)
         except NoRoom:
             self._wait_for_room(entry)
             return
         except BaseException as error:  # a plugin may raise anything; see failures
             self._failed_alone(entry, where, error)
             return
-        entry.state, entry.key = state, key
+        entry.state, entry.key, entry.done = state, key, done
         self.actions.settle(entry, peak)
         if not self.room.enter(entry):
             entry.state = entry.rng = entry.key = None
@@ -193,7 +200,7 @@ class Loop:
         self.watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
         tell(entry, (*entry.request.past.notices, *state.notices))
-        if state.done:
+        if entry.done:
             self._done(entry, 0.0)
 
     def _ensure_model(self, entry: Entry) -> Calling[None]:
@@ -226,7 +233,7 @@ class Loop:
 
     def _step(self, lead: Entry) -> Calling[None]:
         """Step a batch once; on failure leave every state as it was."""
-        if lead.state is not None and lead.state.done:  # it stood aside before its end
+        if lead.done:  # it stood aside before its end
             self._done(lead, 0.0)
             return
         begun = self.clock()
@@ -246,8 +253,7 @@ class Loop:
             yield from self._step_failed(batch, error, begun)
         seconds = (self.clock() - begun) / len(batch)
         for entry in batch:
-            done = not entry.ended and entry.state is not None and entry.state.done
-            if done:
+            if entry.done and not entry.ended:
                 self._done(entry, seconds)
             else:
                 self.order.served(entry, seconds)
@@ -263,7 +269,12 @@ class Loop:
         numbers, positions = tuple(map(_number, batch)), tuple(map(_position, made))
         self.watcher.stepped(numbers, positions, batch[0].name, begun, ended)
         for entry, state in zip(batch, made, strict=True):
-            if self._advance(entry, state, len(batch), ended - begun, ended):
+            try:
+                due = self._advance(entry, state, len(batch), ended - begun, ended)
+            except BaseException as error:  # a state's properties may raise anything
+                self.fail(entry, as_error(entry.name, "step", error))
+                continue
+            if due:
                 yield from self._preview(entry, state)
 
     def _no_room(self, entry: Entry) -> None:
@@ -336,6 +347,7 @@ class Loop:
         """Take over the next state, tell the user, and find the batch key for the step to come; returns whether a
         preview is due.
         """
+        entry.done = bool(state.done)
         entry.state, entry.drops = state, 0
         if entry.alone:
             entry.alone -= 1
@@ -347,7 +359,7 @@ class Loop:
         entry.emit(Progress(state.position, state.steps, now - entry.started, entry.eta_s(state)))
         if len(state.notices) > len(entry.notices):
             tell(entry, state.notices)
-        if state.done:
+        if entry.done:
             return False
         try:
             self._regroup(entry, state, width)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
+from typing import Any
 
 from studio import torch_setup
 from studio.engine.entry import Entry
@@ -36,8 +38,8 @@ def libraries() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name, distribution in _LIBRARIES.items():
         try:
-            found[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
+            found[name] = str(importlib.metadata.version(distribution))
+        except Exception:  # it is not installed, or its metadata are damaged
             continue
     return found
 
@@ -52,31 +54,41 @@ def _seen(entry: Entry) -> dict[str, list[str]]:
     return {"attention": sorted(entry.attention)} if entry.attention else {}
 
 
-def make_recipe(entry: Entry, media: Media) -> Recipe:
-    """Write the recipe of what a request made. Raises ValidationError if the generator's facts are no JSON."""
+def recipe_writer(entry: Entry) -> Callable[[Media], Recipe]:
+    """Note what is known of a request that is finished; returns what writes the recipe of its media, which may take
+    long: media are known by the hash of their encoding. That raises ValidationError if the generator's facts are not
+    JSON.
+    """
     request, model, state = entry.request, entry.model, entry.state
     assert model is not None
     assert state is not None
     generator = request.generator
-    return Recipe(
-        generator=generator.name,
-        generator_version=generator.version,
-        plugin=request.plugin,
-        kind=generator.output.kind,
-        inputs=request.inputs.as_recipe(),
-        seed=request.seed,
-        weights=model.weights,
-        libraries=libraries(),
-        device=model.device,
-        dtype=model.dtype,
-        threads=entry.threads or (torch_setup.usual_threads() if _uses_torch(entry) else None),
-        batch_width=BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
-        facts=generator.facts(model.value, request.inputs) | _seen(entry),
-        notices=tuple(entry.notices),
-        invariant=request.invariant or None,
-        steps=state.position,
-        output=media.ref,
-        parents=tuple(dict.fromkeys([*(each.sha256 for each in request.inputs.media()), *request.parents])),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(entry.timing.work, 6),
-    )
+    seen: dict[str, Any] = {
+        "weights": model.weights,
+        "device": model.device,
+        "dtype": model.dtype,
+        "threads": entry.threads or (torch_setup.usual_threads() if _uses_torch(entry) else None),
+        "batch_width": BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
+        "facts": {**entry.facts, **_seen(entry)},
+        "notices": tuple(entry.notices),
+        "steps": state.position,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(entry.timing.work, 6),
+    }
+
+    def write(media: Media) -> Recipe:
+        return Recipe(
+            generator=generator.name,
+            generator_version=generator.version,
+            plugin=request.plugin,
+            kind=generator.output.kind,
+            inputs=request.inputs.as_recipe(),
+            seed=request.seed,
+            libraries=libraries(),
+            invariant=request.invariant or None,
+            output=media.ref,
+            parents=tuple(dict.fromkeys([*(each.sha256 for each in request.inputs.media()), *request.parents])),
+            **seen,
+        )
+
+    return write

@@ -12,21 +12,18 @@ Try it: ``pytest tests/studio/engine/test_worker.py``
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from studio import torch_setup
-from studio.engine.calls import Call, Calling
+from studio.engine.calls import Call, Calling, Outcome
 from studio.engine.ending import Later
 from studio.engine.entry import Entry
 from studio.engine.loop import Loop
-from studio.errors import EngineClosed, StudioError, TimedOut
-from studio.media import Media
+from studio.engine.watchdog import Archivists, Watchdog, timed_out
+from studio.errors import EngineClosed, StudioError, TimedOut, describe
 
 _ARCHIVISTS = 4  # 1,000 small artifacts take a third of the time that one needs; see benchmarks/workflow.py
 
@@ -51,10 +48,9 @@ class Worker:
         self._closing = False
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        self._watchdog = _Watchdog(self._take_over)
-        self._archivists = ThreadPoolExecutor(_ARCHIVISTS, thread_name_prefix="studio-archivist")
-        self._pending = 0  # pieces of work with them
-        self._beside: set[threading.Thread] = set()  # their threads
+        self._watchdog = Watchdog()
+        self._archivists = Archivists(_ARCHIVISTS, self._watchdog)
+        self._pending = 0  # calls with them
         self._loop = make(self.later)
 
     def accept(self, entries: Sequence[Entry]) -> None:
@@ -71,27 +67,19 @@ class Worker:
         """Let the loop end a request before its next turn; a closing one ends them all anyway."""
         self._post(partial(self._loop.cancel, entry))
 
-    def later(self, work: Callable[[], Media], then: Callable[[Media | BaseException], None]) -> None:
-        """Do `work` beside, and call `then` with what came of it between two turns. See `ending.Later`."""
-
-        def do() -> None:
-            self._beside.add(threading.current_thread())
-            try:
-                made: Media | BaseException = work()
-            except BaseException as error:  # `then` tells of it
-                made = error
-            self._post(partial(then, made), done=1)
-
+    def later(self, call: Call, then: Callable[[Outcome], None]) -> None:
+        """Run a call beside, and hand its outcome to `then` between two turns. See `ending.Later`."""
         with self._mail:
             self._pending += 1
-        self._archivists.submit(do)
+        self._archivists.submit(call, lambda outcome: self._post(partial(then, outcome), done=1))
 
     def close(self, patience: float | None) -> None:
         """End the thread; waits at most `patience` seconds for the call in flight (None: until it is over)."""
         with self._mail:
             self._closing = True
             self._mail.notify()
-        if self._thread is None or threading.current_thread() in {self._thread, *self._beside}:
+        here = threading.current_thread()
+        if self._thread is None or here is self._thread or self._archivists.own(here):
             return
         if self._over.wait(patience):
             self._thread.join()
@@ -106,13 +94,13 @@ class Worker:
         self._thread = threading.Thread(target=target, name="studio-engine", daemon=True)
         self._thread.start()
 
-    def _run(self, turn: Calling[bool] | None = None, late: TimedOut | None = None) -> None:
+    def _run(self, turn: Calling[bool] | None = None, failed: TimedOut | None = None) -> None:
         """Take turns until closed; with a `turn` that another thread left behind in a call, begin with that."""
         try:
             with torch_setup.Inference() as inference:
                 if turn is None:
                     self._opened()
-                busy = turn is not None and self._drive(turn, inference, late)
+                busy = turn is not None and self._drive(turn, inference, failed)
                 while self._read_mail(busy):
                     busy = self._drive(self._loop.turn(), inference)
         except _LeftBehind:
@@ -121,7 +109,7 @@ class Worker:
             self._loop.cancel(entry)
         while self._pending or self._inbox:
             self._read_mail(busy=False, closing=False)
-        self._archivists.shutdown()
+        self._archivists.close()
         self._watchdog.close()
         self._closed()
         self._over.set()
@@ -138,24 +126,32 @@ class Worker:
             letters = list(self._inbox)
             self._inbox.clear()
         for letter in letters:
-            letter()
+            try:
+                letter()
+            except Exception as error:  # a fault of the loop itself
+                self._fail_all(error)
         return not self._closing
 
-    def _drive(self, turn: Calling[bool], inference: torch_setup.Inference, late: TimedOut | None = None) -> bool:
-        """Do a turn with its calls. A fault of the loop itself ends what is in hand, never the thread."""
+    def _fail_all(self, error: Exception) -> None:
+        """After a fault of the loop itself: end what is in hand, never the thread."""
+        for entry in self._loop.order.jobs():
+            self._loop.fail(entry, StudioError(f"the engine failed: {describe(error)}"))
+
+    def _drive(
+        self, turn: Calling[bool], inference: torch_setup.Inference, failed: BaseException | None = None
+    ) -> bool:
+        """Do a turn with its calls."""
         made: object = None
-        failed: BaseException | None = late
         while True:
             try:
                 call = turn.send(made) if failed is None else turn.throw(failed)
             except StopIteration as end:
                 return bool(end.value)
             except Exception as error:
-                for entry in self._loop.order.jobs():
-                    self._loop.fail(entry, StudioError(f"the engine failed: {type(error).__name__}: {error}"))
+                self._fail_all(error)
                 return False
             inference.hold()
-            self._watchdog.watch(call, turn)
+            self._watchdog.watch(call, partial(self._take_over, call, turn))
             made, failed = call.outcome()
             if not self._watchdog.over(call):
                 raise _LeftBehind
@@ -165,65 +161,8 @@ class Worker:
         """Called by the watchdog: leave the thread to its call, and go on with the turn in a new one."""
         stuck = self._thread
         assert stuck is not None
-        message = f"`{call.generator}` did not return within {call.limit_s:g} s and was abandoned"
-        hint = "ask for less, or allow more time; it is refused further work while it hangs"
-        late = TimedOut(call.generator, message, hint=hint, over=lambda: not stuck.is_alive())
-        self._start(partial(self._run, turn, late))
+        self._start(partial(self._run, turn, timed_out(call, stuck)))
 
 
 class _LeftBehind(Exception):
     """The thread's call was abandoned: another has the loop now."""
-
-
-class _Watchdog:
-    """Calls `late`, in a thread of its own, with a call that is not over in time; such a call is watched no more.
-
-    It sleeps from one due time to the next that it finds, so that watching a call wakes nobody. Watching takes no lock
-    either: whoever takes a call out of the dictionary has it, and only one can.
-    """
-
-    def __init__(self, late: Callable[[Call, Calling[bool]], None]) -> None:
-        self._late = late
-        self._news = threading.Condition()
-        self._watched: dict[Call, tuple[float, Calling[bool]]] = {}  # when a call is late, and the turn it is of
-        self._wakes = -math.inf  # when it looks next; before its thread was started, never
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def watch(self, call: Call, turn: Calling[bool]) -> None:
-        """Begin to watch."""
-        due = time.monotonic() + call.limit_s
-        self._watched[call] = due, turn
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="studio-watchdog", daemon=True)
-            self._thread.start()
-        elif due < self._wakes:
-            with self._news:
-                self._news.notify()
-
-    def over(self, call: Call) -> bool:
-        """The call is over; False if that comes too late."""
-        return self._watched.pop(call, None) is not None
-
-    def close(self) -> None:
-        """End the thread."""
-        with self._news:
-            self._closed = True
-            self._news.notify()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        with self._news:
-            while not self._closed:
-                self._wakes = math.inf  # from here on a call that comes in is seen below, or notifies
-                self._look(now := time.monotonic())
-                self._news.wait(None if self._wakes == math.inf else self._wakes - now)
-
-    def _look(self, now: float) -> None:
-        """Find what is late, and when to look next. Apart from `_run`, which would keep calls alive while it waits."""
-        for call, (due, turn) in self._watched.copy().items():
-            if due > now:
-                self._wakes = min(self._wakes, due)
-            elif self.over(call):
-                self._late(call, turn)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -49,6 +51,17 @@ BROKEN = {
     "syntax": ("def (", "SyntaxError"),
     "leaves": ("import sys\n\nsys.exit(5)", "called sys.exit(5) (leaves.py:3)"),
     "dies": ("raise BaseException('dead')", "BaseException: dead (dies.py:1)"),
+    "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt (interrupts.py:1)"),
+    "group": ("raise BaseExceptionGroup('g', [SystemExit(), KeyboardInterrupt()])", "BaseExceptionGroup: g (2 sub-"),
+    "mute": (
+        "class Mute(BaseException):\n    def __str__(self): raise SystemExit\n    __repr__ = __str__\nraise Mute",
+        "Mute: (its text cannot be had, as `str()` of it raises) (mute.py:4)",
+    ),
+    "loud": ("raise ValueError(chr(0xD800) + '\\n' + 'x' * 10**7)", "ValueError: \\ud800 xxx"),
+    "property": (
+        good("Property").replace('name = "property"', "name = property(lambda self: exit(3))"),
+        "generator of class `Property`: called sys.exit(3)",
+    ),
     "empty": ("x = 1", "registers nothing"),
     "misspelt": (
         good("Misspelt").replace("studio_generators", "studio_generator"),
@@ -185,6 +198,69 @@ print(plugins.owner("third"))
         "gone|1.5|failed|ModuleNotFoundError: No module named 'third_gone'",
         "name='fine' version='1.5'",
     ]
+
+
+DAMAGED = {
+    "no metadata": {"entry_points.txt": "[studio.plugins]\nx = third_party\n"},
+    "no name": {"METADATA": "Version: 1\n", "entry_points.txt": "[studio.plugins]\nx = third_party\n"},
+    "no version": {"METADATA": "Name: x\n", "entry_points.txt": "[studio.plugins]\nx = third_party\n"},
+    "not UTF-8": {"METADATA": "Name: x\nVersion: 1\n", "entry_points.txt": "\udcff\udcfe["},
+    "no equals sign": {"METADATA": "Name: x\nVersion: 1\n", "entry_points.txt": "[studio.plugins]\nnonsense\n==\n"},
+    "no reference": {"METADATA": "Name: x\nVersion: 1\n", "entry_points.txt": "[studio.plugins]\nx = ?!\n"},
+}
+
+
+def install(site, distribution, files):
+    """Write a distribution's metadata into a folder as they are given."""
+    info = site / f"{distribution}.dist-info"
+    info.mkdir()
+    for name, text in files.items():
+        (info / name).write_bytes(text.encode(errors="surrogateescape"))
+
+
+def test_every_command_works_beside_distributions_whose_metadata_are_damaged(tmp_path):
+    site = write(tmp_path / "site", third_party=good("Third"), other_party=good("Other"), exits="raise SystemExit(4)")
+    for name in ("third", "other"):
+        points = f"[studio.plugins]\nsame = {name}_party\nleaves = exits\n"
+        install(site, f"{name}-1", {"METADATA": f"Name: {name}\nVersion: 1\n", "entry_points.txt": points})
+    for name, damaged in DAMAGED.items():
+        install(site, f"{name.replace(' ', '_')}-1", damaged)
+    environment = {**os.environ, "PYTHONPATH": str(site), "STUDIO_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "studio", "plugins", "--json"]
+    told = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert told.returncode == 0, told.stderr
+    reports = {(each["origin"].partition(":")[0], each["name"]): each for each in json.loads(told.stdout)}
+    for name in ("third", "other"):
+        assert reports[name, "same"]["generators"] == [name]
+        assert "called sys.exit(4)" in reports[name, "leaves"]["reason"]
+    for name in DAMAGED:
+        [report] = [each for (origin, _), each in reports.items() if f"/{name.replace(' ', '_')}-1.dist" in origin]
+        assert report["status"] == "failed"
+        assert "its metadata cannot be read" in report["reason"]
+
+
+@pytest.mark.parametrize("thing", ["fifo.py", "folder.py", "gone.py", "closed.py"])
+def test_what_cannot_be_read_in_the_plugin_folder_is_left_out_or_listed(tmp_path, thing):
+    folder = write(tmp_path / "plugins", working=good("Working"))
+    match thing:
+        case "fifo.py":
+            os.mkfifo(folder / thing)
+        case "folder.py":
+            (folder / thing).mkdir()
+        case "gone.py":
+            (folder / thing).symlink_to(tmp_path / "nowhere")
+        case "closed.py":
+            (folder / thing).write_text("raise SystemExit")
+            (folder / thing).chmod(0)
+    plugins = Plugins.discover([], entry_points=False, user_folder=folder)
+    assert list(plugins.generators) == ["working"]
+    assert [each.name for each in plugins.reports if each.status == "ok"] == ["working"]
+
+
+def test_the_users_own_interrupt_is_not_a_plugins_fault(tmp_path):
+    text = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(1000): pass"
+    with pytest.raises(KeyboardInterrupt):
+        Plugins.discover([write(tmp_path / "p", pressed=text)], entry_points=False)
 
 
 BACKEND = """

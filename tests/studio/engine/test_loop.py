@@ -377,6 +377,83 @@ def test_a_shared_finish_without_memory_is_made_narrower_and_says_so():
     assert "out of memory in finishing 3: the width was reduced to 1" in entries[0].notices
 
 
+class Odd(Sum):
+    """A state that raises when it is looked at: its `fault` says what of it, and `at` from which position on."""
+
+    def __getattribute__(self, name):
+        get = object.__getattribute__
+        if name == get(self, "fault") and get(self, "position") >= get(self, "at"):
+            raise SystemExit(f"looked at {name}")
+        return get(self, name)
+
+
+class Hash:
+    """A batch key that can be hashed a few times, and never compared."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def __hash__(self):
+        self.left -= 1
+        if self.left < 0:
+            raise SystemExit("hashed")
+        return 0  # as the keys of others
+
+    def __eq__(self, other):
+        raise SystemExit("compared")
+
+
+class Sly(Adder):
+    """Return states that raise when they are looked at, and have such properties."""
+
+    name = "sly"
+    property_fault = ""
+
+    def start(self, model, inputs, rng):
+        made = super().start(model, inputs, rng)
+        return Odd(**{name: getattr(made, name) for name in made.__dataclass_fields__}) if inputs.fault else made
+
+    def batch_key(self, state):
+        return Hash(state.at) if state.fault == "hash" else super().batch_key(state)
+
+    def __getattribute__(self, name):
+        if name in object.__getattribute__(self, "property_fault").split():
+            raise SystemExit(f"looked at {name}")
+        return object.__getattribute__(self, name)
+
+
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("looked_at", ["done", "position", "steps", "notices", "__dict__", "__class__", "hash"])
+def test_a_state_that_raises_when_it_is_looked_at_ends_its_own_request(looked_at, at):
+    sly, other = Sly(), Adder()
+    good = [request(sly, 1, steps=4), request(other, 2, steps=4), request(sly, 3, steps=4)]
+    bad = request(sly, 4, steps=4, fault=looked_at, at=at)
+    _, _, ends = run(good[0], bad, *good[1:])
+    assert [ends[0], *ends[2:]] == [run(each)[2][0] for each in good]
+    assert isinstance(ends[1], Finished | Failed)
+
+
+@pytest.mark.parametrize("name", ["version", "max_batch", "time_limit_s", "variant", "load", "step", "finish", "facts",
+                                  "batch_key", "output", "streams", "dtype_for", "weights"])  # fmt: skip
+def test_a_generator_whose_properties_raise_ends_its_own_requests(name):
+    sly, other = Sly(), Adder()
+    bench = Bench()
+    bad = [bench.accept(request(sly, seed, steps=4)) for seed in (1, 2)]
+    good = bench.accept(request(other, 3, steps=4))
+    bench.loop.tick()
+    sly.property_fault = name
+    late = bench.accept(request(sly, 5, steps=4))
+    bench.drain()
+    assert isinstance(bench.events[good][-1], Finished)
+    for entry in (*bad, late):
+        end = bench.events[entry][-1]
+        assert isinstance(end, Finished) or isinstance(end.error, GeneratorFailed)
+    sly.property_fault = ""
+    again = bench.accept(request(sly, 6, steps=4))
+    bench.drain()
+    assert isinstance(bench.events[again][-1], Finished)
+
+
 class Talker(Adder):
     """Tell notices and previews."""
 
