@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from studio import replay, resume, torch_setup
+from studio import devices, replay, resume, torch_setup
 from studio.attention.serving import Serving
 from studio.caching import cached_property
 from studio.engine import Engine, Event, Failed, Request, Ticket, status
@@ -119,7 +119,7 @@ class Studio:
                 raise UsageError("this Studio is closed", hint="make a new one")
             if self._router is None:
                 numbers = itertools.count(1)
-                self._router = Router([self._make(each, numbers) for each in torch_setup.choose_devices(self._device)])
+                self._router = Router([self._make(each, numbers) for each in devices.choose_many(self._device)])
             return self._router
 
     @cached_property
@@ -461,7 +461,7 @@ def _whole(value: object) -> bool:
 def _usable(device: str) -> bool:
     """Whether a recorded device, which may be any text, is here."""
     try:
-        torch_setup.choose_device(device)
+        devices.choose(device)
     except UsageError:
         return False
     return True

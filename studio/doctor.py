@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 import studio
-from studio import torch_setup
+from studio import devices, torch_setup
 from studio.attention import Availability, availability
 from studio.engine.measured import MEASURED, Measured, Row
 from studio.engine.provenance import libraries
@@ -70,7 +70,7 @@ class DoctorReport(_Frozen):
 
 def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
     """Look at everything. Raises UsageError for a device that is not here."""
-    chosen = torch_setup.choose_devices(device)
+    chosen = devices.choose_many(device)
     torch_setup.prepare()
     has_torch = importlib.util.find_spec("torch") is not None
     found = tuple(availability(chosen[0])) if has_torch else (Availability("sdpa", False, "torch is not installed"),)
@@ -80,7 +80,7 @@ def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
         libraries=libraries(),
         torchvision=(torch_setup.why_torchvision_needs_help() or "") if has_torch else "",
         device=",".join(chosen),
-        devices=(_cpu(), *_cuda()),
+        devices=_devices(),
         cores=torch_setup.cores(),
         threads=torch_setup.threads(),
         attention=found,
@@ -90,39 +90,25 @@ def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
     )
 
 
-def _cpu() -> DeviceReport:
-    """The processor and the machine's memory, as far as the system tells."""
-    total = free = None
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    meminfo = Path("/proc/meminfo")
-    name = platform.processor() or platform.machine()
-    if meminfo.exists():
-        lines = [line.split() for line in meminfo.read_text().splitlines()]
-        free = next((int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:"), None)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
-    return DeviceReport(name="cpu", description=name, usable=True, memory_total=total, memory_free=free)
+def _devices() -> tuple[DeviceReport, ...]:
+    """The CPU, and every kind of accelerator with its cards, or why there is none."""
+    found = [_device(name) for kind in (devices.Cpu, devices.Cuda, devices.Mps, devices.Xpu) for name in kind.names()]
+    if len(found) == 1 and (reason := devices.why_not("cuda")):
+        found.append(DeviceReport(name="cuda", description="NVIDIA or AMD GPU", usable=False, reason=reason))
+    return tuple(found)
 
 
-def _cuda() -> list[DeviceReport]:
-    if reason := torch_setup.why_no_cuda():
-        return [DeviceReport(name="cuda", description="NVIDIA GPU", usable=False, reason=reason)]
-    import torch
-
-    if not torch.cuda.is_available():
-        reason = "torch does not accept this driver or card"
-        return [DeviceReport(name="cuda", description="NVIDIA GPU", usable=False, reason=reason)]
-    reports = []
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        reports.append(
-            DeviceReport(name=f"cuda:{index}", description=name, usable=True, memory_total=total, memory_free=free)
-        )
-    return reports
+def _device(name: str) -> DeviceReport:
+    each = devices.device(name)
+    if reason := each.why_not():
+        return DeviceReport(name=name, description=each.kind, usable=False, reason=reason)
+    return DeviceReport(
+        name=name,
+        description=each.description,
+        usable=True,
+        memory_total=each.total_memory(),
+        memory_free=each.free_memory(),
+    )
 
 
 def _home(home: Path) -> HomeReport:

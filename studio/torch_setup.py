@@ -1,4 +1,4 @@
-"""What torch needs before it is used, without importing it: the torchvision trap, threads, the default device.
+"""What torch needs before it is used, without importing it: the torchvision trap and threads.
 
 **The torchvision trap.** open_clip depends on torchvision. Beside a CPU build of torch, the torchvision of the
 package index cannot load its compiled library, and importing it then fails with ``operator torchvision::nms does not
@@ -12,13 +12,10 @@ Try it: ``python -c "from studio import torch_setup; torch_setup.prepare(); impo
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -189,62 +186,3 @@ def use_threads(count: int | None) -> None:
 def threads_are_free(device: str) -> bool:
     """Whether the host may choose: on a CPU, unless ``STUDIO_THREADS`` has chosen."""
     return device == "cpu" and not os.environ.get(THREADS_VARIABLE)
-
-
-def choose_device(wanted: str | None) -> str:
-    """Check a device's name, or choose: CUDA where torch is built for it and a card answers, else the CPU.
-
-    Raises UsageError for a name that is none, or a device that is not here.
-    """
-    if wanted is None:
-        return "cpu" if why_no_cuda() else "cuda"
-    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", wanted):
-        raise UsageError(f"the device is `{wanted}`; it must be `cpu`, `cuda` or `cuda:N`")
-    if wanted != "cpu" and (reason := why_no_cuda()):
-        raise UsageError(f"the device `{wanted}` cannot be used: {reason}", hint="use `--device cpu`")
-    return wanted
-
-
-def choose_devices(wanted: str | None) -> tuple[str, ...]:
-    """Check a list of devices, parted by commas, or choose: every CUDA device there is, else the CPU.
-
-    Raises UsageError for a name that is none, a device that is not here, and one that is named twice.
-    """
-    if wanted is None:
-        count = cuda_devices()
-        return tuple(f"cuda:{index}" for index in range(count)) if count > 1 else (choose_device(None),)
-    devices = tuple(choose_device(each.strip()) for each in wanted.split(","))
-    if len(set(devices)) < len(devices):
-        raise UsageError(f"the devices are `{wanted}`; each may be named once", hint="one engine is made for each")
-    return devices
-
-
-@cache
-def why_no_cuda() -> str | None:
-    """Say why CUDA cannot be used, or None where it can; asks torch's version file and the driver, not torch."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
-        return "torch is not installed"
-    text = (Path(next(iter(spec.submodule_search_locations))) / "version.py").read_text()
-    if not re.search(r"^cuda\b[^=]*=\s*['\"]", text, re.MULTILINE):
-        return "torch is built without CUDA"
-    return _ask_driver()[1]
-
-
-def cuda_devices() -> int:
-    """How many devices the CUDA driver sees; 0 where `why_no_cuda` has a reason."""
-    return 0 if why_no_cuda() else _ask_driver()[0]
-
-
-def _ask_driver() -> tuple[int, str | None]:
-    """Ask the CUDA driver for its devices, and why there are none: cuInit and cuDeviceGetCount of the driver API."""
-    import ctypes
-
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return 0, "no CUDA driver is installed"
-    count = ctypes.c_int(0)
-    if code := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0, f"the CUDA driver answers with error {code}"
-    return count.value, None if count.value else "the CUDA driver sees no device"

@@ -84,9 +84,9 @@ def _problem(
     device: str | None, shape: tuple[int, ...], keys: int | None, kv_heads: int | None, bias: str, dtype: str, **_: Any
 ) -> Problem:
     """What was asked, checked. Raises UsageError."""
-    from studio import torch_setup
+    from studio import devices, torch_setup
 
-    place = torch_setup.choose_device(device)
+    place = devices.choose(device)
     torch_setup.prepare()
     import torch
 

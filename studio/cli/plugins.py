@@ -75,9 +75,9 @@ def check(settings: Settings, name: str, given: Sequence[str], as_json: bool) ->
 
     About eight small requests are run. The exit code is 1 if a check fails.
     """
-    from studio import testing, torch_setup
+    from studio import devices, testing
 
-    device = torch_setup.choose_device(settings.device)
+    device = devices.choose(settings.device)
     reports = []
     for each in _named(settings, name):
         with stray_prints_aside():

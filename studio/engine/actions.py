@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 from studio import torch_setup
 from studio.attention.serving import lending
+from studio.devices.memory import Gauge
 from studio.engine.calls import Calling, ask
 from studio.engine.entry import Entry, group_of
 from studio.engine.failures import check_finish, check_media, check_state, check_step
 from studio.engine.fingerprint import fingerprint
-from studio.engine.gauge import Gauge
 from studio.engine.heap import Heap
 from studio.engine.measured import Measured, finishes
 from studio.engine.threads import Threads

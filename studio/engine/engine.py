@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Self
 
-from studio import torch_setup
+from studio import devices, torch_setup
 from studio.attention.serving import Serving
+from studio.devices.memory import host_free_memory
 from studio.engine.ending import Later
-from studio.engine.gauge import free_memory, gauge_for
 from studio.engine.ledger import MARGIN, Ledger
 from studio.engine.loop import MAX_RUNNING, Entry, Keeper, Loop
 from studio.engine.measured import Measured
@@ -148,7 +148,7 @@ class Engine:
         numbers: Iterator[int] | None = None,
         attention: Serving | None = None,
     ) -> None:
-        self.device = torch_setup.choose_device(device)
+        self.device = devices.choose(device)
         self.measured = measured or Measured()
         self._models = Models(self.device, dtype, Ledger(memory), host=_host_ledger(self.device), attention=attention)
 
@@ -162,7 +162,7 @@ class Engine:
                 keeper,
                 later=later,
                 measured=self.measured,
-                gauge=gauge_for(self.device),
+                gauge=devices.device(self.device).gauge(),
                 free_threads=torch_setup.threads_are_free(self.device),
                 numbers=numbers,
             )
@@ -214,13 +214,13 @@ class Engine:
 
 def _host_ledger(device: str) -> Ledger | None:
     """Host memory that models may be put off to from a CUDA device: half of what is free. It is pinned, so not more."""
-    free = free_memory("cpu") if device != "cpu" else None
+    free = host_free_memory() if devices.device(device).pins else None
     return None if free is None else Ledger(free // 2)
 
 
 def _open(models: Models) -> None:
     """Where no budget was given, it is what is free when the first request comes."""
-    if models.ledger.budget is None and (free := free_memory(models.device)) is not None:
+    if models.ledger.budget is None and (free := devices.device(models.device).free_memory()) is not None:
         models.ledger.budget = int(free * (1 - MARGIN))
 
 

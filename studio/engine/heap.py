@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from studio.engine.gauge import Gauge, trim
+from studio.devices.memory import Gauge, trim
 from studio.engine.ledger import Ledger
 
 _LEAST = 4 << 20  # bytes; less is not worth the milliseconds

@@ -167,7 +167,7 @@ def tensor_bytes(value: Any, device: str) -> int:
     hidden = 0
     seen: dict[int, int] = {}
     looked: set[int] = set()
-    kind = device.partition(":")[0]
+    kind, _, index = device.partition(":")
     left = [value]
     while left:
         each = left.pop()
@@ -176,7 +176,7 @@ def tensor_bytes(value: Any, device: str) -> int:
         looked.add(id(each))
         storage = getattr(each, "untyped_storage", None)
         if storage is not None:
-            if each.device.type == kind:
+            if each.device.type == kind and (each.device.index or 0) == int(index or 0):
                 held = storage()
                 seen[held.data_ptr()] = held.nbytes()
         elif type(each).__module__ == "numpy" and hasattr(each, "nbytes"):

@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
+from studio.devices.memory import Gauge, NoGauge
 from studio.engine.actions import Actions
 from studio.engine.batching import LATENCY_GOAL_S, Groups, finish_together, same_key
 from studio.engine.calls import Calling, directly
 from studio.engine.ending import Ending, Keeper, Later, at_once, tell
 from studio.engine.entry import Entry, group_of
 from studio.engine.failures import as_error, check_key
-from studio.engine.gauge import Gauge, NoGauge
 from studio.engine.heap import Heap
 from studio.engine.ladder import climb, drop_models
 from studio.engine.ledger import show_bytes

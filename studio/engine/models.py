@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
@@ -21,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from studio import torch_setup
+from studio import devices, torch_setup
 from studio.attention.serving import Serving
+from studio.devices.memory import trim
 from studio.engine.calls import Calling, ask
-from studio.engine.gauge import trim
 from studio.engine.ledger import Ledger, least_streamed_bytes, show_bytes, tensor_bytes, weight_bytes
 from studio.engine.parts import Part, Parts
 from studio.engine.residency import Candidate, choose_victims
@@ -300,7 +299,7 @@ class Models:
             return
         if not self.make_room(0, lambda each: None if each is model else rank(each)):
             self._drop(model)
-            give_back()
+            give_back(self.device)
             message = (
                 f"the model of `{model.name}` takes {show_bytes(counted)}, though its files come to"
                 f" {show_bytes(claimed)}, and does not fit into the budget of {show_bytes(self.ledger.budget or 0)}"
@@ -329,7 +328,7 @@ class Models:
             else:
                 self._drop(model)
         if models:
-            give_back()
+            give_back(self.device)
 
     def _host_room(self, model: Model) -> bool:
         """Whether a model can be put off; those that were put off longest ago are dropped for it."""
@@ -361,12 +360,10 @@ class Models:
         self.watcher.evicted(model.name, self.device, place, model.size, self._clock())
 
 
-def give_back() -> None:
+def give_back(device: str) -> None:
     """Return what was freed to the device or the system: Python's cycles, torch's cache, the C library's heap."""
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    devices.device(device).release_cached()
     trim()
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio import devices
+from studio.devices import Event
 from studio.engine.ledger import Ledger, tensor_bytes
 
 if TYPE_CHECKING:
@@ -39,14 +41,14 @@ class Part:
     saved: int = 0
     users: set[Any] = field(default_factory=set)
     on_device: bool = True
-    ready: Any = None
+    ready: Event | None = None
 
 
 class Parts:
     """The parts on one device. `host` is the ledger of host memory to put parts off to; None where that is no use."""
 
     def __init__(self, device: str, ledger: Ledger, hash_file: Callable[[Path], str], host: Ledger | None) -> None:
-        self.device, self.ledger, self.host, self._hash = device, ledger, host, hash_file
+        self.device, self.ledger, self.host, self._hash = devices.device(device), ledger, host, hash_file
         self._parts: dict[Hashable, Part] = {}
         self._made = threading.local()
 
@@ -68,10 +70,10 @@ class Parts:
         found = self._parts.get(key)
         if found is None:
             fill()
-            filled = size = tensor_bytes(built, self.device)
+            filled = size = tensor_bytes(built, self.device.name)
             if pack is not None:
                 pack(built)
-                size = tensor_bytes(built, self.device)
+                size = tensor_bytes(built, self.device.name)
             found = self._parts[key] = Part(built, size, hashes, saved=max(0, filled - size))
         self._made.parts.append(found)
         return found.module
@@ -105,9 +107,10 @@ class Parts:
     def put_off(self, parts: Collection[Part]) -> None:
         """Copy parts to host memory, and free the device of them."""
         assert self.host is not None
+        self.wait(parts)  # one that is still on its way back must not be saved half copied
         for part in parts:
-            _replace(part.module, _to_host)
-            part.on_device, part.ready = False, None
+            _replace(part.module, self.device.to_host)
+            part.on_device = False
             self.ledger.release(part)
             self.host.hold(part, part.size)
 
@@ -116,7 +119,7 @@ class Parts:
         for part in parts:
             if part.on_device:
                 continue
-            part.ready = _beside(self.device, part.module)
+            part.ready = self._beside(part.module)
             part.on_device = True
             self.ledger.hold(part, part.size)
             if self.host is not None:
@@ -126,37 +129,22 @@ class Parts:
         """Let what computes from now on wait for the copies of these parts."""
         for part in parts:
             if part.ready is not None:
-                import torch
-
-                torch.cuda.current_stream(self.device).wait_event(part.ready)
+                self.device.wait_for(part.ready)
                 part.ready = None
 
+    def _beside(self, module: torch.nn.Module) -> Event | None:
+        """Begin to copy a module to the device; the event ends the copy."""
+        made: list[torch.Tensor] = []
 
-def _beside(device: str, module: torch.nn.Module) -> Any:
-    """Copy a module to the device; on CUDA on a stream of its own, whose event is returned."""
-    import torch
+        def come(tensor: torch.Tensor) -> torch.Tensor:
+            made.append(tensor.to(self.device.name, non_blocking=True, copy=True))
+            return made[-1]
 
-    def come(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device, non_blocking=True, copy=True)
+        def copy() -> list[torch.Tensor]:
+            _replace(module, come)
+            return made
 
-    if not device.startswith("cuda"):
-        _replace(module, come)
-        return None
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        _replace(module, come)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(stream)
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.record_stream(torch.cuda.current_stream(device))
-    return event
-
-
-def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    host = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-    return host.copy_(tensor)
+        return self.device.copy_beside(copy)
 
 
 def _replace(module: torch.nn.Module, move: Callable[[torch.Tensor], torch.Tensor]) -> None:

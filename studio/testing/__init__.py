@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from studio import torch_setup
+from studio import devices
 from studio.errors import StudioError
 from studio.generator import Generator
 from studio.testing import checks
@@ -52,7 +52,7 @@ def check(
     steps and a small size: about eight requests are run. Raises UsageError for a device that is not here, nothing else:
     what the generator raises fails the check in which it does.
     """
-    subject = Subject(generator, inputs or {}, torch_setup.choose_device(device), dtype)
+    subject = Subject(generator, inputs or {}, devices.choose(device), dtype)
     findings = []
     for name in CHECKS:
         findings.append(_find(name, subject))
@@ -96,7 +96,7 @@ class Conformance:
     def _holds(self, name: str) -> None:
         cls = type(self)
         if cls._subject is None:
-            cls._subject = Subject(cls.generator, cls.inputs, torch_setup.choose_device(cls.device), cls.dtype)
+            cls._subject = Subject(cls.generator, cls.inputs, devices.choose(cls.device), cls.dtype)
         finding = _find(name, cls._subject)
         assert finding.status != "failed", finding.detail
 

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TypeVar
 
+from studio import devices
+from studio.devices.memory import Gauge
 from studio.engine import Engine, Ticket
 from studio.engine.encoding import Unsavable, decode_state, encode_state
-from studio.engine.gauge import Gauge, gauge_for
 from studio.engine.ledger import show_bytes, tensor_bytes, weight_bytes
 from studio.engine.request import CancelledEvent, Failed, Request
 from studio.engine.watch import Watcher
@@ -262,7 +263,7 @@ def memory_claimed(subject: Subject) -> Finding:
     """The model holds what its weight files say, or less; what states and calls take is measured."""
     files = subject.generator.weights()
     claimed, held = weight_bytes(files, subject.dtype), tensor_bytes(subject.model, subject.device)
-    gauge = gauge_for(subject.device)
+    gauge = devices.device(subject.device).gauge()
     peaks: dict[str, Number] = {}
     state = _gauged(gauge, lambda: subject.start(0), peaks, "start")
     [after] = _gauged(gauge, lambda: subject.step([state]), peaks, "step")

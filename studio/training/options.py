@@ -28,7 +28,7 @@ class TrainingOptions(Inputs):
         """Set torch up and name the device to train on."""
         import torch
 
-        from studio import torch_setup
+        from studio import devices, torch_setup
 
         torch_setup.prepare()
-        return torch.device(torch_setup.choose_device(self.device or None))
+        return torch.device(devices.choose(self.device or None))

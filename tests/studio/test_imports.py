@@ -18,7 +18,8 @@ HEAVY = ("torch", "diffusers", "transformers", "open_clip", "numpy", "PIL", "av"
 # Lower layers first; a module imports only from layers below its own, or from its own.
 LAYERS = (
     ("errors", "deprecation", "caching"),
-    ("temporary", "files", "recipe", "torch_setup", "precision", "weights", "streaming"),
+    ("temporary", "files", "recipe", "torch_setup", "devices"),
+    ("precision", "weights", "streaming"),
     ("media", "inputs"),
     ("generator", "hookspecs"),
     ("finite",),

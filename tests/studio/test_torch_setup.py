@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ print("torch" in sys.modules, sum(type(each).__module__ == "studio.torch_setup" 
 
 def test_torchvision_imports_after_prepare():
     pytest.importorskip("torch")
-    if torch_setup.importlib.util.find_spec("torchvision") is None:
+    if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
     code = """
 import sys
@@ -68,23 +69,6 @@ def test_a_bad_number_of_threads_is_refused(value, monkeypatch):
     monkeypatch.setenv("STUDIO_THREADS", value)
     with pytest.raises(UsageError, match="from 1 to 1024"):
         torch_setup.prepare()
-
-
-def test_devices_are_checked():
-    assert torch_setup.choose_device("cpu") == "cpu"
-    if torch_setup.why_no_cuda():
-        assert torch_setup.choose_device(None) == "cpu"
-        with pytest.raises(UsageError, match="cannot be used") as caught:
-            torch_setup.choose_device("cuda")
-        assert "--device cpu" in caught.value.hint
-    with pytest.raises(UsageError, match="must be `cpu`"):
-        torch_setup.choose_device("gpu")
-
-
-def test_what_is_said_of_cuda_agrees_with_torch():
-    import torch
-
-    assert (torch_setup.why_no_cuda() is None) == torch.cuda.is_available()
 
 
 def test_inference_mode_where_torch_is_loaded():

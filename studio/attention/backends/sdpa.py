@@ -81,6 +81,9 @@ def math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sca
     return cast(Tensor, found[0])
 
 
+FLASH: dict[str, Callable[..., Tensor]] = {"cpu": flash_cpu, "cuda": flash_cuda}  # by the type of the device
+
+
 def _wide(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values with as many heads as the queries: (B, H, T, D)."""
     each = q.shape[1] // k.shape[1]
@@ -147,7 +150,7 @@ class Flash(_Sdpa):
 
     def kernel(self, device: torch.device) -> Callable[..., Tensor] | None:
         """One for each device."""
-        return {"cpu": flash_cpu, "cuda": flash_cuda}.get(device.type)
+        return FLASH.get(device.type)
 
     def refuses(self, problem: Problem) -> list[str]:
         """On a GPU it takes no mask."""

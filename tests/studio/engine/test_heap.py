@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.engine.gauge import NoGauge
+from studio.devices.memory import NoGauge
 from studio.engine.heap import Heap
 from studio.engine.ledger import Ledger
 

@@ -193,7 +193,7 @@ def test_a_prefetch_takes_free_room_only(files):
 @settings(max_examples=25, deadline=None)
 def test_ledgers_add_up_whatever_comes_and_goes(tmp_path_factory, wanted, budget, host):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "give_back", lambda: None)  # collecting garbage tells nothing here, and takes time
+        patch.setattr(models, "give_back", lambda device: None)  # collecting garbage tells nothing here, and takes time
         come_and_go(tmp_path_factory, wanted, budget, host)
 
 
@@ -289,3 +289,20 @@ def test_variants_of_one_file_are_models_of_their_own_and_what_is_packed_is_coun
     device.ledger.hold("others", (1 << 20) - Packed.packed_bytes - 100)
     with pytest.raises(NoRoom):
         directly(device.get(packed, None))
+
+
+def test_a_model_evicted_while_it_comes_back_keeps_its_weights(files):
+    """Its copies are under way on a stream of their own; what is saved of them then is the copies, complete."""
+    from studio.testing.fake_gpu import FakeGpu
+
+    with FakeGpu.installed(), torch.no_grad():
+        source = Models("gpu:0", ledger=Ledger(100 * PART), host=Ledger(100 * PART))
+        made = generator("one", [files["a"]])
+        model = directly(source.get(made, None))
+        before = [each.tolist() for each in model.value[0].state_dict().values()]
+        source.drop_all(lambda model: 0)
+        assert model.put_off
+        source.prefetch(made, None)  # nobody has used it yet
+        source.drop_all(lambda model: 0)
+        directly(source.get(made, None))
+        assert [each.tolist() for each in model.value[0].state_dict().values()] == before

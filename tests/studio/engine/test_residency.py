@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.engine.gauge import ResidentGauge, free_memory, gauge_for
+from studio.devices import device
+from studio.devices.memory import ResidentGauge
 from studio.engine.ledger import Ledger, Sum, parse_bytes, show_bytes, tensor_bytes, weight_bytes
 from studio.engine.residency import Candidate, choose_victims
 from studio.errors import UsageError
@@ -120,20 +121,20 @@ def test_tensors_are_counted_once_wherever_they_hide():
     assert tensor_bytes(Holder(), "cuda:0") == 0
 
 
-@pytest.mark.skipif(not isinstance(gauge_for("cpu"), ResidentGauge), reason="the kernel keeps no mark to reset")
+@pytest.mark.skipif(not isinstance(device("cpu").gauge(), ResidentGauge), reason="the kernel keeps no mark to reset")
 def test_the_gauge_sees_a_peak_that_is_over():
-    gauge = gauge_for("cpu")
+    gauge = device("cpu").gauge()
     gauge.begin()
     np.ones(8_000_000).sum()
     assert 60e6 < gauge.peak() < 120e6
     gauge.begin()
     assert gauge.peak() < 20e6
-    assert free_memory("cpu") > 1 << 20
+    assert device("cpu").free_memory() > 1 << 20
 
 
-@pytest.mark.skipif(not isinstance(gauge_for("cpu"), ResidentGauge), reason="the kernel keeps no mark to reset")
+@pytest.mark.skipif(not isinstance(device("cpu").gauge(), ResidentGauge), reason="the kernel keeps no mark to reset")
 def test_the_first_of_its_kind_is_weighed_with_what_the_allocator_had_kept():
-    gauge = gauge_for("cpu")
+    gauge = device("cpu").gauge()
 
     def use():
         return [bytearray(100_000) for _ in range(600)]  # small enough for the heap

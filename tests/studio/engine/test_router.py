@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import studio
-from studio import torch_setup
+from studio import devices
 from studio.engine.engine import Engine
 from studio.engine.request import Request
 from studio.engine.router import Router
-from studio.errors import EngineClosed, UsageError
+from studio.errors import EngineClosed
 from studio.recipe import PluginRef
 
 PLUGIN = PluginRef(name="tests", version="1")
@@ -117,21 +117,9 @@ def test_what_is_done_no_longer_counts(router):
     assert 0 < max(queue.took.get("sleeper", 0) for queue in router._queues) < 1
 
 
-def test_names_of_devices(monkeypatch):
-    assert torch_setup.choose_devices("cpu") == ("cpu",)
-    with pytest.raises(UsageError, match="named once"):
-        torch_setup.choose_devices("cpu,cpu")
-    with pytest.raises(UsageError, match="`gpu`"):
-        torch_setup.choose_devices("cpu,gpu")
-    monkeypatch.setattr(torch_setup, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(torch_setup, "cuda_devices", lambda: 3)
-    assert torch_setup.choose_devices(None) == ("cuda:0", "cuda:1", "cuda:2")
-    assert torch_setup.choose_devices("cuda:1, cpu") == ("cuda:1", "cpu")
-
-
 def test_a_studio_of_two_engines(tmp_path: Path, monkeypatch):
     """Files, trace and status of both, as far as that goes on one processor."""
-    monkeypatch.setattr(torch_setup, "choose_devices", lambda wanted: ("cpu", "cpu"))
+    monkeypatch.setattr(devices, "choose_many", lambda wanted: ("cpu", "cpu"))
     trace = tmp_path / "trace.json"
     with studio.Studio(
         home=tmp_path / "home", plugins=[Path(__file__).with_name("toy_plugin.py")], trace=trace

@@ -244,7 +244,7 @@ def explore(examples):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            models, "give_back", lambda: None
+            models, "give_back", lambda device: None
         )  # collecting garbage tells nothing here, and takes half the time
         run_state_machine_as_test(Schedules, settings=quiet)
 

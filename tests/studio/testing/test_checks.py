@@ -171,7 +171,7 @@ class Raising(Good):
         (Forgetful(), "saved and resumed", "saved at step 2 and resumed it gives another result"),
         (Hoarding(), "cancels", "states live on after the request"),
         (Heavy(), "memory", "the model holds 4.0 MiB, and the files that `weights` names come to 0 B"),
-        (Raising(), "seed decides", "SystemExit: 3 (test_testing.py:"),
+        (Raising(), "seed decides", "SystemExit: 3 (test_checks.py:"),
     ],
     ids=lambda value: getattr(value, "name", None) and type(value).__name__,
 )

@@ -1,12 +1,11 @@
-"""Gauges: how much memory a call took at its peak besides what was held before it.
+"""Memory: how much a call takes at its peak besides what was held before it, and what is free on the host.
 
-On CUDA it is the allocator's own count, exact for tensors. On Linux it is the kernel's high-water mark of the process's
-resident memory, reset before each call (about 25 µs): it counts everything, libraries' scratch memory included. Its
-error: memory that the allocator had kept from earlier calls is not counted again, so it is asked to return that before
-the first call of a kind, and of several readings the greatest is kept; other threads of the process are counted in; it
-is in whole pages. Elsewhere nothing is measured. This module knows nothing of the ledger.
+On Linux the peak is the kernel's high-water mark of the process's resident memory, reset before each call (about 25
+µs). It counts everything, libraries' scratch memory and other threads included, in whole pages. Memory that the
+allocator had kept from earlier calls is not counted again; so the allocator is asked to return it before the first call
+of a kind, and of several readings the greatest is kept. CUDA's gauge is in `cuda`. Elsewhere nothing is measured.
 
-Try it: ``python -c "from studio.engine.gauge import *; print(free_memory('cpu'))"``
+Try it: ``python -c "from studio.devices.memory import *; print(host_free_memory())"``
 """
 
 from __future__ import annotations
@@ -79,51 +78,14 @@ class ResidentGauge:
             os.close(descriptor)
 
 
-class CudaGauge:
-    """CUDA: torch's allocator keeps count."""
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._before = 0
-
-    def begin(self, *, first: bool = False) -> None:
-        """Reset the peak, and note what is allocated; nothing is, as long as torch is not loaded."""
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._before = int(torch.cuda.memory_allocated(self._device))
-
-    def peak(self) -> int | None:
-        """How far above that it rose."""
-        torch = sys.modules.get("torch")
-        if torch is None or not torch.cuda.is_initialized():
-            return None
-        return max(0, int(torch.cuda.max_memory_allocated(self._device)) - self._before)
-
-    def resident(self) -> int | None:
-        """Not told: torch's allocator returns by itself what it keeps, when it finds no room."""
-        return None
-
-
-def gauge_for(device: str) -> Gauge:
-    """The gauge for a device."""
-    if device.startswith("cuda"):
-        return CudaGauge(device)
-    return ResidentGauge() if _may_reset() else NoGauge()
-
-
 def trim() -> None:
     """Let the C library return to the system what was freed, where it can."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 
 
-def free_memory(device: str) -> int | None:
-    """Bytes that are free on a device, or None if the system does not tell; on Linux within the cgroup's limit."""
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0])
+def host_free_memory() -> int | None:
+    """Bytes of host memory that are free, or None if the system does not say; on Linux within the cgroup's limit."""
     if not Path("/proc/meminfo").exists():
         return None
     match = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
@@ -143,7 +105,8 @@ def _number(file: Path) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _may_reset() -> bool:
+def may_reset() -> bool:
+    """Whether this system lets the high-water mark be reset."""
     try:
         _write(_CLEAR, _RESET_PEAK)
         return _read(_HIGH) > 0

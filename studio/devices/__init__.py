@@ -1,0 +1,88 @@
+"""Devices: the CPU, CUDA (ROCm builds of torch too), MPS and XPU behind one protocol, and which one to use.
+
+A device knows its memory, its fast dtype, how to wait for its queued work and how to copy beside it. Nothing here
+loads torch until a device that needs it is asked. A kind of device that is not listed can be added with `register`;
+`studio.testing.fake_gpu` adds one that runs on the CPU and catches mistakes that only a GPU would show.
+
+Try it: ``python -c "from studio import devices; print(devices.device(devices.choose(None)).description)"``
+"""
+
+from __future__ import annotations
+
+import re
+
+from studio.devices.accelerator import Mps, Xpu
+from studio.devices.cpu import Cpu
+from studio.devices.cuda import Cuda
+from studio.devices.device import Device, Event
+from studio.errors import UsageError
+
+__all__ = [
+    "Cpu", "Cuda", "Device", "Event", "Mps", "Xpu", "choose", "choose_many", "device", "names", "register", "why_not",
+]  # fmt: skip
+
+_NAME = re.compile(r"([a-z]+)(?::([0-9]{1,2}))?")
+_kinds: dict[str, type[Device]] = {"cpu": Cpu, "cuda": Cuda, "mps": Mps, "xpu": Xpu}
+_devices: dict[str, Device] = {}
+
+
+def register(kind: str, made_by: type[Device]) -> None:
+    """Add a kind of device; `made_by` is called with a name such as ``gpu:0``."""
+    _kinds[kind] = made_by
+
+
+def device(name: str) -> Device:
+    """The device of a name that `choose` returned; one object a name.
+
+    Raises UsageError for a name that is not a device's.
+    """
+    name = _full(name)
+    if name not in _devices:
+        _devices[name] = _kinds[name.partition(":")[0]](name)
+    return _devices[name]
+
+
+def names() -> tuple[str, ...]:
+    """Every accelerator that can be used, best first: ``cuda:0``, ``cuda:1`` …; empty where there is only the CPU."""
+    for kind in (Cuda, Xpu, Mps):
+        if found := tuple(name for name in kind.names() if not kind(name).why_not()):
+            return found
+    return ()
+
+
+def choose(wanted: str | None) -> str:
+    """Check a device's name and complete it (``cuda`` is ``cuda:0``), or choose: the first accelerator, else the CPU.
+
+    Raises UsageError for a name that is not a device's, and for a device that is not there or cannot be used.
+    """
+    if wanted is None:
+        return next(iter(names()), "cpu")
+    if reason := why_not(wanted):
+        raise UsageError(f"the device `{wanted}` cannot be used: {reason}", hint="use `--device cpu`")
+    return _full(wanted)
+
+
+def choose_many(wanted: str | None) -> tuple[str, ...]:
+    """Check a list of devices, separated by commas, or choose: every accelerator that can be used, else the CPU.
+
+    Raises UsageError as `choose` does, and for a device that is named twice.
+    """
+    if wanted is None:
+        return names() or ("cpu",)
+    chosen = tuple(choose(each.strip()) for each in wanted.split(","))
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"the devices are `{wanted}`; each may be named once", hint="one engine is made for each")
+    return chosen
+
+
+def why_not(name: str) -> str | None:
+    """Why a device cannot be used, or None if it can. Raises UsageError for a name that is not a device's."""
+    return device(name).why_not()
+
+
+def _full(name: str) -> str:
+    match = _NAME.fullmatch(name)
+    if match is None or match[1] not in _kinds or (match[1] == "cpu" and match[2]):
+        kinds = ", ".join(f"`{kind}`" for kind in _kinds)
+        raise UsageError(f"the device is `{name}`; it must be {kinds}, or one with a number such as `cuda:1`")
+    return "cpu" if match[1] == "cpu" else f"{match[1]}:{int(match[2] or 0)}"

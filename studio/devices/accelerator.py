@@ -1,0 +1,121 @@
+"""MPS (Apple) and XPU (Intel), by torch's own modules of those names. The project has run on neither.
+
+They have the same protocol as CUDA and less of it: no pinned copies beside, so models that leave are read again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+from studio.devices.device import Device
+
+
+class _Accelerator(Device):
+    """What the two share: torch is asked for everything."""
+
+    queues = True
+
+    @property
+    def _module(self) -> Any:
+        import torch
+
+        return getattr(torch, self.kind)
+
+    def settle(self) -> None:
+        """Wait for all queued work."""
+        self._module.synchronize()
+
+    def release_cached(self) -> None:
+        """Return the allocator's cached blocks."""
+        if "torch" in sys.modules:
+            self._module.empty_cache()
+
+
+class Mps(_Accelerator):
+    """The GPU of an Apple processor. Untested."""
+
+    kind = "mps"
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """One, on a Mac."""
+        return ("mps:0",) if sys.platform == "darwin" else ()
+
+    def why_not(self) -> str | None:
+        """No Mac, or a torch without it."""
+        if self.index or not self.names():
+            return "MPS needs a Mac, and has one device" if sys.platform != "darwin" else "there is one MPS device, 0"
+        if importlib.util.find_spec("torch") is None:
+            return "torch is not installed"
+        import torch
+
+        return None if torch.backends.mps.is_available() else "this torch has no MPS"
+
+    @property
+    def description(self) -> str:
+        """Apple's processors do not name their GPU."""
+        return "Apple GPU"
+
+    def free_memory(self) -> int | None:
+        """What torch recommends as the most, less what it holds."""
+        return int(self._module.recommended_max_memory() - self._module.driver_allocated_memory())
+
+    def total_memory(self) -> int | None:
+        """What torch recommends as the most."""
+        return int(self._module.recommended_max_memory())
+
+    def fast_dtype(self) -> str:
+        """float16: bfloat16 is not served by all macOS versions."""
+        return "float16"
+
+
+class Xpu(_Accelerator):
+    """An Intel GPU. Untested."""
+
+    kind = "xpu"
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """One for each card, if torch is built for XPU."""
+        spec = importlib.util.find_spec("torch")
+        if spec is None or not spec.submodule_search_locations or not _built_for_xpu(spec.submodule_search_locations):
+            return ()
+        import torch
+
+        return tuple(f"xpu:{index}" for index in range(torch.xpu.device_count()))
+
+    def why_not(self) -> str | None:
+        """A torch without it, or no such card."""
+        count = len(self.names())
+        if not count:
+            return "this torch is not built for XPU, or sees no card"
+        return None if self.index < count else f"torch sees {count} XPU devices, numbered from 0"
+
+    @property
+    def description(self) -> str:
+        """The card's name."""
+        return str(self._module.get_device_name(self.index))
+
+    def enter(self) -> None:
+        """Make it this thread's current device."""
+        self._module.set_device(self.index)
+
+    def free_memory(self) -> int | None:
+        """Bytes that the driver says are free."""
+        return int(self._module.mem_get_info(self.index)[0])
+
+    def total_memory(self) -> int | None:
+        """Bytes that the card has."""
+        return int(self._module.mem_get_info(self.index)[1])
+
+    def fast_dtype(self) -> str:
+        """bfloat16, which every card that torch serves has."""
+        return "bfloat16"
+
+
+def _built_for_xpu(places: list[str]) -> bool:
+    from pathlib import Path
+
+    return any((Path(place) / "lib" / "libtorch_xpu.so").exists() for place in places)

@@ -1,0 +1,257 @@
+"""CUDA devices, by torch built for CUDA or for ROCm (whose torch calls itself ``cuda`` too).
+
+The driver is asked for its devices without torch. Nothing here has run on a card of the project's own: what tests show
+is shown on the fake device of `studio.testing`, and `benchmarks/gpu.py` is what a card should be given first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studio.devices.device import Device, Event
+from studio.devices.memory import Gauge
+
+if TYPE_CHECKING:
+    import torch
+
+_STICKY = (
+    "device-side assert", "illegal memory access", "illegal instruction", "misaligned address",
+    "invalid program counter", "launch failure", "launch timed out", "uncorrectable ecc", "hardware stack error",
+    "device kernel image is invalid", "no longer available",
+)  # fmt: skip
+
+
+class Cuda(Device):
+    """One card. Work is queued; copies to it have one stream of their own."""
+
+    kind = "cuda"
+    pins = True
+    queues = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._copies: Any = None  # the stream of copies: one, as memory of a stream is not given to others
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """A name for each card that the driver sees; none where torch is built without CUDA."""
+        return tuple(f"cuda:{index}" for index in range(0 if _no_cuda() else _ask_driver()[0]))
+
+    def why_not(self) -> str | None:
+        """No build for CUDA, no driver, no such card, or none that this torch has kernels for.
+
+        Where there is such a card, this loads torch.
+        """
+        if reason := _no_cuda():
+            return reason
+        count = len(self.names())
+        if self.index >= count:
+            return f"the CUDA driver sees {count} device{'s' if count > 1 else ''}, numbered from 0"
+        return _no_kernels(self.index)
+
+    @property
+    def description(self) -> str:
+        """The card's name."""
+        import torch
+
+        return str(torch.cuda.get_device_name(self.index))
+
+    @property
+    def label(self) -> str:
+        """``cuda:0 (NVIDIA H200)``."""
+        return f"{self.name} ({self.description})"
+
+    def versions(self) -> dict[str, str]:
+        """The driver, and the CUDA or ROCm that torch is built for."""
+        import torch
+
+        runtime = {"rocm": torch.version.hip} if torch.version.hip else {"cuda": torch.version.cuda}
+        return {name: str(version) for name, version in (*runtime.items(), ("driver", _driver_version())) if version}
+
+    def enter(self) -> None:
+        """Make it this thread's current device: Triton, xformers and pinned memory use that one."""
+        import torch
+
+        torch.cuda.set_device(self.index)
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+
+    def free_memory(self) -> int | None:
+        """Bytes that the driver says are free."""
+        import torch
+
+        return int(torch.cuda.mem_get_info(self.index)[0])
+
+    def total_memory(self) -> int | None:
+        """Bytes that the card has."""
+        import torch
+
+        return int(torch.cuda.mem_get_info(self.index)[1])
+
+    def gauge(self) -> Gauge:
+        """torch's allocator keeps count."""
+        return _AllocatorGauge(self.name)
+
+    def release_cached(self) -> None:
+        """Return cached blocks of the card's memory and of pinned host memory."""
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            with torch.cuda.device(self.index):
+                torch.cuda.empty_cache()
+            torch.accelerator.empty_host_cache()
+
+    def fast_dtype(self) -> str:
+        """bfloat16 where the hardware has it (compute capability 8.0 and later), else float16."""
+        import torch
+
+        with torch.cuda.device(self.index):
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+    def settle(self) -> None:
+        """Wait for this thread's stream alone: others may be copying beside."""
+        import torch
+
+        torch.cuda.current_stream(self.index).synchronize()
+
+    def record(self) -> Event | None:
+        """A timing event on this thread's stream."""
+        import torch
+
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.index))
+        return event  # type: ignore[no-any-return]
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in pinned memory."""
+        import torch
+
+        return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)
+
+    def upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """By way of pinned memory, which torch's allocator keeps until the copy is over."""
+        return tensor.pin_memory().to(self.name, non_blocking=True)
+
+    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Event | None:
+        """Copy on the stream of copies. The memory of the new tensors is kept until this thread's stream is done."""
+        import torch
+
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self.index)  # type: ignore[no-untyped-call]
+        here = torch.cuda.current_stream(self.index)
+        self._copies.wait_stream(here)  # what is copied may have been queued here
+        with torch.cuda.stream(self._copies):
+            made = list(copy())
+            event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record(self._copies)
+        for tensor in made:
+            if tensor.is_cuda:
+                tensor.record_stream(here)
+        return event  # type: ignore[no-any-return]
+
+    def wait_for(self, event: Event) -> None:
+        """The stream waits, not the thread."""
+        import torch
+
+        torch.cuda.current_stream(self.index).wait_event(event)  # type: ignore[arg-type]
+
+    def is_lost(self, error: BaseException) -> bool:
+        """An illegal access, a device-side assert and the like end the context: every later call fails."""
+        text = str(error).lower()
+        accelerator = type(error).__name__ == "AcceleratorError" or "cuda error" in text or "hip error" in text
+        return accelerator and any(words in text for words in _STICKY)
+
+
+class _AllocatorGauge:
+    """torch's count of allocated bytes."""
+
+    def __init__(self, device: str) -> None:
+        self._device, self._before = device, 0
+
+    def begin(self, *, first: bool = False) -> None:
+        """Reset the peak, and note what is allocated; nothing is, as long as torch is not loaded."""
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = int(torch.cuda.memory_allocated(self._device))
+
+    def peak(self) -> int | None:
+        """How far above that it rose."""
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_initialized():
+            return None
+        return max(0, int(torch.cuda.max_memory_allocated(self._device)) - self._before)
+
+    def resident(self) -> int | None:
+        """Not known: torch's allocator returns by itself what it keeps, when it finds no room."""
+        return None
+
+
+@cache
+def _no_cuda() -> str | None:
+    """Why CUDA cannot be used at all, or None; asks torch's version file and the driver, not torch."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return "torch is not installed"
+    text = (Path(next(iter(spec.submodule_search_locations))) / "version.py").read_text()
+    if re.search(r"^hip\b[^=]*=\s*['\"]", text, re.MULTILINE):
+        return _rocm()
+    if not re.search(r"^cuda\b[^=]*=\s*['\"]", text, re.MULTILINE):
+        return "torch is built without CUDA or ROCm"
+    return _ask_driver()[1]
+
+
+def _rocm() -> str | None:
+    """Why ROCm cannot be used; only torch knows."""
+    import torch
+
+    return None if torch.cuda.is_available() else "torch is built for ROCm and sees no card"
+
+
+def _ask_driver() -> tuple[int, str | None]:
+    """Ask the CUDA driver for its devices, and why there are none: cuInit and cuDeviceGetCount of the driver API."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.version.hip:
+        return int(torch.cuda.device_count()), None
+    driver = _driver()
+    if driver is None:
+        return 0, "no CUDA driver is installed"
+    count = ctypes.c_int(0)
+    if code := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0, f"the CUDA driver answers with error {code}"
+    return count.value, None if count.value else "the CUDA driver sees no device"
+
+
+def _driver() -> Any:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def _driver_version() -> str | None:
+    """The newest CUDA that the driver serves (cuDriverGetVersion): ``13.0``."""
+    driver, version = _driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+@cache
+def _no_kernels(index: int) -> str | None:
+    """Why this torch cannot compute on a card: its architecture is not in the build, or a small product fails."""
+    import torch
+
+    try:
+        x = torch.ones(8, 8, device=f"cuda:{index}")
+        total = float((x @ x).sum())
+    except Exception as error:  # torch raises RuntimeError and its own kinds; the first line says enough
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"this torch cannot compute on it: {first[:200]}"
+    return None if total == 512 else f"it multiplies wrongly: {total:g} for 512"

@@ -1,0 +1,121 @@
+"""Device: what the engine asks of the hardware that models run on. The defaults are those of a CPU: all work is done
+when the call that asked for it returns.
+
+An accelerator runs work later than it is asked for. So it has events: `record` marks the place in the queue of the
+current stream, `settle` waits for all that is queued, `copy_beside` copies on a stream of its own, and `wait_for` makes
+what is queued from now on wait for such a copy. Subclasses are in `cpu`, `cuda` and `accelerator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from studio.devices.memory import Gauge, NoGauge
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Event(Protocol):
+    """A place in a device's queue."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has come there."""
+
+    def elapsed_time(self, end_event: Any, /) -> float:
+        """Milliseconds from this event to a later one; both must have been reached."""
+
+
+class Device:
+    """One device; `name` is ``cpu`` or ``cuda:0``. Raises nothing when made: `why_not` says whether it can be used.
+
+    `kind` is torch's name of the device type. `pins` says whether host memory can be pinned for copies to it.
+    `queues` says whether work is done later than it is asked for.
+    """
+
+    kind: ClassVar[str]
+    pins: ClassVar[bool] = False
+    queues: ClassVar[bool] = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.index = int(name.partition(":")[2] or 0)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of the devices of this kind that the driver sees; does not load torch."""
+        raise NotImplementedError
+
+    def why_not(self) -> str | None:
+        """Why it cannot be used, or None if it can."""
+        raise NotImplementedError
+
+    @property
+    def description(self) -> str:
+        """The hardware's name, as recipes and measurements give it: ``NVIDIA H200``."""
+        raise NotImplementedError
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the driver and of the runtime that decide about results."""
+        return {}
+
+    @property
+    def label(self) -> str:
+        """Name and hardware, so that what was measured on another card is not believed: ``cuda:0 (NVIDIA H200)``."""
+        return self.name
+
+    def enter(self) -> None:
+        """Make it the current device of this thread, and open it. Raises what the driver raises if that fails."""
+
+    def free_memory(self) -> int | None:
+        """Bytes that are free, or None if the system does not say."""
+        raise NotImplementedError
+
+    def total_memory(self) -> int | None:
+        """Bytes that there are, or None if the system does not say."""
+        raise NotImplementedError
+
+    def gauge(self) -> Gauge:
+        """Measures the memory that calls take."""
+        return NoGauge()
+
+    def release_cached(self) -> None:
+        """Give the system back what the allocator keeps without need."""
+
+    def fast_dtype(self) -> str:
+        """The dtype to load models in: the shortest that the hardware multiplies quickly and exactly enough."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Wait for the work that this thread has queued. What failed there is raised here."""
+
+    def record(self) -> Event | None:
+        """An event after all that this thread has queued; None where nothing is queued."""
+        return None
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in host memory, pinned if `pins`; it is complete when this returns."""
+        return tensor.to("cpu", copy=True)
+
+    def upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A host tensor on the device, without a wait for the device where it can pin. The tensor must not be changed
+        afterwards.
+        """
+        return tensor.to(self.name)
+
+    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Event | None:
+        """Call `copy`, which copies to the device and returns the new tensors, beside what is computed.
+
+        The tensors must not be used before `wait_for` was given the event. None means that the copies are done.
+        """
+        for _ in copy():
+            pass
+        return None
+
+    def wait_for(self, event: Event) -> None:
+        """Let all that this thread queues from now on wait for an event."""
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether the error has made the device unusable for the whole process (a sticky error of CUDA)."""
+        return False

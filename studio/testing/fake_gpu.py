@@ -1,0 +1,224 @@
+"""A fake GPU: a device that runs on the CPU and catches the mistakes that only a GPU would show.
+
+Its tensors say ``gpu:0`` and hold a CPU tensor each, so numbers are real: outputs equal the CPU's to the bit. It is
+torch's PrivateUse1 backend for Python. On it
+
+- an operator given tensors of the device and of the host raises, as CUDA does (host indices are counted as waits);
+- waits for the device are counted with the line that waits: copies of pageable memory, `item`, `nonzero`, host indices;
+- launches are counted: operators that are not views and do not only allocate;
+- what is copied beside (`Device.copy_beside`) reads NaN until its event is waited for;
+- queued work takes time (`seconds_per_launch`) that passes for the host only when it waits.
+
+What it cannot know is speed, and limits of kernels that a CPU does not have: see `tests/studio/attention`.
+
+Try it::
+
+    with FakeGpu.installed() as gpu:
+        model = generator.load("gpu:0", "float32")
+        with gpu.counting() as counts:
+            generator.step(model, states)
+        print(counts.waits, counts.launches)
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from studio import devices
+from studio.devices import Device, Event
+
+if TYPE_CHECKING:
+    import torch
+
+_KIND = "gpu"
+_HERE = str(Path(__file__).parent)
+_TORCH = ("/torch/", "/diffusers/", "/transformers/", "/open_clip/")
+
+
+@dataclass
+class Counts:
+    """What happened meanwhile. `waits` maps ``file.py:line what`` to how often; `launches` an operator's name."""
+
+    waits: Counter[str] = field(default_factory=Counter)
+    launches: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def waited(self) -> int:
+        """Waits for the device in all."""
+        return self.waits.total()
+
+    @property
+    def launched(self) -> int:
+        """Launches in all."""
+        return self.launches.total()
+
+
+@dataclass
+class _Arrival:
+    """An event of the fake: copies that land when it is waited for."""
+
+    land: list[Callable[[], object]]
+
+    def synchronize(self) -> None:
+        """Let the copies land."""
+        while self.land:
+            self.land.pop()()
+
+    def elapsed_time(self, end_event: Any, /) -> float:
+        """Nothing is timed by events here."""
+        return 0.0
+
+
+class FakeGpu(Device):
+    """The device ``gpu:0``. `memory` is what it has in bytes; `seconds_per_launch` what a launch takes of its time.
+
+    `failure`, if set, is raised when an engine opens the device or asks for its memory.
+    """
+
+    kind = _KIND
+    pins = True
+    queues = True
+    current: ClassVar[FakeGpu | None] = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.memory = 8 << 30
+        self.seconds_per_launch = 0.0
+        self.failure: BaseException | None = None
+        self.clock = 0.0  # seconds that have passed for the host
+        self._queued = 0.0  # seconds of work that the device has still to do
+        self._counts: list[Counts] = []
+        self._landing: list[Callable[[], object]] | None = None  # while `copy_beside` copies
+        self._pinned = False  # while what is copied is pinned
+
+    @classmethod
+    @contextmanager
+    def installed(cls) -> Iterator[FakeGpu]:
+        """Have the device ``gpu:0`` meanwhile, in all threads. Changes torch for the process while it lasts."""
+        from studio.testing import fake_tensor
+
+        fake_tensor.install()
+        devices.register(_KIND, cls)
+        cls.current = gpu = cls("gpu:0")
+        devices._devices["gpu:0"] = gpu
+        with fake_tensor.patched(gpu):
+            try:
+                yield gpu
+            finally:
+                cls.current = None
+                del devices._devices["gpu:0"], devices._kinds[_KIND]
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """There is one."""
+        return ("gpu:0",)
+
+    def why_not(self) -> str | None:
+        """It can be used while it is installed."""
+        return None if self.index == 0 else "there is one fake GPU, 0"
+
+    @property
+    def description(self) -> str:
+        """What it is."""
+        return "fake GPU on the CPU"
+
+    def enter(self) -> None:
+        """Raise `failure`, if there is one."""
+        if self.failure is not None:
+            raise self.failure
+
+    def free_memory(self) -> int | None:
+        """All of `memory`."""
+        self.enter()
+        return self.memory
+
+    def total_memory(self) -> int | None:
+        """All of `memory`."""
+        return self.memory
+
+    def fast_dtype(self) -> str:
+        """float32, in which outputs equal the CPU's."""
+        return "float32"
+
+    def settle(self) -> None:
+        """Let the queued work take its time."""
+        self.clock += self._queued
+        self._queued = 0.0
+
+    def record(self) -> Event | None:
+        """An event that has nothing to land."""
+        return _Arrival([])
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy on the host; the thread waits for it."""
+        self.settle()
+        return tensor.cpu()
+
+    def upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy from pinned memory: nobody waits."""
+        self._pinned = True
+        try:
+            return tensor.to(self.name, non_blocking=True)
+        finally:
+            self._pinned = False
+
+    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Event | None:
+        """What `copy` copies here reads NaN until the event is waited for."""
+        landing: list[Callable[[], object]] = []
+        self._landing = landing
+        try:
+            for _ in copy():
+                pass
+        finally:
+            self._landing = None
+        return _Arrival(landing)
+
+    def wait_for(self, event: Event) -> None:
+        """The copies land."""
+        event.synchronize()
+
+    @contextmanager
+    def counting(self) -> Iterator[Counts]:
+        """Count waits and launches meanwhile."""
+        counts = Counts()
+        self._counts.append(counts)
+        try:
+            yield counts
+        finally:
+            self._counts.remove(counts)
+
+    def waited(self, why: str) -> None:
+        """Note that the host waits: by which line of which file, innermost first, torch and its like left out."""
+        self.settle()
+        if not self._counts:
+            return
+        frames = [each for each in traceback.extract_stack() if not each.filename.startswith(_HERE)]
+        ours = [each for each in frames if not any(part in each.filename for part in _TORCH)]
+        place = (ours or frames)[-1]
+        for counts in self._counts:
+            counts.waits[f"{place.filename.rpartition('/')[2]}:{place.lineno} {why}"] += 1
+
+    def launched(self, name: str) -> None:
+        """Note a launch."""
+        self._queued += self.seconds_per_launch
+        for counts in self._counts:
+            counts.launches[name] += 1
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Copy to the device's `target`; beside, the copy lands later, and until then the target reads NaN."""
+        if self._landing is None or not target.is_floating_point():
+            target.copy_(source)
+            return
+        target.fill_(float("nan"))
+        self._landing.append(lambda: target.copy_(source))
+
+    @property
+    def copies_pinned(self) -> bool:
+        """Whether the memory that is copied now is pinned, so that a copy need not wait."""
+        return self._pinned or self._landing is not None

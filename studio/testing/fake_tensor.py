@@ -1,0 +1,176 @@
+"""The tensors of the fake GPU: wrappers that say ``gpu:0`` and hold a CPU tensor. See `fake_gpu`.
+
+torch calls `_run` for every operator that has a wrapper among its tensors: it looks at devices, unwraps, runs the CPU's
+operator and wraps what comes out. Rests on `torch.utils.backend_registration` for Python backends, which torch marks
+as experimental (2.13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils import backend_registration
+from torch.utils._pytree import tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    from studio.testing.fake_gpu import FakeGpu
+
+_INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+_READING = {"_local_scalar_dense", "equal", "nonzero", "is_nonzero", "masked_select", "_unique2", "unique_consecutive"}
+_ALLOCATING = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+_kept: list[object] = []  # torch.library.Library objects; what they register lives as long as they do
+_gpu: list[FakeGpu] = []
+
+
+class _Tensor(torch.Tensor):
+    """A tensor of the device; `base` is the CPU tensor that it stands for."""
+
+    base: torch.Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> _Tensor:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
+            device=torch.device("gpu:0"), requires_grad=False,
+        )  # fmt: skip
+        made.base = inner
+        return made
+
+    def __init__(self, inner: torch.Tensor) -> None: ...
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """That of the CPU tensor: how many bytes it is, and whether it is another's."""
+        return self.base.untyped_storage()
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"gpu:0 {self.base!r}"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        return _run(func, *args, **(kwargs or {}))
+
+
+def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
+    gpu = _gpu[-1]
+    name = func.overloadpacket.__name__
+    if name == "copy_":
+        target, source, *non_blocking = args
+        gpu.launched(name)
+        return _copy(source, target, any(non_blocking) or bool(kwargs.get("non_blocking")))
+    leaves = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+    ours = [each for each in leaves if isinstance(each, _Tensor)]
+    wanted = kwargs.get("device")
+    to_us = bool(ours) if wanted is None else torch.device(wanted).type == "gpu"
+    _look(gpu, name, args, kwargs, ours, leaves, to_us)
+    if wanted is not None:
+        kwargs["device"] = "cpu"
+    if not func.is_view and name not in _ALLOCATING:
+        gpu.launched(name)
+    same = {id(each.base): each for each in ours}
+    kwargs.pop("pin_memory", None)
+    made = func(*tree_map(_unwrap, args), **tree_map(_unwrap, kwargs))
+
+    def wrap(each: Any) -> Any:
+        if not isinstance(each, torch.Tensor) or isinstance(each, _Tensor):
+            return each
+        if id(each) in same:
+            return same[id(each)]
+        if not to_us or name == "_local_scalar_dense":
+            return each
+        return _Tensor(each)
+
+    return tree_map(wrap, made)
+
+
+def _look(
+    gpu: FakeGpu, name: str, args: Any, kwargs: Any, ours: list[_Tensor], leaves: list[torch.Tensor], to_us: bool
+) -> None:
+    """Count what waits, and raise where devices mix."""
+    host = [each for each in leaves if not isinstance(each, _Tensor) and each.dim()]
+    if name == "_to_copy":
+        _count_copy(gpu, args[0], to_us, bool(kwargs.get("non_blocking")))
+    elif name in _READING and ours:
+        gpu.waited(name)
+    elif ours and host:
+        if name not in _INDEXING or not isinstance(args[0], _Tensor):
+            shapes = ", ".join(str(tuple(each.shape)) for each in host)
+            raise RuntimeError(
+                f"{name}: expected all tensors to be on the same device, but found gpu:0 and cpu, of shape {shapes}"
+            )
+        gpu.waited("indexes by a host tensor")
+
+
+def _count_copy(gpu: FakeGpu, source: torch.Tensor, to_us: bool, non_blocking: bool) -> None:
+    """Copies to the host wait; so do those from the host, unless they ask not to and the memory is pinned."""
+    if isinstance(source, _Tensor) == to_us:
+        return
+    if not to_us:
+        gpu.waited("copies to the host")
+    elif not (non_blocking and gpu.copies_pinned):
+        gpu.waited("copies from the host")
+
+
+def _unwrap(each: Any) -> Any:
+    return each.base if isinstance(each, _Tensor) else each
+
+
+@cache
+def install() -> None:
+    """Make torch know the device type ``gpu``, once and for the life of the process."""
+    backend_registration._setup_privateuseone_for_python_backend("gpu")
+    fallback = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
+    fallback.fallback(_run, "PrivateUse1")  # type: ignore[no-untyped-call]
+    aten = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    own = {"empty_strided": _empty_strided, "empty.memory_format": _empty, "_copy_from": _copy}
+    for operator, function in own.items():
+        aten.impl(operator, function, "PrivateUse1")  # type: ignore[no-untyped-call]
+    _kept.extend((fallback, aten))
+
+
+def _empty_strided(size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None,
+                   pin_memory: Any = None) -> _Tensor:  # fmt: skip
+    return _Tensor(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))
+
+
+def _empty(size: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None,
+           memory_format: Any = None) -> _Tensor:  # fmt: skip
+    shape = memory_format or torch.contiguous_format
+    return _Tensor(torch.empty(size, dtype=dtype, device="cpu", memory_format=shape))
+
+
+def _copy(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    gpu = _gpu[-1]
+    _count_copy(gpu, source, isinstance(target, _Tensor), non_blocking)
+    if isinstance(target, _Tensor) and not isinstance(source, _Tensor):
+        gpu.copy(source, target.base)
+    else:
+        _unwrap(target).copy_(_unwrap(source))
+    return target
+
+
+@contextmanager
+def patched(gpu: FakeGpu) -> Iterator[None]:
+    """Serve `gpu` meanwhile. Wrappers cannot be made in inference mode, so that is `no_grad`; `tolist` goes by a copy,
+    and attention takes the CPU's kernel, whose bits are to be equalled.
+    """
+    from studio.attention.backends import sdpa
+
+    inference_mode, tolist = torch.inference_mode, torch.Tensor.tolist
+
+    def by_copy(tensor: torch.Tensor) -> Any:
+        return tolist(tensor.cpu() if isinstance(tensor, _Tensor) else tensor)
+
+    torch.inference_mode, torch.Tensor.tolist = torch.no_grad, by_copy  # type: ignore[misc, method-assign, assignment]
+    sdpa.FLASH["gpu"] = sdpa.flash_cpu
+    _gpu.append(gpu)
+    try:
+        yield
+    finally:
+        _gpu.remove(gpu)
+        del sdpa.FLASH["gpu"]
+        torch.inference_mode, torch.Tensor.tolist = inference_mode, tolist  # type: ignore[misc, method-assign]
