@@ -1,4 +1,4 @@
-"""`studio flow check FILE` and `studio flow draw FILE`: look at a workflow without running it."""
+"""`studio flow check FILE|NAME` and `studio flow draw FILE|NAME`: look at a workflow without running it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def command() -> None:
 
 
 @command.command("check", short_help="Check a workflow file; tell all that is wrong.", epilog=EPILOG)
-@click.argument("file")
+@click.argument("file", metavar="FILE|NAME")
 @click.pass_obj
 def check(settings: Settings, file: str) -> None:
     """Check every key, name and wire of FILE, and print what it asks for and gives."""
@@ -32,7 +32,7 @@ def check(settings: Settings, file: str) -> None:
 
 
 @command.command("draw", short_help="Draw a workflow file as Mermaid or SVG.", epilog=EPILOG)
-@click.argument("file")
+@click.argument("file", metavar="FILE|NAME")
 @click.option(
     "-o", "--output", metavar="FILE", help="Write here; `.svg` makes an SVG.  [default: Mermaid to the terminal]"
 )

@@ -1,4 +1,5 @@
-"""How far a workflow's nodes are, on standard error: a table on a terminal, else a line for each node that is over.
+"""How far a workflow's nodes are, on standard error: a table on a terminal, else lines: for each node that is over, and
+now and then for the steps of those that run.
 
 It only listens to reports. With `quiet` it shows nothing.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,19 +23,22 @@ if TYPE_CHECKING:
 
 ROWS = 20  # of a larger graph those that run are shown, and the rest is counted
 DRAW_EVERY_S = 0.1
-LINES = 50  # so many nodes tell of their end when nothing can be drawn
+LINES = 50  # without a terminal a larger graph gets no line for each node's end
+LINE_EVERY_S = 3.0
 
 
 class NodeDisplay:
     """Shows reports. A context manager; nodes that only hand values on are left out."""
 
-    def __init__(self, graph: Graph, *, quiet: bool = False) -> None:
+    def __init__(
+        self, graph: Graph, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         from studio.workflow import NodeReport
 
         self._rows = {name: NodeReport(name) for name, node in graph.nodes.items() if node.kind != "value"}
         self._quiet, self._drawn = quiet, not quiet and sys.stderr.isatty()
         self._live: Live | None = None
-        self._last = 0.0
+        self._clock, self._last = clock, clock()
         self._told: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -61,12 +66,16 @@ class NodeDisplay:
                 self._told.add(text)
                 note(f"note: {report.name}: {text}")
         if self._live:
-            if time.monotonic() - self._last > DRAW_EVERY_S:
-                self._last = time.monotonic()
+            if self._clock() - self._last > DRAW_EVERY_S:
+                self._last = self._clock()
                 self._live.update(self._table(), refresh=True)
         elif report.over and len(self._rows) <= LINES:
             over = sum(row.over for row in self._rows.values())
             note(f"{report.name}: {_state(report)}  ({over} of {len(self._rows)})")
+        elif self._clock() - self._last >= LINE_EVERY_S:
+            self._last = self._clock()
+            running = [row for row in self._rows.values() if row.state == "running"][:ROWS]
+            note("; ".join(f"{row.name}: {_state(row)}" for row in running))
 
     def _table(self) -> Table:
         from rich.table import Table
@@ -92,6 +101,8 @@ def _state(row: NodeReport) -> str:
         parts.append(f"{row.remembered} of {row.total} remembered")
     if row.steps and row.state == "running":
         parts.append(f"step {row.position} of {row.steps}")
+    elif row.doing and row.state == "running":
+        parts.append(row.doing)
     if row.left_s is not None and row.state == "running":
         parts.append(f"{in_words(row.left_s)} left")
     if row.state == "done":

@@ -1,4 +1,4 @@
-"""`studio run FILE -p name=value`: run a workflow; what did not change since it last ran is not run again."""
+"""`studio run FILE|NAME -p name=value`: run a workflow; what did not change since it last ran is not run again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from studio.cli.main import EPILOG, Settings
-from studio.cli.output import emit, emit_json, report_failure, stray_prints_aside
+from studio.cli.output import emit, emit_json, report_failure, stray_prints_aside, table
 
 if TYPE_CHECKING:
     from studio.cli.destination import Destination
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from studio.workflow import FlowResult, Graph
 
 
-@click.command("run", short_help="Run a workflow file.", epilog=EPILOG)
-@click.argument("file")
+@click.command("run", short_help="Run a workflow.", epilog=EPILOG)
+@click.argument("file", required=False, metavar="FILE|NAME")
+@click.option("--list", "only_list", is_flag=True, help="List the workflows that ship with Studio.")
 @click.option("-p", "given", metavar="NAME=VALUE", multiple=True,
               help="An input. Of a list: give it again, or name a folder of media files.")  # fmt: skip
 @click.option("-o", "--output", metavar="DIR|FILE",
@@ -29,16 +30,22 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print outputs and nodes as JSON.")
 @click.pass_obj
 def command(
-    settings: Settings, file: str, given: tuple[str, ...], output: str | None, force: bool, seed: int, fresh: bool,
-    as_json: bool,
+    settings: Settings, file: str | None, only_list: bool, given: tuple[str, ...], output: str | None, force: bool,
+    seed: int, fresh: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    """Run the workflow FILE and print the paths of what it makes, in the order of its outputs.
+    """Run the workflow FILE, or one that ships by its NAME, and print the paths of its outputs, in their order.
 
     Nodes whose making has not changed are remembered from before. A node that fails takes those that need it with it;
     the others are done, and stay remembered. The exit code is 1 if any failed.
     """
     from studio.cli.nodes import NodeDisplay
+    from studio.errors import UsageError
 
+    if only_list:
+        _list(as_json)
+        return 0
+    if file is None:
+        raise UsageError("there is no workflow to run", hint="name a file, or one of `studio run --list`")
     studio = settings.studio()
     graph = studio.workflow(file)
     values = _values(graph, given)
@@ -56,6 +63,16 @@ def command(
         assert report.error is not None
         report_failure(report.error, f"the node `{report.name}` failed: ", debug=settings.debug)
     return 1 if result.failed else 0
+
+
+def _list(as_json: bool) -> None:
+    from studio.workflow.shipped import about, shipped
+
+    rows = [(name, about(path), str(path)) for name, path in shipped().items()]
+    if as_json:
+        emit_json([{"name": name, "about": text, "path": path} for name, text, path in rows])
+    else:
+        table(("workflow", "what it makes"), [row[:2] for row in rows])
 
 
 def _values(graph: Graph, given: tuple[str, ...]) -> dict[str, Any]:

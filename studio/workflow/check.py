@@ -3,7 +3,7 @@
 `compile_file` reads a file, `compile_document` what `Workflow` built in Python. The wires are checked in `wires`. What
 stands in a workflow file may name files beside it or below, never outside of its folder. This module runs nothing.
 
-Try it: ``studio flow check pipelines/best.yaml``
+Try it: ``studio flow check best``
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from studio.workflow.expressions import Expression, Listed, Literal, Reference, 
 from studio.workflow.graph import LOCAL, Graph, Node
 from studio.workflow.ports import Port
 from studio.workflow.problem import Place, Problems
+from studio.workflow.shipped import find
 from studio.workflow.wires import check_wires
 
 MAX_NODES = 10_000
@@ -39,8 +40,9 @@ _EMPTY = Value({}, Place("", 0))
 
 
 def compile_file(path: Path | str, generators: Mapping[str, Generator]) -> Graph:
-    """Compile a workflow file. Raises WorkflowError with every problem."""
-    return compile_document(read(path), generators, Path(path).resolve())
+    """Compile a workflow file, or one that ships by its name. Raises WorkflowError with every problem, UnknownName."""
+    file = find(path)
+    return compile_document(read(file), generators, file.resolve())
 
 
 def compile_document(root: Value, generators: Mapping[str, Generator], path: Path | None = None) -> Graph:

@@ -2,7 +2,7 @@
 
 So ranges, choices, errors and the nearest names are those of every other face. This module knows nothing of nodes.
 
-Try it: ``studio flow check pipelines/best.yaml``
+Try it: ``studio flow check best``
 """
 
 from __future__ import annotations
@@ -92,5 +92,5 @@ def _field(port: Port, settings: Value, limits: dict[str, Any]) -> Any:
     default = settings.get("default")
     if port.many:
         given = ... if default is None else [each.data for each in default.data]
-        return (list[kind], field(given, min_length=1, max_length=MAX_GIVEN, **limits))
+        return (list[kind], field(given, max_length=MAX_GIVEN, **limits))
     return (kind, field(... if default is None else default.data, **limits))

@@ -2,7 +2,7 @@
 
 Names and numbers come from a file that may be hostile, so all text is escaped. This module runs nothing.
 
-Try it: ``studio flow draw pipelines/best.yaml``
+Try it: ``studio flow draw best``
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 YAML files and Python both end here. A graph holds no media but those that were written into it, and runs nothing. Names
 are global: what stands in the sub-workflow `hero` is called ``hero/NAME``, and its outputs ``hero.NAME``.
 
-Try it: ``python -c "import studio; print(list(studio.Studio().workflow('pipelines/best.yaml').nodes))"``
+Try it: ``python -c "import studio; print(list(studio.Studio().workflow('best').nodes))"``
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It reads media out of the store by their hash alone. This module knows nothing of graphs.
 
-Try it: ``studio run pipelines/best.yaml -p prompt="a red apple"``
+Try it: ``studio run best -p prompt="a red apple"``
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from studio.engine import CancelledEvent, Event, Failed, Finished, Progress, Request, Started, Ticket
+from studio.engine import CancelledEvent, Event, Failed, Finished, Loading, Progress, Request, Started, Ticket
 from studio.engine.models import hash_weights
 from studio.engine.provenance import libraries
 from studio.engine.router import Router
@@ -111,7 +111,9 @@ class LocalWorker:
 
 def _listener(tell: Callable[[News], None]) -> Callable[[Event], None]:
     def listen(event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, Loading):
+            tell(Step(0, 0, doing=f"loading {event.generator} on {event.device}"))
+        elif isinstance(event, Started):
             tell(Step(0, event.steps))
         elif isinstance(event, Progress):
             tell(Step(event.position, event.steps, event.eta_s))

@@ -78,6 +78,18 @@ class Resolver:
             parents += [each.sha256 for each in self._sources(node, expression, local)]
         return made, tuple(dict.fromkeys(parents))
 
+    def lacking(self, node: Node) -> str | None:
+        """The first input that needs a member of a list that came out empty, or None."""
+        if node.generator is None or node.map is not None or node.repeat is not None:
+            return None
+        fields = node.generator.Inputs.model_fields
+        for name, expression in node.inputs.items():
+            if isinstance(expression, Reference) and self.value(node, expression, {}) == []:
+                shortest = (getattr(each, "min_length", None) for each in fields[name].metadata)
+                if any(shortest):
+                    return name
+        return None
+
     def scores(self, value: Any) -> list[float]:
         """The numbers that a pick goes by."""
         if isinstance(value, MediaRef):

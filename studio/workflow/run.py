@@ -4,7 +4,7 @@ What the memo knows is not run. A node that fails takes its descendants with it 
 done stays remembered, so that the next run goes on from there. All bookkeeping is in the caller's thread; the worker's
 news come through a queue. This module knows nothing of engines or terminals.
 
-Try it: ``studio run pipelines/best.yaml -p prompt="a red apple"``
+Try it: ``studio run best -p prompt="a red apple"``
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class NodeReport:
     """How a node is.
 
     Attributes:
-        state: waiting, running, done, remembered (nothing of it was run), failed, skipped (its `when` does not hold, or
-            that of a node that it needs) or dropped (a node that it needs failed).
+        state: waiting, running, done, remembered (nothing of it was run), failed, skipped (its `when` does not hold, a
+            list that it needs is empty, or a node that it needs is skipped) or dropped (a node that it needs failed).
         total, finished, remembered: its executions; one, or as many as `map` or `repeat` ask for.
         position, steps, left_s: of the executions that run.
+        doing: what is done before their first step, such as loading a model.
         error: why it failed, or of which node it was dropped.
         notices: what its generators had to tell.
     """
@@ -51,6 +52,7 @@ class NodeReport:
     remembered: int = 0
     position: int = 0
     steps: int = 0
+    doing: str = ""
     left_s: float | None = None
     seconds: float = 0.0
     error: StudioError | None = None
@@ -163,6 +165,10 @@ class Run:
                 self._resolver.values[node.name] = self._plain(node)
                 self._end(node.name, "done")
                 return []
+            if (name := self._resolver.lacking(node)) is not None:
+                self.reports[node.name].notices = (f"skipped: `{name}` got an empty list, and needs a member",)
+                self._end(node.name, "skipped")
+                return []
             locals_ = list(self._locals(node))
             tasks = [self._task(node, index, local) for index, local in enumerate(locals_)]
             return self._look_up(node, tasks)
@@ -176,9 +182,13 @@ class Run:
         if node.kind == "value":
             return self._resolver.value(node, node.inputs["value"], {})
         members = self._resolver.value(node, node.inputs["from"], {})
+        if not members and node.best is not None:
+            return []  # the best of nothing is nothing
         scores = self._resolver.scores(self._resolver.value(node, node.inputs["by"], {}))
         if len(scores) != len(members):
             raise InputError("by", f"`pick` has {len(scores)} scores for {len(members)} members")
+        if not members:
+            raise InputError("pick", "`pick` has nothing to choose from", hint="with `best:` it may give an empty list")
         count = 1 if node.best is None else self._resolver.whole(node, "best", node.best, 1, len(members))
         order = sorted(range(len(members)), key=lambda index: -scores[index])[:count]
         chosen = [members[index] for index in order]
@@ -188,11 +198,11 @@ class Run:
         """What `map` or `repeat` give to each execution."""
         if node.map is not None:
             items = self._resolver.value(node, node.map, {})
-            if not 1 <= len(items) <= MAX_LIST:
-                raise InputError("map", f"`map` got {len(items):,} members, but takes from 1 to {MAX_LIST:,}")
+            if len(items) > MAX_LIST:
+                raise InputError("map", f"`map` got {len(items):,} members, but takes at most {MAX_LIST:,}")
             yield from ({"item": item, "index": i, "number": i + 1} for i, item in enumerate(items))
         elif node.repeat is not None:
-            count = self._resolver.whole(node, "repeat", node.repeat, 1, MAX_LIST)
+            count = self._resolver.whole(node, "repeat", node.repeat, 0, MAX_LIST)
             yield from ({"index": i, "number": i + 1} for i in range(count))
         else:
             yield {}
@@ -216,6 +226,8 @@ class Run:
         for index, task in enumerate(tasks):
             key = work.keys[index] = key_of(self._worker.identity(task), task.inputs, task.seed)
             found = None if self._fresh else self._memo.find(key)
+            while self._memo.notices:
+                report.notices = (*report.notices, self._memo.notices.pop(0))
             if found is None:
                 todo.append((task, partial(self._tell, node.name, index)))
             else:
@@ -247,6 +259,7 @@ class Run:
             self._result(name, index, work, news)
         report.position = sum(step.position for step in work.steps.values())
         report.steps = sum(step.steps for step in work.steps.values())
+        report.doing = next((step.doing for step in work.steps.values() if step.doing), "")
         report.left_s = max((step.left_s for step in work.steps.values() if step.left_s is not None), default=None)
         if report.finished == report.total:
             self._complete(name)
@@ -271,7 +284,7 @@ class Run:
             self._fail(name, report.error)
             return
         self._resolver.values[name] = work.results[0] if work.single else work.results
-        self._end(name, "remembered" if report.remembered == report.total else "done")
+        self._end(name, "remembered" if 0 < report.total == report.remembered else "done")
 
     def _end(self, name: str, state: str) -> None:
         """A node is over; its followers may be ready, or skipped with it."""

@@ -38,11 +38,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Step:
-    """How far a task is; `left_s` is expected to be left."""
+    """How far a task is; `left_s` is expected to be left. Before its first step, `doing` says what is done for it."""
 
     position: int
     steps: int
     left_s: float | None = None
+    doing: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 `check_wires` returns the ports in an order in which the nodes can run. This module reads no files.
 
-Try it: ``studio flow check pipelines/best.yaml``
+Try it: ``studio flow check best``
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ class _Checked:
         if expression is None:
             return
         if isinstance(expression, Literal):
-            value = expression.value
-            if not isinstance(value, int) or isinstance(value, bool) or value < (0 if name == "seed" else 1):
-                self._add(f"`{name}` is {value!r}, but must be a whole number from {0 if name == 'seed' else 1} up")
+            value, low = expression.value, 1 if name == "best" else 0
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                self._add(f"`{name}` is {value!r}, but must be a whole number from {low} up")
         else:
             self._wire(f"`{name}`", expression, _INT)
 

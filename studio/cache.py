@@ -1,0 +1,95 @@
+"""An SQLite file of what can be made again: if it is damaged, it is removed and begun anew, and nobody stops for that.
+
+One file in WAL mode, so that several processes may use it and a crash costs at most the last entries. Whoever keeps
+something in it checks what comes out. This module knows nothing of what is kept.
+
+Try it: ``pytest tests/studio/test_cache.py``
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self, TypeVar
+
+from studio.errors import StoreError
+from studio.files import make_folder
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_T = TypeVar("_T")
+
+
+class Cache:
+    """The file `path` with the tables of `schema`. A context manager; safe to use from several threads and processes.
+
+    `renewed` tells whether the file was damaged and begun anew. Raises StoreError where it cannot be used at all.
+    """
+
+    def __init__(self, path: Path, schema: str) -> None:
+        make_folder(path.parent)
+        self.path, self.renewed = path, False
+        self._schema = schema
+        self._lock = threading.Lock()
+        self._file: sqlite3.Connection | None = None
+        self.transact(lambda _: None)
+
+    def transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do `work` in one transaction and return what it returns; it is done again if the file had to be begun anew.
+
+        Raises StoreError, with the file named.
+        """
+        with self._lock:
+            try:
+                try:
+                    return self._once(work)
+                except sqlite3.DatabaseError as error:
+                    if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+                        raise
+                    self._renew()
+                    return self._once(work)
+            except (sqlite3.Error, OSError) as error:
+                hint = "remove the file: what it holds is made once more"
+                raise StoreError(f"cannot use `{self.path}`: {error}", hint=hint) from None
+
+    def _once(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._file is None:
+            file = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._file = file
+            file.execute("pragma journal_mode=wal")
+            file.execute("pragma synchronous=normal")
+            file.executescript(self._schema)
+        self._file.execute("begin immediate")
+        try:
+            done = work(self._file)
+            self._file.execute("commit")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._file.execute("rollback")
+            raise
+        return done
+
+    def _renew(self) -> None:
+        self.renewed = True
+        self._close()
+        for suffix in ("-wal", "-shm", ""):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(sqlite3.Error):
+                file.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
