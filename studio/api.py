@@ -164,6 +164,7 @@ class Studio:
         priority: str = "interactive",
         client: str = "",
         time_limit_s: float | None = None,
+        stored: bool = True,
         **inputs: Any,
     ) -> Ticket:
         """Accept a request and return its ticket at once.
@@ -171,12 +172,14 @@ class Studio:
         `seed` is from 0 to 2**63 - 1 (None: a random one of 32 bits, which the recipe tells); a preview is made every
         `preview_every` steps (0: none); `label` is your own mark. A request of `priority` ``background`` gives way to
         ``interactive`` ones. Within each, clients share the device evenly; `client` names on whose behalf this is. No
-        call of the generator may take longer than `time_limit_s` (None: the generator's own limit). Raises UnknownName,
-        InputError or MediaError before anything runs.
+        call of the generator may take longer than `time_limit_s` (None: the generator's own limit). What is not
+        `stored` is returned and leaves nothing in the store. Raises UnknownName, InputError or MediaError before
+        anything runs.
         """
         generator = self.generator(name)
         checked = generator.Inputs.parse(inputs)
         request = self._request(generator, checked, _seed(seed), preview_every, label)
+        request = dataclasses.replace(request, stored=stored)
         return self.router.submit_many([_prioritise(request, priority, client, time_limit_s)])[0]
 
     def stream(

@@ -1,9 +1,10 @@
-"""Finding pictures by words: what the pictures are, as vectors, is kept, so that only new ones are looked at.
+"""Finding pictures by words: what the pictures are is kept as vectors, so that only new ones are looked at.
 
-The pictures are those of the store that were made (they have a recipe), or the files of a folder. Their vectors come
-from the generators `embed` and `embed-pictures`, by way of the engine. They are kept in `search.sqlite3` in the data
-folder, by model and by what names a picture: an artifact's hash, or a file's path, size and time of change. This module
-knows nothing of terminals or of what a vector means.
+The pictures are those of the store that were made (they have a recipe), or the files of a folder. They are opened a few
+at a time, and nothing of them is kept but vectors: of the picture, and of the prompt (or label) that its recipe tells.
+Both come from the generators `embed` and `embed-pictures`, by way of the engine, and lie in `search.sqlite3` in the
+data folder, by model and by what names a picture: an artifact's hash, or a file's path, size and time of change. This
+module knows nothing of terminals or of what a vector means.
 
 Try it: ``studio search "red fruit"``
 """
@@ -11,16 +12,21 @@ Try it: ``studio search "red fruit"``
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote_from_bytes
 
-from studio.errors import MediaError, StoreError, StudioError, UsageError
-from studio.files import make_folder
-from studio.media import Embedding, Image
+from studio.cache import Cache
+from studio.errors import MediaError, StudioError, UsageError
+from studio.media import Embedding, Image, Media
+from studio.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,24 +34,108 @@ if TYPE_CHECKING:
 
     from studio.api import Studio
     from studio.engine import Ticket
-    from studio.store import Store
+    from studio.recipe import Recipe
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-TOGETHER = 256  # pictures in a request, after which their vectors are kept
+BATCH = 32  # pictures in a request, after which their vectors are kept
+BATCH_PIXELS = 8_000_000  # no picture is added to a request that holds so many: they are in memory together
+SAID = ("prompt", "of")  # inputs in which a recipe tells what is to be seen
+_MOST_SAID = 2000  # characters; what `embed` takes
 _ASKED = 500  # keys in one question to SQLite
+_SCHEMA = """
+drop table if exists vectors;
+create table if not exists pictures (
+  model text, key text, vector blob not null, said blob not null, sum integer not null, primary key (model, key)
+) without rowid;
+"""
+
+Follow = Callable[["Ticket"], None]
+Watch = Callable[[int, int], None]
 
 
-def files_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """The files directly in a folder that end so, by name. Raises UsageError if there are none."""
-    files = sorted(each for each in folder.iterdir() if each.suffix.lower() in suffixes and each.is_file())
-    if not files:
+def files_in(
+    folder: Path, suffixes: Sequence[str] = SUFFIXES, broken: dict[Path, StudioError] | None = None
+) -> list[Path]:
+    """The files directly in a folder that end so, by name. What cannot be read there (a link to nothing or to itself, a
+    pipe) goes into `broken`, with the reason.
+
+    Raises MediaError if the folder cannot be read, and UsageError if it holds nothing of a known kind.
+    """
+    found: list[Path] = []
+    faults: dict[Path, StudioError] = {}
+    try:
+        named = sorted(each for each in folder.iterdir() if each.suffix.lower() in suffixes)
+    except OSError as error:
+        raise MediaError(f"cannot read the folder `{folder}`: {error.strerror or error}") from None
+    for path in named:
+        try:
+            path.stat()
+        except OSError as error:
+            faults[path] = MediaError(f"cannot read `{path}`: {error.strerror or error}")
+            continue
+        if path.is_file():
+            found.append(path)
+        elif not path.is_dir():
+            faults[path] = MediaError(f"cannot read `{path}`: it is not a regular file")
+    if not (found or faults):
         raise UsageError(f"the folder `{folder}` holds no files of a known kind", hint=f"known: {', '.join(suffixes)}")
-    return files
+    if broken is not None:
+        broken |= faults
+    return found
+
+
+def few_at_a_time(
+    paths: Iterable[Path], broken: dict[Path, StudioError], opened: Callable[[Path], Media] = Image.open
+) -> Iterator[dict[Path, Image]]:
+    """Open pictures, and yield as many together as may be in memory. What cannot be opened goes into `broken`.
+
+    The yielded pictures are let go of when the next are asked for.
+    """
+    held: dict[Path, Image] = {}
+    for path in paths:
+        try:
+            picture = opened(path)
+        except StudioError as error:
+            broken[path] = error
+            continue
+        assert isinstance(picture, Image)
+        held[path] = picture
+        del picture
+        if len(held) >= BATCH or sum(each.size[0] * each.size[1] for each in held.values()) >= BATCH_PIXELS:
+            yield held
+            held.clear()
+    if held:
+        yield held
+
+
+def in_batches(
+    host: Studio,
+    generator: str,
+    paths: Iterable[Path],
+    broken: dict[Path, StudioError],
+    *,
+    opened: Callable[[Path], Media] = Image.open,
+    follow: Follow = lambda _: None,
+    **inputs: Any,
+) -> Iterator[tuple[dict[Path, Recipe | None], Media]]:
+    """Give pictures to a generator's `images`, a few at a time, and yield the recipes of those few and what it made.
+
+    What cannot be opened goes into `broken` and is left out. Nothing is stored. Raises what `Studio.submit` raises.
+    """
+    for held in few_at_a_time(paths, broken, opened):
+        recipes = {path: each.recipe for path, each in held.items()}
+        ticket = host.submit(generator, images=list(held.values()), stored=False, **inputs)
+        follow(ticket)
+        yield recipes, ticket.result()
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that was found: the cosine of its vector with the text's, its file, and its id if it is an artifact."""
+    """A picture that was found: how well it goes with the text, its file, and its id if it is an artifact.
+
+    The score is the cosine of the picture with the text; where a recipe tells what was asked for, it is the mean of
+    that and the cosine of those words with the text.
+    """
 
     score: float
     path: Path
@@ -61,54 +151,71 @@ class Found:
         looked_at: pictures whose vectors were made now.
         known: pictures whose vectors were there.
         broken: pictures that could not be read, with the reason; they are looked at anew each time.
+        renewed: whether the file of vectors was damaged and was begun anew.
     """
 
     hits: list[Hit]
     looked_at: int
     known: int
     broken: dict[Path, StudioError]
+    renewed: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of a picture: its unit vector, and that of what its recipe says, or None. Both float32 (D,)."""
+
+    vector: NDArray[np.float32]
+    said: NDArray[np.float32] | None = None
+
+    def score(self, wanted: NDArray[np.float32]) -> float:
+        """How well it goes with a text's unit vector."""
+        own = float(self.vector @ wanted)
+        return own if self.said is None else (own + float(self.said @ wanted)) / 2
+
+    def row(self) -> tuple[bytes, bytes, int]:
+        """The two vectors as bytes, and a checksum of both."""
+        vector, said = (b"" if each is None else each.astype("<f4").tobytes() for each in (self.vector, self.said))
+        return vector, said, zlib.crc32(vector + said)
+
+    @classmethod
+    def of_row(cls, row: tuple[Any, ...], size: int) -> Self | None:
+        """Read a row of vectors of `size` numbers; None if it is damaged."""
+        import numpy as np
+
+        vector, said, checksum = row
+        whole = isinstance(vector, bytes) and isinstance(said, bytes) and zlib.crc32(vector + said) == checksum
+        if not whole or len(vector) != 4 * size or len(said) not in (0, 4 * size):
+            return None
+        return cls(np.frombuffer(vector, "<f4"), np.frombuffer(said, "<f4") if said else None)
 
 
 class Vectors:
-    """The vectors of one model, by key. A context manager's content; several processes may use the file."""
+    """The vectors of one model, of `size` numbers each, by key. A damaged one counts as none."""
 
-    def __init__(self, file: sqlite3.Connection, model: str) -> None:
-        self._file, self._model = file, model
-        file.execute(
-            "create table if not exists vectors (model text, key text, vector blob not null, primary key (model, key))"
-            " without rowid"
-        )
+    def __init__(self, cache: Cache, model: str, size: int) -> None:
+        self._cache, self._model, self._size = cache, model, size
 
-    @classmethod
-    @contextmanager
-    def open(cls, home: Path, model: str) -> Iterator[Vectors]:
-        """Open the file in a data folder. Raises StoreError if it cannot be used."""
-        path = make_folder(home) / "search.sqlite3"
-        try:
-            with closing(sqlite3.connect(path, timeout=30)) as file:
-                file.execute("pragma journal_mode=wal")
-                yield cls(file, model)
-        except sqlite3.Error as error:
-            hint = "remove the file: the next search makes it again"
-            raise StoreError(f"cannot use `{path}`: {error}", hint=hint) from None
-
-    def get(self, keys: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The vectors of those keys that have one."""
-        import numpy as np
-
-        found = {}
+    def get(self, keys: Sequence[str]) -> Iterator[tuple[str, Seen]]:
+        """Yield the vectors of those keys that have some."""
         for first in range(0, len(keys), _ASKED):
             some = keys[first : first + _ASKED]
-            query = f"select key, vector from vectors where model = ? and key in ({','.join('?' * len(some))})"
-            for key, data in self._file.execute(query, (self._model, *some)):
-                found[key] = np.frombuffer(data, "<f4")
-        return found
+            marks = ",".join("?" * len(some))
+            query = f"select key, vector, said, sum from pictures where model = ? and key in ({marks})"
+            rows = self._cache.transact(partial(_fetch, query, (self._model, *some)))
+            for key, *row in rows:
+                if (seen := Seen.of_row(tuple(row), self._size)) is not None:
+                    yield key, seen
 
-    def add(self, made: Mapping[str, NDArray[np.float32]]) -> None:
+    def add(self, made: Mapping[str, Seen]) -> None:
         """Keep vectors."""
-        rows = [(self._model, key, vector.astype("<f4").tobytes()) for key, vector in made.items()]
-        with self._file:
-            self._file.executemany("insert or replace into vectors values (?, ?, ?)", rows)
+        rows = [(self._model, key, *seen.row()) for key, seen in made.items()]
+        insert = "insert or replace into pictures values (?, ?, ?, ?, ?)"
+        self._cache.transact(lambda file: file.executemany(insert, rows))
+
+
+def _fetch(query: str, values: tuple[str, ...], file: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    return file.execute(query, values).fetchall()
 
 
 def search(
@@ -118,41 +225,62 @@ def search(
     *,
     n: int = 5,
     model: str = "",
-    follow: Callable[[Ticket], None] = lambda _: None,
+    follow: Follow = lambda _: None,
+    watch: Watch = lambda *_: None,
 ) -> Found:
     """The n pictures of the store, or of a folder, that go best with a text in English or Chinese.
 
     `model` is what the generator `embed` takes; each has vectors of its own. `follow` is called with every request that
-    is made, to show its progress. Raises UsageError where there is nothing to search, InputError, StoreError, and what
-    `Studio.submit` raises. What was looked at before an interruption stays known.
+    is made, and `watch` with how many pictures were looked at, of how many that are new. Raises UsageError where there
+    is nothing to search, InputError, StoreError, and what `Studio.submit` raises. What was looked at before an
+    interruption stays known.
     """
-    import numpy as np
-
-    hits = _of_store(host.store) if folder is None else _of_folder(Path(folder))
-    asked = host.submit("embed", text=text, model=model)
-    follow(asked)
-    wanted = asked.result()
-    assert isinstance(wanted, Embedding)
-    with Vectors.open(host.home, _identity(wanted)) as kept:
-        vectors = kept.get(list(hits))
-        known = len(vectors)
-        broken: dict[Path, StudioError] = {}
-        for made in _look(host, {key: hit for key, hit in hits.items() if key not in vectors}, model, follow, broken):
+    broken: dict[Path, StudioError] = {}
+    hits = _of_store(host.store) if folder is None else _of_folder(Path(folder), broken)
+    words = _Words(host, model, follow)
+    asked, identity = words.embed(text)
+    with Cache(host.home / "search.sqlite3", _SCHEMA) as cache:
+        kept = Vectors(cache, identity, len(asked))
+        scores = {key: seen.score(asked) for key, seen in kept.get(list(hits))}
+        known = len(scores)
+        new = {key: hit for key, hit in hits.items() if key not in scores}
+        for made in _look(host, new, words, broken):
             kept.add(made)
-            vectors |= made
-    keys = list(vectors)
-    scores = np.stack([vectors[key] for key in keys]) @ wanted.vector if keys else np.zeros(0)
-    best = np.argsort(-scores, kind="stable")[:n]
-    found = [Hit(float(scores[i]), hits[keys[i]].path, hits[keys[i]].sha256) for i in best]
-    return Found(found, len(keys) - known, known, broken)
+            scores |= {key: seen.score(asked) for key, seen in made.items()}
+            watch(len(scores) - known, len(new))
+        renewed = cache.renewed
+    best = sorted(scores, key=lambda key: -scores[key])[:n]
+    return Found([replace(hits[key], score=scores[key]) for key in best], len(scores) - known, known, broken, renewed)
 
 
-def _identity(made: Embedding) -> str:
-    """Names the model that made a vector: the weights' hashes and the generator's version."""
-    recipe = made.recipe
-    assert recipe is not None
-    told = f"{recipe.generator} {recipe.generator_version} {sorted(recipe.weights.items())}"
-    return hashlib.sha256(told.encode()).hexdigest()
+class _Words:
+    """Texts as unit vectors by one model; each is made once."""
+
+    def __init__(self, host: Studio, model: str, follow: Follow) -> None:
+        self.model, self.follow = model, follow
+        self._host = host
+        self._said: dict[str, NDArray[np.float32]] = {}
+
+    def embed(self, text: str) -> tuple[NDArray[np.float32], str]:
+        """A text's vector, and a name of the model: of the weights' hashes and the generator's version."""
+        ticket = self._host.submit("embed", text=text, model=self.model, stored=False)
+        self.follow(ticket)
+        made = ticket.result()
+        assert isinstance(made, Embedding)
+        recipe = made.recipe
+        assert recipe is not None
+        told = f"{recipe.generator} {recipe.generator_version} {sorted(recipe.weights.items())}"
+        return made.vector, hashlib.sha256(told.encode()).hexdigest()
+
+    def said(self, recipe: Recipe | None) -> NDArray[np.float32] | None:
+        """The vector of what a recipe, which may be anybody's, says is to be seen; None if it says nothing."""
+        values = () if recipe is None else (recipe.inputs.get(name) for name in SAID)
+        text = next((each.strip()[:_MOST_SAID] for each in values if isinstance(each, str) and each.strip()), None)
+        if text is None:
+            return None
+        if text not in self._said:
+            self._said[text], _ = self.embed(text)
+        return self._said[text]
 
 
 def _of_store(store: Store) -> dict[str, Hit]:
@@ -168,30 +296,34 @@ def _of_store(store: Store) -> dict[str, Hit]:
     return hits
 
 
-def _of_folder(folder: Path) -> dict[str, Hit]:
+def _of_folder(folder: Path, broken: dict[Path, StudioError]) -> dict[str, Hit]:
     """The pictures of a folder, by path, size and time of change."""
     if not folder.is_dir():
-        raise UsageError(f"`{folder}` is no folder", hint="name a folder of pictures, or none to search the store")
-    stats = [(each, each.stat()) for each in files_in(folder)]
-    return {f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}": Hit(0.0, path) for path, stat in stats}
+        raise UsageError(f"`{folder}` is not a folder", hint="name a folder of pictures, or none to search the store")
+    hits = {}
+    for path in files_in(folder, broken=broken):
+        with suppress(FileNotFoundError):  # it has gone meanwhile
+            stat = path.stat()
+            name = quote_from_bytes(os.fsencode(path.absolute()))  # a name need not be text
+            hits[f"{name} {stat.st_size} {stat.st_mtime_ns}"] = Hit(0.0, path)
+    return hits
 
 
 def _look(
-    host: Studio, hits: Mapping[str, Hit], model: str, follow: Callable[[Ticket], None], broken: dict[Path, StudioError]
-) -> Iterator[dict[str, NDArray[Any]]]:
+    host: Studio, hits: Mapping[str, Hit], words: _Words, broken: dict[Path, StudioError]
+) -> Iterator[dict[str, Seen]]:
     """Make the vectors of what is not known, some at a time; what cannot be read goes into `broken`."""
-    keys = list(hits)
-    for first in range(0, len(keys), TOGETHER):
-        pictures: dict[str, Image] = {}
-        for key in keys[first : first + TOGETHER]:
-            try:
-                pictures[key] = Image.open(hits[key].path)
-            except MediaError as error:
-                broken[hits[key].path] = error
-        if not pictures:
-            continue
-        ticket = host.submit("embed-pictures", images=list(pictures.values()), model=model)
-        follow(ticket)
-        made = ticket.result()
+    keys = {hit.path: key for key, hit in hits.items()}
+
+    def opened(path: Path) -> Media:
+        sha256 = hits[keys[path]].sha256
+        return Image.open(path) if sha256 is None else host.store.open(sha256)
+
+    batches = in_batches(host, "embed-pictures", keys, broken, opened=opened, follow=words.follow, model=words.model)
+    for recipes, made in batches:
         assert isinstance(made, Embedding)
-        yield dict(zip(pictures, made.vector.reshape(len(pictures), -1), strict=True))
+        vectors = made.vector.reshape(len(recipes), -1)
+        yield {
+            keys[path]: Seen(vector, words.said(recipe))
+            for (path, recipe), vector in zip(recipes.items(), vectors, strict=True)
+        }

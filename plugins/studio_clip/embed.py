@@ -84,7 +84,7 @@ class EmbedPicturesGenerator(Family):
         made = []
         for state in states:
             done = state.position * TOGETHER
-            vectors = model.images([each.pil for each in state.inputs.images[done : done + TOGETHER]]).cpu()  # (n, D)
+            vectors = model.images(each.pil for each in state.inputs.images[done : done + TOGETHER]).cpu()  # (n, D)
             joined = torch.cat([state.vectors, vectors]) if done else vectors
             made.append(replace(state, position=state.position + 1, vectors=joined))
         return made

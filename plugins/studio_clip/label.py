@@ -78,7 +78,7 @@ class LabelGenerator(Family):
         made = []
         for state in states:
             some = state.inputs.images[len(state.shares) : len(state.shares) + TOGETHER]
-            cosines = model.images([each.pil for each in some]).cpu() @ state.labels.T  # (n, L)
+            cosines = model.images(each.pil for each in some).cpu() @ state.labels.T  # (n, L)
             shares = torch.cat([state.shares, (model.temperature * cosines).softmax(-1)])
             made.append(replace(state, position=state.position + 1, shares=shares))
         return made

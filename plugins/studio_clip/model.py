@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ class Clip:
         """What cosines are multiplied by before a softmax."""
         return float(self.head.logit_scale.exp())
 
-    def images(self, pictures: Sequence[PIL.Image.Image]) -> Tensor:
+    def images(self, pictures: Iterable[PIL.Image.Image]) -> Tensor:
         """As `pictures`, of pictures of any sizes: they become square on white, as those are that it was trained on."""
         return self.pictures(np.stack([on_white(each, self.size) for each in pictures]))
 

@@ -52,7 +52,7 @@ class RankGenerator(Family):
         made = []
         for state in states:
             some = state.inputs.images[len(state.scores) : len(state.scores) + TOGETHER]
-            pictures = model.images([each.pil for each in some])  # (n, D)
+            pictures = model.images(each.pil for each in some)  # (n, D)
             scores = (pictures @ pictures.new_tensor(state.text)).cpu()  # (n,)
             Reading(scores, "the scores")
             made.append(replace(state, position=state.position + 1, scores=(*state.scores, *scores.tolist())))

@@ -9,7 +9,7 @@ Try it: `stock.load(Path("folder"), "cpu", "float32").texts(["a red apple"])`
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ class Stock:
         return F.normalize(self.net.encode_text(tokens).float(), dim=-1)
 
     @torch.inference_mode()
-    def images(self, pictures: Sequence[PIL.Image.Image]) -> Tensor:
+    def images(self, pictures: Iterable[PIL.Image.Image]) -> Tensor:
         """Unit vectors, float32 (N, D), on the model's device; what is transparent becomes white."""
         scale = self.net.logit_scale
         x = torch.stack([self.transform(_opaque(each)) for each in pictures])  # (N, 3, H, W)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from studio.cli.main import EPILOG, Settings
 from studio.cli.output import emit_json
+
+if TYPE_CHECKING:
+    from studio.cli.destination import Destination
 
 
 @click.command("embed", short_help="Turn texts and pictures into vectors.", epilog=EPILOG)
@@ -27,32 +33,52 @@ def command(
     The cosine of two vectors, which is their product, says how well the two go together.
     """
     from studio.cli.destination import choose
-    from studio.cli.making import Results, follow
-    from studio.cli.output import stray_prints_aside
-    from studio.cli.pictures import open_all
-    from studio.cli.progress import Display
-    from studio.errors import UsageError
+    from studio.cli.pictures import expand, tell_broken
+    from studio.errors import StudioError, UsageError
     from studio.media import Embedding
+    from studio.search import few_at_a_time
 
     if not (texts or images):
         raise UsageError("there is nothing to embed", hint='write `studio embed "a red apple"`, or `-i picture.png`')
+    broken: dict[Path, StudioError] = {}
+    paths = expand(images, broken)
+    target = choose(output, len(texts) + len(paths), Embedding.suffix, force=force)
+    told: list[dict[str, Any]] = []
+    code = 0
+    few = few_at_a_time(paths, broken)
+    pictures: Iterator[dict[str, dict[str, Any]]] = (
+        {str(path): {"image": each} for path, each in some.items()} for some in few
+    )
+    words: dict[str, dict[str, Any]] = {each: {"text": each} for each in texts}
+    for given in chain([words], pictures):
+        if given:
+            made, failed = _embed(settings, given, target, model, len(told), as_json=as_json)
+            told, code = [*told, *made], max(code, failed)
+    if as_json:
+        emit_json(told)
+    return max(code, tell_broken(broken, rest=bool(told), debug=settings.debug))
+
+
+def _embed(
+    settings: Settings, given: dict[str, dict[str, Any]], target: Destination, model: str, first: int, *, as_json: bool
+) -> tuple[list[dict[str, Any]], int]:
+    """Embed a few together, with seeds from `first` up; what is told of them as JSON, and the exit code."""
+    from studio.cli.making import Results, follow
+    from studio.cli.output import stray_prints_aside
+    from studio.cli.progress import Display
+
     studio = settings.studio()
-    pictures, broken = open_all(images, debug=settings.debug) if images else ({}, 0)
-    given: list[tuple[str, dict[str, Any]]] = [(each, {"text": each}) for each in texts]
-    given += [(str(path), {"image": each}) for path, each in pictures.items()]
-    target = choose(output, len(given), Embedding.suffix, force=force)
-    tickets = [studio.submit("embed", seed=place, model=model, **each) for place, (_, each) in enumerate(given)]
+    tickets = [studio.submit("embed", seed=first + i, model=model, **each) for i, each in enumerate(given.values())]
     results = Results(tickets, target, None)
     with Display([each.request.seed for each in tickets], quiet=settings.quiet) as display, stray_prints_aside():
         for index, event in follow(tickets):
             display.show(index, event)
             results.take(index, event)
-    if as_json:
-        vectors = [results.made[i][1].samples() if i in results.made else None for i in range(len(given))]
-        emit_json([
-            {"of": of, **told, "vector": None if vector is None else [round(float(x), 6) for x in vector]}
-            for (of, _), told, vector in zip(given, results.as_json(), vectors, strict=True)
-        ])  # fmt: skip
-    else:
+    if not as_json:
         results.print_ready()
-    return results.report(debug=settings.debug) or min(broken, 1)
+    vectors = [results.made[i][1].samples() if i in results.made else None for i in range(len(given))]
+    told = [
+        {"of": of, **one, "vector": None if vector is None else [round(float(x), 6) for x in vector]}
+        for of, one, vector in zip(given, results.as_json(), vectors, strict=True)
+    ]
+    return told, results.report(debug=settings.debug)

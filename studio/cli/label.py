@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from studio.cli.main import EPILOG, Settings
 from studio.cli.output import emit_json, table
 
-MOST = 1000  # pictures in one request
+MOST = 1000  # labels of one picture
 
 
 @click.command("label", short_help="Tell which of some labels fits each picture.", epilog=EPILOG)
@@ -31,20 +32,24 @@ def command(
     The shares of all labels sum to 1: they compare the labels with each other, and say nothing where none fits. A
     folder stands for the pictures in it. A picture that cannot be read is left out and told, and the exit code is 1.
     """
-    from studio.cli.pictures import open_all, wait
+    from studio.cli.pictures import Counter, expand, tell_broken
+    from studio.errors import StudioError
+    from studio.search import in_batches
 
     studio = settings.studio()
-    pictures, broken = open_all(files, debug=settings.debug)
-    images, names = list(pictures.values()), [each.strip() for each in labels.split(",")]
-    parts = [images[first : first + MOST] for first in range(0, len(images), MOST)]
+    broken: dict[Path, StudioError] = {}
+    paths = expand(files, broken)
+    names = [each.strip() for each in labels.split(",")]
     asked: dict[str, Any] = {"labels": names, "prompt": prompt, "top": top, "model": model}
-    tickets = [studio.submit("clip-label", images=part, **asked) for part in parts]
-    wait(tickets, quiet=settings.quiet)
-    told: list[list[dict[str, Any]]] = [each for ticket in tickets for each in json.loads(str(ticket.result()))]
+    told: dict[Path, list[dict[str, Any]]] = {}
+    with Counter(quiet=settings.quiet) as counter:
+        for pictures, made in in_batches(studio, "clip-label", paths, broken, follow=counter.follow, **asked):
+            told |= zip(pictures, json.loads(str(made)), strict=True)
+            counter.count(len(told), len(paths))
+    code = tell_broken(broken, rest=bool(told), debug=settings.debug)
     if as_json:
-        emit_json([{"path": str(path), "labels": each} for path, each in zip(pictures, told, strict=True)])
+        emit_json([{"path": str(path), "labels": each} for path, each in told.items()])
     else:
-        rows = [(str(path), row["label"], f"{row['share']:.3f}") for path, each in zip(pictures, told, strict=True)
-                for row in each]  # fmt: skip
+        rows = [(str(path), row["label"], f"{row['share']:.3f}") for path, each in told.items() for row in each]
         table(("picture", "label", "share"), rows)
-    return 1 if broken else 0
+    return code

@@ -30,9 +30,7 @@ LINE_EVERY_S = 3.0
 class NodeDisplay:
     """Shows reports. A context manager; nodes that only hand values on are left out."""
 
-    def __init__(
-        self, graph: Graph, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, graph: Graph, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         from studio.workflow import NodeReport
 
         self._rows = {name: NodeReport(name) for name, node in graph.nodes.items() if node.kind != "value"}

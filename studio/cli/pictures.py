@@ -5,55 +5,105 @@ It knows nothing of what is done with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
-from studio.cli.output import report_failure
+from studio.cli.output import console, note, report_failure, stray_prints_aside
 
 if TYPE_CHECKING:
-    from studio.engine import Ticket
+    import rich.progress
+
+    from studio.engine import Event, Ticket
     from studio.errors import StudioError
-    from studio.media import Image
+
+LINE_EVERY_S = 3.0
 
 
-def open_all(words: Sequence[str], *, debug: bool = False) -> tuple[dict[Path, Image], int]:
-    """Read the pictures, folders expanded; what cannot be read is told and left out. Returns them and how many that is.
+def expand(words: Sequence[str], broken: dict[Path, StudioError]) -> list[Path]:
+    """The files that the words name, each once: a folder stands for the pictures in it.
 
-    Raises UsageError for a folder without pictures, and MediaError if nothing can be read.
+    What cannot be read of a folder, or a whole folder, goes into `broken`. Raises UsageError for a folder without
+    pictures.
     """
     from studio.errors import MediaError
-    from studio.media import Image
     from studio.search import files_in
 
-    paths = [path for word in words for path in (files_in(Path(word)) if Path(word).is_dir() else [Path(word)])]
-    pictures: dict[Path, Image] = {}
-    broken: dict[Path, StudioError] = {}
-    for path in dict.fromkeys(paths):
+    paths: list[Path] = []
+    for word in map(Path, words):
         try:
-            pictures[path] = Image.open(path)
+            paths += files_in(word, broken=broken) if word.is_dir() else [word]
         except MediaError as error:
-            if len(set(paths)) == 1:
-                raise
-            broken[path] = error
-    tell_broken(broken.values(), debug=debug)
-    if not pictures:
-        raise MediaError(f"none of the {len(broken)} pictures can be read", hint="name others")
-    return pictures, len(broken)
+            broken[word] = error
+    return list(dict.fromkeys(paths))
 
 
-def tell_broken(errors: Iterable[StudioError], *, debug: bool) -> None:
-    """Say which pictures are left out, and why."""
-    for error in errors:
+def tell_broken(broken: dict[Path, StudioError], *, rest: bool, debug: bool) -> int:
+    """Say which pictures are left out, and why; the exit code. Raises MediaError if there is no `rest`: the error
+    itself where it is the only one.
+    """
+    from studio.errors import MediaError
+
+    if not rest and len(broken) == 1:
+        raise next(iter(broken.values()))
+    for error in broken.values():
         report_failure(error, "left out: ", debug=debug)
+    if not rest:
+        raise MediaError(f"none of the {len(broken)} pictures can be read", hint="name others")
+    return 1 if broken else 0
 
 
-def wait(tickets: Sequence[Ticket], *, quiet: bool) -> None:
-    """Show how far requests are until all are done."""
-    from studio.cli.making import follow
-    from studio.cli.output import stray_prints_aside
-    from studio.cli.progress import Display
+def _tell(event: Event, told: set[str]) -> None:
+    from studio.engine import Notice
 
-    with Display([each.request.seed for each in tickets], quiet=quiet) as display, stray_prints_aside():
-        for index, event in follow(tickets):
-            display.show(index, event)
+    if isinstance(event, Notice) and event.text not in told:
+        told.add(event.text)
+        note(f"note: {event.text}")
+
+
+class Counter:
+    """How many pictures were looked at, on standard error: a bar on a terminal, else a line now and then.
+
+    A context manager; what plugins print goes to standard error meanwhile.
+    """
+
+    def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._quiet, self._clock, self._last = quiet, clock, clock()
+        self._told: set[str] = set()
+        self._bar: rich.progress.Progress | None = None
+        self._aside: AbstractContextManager[None] = stray_prints_aside()
+
+    def __enter__(self) -> Self:
+        self._aside.__enter__()
+        if not self._quiet and sys.stderr.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("pictures"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console(), redirect_stdout=False, transient=True)
+            self._bar.add_task("pictures", total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        self._aside.__exit__(kind, error, traceback)
+
+    def follow(self, ticket: Ticket) -> None:
+        """Tell what the host has to say of a request."""
+        if not self._quiet:
+            ticket.listen(lambda event: _tell(event, self._told))
+
+    def count(self, done: int, total: int) -> None:
+        """So many of so many were looked at."""
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+        elif not self._quiet and done < total and self._clock() - self._last >= LINE_EVERY_S:
+            self._last = self._clock()
+            note(f"{done} of {total} pictures")

@@ -19,21 +19,23 @@ from studio.cli.output import emit_json, note, table
 def command(settings: Settings, text: str, folder: str | None, count: int, model: str, as_json: bool) -> int:
     """Find the pictures that go best with TEXT (English or Chinese), among those in the store, or those in DIR.
 
-    Pictures are looked at once, by CLIP, and remembered: the next search looks at new and changed ones alone. One that
-    cannot be read is left out and told, and the exit code is 1.
+    A picture is judged by CLIP, and by the prompt or label that its recipe tells, if it has one. Pictures are looked at
+    once: their vectors are kept, and the next search looks at new and changed pictures only. One that cannot be read is
+    left out and told, and the exit code is 1.
     """
-    from studio.cli.pictures import tell_broken, wait
+    from studio.cli.pictures import Counter, tell_broken
     from studio.search import search
 
     studio = settings.studio()
-    found = search(
-        studio, text, folder, n=count, model=model, follow=lambda ticket: wait([ticket], quiet=settings.quiet)
-    )
-    tell_broken(found.broken.values(), debug=settings.debug)
+    with Counter(quiet=settings.quiet) as counter:
+        found = search(studio, text, folder, n=count, model=model, follow=counter.follow, watch=counter.count)
+    code = tell_broken(found.broken, rest=bool(found.hits), debug=settings.debug)
     if not settings.quiet:
+        if found.renewed:
+            note("note: the file of vectors was damaged and is begun anew")
         note(f"{found.looked_at} pictures were looked at, {found.known} were known")
     if as_json:
         emit_json([{"score": each.score, "path": str(each.path), "sha256": each.sha256} for each in found.hits])
     else:
         table(("score", "picture"), [(f"{each.score:.3f}", str(each.path)) for each in found.hits])
-    return 1 if found.broken else 0
+    return code

@@ -231,11 +231,11 @@ def _close(models: Models, measured: Measured) -> None:
 
 def _complete(store: Store | None, entry: Entry, media: Media) -> Callable[[], Media]:
     """What is left to do: write the recipe, and store what was made and what it was made from."""
-    write, parents = recipe_writer(entry), entry.request.inputs.media()
+    write, parents, stored = recipe_writer(entry), entry.request.inputs.media(), entry.request.stored
 
     def keep() -> Media:
         made = media.attach(write(media), None)
-        if store is None:
+        if store is None or not stored:
             return made
         try:
             for parent in parents:

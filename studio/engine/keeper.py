@@ -74,6 +74,8 @@ class Keeper(Watcher):
 
     def keep(self, entry: Entry) -> None:
         """Save a state if one is due; called for each request after its step."""
+        if not entry.request.stored:
+            return
         kept = self._kept.get(entry) or self._meet(entry)
         kept.moved = True
         now = self.clock()

@@ -43,7 +43,8 @@ class Request:
     `client` names on whose behalf it runs: clients get equal shares of the device. A `background` request gives way to
     those that are not. `resume` is called with the model instead of the generator's `start`, and returns a state and
     its Rng to go on from; `past` is what was before that. `parents` are hashes of media that made the inputs without
-    being among them (a text that became a part of the prompt); they go into the recipe.
+    being among them (a text that became a part of the prompt); they go into the recipe. What is not `stored` leaves
+    nothing behind: neither what it makes nor what that was made from is kept, and no state is saved on the way.
     """
 
     generator: Generator
@@ -61,6 +62,7 @@ class Request:
     resume: Callable[[Any], tuple[State, Rng]] | None = None
     past: Past = Past()
     parents: tuple[str, ...] = ()
+    stored: bool = True
 
 
 @dataclass

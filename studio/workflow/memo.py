@@ -44,8 +44,8 @@ def key_of(identity: Any, inputs: Any, seed: int) -> str:
 class Memo:
     """What was made before. A context manager; safe to use from several threads and processes.
 
-    `budget` bounds the bytes of media that workflows made on their way. `notices` collects what a person should be told.
-    Raises StoreError if the file cannot be used.
+    `budget` bounds the bytes of media that workflows made on their way. `notices` collects what a person should be
+    told. Raises StoreError if the file cannot be used.
     """
 
     def __init__(self, store: Store, budget: int = BUDGET) -> None:

@@ -29,7 +29,7 @@ def about(path: Path) -> str:
 def find(what: Path | str) -> Path:
     """The file of this path, or the workflow that ships under this name. Raises UnknownName for a name of neither.
 
-    A file that exists comes first. What looks like a path (it has a folder or a suffix) is one, even if nothing is there.
+    A file that exists comes first. What has a folder or a suffix is taken for a path, even if nothing is there.
     """
     path = Path(what)
     if path.exists() or path.name != str(what) or path.suffix:

@@ -1,0 +1,73 @@
+"""A cache whose file is damaged in any way goes on, empty or with what is still right."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from studio.cache import Cache
+from studio.errors import StoreError
+
+SCHEMA = "create table if not exists kept (key text primary key, value text);"
+
+
+def put(file: sqlite3.Connection) -> None:
+    file.execute("insert or replace into kept values ('a', 'b')")
+
+
+def count(file: sqlite3.Connection) -> int:
+    return int(file.execute("select count(*) from kept").fetchone()[0])
+
+
+def test_what_is_kept_is_there_again(tmp_path: Path) -> None:
+    with Cache(tmp_path / "new" / "c.sqlite3", SCHEMA) as cache:
+        cache.transact(put)
+    with Cache(tmp_path / "new" / "c.sqlite3", SCHEMA) as cache:
+        assert cache.transact(count) == 1
+        assert not cache.renewed
+
+
+def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
+    with Cache(tmp_path / "c.sqlite3", SCHEMA) as cache:
+
+        def fail(file: sqlite3.Connection) -> None:
+            put(file)
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            cache.transact(fail)
+        assert cache.transact(count) == 0
+
+
+def test_garbage_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "c.sqlite3").write_bytes(b"garbage" * 1000)
+    with Cache(tmp_path / "c.sqlite3", SCHEMA) as cache:
+        cache.transact(put)
+        assert (cache.renewed, cache.transact(count)) == (True, 1)
+
+
+def test_what_is_not_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "c.sqlite3").mkdir()
+    with pytest.raises(StoreError, match=r"c\.sqlite3.*unable to open"):
+        Cache(tmp_path / "c.sqlite3", SCHEMA)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), cut=st.booleans())
+def test_any_damaged_byte_costs_at_most_what_was_kept(tmp_path: Path, at: float, value: int, cut: bool) -> None:
+    path = tmp_path / "c.sqlite3"
+    for each in tmp_path.iterdir():
+        each.unlink()
+    with Cache(path, SCHEMA) as cache:
+        cache.transact(put)
+    data = bytearray(path.read_bytes())
+    place = int(at * len(data))
+    data[place] = value
+    path.write_bytes(data[:place] if cut else data)
+    with Cache(path, SCHEMA) as cache:
+        cache.transact(put)
+        assert cache.transact(count) >= 1
