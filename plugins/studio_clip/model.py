@@ -26,8 +26,10 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import studio
+from studio.loaders import open_clip as loaders
+from studio.loaders import transformers
 from studio_clip import convert
-from studio_clip.places import CONFIG, TENSORS, WEIGHTS, configuration, files, home, tokenizer_folder
+from studio_clip.places import CONFIG, TENSORS, WEIGHTS, files, home, tokenizer_folder
 from studio_datasets.record import on_white
 
 
@@ -116,7 +118,7 @@ def save_text(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, tokeniz
 def text_tower(folder: Path = WEIGHTS, starter: Path | None = None) -> CLIPTextModelWithProjection:
     """The text tower with its projection, float32, put together from the two places where they are kept."""
     encoder = (starter or home(folder)) / "text_encoder"
-    tower = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(encoder, local_files_only=True))
+    tower = CLIPTextModelWithProjection(transformers.config("CLIPTextConfig", encoder))
     state = safetensors.torch.load_file(encoder / "model.safetensors")
     state = {f"text_model.{name}": value for stored, value in state.items() if (name := _text_name(stored))}
     projection = safetensors.torch.load_file(folder / TENSORS)["text_projection"]
@@ -136,16 +138,17 @@ def load(folder: Path = WEIGHTS, starter: Path | None = None, device: str = "cpu
     Raises WeightsError for weights that are missing, damaged or of another shape.
     """
     starter = starter or home(folder)
-    config, encoder = configuration(folder), starter / "text_encoder"
+    config, encoder = loaders.configuration(folder), starter / "text_encoder"
     shape, preprocess = config["model_cfg"], config["preprocess_cfg"]
     width, embed = shape["text_cfg"]["width"], shape["embed_dim"]
     tensors, text = files(folder, starter)
+    network = loaders.build(shape, folder)
     place: Any = {"device": device, "dtype": dtype}
     return Clip(
-        studio.module(lambda: open_clip.CLIP(**shape).visual, [tensors], rename=_visual_name, **place),
+        studio.module(lambda: network().visual, [tensors], rename=_visual_name, **place),
         studio.module(partial(_text_encoder, encoder), [text], rename=_text_name, **place),
         studio.module(partial(Head, width, embed), [tensors], rename=_head_name, **place),
-        CLIPTokenizer.from_pretrained(tokenizer_folder(starter), local_files_only=True),
+        transformers.tokenizer("CLIPTokenizer", tokenizer_folder(starter)),
         shape["vision_cfg"]["image_size"],
         tuple(preprocess["mean"]),
         tuple(preprocess["std"]),
@@ -154,7 +157,7 @@ def load(folder: Path = WEIGHTS, starter: Path | None = None, device: str = "cpu
 
 def stock(folder: Path = WEIGHTS, starter: Path | None = None) -> open_clip.CLIP:
     """The same as one stock open_clip model, float32, in evaluation mode: to train on, or to give to open_clip."""
-    model = open_clip.CLIP(**configuration(folder)["model_cfg"])
+    model: open_clip.CLIP = loaders.build(loaders.configuration(folder)["model_cfg"], folder)()
     state = safetensors.torch.load_file(folder / TENSORS)
     tower = text_tower(folder, starter)
     model.load_state_dict(state | convert.to_open_clip(tower))
@@ -162,7 +165,7 @@ def stock(folder: Path = WEIGHTS, starter: Path | None = None) -> open_clip.CLIP
 
 
 def _text_encoder(folder: Path) -> CLIPTextModel:
-    return CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+    return CLIPTextModel(transformers.config("CLIPTextConfig", folder))
 
 
 def _text_name(stored: str) -> str | None:

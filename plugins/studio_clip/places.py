@@ -6,9 +6,7 @@ Two forms of folder are read: ours, whose text tower is in transformers' layout,
 from __future__ import annotations
 
 import importlib.resources
-import json
 from pathlib import Path
-from typing import Any
 
 from studio.errors import WeightsError
 from studio.models.formats import is_pickle
@@ -63,9 +61,3 @@ def stock_files(folder: Path) -> list[Path]:
                            hint=f"name the one that is meant `{STOCK_TENSORS[0]}`")  # fmt: skip
     words = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return [*chosen, folder / CONFIG, *words]
-
-
-def configuration(folder: Path = WEIGHTS) -> dict[str, Any]:
-    """The towers' shapes (`model_cfg`) and what pixels are brought by (`preprocess_cfg`), in open_clip's words."""
-    found: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
-    return found

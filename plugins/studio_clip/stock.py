@@ -8,15 +8,12 @@ Try it: `stock.load(Path("folder"), "cpu", "float32").texts(["a red apple"])`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import PIL.Image
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -24,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import studio
-from studio.errors import WeightsError
+from studio.errors import StudioError, WeightsError
+from studio.loaders import open_clip as loaders
 from studio_clip.places import CONFIG, stock_files
 
 
@@ -63,39 +61,19 @@ class Stock:
 
 def load(folder: Path, device: str, dtype: str) -> Stock:
     """Read the folder. Raises WeightsError for what is missing, damaged, unknown or of another shape."""
-    config = _configuration(folder)
-    shape = deepcopy(config["model_cfg"])
-    if "timm_model_name" in shape["vision_cfg"]:
-        shape["vision_cfg"]["timm_model_pretrained"] = False
-    other = "hf_model_name" in shape["text_cfg"]
-    if other:
-        if not (folder / "config.json").is_file():
-            reason = (
-                f"the text tower of `{folder}` is transformers' `{shape['text_cfg']['hf_model_name']}`, untold here"
-            )
-            raise WeightsError(folder, reason, hint="put that model's `config.json` and tokenizer into the folder")
-        shape["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
-    kind = open_clip.CLIP
-    if shape.pop("custom_text", False) or other:
-        kind = open_clip.CoCa if "multimodal_cfg" in shape else open_clip.CustomTextCLIP
+    config = loaders.configuration(folder)
+    shape = config["model_cfg"]
     try:
-        net = studio.module(lambda: kind(**shape), stock_files(folder)[:1], device=device, dtype=dtype)
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-        settings = PreprocessCfg(**{"size": net.visual.image_size, **config.get("preprocess_cfg", {})})
-    except (TypeError, KeyError, AssertionError, RuntimeError, OSError) as error:
+        net = studio.module(loaders.build(shape, folder), stock_files(folder)[:1], device=device, dtype=dtype)
+        tokenizer = loaders.tokenizer(shape["text_cfg"], folder)
+        settings = PreprocessCfg(**{"size": net.visual.image_size, **config["preprocess_cfg"]})
+        transform = image_transform_v2(settings, is_train=False)
+    except StudioError:
+        raise
+    except Exception as error:  # what a config of another version makes of open_clip is not a closed list
         reason = f"open_clip cannot build the model of `{folder}`: {error}"
         raise WeightsError(folder / CONFIG, reason, hint="its config may be of a newer open_clip") from error
-    return Stock(net, tokenizer, image_transform_v2(settings, is_train=False))
-
-
-def _configuration(folder: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
-        _ = found["model_cfg"]["vision_cfg"], found["model_cfg"]["text_cfg"]
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"`{folder / CONFIG}` is no open_clip config: {error}"
-        raise WeightsError(folder / CONFIG, reason, hint="get the model again") from None
-    return found
+    return Stock(net, tokenizer, transform)
 
 
 def _opaque(picture: PIL.Image.Image) -> PIL.Image.Image:

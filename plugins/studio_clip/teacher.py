@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer
 
+from studio.loaders import transformers
 from studio.precision import autocast
 
 WIDTH = 384
@@ -27,8 +27,8 @@ def embed(folder: Path, texts: Sequence[str], batch: int = 128) -> Tensor:
     Returns:
         float16 (len(texts), 384) on the CPU, in the order given.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
+    tokenizer = transformers.tokenizer("AutoTokenizer", folder, "bert")
+    model = transformers.model("BertModel", "BertConfig", folder)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     out = torch.empty(len(texts), WIDTH, dtype=torch.float16)
     for start in range(0, len(order), batch):

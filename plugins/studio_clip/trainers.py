@@ -27,8 +27,8 @@ class TrainText(studio.Trainer):
         `work/text/wordings.json`.
         """
         device = options.torch_device()
-        from transformers import CLIPTokenizer
 
+        from studio.loaders import transformers
         from studio.training.peers import Peers
         from studio_clip import model as clip
         from studio_clip import tokenizer, train_text, wordings
@@ -51,7 +51,7 @@ class TrainText(studio.Trainer):
         if not Peers().rank:  # `studio train image` needs them too
             wordings.save(work / "text" / "wordings.json", other)
         data = dataclasses.replace(data, records=wordings.join(records, other))
-        tokens = CLIPTokenizer.from_pretrained(work / "text" / "tokenizer")
+        tokens = transformers.tokenizer("CLIPTokenizer", work / "text" / "tokenizer")
         tower = train_text.train(
             data, tokens, work / "text", device=device, steps=options.steps, minutes=options.minutes, begin=begin,
             peak=7e-4 if begin else 1.5e-3,
@@ -88,8 +88,8 @@ class TrainClip(studio.Trainer):
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/clip/model`: `open_clip_config.json` and all weights but a locked text tower's."""
         device = options.torch_device()
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+        from studio.loaders import transformers
         from studio.training.peers import Peers
         from studio_clip import convert, train_pairs, train_text
         from studio_clip import model as clip
@@ -98,10 +98,11 @@ class TrainClip(studio.Trainer):
         work = options.folder
         pictures, records = build.load(work / "data")
         keep = [index for index, record in enumerate(records) if record["split"] == "train"]
-        tokens = CLIPTokenizer.from_pretrained(work / "text" / "tokenizer", local_files_only=True)
+        tokens = transformers.tokenizer("CLIPTokenizer", work / "text" / "tokenizer")
         locked = options.lock in ("text", "both")
         if locked:
-            text = CLIPTextModelWithProjection.from_pretrained(work / "text" / "tower", local_files_only=True)
+            kind = "CLIPTextModelWithProjection"
+            text = transformers.model(kind, "CLIPTextConfig", work / "text" / "tower").train()
         else:
             text = train_text.build(len(tokens))
         model = train_pairs.build(text, options.tower)
@@ -123,12 +124,13 @@ class TrainClip(studio.Trainer):
 
 def _begin(model: Any, options: Any) -> None:
     """Give the image tower what it begins with, if that is not chance. Raises StudioError for what does not fit."""
+    from studio.loaders import open_clip as loaders
     from studio_clip import convert, encoder
     from studio_clip import model as clip
     from studio_datasets import fetch
 
     if options.from_starter:
-        shipped = places.configuration()["model_cfg"]["vision_cfg"]
+        shipped = loaders.configuration(places.WEIGHTS)["model_cfg"]["vision_cfg"]
         if shipped != convert.TOWERS[options.tower]:
             fits = next(name for name, vision in convert.TOWERS.items() if vision == shipped)
             raise StudioError(

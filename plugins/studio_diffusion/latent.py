@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 import studio
+from studio.loaders import diffusers, transformers
 from studio_diffusion.kernels import on_attend
 from studio_diffusion.prompts import pieces
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past, clock
@@ -60,7 +61,7 @@ class LatentDiffusion:
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         """Load the folder's weights. `dtype` is that of the U-Net and the text encoder; the VAE is kept in it too."""
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        self.tokenizer = transformers.tokenizer("CLIPTokenizer", folder / "tokenizer")
         place: Any = {"device": device, "dtype": dtype}
         self.text_encoder = studio.module(
             partial(_text_encoder, folder / "text_encoder"),
@@ -190,18 +191,19 @@ def rescaled(x0: Tensor, plain: Tensor, share: Tensor) -> Tensor:
 
 
 def _text_encoder(folder: Path) -> CLIPTextModel:
-    return CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+    return CLIPTextModel(transformers.config("CLIPTextConfig", folder))
 
 
 def _unet(folder: Path) -> UNet2DConditionModel:
-    return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder))
+    unet: UNet2DConditionModel = diffusers.module("UNet2DConditionModel", folder)
+    return unet
 
 
 def build_vae(folder: Path) -> AutoencoderKL:
     """The VAE of a folder without its weights. Pictures with a side over `TILE` pixels pass in tiles that overlap by a
     quarter and blend, so that memory does not grow with the picture.
     """
-    vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+    vae: AutoencoderKL = diffusers.module("AutoencoderKL", folder)
     vae.enable_tiling()
     vae.tile_sample_min_size = TILE
     vae.tile_latent_min_size = TILE // 2 ** (len(vae.config.block_out_channels) - 1)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 import studio
 from studio.attention.routes import diffusers
 from studio.errors import InputError, UnknownName, WeightsError
+from studio.loaders import diffusers as loaders
 from studio_diffusion.latent import attention_name, tensors_of
 from studio_diffusion.noise import NoiseSchedule
 from studio_diffusion.samplers import CORRECTORS, PIXEL_SAMPLERS, Level, Move, Past
@@ -79,7 +79,7 @@ class PixelDiffusion:
         config = _unet_config(folder)
         schedule = _schedule(folder)
         unet = studio.module(
-            partial(UNet2DModel.from_config, config), tensors_of(folder / "unet"), rename=attention_name,
+            partial(loaders.module, "UNet2DModel", folder / "unet"), tensors_of(folder / "unet"), rename=attention_name,
             device=device, dtype=dtype,
         )  # fmt: skip
         made = cls(unet, schedule, _labels(folder, config.get("num_class_embeds")))
@@ -211,7 +211,7 @@ def _unet_config(folder: Path) -> dict[str, Any]:
 def _schedule(folder: Path) -> NoiseSchedule:
     path = folder / "scheduler" / "scheduler_config.json"
     try:
-        return NoiseSchedule(read_json(path, dict))
+        return NoiseSchedule(loaders.config("DDPMScheduler", path))
     except (ValueError, NotImplementedError) as error:
         raise WeightsError(path, f"`{path}` is of a kind that is not known: {error}",
                            hint="name a model with another noise schedule") from None  # fmt: skip

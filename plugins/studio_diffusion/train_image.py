@@ -17,8 +17,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
+from studio.loaders import transformers
 from studio.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run
@@ -60,7 +61,7 @@ def noise_levels(count: int, rng: torch.Generator) -> Tensor:
 
 def text_states(tower: CLIPTextModel, tokenizer: Path) -> Callable[[list[str]], Tensor]:
     """A frozen text tower as a function: captions to token states (len, 48, width), padded as in sampling."""
-    tokens = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    tokens = transformers.tokenizer("CLIPTokenizer", tokenizer)
 
     @torch.no_grad()
     def encode(texts: list[str]) -> Tensor:

@@ -25,8 +25,8 @@ class TrainVae(studio.Trainer):
         """Write `work/vae/model` (diffusers' AutoencoderKL), its latents brought to mean 0 and deviation 1."""
         device = options.torch_device()
         import numpy as np
-        from diffusers import AutoencoderKL
 
+        from studio.loaders import diffusers
         from studio.training.peers import Peers
         from studio_datasets import build
         from studio_diffusion import export, train_image, train_vae
@@ -38,7 +38,7 @@ class TrainVae(studio.Trainer):
             np.arange(len(records)), [n if r["split"] == "train" else 0 for n, r in zip(shares, records, strict=True)]
         )
         out = options.folder / "vae" / "model"
-        given = AutoencoderKL.from_pretrained(out, local_files_only=True) if options.decoder_only else None
+        given = diffusers.pretrained("AutoencoderKL", out) if options.decoder_only else None
         run = options.folder / ("vae-decoder" if options.decoder_only else "vae")
         vae = train_vae.train(
             np.asarray(pictures),
@@ -75,9 +75,7 @@ class TrainImage(studio.Trainer):
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/image/starter`, a folder in the layout of diffusers' StableDiffusionPipeline."""
         device = options.torch_device()
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel
-
+        from studio.loaders import diffusers, transformers
         from studio.training.peers import Peers
         from studio_clip import wordings
         from studio_datasets import build
@@ -89,14 +87,11 @@ class TrainImage(studio.Trainer):
         records = wordings.join(records, wordings.load(work / "text" / "wordings.json"))
         own = work / "vae" / "model"
         kept = STARTER / "vae" if options.from_starter and not own.exists() else own
-        # Without low_cpu_mem_usage=False accelerate would be needed, or diffusers warns of it.
-        vae = AutoencoderKL.from_pretrained(kept, low_cpu_mem_usage=False, local_files_only=True).to(device)
+        vae = diffusers.pretrained("AutoencoderKL", kept).to(device)
         begin = None
         if options.from_starter:
-            begin = UNet2DConditionModel.from_pretrained(
-                STARTER / "unet", low_cpu_mem_usage=False, local_files_only=True
-            )
-        tower = CLIPTextModel.from_pretrained(work / "text" / "tower", local_files_only=True).to(device).eval()
+            begin = diffusers.pretrained("UNet2DConditionModel", STARTER / "unet")
+        tower = transformers.model("CLIPTextModel", "CLIPTextConfig", work / "text" / "tower").to(device)
         keep = [index for index, record in enumerate(records) if record["split"] == "train"]
         latents = export.encode(vae, pictures)[keep]
         encode = train_image.text_states(tower, work / "text" / "tokenizer")

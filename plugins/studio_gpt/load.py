@@ -22,6 +22,7 @@ from torch import Tensor
 
 import studio
 from studio.errors import UsageError, WeightsError
+from studio.loaders import tokenizer_json
 from studio.weights import Source, Tensors
 from studio_gpt import families, gguf_model
 from studio_gpt.families import Stored
@@ -223,18 +224,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _folder_tokens(folder: Path) -> Tokens:
-    import tokenizers
-
     path = folder / "tokenizer.json"
     if not path.exists():
         hint = f"make it: `transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained(…)`"
         raise WeightsError(path, f"the model `{folder}` has no tokenizer.json", hint=hint)
-    content = read_json(path)  # its size and form are checked first
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
-    except Exception as error:  # the library raises a bare Exception
-        message = f"`{path}` is no tokenizer that the library `tokenizers` reads: {error}"
-        raise WeightsError(path, message, hint="get the model again, or save its tokenizer anew") from None
+    tokenizer = tokenizer_json.load(path)
     told = [read_json(file) for name in ("config.json", "generation_config.json")
             if (file := folder / name).exists()]  # fmt: skip
     found = [each.get("eos_token_id") for each in told]

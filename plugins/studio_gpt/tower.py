@@ -19,6 +19,7 @@ from torch import Tensor
 
 import studio.weights
 from studio.errors import WeightsError
+from studio.loaders import transformers
 from studio_gpt import load
 from studio_gpt.corpus import END, ROLES
 from studio_gpt.families import Fields, Stored
@@ -73,8 +74,6 @@ def decoder(folder: Path, tokenizer: tokenizers.Tokenizer, context: int) -> GPT:
     Raises WeightsError if the folder is no tower, is damaged, or has no tokenizer beside it, and UsageError for an
     activation that this decoder has not (`quick_gelu` of OpenAI's own towers).
     """
-    from transformers import CLIPTokenizer
-
     values = load.read_json(folder / "config.json")
     if (kind := values.get("model_type")) != "clip_text_model":
         message = f"`{folder}` is no CLIP text tower but of the type {kind!r:.60}"
@@ -91,7 +90,7 @@ def decoder(folder: Path, tokenizer: tokenizers.Tokenizer, context: int) -> GPT:
     source = studio.weights.Source([folder / "model.safetensors"], _plain_name, "cpu", torch.float32)
     stored = load.Arranged(source, plan_of(config, rows, known))
     weights = {name: stored.read(name) for name in stored.plan}
-    theirs = CLIPTokenizer.from_pretrained(str(beside))
+    theirs = transformers.tokenizer("CLIPTokenizer", beside)
     weights["embed.weight"] = embeddings(weights["embed.weight"], theirs, tokenizer)
     weights["head.weight"] = torch.zeros_like(weights["embed.weight"])
     places = weights["places.weight"]  # (known, C)

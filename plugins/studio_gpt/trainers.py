@@ -205,8 +205,7 @@ def _plain(options: Any, work: Path, tokens: Any, context: int) -> Any:
 
 def _tokenizer(files: list[Path], work: Path, options: Any) -> Any:
     """The BPE of this run, learnt when it begins."""
-    from tokenizers import Tokenizer
-
+    from studio.loaders import tokenizer_json
     from studio_gpt import corpus
 
     path = work / "tokenizer.json"
@@ -214,4 +213,4 @@ def _tokenizer(files: list[Path], work: Path, options: Any) -> Any:
         made = corpus.train_tokenizer(corpus.blocks(files), options.vocab)
         work.mkdir(parents=True, exist_ok=True)
         made.save(str(path))
-    return Tokenizer.from_file(str(path))
+    return tokenizer_json.load(path)

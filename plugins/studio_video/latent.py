@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 import studio
+from studio.loaders import transformers
 from studio_diffusion import latent as pictures
 from studio_diffusion.kernels import on_attend
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
@@ -72,7 +73,7 @@ class LatentVideo:
 
     def __init__(self, folder: Path, starter: Path, device: str, dtype: torch.dtype) -> None:
         """Load the net of `folder` and what it shares with the image model of `starter`."""
-        tokenizer = CLIPTokenizer.from_pretrained(starter / "tokenizer", local_files_only=True)
+        tokenizer = transformers.tokenizer("CLIPTokenizer", starter / "tokenizer")
         place: Any = {"device": device, "dtype": dtype}
         tower = studio.module(
             partial(_tower, starter / "text_encoder"), pictures.tensors_of(starter / "text_encoder"),
@@ -190,4 +191,4 @@ def _move(row: Row, x: Tensor, x0: Tensor) -> Tensor:
 
 
 def _tower(folder: Path) -> CLIPTextModel:
-    return CLIPTextModel(CLIPTextConfig.from_pretrained(folder, local_files_only=True))
+    return CLIPTextModel(transformers.config("CLIPTextConfig", folder))

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from torch import Tensor
 import studio
 from studio.errors import InputError, WeightsError
 from studio.finite import Reading
+from studio.loaders import diffusers as loaders
+from studio.loaders import read_config, transformers
 from studio_diffusion.latent import tensors_of
-from studio_diffusion.pixel import read_json
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
 from studio_video import fit
 
@@ -40,6 +42,19 @@ FAMILIES = {
     "CogVideoXPipeline": None, "CogVideoXImageToVideoPipeline": "CogVideoXImageToVideoPipeline",
 }  # fmt: skip
 """The pipelines that are known, and which of them takes a picture with the same weights."""
+PARTS: dict[str, dict[str, str]] = {
+    "transformers": {
+        "T5EncoderModel": "T5Config", "UMT5EncoderModel": "UMT5Config", "CLIPVisionModel": "CLIPVisionConfig",
+        "CLIPVisionModelWithProjection": "CLIPVisionConfig", "T5Tokenizer": "tokenizer", "T5TokenizerFast": "tokenizer",
+        "CLIPImageProcessor": "processor", "CLIPImageProcessorFast": "processor",
+    },
+    "diffusers": dict.fromkeys((
+        "AutoencoderKLCogVideoX", "AutoencoderKLLTXVideo", "AutoencoderKLWan", "CogVideoXTransformer3DModel",
+        "LTXVideoTransformer3DModel", "WanTransformer3DModel", "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler",
+        "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler",
+    ), ""),
+}  # fmt: skip
+"""The classes that a pipeline's parts may have, and of transformers' what their configs are."""
 _EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 _MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 
@@ -117,23 +132,15 @@ class StockVideo:
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         """Load the folder. Raises WeightsError for a pipeline of another kind, or weights that are missing."""
-        index = read_json(folder / "model_index.json", dict)
+        index = read_config(folder / "model_index.json")
         self.name = str(index.get("_class_name"))
         if self.name not in FAMILIES:
             known = ", ".join(FAMILIES)
             raise WeightsError(folder, f"`{folder}` holds a `{self.name}`; known are {known}",
                                hint="name a model of one of these families")  # fmt: skip
-        parts = {
-            name: _module(folder / name, kind, device, dtype)
-            for name, (library, kind) in ((n, v) for n, v in index.items() if isinstance(v, list))
-            if library == "diffusers" and name != "scheduler"
-        }
-        try:
-            pipe = getattr(diffusers, self.name).from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, **parts
-            )
-        except (OSError, ValueError) as error:
-            raise WeightsError(folder, f"`{folder}` cannot be loaded: {error}", hint="pull the model again") from error
+        parts = {name: _part(folder / name, *_named(folder, name, value), device, dtype)
+                 for name, value in index.items() if isinstance(value, list) and value != [None, None]}  # fmt: skip
+        pipe = loaders.pipeline(self.name, index, folder / "model_index.json", parts)
         pipe.set_progress_bar_config(disable=True)
         for name, part in pipe.components.items():
             if name not in parts and isinstance(part, torch.nn.Module):
@@ -195,12 +202,26 @@ class StockVideo:
         )[0]  # fmt: skip
 
 
-def _module(folder: Path, kind: str, device: str, dtype: torch.dtype) -> Any:
-    """One of the pipeline's modules of diffusers, from its mapped files."""
-    made = getattr(diffusers, kind)
-    return studio.module(
-        lambda: made.from_config(made.load_config(folder)), tensors_of(folder), device=device, dtype=dtype
-    )
+def _named(folder: Path, name: str, value: list[Any]) -> tuple[str, str]:
+    """The library and class of a part that `model_index.json` names. Raises WeightsError for others than `PARTS`."""
+    if len(value) != 2 or any(not isinstance(each, str) for each in value) or value[1] not in PARTS.get(value[0], ()):
+        message = f"`{name}` of `{folder}` is made by {value!r:.80}, which is not known"
+        raise WeightsError(folder, message, hint="name a model of diffusers' own classes")
+    return value[0], value[1]
+
+
+def _part(folder: Path, library: str, kind: str, device: str, dtype: torch.dtype) -> Any:
+    """One part of a pipeline."""
+    if library == "transformers":
+        what = PARTS[library][kind]
+        if what == "tokenizer":
+            return transformers.tokenizer(kind, folder)
+        if what == "processor":
+            return transformers.image_processor(kind, folder)
+        return transformers.model(kind, what, folder)
+    if kind.endswith("Scheduler"):
+        return loaders.scheduler(kind, folder)
+    return studio.module(partial(loaders.module, kind, folder), tensors_of(folder), device=device, dtype=dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

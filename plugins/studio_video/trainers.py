@@ -36,9 +36,8 @@ class TrainVideo(studio.Trainer):
         """Write `work/video/model`: `config.json` and weights. Raises InputError as `chosen` does."""
         device = options.torch_device()
         import torch
-        from diffusers import AutoencoderKL
-        from transformers import CLIPTextModel, CLIPTokenizer
 
+        from studio.loaders import diffusers, transformers
         from studio.precision import fast_dtype
         from studio.training.peers import Peers
         from studio_datasets import animated, build, fetch
@@ -49,7 +48,7 @@ class TrainVideo(studio.Trainer):
         work = options.folder
         pictures, records = build.load(work / "data")
         keep = chosen(records, options)
-        vae = AutoencoderKL.from_pretrained(STARTER / "vae", low_cpu_mem_usage=False, local_files_only=True)
+        vae = diffusers.pretrained("AutoencoderKL", STARTER / "vae")
         learnt = [records[i] for i in keep]
         with Peers().first_alone():
             latents = bank.make(
@@ -66,8 +65,8 @@ class TrainVideo(studio.Trainer):
                 kept = bank.films(vae, shown, pictures.shape[1], work / "video" / "films.safetensors")
                 films = {row[name]: frames for name, frames in kept.items()}
                 console.print(f"{len(films)} of {len(learnt)} things have an animation")
-        tower = CLIPTextModel.from_pretrained(STARTER / "text_encoder", local_files_only=True).to(device).eval()
-        texts = Texts(tower, CLIPTokenizer.from_pretrained(STARTER / "tokenizer", local_files_only=True))
+        tower = transformers.model("CLIPTextModel", "CLIPTextConfig", STARTER / "text_encoder").to(device)
+        texts = Texts(tower, transformers.tokenizer("CLIPTokenizer", STARTER / "tokenizer"))
         model = train.train(
             latents, learnt, texts, work / "video", device=device, steps=options.steps, minutes=options.minutes,
             frames=options.frames, moving=(options.moving / 3, options.moving), peak=options.rate,

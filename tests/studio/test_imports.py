@@ -19,7 +19,7 @@ HEAVY = ("torch", "diffusers", "transformers", "open_clip", "numpy", "PIL", "av"
 LAYERS = (
     ("errors", "deprecation", "caching"),
     ("temporary", "files", "recipe", "torch_setup", "devices"),
-    ("precision", "weights", "streaming"),
+    ("precision", "weights", "streaming", "loaders"),
     ("media", "inputs"),
     ("generator", "hookspecs"),
     ("finite",),

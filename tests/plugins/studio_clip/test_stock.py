@@ -105,11 +105,15 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps({**good, "model_cfg": bad}))
         with pytest.raises(WeightsError, match=reason):
             EmbedGenerator(folder).load("cpu", "float32")
-    for text in ("{", "[]", '{"model_cfg": {}}'):
+    for text, reason in (
+        ("{", "is not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"model_cfg": {}}', "has no `vision_cfg`"),
+    ):
         path.write_text(text)
-        with pytest.raises(WeightsError, match="no open_clip config"):
+        with pytest.raises(WeightsError, match=reason):
             EmbedGenerator(folder).load("cpu", "float32")
     other = {**good["model_cfg"], "text_cfg": {"hf_model_name": "owner/tower"}}
     path.write_text(json.dumps({**good, "model_cfg": other}))
-    with pytest.raises(WeightsError, match="`owner/tower`, untold here"):
+    with pytest.raises(WeightsError, match="`owner/tower`, which is not described here"):
         EmbedGenerator(folder).load("cpu", "float32")

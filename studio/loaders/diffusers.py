@@ -1,0 +1,79 @@
+"""diffusers' modules, schedulers and pipelines out of folders that strangers wrote.
+
+A class is made of the keys that its constructor declares, and a pipeline of parts that were loaded one by one: the
+library's own reader of pipelines imports what `model_index.json` names.
+
+Try it: ``module("AutoencoderKL", Path("folder/vae"))``
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from studio.errors import WeightsError
+from studio.loaders import allowed, check_index, offline, read_config
+
+
+def config(kind: str, path: Path) -> dict[str, Any]:
+    """The keys of a config that the class `kind` declares. Raises WeightsError."""
+    return allowed(path, read_config(path), _declared(kind))
+
+
+def module(kind: str, folder: Path) -> Any:
+    """A module of class `kind` with the shape that `config.json` says, and without its weights. Raises WeightsError."""
+    return _made(kind, folder / "config.json")
+
+
+def scheduler(kind: str, folder: Path) -> Any:
+    """A scheduler of class `kind`. Raises WeightsError."""
+    return _made(kind, folder / "scheduler_config.json")
+
+
+def pretrained(kind: str, folder: Path) -> Any:
+    """A module of class `kind` with the folder's safetensors, float32. Raises WeightsError, ModelError."""
+    import diffusers
+
+    check_index(folder)
+    config(kind, folder / "config.json")  # read by the library once more: what it asks for is refused or in bounds
+    with offline(folder):
+        try:
+            return getattr(diffusers, kind).from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise _unusable(folder, error) from error
+
+
+def pipeline(kind: str, index: dict[str, Any], path: Path, parts: dict[str, Any]) -> Any:
+    """A pipeline of class `kind` of parts that are loaded; plain settings are those of `model_index.json`."""
+    import diffusers
+
+    settings = {key: value for key, value in index.items() if not isinstance(value, dict | list)}
+    known = [key for key in _declared(kind) if key not in parts]
+    try:
+        return getattr(diffusers, kind)(**parts, **allowed(path, settings, known))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _unusable(path, error) from error
+
+
+def _declared(kind: str) -> list[str]:
+    import diffusers
+
+    return [name for name in inspect.signature(getattr(diffusers, kind).__init__).parameters if name != "self"]
+
+
+def _made(kind: str, path: Path) -> Any:
+    import diffusers
+
+    values = config(kind, path)
+    try:
+        return getattr(diffusers, kind).from_config(values)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError, ArithmeticError) as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> WeightsError:
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return WeightsError(path, f"diffusers cannot load `{path}`: {said[:200]}", hint="get the model again")

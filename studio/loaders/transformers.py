@@ -1,0 +1,139 @@
+"""transformers' configs, models and tokenizers out of folders that strangers wrote.
+
+A config is made of the keys that its class declares. A tokenizer is read out of a folder that is written here, of the
+files and keys below: the library's own reader would follow paths, classes and revisions that the files name.
+
+Try it: ``tokenizer("CLIPTokenizer", Path("folder/tokenizer"))``
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from studio.errors import WeightsError
+from studio.loaders import MOST_TOKENIZER, allowed, check_index, offline, read_config, regular
+from studio.loaders.tokenizer_json import check
+
+_LEFT_OUT = ("self", "dtype", "transformers_version", "architectures", "attn_implementation", "experts_implementation")
+_SETTINGS = (
+    "add_bos_token", "add_eos_token", "add_prefix_space", "additional_special_tokens", "added_tokens_decoder",
+    "clean_up_tokenization_spaces", "do_basic_tokenize", "do_lower_case", "errors", "extra_ids", "extra_special_tokens",
+    "legacy", "model_input_names", "padding_side", "split_special_tokens", "strip_accents", "tokenize_chinese_chars",
+    "tokenizer_class", "truncation_side",
+)  # fmt: skip
+"""Keys of `tokenizer_config.json` that are handed on, besides `model_max_length` and each special token."""
+_WORDS = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+_MOST_LENGTH = 1 << 24
+
+
+def config(kind: str, folder: Path) -> Any:
+    """The config of a class of transformers, such as `CLIPTextConfig`, out of `config.json`. Raises WeightsError."""
+    import transformers
+
+    made, path = getattr(transformers, kind), folder / "config.json"
+    values = read_config(path)
+    key = getattr(made, "base_config_key", "")
+    if key and isinstance(values.get(key), dict) and values.get("model_type") != made.model_type:
+        values = values[key]  # the config of a whole CLIP has one for each tower
+    known = set(inspect.signature(made.__init__).parameters) - set(_LEFT_OUT)
+    known |= {"rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings"}
+    try:
+        return made(**allowed(path, values, known))
+    except Exception as error:  # the library checks by classes of errors of its own
+        raise _unusable(path, error) from error
+
+
+def model(kind: str, settings: str, folder: Path) -> Any:
+    """A model of class `kind` with config class `settings` and the folder's safetensors, float32, in evaluation mode.
+
+    Raises WeightsError, ModelError.
+    """
+    import transformers
+
+    check_index(folder)
+    made = config(settings, folder)
+    with offline(folder):
+        try:
+            found = getattr(transformers, kind).from_pretrained(
+                folder, config=made, use_safetensors=True, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise _unusable(folder, error) from error
+    return found.eval()
+
+
+def tokenizer(kind: str, folder: Path, family: str | None = None) -> Any:
+    """A tokenizer of class `kind`; `AutoTokenizer` goes by `family`, a `model_type`. Raises WeightsError."""
+    import transformers
+
+    with copied_tokenizer(folder, family) as copy, offline(folder):
+        try:
+            return getattr(transformers, kind).from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # `tokenizers` raises a bare Exception
+            raise _unusable(folder, error) from error
+
+
+def image_processor(kind: str, folder: Path) -> Any:
+    """An image processor of class `kind` out of `preprocessor_config.json`. Raises WeightsError."""
+    import transformers
+
+    path = folder / "preprocessor_config.json"
+    keys = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
+            "do_normalize", "image_mean", "image_std", "do_convert_rgb")  # fmt: skip
+    try:
+        return getattr(transformers, kind)(**allowed(path, read_config(path), keys))
+    except (TypeError, ValueError, KeyError) as error:
+        raise _unusable(path, error) from error
+
+
+@contextmanager
+def copied_tokenizer(folder: Path, family: str | None = None) -> Iterator[str]:
+    """A temporary folder with the tokenizer's files, of which only known keys are left. Raises WeightsError."""
+    with tempfile.TemporaryDirectory(prefix="studio-tokenizer-") as made:
+        _copy(folder, Path(made), family)
+        yield made
+
+
+def _copy(folder: Path, into: Path, family: str | None) -> None:
+    for name in _WORDS:
+        if (folder / name).exists():
+            (into / name).write_bytes(regular(folder / name, MOST_TOKENIZER))
+    if (folder / "tokenizer.json").exists():
+        content = read_config(folder / "tokenizer.json", MOST_TOKENIZER)
+        check(content, folder / "tokenizer.json")
+        (into / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    if (folder / "added_tokens.json").exists():
+        added = read_config(folder / "added_tokens.json")
+        (into / "added_tokens.json").write_text(
+            json.dumps({key: value for key, value in added.items() if isinstance(value, int)}), "utf-8"
+        )
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            settings = _settings(folder / name)
+            (into / name).write_text(json.dumps(settings), "utf-8")
+    if family is not None:
+        (into / "config.json").write_text(json.dumps({"model_type": family}), "utf-8")
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    values = read_config(path)
+    special = {key for key in values if key.endswith("_token") and not key.startswith("add_")}
+    length = values.pop("model_max_length", None)
+    tokens = values.pop("added_tokens_decoder", None)  # may be long
+    found = allowed(path, values, special | set(_SETTINGS))
+    if isinstance(tokens, dict):
+        found["added_tokens_decoder"] = tokens
+    if isinstance(length, int | float) and 0 < length <= _MOST_LENGTH:  # transformers writes 1e30 where there is none
+        found["model_max_length"] = int(length)
+    return found
+
+
+def _unusable(path: Path, error: Exception) -> WeightsError:
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return WeightsError(path, f"transformers cannot load `{path}`: {said[:200]}", hint="get the model again")
