@@ -47,14 +47,15 @@ def regular(path: Path, most: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
                 raise WeightsError(path, f"`{path}` is not a regular file", hint=_AGAIN)
-            data = file.read(most + 1)
+            if about.st_size > most:
+                message = f"`{path}` has {about.st_size:,} bytes; at most {most:,} are read"
+                raise WeightsError(path, message, hint=_AGAIN)
+            return file.read(most)
     except OSError as error:
         raise WeightsError(path, f"cannot read `{path}`: {error.strerror or error}", hint=_AGAIN) from error
-    if len(data) > most:
-        raise WeightsError(path, f"`{path}` is larger than {most:,} bytes, the most that is read", hint=_AGAIN)
-    return data
 
 
 def read_config(path: Path, most: int = MOST_CONFIG) -> dict[str, Any]:
