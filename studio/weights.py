@@ -138,6 +138,16 @@ class Source:
                 file, message, hint="the weights belong to another configuration: use the one beside them"
             )
 
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers; read in parts of some rows."""
+        import torch
+
+        one, two = (self._places[each][1].get_slice(self._places[each][2]) for each in (name, other))
+        if one.get_shape() != two.get_shape() or one.get_dtype() != two.get_dtype():
+            return False
+        starts = range(0, next(iter(one.get_shape()), 0), 1024)
+        return all(torch.equal(one[start : start + 1024], two[start : start + 1024]) for start in starts)
+
     def read(self, name: str) -> torch.Tensor:
         """A copy of the tensor on the device, safe from later changes of the file; floating-point ones are cast."""
         _, opened, stored = self._places[name]

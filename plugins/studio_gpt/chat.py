@@ -19,13 +19,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from studio.errors import InputError, ModelError
+from studio_gpt.tokens import TURN_ENDS, breaker
 
 if TYPE_CHECKING:
     from studio_gpt.text import TextInputs
@@ -36,6 +37,7 @@ MOST_OUTPUT = 4 << 20  # characters
 MEMORY_MIB = 512
 SECONDS = 2.0  # of the processor
 PATIENCE_S = 30.0  # of the clock, on a machine that is busy with something else
+OWN_WORDS = ("content", "reasoning_content")  # of a message of the model's
 WORKER = Path(__file__).with_name("chat_worker.py")
 
 
@@ -75,16 +77,68 @@ class ChatTemplate:
 def chat_tokens(tokens: Tokens, inputs: TextInputs) -> list[int]:
     """The tokens of a conversation (`system`, `turns`, `prompt`), up to where the model's answer begins.
 
-    Raises InputError if the model has no chat template, ModelError if it fails.
+    A model of one turn is given no `turns`. Raises InputError if it has no chat template, ModelError if that fails.
     """
     if tokens.chat_template is None:
         hint = "use a model that was trained for chats, or leave out `chat` to go on from the prompt"
         raise InputError("chat", "the model has no chat template", hint=hint)
-    said = [*inputs.turns, inputs.prompt]
+    said = [inputs.prompt] if tokens.one_turn else [*inputs.turns, inputs.prompt]
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
     if inputs.system:
         messages.insert(0, {"role": "system", "content": inputs.system})
-    return tokens.encode(ChatTemplate(tokens.chat_template, tokens.specials).render(messages), plain=False)
+    return conversation_tokens(tokens, messages)
+
+
+def conversation_tokens(tokens: Tokens, messages: Sequence[Mapping[str, Any]], **more: Any) -> list[int]:
+    """The tokens of a conversation in the model's chat template, which `tokens` must have; `more` is for `render`.
+
+    Only what the template itself writes is taken as control tokens. One that is spelt out in a message or in `more`
+    stays text, so nobody can end a turn and begin another with words. Raises ModelError if the template fails.
+    """
+    template = ChatTemplate(tokens.chat_template or "", tokens.specials)
+    mark = _unused(json.dumps([list(messages), more], ensure_ascii=False, default=str) + template.text)
+    by_others = breaker(tokens.control(template.text), mark)
+    by_model = breaker(tokens.control(), mark)  # it writes tokens such as `<think>` that its template reads
+    marked = {name: _each_text(value, by_others) for name, value in more.items()}
+    marked["messages"] = [_each_text(each, by_others) for each in messages]
+    for made, each in zip(marked["messages"], messages, strict=True):
+        if each.get("role") == "assistant":
+            made |= {name: by_model(each[name]) for name in OWN_WORDS if isinstance(each.get(name), str)}
+    text = template.render(**marked)
+    ids = tokens.encode_marked(text, mark) if mark in text else tokens.encode(text, plain=False)
+    begun = tokens.first is None or ids[:1] == [tokens.first]
+    return ids if begun else [cast(int, tokens.first), *ids]
+
+
+def turn_ends(tokens: Tokens) -> frozenset[int]:
+    """Tokens that end an answer in the model's chats: those named for it, and the one that its template writes after
+    an answer.
+    """
+    control = tokens.control(tokens.chat_template or "")
+    named = {number for text, number in control.items() if text in TURN_ENDS}
+    answer = "The answer is 7431."
+    messages = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": answer}]
+    try:
+        text = ChatTemplate(tokens.chat_template or "", tokens.specials).render(messages, add_generation_prompt=False)
+    except ModelError:  # it wants a conversation of another form; those that are named must do
+        return frozenset(named)
+    after = text.rpartition(answer)[2].lstrip()
+    written = [text for text in control if after.startswith(text)]
+    return frozenset(named | {control[max(written, key=len)]} if written else named)
+
+
+def _unused(text: str) -> str:
+    """A character that a text has not."""
+    return next(each for each in map(chr, range(0xF0000, 0xFFFFE)) if each not in text)
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Messages or tools with every text changed, but for the names of fields and roles."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: each if key == "role" else _each_text(each, change) for key, each in value.items()}
+    return [_each_text(each, change) for each in value] if isinstance(value, list | tuple) else value
 
 
 class _Worker:

@@ -16,6 +16,7 @@ from typing import Any
 from studio.errors import UsageError
 from studio_gpt.model import Config, Rope
 
+HEAD = "lm_head.weight"
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 _LARGEST = {"vocab": 1 << 22, "context": 1 << 24, "layers": 1024, "heads": 4096, "kv_heads": 4096, "head_dim": 1 << 14,
             "width": 1 << 17, "hidden": 1 << 20}  # fmt: skip
@@ -179,11 +180,16 @@ def plan_of(config: Config, family: str) -> dict[str, Stored]:
         layer(config, i, add)
     if gpt2:
         add("places", ("wpe",), (config.context,))
-    add("embed", ("wte" if gpt2 else "embed_tokens",), (config.vocab,))
+    add("embed", (embedding_of(family).removesuffix(".weight"),), (config.vocab,))
     add("norm", ("ln_f" if gpt2 else "norm",), (config.width,), gpt2)
     if not config.tied:
         add("head", ("lm_head",), (config.vocab,))
     return plan
+
+
+def embedding_of(family: str) -> str:
+    """The stored name of a family's embedding."""
+    return "wte.weight" if family == "gpt2" else "embed_tokens.weight"
 
 
 def _gpt2_layer(c: Config, i: int, add: Callable[..., None]) -> None:
@@ -215,9 +221,7 @@ def plain_name(stored: str, tied: bool) -> str | None:
     Left out are masks and frequencies, which old folders hold, and the copy of a tied head.
     """
     name = stored.removeprefix("transformer.").removeprefix("model.")
-    if name.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")) or (
-        tied and name == "lm_head.weight"
-    ):
+    if name.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")) or (tied and name == HEAD):
         return None
     return name
 

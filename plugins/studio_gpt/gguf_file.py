@@ -76,10 +76,13 @@ class Gguf:
         return WeightsError(self.path, f"`{self.path}` {what}", hint=hint)
 
     def _header(self) -> tuple[dict[str, Any], dict[str, Info]]:
-        if self._data[:4] != b"GGUF":
+        if self._data[:4] not in (b"GGUF", b"FUGG"):
             raise self._error("does not begin as a GGUF file")
         self._at = 4
         version = self._scalar("<I")
+        if self._data[:4] == b"FUGG" or int.from_bytes(self._data[4:8], "big") in range(1, 256):
+            hint = "take the little-endian file of the same model, or convert this with `gguf-convert-endian`"
+            raise self._error("is a big-endian GGUF file; only little-endian ones are read", hint)
         if version not in (2, 3):
             raise self._error(f"is of GGUF version {version}; known are 2 and 3")
         count, pairs = self._count(24, "tensors"), self._count(12, "metadata entries")

@@ -9,12 +9,13 @@ Try it: ``studio text --model model.gguf "Once upon a time"``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import UsageError
 from studio_gpt.families import Fields, Stored
 from studio_gpt.model import Config, Rope
-from studio_gpt.tokens import Tokens
+from studio_gpt.tokens import TURN_ENDS, Tokens
 
 if TYPE_CHECKING:
     import tokenizers
@@ -28,8 +29,10 @@ _WORDS = (
 # How a text is cut before pairs of bytes are joined, by the name that llama.cpp gave it: a pattern, or digits one by
 # one and then GPT-2's own pattern, or that alone.
 _CUTS: dict[str, str] = {
-    "gpt-2": "", "smollm": "digits", "llama-bpe": _WORDS % 3, "llama3": _WORDS % 3, "qwen2": _WORDS % 1,
+    "gpt-2": "", "smollm": "digits", "llama-bpe": _WORDS % 3, "llama3": _WORDS % 3, "llama-v3": _WORDS % 3,
+    "qwen2": _WORDS % 1, "deepseek-r1-qwen": _WORDS % 1,
 }  # fmt: skip
+_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")  # these take whole words first, and begin a text with BOS
 
 
 def config_of(metadata: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]], divisors: Sequence[float]) -> Config:
@@ -111,8 +114,8 @@ def plan_of(config: Config, family: str) -> dict[str, Stored]:
 
 def tokens_of(metadata: Mapping[str, Any]) -> Tokens:
     """The tokenizer in the file. Raises UsageError if it has none, or one of a kind that is not known."""
-    kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
-    words, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
+    kind, words, merges = (metadata.get(f"tokenizer.ggml.{each}") for each in ("model", "tokens", "merges"))
+    cut = metadata.get("tokenizer.ggml.pre") or _usual_cut(metadata)
     if kind != "gpt2" or cut not in _CUTS or not isinstance(words, list) or not isinstance(merges, list):
         known = ", ".join(_CUTS)
         raise UsageError(
@@ -120,19 +123,56 @@ def tokens_of(metadata: Mapping[str, Any]) -> Tokens:
             hint="put the model's tokenizer.json beside the file, and it is taken instead",
         )
     tokenizer = _byte_level(words, merges, cut)
-    _add_special(tokenizer, words, metadata)
-    eos = metadata.get("tokenizer.ggml.eos_token_id")
-    ends = {each for each in (eos, metadata.get("tokenizer.ggml.eot_token_id")) if isinstance(each, int)}
-    specials = {
-        name: words[number]
-        for name in ("bos", "eos")
-        if isinstance(number := metadata.get(f"tokenizer.ggml.{name}_token_id"), int) and 0 <= number < len(words)
-    }
+    special = {name: _special(metadata, name, len(words)) for name in ("bos", "eos", "eot", "eom")}
+    first = special["bos"] if _around(metadata, "bos", special["bos"], usual=cut in _LLAMA3) else None
+    _add_special(tokenizer, words, metadata, special)
+    _surround(tokenizer, words, first, special["eos"] if _around(metadata, "eos", special["eos"]) else None)
+    return with_metadata(Tokens(tokenizer, frozenset(), first=first), metadata)
+
+
+def with_metadata(tokens: Tokens, metadata: Mapping[str, Any]) -> Tokens:
+    """A tokenizer with what the file's metadata say besides: its ends, its named tokens and its chat template.
+
+    What `tokens` already say goes first. Raises UsageError for a special token that it has not.
+    """
+    vocab, count = tokens.tokenizer.get_vocab(with_added_tokens=True), tokens.size
+    special = {name: _special(metadata, name, count) for name in ("bos", "eos", "eot", "eom")}
+    ends = {vocab[word] for word in TURN_ENDS & vocab.keys()}
+    ends |= {number for name in ("eos", "eot", "eom") if (number := special[name]) is not None}
+    texts = {
+        f"{name}_token": str(tokens.tokenizer.id_to_token(number))
+        for name in ("bos", "eos") if (number := special[name]) is not None
+    }  # fmt: skip
     template = metadata.get("tokenizer.chat_template")
-    return Tokens(
-        tokenizer, frozenset(ends), template if isinstance(template, str) else None,
-        {f"{name}_token": text for name, text in specials.items()},
+    return replace(
+        tokens, ends=tokens.ends | ends,
+        chat_template=tokens.chat_template or (template if isinstance(template, str) else None),
+        specials={**texts, **tokens.specials},
     )  # fmt: skip
+
+
+def _usual_cut(metadata: Mapping[str, Any]) -> str | None:
+    """How texts are cut where an early file does not say it; None if nothing else tells."""
+    family = metadata.get("general.architecture")
+    if family == "llama" and "<|begin_of_text|>" in (metadata.get("tokenizer.ggml.tokens") or []):
+        return "llama-bpe"
+    return {"gpt2": "gpt-2", "qwen2": "qwen2", "qwen3": "qwen2"}.get(str(family))
+
+
+def _special(metadata: Mapping[str, Any], name: str, count: int) -> int | None:
+    """The number of a special token. Raises UsageError for one beyond the `count` tokens."""
+    number = metadata.get(key := f"tokenizer.ggml.{name}_token_id")
+    if number is not None and (not isinstance(number, int) or not 0 <= number < count):
+        raise UsageError(f"`{key}` is {number!r:.40}; its tokenizer has the tokens 0 to {count - 1:,}")
+    return number
+
+
+def _around(metadata: Mapping[str, Any], name: str, number: int | None, *, usual: bool = False) -> bool:
+    """Whether BOS or EOS stands at each text: as the file says, else as is `usual`. Raises UsageError."""
+    told = Fields(metadata).flag(key := f"tokenizer.ggml.add_{name}_token", usual and number is not None)
+    if told and number is None:
+        raise UsageError(f"`{key}` is true, and `tokenizer.ggml.{name}_token_id` is missing: which token is it?")
+    return told
 
 
 def _byte_level(words: list[Any], merges: list[Any], cut: str) -> tokenizers.Tokenizer:
@@ -143,7 +183,7 @@ def _byte_level(words: list[Any], merges: list[Any], cut: str) -> tokenizers.Tok
     if len(vocab) != len(words) or not all(second for _, second in pairs):
         raise UsageError("its tokenizer is damaged: a token stands twice, or a merge is no pair")
     try:
-        tokenizer = Tokenizer(models.BPE(vocab, pairs, ignore_merges=cut in ("llama-bpe", "llama3")))
+        tokenizer = Tokenizer(models.BPE(vocab, pairs, ignore_merges=cut in _LLAMA3))
     except Exception as error:  # the library raises a bare Exception
         raise UsageError(f"its tokenizer is damaged: {error}") from None
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=_CUTS[cut] in ("", "digits"))
@@ -159,17 +199,27 @@ def _byte_level(words: list[Any], merges: list[Any], cut: str) -> tokenizers.Tok
     return tokenizer
 
 
-def _add_special(tokenizer: tokenizers.Tokenizer, words: list[str], metadata: Mapping[str, Any]) -> None:
-    """Tell the tokenizer which tokens are no text, and what begins every text."""
-    from tokenizers import AddedToken, processors
+def _add_special(
+    tokenizer: tokenizers.Tokenizer, words: list[str], metadata: Mapping[str, Any], special: Mapping[str, int | None]
+) -> None:
+    """Tell the tokenizer which tokens are not text: those of a kind, a role or a name for it."""
+    from tokenizers import AddedToken
 
     kinds = metadata.get("tokenizer.ggml.token_type") or []
-    control = [word for word, kind in zip(words, kinds, strict=False) if kind == _CONTROL]
+    control = [word for word, kind in zip(words, kinds, strict=False) if kind == _CONTROL or word in TURN_ENDS]
+    control += [words[number] for number in special.values() if number is not None]
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in control])
     own = [word for word, kind in zip(words, kinds, strict=False) if kind == _USER_DEFINED]
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in own])
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
-    if metadata.get("tokenizer.ggml.add_bos_token") and isinstance(bos, int) and 0 <= bos < len(words):
+
+
+def _surround(tokenizer: tokenizers.Tokenizer, words: list[str], first: int | None, last: int | None) -> None:
+    """Have the tokenizer put tokens before and after every text."""
+    from tokenizers import processors
+
+    around = [words[number] for number in (first, last) if number is not None]
+    if around:
+        single = [*around[: first is not None], "$A", *around[first is not None :]]
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{words[bos]} $A", special_tokens=[(words[bos], bos)]
+            single=single, special_tokens=[(word, words.index(word)) for word in dict.fromkeys(around)]
         )

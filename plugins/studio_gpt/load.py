@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 
 import studio
 from studio.errors import UsageError, WeightsError
-from studio.loaders import tokenizer_json
+from studio.loaders import MOST_TOKENIZER, read_config, tokenizer_json
 from studio.weights import Source, Tensors
 from studio_gpt import families, gguf_model
 from studio_gpt.families import Stored
@@ -61,8 +61,9 @@ class Found:
     def others(self) -> list[Path]:
         """The small files that the model is made of too."""
         folder = self.path if self.gguf is None else self.path.parent
-        names = _OTHERS if self.gguf is None else ("tokenizer.json",)
-        return [folder / name for name in names if (folder / name).exists()]
+        if self.gguf is not None and not (folder / "tokenizer.json").exists():
+            return []  # all is in the file
+        return [folder / name for name in _OTHERS if (folder / name).exists()]
 
     def build(self, device: str, dtype: str | torch.dtype, pack: Pack | None = None) -> GPT:
         """The decoder with its weights, frozen, and packed if that is asked for.
@@ -77,22 +78,25 @@ class Found:
     def tokens(self) -> Tokens:
         """The tokenizer: a tokenizer.json in the folder or beside the file, else the one inside a GGUF file."""
         folder = self.path if self.gguf is None else self.path.parent
-        if self.gguf is None or (folder / "tokenizer.json").exists():
-            found = _folder_tokens(folder)
-        else:
-            try:
+        try:
+            if self.gguf is None:
+                found = _folder_tokens(folder, self.config.vocab)
+            elif (folder / "tokenizer.json").exists():
+                found = gguf_model.with_metadata(_folder_tokens(folder, self.config.vocab), self.gguf.metadata)
+            else:
                 found = gguf_model.tokens_of(self.gguf.metadata)
-            except UsageError as error:
-                raise _unusable(self.path, error) from None
+        except UsageError as error:
+            raise _unusable(self.path, error) from None
         if found.size > self.config.vocab:
             message = f"the tokenizer of `{self.path}` knows {found.size:,} tokens and the model {self.config.vocab:,}"
             raise WeightsError(self.path, message, hint="put the model's own tokenizer.json there")
-        return found
+        return replace(found, ends=frozenset(each for each in found.ends if 0 <= each < self.config.vocab))
 
     def _open(self, files: Sequence[Path], device: str, dtype: torch.dtype) -> Tensors:
         if self.gguf is not None:
             return Arranged(_GgufTensors(self.gguf, device, dtype), self.plan)
-        rename = partial(families.plain_name, tied=self.config.tied)
+        embedded_by_head = self.plan["embed.weight"].names == (families.HEAD,)
+        rename = partial(families.plain_name, tied=self.config.tied and not embedded_by_head)
         return Arranged(Source(files, rename, device, dtype), self.plan)
 
 
@@ -128,7 +132,25 @@ def _find_folder(path: Path) -> Found:
     if missing or not files:
         lacks = f"lacks `{missing[0]}`, which its index names" if missing else "has no *.safetensors"
         raise WeightsError(path, f"the model `{path}` {lacks}", hint="get the model again; pickles are not read")
-    return Found(path, config, families.plan_of(config, values["model_type"]), tuple(files))
+    own = _own_head(files, families.embedding_of(values["model_type"])) if config.tied else ""
+    if own == "untied":
+        config = replace(config, tied=False)
+    plan = families.plan_of(config, values["model_type"])
+    if own == "embedding":
+        plan["embed.weight"] = replace(plan["embed.weight"], names=(families.HEAD,))
+    return Found(path, config, plan, tuple(files))
+
+
+def _own_head(files: Sequence[Path], embedding: str) -> str:
+    """What files of a tied model hold of a head: nothing or a copy (``""``), other weights than the embedding's
+    (``untied``: they are used, as transformers does), or a head in place of the embedding (``embedding``).
+    """
+    source = Source(files, partial(families.plain_name, tied=False), "cpu", torch.float32)
+    if families.HEAD not in source.names:
+        return ""
+    if embedding not in source.names:
+        return "embedding"
+    return "" if source.equal(families.HEAD, embedding) else "untied"
 
 
 def _find_gguf(path: Path) -> Found:
@@ -223,22 +245,50 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _folder_tokens(folder: Path) -> Tokens:
+def _folder_tokens(folder: Path, vocab: int) -> Tokens:
+    import tokenizers
+
     path = folder / "tokenizer.json"
     if not path.exists():
         hint = f"make it: `transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained(…)`"
         raise WeightsError(path, f"the model `{folder}` has no tokenizer.json", hint=hint)
-    tokenizer = tokenizer_json.load(path)
+    more = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    template = _template(folder, more)
+    # Prompts are neither cut nor padded, whatever was saved with the tokenizer.
+    content = {**read_config(path, MOST_TOKENIZER), "truncation": None, "padding": None}
+    content["added_tokens"] = _embedded(content.get("added_tokens"), vocab, template or "")
+    tokenizer = tokenizer_json.build(content, path)
     told = [read_json(file) for name in ("config.json", "generation_config.json")
             if (file := folder / name).exists()]  # fmt: skip
     found = [each.get("eos_token_id") for each in told]
     ends = {one for each in found for one in (each if isinstance(each, list) else [each]) if isinstance(one, int)}
-    more = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     specials = {
         name: _text(more[name]) for name in ("bos_token", "eos_token", "pad_token", "unk_token") if more.get(name)
     }
+    # transformers takes named tokens as special ones, even where tokenizer.json has them among its words
+    named = [tokenizers.AddedToken(each, special=True, normalized=False) for each in specials.values()
+             if tokenizer.token_to_id(each) is not None]  # fmt: skip
+    tokenizer.add_special_tokens(named)
     eos = tokenizer.token_to_id(specials.get("eos_token", ""))
-    return Tokens(tokenizer, frozenset(ends if eos is None else {*ends, eos}), _template(folder, more), specials)
+    return Tokens(tokenizer, frozenset(ends if eos is None else {*ends, eos}), template, specials,
+                  one_turn=more.get("one_turn") is True)  # fmt: skip
+
+
+def _embedded(added: Any, vocab: int, template: str) -> Any:
+    """A tokenizer's added tokens without special ones that the model has no embedding for, such as one for padding.
+
+    They are never needed, unless the chat template writes them; then they stay, and the tokenizer is refused.
+    """
+    if not isinstance(added, list) or not all(isinstance(each, dict) for each in added):
+        return added  # the library says what is wrong with it
+
+    def needed(token: dict[str, Any]) -> bool:
+        number = token.get("id")
+        return not (token.get("special") and isinstance(number, int) and number >= vocab) or (
+            str(token.get("content")) in template
+        )
+
+    return [each for each in added if needed(each)]
 
 
 def _text(value: Any) -> str:

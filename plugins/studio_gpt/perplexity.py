@@ -58,7 +58,7 @@ class PerplexityGenerator(TextGenerator):
 
     def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Scoring:  # type: ignore[override]
         """Lay out the windows. Raises InputError for fewer than two tokens, too many, or windows that do not fit."""
-        tokens = model.tokens.encode(inputs.text.text)
+        tokens = model.tokens.encode(inputs.text.text.removeprefix("\ufeff"))  # a file's byte order mark
         if not 2 <= len(tokens) <= MOST_TOKENS:
             raise InputError("text", f"`text` has {len(tokens):,} tokens; from 2 to {MOST_TOKENS:,} can be scored")
         context = model.config.context

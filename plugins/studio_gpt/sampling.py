@@ -23,6 +23,9 @@ from torch import Tensor
 import studio
 from studio.errors import StudioError
 
+LARGEST = 1e30  # logits after biases and penalties, so that sums and quotients of theirs stay finite
+COLD = 1e-3  # the temperature below which logits are measured from the likeliest
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -69,8 +72,9 @@ def penalise_repetition(logits: Tensor, tokens: Sequence[int], penalty: float) -
     if penalty == 1 or not tokens:
         return logits
     seen = torch.tensor(sorted(set(tokens)), device=logits.device)
-    found = logits[seen]
-    return logits.index_copy(0, seen, torch.where(found < 0, found * penalty, found / penalty))
+    found = logits[seen].double()
+    weighed = torch.where(found < 0, found * penalty, found / penalty).clamp(-LARGEST, LARGEST)
+    return logits.index_copy(0, seen, weighed.to(logits.dtype))
 
 
 def penalise_counts(logits: Tensor, written: Sequence[int], presence: float, frequency: float) -> Tensor:
@@ -88,7 +92,7 @@ def add_bias(logits: Tensor, bias: Sequence[tuple[int, float]]) -> Tensor:
     if not bias:
         return logits
     tokens, values = zip(*bias, strict=True)
-    added = torch.tensor(values, dtype=logits.dtype, device=logits.device)
+    added = torch.tensor(values, dtype=torch.double).clamp(-LARGEST, LARGEST).to(logits)
     return logits.index_add(0, torch.tensor(tokens, device=logits.device), added)
 
 
@@ -131,6 +135,13 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(probabilities < p * probabilities.max(), -torch.inf)
 
 
+def heat(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over a temperature above 0. At the smallest ones all but the likeliest are ruled out."""
+    if temperature < COLD:  # a float32 would overflow; a double of 5e-324 divides 0 to 0 and all else to -inf
+        return ((logits.double() - logits.max()) / temperature).to(logits.dtype)
+    return logits / temperature
+
+
 def draw(logits: Tensor, u: float) -> int:
     """The token at `u` in [0, 1) of the summed probabilities; one that is ruled out is never drawn."""
     sums = logits.double().softmax(-1).cumsum(-1)
@@ -154,11 +165,20 @@ def adjust(logits: Tensor, s: Sampling, tokens: Sequence[int], prompt: int, rule
 
 
 def choose(logits: Tensor, s: Sampling, tokens: Sequence[int], prompt: int, seed: int, rule: Rule | None = None) -> int:
-    """The token that follows `tokens`, of logits (vocab,) float32. Raises StudioError if the rule allows none."""
-    logits = adjust(logits, s, tokens, prompt, rule)
+    """The token that follows `tokens`, of logits (vocab,) float32.
+
+    Raises StudioError if the rule allows none, or if a logit is not a number.
+    """
+    if not logits.max().isfinite():  # NaN is larger than all else
+        raise StudioError(
+            f"at place {len(tokens)} the model gives logits that are not finite",
+            hint="use `--weights loaded`, or get the model again: its weights may be damaged",
+        )
+    logits = adjust(logits.clamp(-LARGEST, LARGEST), s, tokens, prompt, rule)
     if s.temperature == 0:
         return int(logits.argmax())
-    logits = keep_min_p(keep_top_p(keep_top_k(logits / s.temperature, s.top_k), s.top_p), s.min_p)
+    scaled = heat(logits, s.temperature)
+    logits = keep_min_p(keep_top_p(keep_top_k(scaled, s.top_k), s.top_p), s.min_p)
     return draw(logits, uniform(seed, len(tokens) - prompt))
 
 

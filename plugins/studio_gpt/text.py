@@ -21,7 +21,7 @@ from studio import models
 from studio.caching import cached_property
 from studio.errors import InputError
 from studio.serving import others
-from studio_gpt.chat import chat_tokens
+from studio_gpt.chat import chat_tokens, turn_ends
 
 if TYPE_CHECKING:
     from studio_gpt.load import Found
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 STARTER = Path(__file__).parent / "weights" / "starter"
 WEIGHTS = ("float16", "loaded", "int8", "int8-dynamic", "int4")  # kinds, as `linear.KINDS` has them; the first is usual
+ONE_TURN = "the model answers each message by itself: what was said before is left out"
 MOST_SCHEMA = 256 << 10  # characters
 CHUNK = 256  # tokens of a prompt that one step takes
 Logprob = tuple[int, float, tuple[tuple[int, float], ...]]
@@ -50,6 +51,7 @@ class Writing(studio.State):
         logprobs: of each token written its number, its log-probability, and the likeliest ones.
         cache, known: keys and values, and of how many tokens they are.
         inputs: as they were given.
+        ends: tokens after which nothing more is written; in a chat those that end a turn too.
         rule: what may be written, where a schema was given.
         shares: whether keys and values that other requests have computed may be taken.
     """
@@ -67,6 +69,7 @@ class Writing(studio.State):
     cache: Cache = studio.unsaved()
     known: int = studio.unsaved()
     inputs: TextInputs = studio.unsaved()
+    ends: frozenset[int] = studio.unsaved()
     rule: Rule | None = studio.unsaved()
     shares: bool = studio.unsaved()
 
@@ -112,6 +115,10 @@ class TextInputs(studio.Inputs):
     stop: list[str] = studio.field(default_factory=list, help="end before this text")
     json_schema: str = studio.field(
         "", help="write JSON that fits this JSON Schema, and nothing else", max_length=MOST_SCHEMA
+    )
+    literal: bool = studio.field(
+        False,
+        help="read special tokens that are spelt out in the prompt, as <|im_end|> is, as plain text; chats always do",
     )
     truncate: bool = studio.field(False, help="leave out the beginning of a prompt that is longer than the context")
     lookup: int = studio.field(
@@ -186,11 +193,12 @@ class TextGenerator(studio.Generator):
         tokens, notices = _prompt(model, inputs)
         room = min(len(tokens) + inputs.max_tokens, model.config.context)
         cache = model.cache(room)
+        ends = model.tokens.ends | (turn_ends(model.tokens) if inputs.chat else frozenset())
         return Writing(
             steps=_chunks(len(tokens)) + room - len(tokens) - 1, notices=notices, tokens=tokens, prompt=len(tokens),
             start=max(0, len(tokens) - 4), read=len(tokens), seed=rng.seed, room=room, cache=cache,
             known=model.prefixes.take(tokens, cache, 0) if self.shares else 0, inputs=inputs,
-            rule=model.rule(inputs.json_schema), shares=self.shares,
+            ends=ends, rule=model.rule(inputs.json_schema, ends), shares=self.shares,
         )  # fmt: skip
 
     def step(self, model: TextModel, states: Sequence[Writing]) -> list[Writing]:
@@ -231,8 +239,9 @@ def _chunks(tokens: int) -> int:
 
 def _prompt(model: TextModel, inputs: TextInputs) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The prompt's tokens, and what is to be told of them. Raises InputError if there are none, or too many."""
-    tokens = chat_tokens(model.tokens, inputs) if inputs.chat else model.tokens.encode(inputs.prompt)
-    context = model.config.context
+    words = model.tokens
+    tokens = chat_tokens(words, inputs) if inputs.chat else words.encode(inputs.prompt, literal=inputs.literal)
+    context, told = model.config.context, (ONE_TURN,) if words.one_turn and inputs.turns else ()
     if not tokens:
         raise InputError("prompt", "`prompt` has no tokens", hint="say what to go on from")
     unknown = sorted(token for token in inputs.logit_bias if not 0 <= token < model.config.vocab)
@@ -240,7 +249,7 @@ def _prompt(model: TextModel, inputs: TextInputs) -> tuple[tuple[int, ...], tupl
         message = f"`logit_bias` names the token {unknown[0]}; the model has 0 to {model.config.vocab - 1:,}"
         raise InputError("logit_bias", message)
     if len(tokens) < context:
-        return tuple(tokens), ()
+        return tuple(tokens), told
     if not inputs.truncate:
         raise InputError(
             "prompt",
@@ -248,4 +257,4 @@ def _prompt(model: TextModel, inputs: TextInputs) -> tuple[tuple[int, ...], tupl
             hint="shorten it, or leave out its beginning with `--truncate`",
         )
     kept = context - min(inputs.max_tokens, context // 2)
-    return tuple(tokens[-kept:]), (f"the first {len(tokens) - kept:,} of {len(tokens):,} tokens were left out",)
+    return tuple(tokens[-kept:]), (*told, f"the first {len(tokens) - kept:,} of {len(tokens):,} tokens were left out")

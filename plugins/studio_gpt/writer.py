@@ -9,7 +9,7 @@ Try it: ``pytest tests/plugins/studio_gpt/test_text.py``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -54,16 +54,18 @@ class TextModel:
         """An empty cache for one request of so many tokens."""
         return Cache(self.config, room, self.gpt.embed.weight.dtype, self.gpt.embed.weight.device)
 
-    def rule(self, schema: str) -> Rule | None:
-        """What a JSON Schema allows to be written; None without one. InputError for one that cannot be held to."""
+    def rule(self, schema: str, ends: Collection[int]) -> Rule | None:
+        """What a JSON Schema allows to be written before one of `ends`; None without one.
+
+        Raises InputError for one that cannot be held to.
+        """
         if not schema:
             return None
         from studio_gpt.constrain import Constraint, SchemaRule
 
-        if not self.tokens.ends:
+        if not ends:
             raise InputError("json_schema", "`json_schema` needs a model with a token that ends a text; this has none")
-        ends = sorted(self.tokens.ends)
-        return SchemaRule(Constraint.compile(schema, self.tokens.tokenizer, ends, self.config.vocab))
+        return SchemaRule(Constraint.compile(schema, self.tokens.tokenizer, sorted(ends), self.config.vocab))
 
 
 def step(model: TextModel, states: Sequence[Writing]) -> list[Writing]:
@@ -150,7 +152,7 @@ def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[i
         tokens.append(token)
         if state.top:
             noted.append(_note(scores, token, state.top))
-        ended = _end(model, state, tokens)
+        ended = _end(state, tokens)
         seen = len(written.text)
         written = written.grow(tokens, model.tokens.decode, last=bool(ended))
         if (stop := find_stop(written.text, state.inputs.stop, seen)) is not None:
@@ -169,8 +171,8 @@ def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[i
     return replace(after, steps=after.position if ended else _steps(after, after.known) - 1)
 
 
-def _end(model: TextModel, state: Writing, tokens: Sequence[int]) -> str:
-    if tokens[-1] in model.tokens.ends:
+def _end(state: Writing, tokens: Sequence[int]) -> str:
+    if tokens[-1] in state.ends:
         return "end"
     if len(tokens) - state.prompt >= state.inputs.max_tokens:
         return "length"

@@ -2,7 +2,7 @@
 
 Lines that a person types are turns; `/new` begins anew, `/quit` and Ctrl-D end it. Ctrl-C stops an answer, and what was
 said of it stays. Answers go to standard output as they are written, everything else to standard error, so that it works
-in a pipe too. It knows nothing of templates: the generator has an input `chat`.
+in a pipe too. A notice is shown once. It knows nothing of templates: the generator has an input `chat`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from studio.inputs import Flag
 
 GENERATOR = "text"
+STARTER = (
+    "without `--model` this is Studio's starter, which turns an idea into a picture prompt and cannot converse;"
+    " `studio models pull smollm2`, then `studio chat --model smollm2`, can"
+)
 OURS = ("prompt", "chat", "turns")  # inputs that the conversation itself gives
 
 
@@ -40,7 +44,10 @@ class ChatCommand(click.Command):
         from studio.cli.flags import values
 
         studio, flags = ctx.obj.studio(), _flags(ctx.obj)
-        talk = Conversation(studio, values(flags, ctx.params), ctx.params["seed"], ctx.obj)
+        inputs = values(flags, ctx.params)
+        if not inputs.get("model") and not ctx.obj.quiet:
+            note(f"note: {STARTER}")
+        talk = Conversation(studio, inputs, ctx.params["seed"], ctx.obj)
         for line in _lines():
             if line == "/quit":
                 break
@@ -50,7 +57,7 @@ class ChatCommand(click.Command):
                 note(f"note: there is no `{line.split()[0]}`; `/new` begins anew, `/quit` ends")
             elif line:
                 talk.say(line)
-        return 1 if talk.failed and not sys.stdin.isatty() else 0
+        return 1 if talk.failed and not _typed() else 0
 
 
 def _flags(settings: Settings) -> list[Flag]:
@@ -63,6 +70,7 @@ class Conversation:
     def __init__(self, studio: Studio, inputs: dict[str, Any], seed: int | None, settings: Settings) -> None:
         self.turns: list[str] = []
         self.failed = 0
+        self._told: set[str] = set()
         self._studio, self._inputs, self._seed, self._settings = studio, inputs, seed, settings
 
     def say(self, prompt: str) -> None:
@@ -96,8 +104,10 @@ class Conversation:
                     shown = text
                 elif isinstance(event, Failed):
                     raise event.error
-                elif isinstance(event, Loading | Notice) and not self._settings.quiet:
-                    note(f"note: {event.text}" if isinstance(event, Notice) else f"loading the model on {event.device}")
+                elif isinstance(event, Loading | Notice):
+                    self._tell(
+                        f"note: {event.text}" if isinstance(event, Notice) else f"loading the model on {event.device}"
+                    )
         except KeyboardInterrupt:
             ticket.cancel()
         finally:
@@ -105,11 +115,25 @@ class Conversation:
                 emit_piece("\n")
         return shown.strip()
 
+    def _tell(self, text: str) -> None:
+        if text not in self._told and not self._settings.quiet:
+            self._told.add(text)
+            note(text)
+
+
+def _typed() -> bool:
+    """Whether a person types; standard input may also be a pipe, or closed (None)."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
 
 def _lines() -> Iterator[str]:
-    """What a person types, line by line, without blanks around it. Ctrl-C takes back the line, Ctrl-D ends."""
-    if not sys.stdin.isatty():
-        yield from (line.strip() for line in sys.stdin)
+    """What a person types, line by line, without blanks around it. Ctrl-C takes back the line, Ctrl-D ends.
+
+    A pipe may begin with a byte order mark, which is not part of the first line.
+    """
+    if not _typed():
+        for number, line in enumerate(sys.stdin or ()):
+            yield (line if number else line.removeprefix("\ufeff")).strip()
         return
     import readline  # noqa: F401  # gives `input` its history and its keys
 

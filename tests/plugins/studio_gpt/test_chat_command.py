@@ -63,6 +63,27 @@ def test_a_turn_that_fails_is_told_and_taken_back(model: str) -> None:
     assert done.stdout == talk("hello\n", "--model", model, *GREEDY, "-q").stdout
 
 
+def test_a_byte_order_mark_and_carriage_returns_are_not_said(model: str) -> None:
+    words = ["--model", model, *GREEDY, "-q"]
+    assert talk("\ufeffhello\r\nagain\r\n", *words).stdout == talk("hello\nagain\n", *words).stdout
+
+
+def test_without_a_model_each_message_is_answered_by_itself_and_it_says_what_answers() -> None:
+    words = ["--temperature", "0", "--max-tokens", "12"]
+    done = talk("a loyal pet that barks\na red fruit\na red fruit\n", *words)
+    alone = talk("a red fruit\n", *words, "-q")
+    assert done.stdout.splitlines()[1:] == 2 * alone.stdout.splitlines()
+    assert "cannot converse; `studio models pull smollm2`" in done.stderr
+    assert done.stderr.count("what was said before is left out") == 1, "it is told once"
+    assert alone.stderr == ""
+
+
+def test_closed_standard_input_is_the_end() -> None:
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command("-q")], capture_output=True, text=True,
+                          check=False, timeout=120)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_what_cannot_chat_is_one_error(checkpoints: Any) -> None:
     folder, _ = checkpoints("llama")
     done = talk("hello\n", "--model", str(folder), code=1)

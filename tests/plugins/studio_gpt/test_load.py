@@ -30,10 +30,13 @@ def turned(rows, heads):
     return rows.reshape(heads, 2, len(rows) // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def write_gguf(path, theirs, tokenizer, kind):
-    """A Llama of transformers as a GGUF file, its matrices packed as `kind`; returns the numbers that it holds then."""
+def write_gguf(path, theirs, tokenizer, kind, pre="gpt-2", endian=gguf.GGUFEndian.LITTLE, **more):
+    """A Llama of transformers as a GGUF file, its matrices packed as `kind`; the model gets the numbers it holds then.
+
+    `more` are further entries about the tokenizer, such as `add_bos_token`.
+    """
     c, weights = theirs.config, theirs.state_dict()
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", endianess=endian)
     writer.add_context_length(c.max_position_embeddings)
     writer.add_embedding_length(c.hidden_size)
     writer.add_block_count(c.num_hidden_layers)
@@ -44,9 +47,13 @@ def write_gguf(path, theirs, tokenizer, kind):
     writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
     vocab = json.loads(tokenizer.to_str())["model"]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(sorted(vocab["vocab"], key=vocab["vocab"].get))
     writer.add_token_types([3] * 3 + [1] * (len(vocab["vocab"]) - 3))
+    for name, value in more.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}[type(value)]
+        add(f"tokenizer.{name}" if name == "chat_template" else f"tokenizer.ggml.{name}", value)
     writer.add_token_merges([" ".join(pair) for pair in vocab["merges"]])
     writer.add_eos_token_id(1)
     names = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
@@ -113,6 +120,40 @@ def small_gguf(tokenizer, tmp_path_factory):
     with torch.no_grad():
         write_gguf(path, wide_llama(), tokenizer, KINDS.Q8_0)
     return path.read_bytes()
+
+
+def test_a_big_endian_gguf_file_is_called_that(tokenizer, tmp_path):
+    with torch.no_grad():
+        write_gguf(tmp_path / "big.gguf", wide_llama(), tokenizer, KINDS.F32, endian=gguf.GGUFEndian.BIG)
+    with pytest.raises(WeightsError, match="is a big-endian GGUF file") as raised:
+        find(tmp_path / "big.gguf")
+    assert "little-endian" in raised.value.hint
+
+
+def greedy_logits(folder, tokens):
+    return find(folder).build("cpu", "float32")(tokens)
+
+
+@pytest.mark.parametrize("name", ["llama-3", "gpt2"])
+@pytest.mark.parametrize("head", ["own", "copy", "in place of the embedding"])
+def test_a_head_that_is_stored_beside_a_tied_embedding_is_what_transformers_takes(name, head, checkpoints, tmp_path):
+    import transformers
+
+    folder, _ = checkpoints(name)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    (embedding,) = (each for each in weights if each.endswith(("embed_tokens.weight", "wte.weight")))
+    weights["lm_head.weight"] = weights[embedding].clone()
+    if head == "own":
+        weights["lm_head.weight"] += torch.randn(weights[embedding].shape)
+    elif head != "copy":
+        del weights[embedding]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    tokens = torch.randint(0, VOCAB, (1, 20))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(greedy_logits(tmp_path, tokens), theirs(tokens).logits, atol=1e-4, rtol=0)
+    assert find(tmp_path).config.tied is (head != "own")
 
 
 @given(data=st.data())

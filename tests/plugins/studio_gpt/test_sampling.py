@@ -83,3 +83,33 @@ def test_a_guess_is_what_followed_the_same_tokens_before(tokens, most):
     assert len(guessed) <= most
     pairs = [tokens[i : i + 2] for i in range(len(tokens) - 2)]
     assert bool(guessed) == (len(tokens) > 2 and tokens[-2:] in pairs)
+
+
+EXTREME = st.sampled_from([0.0, 5e-324, 1e-300, 1e-45, 1e-20, 1e-6, 1e-3])
+
+
+@given(seed=seeds, temperature=EXTREME, p=st.sampled_from([5e-324, 1e-9, 1.0]), k=st.sampled_from([0, 1, 10**6]))
+def test_the_smallest_temperatures_take_the_likeliest(seed, temperature, p, k):
+    logits = logits_of(seed)
+    assert sampling.choose(logits, Sampling(temperature, k, p, p if p < 1 else 0), [0], 1, seed) == logits.argmax()
+
+
+@given(seed=seeds, temperature=st.one_of(EXTREME, st.floats(1e-3, 10)), penalty=st.sampled_from([5e-324, 1e-9, 10.0]),
+       bias=st.sampled_from([1e308, -1e308, 0.0]), size=st.sampled_from([1.0, 3e38, -3e38, 1e-45]))  # fmt: skip
+def test_no_setting_makes_a_draw_fail_or_leave_the_rule(seed, temperature, penalty, bias, size):
+    class Three:
+        def mask(self, written):
+            return torch.arange(SIZE) == 3
+
+    settings = Sampling(temperature, repetition=penalty, presence=-10, bias=((3, bias), (4, 1e308)))
+    for logits in (logits_of(seed), torch.full((SIZE,), size)):
+        assert 0 <= sampling.choose(logits, settings, [0, 4], 1, seed) < SIZE
+        assert sampling.choose(logits, settings, [0, 4], 1, seed, Three()) == 3
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_an_error_and_no_token(wrong):
+    logits = logits_of(0)
+    logits[7] = wrong
+    with pytest.raises(StudioError, match="at place 2 the model gives logits that are not finite"):
+        sampling.choose(logits, Sampling(), [0, 1], 1, 0)
