@@ -165,15 +165,7 @@ def adjust(logits: Tensor, s: Sampling, tokens: Sequence[int], prompt: int, rule
 
 
 def choose(logits: Tensor, s: Sampling, tokens: Sequence[int], prompt: int, seed: int, rule: Rule | None = None) -> int:
-    """The token that follows `tokens`, of logits (vocab,) float32.
-
-    Raises StudioError if the rule allows none, or if a logit is not a number.
-    """
-    if not logits.max().isfinite():  # NaN is larger than all else
-        raise StudioError(
-            f"at place {len(tokens)} the model gives logits that are not finite",
-            hint="use `--weights loaded`, or get the model again: its weights may be damaged",
-        )
+    """The token that follows `tokens`, of logits (vocab,) float32. Raises StudioError if the rule allows none."""
     logits = adjust(logits.clamp(-LARGEST, LARGEST), s, tokens, prompt, rule)
     if s.temperature == 0:
         return int(logits.argmax())

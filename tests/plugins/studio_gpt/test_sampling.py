@@ -105,11 +105,3 @@ def test_no_setting_makes_a_draw_fail_or_leave_the_rule(seed, temperature, penal
     for logits in (logits_of(seed), torch.full((SIZE,), size)):
         assert 0 <= sampling.choose(logits, settings, [0, 4], 1, seed) < SIZE
         assert sampling.choose(logits, settings, [0, 4], 1, seed, Three()) == 3
-
-
-@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
-def test_logits_that_are_not_finite_are_an_error_and_no_token(wrong):
-    logits = logits_of(0)
-    logits[7] = wrong
-    with pytest.raises(StudioError, match="at place 2 the model gives logits that are not finite"):
-        sampling.choose(logits, Sampling(), [0, 1], 1, 0)
