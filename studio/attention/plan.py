@@ -21,14 +21,29 @@ from torch import Tensor
 from studio.attention.bias import Bias, Lengths, Shape, SpaceTime, Span, Sum
 
 MASKED_BLOCK = 256  # queries whose mask is written out at a time
-# What a box costs beside its pairs, in pairs of one head: measured at heads of 64 on a CPU, where a pair takes 1.6 ns.
-START_NS = 60_000  # to start its kernel, shared by all heads
-PAIR_NS = 1.6
-PER_KEY = 5  # kernels are slower the fewer queries share a key: by a seventh at 32
-PER_COPY = 15  # a key that is copied to where a box's keys are neighbours
+PER_KEY = 5  # in pairs: kernels are slower the fewer queries share a key, by a seventh at 32
+PER_COPY = 15  # in pairs: a key that is copied to where a box's keys are neighbours
 MASKED = 1.05
 MOST_MASKED = 4 << 20  # pairs of a box whose mask is written out
 _LONGEST = 64  # changes of what is seen that a segment may hold
+
+
+class Prices(NamedTuple):
+    """What a box costs in nanoseconds: `start` its kernels, shared by all heads, and each `pair` of one head of 64."""
+
+    start: float
+    pair: float
+
+
+PRICES = {
+    "cpu": Prices(60_000, 1.6),  # measured on two Zen 4 cores
+    "cuda": Prices(70_000, 0.0007),  # ten launches of 7 us, and an H200's rate: from first principles, not measured
+}
+
+
+def prices(device: torch.device) -> Prices:
+    """Those of a device; of one that is not known, a CPU's."""
+    return PRICES.get(device.type, PRICES["cpu"])
 
 
 class Segment(NamedTuple):
@@ -97,13 +112,13 @@ def _local(bias: Bias | None) -> SpaceTime | None:
     return next((part for part in bias.parts if isinstance(part, SpaceTime)), None) if bias else None
 
 
-def _rows(parts: list[Bias], shape: Shape) -> Iterator[list[int]]:
+def _rows(parts: list[Bias], shape: Shape, price: Prices) -> Iterator[list[int]]:
     """Runs of neighbouring rows that see alike, or where looking at padding costs less than starting another block."""
     lengths = [part for part in parts if isinstance(part, Lengths)]
     if not lengths:
         yield list(range(shape.batch))
         return
-    spared = START_NS / PAIR_NS / (shape.queries + PER_KEY + PER_COPY) / shape.heads  # keys
+    spared = price.start / price.pair / (shape.queries + PER_KEY + PER_COPY) / shape.heads  # keys
     run: list[int] = []
     used = longest = 0
     for row in range(shape.batch):
@@ -124,7 +139,7 @@ def _runs(bias: Bias | None, shape: Shape, device: torch.device, most: int | Non
     """Blocks of a bias without a grid: runs of queries, and the run of keys between the first and the last they see."""
     parts = list(bias.parts) if bias else []
     cuts = sorted({0, shape.queries, *(cut for part in parts for cut in part.cuts(shape))})
-    for rows in _rows(parts, shape):
+    for rows in _rows(parts, shape, prices(device)):
         for first, last in pairwise(cuts):
             masked = not _whole(parts, [Span(row, first, last) for row in rows], shape)
             step = min(MASKED_BLOCK if masked else last - first, most or last - first)
@@ -173,9 +188,10 @@ def _masks(
 
 def _boxes(local: SpaceTime, others: list[Bias], shape: Shape, device: torch.device) -> Iterator[Block]:
     """Blocks of a window: every combination of segments along the three axes, those of one area together."""
-    time, height, width = axes(local, shape.batch * shape.heads)
+    price = prices(device)
+    time, height, width = axes(local, shape.batch * shape.heads, price)
     masks = Kept()
-    for run in _rows(others, shape):
+    for run in _rows(others, shape, price):
         rows = slice(run[0], run[-1] + 1)
         for h, w, t in product(height, width, time):
             box = (t, h, w)
@@ -227,13 +243,13 @@ class Cut(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def axes(local: SpaceTime, heads: int) -> tuple[tuple[Segment, ...], ...]:
+def axes(local: SpaceTime, heads: int, price: Prices = PRICES["cpu"]) -> tuple[tuple[Segment, ...], ...]:
     """How to cut the three axes, so that the blocks of all combinations cost least; `heads` of all rows together.
 
     Large boxes see more keys than each of their queries needs, small ones are slow to run.
     """
     found = [cuts(local.sees(axis), local.tile[axis] if local.tile else 1) for axis in range(3)]
-    best = min(product(*found), key=lambda cut: _cost(cut, local.grid, heads))
+    best = min(product(*found), key=lambda cut: _cost(cut, local.grid, price.start / price.pair / heads))
     return tuple(each.segments for each in best)
 
 
@@ -276,12 +292,12 @@ def _cut(sees: list[tuple[int, int]], starts: tuple[int, ...]) -> Cut:
     return Cut(segments, sum(pairs), sum(each.k1 - each.k0 for each in segments), max(pairs))
 
 
-def _cost(cut: tuple[Cut, ...], grid: tuple[int, int, int], heads: int) -> float:
+def _cost(cut: tuple[Cut, ...], grid: tuple[int, int, int], start: float) -> float:
+    """In pairs of one head; `start` is what a box costs to start."""
     count = prod(len(each.segments) for each in cut)
     masked = not all(s.whole for each in cut for s in each.segments)
     if masked and prod(each.most for each in cut) > MOST_MASKED:
         return float("inf")
     pairs, keys = prod(each.pairs for each in cut), prod(each.keys for each in cut)
     copied = grid[0] * cut[1].keys * cut[2].keys  # boxes of one height and width share a copy
-    start = START_NS / PAIR_NS / heads
     return pairs * (MASKED if masked else 1) + PER_KEY * keys + PER_COPY * copied + start * count

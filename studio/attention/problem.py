@@ -124,6 +124,12 @@ class Problem:
         return isinstance(self.bias, Causal) and self.bias.plain(self.shape)
 
     @property
+    def corner_causal(self) -> bool:
+        """Whether the bias is causal with the last query seeing the last key, as a chunk of a prompt behind a cache."""
+        bias = self.bias
+        return isinstance(bias, Causal) and bias.window is None and bias.shift(self.shape) == self.keys - self.queries
+
+    @property
     def dtype_name(self) -> str:
         """Such as `float32`."""
         return _name(self.dtype)

@@ -92,7 +92,9 @@ def _one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> 
     if q.device.type == "cpu":
         return flash_cpu(q, k, v, mask, False, scale)
     grouped = q.shape[1] != k.shape[1]
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    made = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    # Kernels for GPUs differ in what they answer a query that sees nothing; here it is zeros.
+    return made if mask is None else made.masked_fill((mask == -torch.inf).all(-1, keepdim=True), 0)
 
 
 class _Boxes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from functools import cache, lru_cache
+from collections.abc import Hashable
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from studio.attention.backend import Backend
 from studio.attention.bias import Bias, Blocks, Causal, Lengths, Shape, SpaceTime
 from studio.attention.problem import Problem
 
+_OWN_LIMIT = {"recompile_limit": 16, "isolate_recompiles": True}  # in torch's function, not in its stubs
 _SERVED = {"Causal", "Lengths", "Blocks", "SpaceTime"}
 
 
@@ -44,7 +46,8 @@ class Flex(Backend):
         """See Backend."""
         q, k, v = (each.transpose(1, 2) for each in (q, k, v))  # (B, H, T, D)
         mask = None if problem.open or problem.bias is None else _block_mask(problem.bias, problem.shape, q.device)
-        made = _compiled()(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        kind = (problem.sizes, problem.dtype, problem.device, problem.grad, _kind(problem))
+        made = _compiled(kind)(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         return made.transpose(1, 2)  # type: ignore[no-any-return]
 
 
@@ -63,11 +66,24 @@ def _missing(device: str) -> str:
     return "" if importlib.util.find_spec("triton") else "compiling needs triton, which is not installed"
 
 
-@cache
-def _compiled() -> Any:
+def _kind(problem: Problem) -> Hashable:
+    """What a kernel is compiled for besides sizes: how the parts of the bias decide, not the numbers in them."""
+    if problem.open or problem.bias is None:
+        return None
+    causal = (part.window is not None for part in problem.bias.parts if isinstance(part, Causal))
+    return (*sorted(problem.kinds), *causal)
+
+
+@lru_cache(maxsize=64)
+def _compiled(kind: Hashable) -> Any:
+    """FlexAttention, to be compiled for one kind of problem.
+
+    Each has a compiled function of its own: in one for all, torch gives up after a few shapes and falls back to the
+    formula with all scores written out. The few recompiles left to a kind are for strides.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(flex_attention, dynamic=False, **_OWN_LIMIT)  # type: ignore[call-overload]
 
 
 @lru_cache(maxsize=32)
@@ -77,7 +93,8 @@ def _block_mask(bias: Bias, shape: Shape, device: torch.device) -> Any:
 
     rules = [_rule(part, shape, device) for part in bias.parts]
     rows = shape.batch if any(isinstance(part, Lengths) for part in bias.parts) else None
-    return create_block_mask(and_masks(*rules), rows, None, shape.queries, shape.keys, device=device)
+    made = partial(create_block_mask, and_masks(*rules), rows, None, shape.queries, shape.keys, device=device)
+    return made(_compile=True) if device.type == "cuda" else made()  # else all pairs are held for a moment
 
 
 def _rule(part: Bias, shape: Shape, device: torch.device) -> Any:

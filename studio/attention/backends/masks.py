@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import threading
+from typing import cast
+
 import torch
 from torch import Tensor
 
+from studio.attention.bias import Bias
+from studio.attention.plan import Kept
 from studio.attention.problem import Problem
 
 MOST_MASK = 64 << 20  # bytes of a mask that may be written out; more would grow with the square of the tokens
 
 
+_kept = Kept(most=8 << 20)
+_keeping = threading.Lock()
+
+
 def written_out(problem: Problem) -> Tensor | None:
-    """The whole bias as floats in the problem's dtype, -inf where nothing is seen; broadcasts to (B, H, Q, K)."""
+    """The whole bias as floats in the problem's dtype, -inf where nothing is seen; broadcasts to (B, H, Q, K).
+
+    On a GPU the latest are kept over layers and steps, since making one waits for the device: 8 million numbers in all.
+    A `Dense` tensor is not described by its bias and is never kept.
+    """
     bias = problem.bias
     if bias is None:
         return None
+    if problem.device.type == "cpu" or "Dense" in problem.kinds:
+        return _made(problem, bias)
+    key = (bias, problem.shape, problem.device, problem.dtype)
+    with _keeping:
+        return _kept.get(key, lambda: cast(Tensor, _made(problem, bias)))
+
+
+def _made(problem: Problem, bias: Bias) -> Tensor | None:
     where = (torch.arange(n, device=problem.device) for n in (problem.queries, problem.keys))
     q, k = where
     rows = slice(0, problem.batch)

@@ -2,14 +2,15 @@
 
 They are called by their own operators, as torch's switch between them (`torch.nn.attention.sdpa_kernel`) is one for the
 whole process and no two threads could choose differently. Whether a device has a kernel is tried once, on a small
-problem. The CUDA kernels have not been run by the project: nothing here is measured on a GPU.
+problem. What the CUDA kernels take (dtypes, head sizes, strides, masks) is written down here as torch's own checks have
+it, since their operators raise where torch's switch would have chosen another. The project has not run them:
+`benchmarks/gpu.py` compares this table with a card.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any, ClassVar, cast
 
 import torch
@@ -21,6 +22,9 @@ from studio.attention.problem import Problem
 
 _ops = torch.ops.aten
 _FEWEST_KEYS = 16  # float32 numbers in the widest vector register
+_SHORT = (torch.float16, torch.bfloat16)  # all that the flash kernels for CUDA know
+_WIDEST_HEAD = 256  # of the flash kernels for CUDA; `efficient` has no bound
+_ALIGNED = 8  # numbers: rows of 16 bytes in the short dtypes
 
 
 def flash_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
@@ -50,15 +54,15 @@ def _small_mask(queries: int, keys: int, like: Tensor, causal: bool) -> Tensor:
 
 
 def flash_cuda(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """FlashAttention for CUDA; takes no mask."""
+    """FlashAttention for CUDA; takes no mask, and grouped heads as they are. "Causal" counts from the bottom right."""
     assert mask is None
-    return cast(
-        Tensor, _ops._scaled_dot_product_flash_attention(q, *_wide(q, k, v), 0.0, causal, False, scale=scale)[0]
-    )
+    q, k, v = _neighbours(q, k, v)
+    return cast(Tensor, _ops._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)[0])
 
 
 def efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
-    """The memory-efficient kernel for CUDA."""
+    """The memory-efficient kernel for CUDA; its "causal" counts from the top left."""
+    q, k, v = _neighbours(q, k, v)
     if mask is not None:
         mask = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     grad = torch.is_grad_enabled()
@@ -69,8 +73,9 @@ def efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
 def cudnn(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
     """cuDNN's kernel for CUDA; it is given no mask."""
     assert mask is None
+    q, k, v = _neighbours(q, k, v)
     grad = torch.is_grad_enabled()
-    found = _ops._scaled_dot_product_cudnn_attention(q, *_wide(q, k, v), None, grad, 0.0, causal, False, scale=scale)
+    found = _ops._scaled_dot_product_cudnn_attention(q, k, v, None, grad, 0.0, causal, False, scale=scale)
     return cast(Tensor, found[0])
 
 
@@ -84,6 +89,16 @@ def math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sca
 FLASH: dict[str, Callable[..., Tensor]] = {"cpu": flash_cpu, "cuda": flash_cuda}  # by the type of the device
 
 
+def _neighbours(*given: Tensor) -> tuple[Tensor, ...]:
+    """The tensors as the kernels for CUDA read them: a head's numbers are neighbours, rows begin at whole 16 bytes."""
+    return tuple(each if _is_aligned(each) else each.contiguous() for each in given)
+
+
+def _is_aligned(x: Tensor) -> bool:
+    steps = (*x.stride()[:-1], x.storage_offset())
+    return x.stride(-1) == 1 and not any(step % _ALIGNED for step in steps)
+
+
 def _wide(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values with as many heads as the queries: (B, H, T, D)."""
     each = q.shape[1] // k.shape[1]
@@ -93,12 +108,14 @@ def _wide(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 class _Sdpa(Backend):
     """What the four share.
 
-    `masks`: whether a bias may be written out. `square`: whether the kernel for CUDA counts "causal" from the bottom
-    right corner, so that queries and keys must be as many for it to mean what it means here.
+    `masks`: whether a bias may be written out. On CUDA `corner` is where the kernel counts "causal" from: ``top left``
+    is query 0 seeing key 0, ``bottom right`` the last query seeing the last key; ``square`` means that it is not known,
+    so that queries and keys must be as many. `flashes`: whether the kernel for CUDA has the limits of FlashAttention.
     """
 
     masks: ClassVar[bool] = True
-    square: ClassVar[bool] = False
+    corner: ClassVar[str] = "top left"
+    flashes: ClassVar[bool] = False
 
     def kernel(self, device: torch.device) -> Callable[..., Tensor] | None:
         """The function for a device, or None if torch has none."""
@@ -115,14 +132,8 @@ class _Sdpa(Backend):
                 reasons.append(
                     f"values have {problem.value_dim} numbers a head and keys {problem.head_dim}; it needs as many"
                 )
-            if problem.device.type == "cuda" and problem.head_dim % 8:
-                reasons.append(f"heads are of {problem.head_dim}; it needs a multiple of 8")
-        oblong = problem.queries != problem.keys and problem.device.type == "cuda"
-        if self.square and oblong and problem.plain_causal and not problem.open:
-            reasons.append(
-                f"there are {problem.queries} queries and {problem.keys} keys; its causal mask needs as many"
-            )
-        if problem.open or problem.plain_causal:
+            reasons += self._cuda_limits(problem) if problem.device.type == "cuda" else []
+        if problem.open or self._causal(problem):
             return reasons
         if not self.masks:
             return [*reasons, f"it takes no mask, and {_kinds(problem)} would have to be one"]
@@ -132,11 +143,35 @@ class _Sdpa(Backend):
             reasons.append(f"there are {problem.keys} keys; with a mask it needs a multiple of 8")
         return reasons + too_large_a_mask(problem)
 
+    def _cuda_limits(self, problem: Problem) -> list[str]:
+        """What the kernel's own checks on CUDA refuse (torch's sdp_utils)."""
+        reasons = []
+        if self.flashes and problem.dtype not in _SHORT:
+            reasons.append(f"the numbers are {problem.dtype_name}; it takes float16 and bfloat16 on a GPU")
+        if problem.head_dim % 8:
+            reasons.append(f"heads are of {problem.head_dim}; it needs a multiple of 8")
+        if self.flashes and problem.head_dim > _WIDEST_HEAD:
+            reasons.append(f"heads are of {problem.head_dim}; it takes up to {_WIDEST_HEAD} on a GPU")
+        if not self.masks and problem.plain_causal and not problem.open and not self._causal(problem):
+            reasons.append(
+                f"there are {problem.queries} queries and {problem.keys} keys; its causal mask counts from the"
+                f" {'bottom right' if self.corner == 'bottom right' else 'corners of a square'}"
+            )
+        return reasons
+
+    def _causal(self, problem: Problem) -> bool:
+        """Whether the bias is what this kernel calls causal."""
+        if problem.device.type != "cuda" or self.corner == "top left":
+            return problem.plain_causal
+        if problem.queries == problem.keys or self.corner == "square":
+            return problem.plain_causal and problem.queries == problem.keys
+        return problem.corner_causal
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
         """See Backend."""
         kernel = self.kernel(problem.device)
         assert kernel is not None
-        causal = problem.plain_causal and not problem.open
+        causal = not problem.open and self._causal(problem)
         mask = None if problem.open or causal else written_out(problem)
         q, k, v = (each.transpose(1, 2) for each in (q, k, v))  # (B, H, T, D)
         return kernel(q, k, v, mask, causal, scale).transpose(1, 2)
@@ -146,7 +181,8 @@ class Flash(_Sdpa):
     """Online softmax in one kernel: the best for anything unmasked, on a CPU and on a GPU."""
 
     name = "sdpa-flash"
-    square = True
+    corner = "bottom right"
+    flashes = True
 
     def kernel(self, device: torch.device) -> Callable[..., Tensor] | None:
         """One for each device."""
@@ -155,7 +191,7 @@ class Flash(_Sdpa):
     def refuses(self, problem: Problem) -> list[str]:
         """On a GPU it takes no mask."""
         reasons = super().refuses(problem)
-        if problem.device.type == "cuda" and not (problem.open or problem.plain_causal):
+        if problem.device.type == "cuda" and not (problem.open or self._causal(problem)):
             reasons.append(f"it takes no mask on a GPU, and {_kinds(problem)} would have to be one")
         return reasons
 
@@ -174,8 +210,9 @@ class Cudnn(_Sdpa):
     """For CUDA: NVIDIA's library."""
 
     name = "sdpa-cudnn"
-    square = True  # not known of it, and not tried
+    corner = "square"  # which it is otherwise is not known
     masks = False
+    flashes = True
 
     def kernel(self, device: torch.device) -> Callable[..., Tensor] | None:
         """CUDA alone."""
@@ -198,15 +235,28 @@ class Math(_Sdpa):
         return super().refuses(problem) + too_many
 
 
-@cache
+_found: dict[tuple[Callable[..., Tensor], torch.dtype, torch.device], str] = {}
+
+
 def _tried(kernel: Callable[..., Tensor], dtype: torch.dtype, device: torch.device) -> str:
-    """Run a kernel once on (1, 1, 16, 64); why it failed, or an empty text."""
+    """Why a kernel failed on (1, 1, 16, 64), or an empty text; remembered. Raises what says that memory ran out, which
+    is of the moment and says nothing of the kernel.
+    """
+    key = (kernel, dtype, device)
+    if key not in _found:
+        _found[key] = _try(kernel, dtype, device)
+    return _found[key]
+
+
+def _try(kernel: Callable[..., Tensor], dtype: torch.dtype, device: torch.device) -> str:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
             x: Any = torch.zeros(1, 1, 16, 64, device=device, dtype=dtype)
             with torch.inference_mode():
                 kernel(x, x, x, None, False, 0.125)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, AssertionError) as error:  # the second where torch is built without CUDA
             reasons = [str(each.message).split(" (Triggered", 1)[0] for each in told]
             return "; ".join(dict.fromkeys(reasons)) or str(error).splitlines()[0]

@@ -1,0 +1,194 @@
+"""The kernels for CUDA without a card: stubs that refuse what torch's checks refuse, and compute the formula.
+
+The rules are those of torch's `sdp_utils.cpp` and of the kernels' own checks (2.13). `benchmarks/gpu.py` holds the same
+table against a card. What a backend does not refuse it must serve, and rightly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from studio.attention import Blocks, Causal, Dense, Lengths, Problem, SpaceTime
+from studio.attention.backends import masks, own, sdpa
+from studio.attention.dispatch import fixed_order
+from studio.attention.plan import axes, prices
+
+from .problems import BOUND, problems
+
+BACKENDS = {backend.name: backend for backend in own()}
+ON_CUDA = ("sdpa-flash", "sdpa-efficient", "sdpa-cudnn")
+CUDA = torch.device("cuda", 0)
+SHORT = (torch.float16, torch.bfloat16)
+
+
+def check(q: Tensor, k: Tensor, v: Tensor, *, flash: bool) -> None:
+    """What kernels raise on."""
+    for each in (q, k, v):
+        if each.stride(-1) != 1:
+            raise RuntimeError("must have contiguous last dimension")
+        if any(step % 8 for step in (*each.stride()[:-1], each.storage_offset())):
+            raise RuntimeError("rows must be aligned to 16 bytes")
+    if not q.shape[-1] == k.shape[-1] == v.shape[-1] or q.shape[-1] % 8:
+        raise RuntimeError("head_dim")
+    if flash and (q.shape[-1] > 256 or q.dtype not in SHORT):
+        raise RuntimeError("FlashAttention only supports fp16 and bf16, head dimension at most 256")
+    if not flash and q.shape[1] != k.shape[1]:
+        raise RuntimeError("heads must be as many")
+
+
+def formula(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, corner: bool) -> Tensor:
+    q, k, v = q.double(), *(each.double().repeat_interleave(q.shape[1] // k.shape[1], 1) for each in (k, v))
+    scores = q @ k.transpose(-1, -2) * scale
+    if mask is not None:
+        scores = scores + mask.double()
+    if causal:
+        seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool)
+        scores = scores.masked_fill(~seen.tril(k.shape[2] - q.shape[2] if corner else 0), -torch.inf)
+    return torch.nan_to_num(scores.softmax(-1)) @ v
+
+
+class Stubs:
+    """In the place of `torch.ops.aten`."""
+
+    def _scaled_dot_product_flash_attention(self, q, k, v, dropout, causal, debug, scale):
+        check(q, k, v, flash=True)
+        return (formula(q, k, v, None, causal, scale, True).to(q.dtype),)
+
+    def _scaled_dot_product_efficient_attention(self, q, k, v, mask, grad, dropout, causal, scale):
+        check(q, k, v, flash=False)
+        if mask is not None and (k.shape[2] % 8 or mask.shape != (*q.shape[:3], k.shape[2])):
+            raise RuntimeError("attn_bias")
+        return (formula(q, k, v, mask, causal, scale, False).to(q.dtype),)
+
+    def _scaled_dot_product_cudnn_attention(self, q, k, v, mask, grad, dropout, causal, debug, scale):
+        check(q, k, v, flash=True)
+        assert mask is None
+        if causal and q.shape[2] != k.shape[2]:
+            raise RuntimeError("causal needs a square")
+        return (formula(q, k, v, None, causal, scale, False).to(q.dtype),)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def card():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sdpa, "_ops", Stubs())
+        patch.setattr(sdpa, "_tried", lambda kernel, dtype, device: "")
+        patch.setattr(sdpa, "written_out", lambda asked: masks.written_out(replace(asked, device=torch.device("cpu"))))
+        patch.setattr("studio.attention.dispatch._is_hopper", lambda device: False)
+        yield
+
+
+def strange(x: Tensor, how: str) -> Tensor:
+    """The same numbers in memory that lies otherwise."""
+    if how == "heads apart":
+        return x.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)  # a head's numbers are not neighbours
+    if how == "odd rows":
+        wide = x.new_zeros(*x.shape[:3], x.shape[3] + 1)
+        wide[..., 1:] = x
+        return wide[..., 1:]
+    return x
+
+
+@given(problems(SHORT), st.sampled_from(["plain", "heads apart", "odd rows"]))
+@settings(max_examples=60, deadline=None)
+def test_what_is_not_refused_is_served_rightly(problem, how):
+    q, k, v, bias = problem
+    here = Problem.of(q, k, v, bias)
+    due = BACKENDS["reference"].attend(q, k, v, here, 0.3)
+    asked = replace(here, device=CUDA)
+    for name in ON_CUDA:
+        if here.empty or BACKENDS[name].refuses(asked):
+            continue
+        made = BACKENDS[name].attend(*(strange(each, how) for each in (q, k, v)), asked, 0.3)
+        bound = BOUND[q.dtype]
+        torch.testing.assert_close(made.float(), due.float(), atol=bound, rtol=bound)
+
+
+def asked(bias=None, *, tokens=64, keys=None, dim=64, dtype=torch.bfloat16, heads=4, kv_heads=4):
+    return Problem(1, tokens, keys or tokens, heads, kv_heads, dim, dim, dtype, CUDA, bias, False)
+
+
+@pytest.mark.parametrize(
+    ("problem", "serve"),
+    [
+        (asked(), ON_CUDA),
+        (asked(dim=256), ON_CUDA),
+        (asked(dim=512), ("sdpa-efficient",)),  # the one head in the middle of a stock VAE
+        (asked(dim=36), ()),
+        (asked(dtype=torch.float32), ("sdpa-efficient",)),
+        (asked(Causal()), ON_CUDA),
+        (asked(Causal(), keys=80), ("sdpa-flash", "sdpa-efficient")),  # the last query sees the last key
+        (asked(Causal(offset=0), keys=80), ("sdpa-efficient",)),
+        (asked(Causal(), keys=84), ("sdpa-flash",)),  # a mask needs a multiple of 8 keys
+        (asked(Lengths([50])), ("sdpa-efficient",)),
+        (asked(Dense(torch.zeros(64, 60, dtype=torch.bool)), keys=60), ()),
+        (asked(kv_heads=2), ON_CUDA),
+    ],
+)
+def test_the_table_of_kernels(problem, serve):
+    assert tuple(name for name in ON_CUDA if not BACKENDS[name].refuses(problem)) == serve
+
+
+def test_a_refusal_on_a_gpu_says_what_is_allowed():
+    assert "heads are of 512; it takes up to 256 on a GPU" in BACKENDS["sdpa-flash"].refuses(asked(dim=512))
+    assert "the numbers are float32; it takes float16 and bfloat16 on a GPU" in BACKENDS["sdpa-cudnn"].refuses(
+        asked(dtype=torch.float32)
+    )
+
+
+def test_memory_that_ran_out_says_nothing_of_a_kernel(monkeypatch):
+    monkeypatch.undo()
+    calls = []
+
+    def full(*_):
+        calls.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            sdpa_tried(full, torch.float32, torch.device("cpu"))
+    assert len(calls) == 2, "and it is tried again"
+
+
+sdpa_tried = sdpa._tried
+
+
+def test_windows_are_cut_by_the_prices_of_the_device():
+    window = SpaceTime((16, 32, 32), (12, 8, 8))
+    on_cpu, on_gpu = (
+        [len(each) for each in axes(window, 8, prices(torch.device(device)))] for device in ("cpu", "cuda")
+    )
+    assert on_gpu[0] * on_gpu[1] * on_gpu[2] < 0.1 * on_cpu[0] * on_cpu[1] * on_cpu[2]
+
+
+def test_few_tokens_in_a_window_take_one_launch_on_a_gpu():
+    few, many = (
+        asked(SpaceTime((4, 16, 16), (2, 8, 8)), tokens=1024),
+        asked(SpaceTime((16, 32, 32), (4, 8, 8)), tokens=16384),
+    )
+    assert fixed_order(few, BACKENDS).index("sdpa-efficient") < fixed_order(few, BACKENDS).index("flex")
+    assert fixed_order(many, BACKENDS)[0] == "flex"
+
+
+def test_long_rows_go_to_cudnn_on_hopper(monkeypatch):
+    monkeypatch.setattr("studio.attention.dispatch._is_hopper", lambda device: True)
+    assert fixed_order(asked(tokens=4096), BACKENDS)[0] == "sdpa-cudnn"
+    assert fixed_order(asked(tokens=256), BACKENDS)[0] == "sdpa-flash"
+
+
+@pytest.mark.parametrize("bias", [Causal(window=5), Blocks([0, 10, 64]), Lengths([40])])
+def test_masks_are_made_once_for_all_layers_and_steps(bias, monkeypatch):
+    made = []
+    meta = replace(asked(bias), device=torch.device("meta"))
+    monkeypatch.setattr(masks, "_made", lambda problem, bias: made.append(bias) or torch.zeros(1, 1, 64, 64))
+    first = masks.written_out(meta)
+    assert (
+        masks.written_out(replace(meta, bias=type(bias)(**vars(bias)) if isinstance(bias, Causal) else bias)) is first
+    )
+    assert len(made) == 1
