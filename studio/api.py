@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from studio import devices, replay, resume, torch_setup
+from studio import configuration, devices, replay, resume, torch_setup
 from studio.attention.serving import Serving
 from studio.caching import cached_property
 from studio.engine import Engine, Event, Failed, Request, Ticket, status
@@ -40,7 +40,7 @@ from studio.files import expanded
 from studio.generator import Generator, Trainer
 from studio.inputs import Inputs
 from studio.media import Image, Media, Text
-from studio.plugins import Plugins
+from studio.plugins import Plugins, missing
 from studio.recipe import MediaRef, Recipe
 from studio.replay import Ancestor, ReplayReport
 from studio.resume import Resumed, Unfinished
@@ -48,6 +48,8 @@ from studio.serving import serve
 from studio.store import Artifact, Store, default_home
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from studio.doctor import DoctorReport
     from studio.workflow import FlowResult, Graph, NodeReport, Workflow
 
@@ -99,7 +101,11 @@ class Studio:
     @cached_property
     def plugins(self) -> Plugins:
         """The plugins, found when first asked for; `plugins.reports` tells of those that are broken."""
-        return Plugins.discover(self._paths, user_folder=self.home / "plugins")
+        named = configuration.plugins(self.home)
+        paths = {path.absolute().resolve(): path for path in map(Path, (*named.paths, *self._paths))}
+        found = Plugins.discover(list(paths.values()), user_folder=named.folder)
+        found.reports += named.refused
+        return found
 
     @property
     def generators(self) -> Mapping[str, Generator]:
@@ -221,9 +227,13 @@ class Studio:
         preview_every: int = 0,
         priority: str = "interactive",
         client: str = "",
+        destination: Mapping[str, JsonValue] | None = None,
         **inputs: Any,
     ) -> list[Ticket]:
-        """Accept n equal requests with the seeds seed, seed + 1, …, so that they share steps. Raises as `submit`."""
+        """Accept n equal requests with the seeds seed, seed + 1, …, so that they share steps. Raises as `submit`.
+
+        `destination` is the caller's own note of where it will write them, for whoever resumes one after a crash.
+        """
         if not 1 <= n <= MAX_AT_ONCE:
             raise InputError("n", f"`n` is {n}, but must be a whole number from 1 to {MAX_AT_ONCE}")
         generator = self.generator(name)
@@ -232,13 +242,16 @@ class Studio:
         if first > MAX_SEED - n + 1:
             raise InputError("seed", f"`seed` is {first}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
         requests = [self._request(generator, checked, first + i, preview_every, str(i)) for i in range(n)]
+        requests = [dataclasses.replace(each, destination=destination) for each in requests]
         return self.router.submit_many([_prioritise(request, priority, client, None) for request in requests])
 
     def workflow(self, what: Path | str | Workflow) -> Graph:
         """Check a workflow, a file or what was built in Python. Raises WorkflowError with every problem."""
         from studio.workflow import compile_file
 
-        return compile_file(what, self.generators) if isinstance(what, Path | str) else what.compile(self.generators)
+        if isinstance(what, Path | str):
+            return compile_file(what, self.generators, self.plugins.reports)
+        return what.compile(self.generators, self.plugins.reports)
 
     def run(
         self,
@@ -331,7 +344,7 @@ class Studio:
         chosen = resume.choose(self.unfinished(), ids)
         fetch = partial(_fetch, self.store)
         first = self.router.engines[0].device  # whose folder takes the checkpoints over
-        host = resume.Host(self.generators, self.plugins.owner, fetch, self._folders[0], first, self.home)
+        host = resume.Host(self.plugins, fetch, self._folders[0], first, self.home)
         requests: dict[str, Request] = {}
         refused: dict[str, StudioError] = {}
         for found in chosen:
@@ -402,6 +415,8 @@ class Studio:
         """The request that a recipe, which may be hostile, asks for."""
         if recipe.dtype not in DTYPES:
             raise UnknownName("dtype", recipe.dtype, DTYPES)
+        if recipe.generator not in self.generators:
+            raise missing(recipe.generator, recipe.plugin, self.plugins.reports)
         generator = self.generator(recipe.generator)
 
         def fetch(ref: MediaRef) -> Media:

@@ -158,6 +158,24 @@ class Plugins:
         return taken
 
 
+def how_to_load(name: str) -> str:
+    """What to do about a plugin that is not loaded. Nothing is ever installed for a file's sake."""
+    return f"if you trust it, install `{name[:100]}` with pip, or name its file by `--plugin PATH` or STUDIO_PLUGINS"
+
+
+def missing(generator: str, plugin: PluginRef, reports: Sequence[PluginReport]) -> UsageError:
+    """The error for a generator of a recipe or a saved request whose plugin is not loaded, or no longer has it."""
+    name, found = plugin.name, next((each for each in reports if each.name == plugin.name), None)
+    if found is None:
+        message = f"`{generator}` is of the plugin `{name}` {plugin.version}, which is not loaded"
+        return UsageError(message, hint=how_to_load(name))
+    if found.status != "ok":
+        message = f"`{generator}` is of the plugin `{name}` {plugin.version}, which is not loaded: {found.reason}"
+        return UsageError(message, hint="mend it; `studio plugins` lists what is wrong")
+    message = f"the plugin `{name}` {found.version} has no `{generator}`, which {plugin.version} had"
+    return UsageError(message, hint=f"load version {plugin.version} of it")
+
+
 def _manager(module: ModuleType) -> pluggy.PluginManager:
     """A manager of one plugin alone, so that no other plugin's failure reaches it. Raises pluggy's validation error."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -229,7 +247,7 @@ def _sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path 
         yield from sorted(_installed(), key=lambda each: (not each.origin.startswith(f"{OWN}: "), each.name))
     if user_folder is not None and user_folder.is_dir():
         yield from map(_source, _members(user_folder))
-    for path in map(Path, paths):
+    for path in dict.fromkeys(map(Path, paths)):
         if not path.exists():
             raise UsageError(f"there is no plugin `{path}`", hint="`--plugin` takes a Python file or a folder")
         members = [path] if path.is_file() or (path / "__init__.py").is_file() else _members(path)

@@ -8,7 +8,7 @@ Try it: ``studio resume --list``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from studio.engine.checkpoint import Checkpoint
 from studio.engine.folder import EngineFolder, left
 from studio.engine.resumption import Resumption, check_unchanged, past_of
 from studio.errors import CheckpointError, StudioError, UnknownName
-from studio.generator import Generator
 from studio.media import Media
-from studio.recipe import MediaRef, PluginRef
+from studio.plugins import Plugins, missing
+from studio.recipe import MediaRef
 from studio.serving import serve
 
 
@@ -45,8 +45,7 @@ class Resumed:
 class Host:
     """What is needed to take requests up: plugins, media by hash, the engine's folder and device, the data folder."""
 
-    generators: Mapping[str, Generator]
-    owner: Callable[[str], PluginRef]
+    plugins: Plugins
     fetch: Callable[[MediaRef], Media]
     folder: EngineFolder
     device: str
@@ -57,9 +56,9 @@ class Host:
         if found.checkpoint is None:
             raise found.error or CheckpointError(found.path, "it cannot be read")
         identity = found.checkpoint.identity
-        if identity.generator not in self.generators:
-            raise UnknownName("generator", identity.generator, self.generators)
-        generator, plugin = self.generators[identity.generator], self.owner(identity.generator)
+        if identity.generator not in self.plugins.generators:
+            raise missing(identity.generator, identity.plugin, self.plugins.reports)
+        generator, plugin = self.plugins.generators[identity.generator], self.plugins.owner(identity.generator)
         inputs = generator.Inputs.from_recipe(identity.inputs, self.fetch)
         generator = serve(generator, inputs, home=self.home, invariant=identity.invariant)
         check_unchanged(found.checkpoint, generator, plugin)
@@ -70,7 +69,7 @@ class Host:
             generator, inputs, identity.seed, plugin, dtype=identity.dtype, threads=identity.threads,
             preview_every=identity.preview_every, label=identity.label, client=identity.client,
             background=identity.background, invariant=identity.invariant, time_limit_s=identity.time_limit_s,
-            resume=resumption, past=past,
+            resume=resumption, past=past, destination=identity.destination,
         )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 BATCH = 32  # pictures in a request, after which their vectors are kept
+ENOUGH = 512  # pixels of the shorter side; encoders of pictures take 128 to 448
 BATCH_PIXELS = 8_000_000  # no picture is added to a request that holds so many: they are in memory together
 SAID = ("prompt", "of")  # inputs in which a recipe tells what is to be seen
 _MOST_SAID = 2000  # characters; what `embed` takes
@@ -89,7 +90,7 @@ def few_at_a_time(
 ) -> Iterator[dict[Path, Image]]:
     """Open pictures, and yield as many together as may be in memory. What cannot be opened goes into `broken`.
 
-    The yielded pictures are let go of when the next are asked for.
+    The yielded pictures are let go of when the next are asked for; the caller may take them out before.
     """
     held: dict[Path, Image] = {}
     for path in paths:
@@ -120,13 +121,24 @@ def in_batches(
 ) -> Iterator[tuple[dict[Path, Recipe | None], Media]]:
     """Give pictures to a generator's `images`, a few at a time, and yield the recipes of those few and what it made.
 
-    What cannot be opened goes into `broken` and is left out. Nothing is stored. Raises what `Studio.submit` raises.
+    What cannot be opened goes into `broken` and is left out. Nothing is stored. A large picture is made smaller first,
+    its shorter side to no less than `ENOUGH`: encoders take less. Raises what `Studio.submit` raises.
     """
-    for held in few_at_a_time(paths, broken, opened):
+    for held in few_at_a_time(paths, broken, lambda path: _smaller(opened(path))):
         recipes = {path: each.recipe for path, each in held.items()}
         ticket = host.submit(generator, images=list(held.values()), stored=False, **inputs)
+        held.clear()
         follow(ticket)
-        yield recipes, ticket.result()
+        made = ticket.result()
+        del ticket  # it holds the pictures, and the next are opened meanwhile
+        yield recipes, made
+
+
+def _smaller(media: Media) -> Media:
+    """A picture with fewer pixels, where an encoder has no use for more."""
+    if not isinstance(media, Image) or (factor := min(media.size) // ENOUGH) < 2:
+        return media
+    return Image(media.pil.reduce(factor)).attach(media.recipe, media.path)
 
 
 @dataclass(frozen=True)

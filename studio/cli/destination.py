@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from studio.errors import FileTaken, StoreError, UsageError
 from studio.files import make_folder, store_error
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from studio.media import Media
 
 
@@ -28,6 +31,30 @@ class Destination:
     target: Path | None = None
     folder: bool = False
     force: bool = False
+
+    def as_json(self, home: Path) -> dict[str, JsonValue] | None:
+        """The same for another process that uses the data folder `home`, which is made; None for the store."""
+        if self.target is None:
+            return None
+        make_folder(home)
+        place = quote_from_bytes(os.fsencode(self.target.absolute()))  # a name need not be text
+        return {"path": place, "folder": self.folder, "force": self.force, "home": _mark(home)}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, JsonValue] | None, home: Path) -> Self:
+        """Read what `as_json` gave. It comes from a file in the data folder, so it counts only in the very folder that
+        it was written in: a folder that came from elsewhere cannot say where to write. Raises UsageError.
+        """
+        if told is None:
+            return cls()
+        place, folder, force = told.get("path"), told.get("folder"), told.get("force")
+        if not isinstance(place, str) or not isinstance(folder, bool) or not isinstance(force, bool):
+            raise UsageError("the saved request's `destination` is damaged", hint="its media go to the store")
+        path = Path(os.fsdecode(unquote_to_bytes(place)))
+        if told.get("home") != _mark(home):
+            hint = f"it was saved in another one; what it makes goes to the store, not to `{path}`"
+            raise UsageError("a saved request's `-o` counts only in its own data folder", hint=hint)
+        return cls(path, folder, force)
 
     def save(self, media: Media, generator: str, seed: int) -> Path:
         """Write `media` and return its path; without a target that is its path in the store."""
@@ -47,6 +74,11 @@ class Destination:
             raise _with_store(media, FileTaken(path)) from None
         except StoreError as error:
             raise _with_store(media, error) from None
+
+
+def _mark(home: Path) -> str:
+    """What tells this folder from a copy of it, and from one that was made on another machine."""
+    return f"{home.stat().st_ino} {quote_from_bytes(os.fsencode(home.resolve()))}"
 
 
 def _with_store(media: Media, error: StoreError) -> StoreError:

@@ -147,7 +147,7 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--plugin", "plugins", multiple=True, metavar="PATH", type=click.Path(path_type=Path),
-              help="Load this plugin too: a file or a folder. May be given again.")  # fmt: skip
+              help="Load this plugin too: a file or a folder. May be given again.  [env: STUDIO_PLUGINS]")  # fmt: skip
 @click.option("--home", metavar="DIR", type=click.Path(path_type=Path),
               help="Keep what is made here.  [env: STUDIO_HOME]")  # fmt: skip
 @click.option("--device", metavar="NAME",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,15 +91,18 @@ class GeneratorCommand(click.Command):
         given: dict[str, Any],
         preview_every: int,
         generator: str | None = None,
+        target: Destination | None = None,
     ) -> list[Ticket]:
-        """Ask for what the parameters and the `given` inputs say, of another generator if one is named. Raises as
-        `Studio.submit_many`.
+        """Ask for what the parameters and the `given` inputs say, of another generator if one is named. `target` is
+        where it will be written, which is remembered if this process is killed. Raises as `Studio.submit_many`.
         """
         name = generator or self.generator
         priority = "background" if params["background"] else "interactive"
-        return settings.studio().submit_many(
-            name, params["count"], seed=params["seed"], preview_every=preview_every, priority=priority, **given
-        )
+        host = settings.studio()
+        return host.submit_many(
+            name, params["count"], seed=params["seed"], preview_every=preview_every, priority=priority,
+            destination=target.as_json(host.home) if target else None, **given
+        )  # fmt: skip
 
 
 def _flags(ctx: click.Context, generator: str) -> list[Flag]:
@@ -116,7 +119,7 @@ def _run(command: GeneratorCommand, settings: Settings, params: dict[str, Any]) 
     count, force = params["count"], params["force"]
     target = choose(params["output"], count, generator.output.suffix, force=force, others=generator.output.others)
     previews = choose(f"{params['previews']}/", count, ".png", force=force) if params["previews"] else None
-    tickets = command.submit(settings, params, given, params["preview_every"] if previews else 0)
+    tickets = command.submit(settings, params, given, params["preview_every"] if previews else 0, target=target)
     results = Results(tickets, target, previews)
     seeds = [ticket.request.seed for ticket in tickets]
     with Display(seeds, quiet=settings.quiet) as display, stray_prints_aside():
@@ -147,9 +150,17 @@ def follow(tickets: Sequence[Ticket]) -> Iterator[tuple[int, Event]]:
 class Results:
     """Saves what is finished at once, prints the paths in the order of the seeds, and keeps what failed."""
 
-    def __init__(self, tickets: Sequence[Ticket], target: Destination, previews: Destination | None) -> None:
+    def __init__(
+        self,
+        tickets: Sequence[Ticket],
+        target: Destination,
+        previews: Destination | None,
+        targets: Mapping[int, Destination] | None = None,
+    ) -> None:
+        """`targets` are the places of those, by index, that do not go to `target`."""
         self.requests = [ticket.request for ticket in tickets]
-        self.target, self.previews = target, previews
+        self.previews = previews
+        self._target, self._targets = target, targets or {}
         self.made: dict[int, tuple[Path, Media]] = {}
         self.failed: dict[int, StudioError] = {}
         self._printed = 0
@@ -165,7 +176,7 @@ class Results:
             self._preview(event.media, f"{name}-step{event.position:04d}", request.seed)
         elif isinstance(event, Finished):
             self._save(index, event.media)
-        elif isinstance(event, Failed) and isinstance(event.error, NotStored) and self.target.target is not None:
+        elif isinstance(event, Failed) and isinstance(event.error, NotStored) and self._to(index).target is not None:
             self._save(index, event.error.media)
             if index in self.made:
                 note(f"warning: {event.error.message}; only `{self.made[index][0]}` is written")
@@ -173,6 +184,9 @@ class Results:
             self.failed[index] = event.error
         elif isinstance(event, CancelledEvent):
             self.failed[index] = Cancelled("it was cancelled")
+
+    def _to(self, index: int) -> Destination:
+        return self._targets.get(index, self._target)
 
     def take_unstored(self) -> None:
         """Count as made what the data folder could not take: the caller writes it elsewhere."""
@@ -189,7 +203,7 @@ class Results:
 
         request = self.requests[index]
         try:
-            self.made[index] = (self.target.save(media, request.generator.name, request.seed), media)
+            self.made[index] = (self._to(index).save(media, request.generator.name, request.seed), media)
         except StoreError as error:
             self.failed[index] = error
 

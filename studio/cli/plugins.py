@@ -44,6 +44,19 @@ def _row(report: PluginReport) -> list[str]:
     return [report.name, report.version, report.status, *offered, report.reason or "-"]
 
 
+@command.command("trust", short_help="Let a data folder load plugins.", epilog=EPILOG)
+@click.pass_obj
+def trust(settings: Settings) -> None:
+    """Let the data folder (--home, STUDIO_HOME) load the plugins in its `plugins/`, and those its `config.toml` names.
+
+    They are code that runs with your rights: look at them first. The default data folder needs no trust.
+    """
+    from studio import configuration
+
+    home = settings.studio().home
+    note(f"{home} may load plugins now; that is written in {configuration.trust(home)}")
+
+
 @command.command("new", short_help="Begin a plugin.", epilog=EPILOG)
 @click.argument("name")
 @click.option("--family", default="image", show_default=True, metavar="MEDIA",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from studio.cli.main import Settings
-from studio.cli.output import emit_json, report_failure, stray_prints_aside, table
+from studio.cli.output import emit_json, note, report_failure, stray_prints_aside, table
 
 if TYPE_CHECKING:
+    from studio.cli.destination import Destination
+    from studio.engine import Ticket
     from studio.resume import Unfinished
 
-COLUMNS = ("id", "generator", "seed", "steps done", "of", "saved")
+COLUMNS = ("id", "generator", "seed", "steps done", "of", "saved", "goes to")
 
 
 @click.command("resume", short_help="Go on with what a crash left half done.")
@@ -27,12 +31,12 @@ def command(
 ) -> int:
     """Go on with requests that were running when their process was killed, from the last state that was saved.
 
-    What is made is the same, to the byte, as if nothing had happened. Name requests by their id, or give --all; where
-    there is but one, neither is needed.
+    What is made is the same, to the byte, as if nothing had happened, and is written where the killed command was to
+    write it (`--list` says where). Name requests by their id, or give --all; of a single one neither is needed.
     """
     found = settings.studio().unfinished()
     if only_list:
-        _list(found, as_json)
+        _list(found, settings.studio().home, as_json)
         return 0
     chosen = _choose(found, ids, everything)
     if drop:
@@ -64,7 +68,9 @@ def _resume(settings: Settings, ids: tuple[str, ...], as_json: bool) -> int:
     for error in resumed.refused.values():
         report_failure(error, debug=settings.debug)
     tickets = list(resumed.tickets.values())
-    results = Results(tickets, Destination(), None)
+    home = settings.studio().home
+    targets = {index: target for index, ticket in enumerate(tickets) if (target := _target(ticket, home)) is not None}
+    results = Results(tickets, Destination(), None, targets)
     seeds = [ticket.request.seed for ticket in tickets]
     with Display(seeds, quiet=settings.quiet) as display, stray_prints_aside():
         for index, event in follow(tickets):
@@ -78,22 +84,50 @@ def _resume(settings: Settings, ids: tuple[str, ...], as_json: bool) -> int:
     return results.report(debug=settings.debug) or bool(resumed.refused)
 
 
-def _list(found: list[Unfinished], as_json: bool) -> None:
+def _target(ticket: Ticket, home: Path) -> Destination | None:
+    """Where the killed command was to write it; None, with a warning, where that does not count."""
+    from studio.cli.destination import Destination
+    from studio.errors import UsageError
+    from studio.files import make_folder
+
+    try:
+        target = Destination.from_json(ticket.request.destination, home)
+    except UsageError as error:
+        note(f"warning: {error.message}: {error.hint}")
+        return None
+    if target.folder and target.target is not None:
+        make_folder(target.target)
+    return target
+
+
+def _place(found: Unfinished, home: Path) -> str:
+    from studio.cli.destination import Destination
+    from studio.errors import UsageError
+
+    assert found.checkpoint is not None
+    try:
+        target = Destination.from_json(found.checkpoint.identity.destination, home)
+    except UsageError:
+        return "store"
+    return "store" if target.target is None else f"{target.target}{os.sep if target.folder else ''}"
+
+
+def _list(found: list[Unfinished], home: Path, as_json: bool) -> None:
     if as_json:
-        emit_json([_told(each) for each in found])
+        emit_json([_told(each, home) for each in found])
     else:
-        table(COLUMNS, [_row(each) for each in found])
+        table(COLUMNS, [_row(each, home) for each in found])
 
 
-def _told(found: Unfinished) -> dict[str, object]:
+def _told(found: Unfinished, home: Path) -> dict[str, object]:
     if found.checkpoint is None:
         return {"id": found.id, "path": str(found.path), "error": found.error.message if found.error else ""}
-    identity = found.checkpoint.identity.model_dump(mode="json", exclude={"weights", "schema_version"})
-    return {"id": found.id, "path": str(found.path), **identity}
+    identity = found.checkpoint.identity.model_dump(mode="json", exclude={"weights", "schema_version", "destination"})
+    return {"id": found.id, "path": str(found.path), **identity, "goes_to": _place(found, home)}
 
 
-def _row(found: Unfinished) -> tuple[str, ...]:
+def _row(found: Unfinished, home: Path) -> tuple[str, ...]:
     if found.checkpoint is None:
-        return (found.id, "-", "-", "-", "-", found.error.message if found.error else "")
+        return (found.id, "-", "-", "-", "-", "-", found.error.message if found.error else "")
     who = found.checkpoint.identity
-    return (found.id, who.generator, str(who.seed), str(who.position), str(who.steps), who.saved)
+    return (found.id, who.generator, str(who.seed), str(who.position), str(who.steps), who.saved, _place(found, home))

@@ -58,6 +58,7 @@ class Identity(BaseModel):
     background: bool = False
     invariant: bool = False
     time_limit_s: float | None = Field(default=None, gt=0)
+    destination: dict[str, JsonValue] | None = None
     position: int = Field(ge=0)
     steps: int = Field(ge=0)
     batch_width: BatchWidth

@@ -149,6 +149,7 @@ def identify(entry: Entry) -> Identity:
         background=request.background,
         invariant=request.invariant,
         time_limit_s=request.time_limit_s,
+        destination=dict(request.destination) if request.destination else None,
         position=state.position,
         steps=state.steps,
         batch_width=BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),

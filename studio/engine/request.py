@@ -8,9 +8,11 @@ Try it: ``for event in studio.Studio().stream("image", prompt="a red apple"): pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from pydantic import JsonValue
 
 from studio.errors import StudioError
 from studio.generator import Generator, Rng, State
@@ -45,6 +47,8 @@ class Request:
     its Rng to go on from; `past` is what was before that. `parents` are hashes of media that made the inputs without
     being among them (a text that became a part of the prompt); they go into the recipe. What is not `stored` leaves
     nothing behind: neither what it makes nor what that was made from is kept, and no state is saved on the way.
+    `destination` is where the caller will write what is made, as JSON in the caller's own words: it is saved with the
+    state, for whoever takes the request up.
     """
 
     generator: Generator
@@ -63,6 +67,7 @@ class Request:
     past: Past = Past()
     parents: tuple[str, ...] = ()
     stored: bool = True
+    destination: Mapping[str, JsonValue] | None = None
 
 
 @dataclass

@@ -33,6 +33,11 @@ def default_home() -> Path:
     """The data folder: ``$STUDIO_HOME``, or where the platform keeps users' data."""
     if named := os.environ.get(HOME_VARIABLE):
         return expanded(named)
+    return user_home()
+
+
+def user_home() -> Path:
+    """The data folder that is used when none is named: where the platform keeps users' data."""
     import platformdirs
 
     return Path(platformdirs.user_data_dir("multimodal-studio", appauthor=False))

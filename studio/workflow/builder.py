@@ -14,7 +14,7 @@ Try it::
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from studio.errors import UsageError
 from studio.generator import Generator
 from studio.media import Media
+from studio.plugins import PluginReport
 from studio.workflow.check import compile_document
 from studio.workflow.document import Value
 from studio.workflow.graph import Graph
@@ -60,6 +61,11 @@ class Workflow:
         self._inputs: dict[str, Value] = {}
         self._nodes: dict[str, Value] = {}
         self._outputs: dict[str, Value] = {}
+        self._needed: dict[str, Value] = {}
+
+    def needs(self, plugin: str, version: str | None = None) -> None:
+        """Say that a plugin must be loaded, by its distribution's name, in a version such as ``">=0.1"``."""
+        self._needed[plugin] = _value(version, _caller())
 
     def input(self, name: str, type: str, **settings: Any) -> Handle:
         """Declare an input: `list`, `default`, `help`, `ge`, `le` and `choices` as in a file."""
@@ -89,13 +95,15 @@ class Workflow:
         """Name what the workflow gives."""
         self._outputs[name] = _value(value, _caller())
 
-    def compile(self, generators: Mapping[str, Generator]) -> Graph:
+    def compile(self, generators: Mapping[str, Generator], plugins: Sequence[PluginReport] = ()) -> Graph:
         """Check everything. Raises WorkflowError with every problem."""
         place = Place("<python>", 1)
         sections = {"inputs": self._inputs, "nodes": self._nodes, "outputs": self._outputs}
         root = {key: Value(each, place) for key, each in sections.items()}
         root |= {"name": Value(self.name, place), "about": Value(self.about, place)}
-        return compile_document(Value(root, place), generators)
+        if self._needed:
+            root["plugins"] = Value(self._needed, place)
+        return compile_document(Value(root, place), generators, plugins=plugins)
 
     def _put(self, name: str | None, stem: str, node: dict[str, Any], place: Place) -> Handle:
         base = stem.replace("-", "_")

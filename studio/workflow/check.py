@@ -9,7 +9,7 @@ Try it: ``studio flow check best``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from studio.errors import MediaError, UsageError, WorkflowError
 from studio.generator import Generator
 from studio.inputs import Flag, Inputs
 from studio.media import Media
+from studio.plugins import PluginReport
 from studio.workflow.declare import declare
 from studio.workflow.document import Value, read
 from studio.workflow.expressions import Expression, Listed, Literal, Reference, compile_condition, compile_text
 from studio.workflow.graph import LOCAL, Graph, Node
+from studio.workflow.needs import check_plugins
 from studio.workflow.ports import Port
 from studio.workflow.problem import Place, Problems
 from studio.workflow.shipped import find
@@ -29,7 +31,7 @@ from studio.workflow.wires import check_wires
 
 MAX_NODES = 10_000
 MAX_FILES = 8  # sub-workflows in sub-workflows
-TOP = ("name", "about", "inputs", "nodes", "outputs")
+TOP = ("name", "about", "plugins", "inputs", "nodes", "outputs")
 KEYS = {
     "use": ("use", "inputs", "seed", "map", "repeat", "when"),
     "pick": ("pick", "by", "best", "when"),
@@ -39,16 +41,23 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,49}")
 _EMPTY = Value({}, Place("", 0))
 
 
-def compile_file(path: Path | str, generators: Mapping[str, Generator]) -> Graph:
+def compile_file(path: Path | str, generators: Mapping[str, Generator], plugins: Sequence[PluginReport] = ()) -> Graph:
     """Compile a workflow file, or one that ships by its name. Raises WorkflowError with every problem, UnknownName."""
     file = find(path)
-    return compile_document(read(file), generators, file.resolve())
+    return compile_document(read(file), generators, file.resolve(), plugins)
 
 
-def compile_document(root: Value, generators: Mapping[str, Generator], path: Path | None = None) -> Graph:
-    """Compile a document; `path` is its file, if it has one. Raises WorkflowError with every problem."""
+def compile_document(
+    root: Value,
+    generators: Mapping[str, Generator],
+    path: Path | None = None,
+    plugins: Sequence[PluginReport] = (),
+) -> Graph:
+    """Compile a document; `path` is its file, if it has one, and `plugins` are those found. Raises WorkflowError with
+    every problem.
+    """
     problems = Problems()
-    checker = _Checker(generators, problems, (path or Path.cwd() / "-").parent)
+    checker = _Checker(generators, plugins, problems, (path or Path.cwd() / "-").parent)
     level = checker.level(root, "", (path,) if path else ())
     ports = check_wires(checker.nodes, level.ports, problems)
     outputs = {name: checker.outputs[f".{name}"] for name in level.outputs if f".{name}" in checker.outputs}
@@ -75,10 +84,12 @@ class _Level:
 class _Checker:
     """Collects the nodes of all levels."""
 
-    def __init__(self, generators: Mapping[str, Generator], problems: Problems, folder: Path) -> None:
+    def __init__(
+        self, generators: Mapping[str, Generator], plugins: Sequence[PluginReport], problems: Problems, folder: Path
+    ) -> None:
         self.nodes: dict[str, Node] = {}
         self.outputs: dict[str, str] = {}
-        self._generators, self._problems, self._folder = generators, problems, folder
+        self._generators, self._plugins, self._problems, self._folder = generators, plugins, problems, folder
 
     def level(self, root: Value, prefix: str, files: tuple[Path, ...]) -> _Level:
         """Take in a file; its names are called `prefix` + name in the graph."""
@@ -86,10 +97,11 @@ class _Checker:
             self._problems.add(root.place, "a workflow is a mapping", f"with {', '.join(f'`{each}:`' for each in TOP)}")
             return _Level(Inputs, {}, ())
         self._keys(root, "key of a workflow", TOP)
+        check_plugins(root.get("plugins"), self._plugins, self._problems)
         for key in ("name", "about"):
             if (text := root.get(key)) and not isinstance(text.data, str):
                 self._problems.add(text.place, f"`{key}` must be a text")
-        inputs, nodes, outputs = (self._section(root, key) for key in TOP[2:])
+        inputs, nodes, outputs = (self._section(root, key) for key in ("inputs", "nodes", "outputs"))
         if not nodes.data:
             self._problems.add(root.place, "the workflow has no nodes", "name at least one under `nodes:`")
         names = tuple(self._names(inputs, "an input", ()))

@@ -18,13 +18,13 @@ HEAVY = ("torch", "diffusers", "transformers", "open_clip", "numpy", "PIL", "av"
 # Lower layers first; a module imports only from layers below its own, or from its own.
 LAYERS = (
     ("errors", "deprecation", "caching"),
-    ("temporary", "files", "recipe", "torch_setup", "devices"),
+    ("temporary", "files", "cache", "recipe", "torch_setup", "devices"),
     ("precision", "weights", "streaming", "loaders"),
     ("media", "inputs"),
     ("generator", "hookspecs"),
     ("finite",),
     ("plugins", "store", "attention"),
-    ("models", "training"),
+    ("models", "training", "configuration"),
     ("engine", "serving"),
     ("workers",),
     ("jobs", "workflow"),

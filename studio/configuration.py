@@ -1,0 +1,128 @@
+"""What a person sets once and for all: plugins to load, in ``STUDIO_PLUGINS`` or in the data folder's ``config.toml``.
+
+Both name files or folders, as ``--plugin`` does. A plugin is code, and a data folder may come from anybody: so its
+``config.toml`` and its folder ``plugins/`` count only in the data folder that is used when none is named, and in those
+that were trusted by ``studio plugins trust``, which is written down outside of them. This module imports no plugin.
+
+Try it: ``STUDIO_PLUGINS=examples/invert.py studio plugins``
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.errors import MediaError, StoreError, nearest
+from studio.files import expanded, make_folder, read_limited, write_atomically
+from studio.plugins import PluginReport
+from studio.store import user_home
+
+PLUGINS_VARIABLE = "STUDIO_PLUGINS"
+CONFIG = "config.toml"
+FOLDER = "plugins"
+_KEYS = ("plugins",)
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Named:
+    """Plugins to load: their paths, the data folder's own folder of plugins (or None), and what is refused."""
+
+    paths: tuple[Path, ...]
+    folder: Path | None
+    refused: tuple[PluginReport, ...]
+
+
+def plugins(home: Path) -> Named:
+    """What the environment and the data folder name. What of it cannot be used is told, and costs only itself."""
+    refused: list[PluginReport] = []
+    words = os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep)
+    paths = _existing([expanded(each) for each in words if each], PLUGINS_VARIABLE, refused)
+    config, folder = home / CONFIG, home / FOLDER
+    there = [each for each in (config, folder) if os.path.lexists(each)]
+    if there and not trusted(home):
+        reason = f"the data folder `{home}` may load plugins only after `studio plugins trust`"
+        refused += [_refused(each.name, each, reason) for each in there]
+        return Named(tuple(paths), None, tuple(refused))
+    if config in there:
+        paths += _configured(config, refused)
+    return Named(tuple(paths), folder if folder in there else None, tuple(refused))
+
+
+def _configured(config: Path, refused: list[PluginReport]) -> list[Path]:
+    """The plugins of a configuration file; a path in it is relative to its folder."""
+    try:
+        told = tomllib.loads(read_limited(config, _MOST_BYTES).decode())
+    except MediaError as error:
+        refused.append(_refused(CONFIG, config, error.message))
+        return []
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        refused.append(_refused(CONFIG, config, f"not TOML: {error}"))
+        return []
+    for key in told:
+        if key not in _KEYS:
+            guess = f"; did you mean `{near}`?" if (near := nearest(key, _KEYS)) else "; known: `plugins`"
+            refused.append(_refused(CONFIG, config, f"no setting is called `{key[:60]}`{guess}"))
+    named = told.get("plugins", [])
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        refused.append(_refused(CONFIG, config, '`plugins` must be a list of paths: `plugins = ["my_plugin.py"]`'))
+        return []
+    return _existing([config.parent / expanded(each) for each in named], str(config), refused)
+
+
+def _existing(paths: Sequence[Path], where: str, refused: list[PluginReport]) -> list[Path]:
+    found = []
+    for path in paths:
+        if path.exists():
+            found.append(path)
+        else:
+            refused.append(_refused(path.stem, path, f"there is no file or folder `{path}`, which {where} names"))
+    return found
+
+
+def _refused(name: str, origin: Path, reason: str) -> PluginReport:
+    return PluginReport(name, "0", str(origin), "failed", (reason,))
+
+
+def trusted(home: Path) -> bool:
+    """Whether a data folder may load plugins: it is the one used when none is named, or was trusted."""
+    return home.exists() and (_same(home, user_home()) or _mark(home) in _marks())
+
+
+def trust(home: Path) -> Path:
+    """Let a data folder load plugins from now on; return the file in which that is written. Raises StoreError."""
+    make_folder(home)
+    marks = sorted({*_marks(), _mark(home)})
+    make_folder(_file().parent)
+    return write_atomically(_file(), (json.dumps(marks, indent=1) + "\n").encode())
+
+
+def _file() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("multimodal-studio", appauthor=False)) / "trusted.json"
+
+
+def _marks() -> list[str]:
+    """The folders that were trusted. Raises StoreError for a damaged file, which nobody but the user writes."""
+    if not _file().exists():
+        return []
+    try:
+        told = json.loads(read_limited(_file(), _MOST_BYTES))
+    except (MediaError, ValueError) as error:
+        hint = "remove it, and trust your data folders again"
+        raise StoreError(f"cannot read `{_file()}`: {error}", hint=hint) from None
+    return [each for each in told if isinstance(each, str)] if isinstance(told, list) else []
+
+
+def _mark(home: Path) -> str:
+    """A folder's path and number in its file system: another one that takes its place is not the same."""
+    return f"{home.stat().st_ino} {os.fsencode(home.resolve()).hex()}"
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
