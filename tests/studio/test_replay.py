@@ -104,7 +104,7 @@ def test_a_changed_picture_is_told(host, file):
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"generator": "nosie"}, UnknownName),
+        ({"generator": "nosie"}, UsageError),
         ({"dtype": "__class__"}, UnknownName),
         ({"inputs": {"prompt": "x", "side": 10**9}}, InputError),
         ({"inputs": {"prompt": "x", "evil": 1}}, UnknownName),
