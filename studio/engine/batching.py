@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container, Hashable, Iterable, Mapping
+from operator import attrgetter
 
 from studio.engine.entry import Entry
 from studio.generator import Generator
 
+_number = attrgetter("number")
 LATENCY_GOAL_S = 1.0  # a shared step that would take longer is made narrower
 GAIN = 1.03  # a wider batch must bring this much more
 LOOK_AGAIN = 256  # every so many steps the next wider and the next narrower are tried again: the load may have changed
@@ -36,27 +38,28 @@ class _Key:
 
 
 class Groups:
-    """Running entries by what they must have in common to share a step, those served longest ago first."""
+    """Running entries by what they must have in common to share a step, in the order they were accepted."""
 
     def __init__(self) -> None:
         self._filed: dict[Entry, OrderedDict[Entry, None]] = {}
         self._tables: dict[Hashable, OrderedDict[Entry, None]] = {}
 
     def file(self, entry: Entry) -> None:
-        """File an entry, or file it anew at the end of its group."""
+        """File an entry, or file it anew, since what it has in common has changed."""
         self.remove(entry)
         dtype = entry.model.dtype if entry.model else ""
         own = (entry.background, id(entry.request.generator), dtype, entry.threads)
         table = self._tables.setdefault((own, _Key(entry.key)), OrderedDict())
+        last = next(reversed(table), entry)
         table[entry] = None
+        if entry.number < last.number:
+            for each in sorted(table, key=_number):
+                table.move_to_end(each)
         self._filed[entry] = table
 
-    def again(self, entry: Entry) -> None:
-        """Put an entry that is filed at the end of its group."""
-        if entry in self._filed:
-            self._filed[entry].move_to_end(entry)
-        else:
-            self.file(entry)
+    def size(self, entry: Entry) -> int:
+        """How many have in common what an entry has; at least 1."""
+        return len(self._filed.get(entry, (entry,)))
 
     def remove(self, entry: Entry) -> None:
         """Forget an entry, if it is filed."""

@@ -40,7 +40,7 @@ class Keeper(Protocol):
     """Who saves states. Neither call may raise."""
 
     def keep(self, entry: Entry) -> None:
-        """The request moved one step on and is not done."""
+        """The request has begun or moved one step on, and is not done."""
 
     def end(self, entry: Entry, event: Event) -> None:
         """This is the request's last event."""

@@ -52,14 +52,16 @@ class Entry:
     late: list[tuple[str, Any]] = field(default_factory=list)  # sums of its states that are on the device, see finite
     attention: set[str] = field(default_factory=set)  # names of the backends that served its calls
     started: float = 0.0
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))  # its start and its latest steps
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))  # when its latest steps ended
     name: str = field(init=False)  # the generator's
     client: str = field(init=False)  # on whose behalf
     background: bool = field(init=False)  # whether it gives way to those that are not
+    lane: str = field(init=False)  # requests of one client in one lane are finished in the order they came
 
     def __post_init__(self) -> None:
         request = self.request
         self.name, self.client, self.background = request.generator.name, request.client, request.background
+        self.lane = self.name
 
     @property
     def lent(self) -> Any:

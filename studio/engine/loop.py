@@ -86,6 +86,8 @@ class Loop:
         self.ending = Ending(self.room, self.order, self._groups, self.watcher, keeper, clock, later, self._hang)
         self._hung: dict[Generator, TimedOut] = {}
         self._numbers = numbers or itertools.count(1)
+        self._last_step = 0.0  # when it ended
+        self._stepped = False  # since a request was last admitted
         self._told = 0  # bytes held, as the watchers know
 
     @property
@@ -133,7 +135,7 @@ class Loop:
         return did
 
     def _work(self) -> Calling[bool]:
-        due = self.order.next()
+        due = self.order.next(self._enough)
         if due is None:
             parked = self.order.parked
             if parked:  # all that run wait for room that none of them leaves
@@ -148,12 +150,22 @@ class Loop:
             self.fail(entry, as_error(entry.name, work.value, error))
         return True
 
+    def _enough(self, oldest: Entry) -> bool:
+        """Whether the batch that pays is full without those of the client that wait. Between two steps one of these may
+        begin nevertheless, so that it can be saved.
+        """
+        try:
+            return not self._stepped and self._groups.size(oldest) >= self.room.wanted(oldest)
+        except BaseException:  # a plugin's properties may raise anything; its step will tell
+            return True
+
     def _serve(self, work: Work, entry: Entry) -> Calling[None]:
         if work is _STEP:
             yield from self._step(entry)
         elif work is _FINISH:
             yield from self._finish(entry)
         else:
+            self._stepped = False
             begun = self.clock()
             yield from self._admit(entry)
             self.order.served(entry, self.clock() - begun)
@@ -195,13 +207,14 @@ class Loop:
         self._groups.file(entry)
         self.order.admitted(entry)
         entry.started = self.clock()
-        entry.recent.append(entry.started)
         entry.timing.start = entry.started - loaded
         self.watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
         tell(entry, (*entry.request.past.notices, *state.notices))
         if entry.done:
             self._done(entry, 0.0)
+        elif self.keeper is not None:
+            self.keeper.keep(entry)
 
     def _ensure_model(self, entry: Entry) -> Calling[None]:
         """Have the request's model on the device. Raises NoRoom, or what loading raises."""
@@ -236,6 +249,7 @@ class Loop:
         if lead.done:  # it stood aside before its end
             self._done(lead, 0.0)
             return
+        self._stepped = True
         begun = self.clock()
         batch = [lead]
         try:
@@ -268,7 +282,10 @@ class Loop:
         made, begun, ended = yield from self.actions.step(batch)
         numbers, positions = tuple(map(_number, batch)), tuple(map(_position, made))
         self.watcher.stepped(numbers, positions, batch[0].name, begun, ended)
+        before, self._last_step = self._last_step, ended
         for entry, state in zip(batch, made, strict=True):
+            if not entry.recent:
+                entry.recent.append(max(entry.started, before))  # waiting while others are stepped tells no pace
             try:
                 due = self._advance(entry, state, len(batch), ended - begun, ended)
             except BaseException as error:  # a state's properties may raise anything
@@ -381,8 +398,6 @@ class Loop:
             entry.key = key
             self.room.regroup(entry, group_of(entry))
             self._groups.file(entry)
-        else:
-            self._groups.again(entry)
 
     def _preview(self, entry: Entry, state: State) -> Calling[None]:
         """Make a preview; one that fails costs the preview, not the work, and is told."""

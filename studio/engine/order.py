@@ -4,7 +4,8 @@ Two levels of start-time fair queueing (Goyal, Vin and Cheng, 1996): between the
 clients. Whoever has the least virtual time is next, and pays for service with the device seconds it took. A newcomer
 starts at the virtual time of the one served last, so being idle earns no credit, and a debt is not forgotten. A second
 of the background class costs as much as 15 interactive ones, so background work gives way but never starves: it has at
-least 1/16 of the device. A client's own requests take turns: the one served longest ago is next.
+least 1/16 of the device. A client's own requests are finished in the order they came, within a lane (a generator, that
+is); its lanes take turns.
 
 Try it: ``pytest tests/studio/engine/test_order.py``
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from enum import Enum
 from itertools import count
 from typing import Generic, Protocol, TypeVar
@@ -32,6 +34,10 @@ class Job(Protocol):
     def background(self) -> bool:
         """Whether it gives way to those that are not."""
 
+    @property
+    def lane(self) -> str:
+        """A client's jobs with equal lanes are finished in the order they came."""
+
 
 J = TypeVar("J", bound=Job)
 
@@ -47,6 +53,35 @@ class Work(Enum):
 _FINISH, _ADMIT, _STEP = Work.FINISH, Work.ADMIT, Work.STEP  # Python 3.11 looks members up by a call
 
 
+class _Lane(Generic[J]):
+    """The jobs of one client in one lane, by their numbers, which rise in the order they came."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[J, int] = {}
+        self.running: dict[J, int] = {}
+
+    @property
+    def oldest(self) -> J | None:
+        """The running job that came first."""
+        return next(iter(self.running), None)
+
+    def drop(self, job: J) -> bool:
+        """Forget a job; whether none is left."""
+        self.waiting.pop(job, None)
+        self.running.pop(job, None)
+        return not (self.waiting or self.running)
+
+
+def _file(jobs: dict[J, int], job: J, number: int) -> None:
+    """Put a job among others in the order of their numbers; mostly it is the last."""
+    last = next(reversed(jobs.values()), -1)
+    jobs[job] = number
+    if number < last:
+        ordered = sorted(jobs.items(), key=lambda each: each[1])
+        jobs.clear()
+        jobs.update(ordered)
+
+
 class _Class(Generic[J]):
     """The clients of one class."""
 
@@ -55,98 +90,117 @@ class _Class(Generic[J]):
         self.time = 0.0  # of the class
         self.blocked = False  # no admissions until something is released
         self.done: deque[J] = deque()
-        self.waiting: dict[str, OrderedDict[J, None]] = {}
-        self.running: dict[str, OrderedDict[J, None]] = {}
+        self.clients: dict[str, OrderedDict[str, _Lane[J]]] = {}  # their lanes, the one served longest ago first
         self._times: dict[str, float] = {}
         self._now = 0.0
         self._admissions: list[tuple[float, int, str]] = []  # heaps; what is out of date is dropped when it surfaces
         self._steps: list[tuple[float, int, str]] = []
         self._serial = count()
 
-    def accept(self, job: J, *, first: bool = False) -> None:
+    def lanes(self) -> Iterator[_Lane[J]]:
+        return (lane for lanes in self.clients.values() for lane in lanes.values())
+
+    def accept(self, job: J, number: int) -> None:
         client = job.client
-        if client not in self.waiting and client not in self.running:
+        if client not in self.clients:
             if len(self._times) > _FORGET:
                 self._forget()
             self._times[client] = max(self._times.get(client, 0.0), self._now)
-        queue = self.waiting.setdefault(client, OrderedDict())
-        queue[job] = None
-        if first:
-            queue.move_to_end(job, last=False)
-        if len(queue) == 1:
-            self._push(client)
+        _file(self._lane(job).waiting, job, number)
+        self._push(client)
 
-    def admit(self, job: J) -> None:
-        self._drop(self.waiting, job)
-        self.running.setdefault(job.client, OrderedDict())[job] = None
+    def admit(self, job: J, number: int) -> None:
+        lane = self._lane(job)
+        lane.waiting.pop(job, None)
+        _file(lane.running, job, number)
         self._push(job.client)
 
     def remove(self, job: J) -> None:
         if job in self.done:
             self.done.remove(job)
-        self._drop(self.waiting, job)
-        self._drop(self.running, job)
-        self._push(job.client)
+        self._drop(job)
 
     def finish(self, job: J) -> None:
-        self._drop(self.running, job)
+        self._drop(job)
         self.done.append(job)
-        self._push(job.client)
 
     def charge(self, job: J, seconds: float) -> None:
-        """Let the job's client pay, and put the job behind the client's others."""
-        queue = self.running.get(job.client)
-        if queue is not None and job in queue:
-            queue.move_to_end(job)
+        """Let the job's client pay, and put the job's lane behind the client's others."""
+        client = job.client
+        if job.lane in self.clients.get(client, ()):
+            self.clients[client].move_to_end(job.lane)
         if seconds > 0:
-            self._times[job.client] = self._times.get(job.client, self._now) + seconds
-            self._push(job.client)
+            self._times[client] = self._times.get(client, self._now) + seconds
+        self._push(client)
 
-    def next(self) -> tuple[Work, J] | None:
+    def next(self, enough: Callable[[J], bool]) -> tuple[Work, J] | None:
         """The job that is due, and for what."""
         if self.done:
             return _FINISH, self.done[0]
-        admit = None if self.blocked else self._first(self._admissions, self.waiting)
-        step = self._first(self._steps, self.running)
-        if admit is not None and (step is None or self._times[admit] <= self._times[step]):
-            self._now = max(self._now, self._times[admit])
-            return _ADMIT, next(iter(self.waiting[admit]))
+        admit = None if self.blocked else self._first(self._admissions, lambda lanes: self._to_admit(lanes, enough))
+        step = self._first(self._steps, self._to_step)
+        if admit is not None and (step is None or self._times[admit.client] <= self._times[step.client]):
+            self._now = max(self._now, self._times[admit.client])
+            return _ADMIT, admit
         if step is not None:
-            self._now = max(self._now, self._times[step])
-            return _STEP, next(iter(self.running[step]))
+            self._now = max(self._now, self._times[step.client])
+            return _STEP, step
         return None
 
-    def _push(self, client: str) -> None:
-        if client in self.waiting:
-            heapq.heappush(self._admissions, (self._times[client], next(self._serial), client))
-        if client in self.running:
-            heapq.heappush(self._steps, (self._times[client], next(self._serial), client))
+    def _to_admit(self, lanes: OrderedDict[str, _Lane[J]], enough: Callable[[J], bool]) -> J | None:
+        """The client's job that came first, of those in lanes where more than the running ones are wanted."""
+        if sum(len(lane.running) for lane in lanes.values()) >= self.most:
+            return None
+        heads = [
+            next(iter(lane.waiting.items()))
+            for lane in lanes.values()
+            if lane.waiting and (lane.oldest is None or not enough(lane.oldest))
+        ]
+        return min(heads, key=lambda each: each[1])[0] if heads else None
 
-    def _first(self, heap: list[tuple[float, int, str]], table: dict[str, OrderedDict[J, None]]) -> str | None:
+    @staticmethod
+    def _to_step(lanes: OrderedDict[str, _Lane[J]]) -> J | None:
+        return next((lane.oldest for lane in lanes.values() if lane.running), None)
+
+    def _push(self, client: str) -> None:
+        if client in self.clients:
+            entry = (self._times[client], next(self._serial), client)
+            heapq.heappush(self._admissions, entry)
+            heapq.heappush(self._steps, entry)
+
+    def _first(
+        self, heap: list[tuple[float, int, str]], look: Callable[[OrderedDict[str, _Lane[J]]], J | None]
+    ) -> J | None:
+        """What `look` finds with the client that had the least time; a client without is dropped until it is pushed."""
         while heap:
             time, _, client = heap[0]
-            full = table is self.waiting and len(self.running.get(client, ())) >= self.most
-            if client in table and self._times[client] == time and not full:
-                return client
+            if client in self.clients and self._times[client] == time:
+                found = look(self.clients[client])
+                if found is not None:
+                    return found
             heapq.heappop(heap)
         return None
 
-    def _drop(self, table: dict[str, OrderedDict[J, None]], job: J) -> None:
-        queue = table.get(job.client)
-        if queue is not None and queue.pop(job, job) is None and not queue:
-            del table[job.client]
+    def _lane(self, job: J) -> _Lane[J]:
+        return self.clients.setdefault(job.client, OrderedDict()).setdefault(job.lane, _Lane())
+
+    def _drop(self, job: J) -> None:
+        lanes: dict[str, _Lane[J]] = self.clients.get(job.client, OrderedDict())
+        if job.lane in lanes and lanes[job.lane].drop(job):
+            del lanes[job.lane]
+            if not lanes:
+                del self.clients[job.client]
+        self._push(job.client)
 
     def _forget(self) -> None:
         """Drop the accounts of idle clients that owe nothing."""
         self._times = {
-            client: time
-            for client, time in self._times.items()
-            if client in self.waiting or client in self.running or time > self._now
+            client: time for client, time in self._times.items() if client in self.clients or time > self._now
         }
 
 
 def _busy(each: _Class[J]) -> bool:
-    return bool(each.done or each.running or each.waiting)
+    return bool(each.done or each.clients)
 
 
 class Order(Generic[J]):
@@ -156,37 +210,42 @@ class Order(Generic[J]):
         self._classes = (_Class[J](1.0, most), _Class[J](1 / BACKGROUND_SHARE - 1, most))
         self._parked: OrderedDict[J, None] = OrderedDict()
         self._now = 0.0
-        self._length = 0
+        self._numbers: dict[J, int] = {}  # of all jobs, in the order they came
+        self._next = count()
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._numbers)
 
     def jobs(self) -> list[J]:
         """All of them: those waiting, running, parked and done."""
         found: list[J] = list(self._parked)
         for each in self._classes:
-            for table in (each.running, each.waiting):
-                found += [job for queue in table.values() for job in queue]
+            for lane in each.lanes():
+                found += (*lane.running, *lane.waiting)
             found += each.done
         return found
 
     def waiting(self) -> list[J]:
         """Those that wait to be admitted."""
-        return [job for each in self._classes for queue in each.waiting.values() for job in queue]
+        return [job for each in self._classes for lane in each.lanes() for job in lane.waiting]
 
     def accept(self, job: J) -> None:
         """Take a job in; it waits."""
         found = self._class(job)
         if not _busy(found):
             found.time = max(found.time, self._now)
-        found.accept(job)
-        self._length += 1
+        self._numbers[job] = next(self._next)
+        found.accept(job, self._numbers[job])
 
-    def next(self) -> tuple[Work, J] | None:
-        """The job that is due, and for what; None if nothing can be done."""
+    def next(self, enough: Callable[[J], bool] = lambda oldest: False) -> tuple[Work, J] | None:
+        """The job that is due, and for what; None if nothing can be done.
+
+        `enough` says of the oldest running job of a client's lane whether as many run as are wanted beside it: then
+        the others of the lane wait.
+        """
         interactive, background = self._classes
         for each in (background, interactive) if background.time < interactive.time else self._classes:
-            due = each.next()
+            due = each.next(enough)
             if due is not None:
                 self._now = max(self._now, each.time)
                 return due
@@ -198,7 +257,7 @@ class Order(Generic[J]):
 
     def admitted(self, job: J) -> None:
         """The job was started: it runs."""
-        self._class(job).admit(job)
+        self._class(job).admit(job, self._numbers[job])
 
     def served(self, job: J, seconds: float, *, done: bool = False) -> None:
         """Charge for service; a job that is `done` is due for its end."""
@@ -212,7 +271,7 @@ class Order(Generic[J]):
         """The job has ended: what it held is free, so others may be admitted and stepped."""
         if self._parked.pop(job, job) is not None:
             self._class(job).remove(job)
-        self._length -= 1
+        self._numbers.pop(job, None)
         self.released()
 
     def block(self, job: J) -> None:
@@ -235,8 +294,8 @@ class Order(Generic[J]):
             each.blocked = False
         parked, self._parked = self._parked, OrderedDict()
         for job in parked:
-            self._class(job).accept(job, first=True)
-            self._class(job).admit(job)
+            self._class(job).accept(job, self._numbers[job])
+            self._class(job).admit(job, self._numbers[job])
 
     def _class(self, job: J) -> _Class[J]:
         return self._classes[job.background]

@@ -18,6 +18,7 @@ from studio.engine.ledger import Sum, show_bytes, tensor_bytes
 from studio.engine.measured import Group, Measured, finishes
 from studio.engine.models import Model, Models, Rank
 from studio.errors import OutOfMemory, TimedOut
+from studio.generator import Generator
 
 _COUNT_STATES_EVERY = 64  # steps; states may grow as they go
 
@@ -130,6 +131,16 @@ class Room:
         """How many may share the step that `lead` leads; 0 if there is no room even for it alone."""
         assert lead.group is not None
         return self._width(lead, lead.group, most)
+
+    def wanted(self, lead: Entry) -> int:
+        """How many should share the step that `lead` leads, if there were as many as its generator takes."""
+        group, most = lead.group, lead.request.generator.max_batch
+        kind = type(lead.request.generator)
+        if group is None or lead.request.invariant or kind.batch_key is Generator.batch_key:
+            return 1
+        most = min(most, self._caps.get(group, most))
+        measured = self.measured
+        return choose_width(measured.seconds(group), measured.sure(group), most, self.goal_s, measured.turn(group))
 
     def finishing(self, lead: Entry, most: int) -> int:
         """How many that are done may be finished in one call that `lead` leads; 0 if there is no room even for it

@@ -49,9 +49,9 @@ class Bench(Watcher):
     def saved(self, request, generator, size, begun, ended):
         self.saves.append((request, begun, ended))
 
-    def accept(self, **inputs):
+    def accept(self, client="", **inputs):
         events = []
-        made = Request(self.generator, Chain.Inputs.parse({"pause": 0, **inputs}), 1, PLUGIN)
+        made = Request(self.generator, Chain.Inputs.parse({"pause": 0, **inputs}), 1, PLUGIN, client=client)
         entry = Entry(made, events.append, accepted=self.now)
         self.events[entry] = events
         self.loop.accept(entry)
@@ -130,9 +130,16 @@ def test_short_requests_are_never_saved(bench):
     assert bench.saves == []
 
 
-def test_all_requests_get_their_turn(bench):
+def test_those_that_wait_for_the_oldest_are_saved_too(bench):
     for _ in range(5):
         bench.accept(steps=2000)
+    bench.drain(1500)
+    assert len(bench.checkpoints()) == 5
+
+
+def test_all_requests_get_their_turn(bench):
+    for client in "abcde":
+        bench.accept(client, steps=2000)
     bench.drain(3000)
     counts = [sum(number == request for request, *_ in bench.saves) for number in range(1, 6)]
     assert min(counts) >= 3

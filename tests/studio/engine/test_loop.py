@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -185,6 +185,7 @@ class LoopMachine(RuleBasedStateMachine):
     @rule()
     def tick(self):
         before = {entry: entry.state for entry in self.bench.loop.running}
+        was_done = {entry: entry.done for entry in before}
         counts = [len(generator.batches) for generator in self.generators]
         self.bench.loop.tick()
         stepped = [
@@ -194,6 +195,10 @@ class LoopMachine(RuleBasedStateMachine):
             for state in batch
         ]
         assert len([1 for g, c in zip(self.generators, counts, strict=True) if len(g.batches) > c]) <= 1
+        for generator in self.generators:
+            mine = [entry for entry in before if entry.request.generator is generator]
+            moved = [entry.number for entry in mine if before[entry] in stepped]
+            assert not moved or min(moved) <= min(entry.number for entry in mine if not was_done[entry]), "oldest first"
         for entry, state in before.items():  # whoever did not step, or stepped in vain, is as before
             if state not in stepped and not entry.ended:
                 assert entry.state is state
@@ -286,14 +291,40 @@ def test_equal_keys_share_steps_and_widths_are_recorded():
     assert {(entry.width_min, entry.width_max) for entry in entries} == {(3, 3)}
 
 
-def test_a_group_wider_than_max_batch_takes_turns():
+@given(count=st.integers(1, 28), steps=st.integers(1, 6), max_running=st.integers(3, 32))
+@settings(max_examples=40, deadline=None)
+def test_those_that_came_first_are_finished_first_in_as_few_steps(count, steps, max_running):
     adder = Adder()
-    bench = Bench(max_running=7)
-    entries = [bench.accept(request(adder, seed, steps=8)) for seed in range(7)]
-    while not any(entry.ended for entry in entries):
-        bench.loop.tick()
-        positions = [entry.state.position for entry in entries if entry.state]
-        assert not positions or max(positions) - min(positions) <= 3
+    bench = Bench(max_running)
+    entries = [bench.accept(request(adder, seed, steps=steps)) for seed in range(count)]
+    took = {}
+    for _ in range(10_000):
+        if not bench.loop.tick():
+            break
+        for entry in entries:
+            if entry.ended:
+                took.setdefault(entry, len(adder.batches))
+        begun = [entry.state.position for entry in entries if entry.state]
+        assert len([position for position in begun if position]) <= adder.max_batch
+        assert len(begun) <= adder.max_batch + len(adder.batches), "what waits begins between steps, one at a time"
+    assert list(took) == entries, "in the order they came"
+    width = adder.max_batch
+    assert [took[entry] for entry in entries] == [steps * (index // width + 1) for index in range(count)]
+
+
+def test_clients_share_while_each_finishes_its_oldest_first():
+    adder, bench = Adder(), Bench(max_running=32)
+    entries = {client: [] for client in "abc"}
+    for client, count in (("a", 9), ("b", 3), ("c", 1)):
+        for seed in range(count):
+            entries[client].append(bench.accept(replace(request(adder, seed, steps=6), client=client)))
+    ended = []
+    while bench.loop.tick():
+        ended += [each for mine in entries.values() for each in mine if each.ended and each not in ended]
+    for mine in entries.values():
+        assert [each for each in ended if each in mine] == mine
+    assert ended.index(entries["c"][0]) <= 3, "one of a client with one waits for none of another's nine"
+    assert ended.index(entries["b"][2]) <= 8
 
 
 def test_unlike_generators_take_turns():
