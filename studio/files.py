@@ -88,30 +88,40 @@ def new_file(
 
 
 @contextmanager
-def new_folder(path: Path | str) -> Iterator[Path]:
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a folder in `parent` for the length of the block; the next writer removes what a kill leaves."""
+    sweep_once(parent)
+    path, descriptor = locked(parent, create_folder)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def new_folder(path: Path | str, *, overwrite: bool = True, durable: bool = True) -> Iterator[Path]:
     """Yield a folder to fill that takes the name `path` when the block ends, in place of one that has it.
 
     On Linux the two change places in one call. Elsewhere a kill in between can leave the old one as `NAME.before`.
-    Raises StoreError, also for what libraries written in Rust say of a disk that is full.
+    Without `overwrite` a folder that has something in it stays. Raises StoreError, also for what libraries written in
+    Rust say of a disk that is full.
     """
     path = Path(os.path.realpath(path))
     make_folder(path.parent)
     try:
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "a file has that name")
-        sweep_once(path.parent)
-        part, descriptor = locked(path.parent, create_folder)
-        try:
+        with scratch_folder(path.parent) as part:
             yield part
-            _sync_tree(part)
-            if path.exists():
+            if durable:
+                _sync_tree(part)
+            if overwrite and path.exists():
                 exchange(part, path)
             else:
                 os.rename(part, path)
-            _sync_folder(path.parent)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)  # what is left is removed by the next writer
-            os.close(descriptor)
+            if durable:
+                _sync_folder(path.parent)
     except Exception as error:
         found = _system_error(error)
         if found is None:

@@ -156,14 +156,19 @@ def _lock(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def try_lock(descriptor: int) -> bool:
-    """Lock what is open; False where another process, or another opening of it, holds it. Free when it is closed."""
+def try_lock(descriptor: int, *, without: bool = False) -> bool:
+    """Lock what is open; False where another process, or another opening of it, holds it. Free when it is closed.
+
+    `without` is the answer where the file system has no locks.
+    """
     if fcntl is None:
-        return False
+        return without
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return without
     return True
 
 

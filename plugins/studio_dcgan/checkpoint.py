@@ -21,7 +21,7 @@ import safetensors.torch
 
 import studio
 from studio.errors import WeightsError
-from studio.training.run import replace
+from studio.files import make_folder, write_atomically
 from studio_dcgan.model import Generator
 
 FIRST, LAST, EMBEDDING = "main.0.weight", "main.12.weight", "embedding.weight"
@@ -134,5 +134,5 @@ def save(generator: Generator, path: Path, names: Sequence[str] = ()) -> None:
         name: (each.half() if each.is_floating_point() else each).contiguous().cpu()
         for name, each in generator.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, safetensors.torch.save(tensors, {"classes": json.dumps(list(names), ensure_ascii=False)}))
+    make_folder(path.parent)
+    write_atomically(path, safetensors.torch.save(tensors, {"classes": json.dumps(list(names), ensure_ascii=False)}))

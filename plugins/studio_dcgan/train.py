@@ -9,7 +9,7 @@ Try it: `studio train dcgan --minutes 1`
 from __future__ import annotations
 
 import copy
-import math
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from studio.errors import StudioError
+from studio.files import write_atomically
 from studio.precision import autocast
+from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_dcgan.augment import augment
@@ -66,6 +67,13 @@ def grid(generator: Generator, side: int = 8, seed: int = 0) -> PIL.Image.Image:
     return PIL.Image.fromarray(rows.reshape(side * SIZE, side * SIZE, 3))
 
 
+def save_grid(generator: Generator, path: Path) -> None:
+    """Write the grid as a PNG."""
+    out = io.BytesIO()
+    grid(generator).save(out, "PNG")
+    write_atomically(path, out.getvalue())
+
+
 def draw(pictures: np.ndarray, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Random ones of uint8 (N, H, W, 3), half of them mirrored: (count, 3, H, W) in [-1, 1]; and which, (count,)."""
     rows = torch.randint(len(pictures), (count,), generator=rng)
@@ -88,7 +96,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
         rate: learning rate of both networks, at its highest.
 
     Raises:
-        StudioError: a loss is not finite.
+        StudioError: a loss is not finite, or the run in `folder` has other pictures, labels or another width.
     """
     torch.manual_seed(seed)
     names = tuple(dict.fromkeys(label for label in labels if label))
@@ -98,7 +106,11 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
     both.to(device).train()
     optimizer = torch.optim.Adam(both.parameters(), rate, BETAS, fused=True)
     ema = Ema(generator, decay)
-    run = Run(folder, both, optimizer, ema, steps=steps, minutes=minutes)
+    run = Run(
+        folder, both, optimizer, ema, steps=steps, minutes=minutes,
+        fixed={"labels": names, "data": fingerprint(pictures, list(labels)), "width": width},
+        changeable={"batch": batch, "rate": rate, "seed": seed},
+    )  # fmt: skip
     batch = max(2, batch // run.peers.count)
     for step in run:
         run.rate(rate)
@@ -127,9 +139,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
         discriminator.requires_grad_(True)
         optimizer.step()
         ema.update(generator)
-        if not math.isfinite(d_loss.item() + g_loss.item()):
-            raise StudioError(f"the loss is not finite at step {step}", hint="begin anew with a lower `--rate`")
         run.log(d_loss=d_loss.item(), g_loss=g_loss.item(), real=on_real.mean().item(), made=on_made.mean().item())
         if (step + 1) % grid_every == 0 and not run.peers.rank:
-            grid(settled(ema.module)).save(folder / f"samples-{step + 1:07d}.png")
+            save_grid(settled(ema.module), folder / f"samples-{step + 1:07d}.png")
     return settled(ema.module), names

@@ -47,5 +47,5 @@ class TrainDcgan(studio.Trainer):
         out = options.folder / "dcgan" / "model.safetensors"
         if not Peers().rank:  # the first process of the run writes the result
             checkpoint.save(generator, out, names)
-            train.grid(generator).save(out.with_name("samples.png"))
+            train.save_grid(generator, out.with_name("samples.png"))
         console.print(f"the model is in {out}")

@@ -19,6 +19,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler,
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from studio.files import new_folder
+
 
 @torch.inference_mode()
 def encode(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 16) -> Tensor:
@@ -98,13 +100,9 @@ def save_pixel(folder: Path, unet: UNet2DModel, stock: dict[str, Any], labels: S
 @contextmanager
 def _anew(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write into, which then gets its checksums and takes its place."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    checksums(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with new_folder(folder) as part:
+        yield part
+        checksums(part)
 
 
 def _save_module(module: Any, folder: Path) -> None:

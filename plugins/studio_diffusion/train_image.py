@@ -21,6 +21,7 @@ from transformers import CLIPTextModel
 
 from studio.loaders import transformers
 from studio.precision import autocast
+from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_clip import captions
@@ -89,7 +90,11 @@ def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[
     model = (begin or build(encode([""]).shape[-1], latents.shape[1])).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = Ema(model, decay)
-    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
+    run = Run(
+        folder, model, optimizer, ema, steps=steps, minutes=minutes,
+        fixed={"data": fingerprint(latents, records), "text": fingerprint(encode(["a red apple"]).float())},
+        changeable={"batch": batch, "rate": peak, "seed": seed},
+    )  # fmt: skip
     words = random.Random(f"{seed}-{run.step}-{run.peers.rank}")
     noise = torch.Generator().manual_seed((seed * 1_000_003 + run.step) * 1009 + run.peers.rank)
     batch = max(1, batch // run.peers.count)

@@ -8,9 +8,7 @@ numbers from the step's own seed: a run that was stopped ends at the same weight
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -19,10 +17,11 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from studio.errors import StudioError
+from studio.files import write_atomically
 from studio.precision import autocast
+from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
-from studio.training.run import Run, replace
+from studio.training.run import Run
 from studio_diffusion.noise import NoiseSchedule
 from studio_diffusion.pixel import CLEAN, PixelDiffusion, Row
 
@@ -91,24 +90,7 @@ def save_grid(model: PixelDiffusion, folder: Path) -> None:
     """Write the grid to the folder's `samples.png`."""
     out = io.BytesIO()
     PIL.Image.fromarray(grid(model)).save(out, "PNG")
-    replace(folder / "samples.png", out.getvalue())
-
-
-def agree(folder: Path, meant: dict[str, Any]) -> None:
-    """Write down what a new run's weights mean. Raises StudioError if `folder` has a run of something else."""
-    path = folder / "meant.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(path, json.dumps(meant, ensure_ascii=False).encode())
-        return
-    before = json.loads(path.read_bytes())
-    changed = [name for name, value in meant.items() if before.get(name) != value]
-    if changed:
-        told = "" if changed[0] == "labels" else f": `{before.get(changed[0])}`, not `{meant[changed[0]]}`"
-        raise StudioError(
-            f"the run in `{folder}` was begun with another {' and another '.join(changed)}{told}",
-            hint="go on with the same options and pictures, or name another `--work`",
-        )
+    write_atomically(folder / "samples.png", out.getvalue())
 
 
 def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, folder: Path, *, device: torch.device,
@@ -126,16 +108,21 @@ def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, fold
         grid_every: steps from one `samples.png` to the next.
 
     Raises:
-        StudioError: the run in `folder` was begun with another size, other labels or another schedule.
-        ValueError: its checkpoint is damaged or of a model of another shape.
+        StudioError: a loss is not finite, or the run in `folder` has another size or schedule, other labels or
+            pictures.
+        WeightsError: its checkpoint is damaged or of a model of another shape.
     """
     torch.manual_seed(seed)
     names = sorted(set(labels) - {""})
-    agree(folder, {"size": pictures.shape[1], "labels": names, "schedule": schedule.config})
     model = build(pictures.shape[1], len(names) + 1 if names else 0).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = Ema(model, decay)
-    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
+    run = Run(
+        folder, model, optimizer, ema, steps=steps, minutes=minutes,
+        fixed={"size": pictures.shape[1], "labels": names, "schedule": schedule.config,
+               "data": fingerprint(pictures, labels)},
+        changeable={"batch": batch, "rate": peak, "drop": drop, "gamma": gamma, "seed": seed},
+    )  # fmt: skip
     batch = max(1, batch // run.peers.count)
     pixels = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).contiguous()
     ids = torch.tensor([names.index(label) if names else 0 for label in labels])

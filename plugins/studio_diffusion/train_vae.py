@@ -8,7 +8,6 @@ convolutions beside the latents.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studio.precision import autocast
+from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
 
@@ -79,7 +79,11 @@ def train(pictures: np.ndarray, rows: np.ndarray, folder: Path, *, device: torch
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
     ema = Ema(model, 0.998)
-    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes)
+    run = Run(
+        folder, model, optimizer, ema, steps=steps, minutes=minutes,
+        fixed={"data": fingerprint(pictures, rows), "decoder only": decoder_of is not None},
+        changeable={"rate": peak, "kl_weight": kl_weight, "whole": whole, "seed": seed},
+    )  # fmt: skip
     rng = np.random.default_rng([seed, run.step])
     for _ in run:
         run.rate(peak)
@@ -96,8 +100,7 @@ def train(pictures: np.ndarray, rows: np.ndarray, folder: Path, *, device: torch
         loss.backward()
         run.share(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        if math.isfinite(loss.item()):
-            optimizer.step()
-            ema.update(model)
+        optimizer.step()
+        ema.update(model)
         run.log(loss=loss.item(), l1=l1.item(), kl=kl.item())
     return ema.module

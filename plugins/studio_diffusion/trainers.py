@@ -26,6 +26,7 @@ class TrainVae(studio.Trainer):
         device = options.torch_device()
         import numpy as np
 
+        from studio.files import new_folder
         from studio.loaders import diffusers
         from studio.training.peers import Peers
         from studio_datasets import build
@@ -54,7 +55,8 @@ class TrainVae(studio.Trainer):
             return  # the first process of the run writes the result
         if not options.decoder_only:
             export.whiten(vae, np.asarray(pictures[::2]))
-        vae.save_pretrained(out)
+        with new_folder(out) as part:
+            vae.save_pretrained(part)
         console.print(f"the autoencoder is in {out}")
 
 

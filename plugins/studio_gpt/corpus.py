@@ -106,31 +106,33 @@ def text_files(paths: Sequence[str]) -> list[Path]:
 def blocks(files: Iterable[Path]) -> Iterator[str]:
     """What the files hold, in pieces of about a million characters that end with a line; an end after each file.
 
-    Raises InputError for a file that is not UTF-8.
+    Raises InputError for a file that cannot be read or is not UTF-8. A byte order mark is not part of the text.
     """
     for path in files:
-        with path.open(encoding="utf-8") as file:
-            try:
+        try:
+            with path.open(encoding="utf-8-sig") as file:
                 while block := file.read(BLOCK):
                     yield block + file.readline()
-            except UnicodeDecodeError as error:
-                raise InputError("texts", f"`{path}` is not UTF-8: {error.reason} at byte {error.start:,}",
-                                 hint="convert it, for instance with `iconv`") from None  # fmt: skip
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError("texts", f"`{path}` cannot be read: {reason}", hint="name UTF-8 text files") from None
+        except UnicodeDecodeError as error:
+            raise InputError("texts", f"`{path}` is not UTF-8: {error.reason} at byte {error.start:,}",
+                             hint="convert it, for instance with `iconv`") from None  # fmt: skip
         yield END
 
 
 def encode(texts: Iterable[str], tokenizer: tokenizers.Tokenizer, path: Path) -> int:
     """Write the tokens of the texts one after another; return how many. Two bytes each if the vocabulary allows."""
-    from studio.files import make_folder
+    from studio.files import make_folder, new_file
 
     make_folder(path.parent)
-    part, count = path.with_name(f".{path.name}.part"), 0
-    with part.open("wb") as file:
+    count = 0
+    with new_file(path) as file:
         for text in texts:
             ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids, width(tokenizer.get_vocab_size()))
             file.write(ids.tobytes())
             count += len(ids)
-    part.replace(path)
     return count
 
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from studio.files import new_folder
 from studio.precision import autocast
+from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_gpt import load
@@ -67,7 +69,11 @@ def train(model: GPT, data: TokenFile, folder: Path, *, steps: int, minutes: flo
     model.train()
     optimizer = torch.optim.AdamW(groups(model), lr=peak, betas=(0.9, 0.95))
     ema = Ema(model, 0.99)
-    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes, save_every=save_every)
+    run = Run(
+        folder, model, optimizer, ema, steps=steps, minutes=minutes, save_every=save_every,
+        fixed={"tokens": fingerprint(data.tokens), "context": data.context},
+        changeable={"batch": batch, "accumulate": accumulate, "rate": peak},
+    )  # fmt: skip
     mine = max(1, batch // run.peers.count)
     for step in run:
         run.rate(peak, warmup, floor=0.1)
@@ -90,7 +96,8 @@ def train(model: GPT, data: TokenFile, folder: Path, *, steps: int, minutes: flo
 
 def publish(model: GPT, tokens: Tokens, folder: Path) -> None:
     """Write a model in transformers' layout, with its tokenizer, chat template and `SHA256SUMS`."""
-    load.save(model, folder)
-    save_tokenizer(tokens, folder, model.config.context)
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    (folder / "SHA256SUMS").write_text(f"{digest}  model.safetensors\n", "utf-8")
+    with new_folder(folder) as part:
+        load.save(model, part)
+        save_tokenizer(tokens, part, model.config.context)
+        digest = hashlib.sha256((part / "model.safetensors").read_bytes()).hexdigest()
+        (part / "SHA256SUMS").write_text(f"{digest}  model.safetensors\n", "utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 
 import studio
 from studio.errors import StudioError
+from studio.files import make_folder, write_atomically
 from studio.training.options import TrainingOptions
 
 
@@ -39,7 +40,9 @@ class TrainGPT(studio.Trainer):
         device = options.torch_device()
         import torch
 
+        from studio.training.agreement import agree, fingerprint
         from studio.training.peers import Peers
+        from studio.training.run import CHECKPOINT
         from studio_gpt import corpus, train
         from studio_gpt.model import GPT, llama
         from studio_gpt.tower import decoder
@@ -47,6 +50,11 @@ class TrainGPT(studio.Trainer):
         work = options.folder / "gpt"
         with Peers().first_alone():
             files = corpus.text_files(options.texts) if options.texts else _own_texts(options.folder)
+            form = [options.context, options.layers, options.width, options.heads]
+            fixed = {"texts": fingerprint(*files), "vocab": options.vocab, "context, layers, width, heads": form}
+            if not Peers().rank and not agree(work, fixed, begun=(work / "run" / CHECKPOINT).exists()):
+                for name in ("tokens.bin", "tokenizer.json"):  # of other texts, of which nothing has learnt yet
+                    (work / name).unlink(missing_ok=True)
             tokenizer = _tokenizer(files if options.texts else files[:1], work, options)  # names whole: see docs/log.md
             vocabulary = tokenizer.get_vocab_size()
             if not (work / "tokens.bin").exists():
@@ -168,10 +176,10 @@ def _own_chats(work: Path) -> tuple[Path, str]:
 
     chats, kept = work / "gpt-chat" / "chats.jsonl", work / "gpt-chat" / "kept.jsonl"
     if not chats.exists():
-        chats.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(chats.parent)
         records = _records(work)
         for path, pairs in ((kept, ideas.kept(records)), (chats, ideas.pairs(records))):
-            path.write_text("".join(f"{ideas.chat(*pair)}\n" for pair in pairs), "utf-8")
+            write_atomically(path, "".join(f"{ideas.chat(*pair)}\n" for pair in pairs).encode())
     return chats, str(kept)
 
 
@@ -182,24 +190,30 @@ def _own_texts(work: Path) -> list[Path]:
     from studio_gpt import corpus
 
     folder = work / "gpt" / "texts"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     documents, stories = folder / "documents.txt", folder / "novels.txt"
     if not documents.exists():
         made = corpus.documents(_records(work), build.wordnet(work / "cache"))
-        documents.write_text(f"{corpus.END}\n".join(made), "utf-8")
+        write_atomically(documents, f"{corpus.END}\n".join(made).encode())
     if not stories.exists():
-        stories.write_text(corpus.END.join(novels(work / "cache")), "utf-8")
+        write_atomically(stories, corpus.END.join(novels(work / "cache")).encode())
     return [documents, stories]
 
 
 def _plain(options: Any, work: Path, tokens: Any, context: int) -> Any:
     """The token file of the plain text that `gpt-chat` learns beside, written when it begins."""
+    from studio.training.agreement import agree, fingerprint
+    from studio.training.peers import Peers
     from studio_gpt import corpus
 
     path = work / "tokens.bin"
-    if not path.exists():
+    with Peers().first_alone():
         files = corpus.text_files(options.texts) if options.texts else _own_texts(options.folder)[1:]
-        corpus.encode(corpus.blocks(files), tokens.tokenizer, path)
+        fixed = {"texts": fingerprint(*files), "tokenizer": fingerprint(tokens.tokenizer.to_str())}
+        if not Peers().rank and not agree(work, fixed, begun=False):
+            path.unlink(missing_ok=True)
+        if not path.exists():
+            corpus.encode(corpus.blocks(files), tokens.tokenizer, path)
     return corpus.TokenFile(path, tokens.tokenizer.get_vocab_size(), context)
 
 
@@ -211,6 +225,6 @@ def _tokenizer(files: list[Path], work: Path, options: Any) -> Any:
     path = work / "tokenizer.json"
     if not path.exists():
         made = corpus.train_tokenizer(corpus.blocks(files), options.vocab)
-        work.mkdir(parents=True, exist_ok=True)
-        made.save(str(path))
+        make_folder(work)
+        write_atomically(path, made.to_str(pretty=True).encode())
     return tokenizer_json.load(path)

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from studio.errors import InputError, StudioError
 from studio.precision import autocast, fast_dtype
+from studio.training.agreement import fingerprint
 from studio.training.best import Best
 from studio.training.ema import Ema
 from studio.training.run import Run
@@ -49,28 +50,74 @@ class Sample:
 
 
 def read(path: Path) -> Iterator[list[dict[str, str]]]:
-    """The conversations of a JSONL file. Raises InputError with the line that is none."""
+    """The conversations of a JSONL file. A content that is a list of parts of text is their lines.
+
+    Raises InputError with the line that is not a conversation, or whose content is not text.
+    """
     hint = 'write `{"messages": [{"role": "user", "content": "…"}, …]}` or `{"prompt": "…", "completion": "…"}`'
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("chats", f"`{path}` cannot be read: {error}", hint="name a UTF-8 file of JSON lines") from None
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a text may hold U+2028
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            messages = row.get("messages") or [
-                {"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]},
-            ]  # fmt: skip
-            found = [{"role": str(each["role"]), "content": str(each["content"])} for each in messages]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            message = f"line {number} of `{path}` is no conversation"
+            found = list(_messages(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f": {error}" if isinstance(error, _Refused) else ""
+            message = f"line {number} of `{path}` is not a conversation{reason}"
             raise InputError("chats", message, hint=hint) from None
         if not any(each["role"] == "assistant" for each in found):
             message = f"in line {number} of `{path}` the assistant says nothing"
             raise InputError("chats", message, hint=hint)
         yield found
+
+
+class _Refused(ValueError):
+    """A conversation that is not one, with the reason."""
+
+
+def _messages(row: Any) -> Iterator[dict[str, str]]:
+    """The messages of a row, in whichever of its forms. Raises what reading anything else raises."""
+    if row.get("messages"):
+        rows = row["messages"]
+    else:
+        rows = []
+        for name, role in (("prompt", "user"), ("completion", "assistant")):
+            said = row[name]
+            turns = isinstance(said, list) and any(isinstance(each, dict) and "role" in each for each in said)
+            rows += said if turns else [{"role": role, "content": said}]
+    for each in rows:
+        if not isinstance(each["role"], str):
+            raise _Refused(f"a role is {_kind(each['role'])}, not text")
+        yield {"role": each["role"], "content": _content(each.get("content"), each["role"])}
+
+
+def _content(content: Any, role: str) -> str:
+    """What a message says: text, or the lines of a list of parts of type text."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise _Refused(f"the content of `{role}` is {_kind(content)}, not text")
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            named = f"of type {json.dumps(kind)[:40]}" if isinstance(part, dict) else _kind(part)
+            raise _Refused(f"the content of `{role}` has a part {named}; only parts of type text can be learnt")
+    return "\n".join(part["text"] for part in content)
+
+
+def _kind(value: Any) -> str:
+    names = {
+        type(None): "null",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        dict: "an object",
+        str: "text",
+    }
+    return names.get(type(value), "a list")
 
 
 def sample(messages: Sequence[dict[str, str]], tokens: Tokens, context: int) -> Sample | None:
@@ -217,7 +264,11 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
     learner: Any = (with_lora(model, lora) if lora else model.requires_grad_(True)).train()
     optimizer = torch.optim.AdamW(groups(learner, 0.01), lr=peak, betas=(0.9, 0.95))
     ema = Ema(learner, 0.99)
-    run = Run(folder, learner, optimizer, ema, steps=steps, minutes=minutes, save_every=save_every)
+    run = Run(
+        folder, learner, optimizer, ema, steps=steps, minutes=minutes, save_every=save_every,
+        fixed={"conversations": fingerprint([each.tokens for each in samples]), "lora": lora},
+        changeable={"batch": batch, "rate": peak, "emphasis": emphasis, "rows": rows, "seed": seed},
+    )  # fmt: skip
     batches, best = Batches(samples, batch), Best(folder / "best.safetensors")
     ends = torch.tensor(phrase, device=device)
 

@@ -22,6 +22,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from studio.files import make_folder, scratch_folder
 from studio_datasets import animated
 from studio_diffusion import export
 from studio_video.motions import PHASES, POSES, Pose, draw
@@ -80,8 +81,8 @@ def _kept(path: Path, of: list[object], make: Callable[[], dict[str, Tensor]]) -
             right = (file.metadata() or {}).get("of") == meant
         if right:
             return load_file(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    save_file(make(), part, {"of": meant})
-    os.replace(part, path)
+    make_folder(path.parent)
+    with scratch_folder(path.parent) as scratch:
+        save_file(make(), scratch / path.name, {"of": meant})  # not by way of bytes: it may be gigabytes
+        os.replace(scratch / path.name, path)
     return _kept(path, of, make)

@@ -6,12 +6,12 @@ What it shares with the image starter (VAE, text tower, tokenizer) stays there. 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from studio.files import new_folder
 from studio_diffusion import export
 from studio_video.model import VideoTransformer
 
@@ -21,17 +21,13 @@ _MOST = 12 << 20  # bytes a file
 
 def save(folder: Path, model: VideoTransformer) -> None:
     """Write the folder anew, whole."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    (part / CONFIG).write_text(json.dumps(model.shape.config(), indent=2) + "\n", "utf-8")
     pieces: list[dict[str, Tensor]] = [{}]
     for name, value in model.state_dict().items():
         if sum(each.nbytes for each in pieces[-1].values()) > _MOST:
             pieces.append({})
         pieces[-1][name] = value.half().cpu().contiguous()
-    for index, piece in enumerate(pieces):
-        save_file(piece, part / f"model-{index + 1}-of-{len(pieces)}.safetensors")
-    export.checksums(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with new_folder(folder) as part:
+        (part / CONFIG).write_text(json.dumps(model.shape.config(), indent=2) + "\n", "utf-8")
+        for index, piece in enumerate(pieces):
+            save_file(piece, part / f"model-{index + 1}-of-{len(pieces)}.safetensors")
+        export.checksums(part)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from studio.attention.serving import Serving, lending
 from studio.precision import autocast
+from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_clip import captions
@@ -185,7 +186,11 @@ def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folde
     model = VideoTransformer(shape).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = Ema(model, decay)
-    run = Run(folder, model, optimizer, ema, steps=steps, minutes=minutes, log_every=log_every)
+    run = Run(
+        folder, model, optimizer, ema, steps=steps, minutes=minutes, log_every=log_every,
+        fixed={"data": fingerprint(records, list(bank.shape))},
+        changeable={"frames": frames, "moving": moving, "films": len(films), "rate": peak, "seed": seed},
+    )  # fmt: skip
     weights = [share(record) for record in records]
     views = Views(backend="product") if device.type == "cpu" else Views()
     with lending(Serving([Product()])):

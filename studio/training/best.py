@@ -12,7 +12,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from studio.training.run import replace
+from studio.errors import WeightsError
+from studio.files import write_atomically
 
 
 class Best:
@@ -23,21 +24,22 @@ class Best:
     """
 
     def __init__(self, path: Path) -> None:
-        """Take up what `path` holds, if anything. Raises ValueError, which names it, if that is damaged."""
+        """Take up what `path` holds, if anything. Raises WeightsError, which names it, if that is damaged."""
         self.path, self.score = path, -math.inf
         if path.exists():
             try:
                 with safetensors.safe_open(path, framework="pt") as file:
                     self.score = float(json.loads((file.metadata() or {})["score"]))
-            except (safetensors.SafetensorError, KeyError) as error:
-                raise ValueError(f"{path} is no kept weights or damaged ones: remove it to begin anew") from error
+            except (safetensors.SafetensorError, KeyError, ValueError) as error:
+                reason = f"`{path}` does not hold kept weights, or damaged ones"
+                raise WeightsError(path, reason, hint="remove it to begin anew") from error
 
     def offer(self, module: torch.nn.Module, score: float) -> bool:
         """Keep the module's weights if they score better than all before; whether they do."""
         if not score > self.score:
             return False
         weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}  # tied ones apart
-        replace(self.path, safetensors.torch.save(weights, {"score": json.dumps(score)}))
+        write_atomically(self.path, safetensors.torch.save(weights, {"score": json.dumps(score)}))
         self.score = score
         return True
 

@@ -1,20 +1,23 @@
 """A training run in a folder: stop it at any time (Ctrl-C, kill, power) and the same command goes on where it was.
 
-The folder holds `run.safetensors` (weights, average, optimizer; step and seconds in its metadata), `log.csv` and
-`curve.png`. A checkpoint is one file, replaced whole, so that its parts are always of one step. No pickle. Knows
-nothing of what is trained.
+The folder holds `run.safetensors` (weights, average, optimizer; step and seconds in its metadata), `run.json` (what the
+run is of, see `agreement`), `log.csv`, `curve.png` and `run.lock`, which is locked while a process trains there. A
+checkpoint is one file, replaced whole, so that its parts are always of one step. No pickle. Knows nothing of what is
+trained.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,22 +25,17 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from studio.errors import StudioError, WeightsError
+from studio.files import make_folder, store_error, write_atomically
+from studio.temporary import OLD_NAMES, sweep, try_lock
 from studio.training import curve
+from studio.training.agreement import agree
 from studio.training.ema import Ema
 from studio.training.peers import Peers
 
-
-def replace(path: Path, data: bytes) -> None:
-    """Write `data` to `path` by way of a file beside it, so that `path` is always whole.
-
-    That file's name is fixed, unlike in `studio.files`: what a kill leaves of it is overwritten, not heaped up.
-    """
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+CHECKPOINT, LOCK = "run.safetensors", "run.lock"
+FIRST_SAVE_S = 5.0  # a kill in the first minute costs little of it
+TELL_EVERY_S = 10.0
 
 
 def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -50,12 +48,21 @@ def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return made
 
 
+_ANEW = "name another `--work`, or remove the file to begin anew"
+
+
+def _span(seconds: float) -> str:
+    """A length of time for a person."""
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{max(seconds, 0):.0f} s"
+
+
 class Run:
     """One run's clock, checkpoint and log.
 
     Iterate over it for the step numbers: it ends after `steps` steps or `minutes` of training time (those of earlier
-    sittings counted in), whichever comes first, and saves every `save_every` seconds, at the end and on Ctrl-C. A step
-    left by `break` or an exception may be half made, so nothing is saved then: the last checkpoint stands.
+    sittings counted in), whichever comes first, and saves every `save_every` seconds, more often in the first minutes,
+    at the end and on Ctrl-C. A step left by `break` or an exception may be half made, so nothing is saved then: the
+    last checkpoint stands. A loss or a weight that is not finite ends the run with an error, and is never saved.
 
     A resumed run has the weights, average, optimizer and counters of an unbroken one, not the state of its random
     numbers: a loop that draws each step's from `step` gives the same weights to the last bit.
@@ -79,11 +86,18 @@ class Run:
         minutes: float = math.inf,
         save_every: float = 120.0,
         log_every: int = 50,
+        fixed: Mapping[str, Any] | None = None,
+        changeable: Mapping[str, Any] | None = None,
     ) -> None:
         """Take up the run in `folder` if there is one, else start it.
 
+        Args:
+            fixed, changeable: what the run is of, see `agreement.agree`.
+
         Raises:
-            ValueError: the folder's checkpoint is damaged or of a model of another shape; the message names it.
+            WeightsError: the folder's checkpoint is damaged or of a model of another shape; the message names it.
+            StudioError: another process trains in the folder, or the run there has something else that is fixed.
+            StoreError: the folder cannot be written to.
         """
         self.folder, self.model, self.optimizer, self.ema = folder, model, optimizer, ema
         self.steps, self.minutes, self.save_every, self.log_every = steps, minutes, save_every, log_every
@@ -91,13 +105,41 @@ class Run:
         self._sums: dict[str, float] = {}
         self._count = 0
         self._asked = self._stop = False
+        self._told = -math.inf
+        self._lock: weakref.finalize[..., Run] | None = None
         self.peers = Peers()
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "run.safetensors").exists():
+        make_folder(folder)
+        if self.peers.rank == 0:
+            self._hold()
+            sweep(folder, OLD_NAMES)
+            if fixed or changeable:
+                agree(folder, fixed or {}, changeable, begun=(folder / CHECKPOINT).exists())
+        if (folder / CHECKPOINT).exists():
             self._restore()
         self._agreed = self._part(self.step)
         if self.peers.rank == 0:
             self._trim_log()
+
+    def _hold(self) -> None:
+        """Lock the folder until the steps are over. Raises StudioError if another process has."""
+        if self.peers.rank or (self._lock is not None and self._lock.alive):
+            return
+        path = self.folder / LOCK
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            if try_lock(descriptor, without=True):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+                self._lock = weakref.finalize(self, os.close, descriptor)
+                return
+            other = os.read(descriptor, 20).decode("ascii", "replace")
+            os.close(descriptor)
+        except OSError as error:
+            raise store_error(path, "write", error) from error
+        raise StudioError(
+            f"another process ({other or 'unknown'}) trains in `{self.folder}`",
+            hint="wait for it, stop it, or name another `--work`",
+        )
 
     def _part(self, step: int) -> float:
         return min(1.0, max(step / self.steps, self.seconds / 60 / self.minutes))
@@ -126,8 +168,10 @@ class Run:
 
     def __iter__(self) -> Iterator[int]:
         """Yield step numbers; keep the clock, save on time, stop after the step in hand on Ctrl-C or SIGTERM."""
+        self._hold()
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         saved = last = time.monotonic()
+        self._tell_begin()
         try:
             while self.done < 1 and not self._stop:
                 yield self.step
@@ -137,81 +181,120 @@ class Run:
                 now = time.monotonic()
                 self.seconds += now - last
                 last = now
-                if now - saved > self.save_every:
+                if now - saved > min(self.save_every, FIRST_SAVE_S + self.seconds / 2):
                     self.save()
                     saved = last = time.monotonic()
             self.save()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            if self._lock is not None:
+                self._lock()
         if self._stop:
             print(f"stopped at step {self.step}; the same command goes on from there", file=sys.stderr)
             raise KeyboardInterrupt
+
+    def _tell_begin(self) -> None:
+        """Say at once what is under way and how long it can take."""
+        if self.peers.rank or self.done >= 1:
+            return
+        limit = f"at most {_span(60 * self.minutes - self.seconds)}" if math.isfinite(self.minutes) else "no time limit"
+        print(f"training in {self.folder}: step {self.step:,} of {self.steps:,}, {limit}", file=sys.stderr, flush=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
     def log(self, **values: float | torch.Tensor) -> None:
         """Add a step's values; every `log_every` steps their means go to `log.csv` and to standard error with the time
-        left.
+        left. To standard error they go after the first step too, and every ten seconds where steps are slow.
+
+        Raises:
+            StudioError: a value is not finite. The checkpoint and the model made before stay as they are.
         """
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            number = float(value)
+            if not math.isfinite(number):
+                raise self._not_finite(f"`{name}` is {number}")
+            self._sums[name] = self._sums.get(name, 0.0) + number
         self._count += 1
-        if self.peers.rank or self._count < self.log_every:
+        now, row = time.monotonic(), self._count >= self.log_every
+        if self.peers.rank or not (row or now - self._told >= TELL_EVERY_S):
             return
         means = {name: total / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
         left = self.seconds * (1 - self.done) / max(self.done, 1e-9)
         text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
-        print(f"step {self.step} {text} · {self.done:.1%}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
-        path = self.folder / "log.csv"
-        new = not path.exists() or not path.stat().st_size
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
+        ahead = f"{self.done:.1%}, {_span(left)} left" if self.seconds else f"{self.done:.1%}"
+        print(f"step {self.step} {text} · {ahead}", file=sys.stderr, flush=True)
+        self._told = now
+        if row:
+            self._sums, self._count = {}, 0
+            self._write_row(means)
+
+    def _write_row(self, means: Mapping[str, float]) -> None:
+        path, text = self.folder / "log.csv", io.StringIO(newline="")
+        writer = csv.writer(text)
+        try:
+            if not path.exists() or not path.stat().st_size:
                 writer.writerow(["step", "seconds", *means])
             writer.writerow([self.step, round(self.seconds, 1), *(f"{value:.6g}" for value in means.values())])
+            with path.open("a", newline="") as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise store_error(path, "write", error) from error
+
+    def _not_finite(self, what: str) -> StudioError:
+        return StudioError(
+            f"{what} at step {self.step}: training stops; what was saved in `{self.folder}` stays as it is",
+            hint="go on from there with a lower `--rate`, or begin anew with another `--work`",
+        )
 
     def save(self) -> None:
-        """Write the checkpoint, all in one safetensors file, and draw the curve. The first process alone does."""
+        """Write the checkpoint, all in one safetensors file, and draw the curve. The first process alone does.
+
+        Raises:
+            StudioError: a weight is not finite; the checkpoint before stays.
+            StoreError: it cannot be written, for instance on a full disk; the checkpoint before stays.
+        """
         if self.peers.rank:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise self._not_finite(f"the weights `{name}` are not finite")
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
         counters = {"step": self.step, "seconds": self.seconds, "updates": self.ema.updates}
         data = safetensors.torch.save(_apart(tensors), {"counters": json.dumps(counters)})
-        replace(self.folder / "run.safetensors", data)
+        write_atomically(self.folder / CHECKPOINT, data)
         if picture := curve.png(self.folder / "log.csv"):
-            replace(self.folder / "curve.png", picture)
+            write_atomically(self.folder / "curve.png", picture)
 
     def _restore(self) -> None:
-        path = self.folder / "run.safetensors"
+        path = self.folder / CHECKPOINT
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 counters = json.loads((file.metadata() or {})["counters"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (safetensors.SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is no checkpoint or a damaged one: remove it to begin anew") from error
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise WeightsError(path, f"`{path}` is not a checkpoint, or is damaged", hint=_ANEW) from error
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        try:
-            self.model.load_state_dict(part("model."))
-            self.ema.module.load_state_dict(part("ema."))
-            self.ema.updates = counters["updates"]
-        except RuntimeError as error:
-            raise ValueError(f"{path} is of a model of another shape: use another folder or remove it") from error
         state: dict[int, dict[str, Any]] = {}
         for name, value in part("optimizer.").items():
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
-        if state:
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        try:
+            self.model.load_state_dict(part("model."))
+            self.ema.module.load_state_dict(part("ema."))
+            self.ema.updates = counters["updates"]
+            if state:
+                groups = self.optimizer.state_dict()["param_groups"]
+                self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        except (RuntimeError, ValueError) as error:
+            raise WeightsError(path, f"`{path}` is of a model of another shape", hint=_ANEW) from error
         self.step, self.seconds = counters["step"], counters["seconds"]
         print(f"going on from step {self.step} of {path}", file=sys.stderr)
 
@@ -225,4 +308,4 @@ class Run:
         kept = [row for row in rows if len(row) == len(header) and row[0].isdecimal() and int(row[0]) < self.step]
         trimmed = "".join(",".join(row) + "\r\n" for row in [header, *kept] if row).encode()
         if trimmed != data:
-            replace(path, trimmed)
+            write_atomically(path, trimmed)

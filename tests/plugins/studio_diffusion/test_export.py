@@ -71,7 +71,7 @@ def test_saving_replaces_the_folder_whole(tiny_folder: Path, tmp_path: Path) -> 
     from transformers import CLIPTextModel
 
     folder = tmp_path / "starter"
-    for rest in (folder, tmp_path / "starter.part"):
+    for rest in (folder, tmp_path / ".studio.0123456789ab.tmp"):
         rest.mkdir()
         (rest / "old.txt").touch()
     vae = tiny()
