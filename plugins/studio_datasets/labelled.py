@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from studio.errors import StudioError
+from studio.errors import MediaError, StudioError
+from studio.media import Image
 from studio_datasets import build
 from studio_datasets.record import on_white
 
@@ -20,9 +21,6 @@ GROUPS = ("animals", "food")
 """The emoji groups of the default set: what most people recognise at 32 pixels."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-MOST_PIXELS = 50_000_000
-"""A larger picture is refused before it is decoded."""
 
 
 def things(data: Path, size: int) -> tuple[np.ndarray, list[str]]:
@@ -69,13 +67,6 @@ def folder(path: Path, size: int) -> tuple[np.ndarray, list[str]]:
 
 def _read(file: Path, size: int) -> np.ndarray:
     try:
-        with PIL.Image.open(file) as picture:
-            width, height = picture.size
-            if width * height > MOST_PIXELS:
-                reason = f"it has {width}x{height} pixels, at most {MOST_PIXELS:,} are read"
-                raise StudioError(f"`{file}` is too large: {reason}", hint="make it smaller, or remove it")
-            return on_white(picture, size)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of damaged files
-        raise StudioError(
-            f"`{file}` is no picture that can be read: {error}", hint="remove it or save it anew"
-        ) from None
+        return on_white(Image.open(file).pil, size)  # upright, in 8 bits
+    except MediaError as error:
+        raise StudioError(error.message, hint="remove it, or save it anew as a PNG") from None

@@ -34,7 +34,7 @@ from studio.training.ema import Ema
 from studio.training.peers import Peers
 
 CHECKPOINT, LOCK = "run.safetensors", "run.lock"
-FIRST_SAVE_S = 5.0  # a kill in the first minute costs little of it
+FIRST_SAVE_S = 5.0
 TELL_EVERY_S = 10.0
 
 
@@ -171,6 +171,7 @@ class Run:
         self._hold()
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         saved = last = time.monotonic()
+        gap = self._gap()
         self._tell_begin()
         try:
             while self.done < 1 and not self._stop:
@@ -181,9 +182,10 @@ class Run:
                 now = time.monotonic()
                 self.seconds += now - last
                 last = now
-                if now - saved > min(self.save_every, FIRST_SAVE_S + self.seconds / 2):
+                if now - saved > gap:
                     self.save()
                     saved = last = time.monotonic()
+                    gap = self._gap()
             self.save()
         finally:
             for number, handler in handlers.items():
@@ -193,6 +195,10 @@ class Run:
         if self._stop:
             print(f"stopped at step {self.step}; the same command goes on from there", file=sys.stderr)
             raise KeyboardInterrupt
+
+    def _gap(self) -> float:
+        """Seconds to the next checkpoint: few at first, so that a kill in the first minutes costs little of them."""
+        return min(self.save_every, FIRST_SAVE_S + self.seconds / 2)
 
     def _tell_begin(self) -> None:
         """Say at once what is under way and how long it can take."""

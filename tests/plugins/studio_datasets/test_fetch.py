@@ -68,7 +68,7 @@ def test_unpacks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: s
 
 def test_what_an_unpacking_left_halfway_is_made_anew(tmp_path: Path) -> None:
     fruit = package(tmp_path, "npm")
-    half = tmp_path / f"{fruit.folder}.part"
+    half = tmp_path / ".studio.0123456789ab.tmp"
     half.mkdir()
     (half / "old.txt").touch()
     assert [path.name for path in fetch.fetch(fruit, tmp_path).iterdir()] == ["package"]

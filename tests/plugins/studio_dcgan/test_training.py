@@ -167,8 +167,14 @@ def test_the_recipe_on_a_folder_of_pictures(tmp_path: Path, capfd: pytest.Captur
     assert "the model is in" in capfd.readouterr().err
     found = checkpoint.find(tmp_path / "dcgan" / "model.safetensors")
     assert (found.names, found.width) == (("cold", "warm"), 8)
-    with pytest.raises(ValueError, match="is of a model of another shape"):
+    with pytest.raises(StudioError, match="was begun otherwise: `width` was 8, now 16"):
         recipe(16)
+    (folder / "warm").rename(folder / "hot")
+    model = (tmp_path / "dcgan" / "model.safetensors").read_bytes()
+    with pytest.raises(StudioError, match=r"`labels` was \['cold', 'warm'\], now \['cold', 'hot'\]; `data` is another"):
+        recipe(8)
+    assert (tmp_path / "dcgan" / "model.safetensors").read_bytes() == model
+    (folder / "hot").rename(folder / "warm")
     (folder / "warm" / "a.jpg").write_bytes(b"GIF89a")
     with pytest.raises(StudioError, match=r"a\.jpg"):
         recipe(8)

@@ -90,10 +90,39 @@ def test_a_stopped_run_ends_at_the_same_weights(tmp_path: Path) -> None:
         train(tmp_path / "stopped", Stopping(stock))
     stopped = train(tmp_path / "stopped", NoiseSchedule(stock))
     assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
-    with pytest.raises(StudioError, match=r"another schedule: .*v_prediction.*sample"):
+    with pytest.raises(StudioError, match=r"begun otherwise: `schedule` is another"):
         train(tmp_path / "whole", NoiseSchedule(config("cosine", "x0")))
-    with pytest.raises(StudioError, match="another labels"):
+    with pytest.raises(StudioError, match=r"`labels` was \['apple', 'pear'\], now \['apple', 'fig'\]"):
         train(tmp_path / "whole", NoiseSchedule(stock), ["fig", "apple", "fig"])
+
+
+def test_other_pictures_are_refused_and_another_batch_or_rate_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule = NoiseSchedule(config("cosine", "v"))
+    train(tmp_path, schedule, steps=1)
+    given = {"device": CPU, "minutes": 60.0, "grid_every": 10}
+    with pytest.raises(StudioError, match="`data` is another"):
+        train_pixel.train(255 - PICTURES, LABELS, schedule, tmp_path, steps=2, batch=2, **given)
+    train_pixel.train(PICTURES, LABELS, schedule, tmp_path, steps=2, batch=3, peak=1e-4, **given)
+    said = capsys.readouterr().err
+    assert "goes on otherwise than it began: `batch` was 2, now 3" in said
+    assert "`rate` was 0.0006, now 0.0001" in said
+
+
+def test_a_loss_that_is_not_a_number_leaves_the_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    PIL.Image.new("RGB", (16, 16), "red").save(data / "a.png")
+    work = ["--work", str(tmp_path), "--data", str(data), "--batch", "2", "--size", "16"]
+    assert run(["train", "ddpm", *work, "--steps", "1"]) == 0, capfd.readouterr().err
+    model = {path: path.read_bytes() for path in (tmp_path / "ddpm").rglob("*.safetensors")}
+    broken = torch.no_grad()(lambda *_: torch.full((), float("nan"), requires_grad=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_pixel, "loss_of", lambda *given: broken() * 1)
+        assert run(["train", "ddpm", *work, "--steps", "3"]) == 1
+    assert "error: `loss` is nan at step 1: training stops" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "ddpm").rglob("*.safetensors")} == model
 
 
 def test_pictures_without_labels(tmp_path: Path) -> None:
@@ -114,7 +143,7 @@ def test_from_a_folder_to_a_picture(tmp_path: Path, capfd: pytest.CaptureFixture
     with PIL.Image.open(tmp_path / "made.png") as picture:
         assert picture.size == (16, 16)
     assert run(["train", "ddpm", *work, "--size", "24"]) == 1
-    assert "another size" in capfd.readouterr().err
+    assert "`size` was 16, now 24" in capfd.readouterr().err
     assert run(["train", "ddpm", "--work", str(tmp_path / "none")]) == 1
     assert "studio train data" in capfd.readouterr().err
 

@@ -157,6 +157,64 @@ def test_a_line_that_is_no_conversation_is_named(line, tmp_path):
         list(rows)
 
 
+ANSWER = {"role": "assistant", "content": "ok"}
+
+
+def chats(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "the content of `user` is null, not text"),
+        (5, "the content of `user` is a number, not text"),
+        (True, "the content of `user` is true or false, not text"),
+        ({"text": "a"}, "the content of `user` is an object, not text"),
+        ([{"type": "text", "text": "a"}, {"type": "image_url"}], 'a part of type "image_url"; only parts of type text'),
+        ([{"type": "text", "text": None}], 'a part of type "text"; only parts of type text'),
+        (["a"], "the content of `user` has a part text; only parts"),
+    ],
+)
+def test_a_content_that_is_not_text_is_refused_with_its_line(content, reason, tmp_path):
+    path = chats(tmp_path / "c.jsonl", {"messages": [{"role": "user", "content": "a"}, ANSWER]},
+                 {"messages": [{"role": "user", "content": content}, ANSWER]})  # fmt: skip
+    rows = tune.read(path)
+    next(rows)
+    with pytest.raises(InputError, match=f"line 2 of .* is not a conversation: .*{reason}"):
+        next(rows)
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion"])
+@pytest.mark.parametrize("value", [None, 1, {}])
+def test_a_prompt_or_completion_that_is_not_text_is_refused(name, value, tmp_path):
+    path = chats(tmp_path / "c.jsonl", {"prompt": "a", "completion": "b", name: value})
+    with pytest.raises(InputError, match=r"line 1 of .* is not a conversation: the content of"):
+        list(tune.read(path))
+
+
+def test_a_call_of_a_tool_is_refused_and_a_role_that_is_not_text(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    with pytest.raises(InputError, match="the content of `assistant` is null"):
+        list(tune.read(chats(tmp_path / "c.jsonl", {"messages": [{"role": "user", "content": "a"}, call]})))
+    with pytest.raises(InputError, match="a role is null, not text"):
+        list(tune.read(chats(tmp_path / "c.jsonl", {"messages": [{"role": None, "content": "a"}, ANSWER]})))
+
+
+def test_parts_of_text_are_lines_and_prompts_may_be_turns(tmp_path):
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    path = chats(tmp_path / "c.jsonl", {"messages": [{"role": "user", "content": parts}, ANSWER]},
+                 {"prompt": [{"role": "user", "content": "a"}], "completion": [ANSWER]},
+                 {"prompt": parts, "completion": "b"})  # fmt: skip
+    path.write_text("\ufeff" + path.read_text())  # a byte order mark is not part of the first line
+    assert list(tune.read(path)) == [
+        [{"role": "user", "content": "one\ntwo"}, ANSWER],
+        [{"role": "user", "content": "a"}, ANSWER],
+        [{"role": "user", "content": "one\ntwo"}, {"role": "assistant", "content": "b"}],
+    ]
+
+
 def test_plain_text_is_learnt_beside_answers(tokens, tmp_path):
     lines = ["the red apple lies on the table", "a green pear lies on the chair"]
     corpus.encode([f"{line}{corpus.END}" for line in lines * 60], tokens.tokenizer, tmp_path / "tokens.bin")

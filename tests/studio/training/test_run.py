@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from studio.errors import StoreError, StudioError, WeightsError
+from studio.training import run as running
 
 from . import tiny
 
@@ -117,12 +121,15 @@ def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:
     assert_equal(tiny.checkpoint(folder), tiny.finish(tiny.start(other, steps)))
     logged = [int(row["step"]) for row in rows(folder)]
     assert all(before < after for before, after in pairwise(logged)), logged
-    assert len(list(folder.iterdir())) <= 6, "what kills leave must not heap up"
+    tiny.start(folder, steps)
+    names = ["curve.png", "log.csv", "run.lock", "run.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names, "kills left something"
 
 
 def test_a_checkpoint_is_one_file(tmp_path: Path) -> None:
     tiny.finish(tiny.start(tmp_path, STEPS))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "log.csv", "run.safetensors"]
+    names = ["curve.png", "log.csv", "run.lock", "run.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_the_form_of_a_checkpoint_stays(tmp_path: Path) -> None:
@@ -151,9 +158,11 @@ def test_another_shape_is_refused_by_name_and_left_alone(tmp_path: Path) -> None
     tiny.finish(tiny.start(tmp_path, STEPS))
     file = tmp_path / "run.safetensors"
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="another shape: use another folder or remove it") as caught:
+    with pytest.raises(WeightsError, match="is of a model of another shape") as caught:
         tiny.start(tmp_path, STEPS, width=9)
-    assert str(file) in str(caught.value)
+    assert str(file) in caught.value.message
+    assert caught.value.hint is not None
+    assert "another `--work`" in caught.value.hint
     assert file.read_bytes() == before
 
 
@@ -163,7 +172,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "run.safetensors"
     data = {"cut": file.read_bytes()[:-9], "empty": b"", "no counters": safetensors.torch.save({"a": torch.ones(1)})}
     file.write_bytes(data[damage])
-    with pytest.raises(ValueError, match="damaged") as caught:
+    with pytest.raises(WeightsError, match="damaged") as caught:
         tiny.start(tmp_path, STEPS)
     assert str(file) in str(caught.value)
 
@@ -171,15 +180,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
 def test_log_has_the_mean_of_every_few_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tiny.start(tmp_path, 10, log_every=3)
     for step in run:
-        run.log(loss=torch.tensor(step), odd=math.nan if step == 7 else -step)
+        run.log(loss=torch.tensor(step), odd=-step)
     text = (tmp_path / "log.csv").read_text()
     assert text.startswith("step,seconds,loss,odd\n")
     assert [(row["step"], row["loss"], row["odd"]) for row in rows(tmp_path)] == [
-        ("2", "1", "-1"), ("5", "4", "-4"), ("8", "7", "nan"),
+        ("2", "1", "-1"), ("5", "4", "-4"), ("8", "7", "-7"),
     ]  # fmt: skip
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
     assert [line.partition(" · ")[0] for line in said] == [
-        "step 2 loss 1 odd -1", "step 5 loss 4 odd -4", "step 8 loss 7 odd nan",
+        "step 0 loss 0 odd 0", "step 2 loss 1 odd -1", "step 5 loss 4 odd -4", "step 8 loss 7 odd -7",
     ]  # fmt: skip
     assert "80.0%" in said[-1]
 
@@ -255,3 +264,135 @@ def test_learning_rate_follows_time_where_time_is_further(tmp_path: Path) -> Non
     run.seconds = 9999.0
     assert run.done == 1
     assert run.rate(1.0, warmup=0, floor=0.25) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tmp_path: Path, value: float) -> None:
+    tiny.finish(tiny.start(tmp_path, 5))
+    before = (tmp_path / "run.safetensors").read_bytes()
+    run = tiny.start(tmp_path, STEPS, save_every=-1)
+    made = []
+
+    def train() -> None:
+        for step in run:
+            made.append(step)
+            run.log(loss=value if step == 5 else 1.0)
+
+    with pytest.raises(StudioError, match=rf"`loss` is {value} at step 5: training stops") as caught:
+        train()
+    assert made == [5]
+    assert str(tmp_path) in caught.value.message
+    assert (tmp_path / "run.safetensors").read_bytes() == before
+    assert tiny.start(tmp_path, STEPS).step == 5
+
+
+@pytest.mark.parametrize("which", ["model", "average"])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, which: str) -> None:
+    """A gradient may be infinite where the loss is not: the next loss tells, but a save may come before."""
+    tiny.finish(tiny.start(tmp_path, 5))
+    before = (tmp_path / "run.safetensors").read_bytes()
+    run = tiny.start(tmp_path, 6)
+
+    def train() -> None:
+        for _ in run:
+            module = run.model if which == "model" else run.ema.module
+            next(module.parameters()).data[0] = math.nan
+            run.log(loss=1.0)
+
+    with pytest.raises(StudioError, match=r"the weights `(model|ema)\.0\.weight` are not finite at step 6"):
+        train()
+    assert (tmp_path / "run.safetensors").read_bytes() == before
+
+
+def test_a_folder_has_one_trainer(tmp_path: Path) -> None:
+    command = [sys.executable, tiny.__file__, str(tmp_path), "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(StudioError, match=rf"another process \({process.pid}\) trains in `{tmp_path}`") as caught:
+        tiny.start(tmp_path)
+    assert caught.value.hint is not None
+    assert "--work" in caught.value.hint
+    process.kill()
+    process.communicate(timeout=60)
+    tiny.finish(tiny.start(tmp_path, STEPS))  # the lock of a killed process holds nobody up
+
+
+def test_a_folder_is_free_once_the_steps_are_over(tmp_path: Path) -> None:
+    first = tiny.start(tmp_path, 3)
+    tiny.finish(first)
+    assert list(tiny.start(tmp_path, 5)) == [3, 4]
+    assert list(first) == []  # takes the folder again, and leaves it
+
+
+def test_a_full_disk_is_named_and_goes_on_once_it_is_freed(
+    tmp_path: Path, unbroken: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RLIMIT_FSIZE fails a write in the middle as a full disk does."""
+    folder = tmp_path / "run"
+    run = tiny.start(folder, STEPS)
+    for step in run:
+        if step == 3:
+            run.save()
+            break
+        tiny.one_step(run)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (folder / "run.safetensors").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"cannot write `.*run\.safetensors`: File too large"):
+            tiny.finish(tiny.start(folder, STEPS))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (folder / "run.safetensors").stat().st_size == size
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    assert_equal(tiny.finish(tiny.start(folder, STEPS)), unbroken)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    run = tiny.start(tmp_path, 3, log_every=1)
+    (tmp_path / "log.csv").mkdir()
+    with pytest.raises(StoreError, match=r"cannot write `.*log\.csv`: Is a directory"):
+        tiny.finish(run)
+
+
+def test_what_an_earlier_version_left_after_a_kill_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".run.safetensors.part").write_bytes(b"x" * 1000)
+    tiny.start(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+
+
+class Clock:
+    """Time that passes as it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("every", [120.0, 5.0])
+def test_the_first_minute_is_saved_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], every: float
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(running, "time", clock)
+    run = tiny.start(tmp_path, 10_000, save_every=every, minutes=60, log_every=1000)
+    saved: list[float] = []
+    monkeypatch.setattr(run, "save", lambda: saved.append(run.seconds))
+    for step in run:
+        clock.now += 1
+        run.log(loss=1.0)
+        if step == 300:
+            break
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"training in {tmp_path}: step 0 of 10,000, at most 60 min"
+    assert said[1] == "step 0 loss 1 · 0.0%"
+    assert said[2].startswith("step 10 loss 1 · 0.3%, 60 min left")
+    assert len(said) >= 300 // 10
+    assert saved[0] <= 7
+    gaps = [after - before for before, after in pairwise([0.0, *saved, 300.0])]
+    assert all(gap <= 7 + done / 2 for gap, done in zip(gaps, [0.0, *saved], strict=True)), saved
+    assert max(gaps) <= every + 2
+    assert len([at for at in saved if at < 60]) <= 60 / 5
