@@ -125,14 +125,16 @@ class Studio:
                 raise UsageError("this Studio is closed", hint="make a new one")
             if self._router is None:
                 numbers = itertools.count(1)
-                self._router = Router([self._make(each, numbers) for each in devices.choose_many(self._device)])
+                chosen = devices.choose_many(self._device)
+                notices = () if self._device else devices.passed_over()
+                self._router = Router([self._make(each, numbers, 0.5 / len(chosen), notices) for each in chosen])
             return self._router
 
     @cached_property
     def _attention(self) -> Serving:
         return Serving(self.plugins.attention.values(), self.home)
 
-    def _make(self, device: str, numbers: Iterator[int]) -> Engine:
+    def _make(self, device: str, numbers: Iterator[int], host_share: float, notices: Sequence[str]) -> Engine:
         """An engine, and those who watch it."""
         if self._statuses:
             self._folders.append(EngineFolder(self.home))
@@ -150,6 +152,8 @@ class Studio:
             keeper=keeper,
             numbers=numbers,
             attention=self._attention,
+            host_share=host_share,
+            notices=notices,
         )
 
     def generator(self, name: str) -> Generator:
@@ -325,10 +329,11 @@ class Studio:
         request = self._request_again(recipe, made)
         router = self.router
         here = [engine.device for engine in router.engines]
-        if self._device is None and recipe.device not in here and _usable(recipe.device):
-            with Engine(recipe.device, self._dtype, store=self.store) as engine:
+        recorded = _name(recipe.device)
+        if self._device is None and recorded not in here and _usable(recorded):
+            with Engine(recorded, self._dtype, store=self.store) as engine:
                 return _wait([engine.submit(request)])[0]
-        wanted = recipe.device if recipe.device in here else None
+        wanted = recorded if recorded in here else None
         return _wait(router.submit_many([request], wanted))[0]
 
     def unfinished(self) -> list[Unfinished]:
@@ -476,10 +481,15 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _name(device: str) -> str:
+    """``cuda:0`` of a recipe's ``cuda:0 (NVIDIA H200)``."""
+    return device.partition(" ")[0]
+
+
 def _usable(device: str) -> bool:
     """Whether a recorded device, which may be any text, is here."""
     try:
-        devices.choose(device)
+        devices.choose(_name(device))
     except UsageError:
         return False
     return True

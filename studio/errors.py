@@ -179,6 +179,10 @@ class TimedOut(GeneratorFailed):
         self.over = over
 
 
+class DeviceLost(StudioError):
+    """The device cannot be used by this process any more, or could not be opened: no request can run on it."""
+
+
 class EngineClosed(StudioError):
     """The engine was closed before the request was done."""
 

@@ -26,6 +26,8 @@ from studio.errors import UsageError
 THREADS_VARIABLE = "STUDIO_THREADS"
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
+# Segments that grow: blocks of unlike sizes leave less of a GPU's memory unused.
+_ALLOCATORS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 _usual: list[int] = []  # the count that torch came with, once it was asked
 _loaded: ModuleType | None = None  # torch
 _declared: list[object] = []  # torch.library.Library objects; the operators live as long as they do
@@ -52,8 +54,8 @@ def prepare() -> None:
     """
     if "torchvision" not in sys.modules and not any(isinstance(each, _BeforeTorchvision) for each in sys.meta_path):
         sys.meta_path.insert(0, _BeforeTorchvision())
-    for name, most in _KEPT_KERNELS.items():
-        os.environ.setdefault(name, most)
+    for name, value in (*_KEPT_KERNELS.items(), *_ALLOCATORS.items()):
+        os.environ.setdefault(name, value)
     if wanted := os.environ.get(THREADS_VARIABLE):
         if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
             raise UsageError(f"{THREADS_VARIABLE} is `{wanted}`; it must be a whole number from 1 to 1024")

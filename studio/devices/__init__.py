@@ -14,12 +14,11 @@ import re
 from studio.devices.accelerator import Mps, Xpu
 from studio.devices.cpu import Cpu
 from studio.devices.cuda import Cuda
-from studio.devices.device import Device, Event
+from studio.devices.device import Copy, Device
 from studio.errors import UsageError
 
-__all__ = [
-    "Cpu", "Cuda", "Device", "Event", "Mps", "Xpu", "choose", "choose_many", "device", "names", "register", "why_not",
-]  # fmt: skip
+__all__ = ["Copy", "Cpu", "Cuda", "Device", "Mps", "Xpu", "choose", "choose_many", "device", "names", "passed_over"]
+__all__ += ["register", "why_not"]
 
 _NAME = re.compile(r"([a-z]+)(?::([0-9]{1,2}))?")
 _kinds: dict[str, type[Device]] = {"cpu": Cpu, "cuda": Cuda, "mps": Mps, "xpu": Xpu}
@@ -48,6 +47,12 @@ def names() -> tuple[str, ...]:
         if found := tuple(name for name in kind.names() if not kind(name).why_not()):
             return found
     return ()
+
+
+def passed_over() -> tuple[str, ...]:
+    """A sentence for each card that the driver sees and that cannot be used, for whoever left the choice to Studio."""
+    found = [(name, Cuda(name).why_not()) for name in Cuda.names()]
+    return tuple(f"the device `{name}` is not used: {reason}" for name, reason in found if reason)
 
 
 def choose(wanted: str | None) -> str:

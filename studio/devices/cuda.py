@@ -11,17 +11,19 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studio.devices.device import Device, Event
+from studio.devices.device import Copy, Device
 from studio.devices.memory import Gauge
 
 if TYPE_CHECKING:
     import torch
 
+_ALIGNMENT = 256  # bytes
 _STICKY = (
     "device-side assert", "illegal memory access", "illegal instruction", "misaligned address",
     "invalid program counter", "launch failure", "launch timed out", "uncorrectable ecc", "hardware stack error",
@@ -120,25 +122,32 @@ class Cuda(Device):
 
         torch.cuda.current_stream(self.index).synchronize()
 
-    def record(self) -> Event | None:
-        """A timing event on this thread's stream."""
+    def to_host(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Copies in one block of pinned memory: torch rounds each block that it pins to a power of two."""
         import torch
 
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self.index))
-        return event  # type: ignore[no-any-return]
+        places, size = [], 0
+        for tensor in tensors:
+            places.append(size)
+            size += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        block = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        copies = []
+        for tensor, place in zip(tensors, places, strict=True):
+            flat = block[place : place + tensor.nbytes].view(tensor.dtype)
+            copies.append(torch.as_strided(flat, tensor.shape, _dense(tensor)))
+            copies[-1].copy_(tensor, non_blocking=True)
+        self.settle()
+        return copies
 
-    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy in pinned memory."""
-        import torch
-
-        return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)
+    def host_bytes(self, size: int) -> int:
+        """The power of two that pinned memory is taken in."""
+        return 1 << max(0, size - 1).bit_length()
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
         """By way of pinned memory, which torch's allocator keeps until the copy is over."""
         return tensor.pin_memory().to(self.name, non_blocking=True)
 
-    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Event | None:
+    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
         """Copy on the stream of copies. The memory of the new tensors is kept until this thread's stream is done."""
         import torch
 
@@ -146,20 +155,15 @@ class Cuda(Device):
             self._copies = torch.cuda.Stream(self.index)  # type: ignore[no-untyped-call]
         here = torch.cuda.current_stream(self.index)
         self._copies.wait_stream(here)  # what is copied may have been queued here
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._copies):
+            begun.record(self._copies)
             made = list(copy())
-            event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record(self._copies)
+            ended.record(self._copies)
         for tensor in made:
             if tensor.is_cuda:
                 tensor.record_stream(here)
-        return event  # type: ignore[no-any-return]
-
-    def wait_for(self, event: Event) -> None:
-        """The stream waits, not the thread."""
-        import torch
-
-        torch.cuda.current_stream(self.index).wait_event(event)  # type: ignore[arg-type]
+        return _Copy(self.index, begun, ended)
 
     def is_lost(self, error: BaseException) -> bool:
         """An illegal access, a device-side assert and the like end the context: every later call fails."""
@@ -168,25 +172,54 @@ class Cuda(Device):
         return accelerator and any(words in text for words in _STICKY)
 
 
+@dataclass
+class _Copy:
+    """Copies between two events of the stream of copies."""
+
+    index: int
+    begun: torch.cuda.Event
+    ended: torch.cuda.Event
+
+    def wait(self) -> None:
+        """The stream waits, not the thread."""
+        import torch
+
+        torch.cuda.current_stream(self.index).wait_event(self.ended)
+
+    def seconds(self) -> float | None:
+        """Between the two events, once both were reached."""
+        return self.begun.elapsed_time(self.ended) / 1000 if self.ended.query() else None  # type: ignore[no-untyped-call]
+
+
+def _dense(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The strides of a tensor if its numbers lie without gaps in whatever order, else those of a contiguous one."""
+    import torch
+
+    return torch.empty_like(tensor, device="meta").stride()
+
+
 class _AllocatorGauge:
-    """torch's count of allocated bytes."""
+    """torch's allocator: what tensors take, or what it had to reserve for them if that rose by more."""
 
     def __init__(self, device: str) -> None:
-        self._device, self._before = device, 0
+        self._device, self._allocated, self._reserved = device, 0, 0
 
     def begin(self, *, first: bool = False) -> None:
         """Reset the peak, and note what is allocated; nothing is, as long as torch is not loaded."""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.reset_peak_memory_stats(self._device)
-            self._before = int(torch.cuda.memory_allocated(self._device))
+            self._allocated = int(torch.cuda.memory_allocated(self._device))
+            self._reserved = int(torch.cuda.memory_reserved(self._device))
 
     def peak(self) -> int | None:
         """How far above that it rose."""
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_initialized():
             return None
-        return max(0, int(torch.cuda.max_memory_allocated(self._device)) - self._before)
+        allocated = int(torch.cuda.max_memory_allocated(self._device)) - self._allocated
+        reserved = int(torch.cuda.max_memory_reserved(self._device)) - self._reserved
+        return max(0, allocated, reserved)
 
     def resident(self) -> int | None:
         """Not known: torch's allocator returns by itself what it keeps, when it finds no room."""

@@ -1,15 +1,14 @@
 """Device: what the engine asks of the hardware that models run on. The defaults are those of a CPU: all work is done
 when the call that asked for it returns.
 
-An accelerator runs work later than it is asked for. So it has events: `record` marks the place in the queue of the
-current stream, `settle` waits for all that is queued, `copy_beside` copies on a stream of its own, and `wait_for` makes
-what is queued from now on wait for such a copy. Subclasses are in `cpu`, `cuda` and `accelerator`.
+An accelerator runs work later than it is asked for: `settle` waits for all that is queued, and `copy_beside` copies on
+a stream of its own. Subclasses are in `cpu`, `cuda` and `accelerator`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from studio.devices.memory import Gauge, NoGauge
 
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
     import torch
 
 
-class Event(Protocol):
-    """A place in a device's queue."""
+class Copy(Protocol):
+    """Copies that go on beside what is computed."""
 
-    def synchronize(self) -> None:
-        """Wait until the device has come there."""
+    def wait(self) -> None:
+        """Let all that this thread queues from now on wait for them."""
 
-    def elapsed_time(self, end_event: Any, /) -> float:
-        """Milliseconds from this event to a later one; both must have been reached."""
+    def seconds(self) -> float | None:
+        """What they took, or None while they go on."""
 
 
 class Device:
@@ -90,13 +89,13 @@ class Device:
     def settle(self) -> None:
         """Wait for the work that this thread has queued. What failed there is raised here."""
 
-    def record(self) -> Event | None:
-        """An event after all that this thread has queued; None where nothing is queued."""
-        return None
+    def to_host(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Copies in host memory, pinned if `pins`; they are complete when this returns."""
+        return [tensor.to("cpu", copy=True) for tensor in tensors]
 
-    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy in host memory, pinned if `pins`; it is complete when this returns."""
-        return tensor.to("cpu", copy=True)
+    def host_bytes(self, size: int) -> int:
+        """Bytes of host memory that `to_host` takes for tensors of `size` bytes together."""
+        return size
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
         """A host tensor on the device, without a wait for the device where it can pin. The tensor must not be changed
@@ -104,17 +103,14 @@ class Device:
         """
         return tensor.to(self.name)
 
-    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Event | None:
+    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
         """Call `copy`, which copies to the device and returns the new tensors, beside what is computed.
 
-        The tensors must not be used before `wait_for` was given the event. None means that the copies are done.
+        The tensors must not be used before `wait` of what is returned. None means that the copies are done.
         """
         for _ in copy():
             pass
         return None
-
-    def wait_for(self, event: Event) -> None:
-        """Let all that this thread queues from now on wait for an event."""
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether the error has made the device unusable for the whole process (a sticky error of CUDA)."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from studio import torch_setup
 from studio.attention.serving import lending
+from studio.devices import Device
 from studio.devices.memory import Gauge
 from studio.engine.calls import Calling, ask
 from studio.engine.entry import Entry, group_of
@@ -33,13 +34,14 @@ _GAUGED_FIRST, _GAUGED_EVERY = 64, 64  # steps whose memory is read; reading it 
 
 
 class Actions:
-    """Has generators called, one call at a time; `gauge` reads their memory, and `heap` has room made for it."""
+    """Has generators called on `device`, one call at a time; `gauge` reads their memory, `heap` makes room for it."""
 
     def __init__(
-        self, clock: Callable[[], float], measured: Measured, gauge: Gauge, heap: Heap, threads: Threads
-    ) -> None:
+        self, clock: Callable[[], float], measured: Measured, gauge: Gauge, heap: Heap, threads: Threads,
+        device: Device,
+    ) -> None:  # fmt: skip
         self.clock = clock
-        self.measured, self.gauge, self.heap, self.threads = measured, gauge, heap, threads
+        self.measured, self.gauge, self.heap, self.threads, self.device = measured, gauge, heap, threads, device
         self._before: list[tuple[Entry, State, int]] = []  # states as they were, while they are stepped
 
     def start(self, entry: Entry) -> Calling[tuple[State, int | None]]:
@@ -197,6 +199,7 @@ class Actions:
             with lending(serving) as used:
                 try:
                     made = work()
+                    self.device.settle()  # what is timed, limited and blamed is the run, not the launch
                 except NotFinite as error:
                     raise _first(batch, error).because(lead.lent) from None
             if used:

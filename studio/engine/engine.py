@@ -130,7 +130,8 @@ class Engine:
     models, states and steps (None: what is free when the first request comes, less a tenth). `measured` is what was
     learned of step times and memory. `watchers` are told of all work, and `keeper` may save states between steps.
     `numbers` gives the requests their numbers, where engines share their watchers. `attention` is who serves `attend`
-    within generators (None: Studio's own backends).
+    within generators (None: Studio's own backends). `host_share` is the part of free host memory that models may be put
+    off to; `notices` go to every request.
     Raises UsageError for a device that is not here.
     """
 
@@ -147,10 +148,13 @@ class Engine:
         keeper: Keeper | None = None,
         numbers: Iterator[int] | None = None,
         attention: Serving | None = None,
+        host_share: float = 0.5,
+        notices: Sequence[str] = (),
     ) -> None:
         self.device = devices.choose(device)
         self.measured = measured or Measured()
-        self._models = Models(self.device, dtype, Ledger(memory), host=_host_ledger(self.device), attention=attention)
+        host = _host_ledger(self.device, host_share)
+        self._models = Models(self.device, dtype, Ledger(memory), host=host, attention=attention)
 
         def make(later: Later) -> Loop:
             return Loop(
@@ -165,10 +169,12 @@ class Engine:
                 gauge=devices.device(self.device).gauge(),
                 free_threads=torch_setup.threads_are_free(self.device),
                 numbers=numbers,
+                notices=notices,
             )
 
         self._worker = Worker(
             make,
+            enter=devices.device(self.device).enter,
             opened=partial(_open, self._models),
             idle=partial(self.measured.save, every_s=_SAVE_EVERY_S),
             closed=partial(_close, self._models, self.measured),
@@ -212,10 +218,10 @@ class Engine:
         self.close()
 
 
-def _host_ledger(device: str) -> Ledger | None:
-    """Host memory that models may be put off to from a CUDA device: half of what is free. It is pinned, so not more."""
+def _host_ledger(device: str, share: float) -> Ledger | None:
+    """Host memory that models may be put off to, a share of what is free; None where it cannot be pinned for copies."""
     free = host_free_memory() if devices.device(device).pins else None
-    return None if free is None else Ledger(free // 2)
+    return None if free is None else Ledger(int(free * share))
 
 
 def _open(models: Models) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from studio import devices
 from studio.engine.measured import Group, shape_of
 from studio.engine.models import Model
 from studio.engine.request import Event, Request, Timing
@@ -84,5 +85,5 @@ def group_of(entry: Entry) -> Group:
     generator = entry.request.generator
     shape = "" if type(generator).batch_key is Generator.batch_key else shape_of(entry.key)
     model = entry.model
-    device, dtype = (model.device, model.dtype) if model else ("", "")
+    device, dtype = (devices.device(model.device).label, model.dtype) if model else ("", "")
     return Group(generator.name, generator.version, shape, device, dtype, entry.threads)

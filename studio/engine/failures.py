@@ -23,7 +23,11 @@ _RELIED_ON = {  # what the class of an exception shown to users must not overrid
     *("__notes__", "__class__", "__dict__", "__getattribute__", "__getattr__", "__setattr__", "__str__", "__repr__"),
     *("__format__", "__hash__", "__eq__", "__ne__", "__reduce__", "__reduce_ex__", "__del__"),
 }
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory",
+    "cublas_status_alloc_failed", "cudnn_status_alloc_failed", "cusolver_status_alloc_failed",
+    "unable to find a valid cudnn algorithm", "unable to find an engine", "failed to allocate",
+)  # fmt: skip
 
 
 class Garbage(Exception):

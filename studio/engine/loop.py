@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
+from studio import devices
 from studio.devices.memory import Gauge, NoGauge
 from studio.engine.actions import Actions
 from studio.engine.batching import LATENCY_GOAL_S, Groups, finish_together, same_key
@@ -38,7 +39,7 @@ from studio.engine.request import Loading, Preview, Progress, Queued, Started
 from studio.engine.room import Room
 from studio.engine.threads import Threads
 from studio.engine.watch import Watcher, Watchers
-from studio.errors import GeneratorFailed, OutOfMemory, StudioError, TimedOut
+from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory, StudioError, TimedOut, describe
 from studio.generator import Generator, State
 from studio.media import Media
 
@@ -71,6 +72,7 @@ class Loop:
         goal_s: float = LATENCY_GOAL_S,
         free_threads: bool = False,
         numbers: Iterator[int] | None = None,
+        notices: Sequence[str] = (),
     ) -> None:
         self.models, self.complete, self.clock = models, complete, clock
         self.watcher, self.keeper = Watchers(watchers), keeper
@@ -81,13 +83,15 @@ class Loop:
         self.order: Order[Entry] = Order(max_running)
         models.watcher = self.watcher
         threads = Threads(self.measured, free=free_threads)
-        self.actions = Actions(clock, self.measured, gauge, heap, threads)
+        self.actions = Actions(clock, self.measured, gauge, heap, threads, devices.device(models.device))
         self._groups = Groups()
         self.ending = Ending(self.room, self.order, self._groups, self.watcher, keeper, clock, later, self._hang)
         self._hung: dict[Generator, TimedOut] = {}
         self._numbers = numbers or itertools.count(1)
         self._last_step = 0.0  # when it ended
         self._stepped = False  # since a request was last admitted
+        self._notices = tuple(notices)  # to every request
+        self._lost: DeviceLost | None = None
         self._told = 0  # bytes held, as the watchers know
 
     @property
@@ -107,7 +111,7 @@ class Loop:
         entry.emit(Queued(ahead=len(self.order)))
         self.order.accept(entry)
         try:
-            refusal = self._refusal(entry.request.generator) or self.room.refusal(entry)
+            refusal = self._lost or self._refusal(entry.request.generator) or self.room.refusal(entry)
         except BaseException as error:  # a plugin may raise anything; see failures
             refusal = as_error(entry.name, "load", error)
         if refusal is not None:
@@ -120,6 +124,12 @@ class Loop:
     def fail(self, entry: Entry, error: StudioError) -> None:
         """End a request with an error, unless it has ended."""
         self.ending.fail(entry, error)
+
+    def lose(self, error: DeviceLost) -> None:
+        """The device is lost: end all requests with the reason, and accept none."""
+        self._lost = error
+        for entry in self.order.jobs():
+            self.fail(entry, error)
 
     def tick(self) -> bool:
         """Do one piece of work, plugins' calls included; return False if there is none."""
@@ -210,7 +220,7 @@ class Loop:
         entry.timing.start = entry.started - loaded
         self.watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
-        tell(entry, (*entry.request.past.notices, *state.notices))
+        tell(entry, (*self._notices, *entry.request.past.notices, *state.notices))
         if entry.done:
             self._done(entry, 0.0)
         elif self.keeper is not None:
@@ -303,6 +313,8 @@ class Loop:
         self.order.park(entry)
 
     def _step_failed(self, batch: list[Entry], error: BaseException, begun: float) -> Calling[None]:
+        if self._loses(error):
+            return
         lead = batch[0]
         position = lead.state.position + 1 if lead.state else 0
         found = as_error(lead.name, f"step {position}", error)
@@ -334,6 +346,8 @@ class Loop:
 
     def _failed_alone(self, entry: Entry, where: str, error: BaseException) -> None:
         """A load, start or finish failed: try again with fewer models beside it if memory ran out, else fail."""
+        if self._loses(error):
+            return
         found = as_error(entry.name, where, error)
         if isinstance(found, TimedOut):
             self._hang(entry, found)
@@ -341,6 +355,15 @@ class Loop:
             tell(entry, (f"out of memory in {where}: {rung}",))
         else:
             self.fail(entry, found)
+
+    def _loses(self, error: BaseException) -> bool:
+        """Whether an error has made the device unusable; then all requests are ended here."""
+        device = self.actions.device
+        if not device.is_lost(error):
+            return False
+        message = f"the device `{device.name}` failed and is lost to this process: {describe(error, 200)}"
+        self.lose(DeviceLost(message, hint="start Studio again; `--device cpu` does without it"))
+        return True
 
     def _hang(self, entry: Entry, error: TimedOut) -> None:
         """A call was abandoned: end what its generator has in hand, and lend it nothing until the call returns."""

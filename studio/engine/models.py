@@ -22,6 +22,7 @@ from typing import Any
 
 from studio import devices, torch_setup
 from studio.attention.serving import Serving
+from studio.caching import cached_property
 from studio.devices.memory import trim
 from studio.engine.calls import Calling, ask
 from studio.engine.ledger import Ledger, least_streamed_bytes, show_bytes, tensor_bytes, weight_bytes
@@ -114,6 +115,11 @@ class Models:
         self._of: dict[tuple[int, str], tuple[Generator, Model]] = {}  # the generator is kept: its id stays its own
         self._claims: dict[tuple[int, str], tuple[Generator, int]] = {}  # kept here too
 
+    @cached_property
+    def label(self) -> str:
+        """The device's name with its hardware: what was measured on one card does not hold for another."""
+        return devices.device(self.device).label
+
     def dtype_for(self, generator: Generator, wanted: str | None) -> str:
         """The dtype to use: the request's, else the user's, else the generator's choice."""
         return wanted or self._dtype or generator.dtype_for(self.device)
@@ -167,6 +173,7 @@ class Models:
             self._of[key] = (generator, model)
         model = self._of[key][1]
         self.parts.wait(model.parts)
+        model.return_s = self.parts.return_s(model.parts) or model.return_s
         model.used = self._clock()
         return model
 
@@ -315,7 +322,8 @@ class Models:
             raise NoRoom
         begun = self._clock()
         self.parts.bring_back(model.parts)
-        model.return_s = self._clock() - begun
+        if not self.parts.device.queues:
+            model.return_s = self._clock() - begun
         self.watcher.loaded(model.name, self.device, model.size, begun, self._clock())
 
     def _leave(self, models: Sequence[Model]) -> None:

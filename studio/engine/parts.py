@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studio import devices
-from studio.devices import Event
+from studio.devices import Copy
 from studio.engine.ledger import Ledger, tensor_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Part:
-    """A module and where it is; `size` in bytes, `hashes` of its files. `ready` is the event that ends its way back.
+    """A module and where it is; `size` in bytes, `hashes` of its files. `coming` is its way back to the
+    device, as long as nobody has waited for that, and `return_s` what the last one took.
 
     `saved` are the bytes by which it became smaller when it was packed.
     """
@@ -41,7 +42,8 @@ class Part:
     saved: int = 0
     users: set[Any] = field(default_factory=set)
     on_device: bool = True
-    ready: Event | None = None
+    coming: Copy | None = None
+    return_s: float | None = None
 
 
 class Parts:
@@ -51,6 +53,7 @@ class Parts:
         self.device, self.ledger, self.host, self._hash = devices.device(device), ledger, host, hash_file
         self._parts: dict[Hashable, Part] = {}
         self._made = threading.local()
+        self._landed: list[tuple[Part, Copy]] = []  # whose time is not read yet
 
     @contextmanager
     def collecting(self) -> Iterator[list[Part]]:
@@ -112,14 +115,14 @@ class Parts:
             _replace(part.module, self.device.to_host)
             part.on_device = False
             self.ledger.release(part)
-            self.host.hold(part, part.size)
+            self.host.hold(part, self.device.host_bytes(part.size))
 
     def bring_back(self, parts: Collection[Part]) -> None:
         """Begin to copy parts to the device; `wait` before they are used."""
         for part in parts:
             if part.on_device:
                 continue
-            part.ready = self._beside(part.module)
+            part.coming = self._beside(part.module)
             part.on_device = True
             self.ledger.hold(part, part.size)
             if self.host is not None:
@@ -128,41 +131,51 @@ class Parts:
     def wait(self, parts: Collection[Part]) -> None:
         """Let what computes from now on wait for the copies of these parts."""
         for part in parts:
-            if part.ready is not None:
-                self.device.wait_for(part.ready)
-                part.ready = None
+            if part.coming is not None:
+                part.coming.wait()
+                self._landed.append((part, part.coming))
+                part.coming = None
 
-    def _beside(self, module: torch.nn.Module) -> Event | None:
-        """Begin to copy a module to the device; the event ends the copy."""
-        made: list[torch.Tensor] = []
+    def return_s(self, parts: Collection[Part]) -> float | None:
+        """Seconds that bringing these back took when it was last done, or None if that is not known."""
+        known = [(part, seconds) for part, copy in self._landed if (seconds := copy.seconds()) is not None]
+        for part, seconds in known:
+            part.return_s = seconds
+        done = {part for part, _ in known}
+        self._landed = [each for each in self._landed if each[0] not in done]
+        seconds_of = [part.return_s for part in parts if part.return_s is not None]
+        return sum(seconds_of) if seconds_of else None
 
-        def come(tensor: torch.Tensor) -> torch.Tensor:
-            made.append(tensor.to(self.device.name, non_blocking=True, copy=True))
-            return made[-1]
+    def _beside(self, module: torch.nn.Module) -> Copy | None:
+        """Begin to copy a module to the device."""
 
-        def copy() -> list[torch.Tensor]:
-            _replace(module, come)
-            return made
+        def come(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+            return [tensor.to(self.device.name, non_blocking=True, copy=True) for tensor in tensors]
+
+        def copy() -> Sequence[torch.Tensor]:
+            return _replace(module, come)
 
         return self.device.copy_beside(copy)
 
 
-def _replace(module: torch.nn.Module, move: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Put another tensor in the place of each parameter and buffer; those that are tied stay so."""
+def _replace(
+    module: torch.nn.Module, move: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+) -> Sequence[torch.Tensor]:
+    """Put other tensors in the place of all parameters and buffers, and return them; those that are tied stay so."""
     import torch
 
-    moved: dict[int, Any] = {}
+    places: dict[int, list[tuple[Any, str]]] = {}
+    held: dict[int, torch.Tensor] = {}
+    for owner in module.modules():
+        for table in (owner._parameters, owner._buffers):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    held[id(tensor)] = tensor
+                    places.setdefault(id(tensor), []).append((table, name))
     with torch.no_grad():
-        for owner in module.modules():
-            for table in (owner._parameters, owner._buffers):
-                for name, tensor in table.items():
-                    if tensor is None:
-                        continue
-                    if id(tensor) not in moved:
-                        new = move(tensor.detach())
-                        is_parameter = isinstance(tensor, torch.nn.Parameter)
-                        moved[id(tensor)] = (
-                            tensor,
-                            torch.nn.Parameter(new, requires_grad=False) if is_parameter else new,
-                        )
-                    table[name] = moved[id(tensor)][1]
+        moved = move([tensor.detach() for tensor in held.values()])
+    for (key, tensor), new in zip(held.items(), moved, strict=True):
+        made = torch.nn.Parameter(new, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else new
+        for table, name in places[key]:
+            table[name] = made
+    return moved

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from studio import torch_setup
+from studio import devices, torch_setup
 from studio.engine.entry import Entry
 from studio.media import Media
 from studio.recipe import BatchWidth, Recipe
@@ -62,10 +62,11 @@ def recipe_writer(entry: Entry) -> Callable[[Media], Recipe]:
     request, model, state = entry.request, entry.model, entry.state
     assert model is not None
     assert state is not None
-    generator = request.generator
+    generator, device = request.generator, devices.device(model.device)
+    versions = libraries() | device.versions()
     seen: dict[str, Any] = {
         "weights": model.weights,
-        "device": model.device,
+        "device": device.label,
         "dtype": model.dtype,
         "threads": entry.threads or (torch_setup.usual_threads() if _uses_torch(entry) else None),
         "batch_width": BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
@@ -84,7 +85,7 @@ def recipe_writer(entry: Entry) -> Callable[[Media], Recipe]:
             kind=generator.output.kind,
             inputs=request.inputs.as_recipe(),
             seed=request.seed,
-            libraries=libraries(),
+            libraries=versions,
             invariant=request.invariant or None,
             output=media.ref,
             parents=tuple(dict.fromkeys([*(each.sha256 for each in request.inputs.media()), *request.parents])),

@@ -31,7 +31,7 @@ class Room:
     def __init__(self, models: Models, measured: Measured, heap: Heap, goal_s: float) -> None:
         self.models, self.measured, self.heap, self.goal_s = models, measured, heap, goal_s
         models.reserve = lambda generator, dtype: measured.least_peak(
-            generator.name, generator.version, models.device, dtype
+            generator.name, generator.version, models.label, dtype
         )
         self.stuck: dict[Model, TimedOut] = {}  # models that an abandoned call still uses
         self._entered: dict[Entry, None] = {}
@@ -56,7 +56,7 @@ class Room:
         if entry.group is not None:
             step = self.measured.most_peak(entry.group)
         else:
-            step = self.measured.least_peak(entry.name, request.generator.version, self.models.device, dtype)
+            step = self.measured.least_peak(entry.name, request.generator.version, self.models.label, dtype)
         state = self.models.ledger.held(entry) or self._least_states.get(entry.name, 0)
         return Sum(self.models.claim(request.generator, request.dtype), state, step)
 

@@ -23,7 +23,7 @@ from studio.engine.ending import Later
 from studio.engine.entry import Entry
 from studio.engine.loop import Loop
 from studio.engine.watchdog import Archivists, Watchdog, timed_out
-from studio.errors import EngineClosed, StudioError, TimedOut, describe
+from studio.errors import DeviceLost, EngineClosed, StudioError, TimedOut, describe
 
 _ARCHIVISTS = 4  # 1,000 small artifacts take a third of the time that one needs; see benchmarks/workflow.py
 
@@ -31,18 +31,20 @@ _ARCHIVISTS = 4  # 1,000 small artifacts take a third of the time that one needs
 class Worker:
     """Does the turns of the loop that `make` makes, in a daemon thread that starts with the first request.
 
-    `opened` is called in it before the first turn, `idle` when there is nothing to do, and `closed` at its end.
+    `enter` is called in it, and in each thread that takes over; `opened` before the first turn, `idle` when there is
+    nothing to do, and `closed` at its end.
     """
 
     def __init__(
         self,
         make: Callable[[Later], Loop],
         *,
+        enter: Callable[[], None],
         opened: Callable[[], None],
         idle: Callable[[], None],
         closed: Callable[[], None],
     ) -> None:
-        self._opened, self._idle, self._closed = opened, idle, closed
+        self._enter, self._opened, self._idle, self._closed = enter, opened, idle, closed
         self._mail = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._closing = False
@@ -98,8 +100,7 @@ class Worker:
         """Take turns until closed; with a `turn` that another thread left behind in a call, begin with that."""
         try:
             with torch_setup.Inference() as inference:
-                if turn is None:
-                    self._opened()
+                self._open(first=turn is None)
                 busy = turn is not None and self._drive(turn, inference, failed)
                 while self._read_mail(busy):
                     busy = self._drive(self._loop.turn(), inference)
@@ -113,6 +114,18 @@ class Worker:
         self._watchdog.close()
         self._closed()
         self._over.set()
+
+    def _open(self, *, first: bool) -> None:
+        """Enter the device; if it cannot be opened, every request ends with the reason."""
+        try:
+            self._enter()
+            if first:
+                self._opened()
+        except Exception as error:  # whatever a driver raises
+            message = f"the device cannot be opened: {describe(error, 200)}"
+            self._loop.lose(
+                DeviceLost(message, hint="free its memory or choose another; `--device cpu` does without it")
+            )
 
     def _read_mail(self, busy: bool, *, closing: bool = True) -> bool:
         """Do what came in, waiting for it where there is nothing else to do; False once it is time to close."""

@@ -6,7 +6,7 @@ torch's PrivateUse1 backend for Python. On it
 - an operator given tensors of the device and of the host raises, as CUDA does (host indices are counted as waits);
 - waits for the device are counted with the line that waits: copies of pageable memory, `item`, `nonzero`, host indices;
 - launches are counted: operators that are not views and do not only allocate;
-- what is copied beside (`Device.copy_beside`) reads NaN until its event is waited for;
+- what is copied beside (`Device.copy_beside`) reads NaN until it is waited for;
 - queued work takes time (`seconds_per_launch`) that passes for the host only when it waits.
 
 What it cannot know is speed, and limits of kernels that a CPU does not have: see `tests/studio/attention`.
@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from studio import devices
-from studio.devices import Device, Event
+from studio.devices import Copy, Device
 
 if TYPE_CHECKING:
     import torch
@@ -61,22 +61,24 @@ class Counts:
 
 @dataclass
 class _Arrival:
-    """An event of the fake: copies that land when it is waited for."""
+    """Copies that land when they are waited for, and took `took` seconds."""
 
     land: list[Callable[[], object]]
+    took: float
 
-    def synchronize(self) -> None:
-        """Let the copies land."""
+    def wait(self) -> None:
+        """Let them land."""
         while self.land:
             self.land.pop()()
 
-    def elapsed_time(self, end_event: Any, /) -> float:
-        """Nothing is timed by events here."""
-        return 0.0
+    def seconds(self) -> float | None:
+        """`took`, once they have landed."""
+        return None if self.land else self.took
 
 
 class FakeGpu(Device):
-    """The device ``gpu:0``. `memory` is what it has in bytes; `seconds_per_launch` what a launch takes of its time.
+    """The device ``gpu:0``. `memory` is what it has in bytes; `seconds_per_launch` what a launch takes of its time,
+    `seconds_per_copy` what copies beside take.
 
     `failure`, if set, is raised when an engine opens the device or asks for its memory.
     """
@@ -89,7 +91,7 @@ class FakeGpu(Device):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.memory = 8 << 30
-        self.seconds_per_launch = 0.0
+        self.seconds_per_launch = self.seconds_per_copy = 0.0
         self.failure: BaseException | None = None
         self.clock = 0.0  # seconds that have passed for the host
         self._queued = 0.0  # seconds of work that the device has still to do
@@ -151,14 +153,10 @@ class FakeGpu(Device):
         self.clock += self._queued
         self._queued = 0.0
 
-    def record(self) -> Event | None:
-        """An event that has nothing to land."""
-        return _Arrival([])
-
-    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy on the host; the thread waits for it."""
+    def to_host(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Copies on the host; the thread waits for them."""
         self.settle()
-        return tensor.cpu()
+        return [tensor.cpu() for tensor in tensors]
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy from pinned memory: nobody waits."""
@@ -168,8 +166,8 @@ class FakeGpu(Device):
         finally:
             self._pinned = False
 
-    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Event | None:
-        """What `copy` copies here reads NaN until the event is waited for."""
+    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
+        """What `copy` copies here reads NaN until it is waited for."""
         landing: list[Callable[[], object]] = []
         self._landing = landing
         try:
@@ -177,11 +175,7 @@ class FakeGpu(Device):
                 pass
         finally:
             self._landing = None
-        return _Arrival(landing)
-
-    def wait_for(self, event: Event) -> None:
-        """The copies land."""
-        event.synchronize()
+        return _Arrival(landing, self.seconds_per_copy)
 
     @contextmanager
     def counting(self) -> Iterator[Counts]:

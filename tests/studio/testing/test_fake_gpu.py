@@ -68,10 +68,10 @@ def test_what_is_copied_beside_is_nan_until_it_is_waited_for(gpu: FakeGpu) -> No
         made.append(source.to("gpu:0", non_blocking=True, copy=True))
         return made
 
-    event = gpu.copy_beside(copy)
+    coming = gpu.copy_beside(copy)
     assert made[0].isnan().all().item()
-    assert event is not None
-    gpu.wait_for(event)
+    assert coming is not None
+    coming.wait()
     assert made[0].tolist() == [0.0, 1.0, 2.0]
 
 

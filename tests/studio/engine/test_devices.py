@@ -1,0 +1,146 @@
+"""What an engine makes of a device that works later than it is asked, cannot be opened, or is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import studio
+from studio.engine import Engine
+from studio.engine.calls import directly
+from studio.engine.ledger import Ledger
+from studio.engine.models import Models
+from studio.engine.request import Request
+from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory
+from studio.recipe import PluginRef
+from studio.testing.fake_gpu import FakeGpu
+
+from .test_parts import PART, files, generator  # noqa: F401  (a fixture)
+
+WAIT_S = 60
+
+
+@pytest.fixture
+def gpu() -> Iterator[FakeGpu]:
+    with FakeGpu.installed() as gpu:
+        yield gpu
+
+
+class Adds(studio.Generator):
+    """Add one on the device, several times, and say the sum; or fail with a text."""
+
+    name = "adds"
+    output = studio.Text
+
+    class Inputs(studio.Inputs):
+        steps: int = studio.field(2, ge=1, le=9, help="how often")
+        failure: str = studio.field("", help="what a step raises")
+
+    class State(studio.State):
+        pass
+
+    def start(self, model, inputs, rng):
+        return Sum(steps=inputs.steps, x=torch.zeros(1, device="gpu:0"), failure=inputs.failure)
+
+    def step(self, model, states):
+        for state in states:
+            if state.failure:
+                raise RuntimeError(state.failure)
+        return [Sum(steps=each.steps, position=each.position + 1, x=each.x + 1, failure="") for each in states]
+
+    def finish(self, model, state):
+        return studio.Text(str(state.x.tolist()))
+
+
+class Sum(studio.State):
+    """What is added up."""
+
+    def __init__(self, *, x, failure, steps, position=0):
+        super().__init__(steps=steps, position=position)
+        object.__setattr__(self, "x", x)
+        object.__setattr__(self, "failure", failure)
+
+
+def ask(engine: Engine, **inputs):
+    made = Adds()
+    request = Request(made, made.Inputs(**inputs), seed=1, plugin=PluginRef(name="test", version="1"))
+    return engine.submit(request)
+
+
+def test_requests_run_on_it(gpu: FakeGpu) -> None:
+    with Engine("gpu") as engine:
+        made = ask(engine, steps=3).result(WAIT_S)
+    assert str(made.text) == "[3.0]"
+    assert made.recipe is not None
+    assert made.recipe.device == "gpu:0"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), RuntimeError("CUDA driver too old")])
+def test_a_device_that_cannot_be_opened_ends_requests_with_the_reason(gpu: FakeGpu, error: RuntimeError) -> None:
+    gpu.failure = error
+    with Engine("gpu") as engine:
+        for _ in range(2):  # those that were waiting, and those that come later
+            with pytest.raises(DeviceLost, match=f"the device cannot be opened: RuntimeError: {error}") as caught:
+                ask(engine).result(WAIT_S)
+            assert "--device cpu" in caught.value.hint
+
+
+def test_an_error_that_ends_the_context_ends_all_requests_with_one_reason(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "is_lost", lambda error: "device-side assert" in str(error))
+    with Engine("gpu") as engine:
+        tickets = [ask(engine, steps=9), ask(engine, failure="CUDA error: device-side assert triggered")]
+        for ticket in [*tickets, ask(engine)]:
+            with pytest.raises(DeviceLost, match=r"`gpu:0` failed and is lost to this process: .*assert triggered"):
+                ticket.result(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "GET was unable to find an engine to execute this computation",
+        "HIP out of memory",
+    ],
+)
+def test_every_text_of_running_out_of_memory_is_known(gpu: FakeGpu, text: str) -> None:
+    with Engine("gpu") as engine:
+        with pytest.raises(OutOfMemory, match="ran out of memory in step 1"):
+            ask(engine, failure=text).result(WAIT_S)
+        assert ask(engine).result(WAIT_S).text == "[2.0]", "and the next goes on"
+        with pytest.raises(GeneratorFailed, match="failed in step 1"):
+            ask(engine, failure="out of patience").result(WAIT_S)
+
+
+def test_what_is_learned_of_a_step_is_its_run_and_not_its_launch(gpu: FakeGpu, monkeypatch) -> None:
+    gpu.seconds_per_launch = 5.0
+    monkeypatch.setattr("studio.engine.engine.time.perf_counter", lambda: gpu.clock)
+    with Engine("gpu") as engine:
+        ask(engine, steps=4).result(WAIT_S)
+        [row] = [row for row in engine.measured.rows() if row.call == "step"]
+    assert row.median is not None
+    assert row.median >= 5.0
+
+
+def test_bringing_a_model_back_costs_what_the_copies_took(gpu: FakeGpu, files) -> None:  # noqa: F811
+    gpu.seconds_per_copy = 7.0
+    with torch.no_grad():
+        source = Models("gpu:0", ledger=Ledger(100 * PART), host=Ledger(100 * PART))
+        made = generator("one", [files["a"]])
+        directly(source.get(made, None))
+        source.drop_all(lambda model: 0)
+        model = directly(source.get(made, None))
+    assert model.return_s == 7.0
+
+
+def test_pinned_memory_counts_as_it_is_taken() -> None:
+    from studio.devices import Cuda
+
+    device = Cuda("cuda:0")
+    assert [device.host_bytes(size) for size in (0, 1, 5, 1 << 20, (1 << 20) + 1)] == [1, 1, 8, 1 << 20, 1 << 21]
