@@ -17,12 +17,13 @@ import dataclasses
 import itertools
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from studio import configuration, devices, replay, resume, torch_setup
+from studio import configuration, devices, models, replay, resume, torch_setup
 from studio.attention.serving import Serving
 from studio.caching import cached_property
 from studio.engine import Engine, Event, Failed, Request, Ticket, status
@@ -35,7 +36,7 @@ from studio.engine.provenance import libraries
 from studio.engine.router import Router
 from studio.engine.status import Status
 from studio.engine.trace import Trace
-from studio.errors import InputError, StudioError, UnknownName, UsageError
+from studio.errors import InputError, StudioError, TimedOut, UnknownName, UsageError
 from studio.files import expanded
 from studio.generator import Generator, Trainer
 from studio.inputs import Inputs
@@ -271,6 +272,7 @@ class Studio:
 
         `seed` decides the seed of every node that names none; with `fresh` nothing is remembered from before. `watch`
         is told of every change of a node. Nodes that fail stand in the result, and the others are done all the same.
+        A file names models as they were pulled; a path of a model is opened only where it is one of `inputs`.
         Raises WorkflowError, UnknownName, InputError or MediaError before anything runs.
         """
         from studio.workflow import Graph, Run
@@ -281,7 +283,8 @@ class Studio:
         values = graph.Inputs.parse(inputs)
         settings = {"device": self._device, "dtype": self._dtype, "invariant": self._invariant}
         worker = LocalWorker(self.generators, self.plugins.owner, self.store, lambda: self.router, settings)
-        with Memo(self.store) as memo:
+        own = None if graph.file is None else [*_texts(inputs.values())]
+        with Memo(self.store) as memo, nullcontext() if own is None else models.no_paths_but(own):
             return Run(graph, values, worker, self.store, memo, seed=seed, fresh=fresh, watch=watch).go()
 
     def load(self, what: Path | str) -> Media:
@@ -298,15 +301,25 @@ class Studio:
         media = self.load(what)
         return Artifact(media.sha256, media.path or Path(what), media.media_type, media.recipe)
 
-    def replay(self, what: Path | str) -> ReplayReport:
+    def replay(self, what: Path | str, *, elsewhere: bool = False) -> ReplayReport:
         """Make a file's or an artifact's media again from its recipe, and compare.
+
+        A recipe that was not made in this data folder runs only with `elsewhere`: then it may name models only by hash
+        or as they were pulled, and ask for no more than `studio.replay.MOST`. Raises UsageError, ModelError, InputError
+        and TimedOut for these.
 
         What it was made from is made again first, from what is at the root, where the store has the recipes of it.
         It runs in the recorded dtype and, unless this Studio was given a device, on the recorded one if it is here.
         Raises StoreError if there is no recipe, MediaError if it cannot be read, and what `submit` raises.
         """
         original = self.load(what)
-        recipe = replay.recipe_of(original, what)
+        recipe = asked = replay.recipe_of(original, what)
+        ours = replay.is_ours(recipe, original.sha256, self.store)
+        if not ours:
+            if not elsewhere:
+                raise replay.not_ours(recipe, what)
+            replay.check_bounds(recipe)
+            asked = replay.with_pulled_model(recipe, self.home)
         made: dict[str, Media] = {}
         remade = []
         *line, _ = replay.ancestry(original.sha256, recipe, self.store).in_order()
@@ -322,19 +335,24 @@ class Studio:
                 reason = error.message
             identical = each.sha256 in made and made[each.sha256].sha256 == each.sha256
             remade.append(replay.Remade(each.sha256, each.recipe.generator, identical, reason))
-        return replay.compare(original, self._make_again(recipe, made), recipe, tuple(remade))
+        with nullcontext() if ours else models.no_paths_but():
+            media = self._make_again(asked, made, None if ours else replay.MOST_SECONDS)
+        return replay.compare(original, media, recipe, tuple(remade))
 
-    def _make_again(self, recipe: Recipe, made: Mapping[str, Media]) -> Media:
-        """Make what a recipe tells of; `made` are media that take the place of those with these hashes."""
+    def _make_again(self, recipe: Recipe, made: Mapping[str, Media], seconds: float | None = None) -> Media:
+        """Make what a recipe tells of; `made` are media that take the place of those with these hashes.
+
+        Raises TimedOut if that takes more than `seconds`.
+        """
         request = self._request_again(recipe, made)
         router = self.router
         here = [engine.device for engine in router.engines]
         recorded = _name(recipe.device)
         if self._device is None and recorded not in here and _usable(recorded):
             with Engine(recorded, self._dtype, store=self.store) as engine:
-                return _wait([engine.submit(request)])[0]
+                return _wait([engine.submit(request)], seconds)[0]
         wanted = recorded if recorded in here else None
-        return _wait(router.submit_many([request], wanted))[0]
+        return _wait(router.submit_many([request], wanted), seconds)[0]
 
     def unfinished(self) -> list[Unfinished]:
         """List the requests that a crash left half done; those of processes that live are not among them."""
@@ -435,6 +453,15 @@ class Studio:
         return dataclasses.replace(request, dtype=dtype, threads=threads, parents=recipe.parents)
 
 
+def _texts(values: Iterable[Any]) -> Iterator[str]:
+    """The texts and paths among values that a user gave, lists taken apart."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _texts(value)
+        elif isinstance(value, str | Path):
+            yield str(value)
+
+
 def _fetch(store: Store, ref: MediaRef) -> Media:
     return store.open(ref.sha256)
 
@@ -450,10 +477,14 @@ def _follow(ticket: Ticket) -> Iterator[Event]:
             ticket.cancel()
 
 
-def _wait(tickets: list[Ticket]) -> list[Media]:
-    """Wait for all; whatever goes wrong, and Ctrl-C, cancels the rest."""
+def _wait(tickets: list[Ticket], seconds: float | None = None) -> list[Media]:
+    """Wait for all; whatever goes wrong, and Ctrl-C, cancels the rest. Raises TimedOut after `seconds` for one."""
     try:
-        return [ticket.result() for ticket in tickets]
+        return [ticket.result(seconds) for ticket in tickets]
+    except TimeoutError:
+        message = f"it took longer than {seconds:g} seconds, the most that a recipe from elsewhere may"
+        name = tickets[0].request.generator.name
+        raise TimedOut(name, message, hint="ask for it yourself with the inputs that `studio show` tells") from None
     finally:
         for ticket in tickets:
             if not ticket.done:

@@ -3,8 +3,9 @@
 A recipe travels in two places. The store keeps it whole, beside the artifact. A PNG carries it without `created` and
 `seconds` (see `Recipe.portable`), so that the same request on the same machine gives the same *file*, byte for byte.
 
-A recipe read from a file is hostile input: `Recipe.parse` bounds its length, and pydantic its shape. Nothing in a
-recipe is ever run or opened as a path. This module knows nothing of generators, stores or engines.
+A recipe read from a file is hostile input: `Recipe.parse` bounds its length, and pydantic its shape. One that the store
+does not hold itself is run only where that is asked for, within bounds, and names no path (`studio.replay`). This
+module knows nothing of generators, stores or engines.
 
 Try it: ``studio show FILE``
 """

@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.errors import MediaError, StoreError, UsageError
+from studio import models
+from studio.errors import InputError, MediaError, StoreError, UsageError
 from studio.files import read_limited
 from studio.media import Image, Media, Video, animation
 from studio.recipe import Recipe
@@ -79,6 +80,55 @@ def recipe_of(media: Media, what: Path | str) -> Recipe:
         hint = "it may have been made or saved anew by another program, which drops the recipe"
         raise StoreError(f"`{what}` carries no recipe, and the store knows nothing of its content", hint=hint)
     return media.recipe
+
+
+MOST: dict[str, int] = {
+    "steps": 200, "frames": 128, "count": 64, "n": 64, "max_tokens": 4096, "width": 2048, "height": 2048, "side": 2048,
+    "scale": 8,
+}  # fmt: skip
+"""What a recipe from elsewhere may ask for at the most, by the names that inputs have."""
+MOST_PIXELS = 1 << 21
+MOST_PARENTS = 100
+MOST_SECONDS = 600  # that making it again may take
+
+
+def is_ours(recipe: Recipe, sha256: str, store: Store) -> bool:
+    """Whether the store itself holds that these contents were made so, whatever a file says of itself."""
+    kept = store.recipe(sha256)
+    asks = ("generator", "inputs", "seed", "invariant", "output", "parents")
+    return kept is not None and all(getattr(kept, each) == getattr(recipe, each) for each in asks)
+
+
+def check_bounds(recipe: Recipe) -> None:
+    """Raise InputError if a recipe from elsewhere asks for more than `MOST` allows."""
+    for name, value in recipe.inputs.items():
+        if name in MOST and isinstance(value, int | float) and value > MOST[name]:
+            raise _beyond(name, value, MOST[name])
+        sides = re.fullmatch(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*", value) if isinstance(value, str) else None
+        if name == "size" and sides and int(sides[1]) * int(sides[2]) > MOST_PIXELS:
+            raise _beyond(name, value, f"{MOST_PIXELS:,} pixels")
+    if len(recipe.parents) > MOST_PARENTS:
+        raise _beyond("parents", len(recipe.parents), MOST_PARENTS)
+
+
+def _beyond(name: str, value: object, most: object) -> InputError:
+    message = f"the recipe's `{name}` is {value}; one from elsewhere may ask for at most {most}"
+    return InputError(name, message, hint="ask for it yourself, with the inputs that `studio show` tells")
+
+
+def not_ours(recipe: Recipe, what: Path | str) -> UsageError:
+    """The error for a recipe from elsewhere that nobody confirmed."""
+    message = f"`{what}` was not made in this data folder: its recipe runs `{recipe.generator}`"
+    return UsageError(message, hint="`studio show` tells its inputs; `studio replay --yes` runs them, within bounds")
+
+
+def with_pulled_model(recipe: Recipe, home: Path) -> Recipe:
+    """The recipe with its model named as it was pulled here, where its weights' hashes are those of a pulled one."""
+    named = recipe.inputs.get("model")
+    if not isinstance(named, str) or not named or models.is_source(named):
+        return recipe
+    found = models.Models(home).holding(recipe.weights.values())
+    return recipe if found is None else recipe.model_copy(update={"inputs": {**recipe.inputs, "model": found}})
 
 
 @dataclass(frozen=True)

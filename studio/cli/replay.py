@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from studio.cli.main import Settings
 from studio.cli.output import emit, emit_json, note, stray_prints_aside
 
 if TYPE_CHECKING:
+    from studio.recipe import Recipe
     from studio.replay import ReplayReport
 
 
@@ -18,23 +20,31 @@ if TYPE_CHECKING:
 @click.argument("what", metavar="FILE|ID")
 @click.option("-o", "--output", metavar="FILE|DIR", help="Write what is made now here.")
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@click.option("--yes", is_flag=True, help="Run a recipe from elsewhere without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
-def command(settings: Settings, what: str, output: str | None, force: bool, as_json: bool) -> int:
+def command(settings: Settings, what: str, output: str | None, force: bool, yes: bool, as_json: bool) -> int:
     """Make FILE, or something in the store by its ID, again from its recipe, and compare.
 
     Says `identical`, or how far the new one is off and which recorded fact has changed since. The exit code is 0 for
     identical and 1 for different. What it was made from is made again first, as far as the store knows how.
+
+    A recipe that was not made in this data folder is shown first, and you are asked. It may name only models that were
+    pulled, and sizes, steps and time are bounded.
     """
     from studio.cli.destination import choose
+    from studio.replay import is_ours
 
     studio = settings.studio()
     original = studio.load(what)
     target = choose(output, 1, original.suffix, force=force, others=original.others)
+    elsewhere = original.recipe is not None and not is_ours(original.recipe, original.sha256, studio.store)
+    if original.recipe and elsewhere and not yes:
+        _ask(original.recipe, what)
     if original.recipe and not settings.quiet:
         note(f"making it again: {original.recipe.generator}, seed {original.recipe.seed}")
     with stray_prints_aside():
-        report = studio.replay(what)
+        report = studio.replay(what, elsewhere=elsewhere)
     path = str(target.save(report.media, report.recipe.generator, report.recipe.seed))
     if as_json:
         emit_json(
@@ -54,6 +64,18 @@ def command(settings: Settings, what: str, output: str | None, force: bool, as_j
         if output and not settings.quiet:
             note(f"written: {path}")
     return 0 if report.identical else 1
+
+
+def _ask(recipe: Recipe, what: str) -> None:
+    """Show what a recipe from elsewhere would run, and ask. Raises UsageError for a no, and without a terminal."""
+    from studio.replay import not_ours
+
+    note(f"`{what}` was not made in this data folder. Its recipe would run:")
+    note(f"  {recipe.generator}, seed {recipe.seed}, {recipe.steps} steps")
+    for name, value in recipe.inputs.items():
+        note(f"  {name}: {str(value)[:200]}")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or not click.confirm("Run it?", default=False, err=True):
+        raise not_ours(recipe, what)
 
 
 def _tell(report: ReplayReport) -> None:

@@ -245,7 +245,7 @@ def _complete(store: Store | None, entry: Entry, media: Media) -> Callable[[], M
             return made
         try:
             for parent in parents:
-                store.put(parent)
+                store.put(parent.attach(None, None))
             return made.attach(made.recipe, store.put(made).path)
         except StoreError as error:
             raise NotStored(made, error) from error

@@ -110,7 +110,7 @@ class Keeper(Watcher):
         try:
             if not kept.parents_stored:
                 for parent in entry.request.inputs.media():
-                    self.store.put(parent)
+                    self.store.put(parent.attach(None, None))
                 kept.parents_stored = True
             assert entry.state is not None
             data = pack(identify(entry), entry.state)

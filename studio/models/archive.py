@@ -142,7 +142,12 @@ def _sizes(entries: Iterable[tuple[str, int]], path: Path, limit: int) -> dict[s
 
 
 def _write(source: IO[bytes], target: Path, name: str, size: int, report: Report) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ModelError(f"the archive is refused: `{target.parent.name}` is a file in it, and a folder too") from None
+    if target.exists():
+        raise ModelError(f"the archive is refused: `{name}` stands in it twice, maybe in other letters' case")
     done = 0
     with target.open("xb") as file:
         while block := source.read(BLOCK):

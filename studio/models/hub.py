@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from studio.errors import ModelError, StudioError
 from studio.models.formats import Report, check_name, check_total, choose
@@ -111,13 +111,27 @@ def _download(source: Source, commit: str, blob: Blob, target: Path, report: Rep
     url = hf_hub_url(source.name, blob.name, revision=commit)
     with part.open("ab") as file:
         http_get(
-            url, file, resume_size=begun, headers=headers,
+            url, cast(Any, _Bounded(file, blob)), resume_size=begun, headers=headers,
             expected_size=blob.size, displayed_filename=blob.name, tqdm_class=bar,  # type: ignore[arg-type]
         )  # fmt: skip
     if not blob.matches(part):
         part.unlink()
         raise ModelError(f"what came for `{blob.name}` is not what the hub has a hash of", hint="try it again")
     part.replace(target)
+
+
+class _Bounded:
+    """A file that takes no more bytes than the blob has: a server may send for ever."""
+
+    def __init__(self, file: Any, blob: Blob) -> None:
+        self._file, self._blob = file, blob
+        self.seek, self.tell, self.truncate, self.flush = file.seek, file.tell, file.truncate, file.flush
+
+    def write(self, data: bytes) -> int:
+        if self._file.tell() + len(data) > self._blob.size:
+            self._file.truncate(0)
+            raise ModelError(f"the hub sends more for `{self._blob.name}` than the {self._blob.size:,} bytes it said")
+        return int(self._file.write(data))
 
 
 class _Bar:

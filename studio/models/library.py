@@ -13,6 +13,8 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from studio.errors import ModelError, StudioError, UnknownName
@@ -72,27 +74,33 @@ class Models:
         parents = [PurePosixPath(name).parent.as_posix() for name in entry.files if not is_licence(name)]
         return folder / os.path.commonpath(parents)
 
+    def holding(self, sha256: Collection[str]) -> str | None:
+        """The source of a pulled model that has files with all of these hashes, or None."""
+        wanted = set(sha256)
+        entries = self.entries().items() if wanted else ()
+        return next((name for name, entry in entries if wanted <= {pin.sha256 for pin in entry.files.values()}), None)
+
     def pull(self, what: str, *, limit: int = LIMIT, convert: bool = False, report: Report = silent) -> Entry:
         """Fetch a model, or what of it is missing or damaged, check it, and pin it. Returns its entry.
 
         With `convert` PyTorch checkpoints are taken too, and kept as safetensors (see `convert.py`).
 
-        What is pinned already is fetched at its revision, and must have the same hashes. A pull that fails leaves
-        nothing but what a hub sent, for the next try. Raises ModelError, UsageError, UnknownName, StoreError.
+        What is pinned already is fetched at its revision, and must have the same hashes. A pull that fails leaves what
+        was here as it was, and of the new nothing but what a hub sent, for the next try. Raises ModelError, UsageError,
+        UnknownName, StoreError.
         """
         source = parse(what)
         folder, part = self.folder(source), self.room / ".parts" / self.folder(source).name
         with lock.held(part.with_name(f"{part.name}.lock"), wait=False):
+            self._sweep(part)
+            _restore(folder, part)
             pinned = self.entries().get(str(source))
             if pinned and folder.is_dir():
                 damaged = self.damaged(source, report=report)
                 if not damaged:
                     return pinned
-                for name in damaged:
-                    (folder / name).unlink(missing_ok=True)
-            if folder.is_dir():  # half of it is there, or all but its line in the lock file
-                shutil.rmtree(part, ignore_errors=True)
-                os.replace(folder, part)
+                if source.scheme == "hf":  # the others are fetched whole
+                    _lend(folder, part, [name for name in pinned.files if name not in damaged])
             entry = self._fetch(source, part, pinned, limit, convert, report)
             _settle(part, folder)
             with lock.changing(self.home) as entries:
@@ -123,6 +131,14 @@ class Models:
             for each in found:
                 shutil.rmtree(each)
             return freed
+
+    def _sweep(self, but: Path) -> None:
+        """Remove what killed pulls left of sources that cannot go on where they were: all but a hub's."""
+        for part in self.room.glob(".parts/*"):
+            if part == but or not part.is_dir() or part.name.startswith("hf-") or part.name.endswith(_OLD):
+                continue
+            with suppress(ModelError), lock.held(part.with_name(f"{part.name}.lock"), wait=False):  # it may go on
+                shutil.rmtree(part, ignore_errors=True)
 
     def _misfits(self, source: Source, entry: Entry) -> list[str]:
         """Files that are not there, or have another size than the pinned."""
@@ -201,12 +217,44 @@ def _meant(source: Source) -> str | None:
     return converting.converted(name) if name and is_pickle(name) else name
 
 
+_OLD = ".old"
+
+
+def _old(part: Path) -> Path:
+    """Where the model that was here waits while another takes its place."""
+    return part.with_name(part.name + _OLD)
+
+
+def _restore(folder: Path, part: Path) -> None:
+    """Finish what a kill broke off in `_settle`."""
+    if (old := _old(part)).is_dir():
+        if folder.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, folder)
+
+
+def _lend(folder: Path, part: Path, names: list[str]) -> None:
+    """Put the good files of a model into `part` too, so that they are not fetched again; they are never written to."""
+    for name in names:
+        target = part / name
+        if not target.exists():
+            make_folder(target.parent)
+            try:
+                os.link(folder / name, target)
+            except OSError:  # a file system without links
+                shutil.copyfile(folder / name, target)
+
+
 def _settle(part: Path, folder: Path) -> None:
-    """Show a model whose files have all come."""
+    """Show a model whose files have all come, in the place of what was here."""
     try:
+        if folder.is_dir():
+            os.replace(folder, _old(part))
         os.replace(part, folder)
     except OSError as error:
         raise store_error(folder, "write", error) from error
+    shutil.rmtree(_old(part), ignore_errors=True)
 
 
 def _size(path: Path) -> int | None:

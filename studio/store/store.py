@@ -62,7 +62,10 @@ class Store:
         self._swept = False
 
     def put(self, media: Media) -> Artifact:
-        """Keep media with their recipe. Raises StoreError if the folder is not writable or the disk full."""
+        """Keep media with their recipe, which is believed from then on: what comes from outside is given without one.
+
+        Raises StoreError if the folder is not writable or the disk full.
+        """
         self._sweep()
         folder = self._objects / media.sha256[:2]
         path, side = folder / (media.sha256 + media.suffix), folder / f"{media.sha256}.json"

@@ -67,7 +67,7 @@ def compile_document(
     nodes = {each: checker.nodes[each] for each in ports if each in checker.nodes}
     return Graph(
         str(name.data) if name else (path.stem if path else "workflow"), str(about.data) if about else "",
-        level.Inputs, level.ports, nodes, outputs, ports,
+        level.Inputs, level.ports, nodes, outputs, ports, path,
     )  # fmt: skip
 
 

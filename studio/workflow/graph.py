@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal as Kind
 
 from studio.generator import Generator
@@ -85,6 +86,7 @@ class Graph:
         nodes: by name, each after those that it needs.
         outputs: an output's name and the name in the graph that it shows.
         ports: what each input and node gives.
+        file: where it was read, or None for one that was built in Python, which is code and may name any path.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Graph:
     nodes: Mapping[str, Node]
     outputs: Mapping[str, str]
     ports: Mapping[str, Port]
+    file: Path | None = None
 
     def descendants(self, name: str) -> frozenset[str]:
         """The nodes that need this one, directly or by others."""

@@ -101,7 +101,7 @@ class Resolver:
         if isinstance(value, list | tuple):
             return [self.named(each) for each in value]
         if isinstance(value, Media):
-            self._store.put(value)
+            self._store.put(value.attach(None, None))
             return value.ref
         return value
 

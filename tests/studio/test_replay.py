@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
 import studio
-from studio.errors import InputError, MediaError, StoreError, UnknownName, UsageError
+from studio.errors import InputError, MediaError, ModelError, StoreError, TimedOut, UnknownName, UsageError
 from studio.media.png import with_text
 
 
@@ -66,7 +68,7 @@ def test_without_recipe_there_is_no_replay(host, tmp_path):
 def test_changed_facts_are_named(host, file):
     recipe = studio.Image.open(file).recipe
     libraries = recipe.libraries | {"numpy": "0.1"}
-    report = host.replay(altered(file, libraries=libraries, weights={"unet": "a" * 64}, seed=4))
+    report = host.replay(altered(file, libraries=libraries, weights={"unet": "a" * 64}, seed=4), elsewhere=True)
     assert not report.identical
     assert report.max_abs_diff > 0
     assert 0 < report.mean_abs_diff <= report.max_abs_diff
@@ -86,7 +88,7 @@ def test_a_changed_plugin_is_named(host, file, sample_plugin, tmp_path):
 
 
 def test_another_size_has_no_difference_in_numbers(host, file):
-    report = host.replay(altered(file, inputs={"prompt": "x", "side": 32}))
+    report = host.replay(altered(file, inputs={"prompt": "x", "side": 32}), elsewhere=True)
     assert (report.identical, report.max_abs_diff) == (False, None)
 
 
@@ -95,7 +97,7 @@ def test_a_changed_picture_is_told(host, file):
     pixels = image.samples().copy()
     pixels[0, 0] ^= 1
     changed = studio.Image.from_array(pixels).attach(image.recipe, None).save(file.with_name("c.png"))
-    report = host.replay(changed)
+    report = host.replay(changed, elsewhere=True)
     assert not report.identical
     assert report.max_abs_diff == 1
     assert report.changed_facts[0].startswith("content: changed since")
@@ -107,6 +109,10 @@ def test_a_changed_picture_is_told(host, file):
         ({"generator": "nosie"}, UsageError),
         ({"dtype": "__class__"}, UnknownName),
         ({"inputs": {"prompt": "x", "side": 10**9}}, InputError),
+        ({"inputs": {"prompt": "x", "side": 2049}}, InputError),
+        ({"inputs": {"prompt": "x", "steps": 201}}, InputError),
+        ({"inputs": {"prompt": "x", "size": "9999x9999"}}, InputError),
+        ({"parents": ["0" * 64] * 101}, InputError),
         ({"inputs": {"prompt": "x", "evil": 1}}, UnknownName),
         ({"generator": "invert", "inputs": {"image": "/etc/passwd"}}, InputError),
         ({"generator": "invert", "inputs": {"image": {"sha256": "0" * 64, "media_type": "image/png"}}}, StoreError),
@@ -117,12 +123,12 @@ def test_a_changed_picture_is_told(host, file):
 )
 def test_hostile_recipes_are_refused(host, file, changes, kind):
     with pytest.raises(kind):
-        host.replay(altered(file, **changes))
+        host.replay(altered(file, **changes), elsewhere=True)
 
 
 def test_a_recorded_device_may_be_anything(host, file, sample_plugin):
     with studio.Studio(plugins=[sample_plugin]) as free:
-        report = free.replay(altered(file, device="cuda:77; drop"))
+        report = free.replay(altered(file, device="cuda:77; drop"), elsewhere=True)
     assert report.identical
     assert report.changed_facts[0].startswith("device: cuda:77; drop -> ")
 
@@ -140,3 +146,116 @@ def test_truncated_files_are_refused(host, file):
         cut.write_bytes(data[:part])
         with pytest.raises(MediaError, match=r"cut\.png"):
             host.replay(cut)
+
+
+def test_what_was_not_made_here_runs_only_where_that_is_asked_for(host, file, sample_plugin, tmp_path):
+    with pytest.raises(UsageError, match="was not made in this data folder: its recipe runs `noise`"):
+        host.replay(altered(file, seed=4))
+    with studio.Studio(home=tmp_path / "other", plugins=[sample_plugin], device="cpu") as other:
+        with pytest.raises(UsageError, match="was not made in this data folder"):
+            other.replay(file)
+        assert other.replay(file, elsewhere=True).identical
+    assert host.replay(altered(file, libraries={}, device="cpu")).identical  # what runs is what the store holds
+
+
+def test_what_is_given_brings_no_recipe_into_the_store(host, file, sample_plugin, tmp_path):
+    with studio.Studio(home=tmp_path / "other", plugins=[sample_plugin], device="cpu") as other:
+        made = other.generate("invert", image=studio.Image.open(altered(file, generator="counter", inputs={})))
+        assert other.store.recipe(made.recipe.parents[0]) is None
+        assert other.replay(made.sha256).identical
+
+
+class Weighty(studio.Generator):
+    """Say where its model lies."""
+
+    name = "weighty"
+    output = studio.Text
+
+    class Inputs(studio.Inputs):
+        model: str = studio.field("", help="a model")
+
+    def serving(self, inputs):
+        return Named(str(studio.models.path(inputs.model)))
+
+
+class Named(Weighty):
+    """The one whose model is known."""
+
+    def __init__(self, where):
+        self.where = where
+
+    def serving(self, inputs):
+        return self
+
+    def generate(self, model, inputs, rng):
+        return studio.Text(self.where)
+
+
+@pytest.fixture
+def weighty(host):
+    host.plugins.generators["weighty"] = Weighty()
+    host.plugins._owners["weighty"] = host.plugins.owner("noise")
+    return host
+
+
+def test_a_recipe_from_elsewhere_opens_no_path(weighty, file, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    for model in (str(secret), "~/secret", "/dev/stdin", "../secret", f"file:{secret}", "nowhere"):
+        forged = altered(file, generator="weighty", inputs={"model": model})
+        with pytest.raises(ModelError, match=r"by a path|not here"):
+            weighty.replay(forged, elsewhere=True)
+
+
+def test_a_recipe_from_elsewhere_finds_a_pulled_model_by_its_hashes(weighty, file, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    entry = studio.models.Models(weighty.home).pull(f"file:{tmp_path / 'm'}")
+    weights = {"config.json": entry.files["config.json"].sha256}
+    forged = altered(file, generator="weighty", inputs={"model": "/somewhere/else"}, weights=weights)
+    assert str(weighty.home) in weighty.replay(forged, elsewhere=True).media.text
+
+
+def test_what_takes_too_long_is_ended(host, file, monkeypatch):
+    monkeypatch.setattr(studio.replay, "MOST_SECONDS", 0)
+    with pytest.raises(TimedOut, match="longer than 0 seconds"):
+        host.replay(altered(file, generator="counter", inputs={"count": 50}), elsewhere=True)
+
+
+def test_a_workflow_file_names_no_path_of_a_model(weighty, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    text = "inputs: {{model: {{type: text, default: '{0}'}}}}\n"
+    text += "nodes: {{a: {{use: weighty, inputs: {{model: '{1}'}}}}}}\n"
+    for default, named in (("", str(secret)), (str(secret), "${model}"), ("", "${model}/secret")):
+        (tmp_path / "w.yaml").write_text(text.format(default, named) + "outputs: {a: '${a}'}\n")
+        given = {"model": str(tmp_path)} if named.endswith("/secret") else {}
+        (failed,) = weighty.run(tmp_path / "w.yaml", **given).failed[:1]
+        assert "names the model by a path" in failed.error.message
+    (tmp_path / "w.yaml").write_text(text.format("", "${model}") + "outputs: {a: '${a}'}\n")
+    assert weighty.run(tmp_path / "w.yaml", model=str(secret))["a"].text == str(secret)
+    built = studio.Workflow("own")
+    built.output("a", built.add("weighty", model=str(secret)))
+    assert weighty.run(built)["a"].text == str(secret)
+
+
+def test_show_opens_nothing_that_a_recipe_names(host, file, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "config.json").write_text("{}")
+    inputs = {"model": str(secret), "image": str(secret / "config.json"), "prompt": "x"}
+    forged = altered(file, generator=str(secret / "config.json"), inputs=inputs, parents=[str(secret), "0" * 64])
+    code = f"""
+import os, sys
+opened = []
+events = ("open", "os.listdir", "os.scandir")
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event in events else None)
+from studio.cli.main import run
+try:
+    run(["show", {str(forged)!r}])
+finally:
+    print([each for each in opened if {str(secret)!r} in each], file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert str(secret) in ran.stdout  # it is told
+    assert ran.stderr.splitlines()[-1] == "[]"

@@ -95,6 +95,18 @@ def test_replay_says_identical(studio: Studio) -> None:
     assert json.loads(studio("replay", "dot.png", "--json").out)["identical"] is True
 
 
+def test_replay_asks_before_it_runs_what_was_made_elsewhere(studio: Studio) -> None:
+    studio("generate", "dot", "x", "-o", "dot.png")
+    ran = studio("replay", "dot.png", "--home", "other")
+    assert (ran.code, ran.out) == (2, "")
+    assert "`dot.png` was not made in this data folder. Its recipe would run:" in ran.err
+    assert "prompt: x" in ran.err
+    assert "studio replay --yes" in ran.err
+    assert not Path("other", "objects").exists()
+    ran = studio("replay", "dot.png", "--home", "other", "--yes")
+    assert (ran.code, ran.out) == (0, "identical\n")
+
+
 def test_replay_says_how_far_and_what_changed(studio: Studio) -> None:
     source = PROBE.read_text()
     plugin = Path("changing.py")

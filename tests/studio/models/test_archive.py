@@ -139,3 +139,15 @@ def test_damage_is_told(data: st.DataObject, tmp_path_factory: pytest.TempPathFa
     except ModelError:
         return
     assert set(found.values()) <= set(files.values()), "names and times are under no checksum in a zip"
+
+
+def test_a_name_that_is_a_file_and_a_folder_is_refused(tmp_path: Path) -> None:
+    for names in (("a", "a/b"), ("a/b", "a")):
+        packed = tmp_path / "clash.whl"
+        with zipfile.ZipFile(packed, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"x")
+        out = tmp_path / "-".join(names).replace("/", "_")
+        out.mkdir()
+        with open_archive(packed) as opened, pytest.raises(ModelError, match="the archive is refused"):
+            opened.extract(list(opened.sizes), out)

@@ -12,6 +12,7 @@ import pytest
 
 from studio.errors import ModelError, StudioError, UnknownName, UsageError
 from studio.models import Models, library, path, source
+from studio.models import source as studio_source
 from studio.models.source import Known
 
 from .conftest import FILES, WEIGHTS, tgz, wheel
@@ -159,6 +160,47 @@ def test_broken_off(models: Models, folder: Path) -> None:
         models.pull(f"file:{folder}", report=stop)
     assert everything(models) == {"models", "models/.parts"}
     assert models.pull(f"file:{folder}")
+
+
+def test_a_wrong_hash_in_the_lock_file_leaves_the_good_model(models: Models, folder: Path) -> None:
+    source = f"file:{folder}"
+    models.pull(source)
+    lock = models.home / "models.lock"
+    told = json.loads(lock.read_text())
+    told["models"][source]["files"]["config.json"]["sha256"] = "0" * 64
+    lock.write_text(json.dumps(told))
+    before = {path.name: path.read_bytes() for path in models.path(source).iterdir()}
+    with pytest.raises(ModelError, match=r"is not what was pinned: config\.json differs"):
+        models.pull(source)
+    assert {path.name: path.read_bytes() for path in models.path(source).iterdir()} == before
+    assert [each for each in (models.room / ".parts").iterdir() if each.is_dir()] == []
+
+
+def test_a_model_waits_until_its_successor_has_come(models: Models, folder: Path) -> None:
+    source = f"file:{folder}"
+    models.pull(source)
+    here = models.folder(studio_source.parse(source))
+    (here / "config.json").unlink()  # damaged, and its source is gone: what is left stays
+    folder.rename(folder.with_name("gone"))
+    with pytest.raises(UsageError, match="there is no file or folder"):
+        models.pull(source)
+    assert (here / "model.safetensors").is_file()
+    folder.with_name("gone").rename(folder)
+    here.rename(models.room / ".parts" / f"{here.name}.old")  # as if killed between the two renames
+    models.pull(source)
+    assert models.state(studio_source.parse(source)) == "ready"
+    assert [each for each in (models.room / ".parts").iterdir() if each.is_dir()] == []
+
+
+def test_what_a_killed_pull_left_goes_with_the_next(models: Models, folder: Path) -> None:
+    left = models.room / ".parts" / "file-other-12345678"
+    resumable = models.room / ".parts" / "hf-other-12345678"
+    for each in (left, resumable):
+        each.mkdir(parents=True)
+        (each / "model.safetensors").write_bytes(b"half")
+    models.pull(f"file:{folder}")
+    assert not left.exists()
+    assert resumable.exists()
 
 
 def test_one_at_a_time(models: Models, folder: Path) -> None:
