@@ -92,7 +92,7 @@ def test_an_error_that_ends_the_context_ends_all_requests_with_one_reason(
 ) -> None:
     monkeypatch.setattr(gpu, "is_lost", lambda error: "device-side assert" in str(error))
     with Engine("gpu") as engine:
-        tickets = [ask(engine, steps=9), ask(engine, failure="CUDA error: device-side assert triggered")]
+        tickets = [ask(engine, failure="CUDA error: device-side assert triggered"), ask(engine, steps=9)]
         for ticket in [*tickets, ask(engine)]:
             with pytest.raises(DeviceLost, match=r"`gpu:0` failed and is lost to this process: .*assert triggered"):
                 ticket.result(WAIT_S)
