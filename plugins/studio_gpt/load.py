@@ -84,6 +84,8 @@ class Found:
             elif (folder / "tokenizer.json").exists():
                 found = gguf_model.with_metadata(_folder_tokens(folder, self.config.vocab), self.gguf.metadata)
             else:
+                words = self.gguf.metadata.get("tokenizer.ggml.tokens")
+                tokenizer_json.check_words([str(word) for word in words or ()], self.path)
                 found = gguf_model.tokens_of(self.gguf.metadata)
         except UsageError as error:
             raise _unusable(self.path, error) from None
