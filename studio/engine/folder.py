@@ -19,7 +19,7 @@ from pathlib import Path
 
 from studio.engine.checkpoint import SUFFIX
 from studio.errors import CheckpointError
-from studio.files import make_folder, store_error, write_atomically
+from studio.files import make_folder, scratch_folder, store_error, write_atomically
 
 ROOM = "running"
 LOCK = "lock"
@@ -47,11 +47,11 @@ class EngineFolder:
 
         room = make_folder(self.home / ROOM)
         path = room / secrets.token_hex(4)
-        hidden = make_folder(room / f".{path.name}")
         try:
-            self._lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            os.rename(hidden, path)
+            with scratch_folder(room) as hidden:
+                self._lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                os.rename(hidden, path)
         except OSError as error:
             raise store_error(path, "create the folder", error) from error
         return path

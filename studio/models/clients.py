@@ -12,14 +12,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from studio.errors import ModelError
-from studio.files import make_folder
+from studio.files import make_folder, scratch_folder
 from studio.models.formats import Report, silent
 
 POLL_S = 0.2
@@ -32,11 +31,11 @@ def download(client: str, name: str, version: str, folder: Path, report: Report 
     Raises ModelError if the client is missing or fails, with its own last words.
     """
     make_folder(folder)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
-        into = Path(scratch, "into")
+    with scratch_folder(folder) as scratch:
+        into = scratch / "into"
         into.mkdir()
         command = _command(client, name, version, into)
-        call(command, Path(scratch), lambda log: report(name, _largest(Path(scratch)), _announced(log)))
+        call(command, scratch, lambda log: report(name, _largest(scratch), _announced(log)))
         files = list(into.iterdir())
         if len(files) != 1:
             raise ModelError(f"`{client}` left {len(files)} files of `{name}` {version} where one is due")

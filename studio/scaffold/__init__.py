@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from studio.errors import UnknownName, UsageError
-from studio.files import make_folder, store_error
+from studio.files import new_folder
 from studio.generator import good_name
 from studio.scaffold.families import FAMILIES
 from studio.scaffold.files import files
@@ -43,25 +41,8 @@ def write(name: str, parent: Path | str = ".", *, family: str = "image", stepped
     folder = Path(parent) / name
     if os.path.lexists(folder):
         raise UsageError(f"`{folder}` exists already", hint="choose another name, or remove it")
-    make_folder(folder.parent)
-    try:
-        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-    except OSError as error:
-        raise store_error(folder, "write", error) from error
-    try:
+    with new_folder(folder, overwrite=False) as draft:
         for path, text in files(name, package_of(name), family, stepped).items():
             (draft / path).parent.mkdir(parents=True, exist_ok=True)
             (draft / path).write_text(text, encoding="utf-8")
-        draft.chmod(0o777 & ~_umask())
-        draft.rename(folder)
-    except OSError as error:
-        raise store_error(folder, "write", error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -22,6 +22,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from numpy.typing import NDArray
 
+from studio.files import write_atomically
+
 Values = NDArray[np.float64]
 
 WIDTH, PANEL, TOP, BOTTOM, LEFT, RIGHT = 800, 200, 34, 40, 70, 70
@@ -190,7 +192,7 @@ def main(argv: Sequence[str]) -> None:
     data = png(Path(argv[0]))
     if data is None:
         raise SystemExit(f"error: `{argv[0]}` is no log with a row in it")
-    Path(argv[1]).write_bytes(data)
+    write_atomically(argv[1], data)
 
 
 if __name__ == "__main__":

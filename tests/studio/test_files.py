@@ -96,6 +96,25 @@ def test_what_a_living_process_writes_is_not_removed(tmp_path, naming):
     assert sorted(os.listdir(tmp_path)) == ["a.bin", "b"]
 
 
+def test_the_folder_of_an_engine_that_was_killed_while_it_was_made_goes_with_the_next(tmp_path):
+    from studio.engine.folder import ROOM, EngineFolder, folders
+
+    program = f"""
+import os, signal
+from pathlib import Path
+from studio.engine.folder import EngineFolder
+os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+EngineFolder(Path({str(tmp_path)!r})).path()
+"""
+    subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
+    assert len(os.listdir(tmp_path / ROOM)) == 1
+    folder = EngineFolder(tmp_path)
+    assert [folder.path()] == folders(tmp_path)
+    assert os.listdir(tmp_path / ROOM) == [folder.path().name]
+    folder.close()
+    assert os.listdir(tmp_path / ROOM) == []
+
+
 def test_files_of_others_are_not_removed(tmp_path):
     for name in (".a.png.0123456789ab.tmp", ".studio.tmp", "studio.0123456789ab.tmp", ".studio.0123456789AB.tmp"):
         (tmp_path / name).touch()
