@@ -13,7 +13,7 @@ Try it::
 
 from __future__ import annotations
 
-import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from studio.errors import InputError, StudioError
+from studio_gpt.schema import SUPPORTED, checked, refused
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from tokenizers import Tokenizer
 
-MOST_SCHEMA = 256 << 10  # characters
 TOKENIZERS, CONSTRAINTS = 4, 64  # how many are kept; reading a tokenizer of 49,152 tokens takes about 0.5 s
 SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -62,9 +62,9 @@ class Constraint:
             eos: the token or tokens that end an answer.
             width: of the model's logits, where padding makes them wider than the tokenizer.
 
-        Raises InputError (`schema`) for what is no schema, or asks for what cannot be held to.
+        Raises InputError (`json_schema`) for what is not a schema, or asks for what is not supported.
         """
-        text = _canonical(schema)
+        text = checked(schema)
         ends = (eos,) if isinstance(eos, int) else tuple(eos)
         with _lock:
             known = _known_tokenizer(tokenizer, ends, width)
@@ -154,22 +154,6 @@ class SchemaRule:
         return self._matcher.mask()
 
 
-def _canonical(schema: dict[str, Any] | bool | str) -> str:
-    """A schema as JSON text. Raises InputError."""
-    try:
-        meant = json.loads(schema) if isinstance(schema, str) else schema
-        text = json.dumps(meant, allow_nan=False)  # in its own order, in which an answer has its properties
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError("schema", f"`schema` is no JSON: {error}") from None
-    if meant is True:
-        return "{}"  # any JSON: the one is short for the other
-    if not isinstance(meant, dict):
-        raise InputError("schema", f"`schema` is {text[:60]}, but must be an object, as a JSON Schema is, or true")
-    if len(text) > MOST_SCHEMA:
-        raise InputError("schema", f"`schema` has {len(text):,} characters, but may have {MOST_SCHEMA:,}")
-    return text
-
-
 def _known_tokenizer(tokenizer: Tokenizer, eos: tuple[int, ...], width: int | None) -> LLTokenizer:
     """llguidance's form of a tokenizer, which is kept as long as this holds on to the tokenizer itself."""
     from llguidance import LLTokenizer
@@ -198,7 +182,15 @@ def _grammar(text: str, tokenizer: LLTokenizer) -> str:
     try:
         grammar = LLMatcher.grammar_from_json_schema(text, overrides=SPACING)
     except ValueError as error:
-        raise InputError("schema", f"`schema` cannot be followed: {error}") from error
+        raise _refused(str(error)) from error
     if problem := LLMatcher.validate_grammar(grammar, tokenizer):
-        raise InputError("schema", f"`schema` cannot be followed: {' '.join(problem.split())[:300]}")
+        raise _refused(problem)
     return grammar
+
+
+def _refused(reason: str) -> InputError:
+    """What to raise for what llguidance says of a schema."""
+    told = " ".join(reason.split())[:300]
+    if keys := re.search(r"Unimplemented keys: \[(.*?)\]", told):
+        return refused(f"uses {keys[1].replace(chr(34), '`')}, which is not supported", SUPPORTED)
+    return refused(f"cannot be followed: {told}", SUPPORTED)

@@ -22,6 +22,7 @@ from studio.caching import cached_property
 from studio.errors import InputError
 from studio.serving import others
 from studio_gpt.chat import chat_tokens, turn_ends
+from studio_gpt.schema import MOST_CHARACTERS, checked
 
 if TYPE_CHECKING:
     from studio_gpt.load import Found
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 STARTER = Path(__file__).parent / "weights" / "starter"
 WEIGHTS = ("float16", "loaded", "int8", "int8-dynamic", "int4")  # kinds, as `linear.KINDS` has them; the first is usual
 ONE_TURN = "the model answers each message by itself: what was said before is left out"
-MOST_SCHEMA = 256 << 10  # characters
 CHUNK = 256  # tokens of a prompt that one step takes
 Logprob = tuple[int, float, tuple[tuple[int, float], ...]]
 
@@ -114,7 +114,7 @@ class TextInputs(studio.Inputs):
     )
     stop: list[str] = studio.field(default_factory=list, help="end before this text")
     json_schema: str = studio.field(
-        "", help="write JSON that fits this JSON Schema, and nothing else", max_length=MOST_SCHEMA
+        "", help="write JSON that fits this JSON Schema, and nothing else", max_length=MOST_CHARACTERS
     )
     literal: bool = studio.field(
         False,
@@ -130,6 +130,17 @@ class TextInputs(studio.Inputs):
     def _stops_say_something(cls, value: list[str]) -> list[str]:
         if "" in value:
             raise ValueError("an empty text ends nothing: leave it out")
+        return value
+
+    @field_validator("json_schema")
+    @classmethod
+    def _schema_can_be_followed(cls, value: str) -> str:
+        if value:
+            try:
+                checked(value)
+            except InputError as error:
+                hint = f" ({error.hint})" if error.hint else ""
+                raise ValueError(error.message.removeprefix("`json_schema` ") + hint) from None
         return value
 
     @model_validator(mode="after")

@@ -1,0 +1,303 @@
+"""A JSON Schema from elsewhere, looked at before it is compiled: what it refers to, and whether any answer could end.
+
+The compiler (llguidance) finds a `$ref` that leads back to itself only when the first token is due, follows references
+until its stack ends, and takes `oneOf` only where it sees that branches exclude each other. So this refuses cycles,
+schemas that no finite value fits and those that are too large, each by its place, and writes `oneOf` as `anyOf` where
+the branches are apart. It loads no torch and knows nothing of tokens.
+
+Specification: https://json-schema.org/draft/2020-12/json-schema-core
+
+Try it: ``checked('{"oneOf": [{"type": "null"}, {"type": "integer"}]}')``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from studio.errors import InputError
+
+FIELD = "json_schema"
+MOST_CHARACTERS = 256 << 10
+MOST_DEPTH = 800  # schemas within schemas, references followed; the compiler's stack ended between 1200 and 2400
+MOST_PROPERTIES = 2000  # in all; the compiler's time grows with their square
+MOST_WAYS = 1024  # combinations of the alternatives that `allOf` joins; the compiler tries each
+SUPPORTED = (
+    "supported: type, enum, const, $ref, $defs, anyOf, allOf, oneOf (branches that exclude each other), properties,"
+    " required, additionalProperties, patternProperties, minProperties, maxProperties, items, prefixItems, minItems,"
+    " maxItems, minLength, maxLength, pattern, format, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf"
+)
+_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
+_ONES = ("items", "additionalProperties", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames")
+_HERE = ("anyOf", "oneOf", "allOf")  # these speak of the same value as the schema that they stand in
+_TYPES = frozenset({"null", "boolean", "object", "array", "number", "string"})
+
+Schema = Mapping[str, Any] | bool
+
+
+def checked(schema: Mapping[str, Any] | bool | str) -> str:
+    """A schema as JSON text, in its own order, ready for the compiler. Raises InputError (`json_schema`)."""
+    meant, text = _read(schema)
+    root = _Root(meant)
+    try:
+        root.check()
+        return json.dumps(root.rewritten(meant)) if '"oneOf"' in text else text
+    except RecursionError:
+        raise refused("has a `oneOf` whose branches are too deep to compare", "use `anyOf`") from None
+    except (TypeError, AttributeError) as error:
+        raise refused(f"is not a JSON Schema: {error}") from None
+
+
+def _read(schema: Mapping[str, Any] | bool | str) -> tuple[dict[str, Any], str]:
+    try:
+        meant = json.loads(schema) if isinstance(schema, str) else schema
+        text = json.dumps(meant, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise refused(f"is not JSON: {error}") from None
+    if meant is True:
+        return {}, "{}"  # any JSON: the one is short for the other
+    if not isinstance(meant, dict):
+        raise refused(f"is {text[:60]}; a JSON Schema must be an object, or true")
+    if len(text) > MOST_CHARACTERS:
+        raise refused(f"has {len(text):,} characters; it may have {MOST_CHARACTERS:,}")
+    return meant, text
+
+
+def refused(why: str, hint: str | None = None) -> InputError:
+    """What to raise for a schema."""
+    return InputError(FIELD, f"`{FIELD}` {why}", hint=hint)
+
+
+def _children(schema: Schema) -> Iterator[tuple[str, Any]]:
+    """The schemas that stand in one, with their places (JSON pointers from it)."""
+    if isinstance(schema, Mapping):
+        for key, value in schema.items():
+            if key in _MAPS and isinstance(value, Mapping):
+                yield from ((f"/{key}/{_escaped(name)}", each) for name, each in value.items())
+            elif key in _LISTS and isinstance(value, list):
+                yield from ((f"/{key}/{number}", each) for number, each in enumerate(value))
+            elif key in _ONES and isinstance(value, Mapping | bool):
+                yield f"/{key}", value
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+class _Root:
+    """A whole schema, with all that stand in it by their places (``#/properties/a``)."""
+
+    def __init__(self, whole: Mapping[str, Any]) -> None:
+        self.places: dict[str, Schema] = {}
+        todo: list[tuple[str, Schema]] = [("#", whole)]
+        while todo:
+            place, schema = todo.pop()
+            self.places[place] = schema
+            todo += [(place + more, each) for more, each in _children(schema)]
+
+    def target(self, schema: Schema) -> str | None:
+        """The place that a schema refers to; None if it refers to none, or not by a place within this one."""
+        ref = schema.get("$ref") if isinstance(schema, Mapping) else None
+        place = unquote(ref).rstrip("/") if isinstance(ref, str) else None
+        return place if place in self.places else None
+
+    def here(self, place: str) -> list[str]:
+        """The places of schemas that speak of the same value as the one at `place`."""
+        schema = self.places[place]
+        found = [place + more for more, _ in _children(schema) if more.split("/")[1] in _HERE]
+        target = self.target(schema)
+        return found if target is None else [*found, target]
+
+    def check(self) -> None:
+        """Raise InputError for what is too large, goes round in a circle, or fits no finite value."""
+        count = sum(len(each.get("properties", ())) for each in self.places.values() if isinstance(each, Mapping))
+        if count > MOST_PROPERTIES:
+            raise refused(f"has {count:,} properties; it may have {MOST_PROPERTIES:,}")
+        depth = self._depth()
+        if depth > MOST_DEPTH:
+            raise refused(f"has up to {depth:,} schemas within each other; it may have {MOST_DEPTH}")
+        ways: dict[str, int] = {}
+        for place in self._inside_out():
+            ways[place] = self._ways(place, ways)
+            if ways[place] > MOST_WAYS:
+                raise refused(f"has too many combinations of alternatives at `{place[:60]}`; at most {MOST_WAYS:,}")
+        if "#" not in self._finite():
+            raise refused("fits no finite value: what it requires contains itself", "make the reference optional")
+
+    def _depth(self) -> int:
+        """At most so many schemas stand within each other on any way through it: each target is passed once."""
+        height: dict[str, int] = {}
+        for place in reversed(self.places):  # those within others come behind them
+            inner = (height[place + more] for more, _ in _children(self.places[place])
+                     if more.split("/")[1] not in ("$defs", "definitions"))  # fmt: skip
+            height[place] = 1 + max(inner, default=0)
+        targets = {each for each in map(self.target, self.places.values()) if each is not None}
+        return sum(height[each] for each in {"#", *targets})
+
+    def _inside_out(self) -> list[str]:
+        """All places, each after those that speak of its value. Raises InputError where these go in a circle."""
+        done: dict[str, None] = {}
+        for start in self.places:
+            path: list[str] = []
+            todo = [(start, False)]
+            while todo:
+                place, left = todo.pop()
+                if left:
+                    done[path.pop()] = None
+                elif place in path:
+                    circle = " -> ".join([*path[path.index(place) :], place][:5])
+                    raise refused(f"refers to itself with nothing between: {circle[:200]}", "end it in a type")
+                elif place not in done:
+                    path.append(place)
+                    todo += [(place, True), *((each, False) for each in self.here(place))]
+        return [*done]
+
+    def _ways(self, place: str, known: Mapping[str, int]) -> int:
+        """How many combinations of alternatives the compiler tries for one value."""
+        total, here = 1, self.here(place)
+        for name in ("anyOf", "oneOf"):
+            total *= max(1, sum(known[each] for each in here if each.startswith(f"{place}/{name}/")))
+        for each in here:
+            if not each.startswith((f"{place}/anyOf/", f"{place}/oneOf/")):
+                total *= known[each]
+        return total
+
+    def _finite(self) -> set[str]:
+        """The places of schemas that some finite value fits: the least set that contains all that follow from it."""
+        found: set[str] = set()
+        left, before = [*self.places], 0
+        while len(left) != before:
+            before = len(left)
+            for place in reversed(left):
+                if self._fits(place, found):
+                    found.add(place)
+            left = [place for place in reversed(left) if place not in found]  # by turns from either end
+        return found
+
+    def _fits(self, place: str, found: set[str]) -> bool:
+        schema = self.places[place]
+        if isinstance(schema, bool):
+            return schema
+        target = self.target(schema)
+        inner = {name: [f"{place}/{name}/{i}" for i, _ in enumerate(schema.get(name) or [])] for name in _HERE}
+        if target is not None and target not in found:
+            return False
+        if not all(each in found for each in inner["allOf"]):
+            return False
+        if any(inner[name] and not found & {*inner[name]} for name in ("anyOf", "oneOf")):
+            return False
+        if "enum" in schema or "const" in schema:
+            return True
+        kinds = schema.get("type", ())
+        fits = {"object": self._object_fits, "array": self._array_fits}
+        listed = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else ()
+        return not listed or any(fits[kind](place, schema, found) if kind in fits else True for kind in listed)
+
+    def _object_fits(self, place: str, schema: Mapping[str, Any], found: set[str]) -> bool:
+        known, names = schema.get("properties") or {}, schema.get("required") or []
+        needed = [f"{place}/properties/{_escaped(name)}" for name in names if isinstance(name, str) and name in known]
+        return all(each in found for each in needed)
+
+    def _array_fits(self, place: str, schema: Mapping[str, Any], found: set[str]) -> bool:
+        least, first = schema.get("minItems", 0), schema.get("prefixItems") or []
+        if not isinstance(least, int | float) or least <= 0:
+            return True
+        needed = [f"{place}/prefixItems/{i}" for i in range(min(len(first), int(least)))]
+        if least > len(first) and isinstance(schema.get("items"), Mapping | bool):
+            needed.append(f"{place}/items")
+        return all(each in found for each in needed)
+
+    def rewritten(self, schema: Any) -> Any:
+        """The schema with `oneOf` as `anyOf`, where its branches exclude each other. Raises InputError elsewhere."""
+        if not isinstance(schema, Mapping):
+            return schema
+        made: dict[str, Any] = {}
+        for key, value in schema.items():
+            if key in _MAPS and isinstance(value, Mapping):
+                made[key] = {name: self.rewritten(each) for name, each in value.items()}
+            elif key in _LISTS and isinstance(value, list):
+                made[key] = [self.rewritten(each) for each in value]
+            else:
+                made[key] = self.rewritten(value) if key in _ONES else value
+        branches = made.pop("oneOf", None)
+        if not isinstance(branches, list):
+            return schema if branches is not None else made
+        for second, one in enumerate(branches):
+            for first in range(second):
+                if not self.apart(branches[first], one):
+                    why = f"has a `oneOf` whose branches {first} and {second} may both fit a value"
+                    raise refused(why, "use `anyOf`, or give each branch a required property with its own `const`")
+        taken = {"allOf": [*made.get("allOf", ()), {"anyOf": branches}]} if "anyOf" in made else {"anyOf": branches}
+        return {**made, **taken}
+
+    def apart(self, one: Schema, two: Schema) -> bool:
+        """Whether it is sure that no value fits both schemas."""
+        one, two = self._followed(one), self._followed(two)
+        if not self._types(one) & self._types(two):
+            return True
+        if isinstance(one, bool) or isinstance(two, bool):
+            return one is False or two is False
+        values = [_values(each) for each in (one, two)]
+        if values[0] is not None and values[1] is not None:
+            return not values[0] & values[1]
+        if self._types(one) | self._types(two) == {"number"}:
+            return _above(one, two) or _above(two, one)
+        if self._types(one) | self._types(two) != {"object"}:
+            return False
+        known = [each.get("properties") or {} for each in (one, two)]
+        both = {*one.get("required", ())} & {*two.get("required", ())} & known[0].keys() & known[1].keys()
+        return any(self.apart(known[0][name], known[1][name]) for name in both)
+
+    def _followed(self, schema: Schema) -> Schema:
+        while (target := self.target(schema)) is not None and isinstance(schema, Mapping) and len(schema) == 1:
+            schema = self.places[target]
+        return schema
+
+    def _types(self, schema: Schema) -> frozenset[str]:
+        """Types of the values that may fit."""
+        if not isinstance(schema, Mapping):
+            return _TYPES if schema else frozenset()
+        if (values := _values(schema)) is not None:
+            return frozenset(_type_of(json.loads(each)) for each in values)
+        kinds = schema.get("type", [*_TYPES])
+        found = {"number" if each == "integer" else each for each in ([kinds] if isinstance(kinds, str) else kinds)}
+        if (target := self.target(schema)) is not None:
+            found &= self._types(self.places[target])
+        for each in schema.get("allOf") or ():
+            found &= self._types(each)
+        for name in ("anyOf", "oneOf"):
+            if schema.get(name):
+                found &= frozenset[str]().union(*(self._types(each) for each in schema[name]))
+        return frozenset(found) & _TYPES
+
+
+def _values(schema: Schema) -> set[str] | None:
+    """The values of an `enum` or `const`, as JSON text; None if it has neither."""
+    if not isinstance(schema, Mapping) or not ({"enum", "const"} & schema.keys()):
+        return None
+    listed = schema["enum"] if isinstance(schema.get("enum"), list) else [schema.get("const")]
+    return {json.dumps(_plain(each), sort_keys=True) for each in listed}
+
+
+def _plain(value: Any) -> Any:
+    """A value with 1.0 as 1, which JSON Schema takes for the same."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _type_of(value: Any) -> str:
+    kinds = {bool: "boolean", type(None): "null", str: "string", dict: "object", list: "array"}
+    return kinds.get(type(value), "number")
+
+
+def _above(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether each number of the first is larger than each of the second."""
+    low = max((one[key] for key in ("minimum", "exclusiveMinimum") if _type_of(one.get(key)) == "number"), default=None)
+    top = min((two[key] for key in ("maximum", "exclusiveMaximum") if _type_of(two.get(key)) == "number"), default=None)
+    return low is not None and top is not None and low > top
