@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,10 @@ _REMEDY = {
     errno.ENOENT: "the folder does not exist: create it first",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+_NOT_A_FILE = "it is {}, not a file"
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)  # opening a pipe waits for its writer otherwise
 
 
 def store_error(path: Path, what: str, error: OSError) -> StoreError:
@@ -160,15 +165,47 @@ def make_folder(path: Path) -> Path:
 
 def read_limited(path: Path | str, limit: int) -> bytes:
     """Read a whole regular file of at most `limit` bytes. Raises MediaError."""
-    path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise MediaError(f"cannot read `{path}`: {error.strerror or error}") from error
     if len(data) > limit:
         raise MediaError(f"`{path}` is larger than {limit:,} bytes, the most that is read")
     return data
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """Open a regular file to read from, and wait for nothing. Raises OSError, also for a pipe, device or folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAIT)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, "a file name has no NUL character") from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise OSError(errno.EINVAL, _NOT_A_FILE.format("a socket or device"), str(path)) from error
+        raise
+    try:
+        _check_regular(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check_regular(path: Path | str) -> None:
+    """For libraries that open a path themselves. Raises OSError unless a regular file has that name."""
+    try:
+        _check_regular(path, os.stat(path).st_mode)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, "a file name has no NUL character") from error
+
+
+def _check_regular(path: Path | str, mode: int) -> None:
+    """Raise OSError that names what it is in place of a regular file."""
+    if not stat.S_ISREG(mode):
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, _NOT_A_FILE.format(_KINDS.get(stat.S_IFMT(mode), "a device")), str(path))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ from studio import models
 from studio.errors import InputError, MediaError, StoreError, UsageError
 from studio.files import read_limited
 from studio.media import Image, Media, Video, animation
+from studio.media.base import UNREAD
 from studio.recipe import Recipe
 from studio.store import Store
 from studio.store.store import KINDS
@@ -65,6 +66,8 @@ def load(what: Path | str, store: Store) -> Media:
         media = _open(path)
         if media.recipe is not None:
             return media
+        if unread := [each for each in media.notices if each.startswith(UNREAD)]:
+            raise MediaError(f"`{what}`: {unread[0]}", hint="it is damaged, or was written by a newer Studio")
         kept = store.find(media.sha256)
         return media if kept is None else media.attach(kept.recipe, path)
     if isinstance(what, str) and re.fullmatch(r"[0-9a-f]{1,64}", what):
@@ -77,7 +80,7 @@ def load(what: Path | str, store: Store) -> Media:
 def recipe_of(media: Media, what: Path | str) -> Recipe:
     """The recipe that the media carries. Raises StoreError if it has none."""
     if media.recipe is None:
-        hint = "it may have been made or saved anew by another program, which drops the recipe"
+        hint = "; ".join(media.notices) or "it may have been saved anew by another program, which drops the recipe"
         raise StoreError(f"`{what}` carries no recipe, and the store knows nothing of its content", hint=hint)
     return media.recipe
 

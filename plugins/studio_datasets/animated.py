@@ -12,11 +12,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from studio.media import animation
+from studio.media import clips
 from studio_datasets import emoji
-
-MOST = 256 << 20
-"""Bytes of frames that a file may hold."""
 
 
 def files(packages: Iterable[Path]) -> dict[str, Path]:
@@ -30,7 +27,10 @@ def read(path: Path, fps: float, size: int) -> np.ndarray:
 
     Raises MediaError if the file is damaged or holds too much.
     """
-    frames, rate, _ = animation.read(path.read_bytes(), MOST)
+    pixels = bytearray()
+    found = clips.decode(path.read_bytes(), lambda _, body: pixels.extend(body))
+    (width, height), rate = found["size"], found["fps"]
+    frames = np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3)
     count = max(1, round(len(frames) * fps / rate))
     shown = (frames[min(int(index * rate / fps), len(frames) - 1)] for index in range(count))
     side = (size, size)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FITS = ("crop", "letterbox")
 WHITE = (255, 255, 255)
+_NEAR = 20  # levels from black or white that count as it
 
 
 def numbers(text: str, what: str) -> tuple[int, int, int, int]:
@@ -53,7 +54,8 @@ class Canvas:
 
         Args:
             fit: ``crop`` fills the size and cuts what is over, ``letterbox`` shows all on white.
-            mask: as large as the picture; white is drawn anew, black kept, grey between mixed.
+            mask: as large as the picture; white is drawn anew, black kept, grey between mixed. One with clear parts is
+                white paint on a clear layer, or a picture whose clear parts are drawn anew.
             box: ``x,y,width,height`` in the picture's own pixels, drawn anew.
             extend: ``left,top,right,bottom`` pixels around the fitted picture, drawn anew.
 
@@ -61,17 +63,17 @@ class Canvas:
         """
         import numpy as np
 
-        notices = []
+        notices: list[str] = []
         if image.mode == "RGBA":
             notices.append("what is clear in the picture was put on white")
-        drawn = _drawn(image, mask, box)
+        drawn = _drawn(image, mask, box, notices)
         if image.size != size:
             how = "cropped" if fit == "crop" else "letterboxed on white"
             ratio = image.size[0] * size[1] == image.size[1] * size[0]
             notices.append(f"the picture, {_words(image.size)}, was scaled{'' if ratio else f' and {how}'} "
                            f"to {_words(size)}")  # fmt: skip
         pixels = np.asarray(_fit(_on_white(image), size, fit, WHITE))
-        anew = None if drawn is None else np.asarray(_fit(drawn, size, fit, 0), np.float32) / np.float32(255)
+        anew = None if drawn is None else _clean(np.asarray(_fit(drawn, size, fit, 0), np.float32) / np.float32(255))
         if anew is not None and not anew.any():
             raise InputError("mask", f"nothing is left to draw: cropping to {_words(size)} cut off all that is to be "
                              "drawn anew", hint="give `fit` as `letterbox`")  # fmt: skip
@@ -102,7 +104,34 @@ def composite(made: NDArray[np.uint8], pixels: NDArray[np.uint8], mask: NDArray[
     return mixed
 
 
-def _drawn(image: Image, mask: Image | None, box: str) -> PIL.Image.Image | None:
+def _grey(mask: Image, notices: list[str]) -> PIL.Image.Image:
+    """The mask as grey, white where to draw. One with clear parts is of two kinds: white or black paint on a clear
+    layer, or, as paint programs and OpenAI's API have it, a picture with a hole where to draw.
+    """
+    import numpy as np
+    import PIL.Image
+
+    pil = mask.pil
+    if pil.mode != "RGBA" or pil.getchannel("A").getextrema() == (255, 255):
+        return pil.convert("L")
+    pixels = np.asarray(pil)
+    paint = pixels[pixels[:, :, 3] > 0][:, :3]
+    marks = ((paint < _NEAR) | (paint > 255 - _NEAR)).all(1) & (paint.max(1) - paint.min(1) < _NEAR)
+    if len(paint) and marks.mean() > 0.95 and paint.max() > 255 - _NEAR:
+        return _over(mask, 0).convert("L")
+    notices.append("the mask is a picture with clear parts: what is clear is drawn anew")
+    return PIL.Image.fromarray(255 - pixels[:, :, 3])
+
+
+def _clean(mask: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Nearly black as black and nearly white as white: JPEG leaves noise, which would draw cells that are kept."""
+    import numpy as np
+
+    near = np.float32(_NEAR / 255)
+    return np.where(mask < near, np.float32(0), np.where(mask > 1 - near, np.float32(1), mask))
+
+
+def _drawn(image: Image, mask: Image | None, box: str, notices: list[str]) -> PIL.Image.Image | None:
     """The picture's mask, of its own size, from a mask or a box."""
     import PIL.Image
 
@@ -110,7 +139,7 @@ def _drawn(image: Image, mask: Image | None, box: str) -> PIL.Image.Image | None
         if mask.size != image.size:
             raise InputError("mask", f"`mask` is {_words(mask.size)}, but `image` is {_words(image.size)}",
                              hint="make the mask as large as the picture")  # fmt: skip
-        drawn = _over(mask, 0).convert("L")
+        drawn = _grey(mask, notices)
         if drawn.getextrema() == (0, 0):
             raise InputError("mask", "`mask` is black everywhere, so nothing would be drawn",
                              hint="paint white what is to be drawn anew")  # fmt: skip

@@ -3,7 +3,8 @@
 from studio.media.audio import Audio
 from studio.media.base import MAX_FILE_BYTES, Media, Text
 from studio.media.embedding import Embedding
-from studio.media.image import MAX_PIXELS, Image, recipe_in
+from studio.media.image import Image, recipe_in
+from studio.media.pictures import MAX_PIXELS
 from studio.media.video import Video
 
 __all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "Audio", "Embedding", "Image", "Media", "Text", "Video", "recipe_in"]

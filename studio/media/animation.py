@@ -1,8 +1,8 @@
-"""Frames as animated pictures: WebP, GIF and animated PNG, with a text in the file. Knows nothing of recipes.
+"""Frames as animated pictures: WebP, GIF, animated PNG and AVIF, with a text in the file. Knows nothing of recipes.
 
-PNG keeps every pixel, WebP nearly; GIF has 256 colours and counts in hundredths of a second, so 12 frames a second last
-0.08 s each there, and more than 50 last 0.02 s: players take less for a mistake and show a tenth of a second. They show
-each frame for a whole number of milliseconds.
+PNG keeps every pixel, WebP and AVIF nearly; GIF has 256 colours and counts in hundredths of a second, so 12 frames a
+second last 0.08 s each there, and more than 50 last 0.02 s: players take less for a mistake and show a tenth of a
+second. They show each frame for a whole number of milliseconds.
 
 Try it: `write(frames, 12, ".webp", "hello")`
 """
@@ -11,37 +11,47 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from studio.errors import MediaError
+from studio.media import pictures, png
+from studio.media.base import check_decoded, damaged
 
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
     from numpy.typing import NDArray
 
-FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG"}
-# How Pillow says that a file is damaged.
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG", ".avif": "AVIF"}
+READ = "GIF, WebP, animated PNG, AVIF"
+FRAME_BYTES = 64 << 10  # what a frame counts as at least: many small ones cost time, not memory
 _UNTIMED = 100  # ms that players show a frame which lasts 0
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _HOW: dict[str, dict[str, Any]] = {
     ".webp": {"quality": 90, "method": 4},
     ".gif": {"optimize": False, "disposal": 1},
     ".png": {},
+    ".avif": {"quality": 90, "subsampling": "4:4:4", "speed": 8, "max_threads": 1},
 }
 
 
-def write(frames: NDArray[np.uint8], fps: float, suffix: str, text: str) -> bytes:
-    """The frames, uint8 (T, H, W, 3), as a file of the format with that suffix, without end; `text` is ASCII."""
+def write(frames: Iterable[PIL.Image.Image | NDArray[np.uint8]], fps: float, suffix: str, text: str) -> bytes:
+    """The frames, uint8 (T, H, W, 3), as a file of the format with that suffix, without end; `text` is ASCII.
+
+    Raises MediaError where Pillow was built without the format.
+    """
+    import PIL.features
     import PIL.Image
     import PIL.PngImagePlugin
 
-    first, *others = (PIL.Image.fromarray(frame) for frame in frames)
+    if suffix == ".avif" and not PIL.features.check("avif"):
+        raise MediaError("this Pillow writes no AVIF", hint="update Pillow, or choose another format")
+    first, *others = (each if isinstance(each, PIL.Image.Image) else PIL.Image.fromarray(each) for each in frames)
     how = dict(_HOW[suffix])
-    if text and suffix == ".webp":
+    if text and suffix in (".webp", ".avif"):
         exif = PIL.Image.Exif()
         exif[_DESCRIPTION] = text
         how["exif"] = exif
@@ -50,92 +60,220 @@ def write(frames: NDArray[np.uint8], fps: float, suffix: str, text: str) -> byte
     elif text:
         how["pnginfo"] = PIL.PngImagePlugin.PngInfo()
         how["pnginfo"].add_text("studio", text)
-    lasts = max(20, 10 * round(100 / fps)) if suffix == ".gif" else 1000 / fps
+    if others:
+        lasts = max(20, 10 * round(100 / fps)) if suffix == ".gif" else 1000 / fps
+        how |= {"save_all": True, "append_images": others, "duration": round(lasts) if suffix == ".avif" else lasts}
+        how |= {} if suffix == ".avif" else {"loop": 0}
     buffer = io.BytesIO()
-    first.save(buffer, FORMATS[suffix], save_all=True, append_images=others, duration=lasts, loop=0, **how)
+    first.save(buffer, FORMATS[suffix], **how)
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Header:
+    """What an animated picture's own structure says: width and height, how many ms each frame lasts, and its end.
+
+    `size` and `lasting` are empty for AVIF, whose structure only its library reads.
+    """
+
+    size: tuple[int, int]
+    lasting: tuple[float, ...]
+    end: int
+
+
 def is_picture(data: bytes) -> bool:
-    """Whether the bytes begin as a WebP, GIF or PNG file does."""
-    return data[:4] == b"GIF8" or data[:8] == b"\x89PNG\r\n\x1a\n" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    """Whether the bytes begin as a WebP, GIF, PNG or AVIF file does."""
+    return data[:4] == b"GIF8" or png.is_png(data) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or is_avif(data)
+
+
+def is_avif(data: bytes) -> bool:
+    """Whether the bytes begin as an AVIF file does, a still or a sequence."""
+    return data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
 
 
 def moves(data: bytes) -> bool:
     """Whether it is a picture of such a format with more than one frame; what is damaged has none."""
-    import PIL.Image
-
-    if not is_picture(data):
-        return False
+    if is_avif(data):
+        return data[8:12] == b"avis"
     try:
-        with PIL.Image.open(io.BytesIO(data), formats=tuple(FORMATS.values())) as picture:
-            return int(getattr(picture, "n_frames", 1)) > 1
-    except (*_DAMAGED, PIL.Image.DecompressionBombError):
+        return is_picture(data) and len(header(data).lasting) > 1
+    except MediaError:
         return False
 
 
-def read(data: bytes, most: int) -> tuple[list[NDArray[np.uint8]], float, str]:
-    """Frames on white, frames a second, and the text that `write` put there.
-
-    A frame that lasts as long as several others is several equal frames, which Pillow and libwebp write as one.
-
-    Raises MediaError if the file is damaged, its frames have no rate in common, or they take more than `most` bytes.
-    """
-    import numpy as np
-    import PIL.Image
-    import PIL.ImageSequence
-
-    if not _whole(data):
-        raise MediaError("the animated picture is truncated: its end is missing")
-    too_large = MediaError(f"the video holds more than {most:,} bytes of frames")
-    frames, durations = [], []
+def header(data: bytes) -> Header:
+    """Count what the file holds without decoding it. Raises MediaError if its end is missing."""
     try:
-        with PIL.Image.open(io.BytesIO(data), formats=list(FORMATS.values())) as picture:
-            width, height = picture.size
-            if width * height * 3 * getattr(picture, "n_frames", 1) > most:
-                raise too_large
-            for frame in PIL.ImageSequence.Iterator(picture):
-                frames.append(np.asarray(_on_white(frame)))
-                durations.append(round(frame.info.get("duration", 0)) or _UNTIMED)
-            text = next(_texts(picture), "")
-            rounded = 5 if picture.format == "GIF" else 1  # it counts in hundredths of a second
-    except _DAMAGED as error:
-        raise MediaError(f"the animated picture is truncated or damaged: {error}") from None
-    length, counts = _repeats(durations, rounded)
-    if width * height * 3 * sum(counts) > most:
-        raise too_large
-    shown = [frame for frame, count in zip(frames, counts, strict=True) for _ in range(count)]
-    return shown, 1000 / max(length, 5), text
+        if png.is_png(data):
+            return _png(data)
+        return _gif(data) if data[:4] == b"GIF8" else Header((0, 0), (), len(data)) if is_avif(data) else _webp(data)
+    except (IndexError, struct.error):
+        raise damaged("the animated picture", READ) from None
 
 
-def _repeats(durations: list[int], rounded: int) -> tuple[float, list[int]]:
-    """How many ms a frame lasts, and how many frames each stands for; durations are off by up to `rounded` ms.
+def check(data: bytes) -> None:
+    """Refuse an animated picture that holds too much, before anything is decoded. Raises MediaError."""
+    found = header(data)
+    if found.lasting:
+        pictures.check_pixels(found.size)
+        check_frames(len(found.lasting), found.size)
 
-    Raises MediaError where they are not multiples of the shortest.
+
+def check_frames(count: int, size: tuple[int, int]) -> None:
+    """Raise MediaError for more frames of that size than are read."""
+    width, height = size
+    check_decoded(count * max(width * height * 3, FRAME_BYTES), "the video", f"{count:,} frames of {width}x{height}")
+
+
+def _png(data: bytes) -> Header:
+    """Each chunk fcTL is a frame, up to as many as acTL says."""
+    claimed, lasting, ends = 1, [], 0
+    for kind, start, end in png.chunks(data):
+        ends = end + 4
+        if kind == b"acTL":
+            claimed = max(1, struct.unpack_from(">I", data, start)[0])
+        elif kind == b"fcTL":
+            number, parts = struct.unpack_from(">HH", data, start + 20)
+            lasting.append(1000 * number / (parts or 100) or _UNTIMED)
+    return Header(png.size(data), tuple(lasting[:claimed]) or (_UNTIMED,), ends)
+
+
+def _gif(data: bytes) -> Header:
+    """A screen, then blocks: extensions (21), pictures (2C), and the end (3B). Pictures may exceed the screen."""
+    width, height, packed = struct.unpack_from("<HHB", data, 6)
+    at = 13 + _palette(packed)
+    lasting, lasts = [], 0
+    while data[at] != 0x3B:
+        if data[at] == 0x21:
+            if data[at + 1] == 0xF9:
+                lasts = struct.unpack_from("<H", data, at + 4)[0]
+            at += 2
+        elif data[at] == 0x2C:
+            left, top, wide, high, packed = struct.unpack_from("<HHHHB", data, at + 1)
+            width, height = max(width, left + wide), max(height, top + high)
+            lasting.append(10 * lasts or _UNTIMED)
+            lasts, at = 0, at + 11 + _palette(packed)
+        else:
+            raise damaged("the animated picture", READ)
+        while length := data[at]:
+            at += 1 + length
+        at += 1
+    return Header((width, height), tuple(lasting) or (_UNTIMED,), at + 1)
+
+
+def _palette(packed: int) -> int:
+    """Bytes of a GIF's colour table, which these flags announce."""
+    return 3 << (packed & 7) + 1 if packed & 0x80 else 0
+
+
+def _webp(data: bytes) -> Header:
+    """The WebP container: RIFF chunks; VP8X has the canvas, each ANMF is a frame."""
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        raise damaged("the animated picture", READ)
+    size, lasting, at = (0, 0), [], 12
+    while at + 8 <= end:
+        kind, length = struct.unpack_from("<4sI", data, at)
+        body = data[at + 8 : at + 26]
+        if kind == b"VP8X":
+            size = (1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))
+        elif kind == b"VP8 " and size == (0, 0):
+            size = (int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF)
+        elif kind == b"VP8L" and size == (0, 0):
+            packed = int.from_bytes(body[1:5], "little")
+            size = (1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF))
+        elif kind == b"ANMF":
+            lasting.append(int.from_bytes(body[12:15], "little") or _UNTIMED)
+        at += 8 + length + length % 2
+    return Header(size, tuple(lasting) or (_UNTIMED,), end)
+
+
+@dataclass(frozen=True)
+class Animation:
+    """An opened animated picture.
+
+    Attributes:
+        lasting: how many ms each frame lasts.
+        rounded: by how many ms that may be off; GIF counts in hundredths of a second.
+        text: what `write` put there.
     """
-    least = max(min(durations), 5)
-    counts = [max(1, round(each / least)) for each in durations]
-    length = sum(durations) / sum(counts)
-    if any(abs(each - count * length) > rounded for each, count in zip(durations, counts, strict=True)):
-        raise MediaError(
-            f"the frames last from {min(durations)} to {max(durations)} ms; a video has one rate",
-            hint="write it anew with frames of one length",
-        )
-    return length, counts
+
+    lasting: tuple[float, ...]
+    rounded: float
+    text: str
+    _data: bytes
+    _profile: bytes | None
+    _depth: int
+
+    @classmethod
+    def open(cls, data: bytes) -> Self:
+        """Read the header and the text. Raises MediaError if the file is damaged or holds too much."""
+        check(data)
+        found, profile, depth, text = header(data), None, 8, ""
+        if png.is_png(data):
+            with suppress(MediaError):  # a still's reader tells of it; here a profile is no more than a wish
+                profile = png.profile(data)
+            with suppress(MediaError):
+                text = png.read_text(data, "studio") or ""
+            depth, data = png.depth(data), png.picture(data, moving=True)
+        data = data[: found.end]
+        with _damage_told(), pictures.opened(data, FORMATS.values()) as picture:
+            pictures.check_pixels(picture.size)
+            check_frames(int(getattr(picture, "n_frames", 1)) if is_avif(data) else 1, picture.size)
+            text = text or next(_texts(picture), "")
+        made = cls(found.lasting, 5 if data[:4] == b"GIF8" else 1, text, data, profile, depth)
+        return made if found.lasting else replace(made, lasting=tuple(made._durations()))
+
+    def frames(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the frames on white, uint8 (H, W, 3), one at a time. Raises MediaError if the file is damaged."""
+        import numpy as np
+
+        count, size = 0, None
+        for frame in self._each():
+            count += 1
+            size = size or frame.size
+            if frame.size != size:
+                raise MediaError("the animated picture has frames of unlike sizes", hint="save it anew")
+            yield np.asarray(_on_white(pictures.plain(frame, self._profile, self._depth)[0]))
+        if count < len(self.lasting):
+            raise damaged("the animated picture", READ)
+
+    def _durations(self) -> Iterator[float]:
+        """AVIF tells them with the decoded frames."""
+        for frame in self._each():
+            yield float(round(frame.info.get("duration", 0)) or _UNTIMED)
+
+    def _each(self) -> Iterator[PIL.Image.Image]:
+        import PIL.ImageSequence
+
+        with _damage_told(), pictures.opened(self._data, FORMATS.values()) as picture:
+            frames = PIL.ImageSequence.Iterator(picture)
+            if getattr(picture, "default_image", False):
+                next(frames)  # a still for programs that play none, which is no frame
+            for count, frame in enumerate(frames, 1):
+                pictures.check_pixels(frame.size)
+                check_frames(count, frame.size)
+                frame.load()
+                yield frame
 
 
-def _whole(data: bytes) -> bool:
-    """Whether the file ends as its format says; Pillow shows what there is of one that does not."""
-    if data[:4] == b"RIFF":
-        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    return data.rstrip(b"\0").endswith(b";") if data[:4] == b"GIF8" else b"IEND" in data[-12:]
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    import PIL.Image
+
+    try:
+        yield
+    except (*pictures.DAMAGED, PIL.Image.DecompressionBombError) as error:
+        raise damaged("the animated picture", READ) from error
 
 
 def _on_white(frame: PIL.Image.Image) -> PIL.Image.Image:
     import PIL.Image
 
+    if frame.mode != "RGBA":
+        return frame.convert("RGB")
     white = PIL.Image.new("RGBA", frame.size, (255, 255, 255, 255))
-    white.alpha_composite(frame.convert("RGBA"))
+    white.alpha_composite(frame)
     return white.convert("RGB")
 
 

@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Self
 
 from studio.errors import MediaError
-from studio.media.base import Media
+from studio.media.base import Media, check_decoded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,8 +58,10 @@ class Audio(Media):
         form, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunks[b"fmt "])
         if form == _EXTENSIBLE and len(chunks[b"fmt "]) >= 26:
             form = struct.unpack_from("<H", chunks[b"fmt "], 24)[0]
-        if not channels:
-            raise MediaError("the WAV file claims to have no channel")
+        if not 1 <= channels <= 8:
+            raise MediaError(f"the WAV file has {channels} channels; 1 to 8 are read", hint="mix it down")
+        count = len(chunks[b"data"]) // max(1, bits // 8)
+        check_decoded(count * 4, "the sound", f"{count // channels:,} samples of {channels} channels")
         flat = _wav_samples(chunks[b"data"], form, bits)
         return cls(flat[: flat.size // channels * channels].reshape(-1, channels).T, rate)
 

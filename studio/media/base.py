@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -28,6 +30,47 @@ if TYPE_CHECKING:
     from studio.recipe import MediaRef, Recipe
 
 MAX_FILE_BYTES = 64 << 20
+MAX_DECODED_BYTES = 512 << 20
+"""What a file may hold once it is decoded: of pixels, frames or samples. It is counted before anything is decoded."""
+
+
+UNREAD = "its recipe cannot be read"  # how a notice begins that says so
+
+
+def damaged(noun: str, formats: str) -> MediaError:
+    """The one error for all that a decoder can find wrong with a file."""
+    return MediaError(
+        f"{noun} is truncated, damaged, or in a format that is not read ({formats})",
+        hint="save it anew in one of these formats",
+    )
+
+
+def check_decoded(size: int, noun: str, what: str) -> None:
+    """Raise MediaError if `what` a file claims to hold takes more than `MAX_DECODED_BYTES` once decoded."""
+    if size > MAX_DECODED_BYTES:
+        raise MediaError(
+            f"{noun} holds {what}, {size >> 20:,} MiB once decoded; at most {MAX_DECODED_BYTES >> 20} MiB are read",
+            hint="make it smaller or shorter",
+        )
+
+
+def told(recipe: Recipe | None) -> str:
+    """The recipe as ASCII, for a file's comment or description; nothing for None."""
+    return json.dumps(json.loads(recipe.portable().to_json())) if recipe else ""
+
+
+def recipe_of(text: str | None) -> tuple[Recipe | None, tuple[str, ...]]:
+    """The recipe in a text of a file, or None and why not. What another program wrote there is not a recipe."""
+    from studio.recipe import Recipe
+
+    if text is None:
+        return None, ()
+    if not (text.lstrip().startswith("{") and '"schema_version"' in text):
+        return None, ("its text `studio` is of another program, and not a recipe",)
+    try:
+        return Recipe.parse(text), ()
+    except MediaError as error:
+        return None, (f"{UNREAD}: {error.message.removeprefix('the recipe cannot be read: ')}",)
 
 
 class Media:
@@ -47,6 +90,7 @@ class Media:
 
     _recipe: Recipe | None = None
     _path: Path | None = None
+    _notices: tuple[str, ...] = ()
 
     @property
     def data(self) -> bytes:
@@ -77,10 +121,18 @@ class Media:
         """Where it lies, where the host stored it or it was opened from a file."""
         return self._path
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user must know of how the file was read, such as frames that were repeated; no part of the value."""
+        return self._notices
+
     @cached_property
     def sha256(self) -> str:
         """The identity: sha256 of the content (see the module's docstring), in hex."""
-        return hashlib.sha256(self._content()).hexdigest()
+        made = hashlib.sha256()
+        for piece in self._content():
+            made.update(piece)
+        return made.hexdigest()
 
     @property
     def ref(self) -> MediaRef:
@@ -116,8 +168,15 @@ class Media:
         other._recipe, other._path = recipe, path
         return other
 
-    def _content(self) -> bytes:
-        return self.data
+    def noticing(self, notices: Iterable[str]) -> Self:
+        """Return the same media with what the user must know of how its file was read."""
+        other = copy.copy(self)
+        other._notices = tuple(notices)
+        return other
+
+    def _content(self) -> Iterable[bytes]:
+        """What the identity is computed from, in pieces."""
+        return (self.data,)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and isinstance(other, Media) and self.sha256 == other.sha256

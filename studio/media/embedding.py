@@ -9,11 +9,13 @@ import io
 from typing import TYPE_CHECKING, Any, Self
 
 from studio.errors import MediaError
-from studio.media.base import Media
+from studio.media.base import Media, damaged
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_MAX_HEADER = 10_000  # bytes, numpy's own limit
 
 
 class Embedding(Media):
@@ -48,10 +50,18 @@ class Embedding(Media):
         """Decode .npy; never unpickles. Raises MediaError."""
         import numpy as np
 
+        file = io.BytesIO(data)
         try:
-            array = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, EOFError, OSError, SyntaxError) as error:
-            raise MediaError(f"not a .npy array: {error}") from None
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            raise MediaError("not a .npy array of real numbers")
-        return cls(array)
+            version = np.lib.format.read_magic(file)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError("another version")
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, kind = read(file, max_header_size=_MAX_HEADER)
+        except (ValueError, TypeError, EOFError, OSError, SyntaxError, OverflowError, MemoryError, RecursionError):
+            raise damaged("the embedding", ".npy of one row of floats") from None
+        if kind.kind != "f" or kind.shape or len(shape) != 1:
+            raise MediaError(f"the .npy holds {kind} of the shape {shape}; an embedding is one row of floats"[:200])
+        body = data[file.tell() :]
+        if not 0 <= shape[0] * kind.itemsize <= len(body):
+            raise MediaError(f"the .npy is truncated: it claims {shape[0]:,} numbers", hint="make it anew")
+        return cls(np.frombuffer(body, kind, shape[0]))

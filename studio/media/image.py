@@ -8,12 +8,15 @@ Try it: ``python -c "import studio; print(studio.Image.open('a.png').size)"``
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from studio.caching import cached_property
 from studio.errors import MediaError
-from studio.media import png
-from studio.media.base import Media
+from studio.files import write_atomically
+from studio.media import animation, pictures, png
+from studio.media.base import UNREAD, Media, recipe_of, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,22 +25,24 @@ if TYPE_CHECKING:
 
     from studio.recipe import Recipe
 
-MAX_PIXELS = 50_000_000
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+AVIF = ".avif"
 
 
 class Image(Media):
     """A picture of 8-bit grey (L), RGB or RGBA pixels, at most 50 megapixels.
 
-    `Image(pil)` converts other Pillow modes (palettes to RGB or RGBA, 16-bit grey to 8-bit); `from_array` takes
-    uint8 (H, W), (H, W, 3) or (H, W, 4). Raises MediaError for an empty or too large picture.
+    `Image(pil)` converts other Pillow modes (palettes to RGB or RGBA, 16-bit grey to 8-bit), and colours to sRGB from
+    the profile in `pil.info`; `from_array` takes uint8 (H, W), (H, W, 3) or (H, W, 4). `save` writes AVIF for a file
+    name that says so, which is lossy. Raises MediaError for an empty or too large picture.
     """
 
     media_type, suffix, kind, noun = "image/png", ".png", "image", "a picture"
+    others = (AVIF,)
 
     def __init__(self, pil: PIL.Image.Image) -> None:
-        _check_pixels(pil.size)
-        self._pil = _plain_mode(pil)
+        pictures.check_pixels(pil.size)
+        self._pil, notices = pictures.plain(pil)
+        self._notices = tuple(notices)
 
     @classmethod
     def from_array(cls, array: NDArray[np.uint8]) -> Self:
@@ -86,83 +91,51 @@ class Image(Media):
             texts["parameters"] = parameters
         return png.with_text(self.data, texts)
 
+    def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
+        """Write the file in the format of its suffix, whole or not at all, with its recipe. Raises as `Media.save`."""
+        if Path(path).suffix.lower() != AVIF:
+            return super().save(path, overwrite=overwrite)
+        data = animation.write([self._pil], 1, AVIF, told(self.recipe))
+        return write_atomically(path, data, overwrite=overwrite)
+
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Decode PNG, JPEG, WebP, GIF (its first frame), BMP or TIFF; a recipe that Studio wrote comes with it.
+        """Decode PNG, JPEG, WebP, GIF (its first frame), BMP, TIFF or AVIF; a recipe that Studio wrote comes with it.
 
-        Raises MediaError if the format is unknown, the file truncated, or the picture larger than 50 megapixels
-        (known from the header, before any pixel is decoded).
+        The picture comes upright, in sRGB and with 8 bits a sample; `notices` say what was assumed. A text `studio` of
+        another program is not a recipe. Raises MediaError if the format is unknown, the file truncated, or the picture
+        larger than 50 megapixels (known from the header, before any pixel is decoded).
         """
-        return cls(_decode_pil(data)).attach(recipe_in(data), None)
+        found = pictures.read(data)
+        text = found.description
+        recipe, unread = recipe_of(text if text.startswith("{") else None)
+        if png.is_png(data):
+            try:
+                recipe, unread = recipe_of(png.read_text(data, "studio"))
+            except MediaError as error:
+                recipe, unread = None, (f"{UNREAD}: {error.message}",)
+        return cls._of(found).attach(recipe, None).noticing((*found.notices, *unread))
 
     @classmethod
     def identify(cls, file: bytes) -> str:
         """The identity of the picture in these bytes, which its file's text chunks do not change."""
-        return cls(_decode_pil(file)).sha256
+        return cls._of(pictures.read(file)).sha256
 
-    def _content(self) -> bytes:
-        head = f"image {self.mode} {self.size[0]}x{self.size[1]}\n"
-        return head.encode() + self._pil.tobytes()
+    @classmethod
+    def _of(cls, found: pictures.Picture) -> Self:
+        """The picture, whose pixels nobody else holds."""
+        made = cls.__new__(cls)
+        made._pil = found.pil
+        return made
+
+    def _content(self) -> Iterator[bytes]:
+        width, height = self.size
+        yield f"image {self.mode} {width}x{height}\n".encode()
+        rows = max(1, (1 << 20) // width)
+        for top in range(0, height, rows):  # a copy of all of it would double what a large picture takes
+            yield self._pil.crop((0, top, width, min(height, top + rows))).tobytes()
 
 
 def recipe_in(data: bytes) -> Recipe | None:
-    """Return the recipe that a PNG file carries, or None if the bytes are no PNG or carry none. Raises MediaError."""
-    if not png.is_png(data):
-        return None
-    text = png.read_text(data, "studio")
-    if text is None:
-        return None
-    from studio.recipe import Recipe
-
-    return Recipe.parse(text)
-
-
-def _decode_pil(data: bytes) -> PIL.Image.Image:
-    """Decode the first frame with Pillow, upright (EXIF orientation applied); the size is checked before the pixels."""
-    import struct
-    import warnings
-    import zlib
-
-    import PIL.Image
-    import PIL.ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # _check_pixels is stricter
-            with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _check_pixels(image.size)
-                image.load()
-                return PIL.ImageOps.exif_transpose(image)
-    except PIL.UnidentifiedImageError:
-        raise MediaError("not a picture in a known format (PNG, JPEG, WebP, GIF, BMP, TIFF)") from None
-    except PIL.Image.DecompressionBombError:
-        raise MediaError(f"the picture has more than {MAX_PIXELS:,} pixels, the most that is read") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error, zlib.error) as error:
-        raise MediaError(f"the picture is truncated or damaged: {error}") from None
-
-
-def _check_pixels(size: tuple[int, int]) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise MediaError(f"a picture has at least one pixel, not {width}x{height}")
-    if width * height > MAX_PIXELS:
-        raise MediaError(f"the picture has {width}x{height} pixels; at most {MAX_PIXELS:,} in all are read")
-
-
-def _plain_mode(pil: PIL.Image.Image) -> PIL.Image.Image:
-    """Copy into L, RGB or RGBA."""
-    import PIL.Image
-
-    if pil.mode in ("L", "RGB", "RGBA"):
-        plain = pil.copy()
-        plain.info = {}  # neither colour profiles nor text may slip into the canonical file
-        return plain
-    if pil.mode.startswith("I") or pil.mode == "F":
-        import numpy as np
-
-        scale = 1 / 257 if pil.mode.startswith("I") else 1.0
-        return PIL.Image.fromarray((np.asarray(pil, dtype=np.float64) * scale).round().clip(0, 255).astype(np.uint8))
-    clear = pil.mode in ("LA", "PA", "La", "RGBa") or "transparency" in pil.info
-    plain = pil.convert("RGBA" if clear else "L" if pil.mode == "1" else "RGB")
-    plain.info = {}
-    return plain
+    """Return the recipe that a PNG file carries, or None if it carries none that can be read."""
+    return recipe_of(png.read_text(data, "studio"))[0] if png.is_png(data) else None

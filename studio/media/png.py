@@ -1,8 +1,9 @@
-"""PNG text chunks: write a few, read one from a file that may be hostile (PNG specification, third edition, 11.3.3).
+"""PNG chunks: write a few texts, read what a hostile file holds (PNG specification, third edition, 11.3.3).
 
 Only the chunk structure is handled here, no pixels: `with_text` puts iTXt chunks behind the header, `read_text` finds
-one by its key. Every length is checked against the bytes at hand and against `MAX_TEXT_BYTES`, compressed text
-is inflated no further than that. This module knows nothing of recipes or pixels.
+one by its key, `profile` inflates the colour profile, and `picture` is the file without either. Every length is checked
+against the bytes at hand, and what is compressed is inflated no further than `MAX_TEXT_BYTES` or `MAX_PROFILE_BYTES`.
+This module knows nothing of recipes or pixels.
 
 Try it: ``python -c "from studio.media.png import *; print(read_text(open('a.png', 'rb').read(), 'parameters'))"``
 """
@@ -17,6 +18,10 @@ from studio.errors import MediaError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT_BYTES = 1 << 20
+MAX_PROFILE_BYTES = 4 << 20
+_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
+_MOVING = (b"acTL", b"fcTL", b"fdAT")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _HEADER_END = len(SIGNATURE) + 4 + 4 + 13 + 4  # signature, IHDR's length, type, body, CRC
 
 
@@ -38,14 +43,55 @@ def read_text(png: bytes, key: str) -> str | None:
     holds more than 1 MiB of text.
     """
     wanted = key.encode("latin-1") + b"\0"
-    found = [(kind, body) for kind, body in _chunks(png) if body.startswith(wanted)]
-    return _text(found[0][0], found[0][1][len(wanted) :], key) if found else None
+    for kind, start, end in list(chunks(png)):  # to the end, which shows a truncated file
+        if kind in _TEXTS and png.startswith(wanted, start, end):
+            body = png[start:end]
+            if zlib.crc32(kind + body) != struct.unpack_from(">I", png, end)[0]:
+                raise MediaError(f"the PNG is damaged: the checksum of the text `{key}` is wrong")
+            return _text(kind, body[len(wanted) :], key)
+    return None
 
 
-def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Walk the chunks up to IEND, checking lengths and checksums of text chunks."""
+def picture(png: bytes, *, moving: bool = False) -> bytes:
+    """The file with nothing but its pixels, palette, colour key and orientation; with its animation where `moving`.
+
+    Decoders refuse files for texts and colour profiles that are long when inflated. Raises MediaError for a truncated
+    file, and for one without pixels. Bytes after its end are left out.
+    """
+    kept = _PIXELS + (_MOVING if moving else ())
+    found = [(start - 8, end + 4) for kind, start, end in chunks(png) if kind in kept]
+    view = memoryview(png)
+    return b"".join([SIGNATURE, *(view[start:end] for start, end in found)])
+
+
+def profile(png: bytes) -> bytes | None:
+    """The colour profile (chunk iCCP), inflated, or None. Raises MediaError if it is damaged or has over 4 MiB."""
+    for kind, start, end in chunks(png):
+        if kind == b"IDAT":
+            return None
+        if kind == b"iCCP":
+            packed = png[start:end].partition(b"\0")[2][1:]
+            return _inflate(packed, "iCCP", MAX_PROFILE_BYTES)
+    return None
+
+
+def size(png: bytes) -> tuple[int, int]:
+    """Width and height in the header. Raises MediaError."""
+    if len(png) < _HEADER_END or png[12:16] != b"IHDR":
+        raise MediaError("the PNG is truncated: it ends inside its header")
+    width, height = struct.unpack_from(">II", png, 16)
+    return width, height
+
+
+def depth(png: bytes) -> int:
+    """Bits of a sample in the header."""
+    return png[24]
+
+
+def chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Walk the chunks up to IEND: kind, where the body starts and ends. Raises MediaError for a truncated file."""
     if not is_png(png):
-        raise MediaError("this is no PNG: its first bytes are not a PNG's")
+        raise MediaError("this is not a PNG: its first bytes are not a PNG's")
     at = len(SIGNATURE)
     while at < len(png):
         if at + 12 > len(png):
@@ -54,10 +100,7 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
         end = at + 12 + length
         if end > len(png):
             raise MediaError(f"the PNG is truncated: a chunk claims {length:,} bytes, {len(png) - at - 12:,} are left")
-        body = png[at + 8 : end - 4] if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
-        if body and zlib.crc32(kind + body) != struct.unpack_from(">I", png, end - 4)[0]:
-            raise MediaError("the PNG is damaged: the checksum of a text chunk is wrong")
-        yield kind, body
+        yield kind, at + 8, end - 4
         if kind == b"IEND":
             return
         at = end
@@ -73,20 +116,31 @@ def _text(kind: bytes, rest: bytes, key: str) -> str:
         packed, encoding = rest[:1] == b"\1", "utf-8"
         rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]  # flags; language tag; translated key
     if packed:
-        rest = _inflate(rest, key)
+        return _decoded(_inflate(rest, key, MAX_TEXT_BYTES), encoding, key)
     if len(rest) > MAX_TEXT_BYTES:
-        raise MediaError(f"the PNG's text `{key}` is longer than {MAX_TEXT_BYTES:,} bytes, the most that is read")
+        raise _too_long(key, MAX_TEXT_BYTES)
+    return _decoded(rest, encoding, key)
+
+
+def _decoded(rest: bytes, encoding: str, key: str) -> str:
     try:
         return rest.decode(encoding)
     except UnicodeDecodeError:
         raise MediaError(f"the PNG's text `{key}` is not valid {encoding}") from None
 
 
-def _inflate(packed: bytes, key: str) -> bytes:
+def _inflate(packed: bytes, key: str, most: int) -> bytes:
     try:
-        return zlib.decompressobj().decompress(packed, MAX_TEXT_BYTES + 1)
+        found = zlib.decompressobj().decompress(packed, most + 1)
     except zlib.error as error:
-        raise MediaError(f"the PNG's text `{key}` is damaged: {error}") from None
+        raise MediaError(f"the PNG's `{key}` is damaged: {error}") from None
+    if len(found) > most:
+        raise _too_long(key, most)
+    return found
+
+
+def _too_long(key: str, most: int) -> MediaError:
+    return MediaError(f"the PNG's `{key}` is longer than {most:,} bytes, the most that is read")
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

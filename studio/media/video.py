@@ -1,6 +1,6 @@
 """Videos: H.264 in MP4 through PyAV, or an animated picture (see `animation`).
 
-What a file claims is counted against limits before it is trusted. This module knows nothing of generators or stores.
+Files are decoded in a process of their own (see `sandbox`, `clips`). This module knows nothing of generators or stores.
 
 Try it: ``python -c "import studio; print(studio.Video.open('a.mp4').frames.shape)"``
 """
@@ -8,25 +8,23 @@ Try it: ``python -c "import studio; print(studio.Video.open('a.mp4').frames.shap
 from __future__ import annotations
 
 import io
-import json
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from studio.caching import cached_property
 from studio.errors import MediaError
 from studio.files import write_atomically
-from studio.media import animation
-from studio.media.base import Media
+from studio.media import animation, clips, sandbox
+from studio.media.base import Media, damaged, recipe_of, told
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from studio.recipe import Recipe
-
-V = TypeVar("V", bound="Video")
-MAX_FRAME_BYTES = 2 << 30
+_RECIPE = b'"schema_version"'
+_BT709, _LIMITED = 1, 1  # as FFmpeg numbers them
+_LARGE = 4096 * 2304  # pixels of a frame from which x264 keeps no others beside it, which would take gigabytes
 
 
 class Video(Media):
@@ -34,7 +32,7 @@ class Video(Media):
 
     H.264 is lossy, so the identity is that of the encoded bytes: they are made once, deterministically (one thread, CRF
     16), and kept by `decode`. A recipe in the file does not change it. `save` writes WebP, GIF or animated PNG for a
-    file name that says so.
+    file name that says so. MP4s of HD size are BT.709, and say so.
     """
 
     media_type, suffix, kind, noun = "video/mp4", ".mp4", "video", "a video"
@@ -42,15 +40,13 @@ class Video(Media):
     max_file_bytes = 512 << 20
 
     def __init__(self, frames: NDArray[np.uint8], fps: float) -> None:
-        shape = tuple(frames.shape)
-        if str(frames.dtype) != "uint8" or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-            raise MediaError(f"frames must be uint8 (T, H, W, 3), not {frames.dtype} {shape}")
-        if shape[1] % 2 or shape[2] % 2:
-            raise MediaError(f"height and width must be even, as H.264 needs it, not {shape[1]} and {shape[2]}")
-        if not 1 <= fps <= 240:
-            raise MediaError(f"fps is {fps}; it must be from 1 to 240")
-        self.frames = frames.copy()
-        self.frames.setflags(write=False)
+        _check(frames, fps)
+        self._hold(frames.copy(), fps)
+
+    def _hold(self, frames: NDArray[np.uint8], fps: float) -> None:
+        """Take frames that nobody else holds."""
+        frames.setflags(write=False)
+        self.frames = frames
         self.fps = float(fps)
 
     def samples(self) -> NDArray[np.generic]:
@@ -62,131 +58,85 @@ class Video(Media):
         """The video as MP4."""
         import av
 
+        height, width = self.frames.shape[1:3]
+        hd = clips.is_hd(width, height)
         buffer = io.BytesIO()
         with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             stream: Any = container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001))
-            stream.height, stream.width = self.frames.shape[1:3]
+            stream.height, stream.width = height, width
             stream.pix_fmt, stream.thread_count = "yuv420p", 1
+            if hd:
+                codec = stream.codec_context
+                codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+                codec.color_range = _LIMITED
             # mbtree is off: in small frames its assembly reads memory never written, and the bytes vary.
-            stream.options = {"crf": "16", "preset": "medium", "flags": "+bitexact", "x264-params": "mbtree=0"}
+            more = ":ref=1:bframes=0:rc-lookahead=0" if width * height > _LARGE else ""
+            stream.options = {"crf": "16", "preset": "medium", "flags": "+bitexact", "x264-params": "mbtree=0" + more}
             for frame in self.frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                shown = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                if hd:
+                    shown = shown.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
+                    shown.color_trc = shown.color_primaries = _BT709
+                container.mux(stream.encode(shown))
             container.mux(stream.encode())
-        return _remux(buffer.getvalue())  # as any later change of the recipe in it leaves it
+        return clips.remux(buffer.getvalue())  # as any later change of the recipe in it leaves it
 
     def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
         """Write the file in the format of its suffix, whole or not at all, with its recipe. Raises as `Media.save`."""
         ends = Path(path).suffix.lower()
         if ends not in animation.FORMATS:
             return super().save(path, overwrite=overwrite)
-        data = animation.write(self.frames, self.fps, ends, self._told())
+        data = animation.write(self.frames, self.fps, ends, told(self.recipe))
         return write_atomically(path, data, overwrite=overwrite)
 
     def file_bytes(self) -> bytes:
         """The MP4 with the recipe as its comment."""
-        told = self._told()
-        return _remux(self.data, told) if told else self.data
-
-    def _told(self) -> str:
-        """The recipe as ASCII, or nothing."""
-        return json.dumps(json.loads(self.recipe.portable().to_json())) if self.recipe else ""
+        comment = told(self.recipe)
+        return clips.remux(self.data, comment) if comment else self.data
 
     @classmethod
     def identify(cls, file: bytes) -> str:
         """The identity of the video in these bytes, which a recipe in its file does not change."""
-        return cls.decode(file).sha256 if animation.is_picture(file) else super().identify(_bare(file)[0])
+        if animation.is_picture(file):
+            return cls.decode(file).sha256
+        if _RECIPE not in file or not clips.is_known(file):
+            return super().identify(file)
+        _, pieces = sandbox.run("demuxed", file, "the video")
+        return super().identify(bytes(pieces["file"]) or file)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Decode the first video stream, or an animated picture; a recipe that Studio wrote comes with it.
 
-        Raises MediaError if there is none, its frames last unlike times, or there are over 2 GiB of them.
+        The frames come upright, in square pixels and at one rate; `notices` say where some were repeated or left out.
+        Raises MediaError if there is no video, it is damaged, or it holds over 512 MiB of frames.
         """
-        if animation.is_picture(data):
-            frames, fps, told = animation.read(data, MAX_FRAME_BYTES)
-            return _even(cls, frames, min(max(fps, 1), 240)).attach(_recipe(told), None)
-        bare, told = _bare(data)
-        frames, fps = _decode(bare)
-        video = _even(cls, frames, fps)
-        video.__dict__["data"] = bare
-        return video.attach(_recipe(told), None)
+        import numpy as np
+
+        if not clips.is_known(data):
+            raise damaged("the video", clips.READ)
+        moving = animation.is_picture(data)
+        if moving:
+            animation.check(data)
+        found, pieces = sandbox.run("decode", data, "the video")
+        width, height = found["size"]
+        frames = np.frombuffer(pieces["frames"], np.uint8).reshape(-1, height, width, 3)
+        _check(frames, found["fps"])
+        video = cls.__new__(cls)
+        video._hold(frames, found["fps"])
+        if not moving:
+            video.__dict__["data"] = bytes(pieces["file"]) or data
+        text = found["text"]
+        recipe, unread = recipe_of(text if '"schema_version"' in text else None)
+        return video.attach(recipe, None).noticing((*found["notices"], *unread))
 
 
-def _remux(data: bytes, comment: str = "") -> bytes:
-    """The first video stream of a file in an MP4 that says `comment` and nothing else; its packets stay as they are."""
-    import av
-
-    made = io.BytesIO()
-    options = {"fflags": "+bitexact"}
-    with av.open(io.BytesIO(data)) as source, av.open(made, "w", format="mp4", options=options) as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        if comment:
-            target.metadata["comment"] = comment
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    return made.getvalue()
-
-
-def _bare(data: bytes) -> tuple[bytes, str]:
-    """A file without the recipe that Studio put into it, and that recipe; other files are left as they are."""
-    import av
-
-    try:
-        with av.open(io.BytesIO(data)) as container:
-            told = container.metadata.get("comment", "")
-        return (_remux(data), told) if _recipe(told) else (data, "")
-    except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(f"the video is truncated, damaged or of an unknown format: {error}") from None
-
-
-def _recipe(told: str) -> Recipe | None:
-    """The recipe in a file's comment; a comment of somebody else's is none."""
-    from studio.recipe import Recipe
-
-    return Recipe.parse(told) if told.startswith("{") and '"schema_version"' in told else None
-
-
-def _decode(data: bytes) -> tuple[list[NDArray[np.uint8]], float]:
-    """Frames and frames a second of a file's first video stream. Raises MediaError."""
-    import av
-    import numpy as np
-
-    frames: list[NDArray[np.uint8]] = []
-    times: list[float] = []
-    try:
-        with av.open(io.BytesIO(data)) as container:
-            if not container.streams.video:
-                raise MediaError("the file holds no video")
-            rate = container.streams.video[0].average_rate or Fraction(25)
-            size = 0
-            for frame in container.decode(video=0):
-                size += frame.width * frame.height * 3
-                if size > MAX_FRAME_BYTES:
-                    raise MediaError(f"the video holds more than {MAX_FRAME_BYTES:,} bytes of frames")
-                frames.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
-                times.append(frame.time or 0.0)
-    except (av.error.FFmpegError, ValueError) as error:
-        raise MediaError(f"the video is truncated, damaged or of an unknown format: {error}") from None
-    if not frames:
-        raise MediaError("the video holds no frame")
-    lasting = np.diff(times)
-    if len(lasting) and lasting.max() - lasting.min() > 0.5 / float(rate):
-        shortest, longest = 1000 * lasting.min(), 1000 * lasting.max()
-        raise MediaError(
-            f"the video's frames last from {shortest:.0f} to {longest:.0f} ms; only one rate is read",
-            hint=f"write it anew at a constant rate: `ffmpeg -i old.mp4 -vf fps={float(rate):.0f} new.mp4`",
-        )
-    return frames, float(rate)
-
-
-def _even(cls: type[V], frames: list[NDArray[np.uint8]], fps: float) -> V:
-    """A video of frames whose last row or column is left out where they are odd. Raises MediaError."""
-    import numpy as np
-
-    height, width = (side // 2 * 2 for side in frames[0].shape[:2])
-    try:
-        return cls(np.stack([frame[:height, :width] for frame in frames]), fps)
-    except ValueError:
-        raise MediaError("the video changes its size on the way") from None
+def _check(frames: NDArray[np.uint8], fps: float) -> None:
+    """Raise MediaError for what is not frames, and for a rate that is not read."""
+    shape = tuple(frames.shape)
+    if str(frames.dtype) != "uint8" or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise MediaError(f"frames must be uint8 (T, H, W, 3), not {frames.dtype} {shape}")
+    if shape[1] % 2 or shape[2] % 2:
+        raise MediaError(f"height and width must be even, as H.264 needs it, not {shape[1]} and {shape[2]}")
+    if not 1 <= fps <= 240:
+        raise MediaError(f"fps is {fps}; it must be from 1 to 240")

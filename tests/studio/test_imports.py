@@ -20,7 +20,7 @@ LAYERS = (
     ("errors", "deprecation", "caching"),
     ("temporary", "files", "cache", "recipe", "torch_setup", "devices"),
     ("precision", "weights", "streaming", "loaders"),
-    ("media", "inputs"),
+    ("media", "timed_media", "png", "inputs"),
     ("generator", "hookspecs"),
     ("finite",),
     ("plugins", "store", "attention"),

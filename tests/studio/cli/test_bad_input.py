@@ -40,7 +40,7 @@ Start = Callable[..., subprocess.Popen[str]]
         ("generate echo hi --seed 9223372036854775807 -n 2", "`seed` is 9223372036854775807, but must be at most", ""),
         ("generate echo hi -n 0", "Invalid value for '-n': 0", "--help"),
         ("generate echo hi -n 2 -o one.txt", "`-o one.txt` names one file, but 2 are to be made", "`-o one/`"),
-        ("generate dot x -o dot.jpg", "`-o dot.jpg`: this makes .png files, not .jpg", "`-o dot.png`"),
+        ("generate dot x -o dot.jpg", "`-o dot.jpg`: this makes .png, .avif files, not .jpg", "`-o dot.png`"),
         ("generate echo hi --device quantum", "the device is `quantum`; it must be `cpu`, `cuda` or `cuda:N`", ""),
         ("generate echo hi --home", "`--home` needs a value", ""),
         ("show", "Missing argument 'FILE|ID'", "`studio show --help`"),
@@ -129,12 +129,12 @@ def test_damaged_pictures_are_refused(studio: Studio, command: str) -> None:
     assert studio("generate", "dot", "x", "--side", "64", "-o", "dot.png").code == 0
     whole = Path("dot.png").read_bytes()
     hostile = {
-        "huge.png": (_png(100_000, 100_000), "more than 50,000,000 pixels"),
-        "short.png": (_png(64, 64), "truncated or damaged"),
+        "huge.png": (_png(100_000, 100_000), "at most 50,000,000"),
+        "short.png": (_png(64, 64), "truncated, damaged"),
         "cut.png": (whole[: len(whole) - 40], "cannot read `cut.png` as a picture"),
         "header.png": (whole[:20], "cannot read `header.png` as a picture"),
         "empty.png": (b"", "cannot read `empty.png` as a picture"),
-        "text.png": (b"hello", "not a picture in a known format"),
+        "text.png": (b"hello", "in a format that is not read"),
     }
     for name, (data, message) in hostile.items():
         Path(name).write_bytes(data)

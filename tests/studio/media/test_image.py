@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 import studio
 from studio.errors import MediaError, StoreError
+from studio.media.png import with_text
 from studio.recipe import MediaRef, PluginRef, Recipe
 
 PIXELS = st.sampled_from([(), (3,), (4,)]).flatmap(
@@ -136,22 +137,24 @@ def test_garbage_is_refused(data):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "told"),
     [
-        "{}",
-        "[" * 100_000,
-        '{"schema_version": 99}',
-        "null",
-        '{"generator": "' + "x" * 300 + '"}',
-        "\ud800".encode("utf-8", "replace").decode(),
+        ("Aurora Photo Studio 7", "another program"),
+        ("{}", "another program"),
+        ("[" * 100_000, "another program"),
+        ("null", "another program"),
+        ('{"schema_version": 99}', "recipe cannot be read"),
+        ('{"schema_version": ' + "[" * 100_000, "recipe cannot be read"),
+        ('{"schema_version": 1, "seed": ' + "9" * 5000 + "}", "recipe cannot be read"),
+        ("x" * (2 << 20), "longer than"),
     ],
 )
-def test_hostile_recipes_are_refused(text):
-    from studio.media.png import with_text
-
-    data = with_text(studio.Image.from_array(np.zeros((2, 2), np.uint8)).data, {"studio": text})
-    with pytest.raises(MediaError, match="recipe"):
-        studio.Image.decode(data)
+def test_a_text_that_is_not_a_recipe_leaves_a_picture(text, told):
+    image = studio.Image.from_array(np.full((2, 2), 9, np.uint8))
+    again = studio.Image.decode(with_text(image.data, {"studio": text}))
+    assert again == image
+    assert again.recipe is None
+    assert told in again.notices[-1]
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))

@@ -153,28 +153,65 @@ def test_frames_without_a_length_last_as_long_as_players_show_them(tmp_path, suf
     assert (len(again.frames), again.fps) == (3, 10)
 
 
-def test_an_animated_picture_of_no_one_rate_is_refused(tmp_path):
-    first, *others = (PIL.Image.fromarray(frame) for frame in moving(3))
-    first.save(tmp_path / "a.png", save_all=True, append_images=others, duration=[100, 130, 100])
-    with pytest.raises(MediaError, match=r"last from 100 to 130 ms.*one rate"):
-        studio.Video.open(tmp_path / "a.png")
+@pytest.mark.parametrize(
+    ("suffix", "lasting", "fps", "shows"),
+    [
+        (".png", [100, 130, 100], 10, [0, 1, 2]),
+        (".webp", [100, 250, 100], 10, [0, 1, 1, 2]),
+        (".gif", [60, 170, 60, 80], 12.5, [0, 1, 1, 2, 3]),
+    ],
+)
+def test_frames_of_an_animated_picture_that_last_unlike_times_are_resampled(tmp_path, suffix, lasting, fps, shows):
+    first, *others = (PIL.Image.fromarray(frame) for frame in moving(len(lasting)))
+    how = {"lossless": True} if suffix == ".webp" else {}
+    first.save(tmp_path / f"a{suffix}", save_all=True, append_images=others, duration=lasting, **how)
+    video = studio.Video.open(tmp_path / f"a{suffix}")
+    assert video.fps == pytest.approx(fps, rel=1e-3)
+    assert [nearest(each, len(lasting)) for each in video.frames] == shows
+    assert "resampled to" in video.notices[0]
 
 
-def test_frames_that_last_unlike_times_are_refused(tmp_path):
+def nearest(frame, count):
+    return int(np.abs(moving(count).astype(int) - frame).mean((1, 2, 3)).argmin())
+
+
+def encoded(frames, at, rate=10, size=None, form="mp4", codec="libx264", **tags):
+    """A file of frames that begin at these ticks of 1 / rate seconds."""
     import av
 
-    path = tmp_path / "a.mp4"
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width = stream.height = 64
-        for at, frame in zip((0, 1, 2, 7, 8), moving(5), strict=True):
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        for begins, frame in zip(at, frames, strict=True):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = at, Fraction(1, 10)
+            picture.pts, picture.time_base = begins, Fraction(1, rate)
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-    with pytest.raises(MediaError, match=r"last from 100 to 500 ms.*one rate") as refused:
-        studio.Video.open(path)
-    assert "fps=" in (refused.value.hint or "")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
+@pytest.mark.parametrize(
+    ("at", "shows"),
+    [
+        ([0, 1, 2, 4, 5], [0, 1, 2, 2, 3, 4]),  # one was dropped
+        ([0, 1, 2, 7, 8], [0, 1, 2, 2, 2, 2, 2, 3, 4]),
+    ],
+)
+def test_frames_that_last_unlike_times_are_resampled_to_one_rate(form, at, shows):
+    video = studio.Video.decode(encoded(moving(5), at, form=form))
+    assert video.fps == pytest.approx(10, rel=1e-2)
+    assert [nearest(each, 5) for each in video.frames] == shows
+    assert "resampled to 10" in video.notices[0]
+
+
+def test_a_clip_at_one_rate_has_no_notice():
+    video = studio.Video.decode(encoded(moving(5), range(5)))
+    assert (video.fps, len(video.frames), video.notices) == (10, 5, ())
 
 
 def test_a_file_of_sound_alone_is_no_video(tmp_path):

@@ -1,0 +1,257 @@
+"""Decoding pictures with Pillow: upright, in sRGB, 8 bits a sample, as L, RGB or RGBA.
+
+Every file may be hostile. The size and what the decoder would work on are counted from the headers first; texts and
+colour profiles of a PNG never reach the decoder. What had to be assumed or left out is told in words.
+
+Try it: ``python -c "from studio.media.pictures import read; print(read(open('a.png', 'rb').read()).pil)"``
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from studio.errors import MediaError
+from studio.media import png
+from studio.media.base import damaged
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from numpy.typing import NDArray
+
+MAX_PIXELS = 50_000_000
+MAX_SCANS = 100  # of a JPEG: each costs as much time as a whole picture; libjpeg itself writes at most ten or so
+FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF"
+# How Pillow says that a file is damaged.
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
+           AttributeError, RuntimeError, ZeroDivisionError, struct.error, zlib.error)  # fmt: skip
+_SAME = 2  # levels by which a profile may differ from sRGB and count as it: rounding, no more
+_BAND = 1 << 20  # pixels that are converted at a time
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, L, RGB or RGBA; `notices` say what was assumed, `description` is a text in its EXIF."""
+
+    pil: PIL.Image.Image
+    notices: tuple[str, ...] = ()
+    description: str = ""
+
+
+def read(data: bytes) -> Picture:
+    """Decode the first frame of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF file. Raises MediaError."""
+    import PIL.Image
+
+    notices: list[str] = []
+    depth, profile = 8, None
+    if png.is_png(data):
+        check_pixels(png.size(data))
+        depth, profile = png.depth(data), _profile(data, notices)
+        data = png.picture(data)
+    elif data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MAX_SCANS:  # no FF DA stands within coded pixels
+        raise MediaError(f"the JPEG has more than {MAX_SCANS} scans, the most that are read", hint="save it anew")
+    try:
+        with opened(data) as image:
+            check_pixels(image.size)
+            image.load()
+            description = _turn(image, notices)
+            made, more = plain(image, profile, depth)
+    except PIL.Image.DecompressionBombError:
+        raise MediaError(f"the picture has more than {MAX_PIXELS:,} pixels, the most that is read") from None
+    except DAMAGED as error:
+        raise damaged("the picture", FORMATS) from error
+    return Picture(made, (*notices, *more), description)
+
+
+def opened(data: bytes, formats: Iterable[str] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")) -> Any:
+    """Open a picture with Pillow, which reads no pixels yet. Raises what Pillow raises."""
+    import warnings
+
+    import PIL.Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `check_pixels` is stricter, and what is odd in a file is no user's concern
+        return PIL.Image.open(io.BytesIO(data), formats=list(formats))
+
+
+def check_pixels(size: tuple[int, int]) -> None:
+    """Raise MediaError for a picture of no pixel, or of too many."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise MediaError(f"a picture has at least one pixel, not {width}x{height}")
+    if width * height > MAX_PIXELS:
+        raise MediaError(f"the picture has {width}x{height} pixels; at most {MAX_PIXELS:,} in all are read")
+
+
+def plain(pil: PIL.Image.Image, profile: bytes | None = None, depth: int = 8) -> tuple[PIL.Image.Image, list[str]]:
+    """A copy in L, RGB or RGBA, 8 bits, sRGB, and what had to be assumed.
+
+    Args:
+        profile: the colour profile, where `pil.info` has none.
+        depth: bits of a sample in the file, which a PNG's colour key is counted in.
+    """
+    notices: list[str] = []
+    profile = profile or pil.info.get("icc_profile")
+    key = pil.info.get("transparency")
+    if pil.mode.startswith("I") or pil.mode == "F":
+        made = _to_8_bits(pil, notices)
+        if isinstance(key, int):
+            made = _keyed(made, _grey(pil) == key)
+    elif pil.mode in ("1", "L", "RGB") and isinstance(key, int | tuple):
+        made = _keyed(pil, _has_colour(pil, key, depth))
+    elif pil.mode in ("L", "RGB", "RGBA", "CMYK", "LAB"):
+        made = pil.copy()
+    else:
+        clear = pil.mode in ("LA", "PA", "La", "RGBa") or key is not None
+        made = pil.convert("RGBA" if clear else "L" if pil.mode == "1" else "RGB")
+    if profile or made.mode == "LAB":
+        made = _managed(made, profile, pil.mode, notices)
+    if made.mode == "CMYK":
+        made = made.convert("RGB")
+    made.info = {}  # neither colour profiles nor text may slip into the canonical file
+    return made, notices
+
+
+def _turn(image: PIL.Image.Image, notices: list[str]) -> str:
+    """Bring the picture upright as its EXIF says, and return the description there."""
+    import PIL.ImageOps
+
+    try:
+        description = image.getexif().get(0x010E, "")
+        PIL.ImageOps.exif_transpose(image, in_place=True)
+    except DAMAGED:
+        notices.append("the picture's EXIF data is damaged: it was not turned")
+        return ""
+    return description if isinstance(description, str) else ""
+
+
+def _profile(data: bytes, notices: list[str]) -> bytes | None:
+    try:
+        return png.profile(data)
+    except MediaError as error:
+        notices.append(f"the picture's colour profile was left out: {error.message}")
+        return None
+
+
+def _grey(pil: PIL.Image.Image) -> NDArray[Any]:
+    import numpy as np
+
+    return np.asarray(pil)
+
+
+def _has_colour(pil: PIL.Image.Image, key: Any, depth: int) -> NDArray[np.bool_]:
+    """Where the pixels have the colour of a PNG's tRNS chunk, whose samples have `depth` bits: bool (H, W)."""
+    import numpy as np
+
+    if pil.mode == "1":
+        return np.asarray(np.asarray(pil) == bool(key))
+    if pil.mode == "L":
+        return np.asarray(np.asarray(pil) == key * 255 // max(1, 2 ** min(depth, 8) - 1))
+    colour = [each >> 8 if depth == 16 else each for each in key]  # Pillow keeps the upper 8 bits of 16
+    return np.asarray((np.asarray(pil) == np.array(colour)).all(axis=-1))
+
+
+def _keyed(pil: PIL.Image.Image, clear: NDArray[np.bool_]) -> PIL.Image.Image:
+    """The picture with alpha: 0 where `clear`."""
+    import numpy as np
+    import PIL.Image
+
+    made = pil.convert("RGB")
+    made.putalpha(PIL.Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return made
+
+
+def _to_8_bits(pil: PIL.Image.Image, notices: list[str]) -> PIL.Image.Image:
+    """Grey of 16 or 32 bits or of floats as 8 bits. Raises MediaError for numbers that have no known range."""
+    import numpy as np
+    import PIL.Image
+
+    array = np.asarray(pil)
+    scale = 255 / _white(array, pil.mode, notices)
+    made = np.empty(array.shape, np.uint8)
+    rows = max(1, _BAND // array.shape[1])
+    for top in range(0, len(array), rows):
+        band = array[top : top + rows].astype(np.float32)
+        made[top : top + rows] = (band * np.float32(scale)).round().clip(0, 255)
+    return PIL.Image.fromarray(made)
+
+
+def _white(array: NDArray[Any], mode: str, notices: list[str]) -> float:
+    """The number that stands for white."""
+    most = float(array.max())
+    if mode.startswith("I;16"):
+        return 65535.0
+    if not most - float(array.min()) < float("inf"):  # NaN too
+        raise MediaError("the picture has pixels that are not finite numbers", hint="save it with finite values")
+    if mode == "I":
+        white = next((top for top in (255.0, 65535.0) if most <= top), float(2**31 - 1))
+        white = 65535.0 if most == 0 else white
+    else:
+        white = next((top for limit, top in ((8, 1.0), (255, 255.0), (65535, 65535.0)) if most <= limit), 0.0)
+        if not white:
+            raise MediaError(f"the picture's floats go up to {most:g}; 0 to 1, 255 or 65535 are read",
+                             hint="scale them to 0 to 1")  # fmt: skip
+    if mode == "F" and (most > 1 or float(array.min()) < 0):
+        notices.append(
+            f"the picture's floats go from {array.min():g} to {most:g}: {white:g} was taken as white, and what is "
+            "outside was cut"
+        )
+    return white
+
+
+def _managed(pil: PIL.Image.Image, profile: bytes | None, was: str, notices: list[str]) -> PIL.Image.Image:
+    """The picture's colours in sRGB; as it is where its profile is sRGB, damaged, or of another kind of colour."""
+    import PIL.ImageCms
+
+    alpha = pil.getchannel("A") if pil.mode == "RGBA" else None
+    grey = pil.mode == "L" or was in ("LA", "La")
+    source = pil.convert("L") if grey else pil.convert("RGB") if pil.mode == "RGBA" else pil
+    try:
+        if profile and len(profile) > png.MAX_PROFILE_BYTES:
+            raise PIL.ImageCms.PyCMSError("too large")
+        transform = _transform(profile, source.mode)
+        if profile and source.mode in ("L", "RGB") and _is_srgb(profile, source.mode):
+            return pil
+        made = PIL.ImageCms.applyTransform(source, transform)
+    except (PIL.ImageCms.PyCMSError, *DAMAGED):
+        if pil.mode == "LAB":
+            raise
+        notices.append("the picture's colour profile cannot be used, and was left out")
+        return pil
+    assert made is not None
+    if grey:
+        made = made.getchannel("R")
+    if alpha is not None:
+        made = made.convert("RGB")
+        made.putalpha(alpha)
+    notices.append("the picture's colours were converted to sRGB from its colour profile" if profile else
+                   "the picture's Lab colours were converted to sRGB")  # fmt: skip
+    return made
+
+
+def _transform(profile: bytes | None, mode: str) -> Any:
+    """From a profile, or Lab, to sRGB. Raises PyCMSError for a profile that is damaged or of other colours."""
+    import PIL.ImageCms as Cms
+
+    source = Cms.createProfile("LAB") if profile is None or mode == "LAB" else Cms.ImageCmsProfile(io.BytesIO(profile))
+    return Cms.buildTransform(source, Cms.createProfile("sRGB"), mode, "RGB")
+
+
+@lru_cache(maxsize=16)
+def _is_srgb(profile: bytes, mode: str) -> bool:
+    """Whether colours stay as they are: then the pixels are kept to the bit. A profile's name proves nothing."""
+    import numpy as np
+    import PIL.Image
+    import PIL.ImageCms
+
+    steps = np.arange(0, 256, 1 if mode == "L" else 15, dtype=np.uint8)
+    grid = steps[None] if mode == "L" else np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
+    made = PIL.ImageCms.applyTransform(PIL.Image.fromarray(grid), _transform(profile, mode))
+    found = np.asarray(made)[..., 0] if mode == "L" else np.asarray(made)
+    return int(np.abs(found.astype(int) - grid).max()) <= _SAME
