@@ -58,7 +58,7 @@ def command(
             asked = [{**found.setup["inputs"], **({found.setup["by"]: label} if label else {})}
                      for label in (found.wanted or [""] * count)[: timed + 1]]  # fmt: skip
             found = dataclasses.replace(found, speed=speed.measure(generator, asked, _host(settings), seed))
-        written = report.write(studio, found, folder) if folder else None
+        written = report.write(studio, found, folder, overwrite=force) if folder else None
     if not settings.quiet:
         for text in found.notices:
             note(f"note: {text}")
@@ -89,12 +89,14 @@ def _inputs(given: tuple[str, ...]) -> dict[str, Any]:
 def _folder(output: str | None, *, force: bool) -> Path | None:
     """Where the report goes; refused before any work. Raises StoreError, UsageError."""
     from studio.cli.destination import choose
+    from studio.evaluation.report import FILES
 
     if output is None:
         return None
     folder = Path(output)
     choose(f"{output}/", 2, ".md", force=force)
-    choose(str(folder / "report.md"), 1, ".md", force=force)
+    for name in FILES:
+        choose(str(folder / name), 1, Path(name).suffix, force=force)
     return folder
 
 

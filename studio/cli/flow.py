@@ -50,4 +50,4 @@ def draw(settings: Settings, file: str, output: str | None, force: bool) -> None
         return
     drawn = svg if Path(output).suffix.lower() == ".svg" else mermaid
     choose(output, 1, Path(output).suffix.lower(), force=force)
-    emit(str(write_atomically(output, drawn(graph).encode())))
+    emit(str(write_atomically(output, drawn(graph).encode(), overwrite=force)))

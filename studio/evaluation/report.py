@@ -72,15 +72,19 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def write(host: Studio, evaluation: Evaluation, folder: Path) -> Path:
-    """Write `report.md`, `result.json`, `sheet.png`, `nearest.png` and `plot.png`; the path of the report."""
+FILES = ("report.md", "result.json", "sheet.png", "nearest.png", "plot.png")
+"""What `write` writes."""
+
+
+def write(host: Studio, evaluation: Evaluation, folder: Path, *, overwrite: bool = True) -> Path:
+    """Write the files of a report; the path of `report.md`. Raises FileTaken without `overwrite`."""
     make_folder(folder)
     result = json.dumps(as_json(evaluation), ensure_ascii=False, indent=1) + "\n"
-    write_atomically(folder / "result.json", result.encode())
-    _sheet(host, evaluation).save(folder / "sheet.png")
-    _pairs(host, evaluation).save(folder / "nearest.png")
-    Image(plot(evaluation.nearest.cosine, evaluation.nearest.own)).save(folder / "plot.png")
-    return write_atomically(folder / "report.md", markdown(evaluation).encode())
+    write_atomically(folder / "result.json", result.encode(), overwrite=overwrite)
+    _sheet(host, evaluation).save(folder / "sheet.png", overwrite=overwrite)
+    _pairs(host, evaluation).save(folder / "nearest.png", overwrite=overwrite)
+    Image(plot(evaluation.nearest.cosine, evaluation.nearest.own)).save(folder / "plot.png", overwrite=overwrite)
+    return write_atomically(folder / "report.md", markdown(evaluation).encode(), overwrite=overwrite)
 
 
 def markdown(evaluation: Evaluation) -> str:

@@ -120,3 +120,14 @@ def test_an_output_that_cannot_be_written_leaves_the_others_and_says_where_it_is
     assert "1 of 3 failed: cannot write `out/dot-6-" in ran.err
     kept = ran.err.partition("what was made is kept as `")[2].partition("`")[0]
     assert Path(kept).is_file()
+
+
+@pytest.mark.parametrize("name", ["report.md", "plot.png", "result.json"])
+def test_a_report_overwrites_no_file_of_its_folder(tmp_path: Path, name: str) -> None:
+    from studio.cli.eval import _folder
+
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileTaken, match=name):
+        _folder(str(tmp_path), force=False)
+    assert _folder(str(tmp_path), force=True) == tmp_path
+    assert (tmp_path / name).read_text() == "mine"
