@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from studio.errors import ModelError
 from studio.files import make_folder, store_error, write_atomically
@@ -50,6 +50,12 @@ class Entry(BaseModel):
             return {check_name(name): pin for name, pin in files.items()}
         except ModelError as error:
             raise ValueError(error.message) from None
+
+    @model_validator(mode="after")
+    def _hold_the_file(self) -> Self:
+        if self.file is not None and self.file not in self.files:
+            raise ValueError("`file` is not one of its files")
+        return self
 
     @property
     def bytes(self) -> int:

@@ -23,6 +23,7 @@ ELSEWHERE = {
     ("plugins/studio_clip/train_pairs.py", "CLIP"): "a fresh model, of a config that this project writes",
     ("plugins/studio_diffusion/export.py", "from_config"): "a dict of a class that is named there",
     ("plugins/studio_diffusion/noise.py", "from_config"): "a dict of a class that is named there",
+    ("plugins/studio_gpt/tokens.py", "from_str"): "the text of a tokenizer that was checked and built already",
     ("plugins/studio_video/stock.py", "from_pipe"): "the parts of a pipeline that is loaded already",
     ("plugins/studio_video/stock.py", "pipeline"): "its own method, and that of studio.loaders",
     ("studio/models/hub.py", "HfApi"): "`studio models pull`, the one command that fetches",

@@ -176,6 +176,17 @@ def test_a_wrong_hash_in_the_lock_file_leaves_the_good_model(models: Models, fol
     assert [each for each in (models.room / ".parts").iterdir() if each.is_dir()] == []
 
 
+@pytest.mark.parametrize("file", ["../../../etc/passwd", "/etc/passwd", "other.json"])
+def test_the_lock_file_names_no_other_file(models: Models, folder: Path, file: str) -> None:
+    models.pull(f"file:{folder}")
+    lock = models.home / "models.lock"
+    told = json.loads(lock.read_text())
+    told["models"][f"file:{folder}"]["file"] = file
+    lock.write_text(json.dumps(told))
+    with pytest.raises(ModelError, match="`file` is not one of its files"):
+        models.path(f"file:{folder}")
+
+
 def test_a_model_waits_until_its_successor_has_come(models: Models, folder: Path) -> None:
     source = f"file:{folder}"
     models.pull(source)
