@@ -18,6 +18,7 @@ from studio import models
 from studio.errors import InputError, WeightsError
 from studio.models.formats import is_pickle
 from studio.serving import others
+from studio_diffusion.layout import part, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,22 +92,23 @@ class DdpmGenerator(studio.Generator):
             if self.folder.exists() and is_pickle(self.folder.name):
                 what = "may be a pickle, and loading one runs its code"
             raise WeightsError(self.folder, f"the model `{self.folder}` {what}", hint=f"name {_LAYOUT}")
-        small = [self.folder / "unet" / "config.json", self.folder / "scheduler" / "scheduler_config.json"]
+        net, scheduler = part(self.folder, "unet"), part(self.folder, "scheduler")
+        small = [net / "config.json", scheduler / "scheduler_config.json"]
         for path in small:
             if not path.exists():
                 reason = f"`{self.folder}` is no DDPM: it has no `{path.relative_to(self.folder)}`"
                 raise WeightsError(path, reason, hint=f"name {_LAYOUT}")
-        tensors = sorted((self.folder / "unet").glob("*.safetensors"))
+        tensors = tensors_of(net)
         if not tensors:
-            pickles = [each for each in (self.folder / "unet").iterdir() if is_pickle(each.name)]
+            pickles = [each for each in net.iterdir() if is_pickle(each.name)]
             found = f"only `{pickles[0].name}`, a pickle, and loading one runs its code" if pickles else "no weights"
             convert = (
                 "; `DDPMPipeline.from_pretrained(folder).save_pretrained(new)`, on a machine that may, converts it"
             )
             hint = "get the model's *.safetensors" + (convert if pickles else "")
-            raise WeightsError(self.folder / "unet", f"the net of `{self.folder}` has {found}", hint=hint)
-        labels = self.folder / "labels.json"
-        return [*tensors, *small, *([labels] if labels.exists() else [])]
+            raise WeightsError(net, f"the net of `{self.folder}` has {found}", hint=hint)
+        others = [self.folder / "labels.json", self.folder / "model_index.json"]
+        return [*tensors, *small, *(each for each in others if each.exists())]
 
     def load(self, device: str, dtype: str) -> PixelDiffusion:
         """Build the U-Net. Raises WeightsError for what is damaged or does not fit."""
@@ -145,7 +147,7 @@ class DdpmGenerator(studio.Generator):
 
         rows = [
             Row(x=a.x, label=a.label, guidance=a.guidance, sampler=a.sampler, past=a.past, t=a.times[a.position],
-                t_next=a.times[a.position + 1],
+                t_next=model.schedule.after(a.times, a.position, a.sampler),
                 noise=torch.randn(a.x.shape, generator=a.rng.fork(a.position).torch) if a.sampler == "ddpm" else None)
             for a in states
         ]  # fmt: skip

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
-from studio.errors import WeightsError
+from studio.errors import InputError, WeightsError
 from studio.precision import fast_dtype
 from studio_diffusion import edit, prompts, sizes, skipping
+from studio_diffusion.chunks import notices as told
+from studio_diffusion.layout import tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from studio_diffusion.latent import LatentDiffusion
 
 STARTER = Path(__file__).parent / "weights" / "starter"
-PARTS = ("model_index.json", "tokenizer", "text_encoder", "unet", "vae")
+PARTS = ("model_index.json", "tokenizer", "text_encoder", "unet", "vae", "scheduler")
 SMALLEST, LARGEST, MULTIPLE = 64, 1024, 32
 STEPS, GUIDANCE = 20, 5.0
 FAST_STEPS, FAST_GUIDANCE = 4, 4.0  # of those tried, see docs/log.md; few steps want less guidance
@@ -67,7 +69,7 @@ class ImageGenerator(studio.Generator):
 
     name = "image"
     output = studio.Image
-    version = "4"
+    version = "5"
     max_batch: ClassVar[int] = 8
     streams: ClassVar[bool] = True
 
@@ -75,7 +77,9 @@ class ImageGenerator(studio.Generator):
         """What `studio image` asks for."""
 
         prompt: str = studio.field(
-            help="what to draw, in English or Chinese; (word:1.3) gives it more weight", min_length=1, max_length=2000
+            help="what to draw, in English or Chinese; (word:1.3) gives it more weight, \\( draws a bracket",
+            min_length=1,
+            max_length=2000,
         )
         negative: str = studio.field("", help="what to keep away from", max_length=2000)
         steps: int = studio.field(STEPS, ge=1, le=1000, help="denoising steps; more are slower and finer")
@@ -123,8 +127,10 @@ class ImageGenerator(studio.Generator):
 
         @field_validator("prompt", "negative")
         @classmethod
-        def _weights_are_allowed(cls, value: str) -> str:
-            prompts.pieces(value)
+        def _weights_are_allowed(cls, value: str, info: ValidationInfo) -> str:
+            found = prompts.read(value)
+            if value.strip() and not found.text and info.field_name == "prompt":
+                raise ValueError("has brackets and tags only: say what to draw")
             return value
 
         @field_validator("size")
@@ -196,12 +202,13 @@ class ImageGenerator(studio.Generator):
         self.folder = folder
 
     def weights(self) -> list[Path]:
-        """The folder's safetensors. Raises WeightsError if it lacks a part."""
+        """The folder's safetensors and configs. Raises WeightsError if it lacks a part."""
         for part in PARTS:
             if not (self.folder / part).exists():
                 reason = f"`{self.folder}` is no image model: it has no `{part}`"
                 raise WeightsError(self.folder / part, reason, hint="install the package again, or name another folder")
-        return sorted(self.folder.rglob("*.safetensors"))
+        nets = [file for part in ("text_encoder", "unet", "vae") for file in tensors_of(self.folder / part)]
+        return [*nets, *sorted(self.folder.glob("*/*config.json"))]  # configs decide the picture as well
 
     def dtype_for(self, device: str) -> str:
         """bfloat16 where the hardware multiplies it, else float32."""
@@ -221,15 +228,18 @@ class ImageGenerator(studio.Generator):
 
         from studio_diffusion.samplers import noise_levels
 
-        (text, *cut), (negative, *more) = model.states(inputs.prompt), model.states(inputs.negative)
-        length = model.tokenizer.model_max_length
-        notices = tuple(
-            f"the {name} is longer than {length - 2} tokens; left out: “{words}”"
-            for name, words in zip(("prompt", "negative prompt"), (*cut, *more), strict=True) if words
-        )  # fmt: skip
+        (text, cut), (negative, more) = model.states(inputs.prompt), model.states(inputs.negative)
+        most = max(len(text), len(negative))
+        text, negative = (torch.cat([each, model.empty(most - len(each))]) for each in (text, negative))
+        notices = (
+            *told(inputs.prompt, cut, "prompt", model.tokenizer),
+            *told(inputs.negative, more, "negative prompt", model.tokenizer),
+        )
         width, height = inputs.canvas
+        if width % model.factor or height % model.factor:
+            raise InputError("size", f"`size` is {width}x{height}; this model draws multiples of {model.factor}")
         x = torch.randn(model.latent_shape(width, height), generator=rng.torch)
-        levels = noise_levels(inputs.taken, begin=inputs.change)
+        levels = noise_levels(inputs.taken, model.shift, inputs.change)
         kept: dict[str, Any] = {}
         if inputs.image is not None:
             canvas = edit.Canvas.of(inputs.image, inputs.sides, fit=inputs.fit, mask=inputs.mask, box=inputs.box,
@@ -278,13 +288,18 @@ class ImageGenerator(studio.Generator):
         return studio.Image.from_array(_composite(state, model.decode(state.x0_before[None])[0].numpy()))
 
     def batch_key(self, state: Denoising) -> Hashable:
-        """Pictures of one size share a step, whatever their prompts, steps, guidance and position."""
-        return tuple(state.x.shape)
+        """Pictures of one size share a step, whatever their steps, guidance, position and prompts of so many chunks."""
+        return (*state.x.shape, len(state.text))
 
     def facts(self, model: LatentDiffusion, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""
         return {
-            "noise_schedule": {"kind": "rectified flow", "shift": 1.0, "steps": inputs.taken, "begin": inputs.change},
+            "noise_schedule": {
+                "kind": "rectified flow",
+                "shift": model.shift,
+                "steps": inputs.taken,
+                "begin": inputs.change,
+            },
             "guidance": inputs.walk[1],
             "sampler": inputs.sampler,
             "steps_asked": sum(not inputs.cache or skipping.asks(i, inputs.taken) for i in range(inputs.taken)),

@@ -14,18 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 import studio
-from studio.loaders import diffusers, transformers
+from studio.errors import WeightsError
+from studio.loaders import diffusers, read_config, transformers
+from studio_diffusion.chunks import chunks
 from studio_diffusion.kernels import on_attend
-from studio_diffusion.prompts import pieces
-from studio_diffusion.samplers import SAMPLERS, Level, Move, Past, clock
+from studio_diffusion.layout import components, tensors_of
+from studio_diffusion.samplers import SAMPLERS, TRAIN_STEPS, Level, Move, Past, clock
 
 _REMEMBERED = 64  # texts; each takes 18 KiB with the starter
 TILE = 512  # pixels along a side
+_FALSE = (
+    "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_dynamic_shifting",
+    "thresholding", "euler_at_final",
+)  # fmt: skip
+FLOW = {
+    "prediction_type": "flow_prediction", "use_flow_sigmas": True, "num_train_timesteps": TRAIN_STEPS,
+    "algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "lower_order_final": True,
+    "final_sigmas_type": "zero", "variance_type": None, **dict.fromkeys(_FALSE, False),
+}  # fmt: skip
+"""What of a `DPMSolverMultistepScheduler` decides a picture, but for `flow_shift`, and what it must be here."""
+_PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler", "safety_checker", "feature_extractor")
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,12 @@ class LatentDiffusion:
     """Text encoder, U-Net and VAE on one device."""
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
-        """Load the folder's weights. `dtype` is that of the U-Net and the text encoder; the VAE is kept in it too."""
+        """Load the folder's weights. `dtype` is that of the U-Net and the text encoder; the VAE is kept in it too.
+
+        Raises WeightsError for a model that is drawn in another way than here.
+        """
+        components(folder, _PARTS)
+        self.shift = _shift(folder)
         self.tokenizer = transformers.tokenizer("CLIPTokenizer", folder / "tokenizer")
         place: Any = {"device": device, "dtype": dtype}
         self.text_encoder = studio.module(
@@ -73,6 +91,7 @@ class LatentDiffusion:
         self.vae = studio.module(
             partial(build_vae, folder / "vae"), tensors_of(folder / "vae"), rename=attention_name, **place
         )
+        _plain(folder, self.unet, self.vae)
         self.vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU; the U-Net gains nothing
         self.device, self.dtype = torch.device(device), dtype
         self._encoded: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # what many requests have in common
@@ -88,34 +107,37 @@ class LatentDiffusion:
         return int(self.unet.config.in_channels), height // self.factor, width // self.factor
 
     def tokenize(self, text: str) -> tuple[list[int], list[float], str]:
-        """Token ids of a text, begin and end included, padded to the encoder's length; the weight of each; and what had
-        to be cut, if anything.
+        """Token ids of a text, in chunks of the encoder's length, begin and end included and padded; the weight of each
+        token; and what had to be cut, if anything.
         """
-        length = self.tokenizer.model_max_length
-        ids, weights = [], []
-        for piece, weight in pieces(text) or [("", 1.0)]:
-            begin, *inner, end = self.tokenizer(
-                piece, verbose=False
-            ).input_ids  # not verbose: what is cut is told below
-            ids += inner
-            weights += [weight] * len(inner)
-        cut = self.tokenizer.decode(ids[length - 2 :]).strip()
-        ids, weights = [begin, *ids[: length - 2], end], [1.0, *weights[: length - 2], 1.0]
-        missing = length - len(ids)
-        return ids + [self.tokenizer.pad_token_id] * missing, weights + [1.0] * missing, cut
+        made, cut = chunks(text, self.tokenizer)
+        ids: list[int] = []
+        weights: list[float] = []
+        for chunk, its in made:
+            missing = self.tokenizer.model_max_length - len(chunk)
+            ids += [*chunk, *[self.tokenizer.pad_token_id] * missing]
+            weights += [*its, *[1.0] * missing]
+        return ids, weights, cut
 
     def states(self, text: str) -> tuple[Tensor, str]:
         """Token states (T, W) of a text, weighed, in the model's dtype; and what had to be cut.
 
-        A state of weight w is w times as far from that of an empty text as it was.
+        T is a multiple of the encoder's length. A state of weight w is w times as far from that of an empty text as it
+        was.
         """
         ids, weights, cut = self.tokenize(text)
-        states = self.encode(ids)
+        length = self.tokenizer.model_max_length
+        states = torch.cat([self.encode(ids[at : at + length]) for at in range(0, len(ids), length)])
         if set(weights) != {1.0}:
-            empty = self.encode(self.tokenize("")[0])
+            empty = self.empty(len(states))
             share = torch.tensor(weights, device=self.device)[:, None]  # (T, 1)
             states = torch.lerp(empty.float(), states.float(), share).to(self.dtype)
         return states, cut
+
+    def empty(self, length: int) -> Tensor:
+        """Token states (length, W) of the empty text, repeated."""
+        one = self.encode(self.tokenize("")[0])
+        return one.repeat(-(-length // len(one)), 1)[:length]
 
     def encode(self, tokens: Sequence[int]) -> Tensor:
         """Token states (T, W) of one text's token ids, in the model's dtype. The latest are remembered."""
@@ -190,6 +212,32 @@ def rescaled(x0: Tensor, plain: Tensor, share: Tensor) -> Tensor:
     return x0 * (share * ratio + 1 - share)
 
 
+def _shift(folder: Path) -> float:
+    """How far the folder's noise schedule is shifted. Raises WeightsError for one that is not a rectified flow's."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    stock = read_config(path)
+    found = {**DPMSolverMultistepScheduler().config, "_class_name": None, **stock}
+    for name, known in {"_class_name": "DPMSolverMultistepScheduler", **FLOW}.items():
+        if found[name] != known:
+            raise WeightsError(path, f"`{path}` has {name} {found[name]!r}; `image` draws with {known!r} only",
+                               hint="stock Stable Diffusion is not drawn yet: name one of Studio's")  # fmt: skip
+    return float(found["flow_shift"])
+
+
+def _plain(folder: Path, unet: Any, vae: Any) -> None:
+    """Raise WeightsError for parts whose configs ask for more than is done here."""
+    channels = vae.config.latent_channels
+    known = [
+        (unet, "in_channels", channels), (unet, "out_channels", channels), (unet, "addition_embed_type", None),
+        (unet, "class_embed_type", None), (unet, "time_cond_proj_dim", None), (vae, "shift_factor", None),
+        (vae, "latents_mean", None), (vae, "latents_std", None),
+    ]  # fmt: skip
+    for part, name, value in known:
+        if (found := part.config.get(name)) != value:
+            message = f"`{type(part).__name__}` of `{folder}` has {name} {found!r}; `image` draws with {value!r} only"
+            raise WeightsError(folder, message, hint="name one of Studio's models")
+
+
 def _text_encoder(folder: Path) -> CLIPTextModel:
     return CLIPTextModel(transformers.config("CLIPTextConfig", folder))
 
@@ -227,12 +275,6 @@ class _NormEach(nn.GroupNorm):
             return super().forward(x)
         norm = super().forward
         return torch.cat([norm(each) for each in x.split(1)])
-
-
-def tensors_of(folder: Path) -> list[Path]:
-    """The safetensors of a part: those without a variant's name (``….fp16.safetensors``) where there are any."""
-    files = sorted(folder.glob("*.safetensors"))
-    return [file for file in files if "." not in file.stem] or files
 
 
 def text_name(stored: str) -> str | None:

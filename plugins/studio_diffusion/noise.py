@@ -8,6 +8,7 @@ Try it: `NoiseSchedule(config("cosine", "v")).timesteps(4)` gives (999, 749, 499
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,12 @@ SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 """What the net says of x_t; diffusers' names."""
+
+DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
+CLASSES = ("DDPMScheduler", "DDPMParallelScheduler", *DDIM)
+"""Stock schedulers whose configs say all that the samplers here need. Others have other times, levels or nets."""
+
+MOST_TIMES = 100_000
 
 
 def config(schedule: str, prediction: str) -> dict[str, Any]:
@@ -42,16 +49,26 @@ def _plain(scheduler: DDPMScheduler) -> dict[str, Any]:
 class NoiseSchedule:
     """The levels of one stock config, and what the net's answer means at each.
 
+    Whatever of the config changes a picture is as in diffusers' own `DDPMScheduler` and `DDIMScheduler`, or is refused.
+
     Attributes:
         config: the stock config, whole.
         alphas_cumprod: float32 (T,), the paper's alpha-bar.
         prediction: `epsilon`, `v_prediction` or `sample`.
         clip: what samplers of the first papers bound x_0 by, or None.
         large_variance: whether `ddpm` takes beta for its variance.
+        final_alpha_is_one: whether the last step of `ddim` goes to a clean picture.
     """
 
     def __init__(self, stock: dict[str, Any]) -> None:
-        """Take a config of diffusers' `DDPMScheduler`. Raises ValueError for what no sampler here knows."""
+        """Take a config of one of `CLASSES`. Raises ValueError, which names what no sampler here knows."""
+        kind = stock.get("_class_name", CLASSES[0])
+        if kind not in CLASSES:
+            raise ValueError(f"_class_name is {kind!r}; known: {', '.join(CLASSES)}")
+        count = stock.get("num_train_timesteps", 1000)
+        if type(count) is not int or not 1 <= count <= MOST_TIMES:
+            raise ValueError(f"num_train_timesteps is {count!r}; known: 1 to {MOST_TIMES:,}")
+        self.final_alpha_is_one = kind not in DDIM or bool(stock.get("set_alpha_to_one", True))
         scheduler = DDPMScheduler.from_config(stock)
         self.config = _plain(scheduler)
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod
@@ -78,6 +95,17 @@ class NoiseSchedule:
         scheduler = DDPMScheduler.from_config(self.config)
         scheduler.set_timesteps(steps)
         return tuple(scheduler.timesteps.tolist()[:steps])  # trailing by 61 and others, stock adds the time -1
+
+    def after(self, times: Sequence[int], position: int, sampler: str) -> int:
+        """The time that the step at `position` goes to; `times` end with that of a clean picture, below 0.
+
+        It is the next one, but for `ddim` T / steps earlier, as stock DDIM has it: `linspace` times lie further apart.
+        Without `set_alpha_to_one` its last step goes to the time 0 and not to a clean picture.
+        """
+        if sampler != "ddim":
+            return times[position + 1]
+        after = times[position] - len(self) // (len(times) - 1)
+        return after if after >= 0 else times[-1] if self.final_alpha_is_one else 0
 
     def level(self, t: Tensor) -> Level:
         """Levels at integer times (B,); a time below 0 is the clean picture."""

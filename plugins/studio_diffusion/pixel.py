@@ -8,7 +8,6 @@ host; `ddpm.py` wraps it as a generator, and the trainer draws its sample grids 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +21,10 @@ import studio
 from studio.attention.routes import diffusers
 from studio.errors import InputError, UnknownName, WeightsError
 from studio.loaders import diffusers as loaders
-from studio_diffusion.latent import attention_name, tensors_of
-from studio_diffusion.noise import NoiseSchedule
+from studio.loaders import read_config
+from studio_diffusion.latent import attention_name
+from studio_diffusion.layout import components, part, read_json, tensors_of
+from studio_diffusion.noise import CLASSES, NoiseSchedule
 from studio_diffusion.samplers import CORRECTORS, PIXEL_SAMPLERS, Level, Move, Past
 
 CLEAN = -1
@@ -79,7 +80,8 @@ class PixelDiffusion:
         config = _unet_config(folder)
         schedule = _schedule(folder)
         unet = studio.module(
-            partial(loaders.module, "UNet2DModel", folder / "unet"), tensors_of(folder / "unet"), rename=attention_name,
+            partial(loaders.module, "UNet2DModel", part(folder, "unet")), tensors_of(part(folder, "unet")),
+            rename=attention_name,
             device=device, dtype=dtype,
         )  # fmt: skip
         made = cls(unet, schedule, _labels(folder, config.get("num_class_embeds")))
@@ -179,24 +181,8 @@ class PixelDiffusion:
         return made if made.shape[-1] == 3 else made[..., 0]
 
 
-def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
-    """A JSON file's object or list. Raises WeightsError if it is missing, damaged or something else."""
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        missing = f"`{path.parent}` has no `{path.name}`: it is no whole DDPM"
-        raise WeightsError(path, missing, hint="name a folder in the layout of diffusers' DDPMPipeline") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(path, f"`{path}` cannot be read as JSON: {error}", hint="get the model again") from None
-    if not isinstance(found, kind):
-        raise WeightsError(
-            path, f"`{path}` is no JSON {'object' if kind is dict else 'list'}", hint="get the model again"
-        )
-    return found
-
-
 def _unet_config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = read_json(folder / "unet" / "config.json", dict)
+    config: dict[str, Any] = read_json(part(folder, "unet") / "config.json", dict)
     kind = config.get("_class_name")
     if kind != "UNet2DModel":
         message = f"the net of `{folder}` is a `{kind}`; this draws with a `UNet2DModel`"
@@ -205,14 +191,24 @@ def _unet_config(folder: Path) -> dict[str, Any]:
         found = f"sample_size {config.get('sample_size')} and in_channels {config.get('in_channels')}"
         raise WeightsError(folder, f"the net of `{folder}` has {found}; a picture has a size, and 1 or 3 channels",
                            hint="name a model of pictures")  # fmt: skip
+    for name, known in (("out_channels", config["in_channels"]), ("class_embed_type", None)):
+        if config.get(name, known) != known:
+            raise WeightsError(folder, f"the net of `{folder}` has {name} {config[name]!r}; known is {known!r} only",
+                               hint="name another model")  # fmt: skip
     return config
 
 
 def _schedule(folder: Path) -> NoiseSchedule:
-    path = folder / "scheduler" / "scheduler_config.json"
+    """The folder's noise schedule. The class is that of `model_index.json`, as diffusers has it, if there is one."""
+    path = part(folder, "scheduler") / "scheduler_config.json"
+    config = read_config(path)
+    kind = components(folder, ("unet", "scheduler")).get("scheduler", config.get("_class_name"))
     try:
-        return NoiseSchedule(loaders.config("DDPMScheduler", path))
-    except (ValueError, NotImplementedError) as error:
+        if config.get("_class_name", kind) != kind:
+            raise ValueError(f"_class_name is {config['_class_name']!r}, and `model_index.json` says {kind!r}")
+        kind = kind or CLASSES[0]
+        return NoiseSchedule({**(loaders.config(kind, path) if kind in CLASSES else {}), "_class_name": kind})
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise WeightsError(path, f"`{path}` is of a kind that is not known: {error}",
                            hint="name a model with another noise schedule") from None  # fmt: skip
 

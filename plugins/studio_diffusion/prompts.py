@@ -1,6 +1,9 @@
-"""Weights of words in a prompt: ``a (red:1.4) apple`` turns `red` up, ``(white background:0.5)`` turns that down.
+r"""What people write in prompts, as A1111's web UI and ComfyUI read it: weights, escapes, `BREAK`, and tags.
 
-Other parentheses are text. Knows nothing of tokens; latent.py weighs their states.
+``(red:1.4)`` weighs `red` 1.4, ``(red)`` 1.1, ``[red]`` 1 / 1.1; brackets nest, and their weights multiply. ``\(`` is a
+bracket to draw. ``(16:9)`` is text: a ratio, whose second number has no decimal point, behind a digit. `BREAK` begins
+another part, which is encoded by itself. A tag such as ``<lora:name:0.8>`` is left out, and a notice says so. Brackets
+that do not match are text. Knows nothing of tokens; latent.py weighs their states.
 
 Try it: ``pieces("a (red:1.4) apple")`` is ``[("a ", 1.0), ("red", 1.4), (" apple", 1.0)]``
 """
@@ -8,19 +11,144 @@ Try it: ``pieces("a (red:1.4) apple")`` is ``[("a ", 1.0), ("red", 1.4), (" appl
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 
 LARGEST = 3.0
-_WEIGHED = re.compile(r"\(([^():]+):(\d{1,6}(?:\.\d{1,6})?)\)")
+STRESS = 1.1
+"""The weight of what stands in plain brackets."""
+
+Piece = tuple[str, float]
+_TOKEN = re.compile(r"\\[()\[\]\\<>]|[()\[\]]|\s*\bBREAK\b\s*|<[A-Za-z]+:[^<>]*>|[^\\()\[\]<B\s]+|.", re.DOTALL)
+_WEIGHT = re.compile(r"(?s)(.*):\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
+_EDIT = re.compile(r"(?s)([^:]*):(?:([^:]*):)?\s*\d*\.?\d+\s*")
+_CLOSES = {")": "(", "]": "["}
+_OTHERS = ((re.compile(r"\{[^{}]*\|[^{}]*\}"), "choices in `{…|…}`"), (re.compile(r"\sAND\s"), "`AND` between prompts"))
 
 
-def pieces(prompt: str) -> list[tuple[str, float]]:
-    """The prompt in pieces, each with its weight; without weights it is one piece. Raises ValueError above LARGEST."""
-    made, at = [], 0
-    for found in _WEIGHED.finditer(prompt):
-        weight = float(found[2])
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as it was read.
+
+    Attributes:
+        parts: what stands between the `BREAK`s, each in pieces of text with their weights.
+        notices: what of it is not done, for the user.
+    """
+
+    parts: tuple[tuple[Piece, ...], ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The pieces of all parts."""
+        return [piece for part in self.parts for piece in part]
+
+    @property
+    def text(self) -> str:
+        """The words without weights, as a model reads that has none."""
+        return " ".join("".join(text for text, _ in part).strip() for part in self.parts).strip()
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing in it but text."""
+        return len(self.parts) == 1 and all(weight == 1 for _, weight in self.pieces)
+
+
+@dataclass(frozen=True)
+class _Atom:
+    """A bit of the prompt: its text, its weight so far, and whether it stood there as itself, unescaped."""
+
+    text: str
+    weight: float = 1.0
+    bare: bool = False
+    is_break: bool = False
+
+
+def pieces(prompt: str) -> list[Piece]:
+    """The prompt in pieces, each with its weight; without weights it is one piece. Raises ValueError as `read`."""
+    return read(prompt).pieces
+
+
+def read(prompt: str) -> Prompt:
+    """Read a prompt. Raises ValueError for a weight outside of 0 … LARGEST."""
+    atoms: list[_Atom] = []
+    opened: list[tuple[str, int]] = []  # brackets that are open, and where in `atoms` they stand
+    notices: list[str] = []
+    for match in _TOKEN.finditer(prompt):
+        token = match[0]
+        if token[0] == "\\" and len(token) > 1:
+            atoms.append(_Atom(token[1]))
+        elif token in ("(", "["):
+            opened.append((token, len(atoms)))
+            atoms.append(_Atom(token, bare=True))
+        elif token in _CLOSES and any(kind == _CLOSES[token] for kind, _ in opened):
+            while opened[-1][0] != _CLOSES[token]:
+                opened.pop()  # opened within and never closed: text
+            _, at = opened.pop()
+            atoms[at:] = _grouped(token, atoms[at + 1 :], notices)
+        elif token.strip() == "BREAK":
+            atoms.append(_Atom(token, is_break=True))
+        elif token[0] == "<" and len(token) > 1:
+            notices.append(f"`{token}` is left out: no LoRA or other tag is read in prompts")
+        else:
+            atoms.append(_Atom(token, bare=True))
+    for pattern, name in _OTHERS:
+        if pattern.search(prompt):
+            notices.append(f"{name} are drawn as words")
+    return Prompt(_parts(atoms, notices), tuple(dict.fromkeys(notices)))
+
+
+def _grouped(close: str, inside: list[_Atom], notices: list[str]) -> list[_Atom]:
+    """What stood between two brackets, weighed; with the brackets where they are text."""
+    tail = "".join(atom.text if atom.bare else "\0" for atom in inside)  # an escaped colon is none
+    written = "".join(atom.text for atom in inside)
+    if close == "]":
+        edit = _EDIT.fullmatch(tail)
+        if edit or "|" in tail:
+            kept = (edit[1] or edit[2] or "") if edit else tail.split("|")[0]
+            notices.append(f"`[{written}]` is drawn as `{kept}`: words do not change between steps")
+            return [_Atom(kept)]
+        return _times(inside, 1 / STRESS)
+    found = _WEIGHT.fullmatch(tail)
+    if found is None or not found[1].strip():
+        return _times(inside, STRESS) if found is None else [_Atom("("), *inside, _Atom(")")]
+    if found[1].rstrip()[-1].isdigit() and "." not in found[2]:  # a ratio, a scale, a time
+        return [_Atom("("), *inside, _Atom(")")]
+    weight = float(found[2])
+    if not 0 <= weight <= LARGEST:
+        raise ValueError(f"gives `{found[1].strip()}` the weight {found[2]}, but weights are from 0 to {LARGEST:g}; "
+                         r"write \( and \) for brackets to draw")  # fmt: skip
+    return _times(_cut(inside, len(found[1])), weight)
+
+
+def _cut(atoms: list[_Atom], length: int) -> list[_Atom]:
+    """The first so many characters."""
+    kept: list[_Atom] = []
+    for atom in atoms:
+        kept.append(replace(atom, text=atom.text[:length]))
+        length -= len(atom.text)
+        if length <= 0:
+            break
+    return [atom for atom in kept if atom.text]
+
+
+def _times(atoms: list[_Atom], weight: float) -> list[_Atom]:
+    return [replace(atom, weight=atom.weight * weight) for atom in atoms]
+
+
+def _parts(atoms: list[_Atom], notices: list[str]) -> tuple[tuple[Piece, ...], ...]:
+    """Atoms of one weight joined; what weighs more than the most, by nesting, weighs the most."""
+    parts: list[list[Piece]] = [[]]
+    for atom in atoms:
+        if atom.is_break:
+            parts.append([])
+            continue
+        weight = round(atom.weight, 6)
         if weight > LARGEST:
-            raise ValueError(f"gives `{found[1]}` the weight {found[2]}, but weights are from 0 to {LARGEST:g}")
-        made += [(prompt[at : found.start()], 1.0), (found[1], weight)]
-        at = found.end()
-    made.append((prompt[at:], 1.0))
-    return [piece for piece in made if piece[0]]
+            notices.append(f"nested brackets weigh {weight:.3g}: taken as {LARGEST:g}, the most")
+            weight = LARGEST
+        part = parts[-1]
+        if part and part[-1][1] == weight:
+            part[-1] = (part[-1][0] + atom.text, weight)
+        else:
+            part.append((atom.text, weight))
+    return tuple(tuple(part) for part in parts if part) or ((),)

@@ -25,6 +25,7 @@ import studio
 from studio.loaders import transformers
 from studio_diffusion import latent as pictures
 from studio_diffusion.kernels import on_attend
+from studio_diffusion.layout import tensors_of
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
 from studio_video.files import CONFIG
 from studio_video.model import FULL, Clip, VideoTransformer, Views, build, pack
@@ -76,7 +77,7 @@ class LatentVideo:
         tokenizer = transformers.tokenizer("CLIPTokenizer", starter / "tokenizer")
         place: Any = {"device": device, "dtype": dtype}
         tower = studio.module(
-            partial(_tower, starter / "text_encoder"), pictures.tensors_of(starter / "text_encoder"),
+            partial(_tower, starter / "text_encoder"), tensors_of(starter / "text_encoder"),
             rename=pictures.text_name, **place,
         )  # fmt: skip
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -85,7 +86,7 @@ class LatentVideo:
         )
         self.vae: AutoencoderKL = studio.module(
             partial(pictures.build_vae, starter / "vae"),
-            pictures.tensors_of(starter / "vae"),
+            tensors_of(starter / "vae"),
             rename=pictures.attention_name,
             **place,
         )

@@ -90,12 +90,12 @@ def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
     for at, pixels in given.frames.items():
         still[at] = True
         x[at] = model.encode(pixels[None])[0]
-    text, negative = model.texts([inputs.prompt, inputs.negative])
+    text, negative = model.texts.read([inputs.prompt, inputs.negative])
     unlearnt = (UNLEARNT,) if inputs.attention == "factorised" else ()
-    cut = (*model.texts.cut(inputs.prompt, "prompt"), *model.texts.cut(inputs.negative, "negative prompt"))
+    told = (*model.texts.notices(inputs.prompt, "prompt"), *model.texts.notices(inputs.negative, "negative prompt"))
     before, after = (torch.from_numpy(each.copy()) for each in (given.before, given.after))
     return Denoising(
-        steps=inputs.steps, notices=(*given.notices, *cut, *unlearnt), x=x, x0_before=None,
+        steps=inputs.steps, notices=(*given.notices, *told, *unlearnt), x=x, x0_before=None,
         times=torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([0.5]),
         given=still, text=text, negative=negative, levels=levels(inputs.steps, frames), rng=rng,
         guidance=inputs.guidance, sampler=inputs.sampler, loop=inputs.loop, attention=inputs.attention,

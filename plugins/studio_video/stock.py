@@ -32,7 +32,8 @@ from studio.errors import InputError, WeightsError
 from studio.finite import Reading
 from studio.loaders import diffusers as loaders
 from studio.loaders import read_config, transformers
-from studio_diffusion.latent import tensors_of
+from studio_diffusion import prompts
+from studio_diffusion.layout import tensors_of
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
 from studio_video import fit
 
@@ -55,6 +56,19 @@ PARTS: dict[str, dict[str, str]] = {
     ), ""),
 }  # fmt: skip
 """The classes that a pipeline's parts may have, and of transformers' what their configs are."""
+_NO_SIGMAS = dict.fromkeys(
+    ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"), (False,)
+)
+_SOLVER = {"thresholding": (False,), "final_sigmas_type": ("zero",), **_NO_SIGMAS}
+_COG = {"set_alpha_to_one": (True,), "timestep_spacing": ("leading", "trailing"),
+        "prediction_type": ("epsilon", "v_prediction", "sample")}  # fmt: skip
+SCHEDULERS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "FlowMatchEulerDiscreteScheduler": {"invert_sigmas": (False,), "stochastic_sampling": (False,)},
+    "UniPCMultistepScheduler": _SOLVER, "DPMSolverMultistepScheduler": _SOLVER,
+    "CogVideoXDDIMScheduler": _COG, "CogVideoXDPMScheduler": _COG,
+}  # fmt: skip
+"""Stock schedulers whose times and levels are taken over, and what their configs must say for that to be all of it."""
+_OTHER_SOLVERS = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "CogVideoXDPMScheduler")
 _EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 _MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 
@@ -116,10 +130,29 @@ class OneTime:
         return (said,) if kind == "sample" else (x - sigma * said,)
 
 
+def _is_flow(real: Any) -> bool:
+    """Whether x = (1 - s) x_0 + s e."""
+    return type(real).__name__.startswith("FlowMatch") or bool(real.config.get("use_flow_sigmas", False))
+
+
+def check_scheduler(folder: Path, real: Any) -> None:
+    """Raise WeightsError, which names what it is, for a stock scheduler that is not taken over whole."""
+    kind = type(real).__name__
+    if kind not in SCHEDULERS:
+        raise WeightsError(folder, f"`{folder}` has a `{kind}`; known are {', '.join(SCHEDULERS)}",
+                           hint="name a model with one of these schedulers")  # fmt: skip
+    flow = ("flow_prediction",) if _is_flow(real) else _COG["prediction_type"]
+    for name, known in {"prediction_type": flow, **SCHEDULERS[kind]}.items():
+        found = real.config.get(name, known[0])
+        if found not in known:
+            raise WeightsError(folder, f"the `{kind}` of `{folder}` has {name} {found!r}; known: "
+                               f"{', '.join(map(repr, known))}", hint="name a model with another schedule")  # fmt: skip
+
+
 def _levels(real: Any) -> tuple[tuple[float, float, float], ...]:
     """(alpha, sigma, time) of a stock scheduler whose times are set, and the clean end."""
     times = [float(t) for t in real.timesteps]
-    if hasattr(real, "sigmas"):  # rectified flow: sigma is s
+    if _is_flow(real):  # sigma is s
         found = [(1 - s, s, t) for s, t in zip(map(float, real.sigmas), times, strict=False)]
     else:
         bars = [float(real.alphas_cumprod[int(t)]) for t in times]
@@ -148,6 +181,7 @@ class StockVideo:
         self.pipe, self.device = pipe, torch.device(device)
         self._decodings: list[Reading] = []  # sums of what the VAE's decoder says, which pipelines clamp
         pipe.vae.decoder.register_forward_hook(self._decoded)
+        check_scheduler(folder, pipe.scheduler)
         self.time = OneTime(pipe.scheduler)
         self.pipe.scheduler = self.time
         self._told = self.pipe
@@ -164,6 +198,13 @@ class StockVideo:
             reading.read()
         self._decodings.clear()
         return studio.pixels(torch.from_numpy(frames)).numpy()
+
+    @property
+    def multiple(self) -> int:
+        """What sides are a multiple of. Wan's pipelines round others down."""
+        if not self.name.startswith("Wan"):
+            return 1
+        return int(self.pipe.vae_scale_factor_spatial * max(self.pipe.transformer.config.patch_size[1:]))
 
     @property
     def stride(self) -> int:
@@ -261,15 +302,26 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
         if getattr(inputs, name):
             raise InputError(name, f"`{name}` is for Studio's own video model; a `{model.name}` does not take it",
                              hint=f"leave out `{name}`")  # fmt: skip
+    if any(side % model.multiple for side in inputs.sides):
+        raise InputError("size", f"`size` is {inputs.size}; this model makes multiples of {model.multiple}",
+                         hint=f"give each side as a multiple of {model.multiple}")  # fmt: skip
     given = fit.given(inputs, 0)
+    scheduler = type(model.time._real).__name__
+    solver = f"drawn by `{inputs.sampler}` at the noise levels of the model's {scheduler}, not by that solver itself"
+    asked = [prompts.read(each) for each in (inputs.prompt, inputs.negative)]
+    notices = (*given.notices, *(notice for each in asked for notice in each.notices))
+    if scheduler in _OTHER_SOLVERS:
+        notices += (solver,)
+    if not all(each.plain for each in asked):
+        notices += ("weights and `BREAK` in the prompt are left out: this model's text encoder has none",)
     frames = -(-(inputs.frames - 1) // model.stride) * model.stride + 1
     pipe = model.pipeline(inputs.image is not None)
     encoded = pipe.encode_prompt(
-        prompt=inputs.prompt, negative_prompt=inputs.negative, do_classifier_free_guidance=inputs.guidance > 1,
+        prompt=asked[0].text, negative_prompt=asked[1].text, do_classifier_free_guidance=inputs.guidance > 1,
         device=model.device, max_sequence_length=_tokens(pipe),
     )  # fmt: skip
     state = Denoising(
-        steps=inputs.steps, notices=given.notices, x=None, x0_before=None,
+        steps=inputs.steps, notices=notices, x=None, x0_before=None,
         text=tuple(each.cpu() if each is not None else torch.zeros(0) for each in encoded), schedule=(),
         guidance=inputs.guidance, sampler=inputs.sampler, fps=inputs.fps, size=inputs.sides, frames=frames,
         wanted=inputs.frames, seed=rng.torch_seed,

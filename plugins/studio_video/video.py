@@ -19,7 +19,7 @@ from studio import models
 from studio.errors import WeightsError
 from studio.precision import fast_dtype
 from studio.serving import others
-from studio_diffusion import sizes
+from studio_diffusion import prompts, sizes
 from studio_diffusion.image import STARTER as PICTURES
 from studio_video import fit
 
@@ -38,7 +38,7 @@ class VideoGenerator(studio.Generator):
     """Make a short video from a text, from a picture, or from a clip to go on with."""
 
     name = "video"
-    version = "3"
+    version = "4"
     output = studio.Video
     max_batch: ClassVar[int] = 8
 
@@ -78,6 +78,14 @@ class VideoGenerator(studio.Generator):
         def _not_blank(cls, value: str) -> str:
             if not value.strip():
                 raise ValueError("is empty: say what to show")
+            return value
+
+        @field_validator("prompt", "negative")
+        @classmethod
+        def _weights_are_allowed(cls, value: str, info: ValidationInfo) -> str:
+            found = prompts.read(value)
+            if value.strip() and not found.text and info.field_name == "prompt":
+                raise ValueError("has brackets and tags only: say what to show")
             return value
 
         @field_validator("size")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,24 +11,95 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import studio
 from studio.errors import InputError
+from studio_diffusion.chunks import MOST
 from studio_diffusion.image import ImageGenerator
 from studio_diffusion.latent import LatentDiffusion
-from studio_diffusion.prompts import pieces
+from studio_diffusion.prompts import LARGEST, pieces, read
+from studio_video.video import VideoGenerator
 
-WORDS = st.text(st.characters(blacklist_characters="():", blacklist_categories=["Cs"]), min_size=1, max_size=12)
+WORDS = st.text(st.characters(categories=["Ll", "Lo", "So"]), min_size=1, max_size=12)
 
 
-@given(st.lists(st.tuples(WORDS, WORDS, st.integers(0, 300)), max_size=4), WORDS)
+@given(st.lists(st.tuples(WORDS, WORDS, st.integers(0, 299)), max_size=4), WORDS)
 def test_pieces_are_what_was_written(parts: list[tuple[str, str, int]], last: str) -> None:
+    parts = [each for each in parts if each[2] != 100]
     prompt = "".join(f"{before}({words}:{weight / 100})" for before, words, weight in parts) + last
     wanted = [each for before, words, weight in parts for each in ((before, 1.0), (words, weight / 100))]
     assert pieces(prompt) == [*wanted, (last, 1.0)]
 
 
-@pytest.mark.parametrize("prompt", ["a (small) apple", "at 10:30 (or later)", "(a:b)", "(:1.3)", "(red:-1)", "((", ""])
-def test_other_parentheses_are_text(prompt: str) -> None:
-    assert pieces(prompt) == ([(prompt, 1.0)] if prompt else [])
+@given(st.text("()[]ab :.1\\<>B\n", max_size=30))
+def test_anything_is_read_and_escapes_give_it_back(prompt: str) -> None:
+    """Weights lie within their bounds, and a text whose brackets are escaped is that text."""
+    with suppress(ValueError):  # a weight beyond the bounds
+        assert all(text and 0 <= weight <= LARGEST for text, weight in read(prompt).pieces)
+    plain = prompt.replace("\\", "")
+    escaped = re.sub(r"([()\[\]<>])", r"\\\1", plain)
+    assert read(escaped).pieces == ([(plain, 1.0)] if plain else [])
+    assert read(escaped).notices == ()
+
+
+@given(WORDS, st.lists(st.sampled_from(["()", "[]"]), max_size=9))
+def test_nested_brackets_multiply(words: str, brackets: list[str]) -> None:
+    weight = 1.1 ** sum(1 if each == "()" else -1 for each in brackets)
+    prompt = "".join(each[0] for each in brackets) + words + "".join(each[1] for each in reversed(brackets))
+    ((text, found),) = pieces(prompt)
+    assert text == words
+    assert found == pytest.approx(weight, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ("a (small) apple", [("a ", 1.0), ("small", 1.1), (" apple", 1.0)]),
+        ("a (wide (photo:1.2):2)", [("a ", 1.0), ("wide ", 2.0), ("photo", 2.4)]),
+        ("(red: .5 )", [("red", 0.5)]),
+        ("(a:b)", [("a:b", 1.1)]),
+        ("(16:9:1.2)", [("16:9", 1.2)]),
+        (r"(a fox \(animal\):1.2)", [("a fox (animal)", 1.2)]),
+        (r"(at 10\:30:1.2)", [(r"at 10\:30", 1.2)]),
+        ("a [b", [("a [b", 1.0)]),
+        ("a) b (c", [("a) b (c", 1.0)]),
+        ("((((a", [("((((a", 1.0)]),
+        ("BREAKFAST", [("BREAKFAST", 1.0)]),
+        ("a 3 < 4 > 2", [("a 3 < 4 > 2", 1.0)]),
+        ("", []),
+    ],
+)
+def test_brackets_are_read_as_elsewhere(prompt: str, wanted: list[tuple[str, float]]) -> None:
+    assert pieces(prompt) == wanted
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a photo (16:9)", "(scale 1:87)", "(at 12:30)", "(ratio 3:2), wide", "(:1.3)", "(Psalm 23:4)"]
+)
+def test_ratios_and_times_are_text(prompt: str) -> None:
+    assert pieces(prompt) == [(prompt, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "word"),
+    [
+        ("a house <lora:pixel art:0.8>", "a house", "`<lora:pixel art:0.8>` is left out"),
+        ("a [cat:dog:0.5]", "a cat", "`[cat:dog:0.5]` is drawn as `cat`"),
+        ("a [cat:0.5]", "a cat", "do not change between steps"),
+        ("a [cat|dog]", "a cat", "do not change between steps"),
+        ("a {red|green} house", "a {red|green} house", "drawn as words"),
+        ("a cat AND a dog", "a cat AND a dog", "drawn as words"),
+        ("((((((((((((((red))))))))))))))", "red", "taken as 3"),
+    ],
+)
+def test_what_is_not_done_is_told(prompt: str, text: str, word: str) -> None:
+    found = read(prompt)
+    assert found.text == text
+    assert word in found.notices[0]
+
+
+def test_break_parts_a_prompt() -> None:
+    assert read("a (house:1.2) BREAK\na tree").parts == ((("a ", 1.0), ("house", 1.2)), (("a tree", 1.0),))
+    assert read("BREAK a BREAK BREAK b BREAK").text == "a b"
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +120,37 @@ def test_a_weight_moves_its_words_alone(model: LatentDiffusion) -> None:
 
 
 @torch.inference_mode()
-def test_what_is_cut_is_told_with_weights_too(model: LatentDiffusion) -> None:
-    ids, weights, cut = model.tokenize("apple " * 12 + "(zebra apple:1.2) octopus")
-    assert len(ids) == len(weights) == model.tokenizer.model_max_length
-    assert "octopus" in cut
+def test_a_long_prompt_counts_whole_in_further_chunks(model: LatentDiffusion) -> None:
+    length = model.tokenizer.model_max_length
+    one, other = "apple " * (length - 2), "(octopus:1.5)"
+    ids, weights, cut = model.tokenize(one + other)
+    assert (len(ids), cut) == (2 * length, "")
+    assert len(weights) == len(ids)
+    assert ids[:length] == model.tokenize(one)[0]
+    assert ids[length:] == model.tokenize("octopus")[0]
+    states = model.states("a red apple BREAK octopus")[0]
+    assert torch.equal(states, torch.cat([model.states("a red apple")[0], model.states("octopus")[0]]))
+    ids, _, cut = model.tokenize(one * MOST + other)
+    assert (len(ids), cut) == (MOST * length, "octopus")
+
+
+@torch.inference_mode()
+def test_both_prompts_have_as_many_chunks_and_notices_are_told(model: LatentDiffusion, tiny_folder: Path) -> None:
+    generator = ImageGenerator(tiny_folder)
+    inputs = generator.Inputs.parse({"prompt": "a BREAK b <lora:x:1>", "negative": "c [d|e]", "size": "64x64"})
+    state = generator.start(model, inputs, studio.Rng(1))
+    assert state.text.shape == state.negative.shape == (2 * model.tokenizer.model_max_length, 32)
+    assert torch.equal(state.negative[len(state.negative) // 2 :], model.states("")[0])
+    assert len(state.notices) == 2
+    short = generator.start(model, generator.Inputs.parse({"prompt": "a", "size": "64x64"}), studio.Rng(1))
+    assert generator.batch_key(state) != generator.batch_key(short)
+
+
+@pytest.mark.parametrize("prompt", ["<lora:x:1>", "()", "[]", "BREAK"])
+def test_a_prompt_without_words_is_refused(prompt: str) -> None:
+    for generator in (ImageGenerator, VideoGenerator):
+        with pytest.raises(InputError, match="brackets and tags only"):
+            generator.Inputs.parse({"prompt": prompt})
 
 
 def test_too_much_weight_is_refused() -> None:
