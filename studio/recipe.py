@@ -12,6 +12,7 @@ Try it: ``studio show FILE``
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -20,6 +21,7 @@ from studio.errors import MediaError
 
 MAX_RECIPE_BYTES = 1 << 20
 SCHEMA = 1
+_SAMPLERS = {"dpmpp-2m": "DPM++ 2M", "euler": "Euler", "ddim": "DDIM", "ddpm": "DDPM", "unipc": "UniPC"}
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -114,11 +116,17 @@ class Recipe(_Frozen):
         named = ("generator", "generator_version", "plugin", "weights", "libraries", "device", "dtype", "threads")
         return self.model_dump(mode="json", include={*named, "batch_width", "facts", "steps"})
 
+    def _done(self, name: str) -> Any:
+        """What was done: a fact of that name, else the input."""
+        return self.facts[name] if name in self.facts else self.inputs.get(name)
+
     def parameters_text(self) -> str | None:
         """Return the `parameters` text that other image tools read, or None for a recipe without a prompt.
 
         Format: the prompt, a line ``Negative prompt: …`` if there is one, and a line of ``Key: value`` pairs, as the
-        AUTOMATIC1111 web UI writes it.
+        AUTOMATIC1111 web UI writes it, with its names of samplers. What was done goes before what was asked for: facts
+        of the names `steps`, `guidance`, `sampler` and `size` (where an option chose them, or they grew) before inputs.
+        With a strength, `Steps` counts the whole way from noise to picture, as there.
         """
         prompt = self.inputs.get("prompt")
         if not isinstance(prompt, str):
@@ -127,16 +135,24 @@ class Recipe(_Frozen):
         if negative := self.inputs.get("negative"):
             lines.append(f"Negative prompt: {negative}")
         values = {
-            "Steps": self.inputs.get("steps", self.steps),
-            "Sampler": self.inputs.get("sampler") or self.facts.get("sampler"),
-            "CFG scale": self.inputs.get("guidance"),
+            "Steps": self._done("steps") or self.steps,
+            "Sampler": _SAMPLERS.get(str(sampler := self._done("sampler")), sampler),
+            "CFG scale": self._done("guidance"),
             "Seed": self.seed,
-            "Size": self.inputs.get("size"),
+            "Size": self._done("size"),
             "Model hash": _model_hash(self.weights),
             "Model": f"{self.plugin.name} {self.generator} {self.generator_version}",
+            "Denoising strength": self._done("strength"),
         }
-        lines.append(", ".join(f"{key}: {_plain(value)}" for key, value in values.items() if value is not None))
+        lines.append(
+            ", ".join(f"{key}: {_quoted(_plain(value))}" for key, value in values.items() if value is not None)
+        )
         return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """The text, as JSON if it would be taken for several values."""
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
 
 
 def _plain(value: Any) -> str:

@@ -300,7 +300,10 @@ class ImageGenerator(studio.Generator):
                 "steps": inputs.taken,
                 "begin": inputs.change,
             },
+            "steps": inputs.walk[0],
             "guidance": inputs.walk[1],
+            "size": f"{inputs.canvas[0]}x{inputs.canvas[1]}",
+            **({"strength": inputs.change} if inputs.image is not None else {}),
             "sampler": inputs.sampler,
             "steps_asked": sum(not inputs.cache or skipping.asks(i, inputs.taken) for i in range(inputs.taken)),
         }

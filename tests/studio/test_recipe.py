@@ -97,8 +97,13 @@ def test_the_text_that_other_tools_read():
     assert made.parameters_text().splitlines() == [
         "a cat",
         "Negative prompt: dog",
-        "Steps: 20, Sampler: ddim, CFG scale: 5, Seed: 7, Size: 128x128, "
+        "Steps: 20, Sampler: DDIM, CFG scale: 5, Seed: 7, Size: 128x128, "
         "Model hash: cccccccccc, Model: diffusion image 1",
     ]
+    done = recipe(facts={"steps": 4, "guidance": 4.5, "size": "96x64", "strength": 0.8, "sampler": "odd, one"})
+    assert done.parameters_text().splitlines()[-1] == (
+        'Steps: 4, Sampler: "odd, one", CFG scale: 4.5, Seed: 7, Size: 96x64, Model: diffusion image 1, '
+        "Denoising strength: 0.8"
+    )
     assert recipe(inputs={"image": {}}).parameters_text() is None
     assert "Negative" not in recipe(inputs={"prompt": "x", "negative": ""}).parameters_text()
