@@ -178,6 +178,14 @@ def ancestry(sha256: str, recipe: Recipe | None, store: Store) -> Ancestor:
     return look(sha256, recipe, ())
 
 
+def last_bits(recipe: Recipe) -> str:
+    """Why a replay may differ in the last bits, or nothing: a request made beside others is made again alone."""
+    widest = recipe.batch_width.max
+    if widest == 1:
+        return ""
+    return f"it was made in a batch of {widest} and is made again alone: last bits may differ, by 1 of 255 in a pixel"
+
+
 def compare(original: Media, made: Media, recipe: Recipe, ancestors: tuple[Remade, ...] = ()) -> ReplayReport:
     """Compare what was made then and now, and name the facts that changed."""
     changed = recipe.changed_facts(made.recipe) if made.recipe else []

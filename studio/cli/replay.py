@@ -33,7 +33,7 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
     pulled, and sizes, steps and time are bounded.
     """
     from studio.cli.destination import choose
-    from studio.replay import is_ours
+    from studio.replay import is_ours, last_bits
 
     studio = settings.studio()
     original = studio.load(what)
@@ -43,6 +43,8 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
         _ask(original.recipe, what)
     if original.recipe and not settings.quiet:
         note(f"making it again: {original.recipe.generator}, seed {original.recipe.seed}")
+        if doubt := last_bits(original.recipe):
+            note(doubt)
     with stray_prints_aside():
         report = studio.replay(what, elsewhere=elsewhere)
     path = str(target.save(report.media, report.recipe.generator, report.recipe.seed))
