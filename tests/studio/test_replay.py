@@ -11,6 +11,8 @@ import pytest
 import studio
 from studio.errors import InputError, MediaError, ModelError, StoreError, TimedOut, UnknownName, UsageError
 from studio.media.png import with_text
+from studio.recipe import BatchWidth
+from studio.replay import last_bits
 
 
 @pytest.fixture
@@ -131,6 +133,13 @@ def test_a_recorded_device_may_be_anything(host, file, sample_plugin):
         report = free.replay(altered(file, device="cuda:77; drop"), elsewhere=True)
     assert report.identical
     assert report.changed_facts[0].startswith("device: cuda:77; drop -> ")
+
+
+def test_a_batch_is_told_to_differ_in_the_last_bits(host, file):
+    recipe = studio.Image.open(file).recipe
+    assert last_bits(recipe) == ""
+    batch = recipe.model_copy(update={"batch_width": BatchWidth(min=1, max=4)})
+    assert last_bits(batch).startswith("it was made in a batch of 4")
 
 
 @pytest.mark.parametrize("what", ["gone.png", "", "abc", "."])

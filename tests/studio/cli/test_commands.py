@@ -116,6 +116,7 @@ def test_replay_says_how_far_and_what_changed(studio: Studio) -> None:
     ran = studio("replay", "dot.png", plugin=plugin)
     assert ran.code == 1
     assert ran.lines[0] == "different: by at most 3, 3 in the mean"
+    assert "last bits" not in ran.err
     assert any(line.startswith("changed: plugin.version: sha256:") for line in ran.lines[1:])
     told = json.loads(studio("replay", "dot.png", "--json", plugin=plugin).out)
     assert (told["identical"], told["max_abs_diff"]) == (False, 3.0)
