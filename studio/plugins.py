@@ -16,6 +16,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -285,7 +286,7 @@ def _unreadable(path: Path, reason: str) -> _Source:
     def load() -> ModuleType:
         raise PluginError(reason)
 
-    return _Source(path.stem, "?", str(path), load, lambda: None)
+    return _Source(_stem(path), "?", str(path), load, lambda: None)
 
 
 def _loader(point: importlib.metadata.EntryPoint) -> Callable[[], ModuleType]:
@@ -314,7 +315,12 @@ def _source(path: Path) -> _Source:
         digest = hashlib.sha256(b"".join(each.read_bytes() for each in files if each.is_file())).hexdigest()
     except OSError as error:
         return _unreadable(path, f"it cannot be read: {error.strerror or describe(error)}")
-    return _Source(path.stem, f"sha256:{digest[:16]}", str(path), lambda: _import(path), lambda: _main_file(path))
+    return _Source(_stem(path), f"sha256:{digest[:16]}", str(path), lambda: _import(path), lambda: _main_file(path))
+
+
+def _stem(path: Path) -> str:
+    """The name without suffix as text; what is not UTF-8 in it stands as escapes."""
+    return os.fsencode(path.stem).decode("utf-8", "backslashreplace")
 
 
 def _main_file(path: Path) -> Path:
@@ -349,7 +355,7 @@ def _check_api(file: Path | None) -> None:
 
 def _import(path: Path) -> ModuleType:
     """Import a file or package under a name of its own; a failed import leaves nothing behind."""
-    name = f"{BY_PATH}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{BY_PATH}{_stem(path)}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     folder = [str(path)] if path.is_dir() else None
     spec = importlib.util.spec_from_file_location(name, _main_file(path), submodule_search_locations=folder)
     if spec is None or spec.loader is None:

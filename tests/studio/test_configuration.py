@@ -46,7 +46,7 @@ def own_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plugin(path: Path, name: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(PLUGIN.format(name=name, marker=path.parent / f"{path.stem}.ran"), "utf-8")
+    path.write_text(PLUGIN.format(name=name, marker=path.parent / f"{name}.ran"), "utf-8")
     return path
 
 
@@ -64,6 +64,14 @@ def test_plugins_from_the_environment(tmp_path: Path, own_home: Path, monkeypatc
         assert (bad.name, bad.reasons) == (
             "gone", (f"there is no file or folder `{tmp_path / 'gone.py'}`, which STUDIO_PLUGINS names",)
         )  # fmt: skip
+
+
+def test_a_plugin_whose_name_is_not_text_loads(tmp_path: Path, own_home: Path) -> None:
+    strange = plugin(tmp_path / os.fsdecode(b"odd\xff.py"), "odd")
+    with studio.Studio(device="cpu", plugins=[strange]) as host:
+        assert host.plugins.owner("odd").name == "odd\\xff"
+        made = host.generate("odd", text="hello")
+        assert host.replay(made.sha256).identical
 
 
 def test_the_default_data_folder_names_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
