@@ -13,6 +13,7 @@ Try it: ``python -c "from studio import torch_setup; torch_setup.prepare(); impo
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -24,6 +25,9 @@ from typing import Any, Self
 from studio.errors import UsageError
 
 THREADS_VARIABLE = "STUDIO_THREADS"
+_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # threads that wait for others sleep instead of spin
+_PRESSURE = Path("/proc/pressure/cpu")  # Linux: pressure stall information
+_CROWDED_PERCENT = 25.0  # of the last ten seconds, in which something waited for a core
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 # Segments that grow: blocks of unlike sizes leave less of a GPU's memory unused.
@@ -46,9 +50,10 @@ class _BeforeTorchvision:
 
 
 def prepare() -> None:
-    """Arrange for torchvision to import, bound what oneDNN keeps, and apply ``STUDIO_THREADS``.
+    """Arrange for torchvision to import, bound what oneDNN keeps, apply ``STUDIO_THREADS``, and let OpenMP threads wait
+    passively if the machine is crowded and the user's environment does not say how they wait.
 
-    Cheap, repeatable, imports nothing. oneDNN reads its bound at the first layer.
+    Cheap, repeatable, imports nothing. oneDNN reads its bound at the first layer, OpenMP when torch is imported.
 
     Raises UsageError if ``STUDIO_THREADS`` is no whole number of at least 1.
     """
@@ -56,6 +61,8 @@ def prepare() -> None:
         sys.meta_path.insert(0, _BeforeTorchvision())
     for name, value in (*_KEPT_KERNELS.items(), *_ALLOCATORS.items()):
         os.environ.setdefault(name, value)
+    if "torch" not in sys.modules and not os.environ.keys() & {*_PASSIVE, "KMP_BLOCKTIME"} and crowded():
+        os.environ.update(_PASSIVE)
     if wanted := os.environ.get(THREADS_VARIABLE):
         if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
             raise UsageError(f"{THREADS_VARIABLE} is `{wanted}`; it must be a whole number from 1 to 1024")
@@ -154,6 +161,19 @@ class Inference:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def crowded() -> bool:
+    """Whether other work keeps the cores busy: something waited for a core in a quarter of the last ten seconds. Where
+    the system does not tell that, whether the load of the last minute exceeds the cores.
+    """
+    try:
+        found = re.match(r"some avg10=(\d+(?:\.\d+)?)", _PRESSURE.read_text())
+    except (OSError, ValueError):
+        found = None
+    if found:
+        return float(found[1]) >= _CROWDED_PERCENT
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > cores()
 
 
 def threads() -> int | None:

@@ -83,6 +83,8 @@ class Ending:
     def _finished(self, entry: Entry, outcome: Outcome) -> None:
         made, failed = outcome
         if failed is None:
+            if entry.last_notice:
+                entry.emit(Notice(entry.last_notice))
             self._end(entry, Finished(cast(Media, made)))
             return
         found = as_error(entry.name, "finish", failed)

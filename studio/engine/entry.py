@@ -51,6 +51,7 @@ class Entry:
     width_max: int = 0
     notices: list[str] = field(default_factory=list)
     late: list[tuple[str, Any]] = field(default_factory=list)  # sums of its states that are on the device, see finite
+    last_notice: str = ""  # what the user is told when the media are made, not amidst a text that is streamed
     attention: set[str] = field(default_factory=set)  # names of the backends that served its calls
     started: float = 0.0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))  # when its latest steps ended

@@ -89,6 +89,7 @@ class Loop:
         self._hung: dict[Generator, TimedOut] = {}
         self._numbers = numbers or itertools.count(1)
         self._last_step = 0.0  # when it ended
+        self._told_of_threads = False
         self._stepped = False  # since a request was last admitted
         self._notices = tuple(notices)  # to every request
         self._lost: DeviceLost | None = None
@@ -416,7 +417,9 @@ class Loop:
         key = check_key(entry.request.generator.batch_key(state))
         changed = self.actions.reconsider(entry, width)
         if changed:
-            tell(entry, (changed,))
+            entry.notices.append(changed)  # for the recipe; the user is told once, at the end
+            entry.last_notice = "" if self._told_of_threads else changed
+            self._told_of_threads = True
         if changed or not same_key(key, entry.key):
             entry.key = key
             self.room.regroup(entry, group_of(entry))

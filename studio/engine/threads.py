@@ -4,7 +4,8 @@ More threads are not always faster: a step of little tensors gains nothing, and 
 operator waits for the thread that was put aside (a matrix-vector product took 325 ms with two threads, 40 with one).
 What is tried is half and twice the count that stands. A trial is a step made once more with another count, whose states
 are thrown away: steps leave their states as they were, so nobody notices. A kind of step that was never tried is tried
-at once; after that, trials take a five-hundredth of the time of the steps, and one more when steps have become twice as
+at once, and begins with the count that the last change came to, or with one where other work keeps the cores busy;
+after that, trials take a five-hundredth of the time of the steps, and one more when steps have become twice as
 slow as they were.
 
 A request keeps the count that it began with, unless another is twice as fast: where a kernel rounds differently by
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from studio import torch_setup
@@ -47,10 +48,13 @@ class _Kind:
 
 
 class Threads:
-    """The counts that stand. Unless `free`, torch's own count is left as it is."""
+    """The counts that stand. Unless `free`, torch's own count is left as it is. `crowded` says whether other work keeps
+    the cores busy: then kinds of steps begin with one thread.
+    """
 
-    def __init__(self, measured: Measured, *, free: bool = False) -> None:
-        self.measured, self.free = measured, free
+    def __init__(self, measured: Measured, *, free: bool = False, crowded: Callable[[], bool] | None = None) -> None:
+        self.measured, self.free, self.crowded = measured, free, crowded or torch_setup.crowded
+        self._latest: int | None = None  # the count that the last change of any kind came to
         self._kinds: dict[Group, _Kind] = {}
         self._usual: int | None = None  # asking torch at every step would cost 10 µs
 
@@ -122,7 +126,7 @@ class Threads:
         if kind.now in medians:
             best = min(medians, key=lambda at: (medians[at], at))
             if medians[best] * GAIN < medians[kind.now]:
-                kind.now = best
+                kind.now = self._latest = best
 
     def _learn(self, kind: _Kind, threads: int, width: int, seconds: float) -> None:
         kept = kind.seconds.setdefault((threads, width), deque(maxlen=_KEPT))
@@ -138,7 +142,10 @@ class Threads:
         if kind is None:
             tables = {count: self.measured.seconds(bare._replace(threads=count)) for count in self._counts()}
             tried = sum(bool(table) for table in tables.values()) > 1
-            kind = self._kinds[bare] = _Kind(self._remembered(tables), known=tried)
+            if self.most > 1 and self.crowded():
+                kind = self._kinds[bare] = _Kind(1)
+            else:
+                kind = self._kinds[bare] = _Kind(self._remembered(tables), known=tried)
             for count, table in tables.items():
                 kind.best.update({(count, width): seconds for width, seconds in table.items()})
         return kind
@@ -148,7 +155,7 @@ class Threads:
         widths = [set(table) for table in tables.values() if table]
         shared = set.intersection(*widths) if len(widths) > 1 else set()
         if not shared or not tables[self.most]:
-            return self.most
+            return min(self._latest or self.most, self.most)
         width = max(shared)
         best = min((count for count in tables if tables[count]), key=lambda count: tables[count][width])
         return best if tables[best][width] * GAIN < tables[self.most][width] else self.most

@@ -36,13 +36,11 @@ RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 
 def loaded(code):
-    """Which heavy modules a fresh interpreter has loaded after the code, and the seconds the code took."""
+    """Which heavy modules a fresh interpreter has loaded after the code."""
     script = f"""
-import json, sys, time
-begun = time.perf_counter()
+import json, sys
 {code}
-took = time.perf_counter() - begun
-print(json.dumps([sorted(set({HEAVY!r}) & set(sys.modules)), took]))
+print(json.dumps(sorted(set({HEAVY!r}) & set(sys.modules))))
 """
     return json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
 
@@ -61,9 +59,7 @@ print(json.dumps([sorted(set({HEAVY!r}) & set(sys.modules)), took]))
 )
 def test_nothing_heavy_is_loaded(code, allowed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found, took = loaded(code)
-    assert set(found) <= allowed
-    assert took < 5, "a bound for a busy machine; the benchmarks hold the real one"
+    assert set(loaded(code)) <= allowed
 
 
 def test_a_generator_without_torch_loads_none(tmp_path, sample_plugin):
@@ -72,7 +68,7 @@ import studio
 with studio.Studio(home={str(tmp_path)!r}, plugins=[{str(sample_plugin)!r}], device="cpu") as s:
     s.generate("counter", seed=1)
 """
-    found, _ = loaded(code)
+    found = loaded(code)
     assert "torch" not in found
     assert "numpy" not in found
 

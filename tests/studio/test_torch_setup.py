@@ -31,6 +31,37 @@ print("torch" in sys.modules, sum(type(each).__module__ == "studio.torch_setup" 
     assert run(code) == "False 1"
 
 
+CROWDED = """
+import os, sys
+from pathlib import Path
+from studio import torch_setup
+torch_setup._PRESSURE = Path({pressure!r})
+torch_setup.os.getloadavg = lambda: ({load}, 0.0, 0.0)
+torch_setup.prepare()
+print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("pressure", "load", "set_by_user", "expected"),
+    [
+        ("some avg10=80.00 avg60=0.00 avg300=0.00 total=1\n", 0.0, {}, "PASSIVE 0 False"),
+        ("some avg10=3.10 avg60=90.00 avg300=0.00 total=1\n", 99.0, {}, "None None False"),
+        ("some avg10=80.00 avg60=0.00 avg300=0.00 total=1\n", 0.0, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None False"),
+        (None, 1000.0, {}, "PASSIVE 0 False"),
+        (None, 0.0, {}, "None None False"),
+        ("nonsense", 0.0, {}, "None None False"),
+    ],
+)
+def test_threads_wait_passively_beside_other_work(tmp_path, monkeypatch, pressure, load, set_by_user, expected):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "pressure"
+    if pressure is not None:
+        file.write_text(pressure)
+    assert run(CROWDED.format(pressure=str(file), load=load), **set_by_user) == expected
+
+
 def test_torchvision_imports_after_prepare():
     pytest.importorskip("torch")
     if importlib.util.find_spec("torchvision") is None:

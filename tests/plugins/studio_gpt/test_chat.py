@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +147,10 @@ def test_any_text_goes_through_as_it_is(contents: list[str]) -> None:
     ],
 )
 def test_refused_at_once(template: str, reason: str) -> None:
-    begun = time.monotonic()
     with pytest.raises(ModelError, match="the chat template cannot be used") as caught:
         ChatTemplate(template).render(CHAT)
     assert reason in caught.value.message
     assert "\n" not in caught.value.message
-    assert time.monotonic() - begun < 15, "a bound for a busy machine"
 
 
 @pytest.mark.parametrize(

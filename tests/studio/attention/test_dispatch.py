@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
-import time
 
 import pytest
 import torch
@@ -165,12 +165,13 @@ def test_choosing_is_cheap():
     for bias in (None, Causal(3), SpaceTime((2, 2, 2), (1, 1, 1))):
         q, k, v = tensors()
         dispatch.attend(q, k, v, bias=bias)
-        taken = []
-        for _ in range(200):
-            begun = time.perf_counter()
+        calls = []
+        sys.setprofile(lambda frame, event, argument, calls=calls: calls.append(event))
+        try:
             dispatch._find(q, k, v, bias, "auto")
-            taken.append(time.perf_counter() - begun)
-        assert min(taken) < 50e-6, "a bound for a busy machine; the benchmarks hold the real one"
+        finally:
+            sys.setprofile(None)
+        assert len(calls) < 100, "it is remembered; the benchmarks hold the time"
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,14 @@ def free_threads(own_threads, monkeypatch):
     """All cores to choose from, also where tests run side by side and have a share of them."""
     monkeypatch.delenv(torch_setup.THREADS_VARIABLE)
     monkeypatch.setattr(torch_setup, "_usual", [torch_setup.cores()])
+    monkeypatch.setattr(torch_setup, "crowded", lambda: False)  # whatever else this machine does
 
 
 GROUP = Group("g", "1", "(4, 16, 16)", "cpu", "float32")
 
 
-def threads(most=8, measured=None):
-    made = Threads(measured or Measured(), free=True)
+def threads(most=8, measured=None, crowded=False):
+    made = Threads(measured or Measured(), free=True, crowded=lambda: crowded)
     made.most = most
     return made
 
@@ -98,6 +99,28 @@ def test_what_was_never_tried_is_tried_at_once_and_a_running_request_changes_for
     assert chooser.standing(GROUP) == 1
     assert chooser.better(group, 1) == 1
     assert chooser.better(GROUP._replace(threads=1), 1) is None
+
+
+def test_beside_other_work_it_begins_with_one_and_widens_where_that_pays(tmp_path):
+    measured = Measured(tmp_path / "measured.json")
+    for count, seconds in ((1, 0.02), (2, 0.01)):
+        for _ in range(3):
+            measured.learn(GROUP._replace(threads=count), 1, seconds, None)
+    chooser = threads(2, measured, crowded=True)
+    assert chooser.standing(GROUP) == 1, "what was learnt on an idle machine does not hold"
+    used, _, _ = run(chooser, {1: 0.04, 2: 0.02}.__getitem__, 30)
+    assert used[-1] == 2
+    slow = threads(2, crowded=True)
+    used, _, trials = run(slow, {1: 0.04, 2: 4.0}.__getitem__, 300)
+    assert set(used) == {1}
+    assert trials <= 2 * 4.0
+
+
+def test_what_one_kind_of_step_taught_is_where_the_next_begins():
+    chooser = threads(2)
+    run(chooser, {1: 0.04, 2: 0.32}.__getitem__, 100)
+    other = GROUP._replace(shape="(4, 32, 32)")
+    assert chooser.standing(other) == 1
 
 
 def test_where_there_is_nothing_to_choose_nothing_is_tried():
