@@ -120,7 +120,7 @@ def train(pictures: np.ndarray, records: list[dict[str, Any]], model: open_clip.
         with torch.no_grad():
             model.logit_scale.clamp_(0, 4.6052)  # at most 100, as in the paper
         ema.update(model)
-        run.log(loss=value, accuracy=accuracy, temperature=1 / model.logit_scale.detach().exp())
+        run.log(loss=value, accuracy=accuracy, temperature=1 / model.logit_scale.exp())
     return ema.module
 
 

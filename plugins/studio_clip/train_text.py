@@ -142,5 +142,5 @@ def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update(model)
-        run.log(loss=loss.item(), contrast=contrast.item(), cosine=cosine.item())
+        run.log(loss=loss, contrast=contrast, cosine=cosine)
     return ema.module

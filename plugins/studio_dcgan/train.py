@@ -139,7 +139,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
         discriminator.requires_grad_(True)
         optimizer.step()
         ema.update(generator)
-        run.log(d_loss=d_loss.item(), g_loss=g_loss.item(), real=on_real.mean().item(), made=on_made.mean().item())
+        run.log(d_loss=d_loss, g_loss=g_loss, real=on_real.mean(), made=on_made.mean())
         if (step + 1) % grid_every == 0 and not run.peers.rank:
             save_grid(settled(ema.module), folder / f"samples-{step + 1:07d}.png")
     return settled(ema.module), names

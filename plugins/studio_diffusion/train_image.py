@@ -116,5 +116,5 @@ def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update(model)
-        run.log(loss=loss.item())
+        run.log(loss=loss)
     return ema.module

@@ -140,7 +140,7 @@ def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, fold
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update(model)
-        run.log(loss=loss.item())
+        run.log(loss=loss)
         if (step + 1) % grid_every == 0 and not run.peers.rank:
             save_grid(PixelDiffusion(ema.module, schedule, names if names else None), folder)
     return ema.module, names

@@ -102,5 +102,5 @@ def train(pictures: np.ndarray, rows: np.ndarray, folder: Path, *, device: torch
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         ema.update(model)
-        run.log(loss=loss.item(), l1=l1.item(), kl=kl.item())
+        run.log(loss=loss, l1=l1, kl=kl)
     return ema.module

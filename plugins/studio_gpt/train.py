@@ -78,13 +78,13 @@ def train(model: GPT, data: TokenFile, folder: Path, *, steps: int, minutes: flo
     for step in run:
         run.rate(peak, warmup, floor=0.1)
         optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        total = torch.zeros((), device=device)
         for part in range(accumulate):
             first = ((step * accumulate + part) * run.peers.count + run.peers.rank) * mine
             rows = torch.from_numpy(data.rows([data.drawn(first + i) for i in range(mine)])).to(device)
             loss = loss_of(model, rows) / accumulate
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
         run.share(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -286,12 +286,12 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
         tokens, targets = batches.batch(step * run.peers.count + run.peers.rank)
         tokens, targets = tokens.to(device), targets.to(device)
         loss = loss_of(learner, tokens, targets, 1 + (emphasis - 1) * opening(targets, ends))
-        losses, total = {"loss": loss.item()}, loss
+        losses, total = {"loss": loss.detach()}, loss
         if texts and rows:
             first = (step * run.peers.count + run.peers.rank) * rows
             read = torch.from_numpy(texts.rows([texts.drawn(first + i) for i in range(rows)])).to(device)
             plain = plain_loss_of(learner, read)
-            losses["plain"], total = plain.item(), (batch * loss + rows * plain) / (batch + rows)
+            losses["plain"], total = plain.detach(), (batch * loss + rows * plain) / (batch + rows)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         run.share(learner.parameters())

@@ -209,6 +209,6 @@ def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folde
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             ema.update(model)
-            run.log(loss=loss.item())
+            run.log(loss=loss)
     model.load_state_dict(ema.module.state_dict())
     return model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,16 @@ class TrainingOptions(Inputs):
         return Path(self.work)
 
     def torch_device(self) -> torch.device:
-        """Set torch up and name the device to train on."""
+        """Set torch up, and enter the device to train on: of several processes on one machine, each takes the card of
+        its `LOCAL_RANK`, before anything is put there. Raises UsageError for a device that is not there.
+        """
         import torch
 
         from studio import devices, torch_setup
 
         torch_setup.prepare()
-        return torch.device(devices.choose(self.device or None))
+        name = devices.choose(self.device or None)
+        if (rank := os.environ.get("LOCAL_RANK")) is not None and self.device in ("", name.partition(":")[0]):
+            name = name if name == "cpu" else devices.choose(f"{name.partition(':')[0]}:{rank}")
+        devices.device(name).enter()
+        return torch.device(name)

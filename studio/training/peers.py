@@ -24,12 +24,12 @@ class Peers:
     """This process among `count`; `rank` 0 is the one that writes files."""
 
     def __init__(self) -> None:
-        """Join the others that torchrun's environment (`RANK`, `WORLD_SIZE`) tells of."""
+        """Join the others that torchrun's environment (`RANK`, `WORLD_SIZE`) tells of; `TrainingOptions.torch_device`
+        has entered this process's card before.
+        """
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         if self.count > 1 and not dist.is_initialized():
-            if torch.cuda.is_available():
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what `cuda` then means
             dist.init_process_group(timeout=_PATIENCE)
 
     @contextmanager

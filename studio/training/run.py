@@ -102,7 +102,7 @@ class Run:
         self.folder, self.model, self.optimizer, self.ema = folder, model, optimizer, ema
         self.steps, self.minutes, self.save_every, self.log_every = steps, minutes, save_every, log_every
         self.step, self.seconds = 0, 0.0
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, float | torch.Tensor] = {}
         self._count = 0
         self._asked = self._stop = False
         self._told = -math.inf
@@ -214,19 +214,24 @@ class Run:
         """Add a step's values; every `log_every` steps their means go to `log.csv` and to standard error with the time
         left. To standard error they go after the first step too, and every ten seconds where steps are slow.
 
+        Values on a GPU are summed there and read with the mean, since each reading waits for the device.
+
         Raises:
             StudioError: a value is not finite. The checkpoint and the model made before stay as they are.
         """
         for name, value in values.items():
-            number = float(value)
-            if not math.isfinite(number):
-                raise self._not_finite(f"`{name}` is {number}")
-            self._sums[name] = self._sums.get(name, 0.0) + number
+            if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
+            else:
+                self._sums[name] = self._sums.get(name, 0.0) + self._finite(name, value)
         self._count += 1
         now, row = time.monotonic(), self._count >= self.log_every
-        if self.peers.rank or not (row or now - self._told >= TELL_EVERY_S):
+        if not (row or now - self._told >= TELL_EVERY_S):
             return
-        means = {name: total / self._count for name, total in self._sums.items()}
+        means = {name: self._finite(name, total) / self._count for name, total in self._sums.items()}
+        if self.peers.rank:
+            self._sums, self._count, self._told = {}, 0, now
+            return
         left = self.seconds * (1 - self.done) / max(self.done, 1e-9)
         text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
         ahead = f"{self.done:.1%}, {_span(left)} left" if self.seconds else f"{self.done:.1%}"
@@ -235,6 +240,12 @@ class Run:
         if row:
             self._sums, self._count = {}, 0
             self._write_row(means)
+
+    def _finite(self, name: str, value: float | torch.Tensor) -> float:
+        number = float(value)
+        if not math.isfinite(number):
+            raise self._not_finite(f"`{name}` is {number}")
+        return number
 
     def _write_row(self, means: Mapping[str, float]) -> None:
         path, text = self.folder / "log.csv", io.StringIO(newline="")

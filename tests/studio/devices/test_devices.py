@@ -8,6 +8,7 @@ import torch
 from studio import devices
 from studio.devices import cuda
 from studio.errors import UsageError
+from studio.training.options import TrainingOptions
 
 
 @pytest.fixture
@@ -73,3 +74,15 @@ def test_a_card_that_torch_has_no_kernels_for_is_passed_over(monkeypatch: pytest
 )
 def test_errors_that_end_the_context_are_known(text: str, lost: bool) -> None:
     assert devices.Cuda("cuda:0").is_lost(RuntimeError(text)) is lost
+
+
+@pytest.mark.usefixtures("cards")
+@pytest.mark.parametrize(("asked", "taken"), [("", "cuda:2"), ("cuda", "cuda:2"), ("cuda:1", "cuda:1")])
+def test_each_process_of_a_training_run_enters_its_own_card_first(
+    asked: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[str] = []
+    monkeypatch.setattr(devices.Cuda, "enter", lambda self: entered.append(self.name))
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert TrainingOptions(device=asked).torch_device() == torch.device(taken)
+    assert entered == [taken]

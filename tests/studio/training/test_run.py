@@ -396,3 +396,25 @@ def test_the_first_minute_is_saved_and_shown(
     assert all(gap <= 7 + done / 2 for gap, done in zip(gaps, [0.0, *saved], strict=True)), saved
     assert max(gaps) <= every + 2
     assert len([at for at in saved if at < 60]) <= 60 / 5
+
+
+def test_values_on_a_gpu_are_read_with_their_mean(tmp_path: Path) -> None:
+    from studio.testing.fake_gpu import FakeGpu
+
+    with FakeGpu.installed() as gpu:
+        run = tiny.start(tmp_path, 10, log_every=5)
+        values = [torch.full((), float(step), device="gpu:0") for step in range(10)]
+        with gpu.counting() as counts:
+            for step in run:
+                run.log(loss=values[step])
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [("4", "2"), ("9", "7")]
+    assert counts.waited <= 3, "the first step, which is told, and two rows"
+
+
+def test_a_value_on_a_gpu_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    from studio.testing.fake_gpu import FakeGpu
+
+    with FakeGpu.installed(), pytest.raises(StudioError, match="`loss` is nan"):
+        run = tiny.start(tmp_path, 10, log_every=5)
+        for step in run:
+            run.log(loss=torch.full((), float("nan") if step == 2 else 1.0, device="gpu:0"))
