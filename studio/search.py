@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from studio.recipe import Recipe
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-BATCH = 32  # pictures in a request, after which their vectors are kept
+BATCH = 4  # pictures in a request, after which their vectors are kept; each costs an encoder some 10 MiB meanwhile
 ENOUGH = 512  # pixels of the shorter side; encoders of pictures take 128 to 448
 BATCH_PIXELS = 8_000_000  # no picture is added to a request that holds so many: they are in memory together
 SAID = ("prompt", "of")  # inputs in which a recipe tells what is to be seen
