@@ -16,6 +16,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -175,7 +176,7 @@ def read_limited(path: Path | str, limit: int) -> bytes:
     return data
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> BufferedReader:
     """Open a regular file to read from, and wait for nothing. Raises OSError, also for a pipe, device or folder."""
     try:
         descriptor = os.open(path, os.O_RDONLY | _NO_WAIT)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from studio.errors import WeightsError
+from studio.files import check_regular
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +109,7 @@ class Source:
         self._places: dict[str, tuple[Path, Any, str]] = {}
         for file in files:
             try:
+                check_regular(file)  # the library would wait for a pipe
                 opened = safe_open(file, framework="pt")
             except (OSError, SafetensorError) as error:
                 message = f"the weights `{file}` cannot be read as safetensors: {error}"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import UsageError, WeightsError
+from studio.files import open_regular
 from studio.weights import SMALL
 
 MARGIN = 0.1  # of what is free when the engine starts: left to everything else
@@ -139,7 +140,7 @@ def _header(file: Path) -> dict[str, Any] | None:
     size = file.stat().st_size
     if file.suffix != ".safetensors":
         return None
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         start = opened.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(size, _MAX_HEADER):

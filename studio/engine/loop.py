@@ -221,7 +221,8 @@ class Loop:
         entry.timing.start = entry.started - loaded
         self.watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
-        tell(entry, (*self._notices, *entry.request.past.notices, *state.notices))
+        read = [text for media in entry.request.inputs.media() for text in media.notices]
+        tell(entry, (*self._notices, *entry.request.past.notices, *read, *state.notices))
         if entry.done:
             self._done(entry, 0.0)
         elif self.keeper is not None:

@@ -30,6 +30,7 @@ from studio.engine.parts import Part, Parts
 from studio.engine.residency import Candidate, choose_victims
 from studio.engine.watch import Watcher
 from studio.errors import OutOfMemory, WeightsError
+from studio.files import open_regular
 from studio.generator import Generator
 from studio.weights import Streaming, hosted
 
@@ -419,7 +420,7 @@ def _sha256(file: Path) -> str:
         stat = file.stat()
         key = (str(file), stat.st_size, stat.st_mtime_ns)
         if key not in _hashes:
-            with file.open("rb") as opened:
+            with open_regular(file) as opened:
                 _hashes[key] = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         message = f"the weights `{file}` cannot be read: {error.strerror or error}"

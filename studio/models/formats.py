@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from studio.errors import ModelError, UnknownName
+from studio.files import open_regular
 
 Report = Callable[[str, int, int | None], None]
 """Told how far something is: what, bytes done, bytes in all (None: unknown)."""
@@ -105,7 +106,7 @@ def check_total(total: int, limit: int, folder: Path) -> None:
 def check_content(path: Path) -> None:
     """Raise ModelError if a file is not what its name says: weights without their format's beginning."""
     suffix, size = path.suffix.lower(), path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(9)
     if suffix == ".safetensors":
         length = int.from_bytes(head[:8], "little")
@@ -118,7 +119,7 @@ def check_content(path: Path) -> None:
 def sha256_of(path: Path, report: Report = silent) -> str:
     """The sha256 of a file, in hex."""
     digest, done, size = hashlib.sha256(), 0, path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(4 << 20):
             digest.update(block)
             done += len(block)

@@ -263,3 +263,25 @@ def test_files_that_are_no_pictures_or_too_large_are_refused(tmp_path: Path) -> 
     for name, words in (("note.png", "format that is not read"), ("huge.png", "10000x10000"), ("none.png", "none.png")):
         with pytest.raises(MediaError, match=words):
             ImageGenerator.Inputs.parse({"prompt": "x", "image": tmp_path / name})
+
+
+def test_the_noise_of_jpeg_in_a_mask_redraws_nothing() -> None:
+    grey = np.zeros((64, 64), np.uint8)
+    grey[:, 32:] = 255
+    mask = studio.Image.decode(saved(PIL.Image.fromarray(grey).convert("RGB"), "JPEG", quality=40))
+    canvas = Canvas.of(studio.Image.from_array(np.full((64, 64, 3), 90, np.uint8)), (64, 64), mask=mask)
+    assert canvas.cells(8).sum() == 32
+    assert not canvas.mask[:, :24].any()
+
+
+@pytest.mark.parametrize(("paint", "drawn"), [(255, "opaque"), (120, "clear"), (0, "clear")])
+def test_a_mask_with_clear_parts_is_paint_or_a_picture_with_a_hole(paint: int, drawn: str) -> None:
+    alpha = np.zeros((64, 64), np.uint8)
+    alpha[:, 32:] = 255
+    pixels = np.dstack([np.full((64, 64, 3), paint, np.uint8), alpha])
+    picture = studio.Image.from_array(np.full((64, 64, 3), 90, np.uint8))
+    canvas = Canvas.of(picture, (64, 64), mask=studio.Image.from_array(pixels))
+    assert canvas.mask is not None
+    assert (canvas.mask[:, 32:] == (drawn == "opaque")).all()
+    assert (canvas.mask[:, :32] == (drawn == "clear")).all()
+    assert bool(canvas.notices) == (drawn == "clear")

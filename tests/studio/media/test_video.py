@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import wave
 from fractions import Fraction
 
@@ -236,3 +237,46 @@ def test_truncated_animations_are_refused(suffix, end):
     data = animation.write(moving(), 12, suffix, "")
     with pytest.raises(MediaError):
         studio.Video.decode(data[: int(end * len(data))])
+
+
+TURNS = {  # a display matrix (a, b, c, d) -> where the mark in the upper left corner comes to
+    (1, 0, 0, 1): "upper left", (0, 1, -1, 0): "upper right", (-1, 0, 0, -1): "lower right",
+    (0, -1, 1, 0): "lower left", (-1, 0, 0, 1): "upper right", (1, 0, 0, -1): "lower left",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_clips_come_as_their_display_matrix_turns_them(turn):
+    frames = np.zeros((3, 64, 96, 3), np.uint8)
+    frames[:, :24, :24] = 255
+    data = bytearray(encoded(frames, range(3)))
+    at = data.find(b"tkhd") + 44
+    a, b, c, d = (each * 65536 for each in turn)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    shown = studio.Video.decode(bytes(data)).frames[0]
+    assert shown.shape[:2] == ((64, 96) if turn[0] else (96, 64))
+    corners = {
+        f"{v} {h}": shown[y, x, 0] for v, y in (("upper", 4), ("lower", -5)) for h, x in (("left", 4), ("right", -5))
+    }
+    assert [name for name, value in corners.items() if value > 128] == [TURNS[turn]]
+
+
+@pytest.mark.parametrize(("size", "luma", "matrix"), [((720, 1280), 80, 1), ((64, 64), 90, 2)])
+def test_hd_is_written_as_bt709_that_says_so_and_read_back(size, luma, matrix):
+    import av
+
+    frames = np.empty((2, *size, 3), np.uint8)
+    frames[:] = (200, 40, 40)
+    video = studio.Video(frames, 24)
+    with av.open(io.BytesIO(video.data)) as container:
+        codec = container.streams.video[0].codec_context
+        assert (codec.colorspace, codec.color_primaries, codec.color_trc) == (matrix,) * 3
+        assert abs(int(next(container.decode(video=0)).to_ndarray(format="yuv420p")[0, 0]) - luma) <= 2
+    assert np.abs(studio.Video.decode(video.data).frames.astype(int) - frames).max() <= 4
+
+
+def test_hd_that_does_not_name_its_matrix_is_read_as_players_do():
+    frames = np.empty((1, 720, 1280, 3), np.uint8)
+    frames[:] = (200, 40, 40)  # encoded as BT.601, which players take for BT.709
+    shown = studio.Video.decode(encoded(frames, [0])).frames[0, 0, 0].astype(int)
+    assert np.abs(shown - [212, 54, 36]).max() <= 4
