@@ -4,7 +4,7 @@ Only plain data is read: text, numbers, true, false, null, lists and mappings. A
 and several documents are refused, and size, depth and count are bounded before anything is built. Words such as `yes`
 and `on` are text (YAML 1.2's core schema). This module knows nothing of what the values mean.
 
-Try it: ``python -c "from studio.workflow.document import read; print(read('studio/pipelines/best.yaml').data)"``
+Try it: ``python -c "from studio.workflow.document import read; print(read('pipelines/best.yaml').data)"``
 """
 
 from __future__ import annotations
