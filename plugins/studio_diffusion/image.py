@@ -16,7 +16,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 import studio
 from studio.errors import InputError, WeightsError
 from studio.precision import fast_dtype
-from studio_diffusion import edit, prompts, sizes, skipping
+from studio_diffusion import edit, prompts, sizes, skipping, vocabulary
 from studio_diffusion.chunks import notices as told
 from studio_diffusion.layout import tensors_of
 
@@ -234,6 +234,7 @@ class ImageGenerator(studio.Generator):
         notices = (
             *told(inputs.prompt, cut, "prompt", model.tokenizer),
             *told(inputs.negative, more, "negative prompt", model.tokenizer),
+            *vocabulary.notices(model.vocabulary, inputs.prompt, model.nearest),
         )
         width, height = inputs.canvas
         if width % model.factor or height % model.factor:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPTextModel
 
 import studio
@@ -25,6 +26,7 @@ from studio_diffusion.chunks import chunks
 from studio_diffusion.kernels import on_attend
 from studio_diffusion.layout import components, tensors_of
 from studio_diffusion.samplers import SAMPLERS, TRAIN_STEPS, Level, Move, Past, clock
+from studio_diffusion.vocabulary import Vocabulary, load
 
 _REMEMBERED = 64  # texts; each takes 18 KiB with the starter
 TILE = 512  # pixels along a side
@@ -94,6 +96,8 @@ class LatentDiffusion:
         _plain(folder, self.unet, self.vae)
         self.vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU; the U-Net gains nothing
         self.device, self.dtype = torch.device(device), dtype
+        self.vocabulary = load(folder)
+        self.nearest = Nearest(self.text_encoder, self.tokenizer, self.vocabulary)
         self._encoded: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # what many requests have in common
         on_attend(self.text_encoder, self.unet, self.vae)
 
@@ -201,6 +205,32 @@ class LatentDiffusion:
         z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype, memory_format=torch.channels_last)
         made = self.vae.decode(z).sample.float()  # (B, 3, H, W) in [-1, 1]
         return studio.pixels(made.div(2).add(0.5)).permute(0, 2, 3, 1)
+
+
+class Nearest:
+    """Of a vocabulary's things, the one that a text tower takes a word to be nearest to."""
+
+    def __init__(self, tower: CLIPTextModel, tokenizer: Any, vocabulary: Vocabulary | None) -> None:
+        """The things are embedded when first asked for: a second of one core for a thousand."""
+        self._tower, self._tokenizer = tower, tokenizer
+        self._things = vocabulary.things if vocabulary else ()
+        self._embedded: Tensor | None = None
+
+    def __call__(self, word: str) -> str:
+        """The nearest thing by the cosine of pooled states. Raises ValueError without things."""
+        if not self._things:
+            raise ValueError("there are no things to be near to")
+        if self._embedded is None:
+            parts = (self._embed(self._things[at : at + 64]) for at in range(0, len(self._things), 64))
+            self._embedded = torch.cat(list(parts))
+        return self._things[int((self._embedded @ self._embed([word])[0]).argmax())]
+
+    @torch.inference_mode()
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (len, W), float32."""
+        ids = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").input_ids
+        pooled = self._tower(input_ids=ids.to(self._tower.device)).pooler_output
+        return F.normalize(pooled.float(), dim=-1)
 
 
 def rescaled(x0: Tensor, plain: Tensor, share: Tensor) -> Tensor:

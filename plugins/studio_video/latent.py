@@ -24,6 +24,7 @@ from transformers import CLIPTextModel
 import studio
 from studio.loaders import transformers
 from studio_diffusion import latent as pictures
+from studio_diffusion import vocabulary
 from studio_diffusion.kernels import on_attend
 from studio_diffusion.layout import tensors_of
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
@@ -93,6 +94,8 @@ class LatentVideo:
         self.vae.to(memory_format=torch.channels_last)
         self.device, self.dtype = torch.device(device), dtype
         self.texts = Texts(tower, tokenizer, remembered=64)
+        self.vocabulary = vocabulary.load(folder)
+        self.nearest = pictures.Nearest(tower, tokenizer, self.vocabulary)
         on_attend(tower, self.vae)
 
     @property

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import studio
 from studio.errors import InputError
+from studio_diffusion import vocabulary
 from studio_diffusion.samplers import noise_levels
 from studio_video import fit
 from studio_video.latent import LatentVideo, Row
@@ -93,9 +94,10 @@ def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
     text, negative = model.texts.read([inputs.prompt, inputs.negative])
     unlearnt = (UNLEARNT,) if inputs.attention == "factorised" else ()
     told = (*model.texts.notices(inputs.prompt, "prompt"), *model.texts.notices(inputs.negative, "negative prompt"))
+    untaught = vocabulary.notices(model.vocabulary, inputs.prompt, model.nearest)
     before, after = (torch.from_numpy(each.copy()) for each in (given.before, given.after))
     return Denoising(
-        steps=inputs.steps, notices=(*given.notices, *told, *unlearnt), x=x, x0_before=None,
+        steps=inputs.steps, notices=(*given.notices, *told, *untaught, *unlearnt), x=x, x0_before=None,
         times=torch.linspace(0, 1, frames) if frames > 1 else torch.tensor([0.5]),
         given=still, text=text, negative=negative, levels=levels(inputs.steps, frames), rng=rng,
         guidance=inputs.guidance, sampler=inputs.sampler, loop=inputs.loop, attention=inputs.attention,

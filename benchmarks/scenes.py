@@ -1,0 +1,230 @@
+"""Does the image starter draw what was asked? Seven skills, 50 prompts each, combinations that no training scene has.
+
+The skills are GenEval's (Ghosh et al. 2023) and grounds: one object, its colour, how many, two objects, where one is
+from the other, the colours of two, the ground. Prompts follow from a rule (`prompts`): the 300 things most often asked
+for, combinations that `recipes/scenes/held_out.py` keeps from training, drawn with a seed. Pictures have the seeds
+0, 1, 2 … in the prompts' order, none is chosen. `scene_judge.py` judges.
+
+    python benchmarks/scenes.py --cache CACHE --out docs/scenes               # the starter that ships
+    python benchmarks/scenes.py --cache CACHE --out OUT --weights FOLDER      # another folder of its layout
+    python benchmarks/scenes.py --cache CACHE --out OUT --validate            # the judge, on composed pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from studio import torch_setup
+
+torch_setup.prepare()
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+import scene_judge  # noqa: E402  (all of these need prepare)
+from recognition import interval, sheet  # noqa: E402
+
+from recipes.scenes import captions, held_out, picture, scene, things  # noqa: E402
+from recipes.scenes.scene import Part, Scene  # noqa: E402
+from recipes.scenes.train import open_sprites  # noqa: E402
+from studio_diffusion import export  # noqa: E402
+from studio_diffusion.image import STARTER  # noqa: E402
+
+SKILLS = ("object", "colour", "count", "two", "position", "attribution", "ground")
+LANGUAGES = {"en": captions.english, "zh": captions.chinese}
+THINGS, PROMPTS = 300, 50
+PLACES = ("left of", "right of", "above", "below", "on")
+
+
+def _propose(skill: str, at: int, rng: random.Random, labels: Sequence[str]) -> tuple[Scene, str]:
+    """A scene that asks for the skill, and the rule by which it must be held out (empty for none)."""
+    a, b = rng.sample(labels, 2)
+    colours = rng.sample(scene.COLOURS, 2)
+    if skill == "object":
+        return Scene((Part(a),)), ""
+    if skill == "colour":
+        return Scene((Part(a, colours[0]),)), "colour"
+    if skill == "count":
+        return Scene((Part(a, "", 1 + at % 4),)), "count" if at % 4 else ""
+    if skill == "two":
+        return Scene((Part(a), Part(b)), rng.choice(PLACES[:4]), said=False), "pair"
+    if skill == "position":
+        return Scene((Part(a), Part(b)), PLACES[at % len(PLACES)]), "relation"
+    if skill == "attribution":
+        return Scene((Part(a, colours[0]), Part(b, colours[1])), rng.choice(PLACES[:4]), said=False), "pair"
+    return Scene((Part(a),), ground=scene.GROUNDS[at % len(scene.GROUNDS)]), "ground"
+
+
+def prompts(skill: str, count: int = PROMPTS) -> list[Scene]:
+    """The scenes that a skill is judged on: drawn with a seed of the skill's name until one fits, each once."""
+    rng = random.Random(f"judge {skill}")
+    labels = [thing.label for thing in things.read()[:THINGS]]
+    made: list[Scene] = []
+    while len(made) < count:
+        proposed, rule = _propose(skill, len(made), rng, labels)
+        named = any(part.colour and part.thing in scene.FIXED for part in proposed.parts)
+        if not named and proposed not in made and (not rule or _kept(proposed, rule)):
+            made.append(proposed)
+    return made
+
+
+def _kept(proposed: Scene, rule: str) -> bool:
+    """Whether the very combination that is asked for is held out."""
+    if rule == "relation":
+        a, b = (part.thing for part in proposed.parts)
+        return held_out.is_held_out(f"relation:{a} {proposed.relation} {b}")
+    return any(fact.startswith(f"{rule}:") for fact in proposed.held_out())
+
+
+def verdict(judge: scene_judge.SceneJudge, skill: str, asked: Scene, pixels: np.ndarray) -> dict[str, bool]:
+    """Whether the picture has what the skill asks for (`right`), and the stricter or looser readings of it."""
+    if skill == "object":
+        return {"right": judge.one(pixels, asked.parts[0].thing)}
+    if skill == "colour":
+        found = scene_judge.regions(pixels)
+        right = bool(found) and scene_judge.colour(pixels, found[0]) == asked.parts[0].colour
+        return {"right": right, "and_object": right and judge.one(pixels, asked.parts[0].thing)}
+    if skill == "count":
+        right = scene_judge.count(pixels) == asked.parts[0].count
+        return {"right": right, "and_object": right and judge.one(pixels, asked.parts[0].thing)}
+    if skill == "ground":
+        return {"right": judge.ground(pixels) == asked.ground}
+    ways = judge.two(pixels, asked)
+    if skill == "two":
+        return {"right": bool(ways)}
+    if skill == "position":
+        return {"right": any(scene_judge.placed(a, b, asked.relation) for a, b in ways), "both_there": bool(ways)}
+    wanted = tuple(part.colour for part in asked.parts)
+    told = [tuple(scene_judge.colour(pixels, part) for part in way) for way in ways]
+    return {"right": wanted in told, "both_there": bool(ways)}
+
+
+def composed(own: picture.Sprites, scenes: Sequence[Scene], folder: Path | None = None) -> np.ndarray:
+    """The scenes as the composer draws them, uint8 (N, 128, 128, 3); with a folder, through its autoencoder."""
+    rng = np.random.default_rng(0)
+    made = np.stack([picture.draw(each, own, 128, rng).pixels for each in scenes])
+    if folder is None:
+        return made
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False, local_files_only=True).float().eval()
+    with torch.inference_mode():
+        latents = export.encode(vae, made) / vae.config.scaling_factor
+        decoded = torch.cat([vae.decode(part).sample for part in latents.split(16)])
+    return decoded.div(2).add(0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+class Drawer:
+    """Pictures of texts by a folder of weights, eight at a time, as `studio image` makes them in float32."""
+
+    def __init__(self, folder: Path, steps: int, guidance: float) -> None:
+        from studio_diffusion.image import ImageGenerator
+
+        self.steps, self.guidance = steps, guidance
+        self.generator = ImageGenerator(folder)
+        self.model = self.generator.load("cpu", "float32")
+
+    @torch.inference_mode()
+    def draw(self, texts: Sequence[str]) -> np.ndarray:
+        """uint8 (N, 128, 128, 3); the seeds are 0, 1, 2 …"""
+        import studio
+
+        made = []
+        for start in range(0, len(texts), 8):
+            some = enumerate(texts[start : start + 8], start)
+            states = [
+                self.generator.start(
+                    self.model,
+                    self.generator.Inputs(prompt=text, steps=self.steps, guidance=self.guidance),
+                    studio.Rng(seed),
+                )
+                for seed, text in some
+            ]
+            for _ in range(self.steps):
+                states = self.generator.step(self.model, states)
+            made += [np.asarray(each.pil.convert("RGB")) for each in self.generator.finish_many(self.model, states)]
+        return np.stack(made)
+
+
+def measure(
+    judge: scene_judge.SceneJudge,
+    languages: Sequence[str],
+    count: int,
+    skills: Sequence[str],
+    make: Callable[[list[Scene], list[str]], np.ndarray],
+    out: Path,
+    others: bool = False,
+) -> dict[str, Any]:
+    """Make and judge the pictures of all skills; contact sheets go to `out`.
+
+    With `others` each picture is judged by the prompt after its own too: how often a wrong one is taken for right.
+    """
+    result: dict[str, Any] = {}
+    for skill in skills:
+        for language in languages:
+            scenes = prompts(skill, count)
+            words = random.Random(f"words {skill}")
+            texts = [LANGUAGES[language](each, words, plain=True) for each in scenes]
+            pixels = make(scenes, texts)
+            found = [verdict(judge, skill, each, one) for each, one in zip(scenes, pixels, strict=True)]
+            entry: dict[str, Any] = {"count": len(found)}
+            if others:
+                wrong = [verdict(judge, skill, each, one)["right"] for each, one in
+                         zip(scenes, np.roll(pixels, 1, axis=0), strict=True)]  # fmt: skip
+                found = [each | {"wrong_accepted": other} for each, other in zip(found, wrong, strict=True)]
+            for reading in found[0]:
+                hits = sum(each[reading] for each in found)
+                entry[reading] = {"hits": hits, "percent": 100 * hits / len(found),
+                                  "interval": [round(bound, 1) for bound in interval(hits, len(found))]}  # fmt: skip
+            entry["prompts"] = [{"text": text, **each} for text, each in zip(texts, found, strict=True)]
+            result.setdefault(skill, {})[language] = entry
+            sheet(pixels[: len(pixels) // 10 * 10], 10).save(out / f"{skill}-{language}.png", optimize=True)
+            print(f"{skill} {language}: " + ", ".join(
+                f"{reading} {entry[reading]['percent']:.0f}% {entry[reading]['interval']}" for reading in found[0]
+            ), flush=True)  # fmt: skip
+    return result
+
+
+def main() -> None:
+    """Parse, judge, write the numbers and the contact sheets."""
+    parser = argparse.ArgumentParser(description="Judge whether scenes are drawn as asked.")
+    parser.add_argument("--cache", type=Path, required=True, help="where packages are fetched to")
+    parser.add_argument("--out", type=Path, required=True, help="folder for result.json and contact sheets")
+    parser.add_argument("--weights", type=Path, default=STARTER, help="folder of weights; by default the starter's")
+    parser.add_argument("--validate", action="store_true", help="judge composed pictures in place of drawn ones")
+    parser.add_argument("--ceiling", action="store_true", help="the same through the autoencoder of `--weights`")
+    parser.add_argument("--languages", nargs="+", choices=tuple(LANGUAGES), default=["en"])
+    parser.add_argument("--skills", nargs="+", choices=SKILLS, default=list(SKILLS))
+    parser.add_argument("--prompts", type=int, default=PROMPTS)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    own = open_sprites(given.cache)
+    judge = scene_judge.SceneJudge(given.cache, own, [thing.label for thing in things.read()[:THINGS]])
+    if given.validate or given.ceiling:
+        folder = given.weights if given.ceiling else None
+
+        def make(scenes: list[Scene], texts: list[str]) -> np.ndarray:
+            return composed(own, scenes, folder)
+    else:
+        drawer = Drawer(given.weights, given.steps, given.guidance)
+
+        def make(scenes: list[Scene], texts: list[str]) -> np.ndarray:
+            return drawer.draw(texts)
+
+    result = measure(judge, given.languages, given.prompts, given.skills, make, given.out,
+                     others=given.validate or given.ceiling)  # fmt: skip
+    (given.out / "result.json").write_text(json.dumps(result, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Write `vocabulary.json` beside the image and the video starter's weights: the words that their training has taught.
+
+    python -m recipes.vocabulary --work training
+
+A word counts as taught if it stands in a name of a picture that was drawn often enough (`LEAST`), or if captions had
+it as often and it is not a noun of a thing: what such a noun means has no picture of its own. `--work` holds the data
+set of `studio train data`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipes.scenes import captions as scene_captions
+from recipes.scenes import things
+from studio import torch_setup
+from studio_datasets import build
+from studio_diffusion import vocabulary
+from studio_diffusion.image import STARTER
+
+DRAWN = 245_000
+"""Pictures that both rounds of the image starter's first training drew (docs/training.md)."""
+LEAST = 80
+"""How often a picture must have been drawn for its names to count as taught, or another word told."""
+_WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
+
+
+def words_of(record: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """The English words and the Chinese phrases of a record's names."""
+    from studio_clip import captions
+
+    kinds = captions.phrases(record)
+    english = {word for kind in ("label", "synonym") for text in kinds[kind] for word in _WORD.findall(text.lower())}
+    return english, {part for text in kinds["zh"] for part in re.split(r"[:，,、 ]+", text) if part}
+
+
+def told(record: dict[str, Any], draws: float) -> Counter[str]:
+    """How often each English word stood in the record's captions, if it was drawn so often."""
+    from studio_clip import captions
+
+    kinds = {kind: texts for kind, texts in captions.phrases(record).items() if texts and not kind.startswith("zh")}
+    whole = sum(captions.WEIGHTS[kind] for kind in kinds)
+    made: Counter[str] = Counter()
+    for kind, texts in kinds.items():
+        for text in texts:
+            made.update(dict.fromkeys(_WORD.findall(text.lower()), draws * captions.WEIGHTS[kind] / whole / len(texts)))
+    return made
+
+
+def of_image(records: Sequence[dict[str, Any]], is_thing: Any, scenes: bool) -> vocabulary.Vocabulary:
+    """The image starter's vocabulary.
+
+    Args:
+        is_thing: whether an English word names something that can be drawn.
+        scenes: whether it was trained on composed scenes too.
+    """
+    from studio_diffusion import train_image
+
+    kept = [record for record in records if record["split"] == "train"]
+    shares = [train_image.share(record) for record in kept]
+    drawn, words, chinese, anywhere = [], set(), set(), Counter()
+    for record, share in zip(kept, shares, strict=True):
+        draws = DRAWN * share / sum(shares)
+        anywhere.update(told(record, draws))
+        if draws >= LEAST:
+            english, han = words_of(record)
+            drawn.append(record["label"].lower())
+            words |= english
+            chinese |= han
+    words |= {word for word, count in anywhere.items() if count >= LEAST and not is_thing(word)}
+    if scenes:
+        drawn += [noun.singular.lower() for thing in things.read() for noun in thing.english]
+        chinese |= {name for thing in things.read() for name in (*thing.chinese, thing.measure)}
+        phrases = (*scene_captions.GROUNDS.values(), *scene_captions.ALONE.values())
+        words |= {word for texts in phrases for text in texts for word in _WORD.findall(text.lower())}
+        words |= {
+            word for thing in things.read() for noun in thing.english for word in _WORD.findall(noun.plural.lower())
+        }
+        chinese |= {text for texts in scene_captions.CHINESE_GROUNDS.values() for text in texts}
+    return ordered(drawn, words, chinese)
+
+
+def of_video(records: Sequence[dict[str, Any]]) -> vocabulary.Vocabulary:
+    """The video starter's: the 96 commonest animals and foods, a red apple, and its motions."""
+    from studio_video import train, trainers
+    from studio_video.motions import THROUGH
+
+    options = trainers.TrainVideo.Options(things=96, also="red apple")
+    learnt = [records[row] for row in trainers.chosen(records, options)]
+    verbs = {word for motion in (*THROUGH, train.MOVING) for word in motion.split()}
+    return ordered([record["label"].lower() for record in learnt], verbs, ())
+
+
+def forms(word: str) -> tuple[str, ...]:
+    """The word, and what it may be the plural of."""
+    return word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ies") + "y"
+
+
+def ordered(drawn: Iterable[str], words: Iterable[str], chinese: Iterable[str]) -> vocabulary.Vocabulary:
+    """A vocabulary without doubles: things in the order given, words by alphabet, without those that never count."""
+    kept = tuple(dict.fromkeys(drawn))
+    parts = {part for name in kept for part in _WORD.findall(name)} | vocabulary.PLAIN
+    return vocabulary.Vocabulary(
+        kept,
+        tuple(sorted({word for word in words if word.isascii() and len(word) > 1} - parts)),
+        tuple(sorted({word for word in chinese if word} - vocabulary.PLAIN_CHINESE)),
+    )
+
+
+def write(folder: Path, made: vocabulary.Vocabulary) -> None:
+    """Write the file that `studio_diffusion.vocabulary.load` reads."""
+    told = {"things": list(made.things), "words": list(made.words), "chinese": list(made.chinese)}
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())
+    (folder / vocabulary.FILE).write_text("{\n" + lines + "\n}\n", "utf-8")
+
+
+def main() -> None:
+    """Parse, count, write both files."""
+    parser = argparse.ArgumentParser(description="Write which words the image and the video starter were taught.")
+    parser.add_argument("--work", type=Path, default=Path("training"), help="folder of the data set and its packages")
+    parser.add_argument("--no-scenes", action="store_true", help="for an image starter without `recipes.scenes.train`")
+    given = parser.parse_args()
+    torch_setup.prepare()
+    from studio_video.video import WEIGHTS
+
+    _, records = build.load(given.work / "data")
+    net = build.wordnet(given.work / "cache")
+    image = of_image(records, lambda word: any(net.drawable(form) for form in forms(word)), not given.no_scenes)
+    for folder, made in ((STARTER, image), (WEIGHTS, of_video(records))):
+        write(folder, made)
+        print(f"{folder}: {len(made.things)} things, {len(made.words)} words, {len(made.chinese)} in Chinese")
+
+
+if __name__ == "__main__":
+    main()
