@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from recognition import Judge
 from torch import Tensor
 
 from recipes.scenes import grounds, picture
@@ -165,6 +164,8 @@ class SceneJudge:
 
     def __init__(self, cache: Path, own: picture.Sprites, labels: Sequence[str]) -> None:
         """`labels` are the things that a crop is told among."""
+        from recognition import Judge  # needs the extra `benchmarks`; the rules above do not
+
         self.eye = Judge(cache)
         self.labels = list(labels)
         shown, self._column = [], []

@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,57 +31,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is no
 
 import scene_judge  # noqa: E402  (all of these need prepare)
 from recognition import interval, sheet  # noqa: E402
+from scene_prompts import PROMPTS, SKILLS, THINGS, prompts  # noqa: E402
 
-from recipes.scenes import captions, held_out, picture, scene, things  # noqa: E402
-from recipes.scenes.scene import Part, Scene  # noqa: E402
+from recipes.scenes import captions, picture, things  # noqa: E402
+from recipes.scenes.scene import Scene  # noqa: E402
 from recipes.scenes.train import open_sprites  # noqa: E402
 from studio_diffusion import export  # noqa: E402
 from studio_diffusion.image import STARTER  # noqa: E402
 
-SKILLS = ("object", "colour", "count", "two", "position", "attribution", "ground")
 LANGUAGES = {"en": captions.english, "zh": captions.chinese}
-THINGS, PROMPTS = 300, 50
-PLACES = ("left of", "right of", "above", "below", "on")
-
-
-def _propose(skill: str, at: int, rng: random.Random, labels: Sequence[str]) -> tuple[Scene, str]:
-    """A scene that asks for the skill, and the rule by which it must be held out (empty for none)."""
-    a, b = rng.sample(labels, 2)
-    colours = rng.sample(scene.COLOURS, 2)
-    if skill == "object":
-        return Scene((Part(a),)), ""
-    if skill == "colour":
-        return Scene((Part(a, colours[0]),)), "colour"
-    if skill == "count":
-        return Scene((Part(a, "", 1 + at % 4),)), "count" if at % 4 else ""
-    if skill == "two":
-        return Scene((Part(a), Part(b)), rng.choice(PLACES[:4]), said=False), "pair"
-    if skill == "position":
-        return Scene((Part(a), Part(b)), PLACES[at % len(PLACES)]), "relation"
-    if skill == "attribution":
-        return Scene((Part(a, colours[0]), Part(b, colours[1])), rng.choice(PLACES[:4]), said=False), "pair"
-    return Scene((Part(a),), ground=scene.GROUNDS[at % len(scene.GROUNDS)]), "ground"
-
-
-def prompts(skill: str, count: int = PROMPTS) -> list[Scene]:
-    """The scenes that a skill is judged on: drawn with a seed of the skill's name until one fits, each once."""
-    rng = random.Random(f"judge {skill}")
-    labels = [thing.label for thing in things.read()[:THINGS]]
-    made: list[Scene] = []
-    while len(made) < count:
-        proposed, rule = _propose(skill, len(made), rng, labels)
-        named = any(part.colour and part.thing in scene.FIXED for part in proposed.parts)
-        if not named and proposed not in made and (not rule or _kept(proposed, rule)):
-            made.append(proposed)
-    return made
-
-
-def _kept(proposed: Scene, rule: str) -> bool:
-    """Whether the very combination that is asked for is held out."""
-    if rule == "relation":
-        a, b = (part.thing for part in proposed.parts)
-        return held_out.is_held_out(f"relation:{a} {proposed.relation} {b}")
-    return any(fact.startswith(f"{rule}:") for fact in proposed.held_out())
 
 
 def verdict(judge: scene_judge.SceneJudge, skill: str, asked: Scene, pixels: np.ndarray) -> dict[str, bool]:
@@ -154,43 +112,33 @@ class Drawer:
         return np.stack(made)
 
 
-def measure(
-    judge: scene_judge.SceneJudge,
-    languages: Sequence[str],
-    count: int,
-    skills: Sequence[str],
-    make: Callable[[list[Scene], list[str]], np.ndarray],
-    out: Path,
-    others: bool = False,
-) -> dict[str, Any]:
-    """Make and judge the pictures of all skills; contact sheets go to `out`.
+def measured(judge: scene_judge.SceneJudge, skill: str, asked: Sequence[tuple[Scene, str]], pixels: np.ndarray,
+             others: bool) -> dict[str, Any]:  # fmt: skip
+    """What `verdict` says of each picture, and the share of each reading.
 
     With `others` each picture is judged by the prompt after its own too: how often a wrong one is taken for right.
     """
-    result: dict[str, Any] = {}
-    for skill in skills:
-        for language in languages:
-            scenes = prompts(skill, count)
-            words = random.Random(f"words {skill}")
-            texts = [LANGUAGES[language](each, words, plain=True) for each in scenes]
-            pixels = make(scenes, texts)
-            found = [verdict(judge, skill, each, one) for each, one in zip(scenes, pixels, strict=True)]
-            entry: dict[str, Any] = {"count": len(found)}
-            if others:
-                wrong = [verdict(judge, skill, each, one)["right"] for each, one in
-                         zip(scenes, np.roll(pixels, 1, axis=0), strict=True)]  # fmt: skip
-                found = [each | {"wrong_accepted": other} for each, other in zip(found, wrong, strict=True)]
-            for reading in found[0]:
-                hits = sum(each[reading] for each in found)
-                entry[reading] = {"hits": hits, "percent": 100 * hits / len(found),
-                                  "interval": [round(bound, 1) for bound in interval(hits, len(found))]}  # fmt: skip
-            entry["prompts"] = [{"text": text, **each} for text, each in zip(texts, found, strict=True)]
-            result.setdefault(skill, {})[language] = entry
-            sheet(pixels[: len(pixels) // 10 * 10], 10).save(out / f"{skill}-{language}.png", optimize=True)
-            print(f"{skill} {language}: " + ", ".join(
-                f"{reading} {entry[reading]['percent']:.0f}% {entry[reading]['interval']}" for reading in found[0]
-            ), flush=True)  # fmt: skip
-    return result
+    found = [verdict(judge, skill, each, one) for (each, _), one in zip(asked, pixels, strict=True)]
+    if others:
+        turned = zip(asked, np.roll(pixels, 1, axis=0), strict=True)
+        wrong = [verdict(judge, skill, each, one)["right"] for (each, _), one in turned]
+        found = [each | {"wrong_accepted": other} for each, other in zip(found, wrong, strict=True)]
+    entry: dict[str, Any] = {"count": len(found)}
+    for reading in found[0]:
+        hits = sum(each[reading] for each in found)
+        bounds = [round(bound, 1) for bound in interval(hits, len(found))]
+        entry[reading] = {"hits": hits, "percent": round(100 * hits / len(found), 1), "interval": bounds}
+    entry["prompts"] = [{"text": text, **each} for (_, text), each in zip(asked, found, strict=True)]
+    return entry
+
+
+def line(skill: str, language: str, entry: dict[str, Any]) -> str:
+    """An entry's shares as a line."""
+    shares = {name: share for name, share in entry.items() if isinstance(share, dict)}
+    return f"{skill} {language}: " + ", ".join(
+        f"{name} {share['percent']:.0f}% ({share['interval'][0]:.0f} to {share['interval'][1]:.0f})"
+        for name, share in shares.items()
+    )
 
 
 def main() -> None:
@@ -221,9 +169,17 @@ def main() -> None:
         def make(scenes: list[Scene], texts: list[str]) -> np.ndarray:
             return drawer.draw(texts)
 
-    result = measure(judge, given.languages, given.prompts, given.skills, make, given.out,
-                     others=given.validate or given.ceiling)  # fmt: skip
-    (given.out / "result.json").write_text(json.dumps(result, ensure_ascii=False) + "\n", "utf-8")
+    result: dict[str, Any] = {}
+    for skill in given.skills:
+        for language in given.languages:
+            words = random.Random(f"words {skill}")
+            asked = [(each, LANGUAGES[language](each, words, plain=True)) for each in prompts(skill, given.prompts)]
+            pixels = make([each for each, _ in asked], [text for _, text in asked])
+            entry = measured(judge, skill, asked, pixels, given.validate or given.ceiling)
+            result.setdefault(skill, {})[language] = entry
+            sheet(pixels, 10).save(given.out / f"{skill}-{language}.png", optimize=True)
+            (given.out / "result.json").write_text(json.dumps(result, ensure_ascii=False) + "\n", "utf-8")
+            print(line(skill, language, entry), flush=True)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ class Vocabulary:
     def _unknown_chinese(self, run: str) -> list[str]:
         """What is left of a run of characters once known words are taken out, the longest first at each place."""
         longest = max(map(len, self._han))
-        made, rest, at = [], "", 0
+        made: list[str] = []
+        rest, at = "", 0
         while at < len(run):
             size = next((n for n in range(min(longest, len(run) - at), 0, -1) if run[at : at + n] in self._han), 0)
             if size:
