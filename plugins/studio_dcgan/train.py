@@ -114,7 +114,7 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
     batch = max(2, batch // run.peers.count)
     for step in run:
         run.rate(rate)
-        rng = torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009 + run.peers.rank)
+        rng = run.noise(seed)
         real, rows = draw(pictures, batch, rng)
         real = real.to(device)
         given = None if known is None else known[rows].to(device)

@@ -16,7 +16,8 @@ from studio.loaders import read_config
 
 def part(folder: Path, name: str) -> Path:
     """The folder of a part; a model of one net may have its files beside `model_index.json`, as the first ones had."""
-    return folder / name if (folder / name).is_dir() else folder
+    beside = not (folder / name).is_dir() and (folder / "config.json").exists()
+    return folder if beside else folder / name
 
 
 def tensors_of(folder: Path) -> list[Path]:

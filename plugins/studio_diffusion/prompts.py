@@ -22,7 +22,10 @@ _TOKEN = re.compile(r"\\[()\[\]\\<>]|[()\[\]]|\s*\bBREAK\b\s*|<[A-Za-z]+:[^<>]*>
 _WEIGHT = re.compile(r"(?s)(.*):\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
 _EDIT = re.compile(r"(?s)([^:]*):(?:([^:]*):)?\s*\d*\.?\d+\s*")
 _CLOSES = {")": "(", "]": "["}
-_OTHERS = ((re.compile(r"\{[^{}]*\|[^{}]*\}"), "choices in `{…|…}`"), (re.compile(r"\sAND\s"), "`AND` between prompts"))
+_OTHERS = (
+    (re.compile(r"\{[^{}]*\|[^{}]*\}"), "a choice in `{…|…}`"), (re.compile(r"\sAND\s"), "`AND` between prompts"),
+    (re.compile(r"\bembedding:\s*\S"), "`embedding:`"), (re.compile(r"\b__[^\s_][^\s]*__"), "a wildcard in `__…__`"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def read(prompt: str) -> Prompt:
             atoms.append(_Atom(token, bare=True))
     for pattern, name in _OTHERS:
         if pattern.search(prompt):
-            notices.append(f"{name} are drawn as words")
+            notices.append(f"{name} is drawn as words")
     return Prompt(_parts(atoms, notices), tuple(dict.fromkeys(notices)))
 
 

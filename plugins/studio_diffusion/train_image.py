@@ -96,7 +96,7 @@ def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[
         changeable={"batch": batch, "rate": peak, "seed": seed},
     )  # fmt: skip
     words = random.Random(f"{seed}-{run.step}-{run.peers.rank}")
-    noise = torch.Generator().manual_seed((seed * 1_000_003 + run.step) * 1009 + run.peers.rank)
+    noise = run.noise(seed)
     batch = max(1, batch // run.peers.count)
     weights = torch.tensor([share(record) for record in records])
     for _ in run:

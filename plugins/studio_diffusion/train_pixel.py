@@ -128,7 +128,7 @@ def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, fold
     ids = torch.tensor([names.index(label) if names else 0 for label in labels])
     for step in run:
         run.rate(peak)
-        rng = torch.Generator().manual_seed(((seed << 32) + step) * 1009 + run.peers.rank)
+        rng = run.noise(seed)
         x0, told = draw(pixels, ids, batch, len(names), drop, rng)
         t = torch.randint(len(schedule), (batch,), generator=rng)
         e = torch.randn(x0.shape, generator=rng)

@@ -29,7 +29,7 @@ from studio.training.agreement import fingerprint
 from studio.training.best import Best
 from studio.training.ema import Ema
 from studio.training.run import Run
-from studio_gpt.chat import ChatTemplate
+from studio_gpt.chat import conversation_tokens
 from studio_gpt.corpus import TokenFile
 from studio_gpt.model import GPT
 from studio_gpt.tokens import Tokens
@@ -128,10 +128,9 @@ def sample(messages: Sequence[dict[str, str]], tokens: Tokens, context: int) -> 
     """
     if tokens.chat_template is None:
         raise InputError("model", "the model has no chat template", hint="put a chat_template.jinja into its folder")
-    template = ChatTemplate(tokens.chat_template, tokens.specials)
 
     def ids(count: int, asked: bool) -> list[int]:
-        return tokens.encode(template.render(messages[:count], add_generation_prompt=asked), plain=False)
+        return conversation_tokens(tokens, messages[:count], add_generation_prompt=asked)
 
     whole = ids(len(messages), False)
     said = [False] * len(whole)

@@ -56,19 +56,18 @@ PARTS: dict[str, dict[str, str]] = {
     ), ""),
 }  # fmt: skip
 """The classes that a pipeline's parts may have, and of transformers' what their configs are."""
-_NO_SIGMAS = dict.fromkeys(
-    ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"), (False,)
-)
-_SOLVER = {"thresholding": (False,), "final_sigmas_type": ("zero",), **_NO_SIGMAS}
-_COG = {"set_alpha_to_one": (True,), "timestep_spacing": ("leading", "trailing"),
-        "prediction_type": ("epsilon", "v_prediction", "sample")}  # fmt: skip
 SCHEDULERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "FlowMatchEulerDiscreteScheduler": {"invert_sigmas": (False,), "stochastic_sampling": (False,)},
-    "UniPCMultistepScheduler": _SOLVER, "DPMSolverMultistepScheduler": _SOLVER,
-    "CogVideoXDDIMScheduler": _COG, "CogVideoXDPMScheduler": _COG,
+    "CogVideoXDDIMScheduler": {"prediction_type": ("epsilon", "v_prediction", "sample"),
+                               "timestep_spacing": ("leading", "trailing", "linspace")},
 }  # fmt: skip
-"""Stock schedulers whose times and levels are taken over, and what their configs must say for that to be all of it."""
-_OTHER_SOLVERS = ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "CogVideoXDPMScheduler")
+"""Stock schedulers whose steps the sampler `euler` makes, and what their configs must say for that to be all of it."""
+_REPLACEMENTS = {
+    "UniPCMultistepScheduler": "a FlowMatchEulerDiscreteScheduler whose `shift` is its `flow_shift`",
+    "DPMSolverMultistepScheduler": "a FlowMatchEulerDiscreteScheduler whose `shift` is its `flow_shift`",
+    "CogVideoXDPMScheduler": "a CogVideoXDDIMScheduler of the same settings",
+}
+"""Solvers of published folders that are not made here, and the scheduler for the same net that is."""
 _EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 _MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 
@@ -78,6 +77,7 @@ class OneTime:
 
     Attributes:
         schedule: (alpha, sigma, time) of each step, falling to (1, 0, 0), as the real one has them, once asked for.
+        landings: (alpha, sigma) that the real one's own steps go to, once asked for.
         timesteps: what the pipeline is to go through.
     """
 
@@ -86,6 +86,7 @@ class OneTime:
     def __init__(self, real: Any) -> None:
         self._real, self.config = real, real.config
         self.schedule: tuple[tuple[float, float, float], ...] = ()
+        self.landings: tuple[tuple[float, float], ...] = ()
         self.timesteps = self.sigmas = torch.zeros(0)
         self._count, self._at = 0, (1.0, 0.0, 0.0)
 
@@ -109,7 +110,8 @@ class OneTime:
             real.set_timesteps(sigmas=even, device=device, **ways)
         else:
             real.set_timesteps(self._count, device=device, **ways)
-        self.schedule = _levels(real)
+        self.schedule = _levels(real, self._count)
+        self.landings = _landings(real, self.schedule)
 
     def set_begin_index(self, index: int = 0) -> None:
         """Pipelines say where they begin; here there is one step."""
@@ -132,32 +134,50 @@ class OneTime:
 
 def _is_flow(real: Any) -> bool:
     """Whether x = (1 - s) x_0 + s e."""
-    return type(real).__name__.startswith("FlowMatch") or bool(real.config.get("use_flow_sigmas", False))
+    return type(real).__name__.startswith("FlowMatch")
+
+
+def check_solver(folder: Path, kind: str) -> None:
+    """Raise WeightsError for a class of stock schedulers whose steps are not made here."""
+    if kind not in SCHEDULERS:
+        instead = _REPLACEMENTS.get(kind)
+        hint = f"put {instead} into its `scheduler` and model_index.json" if instead else "name another model"
+        message = f"`{folder}` has a `{kind}`, which is not supported; known are {', '.join(SCHEDULERS)}"
+        raise WeightsError(folder, message, hint=hint)
 
 
 def check_scheduler(folder: Path, real: Any) -> None:
-    """Raise WeightsError, which names what it is, for a stock scheduler that is not taken over whole."""
+    """Raise WeightsError, which names what it is, for a stock scheduler whose steps are not made here."""
     kind = type(real).__name__
-    if kind not in SCHEDULERS:
-        raise WeightsError(folder, f"`{folder}` has a `{kind}`; known are {', '.join(SCHEDULERS)}",
-                           hint="name a model with one of these schedulers")  # fmt: skip
-    flow = ("flow_prediction",) if _is_flow(real) else _COG["prediction_type"]
-    for name, known in {"prediction_type": flow, **SCHEDULERS[kind]}.items():
+    check_solver(folder, kind)
+    for name, known in SCHEDULERS[kind].items():
         found = real.config.get(name, known[0])
         if found not in known:
             raise WeightsError(folder, f"the `{kind}` of `{folder}` has {name} {found!r}; known: "
                                f"{', '.join(map(repr, known))}", hint="name a model with another schedule")  # fmt: skip
 
 
-def _levels(real: Any) -> tuple[tuple[float, float, float], ...]:
-    """(alpha, sigma, time) of a stock scheduler whose times are set, and the clean end."""
-    times = [float(t) for t in real.timesteps]
+def _levels(real: Any, count: int) -> tuple[tuple[float, float, float], ...]:
+    """(alpha, sigma, time) of `count` steps of a stock scheduler whose times are set, and the clean end."""
+    times = [float(t) for t in real.timesteps][:count]  # trailing by 61 and others, DDIM adds the time -1
     if _is_flow(real):  # sigma is s
         found = [(1 - s, s, t) for s, t in zip(map(float, real.sigmas), times, strict=False)]
     else:
         bars = [float(real.alphas_cumprod[int(t)]) for t in times]
         found = [(bar**0.5, (1 - bar) ** 0.5, t) for bar, t in zip(bars, times, strict=True)]
     return (*found, (1.0, 0.0, 0.0))
+
+
+def _landings(real: Any, schedule: tuple[tuple[float, float, float], ...]) -> tuple[tuple[float, float], ...]:
+    """(alpha, sigma) that each step of a stock scheduler goes to: the next level, but with DDIM that of T / steps
+    earlier, which is another one where T is no multiple of the steps.
+    """
+    if _is_flow(real):
+        return tuple((alpha, sigma) for alpha, sigma, _ in schedule[1:])
+    gap = real.config.num_train_timesteps // real.num_inference_steps
+    bars = [float(real.alphas_cumprod[int(t) - gap] if t >= gap else real.final_alpha_cumprod)
+            for _, _, t in schedule[:-1]]  # fmt: skip
+    return tuple((bar**0.5, (1 - bar) ** 0.5) for bar in bars)
 
 
 class StockVideo:
@@ -171,6 +191,8 @@ class StockVideo:
             known = ", ".join(FAMILIES)
             raise WeightsError(folder, f"`{folder}` holds a `{self.name}`; known are {known}",
                                hint="name a model of one of these families")  # fmt: skip
+        if isinstance(index.get("scheduler"), list):
+            check_solver(folder, _named(folder, "scheduler", index["scheduler"])[1])
         parts = {name: _part(folder / name, *_named(folder, name, value), device, dtype)
                  for name, value in index.items() if isinstance(value, list) and value != [None, None]}  # fmt: skip
         pipe = loaders.pipeline(self.name, index, folder / "model_index.json", parts)
@@ -273,6 +295,7 @@ class Denoising(studio.State):
         x: latents as the pipeline has them; `x0_before` what the net took for the clean ones at the step before.
         text: token states and masks in the order that the pipeline's `encode_prompt` gives.
         schedule: (alpha, sigma, time) of each step and of the clean end.
+        landings: (alpha, sigma) that the model's own solver goes to from each step.
         picture: (H, W, 3) uint8, the first frame, or None.
         frames, wanted: how many the model makes, and how many are kept.
     """
@@ -281,6 +304,7 @@ class Denoising(studio.State):
     x0_before: Tensor | None
     text: tuple[Tensor, ...]
     schedule: tuple[tuple[float, float, float], ...]
+    landings: tuple[tuple[float, float], ...]
     guidance: float
     sampler: str
     fps: float
@@ -306,12 +330,10 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
         raise InputError("size", f"`size` is {inputs.size}; this model makes multiples of {model.multiple}",
                          hint=f"give each side as a multiple of {model.multiple}")  # fmt: skip
     given = fit.given(inputs, 0)
-    scheduler = type(model.time._real).__name__
-    solver = f"drawn by `{inputs.sampler}` at the noise levels of the model's {scheduler}, not by that solver itself"
     asked = [prompts.read(each) for each in (inputs.prompt, inputs.negative)]
     notices = (*given.notices, *(notice for each in asked for notice in each.notices))
-    if scheduler in _OTHER_SOLVERS:
-        notices += (solver,)
+    if inputs.sampler != "euler":
+        notices += (f"drawn by `{inputs.sampler}`; `euler` is the model's own solver, as diffusers has it",)
     if not all(each.plain for each in asked):
         notices += ("weights and `BREAK` in the prompt are left out: this model's text encoder has none",)
     frames = -(-(inputs.frames - 1) // model.stride) * model.stride + 1
@@ -323,15 +345,17 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
     state = Denoising(
         steps=inputs.steps, notices=notices, x=None, x0_before=None,
         text=tuple(each.cpu() if each is not None else torch.zeros(0) for each in encoded), schedule=(),
-        guidance=inputs.guidance, sampler=inputs.sampler, fps=inputs.fps, size=inputs.sides, frames=frames,
+        landings=(), guidance=inputs.guidance, sampler=inputs.sampler, fps=inputs.fps, size=inputs.sides, frames=frames,
         wanted=inputs.frames, seed=rng.torch_seed,
         picture=torch.from_numpy(given.before[0].copy()) if inputs.image else None,
     )  # fmt: skip
     try:
         x = model.call(state, None, None, "latent", steps=inputs.steps)
     except ValueError as error:
-        raise InputError("size", f"the pipeline refuses this: {error}", hint="choose another size") from error
-    return replace(state, x=x.float().cpu(), schedule=model.time.schedule)
+        raise InputError(
+            "size", f"the pipeline refuses this: {error}", hint="choose another size, or other steps"
+        ) from error
+    return replace(state, x=x.float().cpu(), schedule=model.time.schedule, landings=model.time.landings)
 
 
 def _tokens(pipe: Any) -> int:
@@ -346,10 +370,12 @@ def step(model: StockVideo, states: Sequence[Denoising]) -> list[Denoising]:
 
 def _step(model: StockVideo, state: Denoising) -> Denoising:
     assert state.x is not None
-    now, after = state.schedule[state.position], state.schedule[state.position + 1]
+    now = state.schedule[state.position]
+    own = state.sampler == "euler"
+    after = state.landings[state.position] if own else state.schedule[state.position + 1][:2]
     before = state.schedule[state.position - 1] if state.position else (1.0, 0.0, 0.0)
     x0 = model.call(state, now, state.x, "latent").float().cpu()
-    levels = [Level(torch.tensor(alpha), torch.tensor(sigma)) for alpha, sigma, _ in (now, after, before)]
+    levels = [Level(torch.tensor(alpha), torch.tensor(sigma)) for alpha, sigma in (now[:2], after, before[:2])]
     past = Past(levels[2], x0 if state.x0_before is None else state.x0_before, state.x)
     x = SAMPLERS[state.sampler](Move(state.x, x0, levels[0], levels[1], past))
     return replace(state, position=state.position + 1, x=x, x0_before=x0)

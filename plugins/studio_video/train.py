@@ -197,7 +197,7 @@ def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folde
         for step in run:
             run.rate(peak)
             rng = random.Random(f"{seed}-{step}-{run.peers.rank}")
-            noise = torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009 + run.peers.rank)
+            noise = run.noise(seed)
             part = moving[0] + (moving[1] - moving[0]) * run.done
             samples = draw(bank, records, weights, max(1, frames // run.peers.count), part, rng, films)
             texts = encode([each.caption for each in samples])

@@ -70,7 +70,16 @@ def _made(kind: str, path: Path) -> Any:
     values = config(kind, path)
     try:
         return getattr(diffusers, kind).from_config(values)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError, ArithmeticError) as error:
+    except (
+        ImportError,
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        NotImplementedError,
+        ArithmeticError,
+    ) as error:
         raise _unusable(path, error) from error
 
 

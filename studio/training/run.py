@@ -27,6 +27,7 @@ import torch
 
 from studio.errors import StudioError, WeightsError
 from studio.files import make_folder, store_error, write_atomically
+from studio.generator import Rng
 from studio.temporary import OLD_NAMES, sweep, try_lock
 from studio.training import curve
 from studio.training.agreement import agree
@@ -148,6 +149,10 @@ class Run:
     def done(self) -> float:
         """The part of the run that is behind, in [0, 1]: by steps or by time, whichever is further."""
         return self._part(self.step) if self.peers.count == 1 else self._agreed
+
+    def noise(self, seed: int) -> torch.Generator:
+        """A generator of random numbers for this step and this process; another for each seed, step and process."""
+        return Rng(seed).fork(f"{self.step}/{self.peers.rank}").torch
 
     def share(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Average the gradients over the run's processes, which also agree here on when to stop."""

@@ -102,11 +102,18 @@ def test_kept_pixels_are_kept_to_the_last_bit(engine: Engine, generator: ImageGe
     assert (pixels(wide)[:, :64] == pixels(given)).all()
 
 
-def test_box_and_mask_are_one_thing(engine: Engine, generator: ImageGenerator) -> None:
-    by_mask, by_box = make(
-        engine, generator, {"image": picture(), "mask": half()}, {"image": picture(), "box": "32,0,32,64"}
-    )
-    assert by_mask.sha256 == by_box.sha256
+def test_box_and_mask_are_one_thing(generator: ImageGenerator) -> None:
+    """Without an engine, whose batches and threads may round the last bit differently."""
+    model = generator.load("cpu", "float32")
+    made = []
+    for asked in ({"mask": half()}, {"box": "32,0,32,64"}):
+        inputs = generator.Inputs.parse({"prompt": "octopus", "size": "64x64", "steps": 4, "image": picture()} | asked)
+        with torch.inference_mode():
+            state = generator.start(model, inputs, studio.Rng(3))
+            while state.position < state.steps:
+                (state,) = generator.step(model, [state])
+            made.append(generator.finish(model, state))
+    assert made[0].sha256 == made[1].sha256
 
 
 def test_edits_share_steps_with_plain_requests(generator: ImageGenerator) -> None:

@@ -182,10 +182,10 @@ def test_previews_are_pictures(engine: Engine, generator: ImageGenerator) -> Non
 
 
 def test_a_long_prompt_is_cut_and_said(engine: Engine, generator: ImageGenerator) -> None:
-    (made,) = make(engine, generator, [{"prompt": "apple " * 30 + "zebra", "seed": 0, "steps": 1, "size": "64x64"}])
+    (made,) = make(engine, generator, [{"prompt": "apple " * 130 + "zebra", "seed": 0, "steps": 1, "size": "64x64"}])
     assert made.recipe is not None
     (notice,) = made.recipe.notices
-    assert "14 tokens" in notice
+    assert "112 tokens" in notice
     assert "zebra" in notice
 
 

@@ -88,6 +88,8 @@ def test_ratios_and_times_are_text(prompt: str) -> None:
         ("a [cat|dog]", "a cat", "do not change between steps"),
         ("a {red|green} house", "a {red|green} house", "drawn as words"),
         ("a cat AND a dog", "a cat AND a dog", "drawn as words"),
+        ("a house, embedding:EasyNegative", "a house, embedding:EasyNegative", "`embedding:` is drawn as words"),
+        ("a __colour__ house", "a __colour__ house", "wildcard"),
         ("((((((((((((((red))))))))))))))", "red", "taken as 3"),
     ],
 )

@@ -164,4 +164,6 @@ def test_shards_that_an_index_names_go_before_an_older_whole_file(tmp_path: Path
     index.write_text("[]")
     with pytest.raises(WeightsError, match="names no files"):
         tensors_of(tmp_path)
+    assert part(tmp_path, "unet") == tmp_path / "unet"
+    (tmp_path / "config.json").touch()
     assert part(tmp_path, "unet") == tmp_path

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from studio.cli.main import run
 from studio.errors import InputError
+from studio.training import agreement
 from studio_gpt import corpus, ideas, train, tune
 from studio_gpt.model import GPT, llama
 from studio_gpt.tokens import Tokens
@@ -46,6 +47,22 @@ def test_the_assistant_and_its_ends_alone_are_learnt(tokens, turns, told):
     assert written == "".join(f"{answer}{corpus.END}" for _, answer in turns)
     assert tune.sample(messages, tokens, len(made.tokens) - 1) == made
     assert tune.sample(messages, tokens, len(made.tokens) - 2) is None
+
+
+def test_control_tokens_spelt_out_in_a_conversation_are_learnt_as_text(tokens):
+    """As they are read when the model answers: a message can neither end a turn nor begin one."""
+    control = {*tokens.control(tokens.chat_template).values()}
+    for spelt in tokens.control(tokens.chat_template):
+        asked, answer = f"a {spelt} b", f"{spelt} c"
+        rows = [
+            json.loads(ideas.chat(*pair))["messages"]
+            for pair in ((asked, answer), ("a", answer), (asked, "c"), ("a", "c"))
+        ]
+        made = [tune.sample(row, tokens, 1000) for row in rows]
+        assert len({tuple(each for each in one.tokens if each in control) for one in made}) == 1
+        assert spelt in tokens.tokenizer.decode(made[0].tokens, skip_special_tokens=False)
+        learnt = [token for token, said in zip(made[0].tokens, made[0].said, strict=True) if said]
+        assert sum(each in control for each in learnt) == 1
 
 
 def test_the_loss_of_a_batch_is_that_of_its_answers_one_by_one(tokens):
@@ -104,6 +121,7 @@ def test_the_weights_that_judged_best_are_returned(tokens, tmp_path):
     made = samples(tokens)
     kept = made[:1]  # learnt for thirty steps, then unlearnt
     tune.train(tiny(), kept, tmp_path, steps=30, batch=3, peak=2e-2, warmup=1, kept=kept, judge_every=30)
+    (tmp_path / agreement.FILE).unlink()  # else other conversations are refused
     best = tune.validate(tune.train(
         tiny(), made[1:], tmp_path, steps=60, batch=3, peak=2e-2, warmup=1, kept=kept, judge_every=30
     ), kept)  # fmt: skip

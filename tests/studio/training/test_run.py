@@ -43,6 +43,18 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_noise_is_another_for_each_seed_and_step_and_the_same_when_resumed(tmp_path: Path) -> None:
+    """Torch reads 32 bits of a seed only, so seeds must be mixed."""
+    run = tiny.start(tmp_path, STEPS)
+    drawn = {}
+    for seed in (0, 1, 2, 1 << 32, 1 << 63):
+        for run.step in (0, 1, 4096, 1 << 20):
+            drawn[seed, run.step] = tuple(torch.randn(4, generator=run.noise(seed)).tolist())
+    assert len(set(drawn.values())) == len(drawn)
+    run.step = 1
+    assert tuple(torch.randn(4, generator=run.noise(2)).tolist()) == drawn[2, 1]
+
+
 class Stop(Exception):
     pass
 
