@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from studio import devices
 from studio.errors import WeightsError
 from studio.files import check_regular
 
 if TYPE_CHECKING:
     import torch
+
+    from studio.streaming import Ahead
 
 M = TypeVar("M", bound="torch.nn.Module")
 Rename = Callable[[str], str | None]
@@ -37,11 +40,20 @@ class Streaming:
 
     Attributes:
         limit: submodules up to this size come and go as a whole; larger ones in parts.
-        largest: the largest group of layers; one is on the device at a time.
+        largest: the largest group of layers.
+        at_once: groups that are on the device at a time: two where one comes while another computes.
+        ahead: what lets them come there; shared by all modules that are streamed so.
     """
 
     limit: int
     largest: int = 0
+    at_once: int = 1
+    ahead: Ahead | None = None
+
+    @property
+    def passing(self) -> int:
+        """Bytes on the device for layers that come and go."""
+        return self.largest * self.at_once
 
 
 class Holder(Protocol):
@@ -69,6 +81,9 @@ class Tensors(Protocol):
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of the tensor on the device; floating-point ones are cast."""
+
+    def stored(self, name: str) -> torch.Tensor:
+        """The tensor in host memory, in the dtype of the file; it may be the mapped file itself."""
 
 
 Reader = Callable[[Sequence[Path], str, "torch.dtype"], Tensors]
@@ -150,11 +165,17 @@ class Source:
         starts = range(0, next(iter(one.get_shape()), 0), 1024)
         return all(torch.equal(one[start : start + 1024], two[start : start + 1024]) for start in starts)
 
-    def read(self, name: str) -> torch.Tensor:
-        """A copy of the tensor on the device, safe from later changes of the file; floating-point ones are cast."""
+    def stored(self, name: str) -> torch.Tensor:
+        """The tensor in the mapped file."""
         _, opened, stored = self._places[name]
         tensor: torch.Tensor = opened.get_tensor(stored)
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+        return tensor
+
+    def read(self, name: str) -> torch.Tensor:
+        """A copy of the tensor on the device, safe from later changes of the file; floating-point ones are cast."""
+        tensor = self.stored(name)
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return devices.device(self.device).send(tensor, dtype)
 
 
 def module(

@@ -11,7 +11,7 @@ Try it: ``python -c "from studio_gpt.load import *; print(find(Path('folder')).c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 import studio
+from studio import devices
 from studio.errors import UsageError, WeightsError
 from studio.loaders import MOST_TOKENIZER, read_config, tokenizer_json
 from studio.weights import Source, Tensors
@@ -167,11 +168,11 @@ def _find_gguf(path: Path) -> Found:
 class Arranged:
     """Tensors by the decoder's names, put together from those that are stored. Raises WeightsError where one lacks."""
 
-    def __init__(self, stored: Tensors, plan: Mapping[str, Stored]) -> None:
-        self.stored, self.plan = stored, plan
-        self.files, self.device, self.dtype = stored.files, stored.device, stored.dtype
+    def __init__(self, pieces: Tensors, plan: Mapping[str, Stored]) -> None:
+        self._pieces, self.plan = pieces, plan
+        self.files, self.device, self.dtype = pieces.files, pieces.device, pieces.dtype
         self._used = {name for each in plan.values() for name in each.names}
-        if missing := sorted(self._used - stored.names):
+        if missing := sorted(self._used - pieces.names):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             message = f"the weights of `{self.files[0].parent}` lack the tensor `{missing[0]}`{more}"
             raise WeightsError(self.files[0], message, hint="get the model again, or use the config.json beside it")
@@ -179,20 +180,27 @@ class Arranged:
     @property
     def names(self) -> set[str]:
         """The decoder's names, and those that are stored and mean nothing to it."""
-        return {*self.plan, *(self.stored.names - self._used)}
+        return {*self.plan, *(self._pieces.names - self._used)}
 
     def check(self, name: str, shape: Sequence[int]) -> None:
         """Raise WeightsError unless what is stored makes a tensor of this shape."""
         each = self.plan[name]
         for stored, rows in zip(each.names, each.rows, strict=True):
             piece = (rows, *shape[1:])
-            self.stored.check(stored, piece[::-1] if each.transposed else piece)
+            self._pieces.check(stored, piece[::-1] if each.transposed else piece)
 
     def read(self, name: str) -> Tensor:
         """The tensor, on the device and in the dtype. Raises WeightsError if a number is not finite."""
+        return self._arrange(name, self._pieces.read)
+
+    def stored(self, name: str) -> Tensor:
+        """The tensor in host memory, in the dtype already. Raises as `read` does."""
+        return self._arrange(name, lambda stored: self._pieces.stored(stored).to(self.dtype))
+
+    def _arrange(self, name: str, read: Callable[[str], Tensor]) -> Tensor:
         each, pieces = self.plan[name], []
         for i, stored in enumerate(each.names):
-            piece = self.stored.read(stored)
+            piece = read(stored)
             if not piece.isfinite().all():
                 message = f"the tensor `{stored}` has numbers that are not finite in {str(self.dtype).split('.')[1]}"
                 wider = "" if self.dtype == torch.float32 else "; or load it in float32"
@@ -221,7 +229,10 @@ class _GgufTensors:
             raise WeightsError(self.gguf.path, message, hint="get the file again: its metadata are of another model")
 
     def read(self, name: str) -> Tensor:
-        return torch.from_numpy(self.gguf.tensor(name)).to(self.device, self.dtype)
+        return devices.device(self.device).send(self.stored(name), self.dtype)
+
+    def stored(self, name: str) -> Tensor:
+        return torch.from_numpy(self.gguf.tensor(name))
 
 
 def _side_by_side(piece: Tensor, heads: int) -> Tensor:

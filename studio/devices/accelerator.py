@@ -29,6 +29,7 @@ class _Accelerator(Device):
 
     def release_cached(self) -> None:
         """Return the allocator's cached blocks."""
+        super().release_cached()
         if "torch" in sys.modules:
             self._module.empty_cache()
 

@@ -7,10 +7,12 @@ a stream of its own. Subclasses are in `cpu`, `cuda` and `accelerator`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from studio.devices.memory import Gauge, NoGauge
+from studio.devices.staging import Staging
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,9 @@ class Copy(Protocol):
 
     def wait(self) -> None:
         """Let all that this thread queues from now on wait for them."""
+
+    def join(self) -> None:
+        """Let the host wait until they are over: the memory that they read may be changed from then on."""
 
     def seconds(self) -> float | None:
         """What they took, or None while they go on."""
@@ -40,6 +45,8 @@ class Device:
     def __init__(self, name: str) -> None:
         self.name = name
         self.index = int(name.partition(":")[2] or 0)
+        self._staging: Staging | None = None
+        self._lock = threading.Lock()
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -54,6 +61,11 @@ class Device:
     def description(self) -> str:
         """The hardware's name, as recipes and measurements give it: ``NVIDIA H200``."""
         raise NotImplementedError
+
+    @property
+    def float32(self) -> str:
+        """How float32 numbers are multiplied where the device has several ways: ``ieee`` or ``tf32``. Else empty."""
+        return ""
 
     def versions(self) -> dict[str, str]:
         """Versions of the driver and of the runtime that decide about results."""
@@ -80,7 +92,8 @@ class Device:
         return NoGauge()
 
     def release_cached(self) -> None:
-        """Give the system back what the allocator keeps without need."""
+        """Give back what the allocator keeps without need, and the pinned memory that weights came through."""
+        self._staging = None
 
     def fast_dtype(self) -> str:
         """The dtype to load models in: the shortest that the hardware multiplies quickly and exactly enough."""
@@ -102,6 +115,23 @@ class Device:
         afterwards.
         """
         return tensor.to(self.name)
+
+    def pinned(self, size: int) -> torch.Tensor:
+        """`size` bytes of host memory to copy to the device from, uninitialised; pinned if `pins`."""
+        import torch
+
+        return torch.empty(size, dtype=torch.uint8)
+
+    def send(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A copy of a host tensor on the device, cast to `dtype`, for weights. Where the device pins, it goes through
+        two blocks of pinned memory by turns and the host waits for neither copy nor cast.
+        """
+        if not self.pins:
+            return tensor.to(self.name, dtype, copy=True)
+        with self._lock:
+            if self._staging is None:
+                self._staging = Staging(self)
+            return self._staging.send(tensor, dtype)
 
     def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
         """Call `copy`, which copies to the device and returns the new tensors, beside what is computed.

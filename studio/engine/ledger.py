@@ -108,8 +108,9 @@ def weight_bytes(files: Iterable[Path], dtype: str) -> int:
     return sum(_file_bytes(Path(file), dtype) for file in files)
 
 
-def least_streamed_bytes(files: Iterable[Path], dtype: str) -> int:
-    """Bytes that weight files take at the least when they are streamed: small layers and the largest one.
+def least_streamed_bytes(files: Iterable[Path], dtype: str, at_once: int = 1) -> int:
+    """Bytes that weight files take at the least when they are streamed: small layers, and the largest one as often as
+    layers are on the device `at_once`.
 
     Raises WeightsError where a file is no sound safetensors file: what is streamed is known by its header.
     """
@@ -125,7 +126,7 @@ def least_streamed_bytes(files: Iterable[Path], dtype: str) -> int:
             layers[layer] = layers.get(layer, 0) + _tensor_bytes(tensor, dtype)
         rest += sum(size for size in layers.values() if size < SMALL)
         largest = max([largest, *(size for size in layers.values() if size >= SMALL)])
-    return rest + largest
+    return rest + largest * at_once
 
 
 def _file_bytes(file: Path, dtype: str) -> int:

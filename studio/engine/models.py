@@ -35,6 +35,7 @@ from studio.generator import Generator
 from studio.weights import Streaming, hosted
 
 SUMS = "SHA256SUMS"
+_KEPT_PART = 4  # of a model's parts: the most that it may have besides, and keep on the device while they wait
 _STREAMED_PART = 16  # of the budget: the most that a group of layers takes, unless a layer is larger
 _hashes: dict[tuple[str, int, int], str] = {}
 
@@ -49,9 +50,9 @@ class Model:
 
     `value` is None while it is neither `resident` nor `put_off` to host memory; `size` is in bytes, `return_s` what its
     last way onto the device took. `whole` is what its files come to; where it is `streamed`, `size` is the layers that
-    stay and the largest group of the others. `saved` are the bytes by which packing made it smaller: loading it takes
-    these besides. It holds `parts`, which others may share, and `own` bytes besides. `attention` serves calls that it
-    is lent to.
+    stay and the groups of the others that are there at a time. `saved` are the bytes by which packing made it smaller:
+    loading it takes these besides. It holds `parts`, which others may share, and `own` bytes of tensors besides, which
+    stay on the device while the parts are put off. `attention` serves calls that it is lent to.
     """
 
     value: Any
@@ -80,8 +81,13 @@ class Model:
 
     @property
     def freed(self) -> int:
-        """Bytes that come free when it leaves."""
+        """Bytes that come free when it is dropped."""
         return self.own + sum(part.size for part in self.exclusive)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether it is worth putting off: what it has besides its parts is little."""
+        return bool(self.parts) and self.own * _KEPT_PART <= sum(part.size for part in self.parts)
 
 
 Rank = Callable[[Model], int | None]  # how much a model would be missed; None: it must stay
@@ -199,7 +205,7 @@ class Models:
 
     def _to_come(self, model: Model) -> int:
         """Bytes that come onto the device with a model that is not there; what is packed comes whole."""
-        whole = model.size if model.put_off else model.size + model.saved
+        whole = model.size - model.own if model.put_off else model.size + model.saved
         return whole - self.parts.there(model.weights.values())
 
     def make_room(self, size: float, rank: Rank = _all_may_leave) -> bool:
@@ -209,18 +215,38 @@ class Models:
             return True
         now = self._clock()
         candidates = [
-            Candidate(model, model.freed, rank_of, now - model.used, model.return_s)
+            Candidate(model, model.freed - self._stays(model), rank_of, now - model.used, model.return_s)
             for model in self._models.values()
             if model.resident and model.size and (rank_of := rank(model)) is not None
         ]
         victims = choose_victims(candidates, need)
-        if victims is None and self._all_of(candidates) >= need:  # what two of them share goes with both
-            victims = [each.what for each in candidates]
-        self._leave(victims or [])
-        return victims is not None
+        if victims is not None:
+            self._leave(victims)
+            return True
+        return self._leave_together([each.what for each in candidates], need)
 
-    def _all_of(self, candidates: Sequence[Candidate[Model]]) -> int:
-        leaving = {each.what for each in candidates}
+    def _stays(self, model: Model) -> int:
+        """Bytes that stay on the device when the model leaves for host memory."""
+        return model.own if self.parts.host is not None and model.may_wait else 0
+
+    def _leave_together(self, models: Sequence[Model], need: float) -> bool:
+        """Let all these leave, if `need` bytes come free so: what two of them share goes with both. If it takes that,
+        drop them, with what they and those that were put off keep on the device.
+        """
+        keeping = [model for model in self._models.values() if model.put_off and model.own]
+        all_of, stays = self._all_of(models), sum(self._stays(model) for model in models)
+        if all_of - stays >= need:
+            self._leave(models)
+        elif all_of + sum(model.own for model in keeping) >= need:
+            for model in (*keeping, *models):
+                self._drop(model)
+            give_back(self.device)
+        else:
+            return False
+        return True
+
+    def _all_of(self, models: Sequence[Model]) -> int:
+        leaving = set(models)
         parts = {part for model in leaving for part in model.parts if part.on_device}
         gone = [part for part in parts if not any(user.resident for user in part.users - leaving)]
         return sum(model.own for model in leaving) + sum(part.size for part in gone)
@@ -269,7 +295,8 @@ class Models:
         beside = self.reserve(generator, dtype) or whole  # of a step never made: as much again
         if whole + beside <= budget:
             return whole, whole
-        return min(whole, least_streamed_bytes(files, dtype)), whole
+        at_once = 2 if self.parts.device.pins else 1
+        return min(whole, least_streamed_bytes(files, dtype, at_once)), whole
 
     def _load(self, model: Model, generator: Generator, limit_s: float, rank: Rank) -> Calling[None]:
         while (need := self._to_come(model)) > self.ledger.free:  # who leaves may take along what was to be shared
@@ -291,16 +318,16 @@ class Models:
         self.parts.bring_back(model.parts)
         model.resident, model.return_s = True, self._clock() - begun
         self.parts.use(model.parts, model)
-        self._check_claim(model, rank, how.largest if how else 0)
+        self._check_claim(model, rank, how.passing if how else 0)
         self.watcher.loaded(model.name, self.device, model.size, begun, self._clock())
 
     def _check_claim(self, model: Model, rank: Rank, comes: int) -> None:
         """Count what was loaded, and what `comes` and goes; a model that holds more than its files say is believed, or
-        refused.
+        refused. Where its weights are parts nothing is left out, and files that were not loaded do not count.
         """
         counted = tensor_bytes(model.value, self.device) + comes
         claimed, model.saved = model.size + model.saved, sum(part.saved for part in model.parts)
-        model.size = max(claimed - model.saved, counted)
+        model.size = counted if model.parts else max(claimed, counted)
         model.own = max(0, model.size - sum(part.size for part in model.parts))
         self.ledger.hold(model, model.own)
         if counted <= claimed:
@@ -342,15 +369,14 @@ class Models:
     def _host_room(self, model: Model) -> bool:
         """Whether a model can be put off; those that were put off longest ago are dropped for it."""
         host = self.parts.host
-        if host is None or model.own or not model.parts:
-            return False
-        if host.budget is not None and model.freed > host.budget:
+        size = sum(part.size for part in model.exclusive)
+        if host is None or not model.may_wait or (host.budget is not None and size > host.budget):
             return False
         for other in sorted((each for each in self._models.values() if each.put_off), key=lambda each: each.used):
-            if model.freed <= host.free:
+            if size <= host.free:
                 break
             self._drop(other)
-        return model.freed <= host.free
+        return size <= host.free
 
     def _drop(self, model: Model) -> None:
         model.value, model.resident, model.put_off, model.own = None, False, False, 0

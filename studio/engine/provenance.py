@@ -49,9 +49,12 @@ def _uses_torch(entry: Entry) -> bool:
     return bool(entry.model and entry.model.weights) or bool(entry.rng and entry.rng.drew_torch)
 
 
-def _seen(entry: Entry) -> dict[str, list[str]]:
-    """Facts that the host saw itself: the attention backends that served the request's calls."""
-    return {"attention": sorted(entry.attention)} if entry.attention else {}
+def _seen(entry: Entry, device: devices.Device) -> dict[str, object]:
+    """Facts that the host saw itself: the attention backends that served the request's calls, and how the device
+    multiplies float32 numbers, where it has several ways.
+    """
+    seen = {"attention": sorted(entry.attention), "float32": device.float32}
+    return {name: value for name, value in seen.items() if value}
 
 
 def recipe_writer(entry: Entry) -> Callable[[Media], Recipe]:
@@ -70,7 +73,7 @@ def recipe_writer(entry: Entry) -> Callable[[Media], Recipe]:
         "dtype": model.dtype,
         "threads": entry.threads or (torch_setup.usual_threads() if _uses_torch(entry) else None),
         "batch_width": BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
-        "facts": {**entry.facts, **_seen(entry)},
+        "facts": {**entry.facts, **_seen(entry, device)},
         "notices": tuple(entry.notices),
         "steps": state.position,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,7 +6,8 @@ torch's PrivateUse1 backend for Python. On it
 - an operator given tensors of the device and of the host raises, as CUDA does (host indices are counted as waits);
 - waits for the device are counted with the line that waits: copies of pageable memory, `item`, `nonzero`, host indices;
 - launches are counted: operators that are not views and do not only allocate;
-- what is copied beside (`Device.copy_beside`) reads NaN until it is waited for;
+- what is copied beside (`Device.copy_beside`) reads NaN until it is waited for, and host memory that changes before
+  the copy from it is over raises;
 - queued work takes time (`seconds_per_launch`) that passes for the host only when it waits.
 
 What it cannot know is speed, and limits of kernels that a CPU does not have: see `tests/studio/attention`.
@@ -61,15 +62,25 @@ class Counts:
 
 @dataclass
 class _Arrival:
-    """Copies that land when they are waited for, and took `took` seconds."""
+    """Copies that land when they are waited for, and took `took` seconds. `read` are the host tensors that they read,
+    each with what it was.
+    """
 
     land: list[Callable[[], object]]
     took: float
+    read: list[tuple[torch.Tensor, torch.Tensor]]
 
     def wait(self) -> None:
         """Let them land."""
         while self.land:
             self.land.pop()()
+
+    def join(self) -> None:
+        """They are over. Raises RuntimeError if what they read was changed before."""
+        self.wait()
+        if not all(_same_bytes(now, before) for now, before in self.read):
+            raise RuntimeError("host memory was changed while a copy from it was under way")
+        self.read.clear()
 
     def seconds(self) -> float | None:
         """`took`, once they have landed."""
@@ -96,7 +107,8 @@ class FakeGpu(Device):
         self.clock = 0.0  # seconds that have passed for the host
         self._queued = 0.0  # seconds of work that the device has still to do
         self._counts: list[Counts] = []
-        self._landing: list[Callable[[], object]] | None = None  # while `copy_beside` copies
+        self._landing: _Arrival | None = None  # while `copy_beside` copies
+        self._arrivals: list[_Arrival] = []  # copies beside that the host has not waited for
         self._pinned = False  # while what is copied is pinned
 
     @classmethod
@@ -152,6 +164,10 @@ class FakeGpu(Device):
         """Let the queued work take its time."""
         self.clock += self._queued
         self._queued = 0.0
+        while self._arrivals:
+            arrival = self._arrivals.pop()
+            if not arrival.land:  # what nobody waits for may still be under way
+                arrival.join()
 
     def to_host(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Copies on the host; the thread waits for them."""
@@ -168,14 +184,14 @@ class FakeGpu(Device):
 
     def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
         """What `copy` copies here reads NaN until it is waited for."""
-        landing: list[Callable[[], object]] = []
-        self._landing = landing
+        self._landing = arrival = _Arrival([], self.seconds_per_copy, [])
+        self._arrivals.append(arrival)
         try:
             for _ in copy():
                 pass
         finally:
             self._landing = None
-        return _Arrival(landing, self.seconds_per_copy)
+        return arrival
 
     @contextmanager
     def counting(self) -> Iterator[Counts]:
@@ -206,13 +222,21 @@ class FakeGpu(Device):
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copy to the device's `target`; beside, the copy lands later, and until then the target reads NaN."""
-        if self._landing is None or not target.is_floating_point():
+        if self._landing is None or not (target.is_floating_point() or target.dtype.itemsize == 1):
             target.copy_(source)
             return
-        target.fill_(float("nan"))
-        self._landing.append(lambda: target.copy_(source))
+        target.fill_(float("nan") if target.is_floating_point() else 255)  # bytes that are NaN in any floating point
+        self._landing.land.append(lambda: target.copy_(source))
+        self._landing.read.append((source, source.clone()))
 
     @property
     def copies_pinned(self) -> bool:
         """Whether the memory that is copied now is pinned, so that a copy need not wait."""
         return self._pinned or self._landing is not None
+
+
+def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two host tensors hold the same bytes, NaN included."""
+    import torch
+
+    return torch.equal(*(each.contiguous().view(-1).view(torch.uint8) for each in (one, other)))

@@ -8,7 +8,7 @@ as experimental (2.13).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,10 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
     def by_copy(tensor: torch.Tensor) -> Any:
         return tolist(tensor.cpu() if isinstance(tensor, _Tensor) else tensor)
 
-    torch.inference_mode, torch.Tensor.tolist = torch.no_grad, by_copy  # type: ignore[misc, method-assign, assignment]
+    def no_grad(mode: bool = True) -> Any:
+        return torch.no_grad() if mode else nullcontext()
+
+    torch.inference_mode, torch.Tensor.tolist = no_grad, by_copy  # type: ignore[misc, method-assign, assignment]
     sdpa.FLASH["gpu"] = sdpa.flash_cpu
     _gpu.append(gpu)
     try:

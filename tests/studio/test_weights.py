@@ -178,3 +178,53 @@ def test_a_model_larger_than_the_budget_is_streamed_and_says_so(folder):
     assert models.drop_all(lambda _: 0) == 1
     assert models.ledger.used == 0
     assert generator.generate(directly(models.get(generator, None)).value, None, None).text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("limit", [0, 200 << 10, 400 << 10])
+def test_on_a_device_that_pins_the_next_group_comes_while_one_computes(folder, limit, dtype):
+    from studio.testing.fake_gpu import FakeGpu
+
+    shape = ["linear", ["linear", "sequence"], "encoder", "linear"]
+    file = saved(build(shape).eval(), folder)
+    whole = studio.module(lambda: build(shape), [file], device="cpu", dtype=dtype)
+    x = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(1)).to(getattr(torch, dtype))
+    with FakeGpu.installed() as gpu, torch.no_grad():
+        how, copies = Streaming(limit), []
+        with hosted(None, how):
+            made = studio.module(lambda: build(shape), [file], device="gpu:0", dtype=dtype)
+        beside = gpu.copy_beside
+        gpu.copy_beside = lambda copy: copies.append(1) or beside(copy)
+        there = x.to("gpu:0")
+        for _ in range(3):
+            with gpu.counting() as counts:
+                out = made(there)
+            assert counts.waited == 0
+            torch.testing.assert_close(out.cpu(), whole(x), rtol=0, atol=0)
+        groups = sum(1 for each in made.modules() if each._forward_hooks)
+    assert groups > 2
+    assert len(copies) == 3 * groups + 1, "the first of a fourth round is on its way"
+    assert how.passing == 2 * how.largest
+
+
+def test_groups_that_come_in_another_order_or_within_each_other_are_right(folder):
+    from studio.testing.fake_gpu import FakeGpu
+
+    file = saved(build(["linear"] * 4), folder)
+    whole = studio.module(lambda: build(["linear"] * 4), [file], device="cpu", dtype="float32").inner
+    with FakeGpu.installed(), torch.no_grad():
+        with hosted(None, Streaming(0)):
+            layers = studio.module(lambda: build(["linear"] * 4), [file], device="gpu:0", dtype="float32").inner
+        x = torch.linspace(-1, 1, WIDTH)
+        for order in ([0, 1, 2, 3], [0, 2, 1, 1, 3], [3, 3, 0], [0, 1, 2, 3]):
+            expected, made = x, x.to("gpu:0")
+            for i in order:
+                expected, made = whole[i](expected), layers[i](made)
+            assert torch.equal(made.cpu(), expected)
+        inner = layers[0].register_forward_pre_hook(lambda _, given: (layers[1](layers[2](layers[1](given[0]))),))
+        made = layers[0](x.to("gpu:0"))
+        inner.remove()
+        assert torch.equal(made.cpu(), whole[0](whole[1](whole[2](whole[1](x)))))
+        with pytest.raises(RuntimeError, match="shapes"):
+            layers[0](torch.zeros(1, WIDTH + 1, device="gpu:0"))
+        assert torch.equal(layers[0](x.to("gpu:0")).cpu(), whole[0](x))

@@ -75,6 +75,15 @@ def test_requests_run_on_it(gpu: FakeGpu) -> None:
     assert str(made.text) == "[3.0]"
     assert made.recipe is not None
     assert made.recipe.device == "gpu:0"
+    assert "float32" not in made.recipe.facts
+
+
+def test_the_recipe_tells_how_the_device_multiplies_float32(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeGpu, "float32", "tf32")
+    with Engine("gpu") as engine:
+        made = ask(engine).result(WAIT_S)
+    assert made.recipe is not None
+    assert made.recipe.facts["float32"] == "tf32"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: out of memory"), RuntimeError("CUDA driver too old")])

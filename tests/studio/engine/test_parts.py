@@ -306,3 +306,57 @@ def test_a_model_evicted_while_it_comes_back_keeps_its_weights(files):
         source.drop_all(lambda model: 0)
         directly(source.get(made, None))
         assert [each.tolist() for each in model.value[0].state_dict().values()] == before
+
+
+def with_own(name, files, numbers):
+    """A generator whose model has a tensor of so many float32 besides its parts, and a file that holds no weights."""
+    made = generator(name, files)
+    load = made.load
+    type(made).load = lambda self, device, dtype: Own(load(device, dtype), torch.ones(numbers, device=device))
+    other = files[0].parent / "config.json"
+    other.write_text("{}" * 5000)
+    made.weights = lambda: [*files, other]
+    return made
+
+
+class Own:
+    """The parts, and `kept`."""
+
+    def __init__(self, parts, kept):
+        self.parts, self.kept = parts, kept
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def test_what_is_outside_of_parts_is_counted_as_tensors_and_stays_while_they_wait(files):
+    source = Models("cpu", ledger=Ledger(3 * PART), host=Ledger(10 * PART))
+    made = with_own("one", [files["a"]], 1000)
+    model = directly(source.get(made, None))
+    expected = run(model)
+    assert model.own == 4000, "the file that was not loaded does not count"
+    assert source.ledger.used == model.size == 4000 + model.parts[0].size
+    source.drop_all(lambda each: 0)
+    assert (model.put_off, source.ledger.used) == (True, 4000)
+    assert source.missing(made, None) == model.parts[0].size
+    again = directly(source.get(made, None))
+    assert (again is model, made.loads, source.ledger.used) == (True, 1, model.size)
+    assert torch.equal(run(again), expected)
+
+
+def test_what_stays_goes_too_when_its_place_is_needed(files):
+    source = Models("cpu", ledger=Ledger(int(2.1 * PART)), host=Ledger(10 * PART))
+    made = with_own("one", [files["a"]], 1000)
+    model = directly(source.get(made, None))
+    directly(source.get(generator("two", [files["b"], files["c"]]), None))
+    assert (model.put_off, model.value, source.parts.host.used) == (False, None, 0)
+    assert source.ledger.used <= source.ledger.budget
+    run(directly(source.get(made, None)))
+    assert made.loads == 2
+
+
+def test_a_model_that_is_mostly_outside_of_parts_is_dropped(files):
+    source = Models("cpu", ledger=Ledger(9 * PART), host=Ledger(10 * PART))
+    model = directly(source.get(with_own("one", [files["a"]], WIDE * WIDE), None))
+    source.drop_all(lambda each: 0)
+    assert (model.put_off, model.value, source.ledger.used) == (False, None, 0)
