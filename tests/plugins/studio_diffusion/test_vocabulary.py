@@ -14,6 +14,7 @@ import studio
 from studio.errors import WeightsError
 from studio_diffusion import vocabulary
 from studio_diffusion.image import STARTER, ImageGenerator
+from studio_diffusion.latent import Nearest
 from studio_diffusion.vocabulary import PLAIN, PLAIN_CHINESE, Vocabulary
 from studio_video.video import WEIGHTS, VideoGenerator
 
@@ -114,3 +115,13 @@ def test_the_video_starter_says_it_too() -> None:
             inputs = generator.Inputs.parse({"prompt": prompt, "steps": 1, "size": "64x64", "frames": 2})
             notices = generator.start(model, inputs, studio.Rng(0)).notices
             assert [f"“{word}”" in text for word, text in zip(told, notices, strict=True)] == [True] * len(told)
+
+
+def test_a_thing_is_nearest_to_itself(tiny_folder: Path) -> None:
+    model = ImageGenerator(tiny_folder).load("cpu", "float32")
+    assert model.vocabulary is None
+    nearest = Nearest(model.text_encoder, model.tokenizer, Vocabulary(("red apple", "octopus"), (), ()))
+    assert nearest("octopus") == "octopus"
+    assert nearest("red apple") == "red apple"
+    with pytest.raises(ValueError, match="no things"):
+        model.nearest("octopus")
