@@ -234,7 +234,7 @@ class ImageGenerator(studio.Generator):
         notices = (
             *told(inputs.prompt, cut, "prompt", model.tokenizer),
             *told(inputs.negative, more, "negative prompt", model.tokenizer),
-            *vocabulary.notices(model.vocabulary, inputs.prompt, model.nearest),
+            *vocabulary.notices(model.vocabulary, prompts.read(inputs.prompt).text, model.nearest),
         )
         width, height = inputs.canvas
         if width % model.factor or height % model.factor:

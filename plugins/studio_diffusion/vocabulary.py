@@ -33,7 +33,6 @@ PLAIN = frozenset(word for word in _PLAIN if word.isascii())
 PLAIN_CHINESE = frozenset(word for word in _PLAIN if not word.isascii())
 """Words that are never unknown: those that join, colours, numbers, places, sizes, and words for pictures."""
 
-_WEIGHT = re.compile(r":\d+(?:\.\d+)?\)")
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 _CHINESE = re.compile(r"[\u3400-\u9fff]+")
 
@@ -63,7 +62,6 @@ class Vocabulary:
 
     def unknown(self, text: str) -> tuple[str, ...]:
         """The words of a text that no caption had, each once, in their order. What has a digit in it is no word."""
-        text = _WEIGHT.sub(")", text)
         found = []
         for match in re.finditer(rf"{_CHINESE.pattern}|{_WORD.pattern}", text):
             piece = match[0]
@@ -121,6 +119,7 @@ def notices(vocabulary: Vocabulary | None, text: str, nearest: Callable[[str], s
     """What to tell of a prompt: the words that the model was never taught, and what is nearest to each.
 
     Args:
+        text: the prompt's words, without its weights and tags (`prompts.read(prompt).text`).
         nearest: the thing of the vocabulary that lies nearest to a word; asked where none is spelled alike.
     """
     words = vocabulary.unknown(text) if vocabulary else ()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import studio
 from studio.errors import InputError
-from studio_diffusion import vocabulary
+from studio_diffusion import prompts, vocabulary
 from studio_diffusion.samplers import noise_levels
 from studio_video import fit
 from studio_video.latent import LatentVideo, Row
@@ -94,7 +94,7 @@ def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
     text, negative = model.texts.read([inputs.prompt, inputs.negative])
     unlearnt = (UNLEARNT,) if inputs.attention == "factorised" else ()
     told = (*model.texts.notices(inputs.prompt, "prompt"), *model.texts.notices(inputs.negative, "negative prompt"))
-    untaught = vocabulary.notices(model.vocabulary, inputs.prompt, model.nearest)
+    untaught = vocabulary.notices(model.vocabulary, prompts.read(inputs.prompt).text, model.nearest)
     before, after = (torch.from_numpy(each.copy()) for each in (given.before, given.after))
     return Denoising(
         steps=inputs.steps, notices=(*given.notices, *told, *untaught, *unlearnt), x=x, x0_before=None,
