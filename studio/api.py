@@ -318,7 +318,6 @@ class Studio:
         if not ours:
             if not elsewhere:
                 raise replay.not_ours(recipe, what)
-            replay.check_bounds(recipe)
             asked = replay.with_pulled_model(recipe, self.home)
         made: dict[str, Media] = {}
         remade = []
@@ -344,7 +343,7 @@ class Studio:
 
         Raises TimedOut if that takes more than `seconds`.
         """
-        request = self._request_again(recipe, made)
+        request = self._request_again(recipe, made, bounded=seconds is not None)
         router = self.router
         here = [engine.device for engine in router.engines]
         recorded = _name(recipe.device)
@@ -434,8 +433,8 @@ class Studio:
             self.plugins.owner(generator.name), preview_every=preview_every, label=label, invariant=invariant,
         )  # fmt: skip
 
-    def _request_again(self, recipe: Recipe, made: Mapping[str, Media]) -> Request:
-        """The request that a recipe, which may be hostile, asks for."""
+    def _request_again(self, recipe: Recipe, made: Mapping[str, Media], *, bounded: bool) -> Request:
+        """The request that a recipe, which may be hostile, asks for; one that is `bounded` keeps to `replay.MOST`."""
         if recipe.dtype not in DTYPES:
             raise UnknownName("dtype", recipe.dtype, DTYPES)
         if recipe.generator not in self.generators:
@@ -446,6 +445,8 @@ class Studio:
             return made[ref.sha256] if ref.sha256 in made else _fetch(self.store, ref)
 
         inputs = generator.Inputs.from_recipe(recipe.inputs, fetch)
+        if bounded:
+            replay.check_bounds(recipe, inputs)
         invariant = self._invariant or bool(recipe.invariant)
         request = self._request(generator, inputs, _seed(recipe.seed), 0, "replay", invariant)
         threads = recipe.threads if recipe.threads and 1 <= recipe.threads <= torch_setup.cores() else None

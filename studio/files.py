@@ -23,13 +23,14 @@ from typing import BinaryIO
 from studio.errors import FileTaken, MediaError, StoreError
 from studio.temporary import Temporary, create_folder, exchange, locked, sweep_once
 
+_ELSEWHERE = "choose another folder with `-o`, `--home` or, in training, `--work`"
 _REMEDY = {
-    errno.ENOSPC: "the disk is full: free some space, or choose another folder with `-o` or `--home`",
-    errno.EDQUOT: "the quota is used up: free some space, or choose another folder with `-o` or `--home`",
+    errno.ENOSPC: f"the disk is full: free some space, or {_ELSEWHERE}",
+    errno.EDQUOT: f"the quota is used up: free some space, or {_ELSEWHERE}",
     errno.EFBIG: "the file is larger than the system allows (`ulimit -f`): raise the limit",
-    errno.EACCES: "the folder is not yours to write to: choose another with `-o` or `--home`",
-    errno.EPERM: "the folder is not yours to write to: choose another with `-o` or `--home`",
-    errno.EROFS: "the file system is read-only: choose another folder with `-o` or `--home`",
+    errno.EACCES: f"the folder is not yours to write to: {_ELSEWHERE}",
+    errno.EPERM: f"the folder is not yours to write to: {_ELSEWHERE}",
+    errno.EROFS: f"the file system is read-only: {_ELSEWHERE}",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "the path is a folder: name a file in it",
     errno.ENOENT: "the folder does not exist: create it first",
@@ -173,6 +174,15 @@ def read_limited(path: Path | str, limit: int) -> bytes:
         raise MediaError(f"cannot read `{path}`: {error.strerror or error}") from error
     if len(data) > limit:
         raise MediaError(f"`{path}` is larger than {limit:,} bytes, the most that is read")
+    return data
+
+
+def read_regular(path: Path | str, most: int) -> bytes:
+    """The bytes of a regular file. Raises OSError, also for one of more than `most` bytes."""
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes, the most that is read", str(path))
     return data
 
 

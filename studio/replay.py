@@ -17,6 +17,7 @@ from pathlib import Path
 from studio import models
 from studio.errors import InputError, MediaError, StoreError, UsageError
 from studio.files import read_limited
+from studio.inputs import Inputs
 from studio.media import Image, Media, Video, animation
 from studio.media.base import UNREAD
 from studio.recipe import Recipe
@@ -102,12 +103,15 @@ def is_ours(recipe: Recipe, sha256: str, store: Store) -> bool:
     return kept is not None and all(getattr(kept, each) == getattr(recipe, each) for each in asks)
 
 
-def check_bounds(recipe: Recipe) -> None:
-    """Raise InputError if a recipe from elsewhere asks for more than `MOST` allows."""
-    for name, value in recipe.inputs.items():
+def check_bounds(recipe: Recipe, inputs: Inputs) -> None:
+    """Raise InputError if a recipe from elsewhere asks for more than `MOST` allows.
+
+    `inputs` are those of the recipe as its generator read them: "1000" is a number there, and a size has one spelling.
+    """
+    for name, value in inputs:
         if name in MOST and isinstance(value, int | float) and value > MOST[name]:
             raise _beyond(name, value, MOST[name])
-        sides = re.fullmatch(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*", value) if isinstance(value, str) else None
+        sides = re.fullmatch(r"\s*(\d{1,9})\s*[xX×*]\s*(\d{1,9})\s*", value) if isinstance(value, str) else None
         if name == "size" and sides and int(sides[1]) * int(sides[2]) > MOST_PIXELS:
             raise _beyond(name, value, f"{MOST_PIXELS:,} pixels")
     if len(recipe.parents) > MOST_PARENTS:

@@ -21,7 +21,7 @@ import safetensors.torch
 
 import studio
 from studio.errors import WeightsError
-from studio.files import make_folder, write_atomically
+from studio.files import check_regular, make_folder, write_atomically
 from studio_dcgan.model import Generator
 
 FIRST, LAST, EMBEDDING = "main.0.weight", "main.12.weight", "embedding.weight"
@@ -72,6 +72,7 @@ def find(path: Path) -> Found:
     if path.is_dir():
         path = path / "model.safetensors"
     try:
+        check_regular(path)
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             shapes = {plain_name(name): file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118

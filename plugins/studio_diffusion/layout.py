@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import WeightsError
-from studio.loaders import read_config
+from studio.loaders import MOST_CONFIG, MOST_INDEX, read_config, regular
 
 
 def part(folder: Path, name: str) -> Path:
@@ -30,8 +30,8 @@ def tensors_of(folder: Path) -> list[Path]:
     indexes = [each for each in sorted(folder.glob("*.safetensors.index.json")) if each.name.count(".") == 3]
     if indexes:
         try:
-            named = set(json.loads(indexes[0].read_bytes())["weight_map"].values())
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            named = set(json.loads(regular(indexes[0], MOST_INDEX))["weight_map"].values())
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             raise WeightsError(indexes[0], f"`{indexes[0]}` names no files of weights",
                                hint="get the model again") from None  # fmt: skip
         sharded = [file for file in files if file.name in named]
@@ -59,12 +59,12 @@ def components(folder: Path, known: Sequence[str]) -> dict[str, str]:
 
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
     """A JSON file's object or list. Raises WeightsError if it is missing, damaged or something else."""
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         missing = f"`{path.parent}` has no `{path.name}`: it is no whole DDPM"
-        raise WeightsError(path, missing, hint="name a folder in the layout of diffusers' DDPMPipeline") from None
-    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(path, missing, hint="name a folder in the layout of diffusers' DDPMPipeline")
+    try:
+        found = json.loads(regular(path, MOST_CONFIG))
+    except (ValueError, RecursionError) as error:
         raise WeightsError(path, f"`{path}` cannot be read as JSON: {error}", hint="get the model again") from None
     if not isinstance(found, kind):
         raise WeightsError(

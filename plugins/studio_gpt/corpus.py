@@ -8,6 +8,7 @@ Try it: ``pytest tests/plugins/studio_gpt/test_train.py``
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from studio.errors import InputError
+from studio.files import check_regular, open_regular
 from studio_datasets.wordnet import LEXNAMES, WordNet
 from studio_gpt.ideas import held_out, pairs
 from studio_gpt.tokens import Tokens
@@ -97,8 +99,14 @@ def text_files(paths: Sequence[str]) -> list[Path]:
     files = []
     for each in map(Path, paths):
         found = sorted(each.rglob("*.txt")) if each.is_dir() else [each]
-        if not found or not found[0].is_file():
+        if not found or not each.exists():
             raise InputError("texts", f"`{each}` is no text file and no folder of `.txt`", hint="name UTF-8 text files")
+        for file in found:
+            try:
+                check_regular(file)
+            except OSError as error:
+                reason = error.strerror or error
+                raise InputError("texts", f"`{file}` cannot be read: {reason}", hint="name UTF-8 text files") from None
         files += found
     return files
 
@@ -110,7 +118,7 @@ def blocks(files: Iterable[Path]) -> Iterator[str]:
     """
     for path in files:
         try:
-            with path.open(encoding="utf-8-sig") as file:
+            with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as file:
                 while block := file.read(BLOCK):
                     yield block + file.readline()
         except OSError as error:

@@ -23,7 +23,7 @@ from torch import Tensor
 import studio
 from studio import devices
 from studio.errors import UsageError, WeightsError
-from studio.loaders import MOST_TOKENIZER, read_config, tokenizer_json
+from studio.loaders import MOST_CONFIG, MOST_INDEX, MOST_TOKENIZER, read_config, regular, tokenizer_json
 from studio.weights import Source, Tensors
 from studio_gpt import families, gguf_model
 from studio_gpt.families import Stored
@@ -33,8 +33,7 @@ from studio_gpt.model import GPT, Config
 from studio_gpt.tokens import Tokens
 
 INDEX = "model.safetensors.index.json"
-_LARGEST = {"tokenizer.json": 64 << 20, INDEX: 16 << 20}  # bytes
-_LARGEST_OTHER = 4 << 20
+_LARGEST = {"tokenizer.json": MOST_TOKENIZER, INDEX: MOST_INDEX}  # bytes
 _OTHERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _OTHER = "name another model, or get this one again if it should be sound"
 _FORMATS = "a folder with config.json and *.safetensors, or a .gguf file"
@@ -242,15 +241,8 @@ def _side_by_side(piece: Tensor, heads: int) -> Tensor:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a size that is sane for its name. Raises WeightsError."""
-    most = _LARGEST.get(path.name, _LARGEST_OTHER)
     try:
-        size = path.stat().st_size
-        if size > most:
-            message = f"`{path}` has {size:,} bytes; at most {most:,} are read"
-            raise WeightsError(path, message, hint="get the model again: no such file is that large")
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise WeightsError(path, f"`{path}` cannot be read: {error.strerror}", hint="get the model again") from error
+        found = json.loads(regular(path, _LARGEST.get(path.name, MOST_CONFIG)))
     except (ValueError, RecursionError) as error:
         raise WeightsError(path, f"`{path}` is no JSON: {error}", hint="get the model again") from None
     if not isinstance(found, dict):
@@ -312,8 +304,12 @@ def _text(value: Any) -> str:
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The chat template: a file of its own, a text, or the one called `default` of several."""
     file = folder / "chat_template.jinja"
-    if file.is_file() and file.stat().st_size <= _LARGEST_OTHER:
-        return file.read_text("utf-8")
+    if file.exists():
+        try:
+            return regular(file, MOST_CONFIG).decode()
+        except UnicodeDecodeError as error:
+            message = f"`{file}` is not UTF-8 text: {error.reason} at byte {error.start:,}"
+            raise WeightsError(file, message, hint="get the model again") from None
     found = config.get("chat_template")
     if isinstance(found, list):
         named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studio.errors import InputError, StudioError
+from studio.files import open_regular
 from studio.precision import autocast, fast_dtype
 from studio.training.agreement import fingerprint
 from studio.training.best import Best
@@ -56,7 +57,8 @@ def read(path: Path) -> Iterator[list[dict[str, str]]]:
     """
     hint = 'write `{"messages": [{"role": "user", "content": "…"}, …]}` or `{"prompt": "…", "completion": "…"}`'
     try:
-        text = path.read_text("utf-8-sig")
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("chats", f"`{path}` cannot be read: {error}", hint="name a UTF-8 file of JSON lines") from None
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a text may hold U+2028

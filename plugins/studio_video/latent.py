@@ -8,7 +8,6 @@ Try it: `LatentVideo(folder, starter, "cpu", torch.bfloat16)`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,14 +21,15 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 import studio
-from studio.loaders import transformers
+from studio.errors import WeightsError
+from studio.loaders import allowed, read_config, transformers
 from studio_diffusion import latent as pictures
 from studio_diffusion import vocabulary
 from studio_diffusion.kernels import on_attend
 from studio_diffusion.layout import tensors_of
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
 from studio_video.files import CONFIG
-from studio_video.model import FULL, Clip, VideoTransformer, Views, build, pack
+from studio_video.model import FULL, Clip, Shape, VideoTransformer, Views, pack
 from studio_video.texts import Texts
 
 _TOGETHER = 8  # frames that the VAE takes at once: memory does not grow with a clip's length
@@ -70,6 +70,19 @@ class Row:
     noise: Tensor | None = None
 
 
+def _shape(path: Path) -> Shape:
+    """The sizes in a net's config. Raises WeightsError for one that is not of this net."""
+    given = read_config(path)
+    known = Shape().config()
+    sizes = allowed(path, given, known)
+    whole = all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in sizes.values())
+    if set(given) - set(known) or not whole or Shape(**sizes).width % Shape(**sizes).head_dim:
+        names = ", ".join(f"`{name}`" for name in known)
+        raise WeightsError(path, f"`{path}` is not of Studio's video model: it has {names}, whole numbers above 0",
+                           hint="get the model again")  # fmt: skip
+    return Shape(**sizes)
+
+
 class LatentVideo:
     """Text tower, net and VAE on one device."""
 
@@ -81,9 +94,9 @@ class LatentVideo:
             partial(_tower, starter / "text_encoder"), tensors_of(starter / "text_encoder"),
             rename=pictures.text_name, **place,
         )  # fmt: skip
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        shape = _shape(folder / CONFIG)
         self.net: VideoTransformer = studio.module(
-            partial(build, config), sorted(folder.glob("*.safetensors")), **place
+            partial(VideoTransformer, shape), sorted(folder.glob("*.safetensors")), **place
         )
         self.vae: AutoencoderKL = studio.module(
             partial(pictures.build_vae, starter / "vae"),

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from studio.engine.encoding import Damaged, Unsavable, decode_state, encode_state
 from studio.errors import CheckpointError
+from studio.files import open_regular
 from studio.generator import State
 from studio.recipe import BatchWidth, PluginRef
 
@@ -79,7 +80,7 @@ class Checkpoint:
     def open(cls, path: Path) -> Self:
         """Read who a file is of, and not its state. Raises CheckpointError."""
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 length = file.read(8)
                 header = _header(length + file.read(min(int.from_bytes(length, "little"), _MAX_HEADER)))
             return cls(path.name.removesuffix(SUFFIX), path, Identity.model_validate_json(_metadata(header)["request"]))
@@ -91,7 +92,8 @@ class Checkpoint:
     def state(self, first: _S, device: str) -> _S:
         """Read the state onto `device`; `first` is what `start` made. Raises CheckpointError."""
         try:
-            data = self.path.read_bytes()
+            with open_regular(self.path) as file:
+                data = file.read()
             header = _header(data)
             _check_hash(data, header)
             return decode_state(json.loads(_metadata(header)["state"]), _tensors(data, header), first, device)

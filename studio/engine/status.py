@@ -22,6 +22,7 @@ from typing import Any
 from studio.engine.folder import EngineFolder, alive, folders
 from studio.engine.watch import Watcher
 from studio.errors import StoreError
+from studio.files import open_regular
 
 FILE = "status.json"
 EVERY_S = 0.5
@@ -156,7 +157,7 @@ def read(home: Path) -> list[dict[str, Any]]:
     found = []
     for folder in folders(home):
         try:
-            with (folder / FILE).open("rb") as file:
+            with open_regular(folder / FILE) as file:
                 told = json.loads(file.read(_MAX_BYTES))
         except (OSError, ValueError):
             continue

@@ -13,8 +13,6 @@ Try it: ``pytest tests/studio/loaders``
 from __future__ import annotations
 
 import json
-import os
-import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import ModelError, WeightsError
+from studio.files import read_regular
 
 MOST_CONFIG = 4 << 20  # bytes of a config
+MOST_INDEX = 16 << 20  # bytes of a list of shards
 MOST_TOKENIZER = 64 << 20  # bytes of a tokenizer's file; the largest in use have 35 MB
 MOST_LIST = 4096  # members of a list in a config
 MOST_LAYERS = 1024
@@ -45,15 +45,7 @@ _AGAIN = "get the model again, or name another"
 def regular(path: Path, most: int) -> bytes:
     """The bytes of a regular file of at most `most`. Raises WeightsError; a pipe or device is never waited for."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode):
-                raise WeightsError(path, f"`{path}` is not a regular file", hint=_AGAIN)
-            if about.st_size > most:
-                message = f"`{path}` has {about.st_size:,} bytes; at most {most:,} are read"
-                raise WeightsError(path, message, hint=_AGAIN)
-            return file.read(most)
+        return read_regular(path, most)
     except OSError as error:
         raise WeightsError(path, f"cannot read `{path}`: {error.strerror or error}", hint=_AGAIN) from error
 
@@ -109,7 +101,7 @@ def _most(key: str) -> int:
 def check_index(folder: Path) -> None:
     """Raise WeightsError if a shard index names files outside the folder, or an adapter names another model."""
     for path in sorted(folder.glob("*.index.json")):
-        shards = read_config(path, 16 << 20).get("weight_map")
+        shards = read_config(path, MOST_INDEX).get("weight_map")
         if not isinstance(shards, dict) or any(
             not isinstance(name, str) or Path(name).name != name for name in shards.values()
         ):

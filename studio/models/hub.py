@@ -2,7 +2,8 @@
 
 The revision is resolved to a commit, and every file is checked against the hash that the hub has for that commit. What
 was fetched of a file stays, and the next try asks for the rest (HTTP ranges). `HF_ENDPOINT`, `HF_TOKEN` and
-`HF_HUB_OFFLINE` mean what they mean to the client. It knows nothing of lock files.
+`HF_HUB_OFFLINE` mean what they mean to the client. Redirects are followed within bounds (see `_check_redirect`). It
+knows nothing of lock files.
 
 Try it: ``HF_ENDPOINT=http://localhost:8000 studio models pull hf:owner/name``
 """
@@ -10,13 +11,18 @@ Try it: ``HF_ENDPOINT=http://localhost:8000 studio models pull hf:owner/name``
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
 from studio.errors import ModelError, StudioError
+from studio.files import open_regular
 from studio.models.formats import Report, check_name, check_total, choose
 from studio.models.source import Source
 
@@ -37,7 +43,7 @@ class Blob:
         if not path.is_file() or path.stat().st_size != self.size:
             return False
         digest = hashlib.sha256() if self.sha256 else hashlib.sha1(f"blob {self.size}\0".encode())
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(4 << 20):
                 digest.update(block)
         return digest.hexdigest() == (self.sha256 or self.git)
@@ -50,7 +56,7 @@ def fetch(
 
     `commit` is the pinned one, which goes before the source's revision. Raises ModelError, UnknownName.
     """
-    with _explained(source):
+    with _explained(source), _redirects_checked():
         commit, blobs = _blobs(source, commit or source.version)
         sizes = {name: blob.size for name, blob in blobs.items()}
         chosen = [blobs[name] for name in choose(sizes, source.file, str(source), pickles=pickles)]
@@ -149,6 +155,71 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+_checking: ContextVar[bool] = ContextVar("studio_redirects_checked", default=False)
+
+
+@contextmanager
+def _redirects_checked() -> Iterator[None]:
+    """Let `_check_redirect` see every answer that the client gets meanwhile, in this thread."""
+    _install()
+    token = _checking.set(True)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
+
+
+@cache
+def _install() -> None:
+    """Have every client that `huggingface_hub` makes from now on, by whatever factory, call `_check_redirect`."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http
+
+    made = _http._GLOBAL_CLIENT_FACTORY
+
+    def factory() -> Any:
+        client = made()
+        hooks = client.event_hooks
+        client.event_hooks = {**hooks, "response": [*hooks.get("response", []), _check_redirect]}
+        return client
+
+    set_client_factory(factory)
+
+
+def _check_redirect(response: Any) -> None:
+    """Raise ModelError for an answer that leads to another scheme than https, or from a public host to this machine or
+    its network. A link-local address, where clouds keep their credentials, is reached from a link-local one only.
+
+    Names are looked up here and once more by the connection, so a name server that lies to one of them is not noticed.
+    """
+    if not _checking.get() or not response.has_redirect_location:
+        return
+    old, new = response.request.url, response.request.url.join(response.headers["location"])
+    refused = ""
+    if new.scheme not in (old.scheme, "https"):
+        refused = f"from {old.scheme} to {new.scheme}"
+    elif new.host != old.host:
+        before, after = _reach(old.host), _reach(new.host)
+        if (after == "link-local" or (after and not before)) and after != before:
+            refused = f"to `{new.host}`, a {after} address"
+    if refused:
+        hint = "set HF_ENDPOINT to that address if you trust it"
+        raise ModelError(f"`{old.host}` redirects {refused}, which is not followed", hint=hint)
+
+
+def _reach(host: str) -> str:
+    """What kind of address a host has that not all the world can reach; nothing for a public or an unknown one."""
+    try:
+        found = {each[4][0] for each in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):  # unknown here: a proxy may know it
+        return ""
+    addresses = [ipaddress.ip_address(str(each).partition("%")[0]) for each in found]
+    plain = [getattr(each, "ipv4_mapped", None) or each for each in addresses]
+    if any(each.is_link_local for each in plain):
+        return "link-local"
+    return "private" if any(not each.is_global for each in plain) else ""
 
 
 @contextmanager

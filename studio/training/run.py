@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 
 from studio.errors import StudioError, WeightsError
-from studio.files import make_folder, store_error, write_atomically
+from studio.files import check_regular, make_folder, store_error, write_atomically
 from studio.generator import Rng
 from studio.temporary import OLD_NAMES, sweep, try_lock
 from studio.training import curve
@@ -295,10 +295,11 @@ class Run:
     def _restore(self) -> None:
         path = self.folder / CHECKPOINT
         try:
+            check_regular(path)
             with safetensors.safe_open(path, framework="pt") as file:
                 counters = json.loads((file.metadata() or {})["counters"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
             raise WeightsError(path, f"`{path}` is not a checkpoint, or is damaged", hint=_ANEW) from error
 
         def part(prefix: str) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ import studio
 from studio.errors import InputError, MediaError, ModelError, StoreError, TimedOut, UnknownName, UsageError
 from studio.media.png import with_text
 from studio.recipe import BatchWidth
-from studio.replay import last_bits
+from studio.replay import check_bounds, last_bits
 
 
 @pytest.fixture
@@ -111,10 +111,9 @@ def test_a_changed_picture_is_told(host, file):
         ({"generator": "nosie"}, UsageError),
         ({"dtype": "__class__"}, UnknownName),
         ({"inputs": {"prompt": "x", "side": 10**9}}, InputError),
-        ({"inputs": {"prompt": "x", "side": 2049}}, InputError),
-        ({"inputs": {"prompt": "x", "steps": 201}}, InputError),
-        ({"inputs": {"prompt": "x", "size": "9999x9999"}}, InputError),
         ({"parents": ["0" * 64] * 101}, InputError),
+        ({"generator": "counter", "inputs": {"count": 65}}, InputError),
+        ({"generator": "counter", "inputs": {"count": "65"}}, InputError),
         ({"inputs": {"prompt": "x", "evil": 1}}, UnknownName),
         ({"generator": "invert", "inputs": {"image": "/etc/passwd"}}, InputError),
         ({"generator": "invert", "inputs": {"image": {"sha256": "0" * 64, "media_type": "image/png"}}}, StoreError),
@@ -126,6 +125,26 @@ def test_a_changed_picture_is_told(host, file):
 def test_hostile_recipes_are_refused(host, file, changes, kind):
     with pytest.raises(kind):
         host.replay(altered(file, **changes), elsewhere=True)
+
+
+class Wide(studio.Inputs):
+    """Inputs with higher limits than a recipe from elsewhere may use."""
+
+    steps: int = studio.field(1, ge=1, le=1000, help="steps")
+    seconds: float = studio.field(1, help="not bounded")
+    size: str = studio.field("64x64", help="size")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"steps": 201}, {"steps": "1000"}, {"steps": " 201 "}, {"steps": 201.0}, {"size": "2048x1025"},
+     {"size": "2048*2048"}, {"size": " 2048 × 1032 "}, {"size": "99999X1000"}],
+)  # fmt: skip
+def test_a_recipe_from_elsewhere_is_bounded_however_it_spells_numbers(host, asked):
+    recipe = host.generate("noise", prompt="x", seed=3).recipe
+    with pytest.raises(InputError, match="one from elsewhere may ask for at most"):
+        check_bounds(recipe, Wide.parse(asked))
+    check_bounds(recipe, Wide.parse({"steps": "200", "size": "2048x1024", "seconds": 1e9}))
 
 
 def test_a_recorded_device_may_be_anything(host, file, sample_plugin):

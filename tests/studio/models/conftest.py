@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import json
 import tarfile
@@ -183,4 +184,48 @@ def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv("npm_config_registry", url)
         monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm-cache"))
         yield url
+        server.shutdown()
+
+
+class Redirecting(ThreadingHTTPServer):
+    """A proxy through which a hub called `hub.example` is reached; every question for a file is sent to `location`."""
+
+    daemon_threads = True
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(("127.0.0.1", 0), _Redirecting)
+        self.hub, self.location = hub, ""
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Redirecting(BaseHTTPRequestHandler):
+    server: Redirecting
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = "/" + self.path.split("/", 3)[3] if self.path.startswith("http") else self.path
+        if path.startswith("/api/"):
+            asking = http.client.HTTPConnection("127.0.0.1", self.server.hub.server_address[1])
+            asking.request("GET", path)
+            data = asking.getresponse().read()
+            asking.close()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+        else:
+            data = b""
+            self.send_response(302)
+            self.send_header("Location", self.server.location or self.server.hub.url + path)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def redirecting(hub: Hub) -> Iterator[Redirecting]:
+    """A server that answers in place of the hub and sends questions for files elsewhere."""
+    with Redirecting(hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
         server.shutdown()

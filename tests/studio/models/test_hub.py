@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from studio.errors import ModelError, UnknownName
 from studio.models import Models
 from studio.models.source import parse
 
-from .conftest import COMMIT, WEIGHTS, Hub
+from .conftest import COMMIT, WEIGHTS, Hub, Redirecting
 from .test_library import SAFE, contents, everything
 
 NAME = "hf:tiny/llama"
@@ -158,3 +160,53 @@ def test_the_command_line(hub: Hub, own_home: Path) -> None:
     }
     studio("models", "rm", NAME)
     assert not pulled.exists()
+
+
+def points_to(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("", "to `127.0.0.1`, a private address"),
+        ("http://localhost:1/x", "to `localhost`, a private address"),
+        ("//127.1/x", "to `127.1`, a private address"),
+        ("http://[::1]/x", "to `::1`, a private address"),
+        ("http://[::ffff:10.0.0.1]/x", "a private address"),
+        ("http://0.0.0.0/x", "a private address"),
+        ("http://192.168.0.1/x", "a private address"),
+        ("http://169.254.169.254/latest/meta-data", "a link-local address"),
+        ("http://[fe80::1]/x", "a link-local address"),
+        ("file:///etc/passwd", "from http to file"),
+        ("ftp://hub.example/x", "from http to ftp"),
+    ],
+)
+def test_a_public_hub_does_not_lead_to_this_machine(
+    models: Models, redirecting: Redirecting, monkeypatch: pytest.MonkeyPatch, location: str, reason: str
+) -> None:
+    """The hub's name is not known to any name server: it is reached through a proxy."""
+    monkeypatch.setenv("HTTP_PROXY", redirecting.url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    points_to(monkeypatch, "http://hub.example")
+    huggingface_hub.close_session()  # proxies are read when a client is made
+    redirecting.location = location
+    with pytest.raises(ModelError, match=re.escape(reason)):
+        models.pull(NAME)
+    assert not any("/resolve/" in each for each in redirecting.hub.asked), "nothing was asked for there"
+    huggingface_hub.close_session()
+
+
+def test_a_hub_on_this_machine_may_lead_to_another_port_of_it(
+    models: Models, redirecting: Redirecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points_to(monkeypatch, redirecting.url)
+    models.pull(NAME)
+    assert contents(models.path(NAME)) == SAFE
+    redirecting.location = "http://169.254.169.254/latest/meta-data"
+    with pytest.raises(ModelError, match="a link-local address"):
+        models.pull(f"{NAME}@v1")
