@@ -36,7 +36,7 @@ from studio.engine.provenance import libraries
 from studio.engine.router import Router
 from studio.engine.status import Status
 from studio.engine.trace import Trace
-from studio.errors import InputError, StudioError, TimedOut, UnknownName, UsageError
+from studio.errors import InputError, NotStored, StudioError, TimedOut, UnknownName, UsageError
 from studio.files import expanded
 from studio.generator import Generator, Trainer
 from studio.inputs import Inputs
@@ -341,8 +341,15 @@ class Studio:
     def _make_again(self, recipe: Recipe, made: Mapping[str, Media], seconds: float | None = None) -> Media:
         """Make what a recipe tells of; `made` are media that take the place of those with these hashes.
 
-        Raises TimedOut if that takes more than `seconds`.
+        What the data folder cannot take has no path, and a notice that says why. Raises TimedOut if that takes more
+        than `seconds`.
         """
+        try:
+            return self._made_again(recipe, made, seconds)
+        except NotStored as error:
+            return error.media.noticing([f"it is not in the store: {error.message}"])
+
+    def _made_again(self, recipe: Recipe, made: Mapping[str, Media], seconds: float | None) -> Media:
         request = self._request_again(recipe, made, bounded=seconds is not None)
         router = self.router
         here = [engine.device for engine in router.engines]

@@ -8,6 +8,8 @@ Try it: ``pytest tests/studio/test_cache.py``
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from studio.errors import StoreError
-from studio.files import make_folder
+from studio.files import make_folder, store_error
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _T = TypeVar("_T")
@@ -45,13 +47,17 @@ class Cache:
             try:
                 try:
                     return self._once(work)
-                except sqlite3.DatabaseError as error:
-                    if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+                except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # a damaged name, in SQLite's own message
+                    if not isinstance(error, UnicodeDecodeError) and error.sqlite_errorcode & 0xFF not in _DAMAGED:
                         raise
                     self._renew()
                     return self._once(work)
-            except (sqlite3.Error, OSError) as error:
-                hint = "remove the file: what it holds is made once more"
+            except OSError as error:
+                raise store_error(self.path, "use", error) from None
+            except sqlite3.Error as error:
+                if code := _system_error(error, self.path.parent):
+                    raise store_error(self.path, "write", OSError(code, os.strerror(code))) from None
+                hint = "it may be in use, or its disk may fail: try again, or choose another data folder with `--home`"
                 raise StoreError(f"cannot use `{self.path}`: {error}", hint=hint) from None
 
     def _once(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -93,3 +99,14 @@ class Cache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _system_error(error: sqlite3.Error, folder: Path) -> int:
+    """What the system says (`errno`) where the folder's disk is full or cannot be written to; 0 for other errors."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    disk = os.statvfs(folder)
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and not disk.f_bavail):
+        return errno.ENOSPC
+    if disk.f_flag & os.ST_RDONLY:
+        return errno.EROFS
+    return 0 if os.access(folder, os.W_OK | os.X_OK) and code != sqlite3.SQLITE_READONLY else errno.EACCES

@@ -16,6 +16,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -95,10 +96,10 @@ def new_file(
 
 
 @contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
+def scratch_folder(parent: Path, mode: int = 0o777) -> Iterator[Path]:
     """Yield a folder in `parent` for the length of the block; the next writer removes what a kill leaves."""
     sweep_once(parent)
-    path, descriptor = locked(parent, create_folder)
+    path, descriptor = locked(parent, partial(create_folder, mode=mode))
     try:
         yield path
     finally:

@@ -132,9 +132,9 @@ def _create_file(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
 
 
-def create_folder(path: Path) -> int:
+def create_folder(path: Path, mode: int = 0o777) -> int:
     """Create and open a folder."""
-    os.mkdir(path)
+    os.mkdir(path, mode)
     return os.open(path, os.O_RDONLY)
 
 

@@ -9,7 +9,6 @@ Try it: `Vocabulary(("dog",), ("running",), ("狗",)).unknown("a griffin and two
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from studio.errors import WeightsError
+from studio.loaders import read_config
 
 FILE = "vocabulary.json"
 MOST = 5
@@ -104,11 +104,13 @@ def load(folder: Path) -> Vocabulary | None:
     path = folder / FILE
     if not path.exists():
         return None
+    told = read_config(path)
     try:
-        told = json.loads(path.read_text("utf-8"))
         lists = [told[name] for name in ("things", "words", "chinese")]
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(path, f"`{path}` is no vocabulary: {error!r}", hint="install the package again") from None
+    except KeyError as error:
+        raise WeightsError(
+            path, f"`{path}` is no vocabulary: it has no {error}", hint="install the package again"
+        ) from None
     if not all(isinstance(each, list) and all(isinstance(word, str) and word for word in each) for each in lists):
         reason = f"`{path}` is no vocabulary: its lists are not of words"
         raise WeightsError(path, reason, hint="install the package again")

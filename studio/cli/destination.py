@@ -33,10 +33,15 @@ class Destination:
     force: bool = False
 
     def as_json(self, home: Path) -> dict[str, JsonValue] | None:
-        """The same for another process that uses the data folder `home`, which is made; None for the store."""
+        """The same for another process that uses the data folder `home`, which is made; None for the store, and where
+        there can be no such folder: then no request is saved in it either.
+        """
         if self.target is None:
             return None
-        make_folder(home)
+        try:
+            make_folder(home)
+        except StoreError:
+            return None
         place = quote_from_bytes(os.fsencode(self.target.absolute()))  # a name need not be text
         return {"path": place, "folder": self.folder, "force": self.force, "home": _mark(home)}
 

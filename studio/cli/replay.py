@@ -47,7 +47,11 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
             note(doubt)
     with stray_prints_aside():
         report = studio.replay(what, elsewhere=elsewhere)
-    path = str(target.save(report.media, report.recipe.generator, report.recipe.seed))
+    stored = report.media.path is not None
+    path = str(target.save(report.media, report.recipe.generator, report.recipe.seed)) if output or stored else None
+    if not stored:
+        for notice in report.media.notices:
+            note(f"warning: {notice}")
     if as_json:
         emit_json(
             {

@@ -10,6 +10,7 @@ Try it: ``studio --trace trace.json image "a red apple"``, and open the file at 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -32,6 +33,8 @@ class Trace:
         self._begun = time.perf_counter()
         self._writing = threading.Lock()
         try:
+            if path.is_fifo():
+                raise OSError(errno.EINVAL, "it is a pipe, not a file")  # opening it would wait for a reader
             self._file = path.open("w", encoding="utf-8", buffering=1)  # by lines, so that a crash loses none
         except OSError as error:
             raise store_error(path, "write", error) from error

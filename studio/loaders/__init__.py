@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import ModelError, WeightsError
-from studio.files import read_regular
+from studio.files import read_regular, scratch_folder
 
 MOST_CONFIG = 4 << 20  # bytes of a config
 MOST_INDEX = 16 << 20  # bytes of a list of shards
@@ -96,6 +97,13 @@ def _most(key: str) -> int:
     if any(part in key for part in ("layers", "depth", "res_blocks")):
         return MOST_LAYERS
     return MOST_SIDE if key in ("image_size", "sample_size", "patch_size", "size", "crop_size") else MOST_NUMBER
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder among the system's temporary ones, of this user only. The next one removes what a kill leaves of it."""
+    with scratch_folder(Path(tempfile.gettempdir()), mode=0o700) as made:
+        yield made
 
 
 def check_index(folder: Path) -> None:

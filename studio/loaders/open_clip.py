@@ -11,14 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import tempfile
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from studio.errors import WeightsError
-from studio.loaders import allowed, offline, read_config
+from studio.loaders import allowed, offline, read_config, scratch
 from studio.loaders import transformers as ours
 
 CONFIG = "open_clip_config.json"
@@ -72,10 +71,10 @@ def build(shape: dict[str, Any], folder: Path) -> Callable[[], Any]:
         kind = open_clip.CoCa if "multimodal_cfg" in shape else open_clip.CustomTextCLIP
 
     def make() -> Any:
-        with tempfile.TemporaryDirectory(prefix="studio-tower-") as copy, offline(folder):
+        with scratch() as copy, offline(folder):
             if tower is not None:
-                Path(copy, "config.json").write_text(json.dumps(tower), "utf-8")
-                shape["text_cfg"] |= {"hf_model_name": copy, "hf_model_pretrained": False}
+                (copy / "config.json").write_text(json.dumps(tower), "utf-8")
+                shape["text_cfg"] |= {"hf_model_name": str(copy), "hf_model_pretrained": False}
             return kind(**shape)
 
     return make

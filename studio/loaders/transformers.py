@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from studio.errors import WeightsError
-from studio.loaders import MOST_TOKENIZER, allowed, check_index, offline, read_config, regular
+from studio.loaders import MOST_TOKENIZER, allowed, check_index, offline, read_config, regular, scratch
 from studio.loaders.tokenizer_json import check
 
 _LEFT_OUT = ("self", "dtype", "transformers_version", "architectures", "attn_implementation", "experts_implementation")
@@ -95,9 +94,9 @@ def image_processor(kind: str, folder: Path) -> Any:
 @contextmanager
 def copied_tokenizer(folder: Path, family: str | None = None) -> Iterator[str]:
     """A temporary folder with the tokenizer's files, of which only known keys are left. Raises WeightsError."""
-    with tempfile.TemporaryDirectory(prefix="studio-tokenizer-") as made:
-        _copy(folder, Path(made), family)
-        yield made
+    with scratch() as made:
+        _copy(folder, made, family)
+        yield str(made)
 
 
 def _copy(folder: Path, into: Path, family: str | None) -> None:

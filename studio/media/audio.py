@@ -6,6 +6,7 @@ Try it: ``python -c "import studio; print(studio.Audio.open('a.wav').waveform.sh
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from studio.errors import MediaError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_BLOCK = 1 << 20  # samples that are converted at a time
 
 
 class Audio(Media):
@@ -43,11 +45,17 @@ class Audio(Media):
     @property
     def data(self) -> bytes:
         """The sound as WAV, IEEE float (format 3)."""
-        channels, body = self.waveform.shape[0], self.waveform.T.tobytes()
+        return b"".join(self._content())
+
+    def _content(self) -> Iterator[bytes]:
+        channels, size = self.waveform.shape[0], self.waveform.nbytes
         head = struct.pack("<HHIIHH", _FLOAT, channels, self.rate, self.rate * channels * 4, channels * 4, 32)
-        chunks = [(b"fmt ", head), (b"fact", struct.pack("<I", self.waveform.shape[1])), (b"data", body)]
+        chunks = [(b"fmt ", head), (b"fact", struct.pack("<I", self.waveform.shape[1]))]
         packed = b"".join(name + struct.pack("<I", len(part)) + part for name, part in chunks)
-        return b"RIFF" + struct.pack("<I", 4 + len(packed)) + b"WAVE" + packed
+        packed += b"data" + struct.pack("<I", size)
+        yield b"RIFF" + struct.pack("<I", 4 + len(packed) + size) + b"WAVE" + packed
+        for start in range(0, self.waveform.shape[1], _BLOCK):  # a copy of all would be as large again
+            yield self.waveform[:, start : start + _BLOCK].T.tobytes()
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -62,26 +70,27 @@ class Audio(Media):
             raise MediaError(f"the WAV file has {channels} channels; 1 to 8 are read", hint="mix it down")
         count = len(chunks[b"data"]) // max(1, bits // 8)
         check_decoded(count * 4, "the sound", f"{count // channels:,} samples of {channels} channels")
-        flat = _wav_samples(chunks[b"data"], form, bits)
-        return cls(flat[: flat.size // channels * channels].reshape(-1, channels).T, rate)
+        samples = _wav_samples(chunks[b"data"], form, bits)
+        return cls(samples[: samples.size // channels * channels].reshape(-1, channels).T, rate)
 
 
-def _riff_chunks(data: bytes) -> dict[bytes, bytes]:
+def _riff_chunks(data: bytes) -> dict[bytes, memoryview]:
     """Split a WAV file into its chunks; a chunk that claims more than there is counts as truncation."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise MediaError("not a WAV file")
-    chunks: dict[bytes, bytes] = {}
+    chunks: dict[bytes, memoryview] = {}
+    view = memoryview(data)
     at = 12
     while at + 8 <= len(data):
         name, length = struct.unpack_from("<4sI", data, at)
         if at + 8 + length > len(data):
             raise MediaError(f"the WAV file is truncated: `{name!r}` claims {length:,} bytes")
-        chunks.setdefault(name, data[at + 8 : at + 8 + length])
+        chunks.setdefault(name, view[at + 8 : at + 8 + length])
         at += 8 + length + length % 2
     return chunks
 
 
-def _wav_samples(body: bytes, form: int, bits: int) -> NDArray[np.float32]:
+def _wav_samples(body: memoryview, form: int, bits: int) -> NDArray[np.float32]:
     """Turn raw WAV samples into float32 in -1 … 1, interleaved."""
     import numpy as np
 
@@ -90,10 +99,16 @@ def _wav_samples(body: bytes, form: int, bits: int) -> NDArray[np.float32]:
     if form != _PCM or bits not in (8, 16, 24, 32):
         raise MediaError(f"WAV format {form} with {bits} bits is not read; use PCM or float")
     if bits == 8:
-        return np.asarray((np.frombuffer(body, np.uint8).astype(np.float32) - 128) / 128, dtype=np.float32)
+        made = np.frombuffer(body, np.uint8).astype(np.float32)
+        made -= 128
+        made /= 128
+        return made
     width = bits // 8
     raw = np.frombuffer(body[: len(body) // width * width], np.uint8).reshape(-1, width)
-    wide = np.zeros((len(raw), 4), np.uint8)
-    wide[:, 4 - width :] = raw  # the sample in the high bytes of an int32
-    whole: NDArray[np.int32] = wide.view("<i4")[:, 0]
-    return np.asarray(whole / 2**31, dtype=np.float32)
+    made = np.empty(len(raw), np.float32)
+    for start in range(0, len(raw), _BLOCK):
+        some = raw[start : start + _BLOCK]
+        wide = np.zeros((len(some), 4), np.uint8)
+        wide[:, 4 - width :] = some  # the sample in the high bytes of an int32
+        made[start : start + _BLOCK] = wide.view("<i4")[:, 0] / 2**31
+    return made

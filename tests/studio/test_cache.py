@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from studio.cache import Cache
@@ -57,6 +59,7 @@ def test_what_is_not_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(at=0.328125, value=128, cut=False)  # a name that is not UTF-8
 @given(at=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), cut=st.booleans())
 def test_any_damaged_byte_costs_at_most_what_was_kept(tmp_path: Path, at: float, value: int, cut: bool) -> None:
     path = tmp_path / "c.sqlite3"
@@ -71,3 +74,25 @@ def test_any_damaged_byte_costs_at_most_what_was_kept(tmp_path: Path, at: float,
     with Cache(path, SCHEMA) as cache:
         cache.transact(put)
         assert cache.transact(count) >= 1
+
+
+@pytest.mark.parametrize(
+    ("code", "what"), [(sqlite3.SQLITE_FULL, errno.ENOSPC), (sqlite3.SQLITE_READONLY, errno.EACCES), (0, 0)]
+)
+def test_a_disk_that_takes_nothing_is_named_as_such(tmp_path: Path, code: int, what: int) -> None:
+    def work(file: sqlite3.Connection) -> None:
+        if code == sqlite3.SQLITE_FULL:
+            file.execute("pragma max_page_count = 1")
+            file.execute("create table large as select randomblob(100000)")
+        elif code == sqlite3.SQLITE_READONLY:
+            file.execute("pragma query_only = 1")
+            put(file)
+        else:
+            file.execute("nonsense")
+
+    with Cache(tmp_path / "c.sqlite3", SCHEMA) as cache, pytest.raises(StoreError) as caught:
+        cache.transact(work)
+    assert str(tmp_path / "c.sqlite3") in caught.value.message
+    assert (os.strerror(what) in caught.value.message) == bool(what)
+    assert "remove the file" not in (caught.value.hint or "")
+    assert "--home" in (caught.value.hint or "")

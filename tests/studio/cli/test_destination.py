@@ -93,11 +93,31 @@ def test_a_data_folder_that_cannot_be_written_loses_no_work(studio: Studio) -> N
     Path("home").write_text("a file")
     ran = studio("--home", "home", "generate", "dot", "x", "-n", "2", "--seed", "5", "-o", "out", "--json")
     assert ran.code == 0
-    assert "warning: cannot create the folder `home/objects" in ran.err
+    assert "warning: cannot create the folder `" in ran.err
     assert [each["stored"] for each in json.loads(ran.out)] == [None, None]
     assert len(files(Path("out"))) == 2
     assert studio("show", json.loads(ran.out)[0]["path"]).code == 0  # the recipe is in the file
     assert studio("--home", "home", "generate", "dot", "x").code == 1  # nowhere to put it
+
+
+def test_a_data_folder_that_cannot_be_written_loses_no_replay(studio: Studio) -> None:
+    Path("home").write_text("a file")
+    made = studio("generate", "dot", "x", "--seed", "5", "-o", "a.png").lines[0]
+    ran = studio("--home", "home", "replay", made, "--yes", "-o", "b.png")
+    assert (ran.code, ran.lines) == (0, ["identical"])
+    assert "warning: it is not in the store: cannot create the folder `" in ran.err
+    assert Path("b.png").read_bytes() == Path("a.png").read_bytes()
+    told = json.loads(studio("--home", "home", "replay", made, "--yes", "--json").out)
+    assert (told["identical"], told["path"]) == (True, None)
+
+
+def test_a_workflow_names_the_data_folder_that_cannot_be_written(studio: Studio) -> None:
+    Path("home").write_text("a file")
+    Path("w.yaml").write_text('nodes: {a: {use: dot, inputs: {prompt: x}}}\noutputs: {a: "${a}"}\n')
+    ran = studio("--home", "home", "run", "w.yaml", "-o", "a.png")
+    assert ran.code == 1
+    assert "home`: a file or a broken link has that name" in ran.err
+    assert "remove the file" not in ran.err
 
 
 def test_an_output_that_cannot_be_written_leaves_the_others_and_says_where_it_is_kept(

@@ -43,9 +43,9 @@ def test_what_is_not_a_config_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(WeightsError, match="not a regular file"):
+    with pytest.raises(WeightsError, match="it is a pipe, not a file"):
         read_config(tmp_path / "config.json")
-    with pytest.raises(WeightsError, match="has 8 bytes; at most 3"):
+    with pytest.raises(WeightsError, match="more than 3 bytes"):
         read_config(written(tmp_path / "big.json", {"a": 1}), 3)
 
 
