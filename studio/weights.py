@@ -275,7 +275,10 @@ def _saved_buffers(made: torch.nn.Module) -> Iterator[str]:
 
 
 def _move_buffers(made: torch.nn.Module, source: Tensors) -> None:
-    """Fill saved buffers from the source, and move the others to the device as they were built."""
+    """Fill saved buffers from the source, and move the others to the device as they were built.
+
+    Raises WeightsError for one that is not finite: an infinite variance gives finite numbers, and wrong ones.
+    """
     for prefix, owner in made.named_modules():
         for leaf, buffer in owner._buffers.items():
             name = f"{prefix}.{leaf}" if prefix else leaf
@@ -285,7 +288,12 @@ def _move_buffers(made: torch.nn.Module, source: Tensors) -> None:
                 owner._buffers[leaf] = buffer.to(source.device)
             else:
                 source.check(name, buffer.shape)
-                owner._buffers[leaf] = source.read(name)
+                owner._buffers[leaf] = found = source.read(name)
+                if found.is_floating_point() and not bool(found.isfinite().all()):
+                    message = f"`{name}` of `{source.files[0]}` has numbers that are not finite in {found.dtype}"
+                    raise WeightsError(
+                        source.files[0], message.replace("torch.", ""), hint="get the model again, or try float32"
+                    )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from studio.engine import Engine, Request
 from studio.errors import GeneratorFailed
 from studio.finite import NotFinite, Reading, bad_weights, look, read_late
 from studio.recipe import PluginRef
+from studio.testing.fake_gpu import FakeGpu
 
 BAD = st.sampled_from([float("nan"), float("inf"), -float("inf")])
 HALVES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
@@ -93,7 +94,7 @@ def test_bad_weights_are_named_wherever_the_model_keeps_them():
 
 
 class Spoils(studio.Generator):
-    """Step a number; that of some requests is NaN from a step on."""
+    """Step a number; that of some requests is NaN from a step on, and on the CPU all numbers of that step are."""
 
     name = "spoils"
     output = studio.Text
@@ -101,11 +102,16 @@ class Spoils(studio.Generator):
     class Inputs(studio.Inputs):
         bad_from: int = studio.field(99, ge=0, le=99, help="the step")
 
+    def __init__(self, device="cpu"):
+        self.device = device
+
     def start(self, model, inputs, rng):
-        return Held(steps=4, x=torch.tensor([0.0 if inputs.bad_from else torch.nan]), past=inputs.bad_from, cache=None)
+        x = torch.tensor([0.0 if inputs.bad_from else torch.nan]).to(self.device)
+        return Held(steps=4, x=x, past=inputs.bad_from, cache=None)
 
     def step(self, model, states):
-        worst = max(torch.nan if each.position + 1 >= each.past else 0.0 for each in states)
+        bad = self.device == "cpu" and any(each.position + 1 >= each.past for each in states)
+        worst = torch.nan if bad else 0.0
         return [
             replace(a, position=a.position + 1, x=a.x + 1 + (torch.nan if a.position + 1 >= a.past else worst * 0))
             for a in states
@@ -131,3 +137,19 @@ def test_the_request_at_fault_ends_at_its_step_and_the_others_go_on():
         with pytest.raises(GeneratorFailed, match=r"failed in start: .* NaN") as caught:
             tickets[2].result(60)
     assert "float32" in caught.value.hint
+
+
+def test_on_a_device_no_step_waits_and_the_error_names_the_step_all_the_same():
+    plugin = PluginRef(name="tests", version="1")
+    with FakeGpu.installed() as gpu, gpu.counting() as counts, Engine("gpu") as engine:
+        generator = Spoils("gpu:0")
+        tickets = engine.submit_many(
+            [Request(generator, generator.Inputs(bad_from=each), 1, plugin) for each in (99, 3, 0, 99)]
+        )
+        assert [str(tickets[place].result(60)) for place in (0, 3)] == ["4", "4"]
+        with pytest.raises(GeneratorFailed, match="NaN or infinity in its state since step 3"):
+            tickets[1].result(60)
+        with pytest.raises(GeneratorFailed, match="NaN or infinity in its state since start"):
+            tickets[2].result(60)
+    read = sum(count for where, count in counts.waits.items() if where.startswith("finite.py"))
+    assert read <= len(tickets) + 2, "once a request, with what is made, and again for the two that are at fault"

@@ -129,6 +129,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path, tensors, reason):
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(torch.inf, "float32"), (torch.nan, "float32"), (1e6, "float16")])
+def test_buffers_that_are_not_finite_are_refused(tmp_path, value, dtype):
+    """An infinite variance would give finite numbers: those of a picture without that channel."""
+    state = torch.nn.BatchNorm1d(3).state_dict() | {"running_var": torch.tensor([1.0, value, 1.0])}
+    save_file(state, tmp_path / "bad.safetensors")
+    with pytest.raises(WeightsError, match=f"`running_var` of .* not finite in {dtype}"):
+        studio.module(lambda: torch.nn.BatchNorm1d(3), [tmp_path / "bad.safetensors"], device="cpu", dtype=dtype)
+
+
 def test_damaged_missing_and_ambiguous_files_are_named(tmp_path):
     good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
     save_file({"weight": torch.zeros(3, 2), "bias": torch.zeros(3)}, good)

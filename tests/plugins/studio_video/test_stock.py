@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,12 @@ import PIL.Image
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import studio
-from studio.errors import InputError, WeightsError
+from studio.engine import Engine, Request
+from studio.errors import GeneratorFailed, InputError, WeightsError
+from studio.recipe import PluginRef
 from studio.testing import check
 from studio_video.video import VideoGenerator
 
@@ -180,3 +184,36 @@ def test_what_a_pipeline_does_not_take_is_refused(folders: dict[str, Path], tmp_
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(WeightsError, match="holds a `StableDiffusionPipeline`; known are LTXPipeline"):
         VideoGenerator(tmp_path).load("cpu", "float32")
+
+
+def test_sides_that_wan_rounds_down_are_refused(folders: dict[str, Path]) -> None:
+    """Its pipeline would make 64x64 of 72x64 without a word."""
+    with pytest.raises(InputError, match="`size` is 80x64; this model makes multiples of") as raised:
+        with_patches_of(folders["wan"], 4, size="80x64")
+    assert "give each side as a multiple of 32" in str(raised.value)
+
+
+def with_patches_of(folder: Path, patch: int, **inputs: Any) -> Any:
+    """Start a clip with a net whose patches are `patch` latents wide."""
+    generator = VideoGenerator(folder)
+    with torch.inference_mode():
+        model: Any = generator.load("cpu", "float32")
+        model.pipe.transformer.register_to_config(patch_size=(1, patch, patch))
+        return generator.start(model, generator.Inputs.parse(SMALL | inputs), studio.Rng(4))
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "transformer", "vae"])
+def test_weights_that_are_not_finite_end_the_request_and_are_named(
+    folders: dict[str, Path], tmp_path: Path, part: str
+) -> None:
+    folder = Path(shutil.copytree(folders["wan"], tmp_path / "wan"))
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(each for each in sorted(tensors) if "encoder" not in each or part == "text_encoder")
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    generator = VideoGenerator(folder)
+    with Engine("cpu", "float32") as engine:
+        request = Request(generator, generator.Inputs.parse(SMALL), 4, PluginRef(name="test", version="1"))
+        with pytest.raises(GeneratorFailed, match="the weights themselves hold NaN or infinity: `"):
+            engine.submit(request).result(60)
