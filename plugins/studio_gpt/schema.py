@@ -41,8 +41,8 @@ Schema = Mapping[str, Any] | bool
 def checked(schema: Mapping[str, Any] | bool | str) -> str:
     """A schema as JSON text, in its own order, ready for the compiler. Raises InputError (`json_schema`)."""
     meant, text = _read(schema)
-    root = _Root(meant)
     try:
+        root = _Root(meant)
         root.check()
         return json.dumps(root.rewritten(meant)) if '"oneOf"' in text else text
     except RecursionError:
@@ -83,26 +83,52 @@ def _children(schema: Schema) -> Iterator[tuple[str, Any]]:
                 yield f"/{key}", value
 
 
+def _at(whole: Any, place: str) -> Any:
+    """What stands at a place, a JSON pointer (RFC 6901). Raises InputError if nothing does, or no schema."""
+    found = whole
+    for name in place.split("/")[1:]:
+        key = name.replace("~1", "/").replace("~0", "~")
+        inside: Any = dict(enumerate(found)) if isinstance(found, list) else found
+        found = inside.get(int(key) if isinstance(found, list) and key.isdecimal() else key) if inside else None
+        if not isinstance(found, Mapping | list | bool):
+            break
+    if not isinstance(found, Mapping | bool):
+        raise refused(f"refers to `{place[:80]}`, where no schema stands")
+    return found
+
+
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
 class _Root:
-    """A whole schema, with all that stand in it by their places (``#/properties/a``)."""
+    """A whole schema, with all that stand in it by their places (``#/properties/a``).
+
+    Raises InputError for a reference to something else than a place within it.
+    """
 
     def __init__(self, whole: Mapping[str, Any]) -> None:
         self.places: dict[str, Schema] = {}
-        todo: list[tuple[str, Schema]] = [("#", whole)]
+        todo: list[tuple[str, Any]] = [("#", whole)]
         while todo:
             place, schema = todo.pop()
+            self.places.pop(place, None)  # what stands in another comes behind it
             self.places[place] = schema
             todo += [(place + more, each) for more, each in _children(schema)]
+            target = self.target(schema)
+            if target is not None and target not in self.places:
+                todo.insert(0, (target, _at(whole, target)))
 
     def target(self, schema: Schema) -> str | None:
-        """The place that a schema refers to; None if it refers to none, or not by a place within this one."""
+        """The place that a schema refers to; None if it refers to none."""
         ref = schema.get("$ref") if isinstance(schema, Mapping) else None
-        place = unquote(ref).rstrip("/") if isinstance(ref, str) else None
-        return place if place in self.places else None
+        if ref is None:
+            return None
+        if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
+            raise refused(
+                f"has the reference {json.dumps(ref)[:80]}", "refer to a place within the schema: `#/$defs/…`"
+            )
+        return unquote(ref).rstrip("/")
 
     def here(self, place: str) -> list[str]:
         """The places of schemas that speak of the same value as the one at `place`."""
