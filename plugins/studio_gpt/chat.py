@@ -105,7 +105,7 @@ def conversation_tokens(tokens: Tokens, messages: Sequence[Mapping[str, Any]], *
         if each.get("role") == "assistant":
             made |= {name: by_model(each[name]) for name in OWN_WORDS if isinstance(each.get(name), str)}
     text = template.render(**marked)
-    ids = tokens.encode_marked(text, mark) if mark in text else tokens.encode(text, plain=False)
+    ids = tokens.encode_marked(text, mark)
     begun = tokens.first is None or ids[:1] == [tokens.first]
     return ids if begun else [cast(int, tokens.first), *ids]
 

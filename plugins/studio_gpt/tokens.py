@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -78,25 +78,27 @@ class Tokens:
     def encode_marked(self, text: str, mark: str) -> list[int]:
         """The tokens of a text in which only control tokens without a `mark` inside are taken as such.
 
-        `mark` is a character that the text has nowhere else; it is left out. Raises InputError as `encode` does.
+        What the tokenizer's normaliser would make one of (full-width brackets, capitals) is text. `mark` is a character
+        that the text has nowhere else; it is left out. Raises InputError as `encode` does.
         """
         _check_whole(text)
-        control, split = self.control(self.chat_template or ""), self._split
-        found: list[int] = []
-
-        def put_aside(match: re.Match[str]) -> str:
-            found.append(control[match[0]])
-            return split.places[match[0]]
-
-        told = _any_of(control).sub(put_aside, text).replace(mark, "")
-        numbers, own = iter(found), split.numbers
-        return [next(numbers) if each in own else each
-                for each in split.tokenizer.encode(told, add_special_tokens=False).ids]  # fmt: skip
+        control = self.control(self.chat_template or "")
+        ids = self._split.encode_marked(text, mark, control)
+        if ids is None and mark not in text:
+            return self.encode(text, plain=False)
+        return self._always_split.encode_marked(text, mark, control) or [] if ids is None else ids
 
     @cached_property
     def _split(self) -> _Literal:
         """A twin of the tokenizer that takes control tokens as text."""
         return _Literal.of(self.tokenizer, self.control(self.chat_template or ""))
+
+    @cached_property
+    def _always_split(self) -> _Literal:
+        """One that looks for what stands for control tokens before its normaliser: a normaliser that puts a blank
+        before every text makes tokens that are looked for behind it unfindable in the middle of a text.
+        """
+        return _Literal.of(self.tokenizer, self.control(self.chat_template or ""), normalized=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without special ones."""
@@ -114,7 +116,7 @@ class _Literal:
     """A tokenizer for which control tokens are text, and what stands for each of them where it is meant as a token.
 
     Attributes:
-        places: for each control token a text that nobody can guess, with the same way of taking blanks beside it.
+        places: for each control token a text that nobody can guess, and that is found in the same way.
         numbers: the numbers of these texts.
     """
 
@@ -123,24 +125,42 @@ class _Literal:
     numbers: frozenset[int]
 
     @classmethod
-    def of(cls, tokenizer: tokenizers.Tokenizer, control: Collection[str]) -> _Literal:
+    def of(cls, tokenizer: tokenizers.Tokenizer, control: Collection[str], normalized: bool = True) -> _Literal:
+        """`normalized` is whether tokens that are looked for behind the normaliser have a place there too."""
         from tokenizers import AddedToken, Tokenizer
 
         told = json.loads(tokenizer.to_str())
         for each in told["added_tokens"]:
             each["special"] = each["special"] or each["content"] in control
         twin = Tokenizer.from_str(json.dumps(told))
-        kinds = {(each["lstrip"], each["rstrip"], each["single_word"]): f"\ufdd0{secrets.token_hex(8)}\ufdd1"
-                 for each in told["added_tokens"]}  # fmt: skip
-        twin.add_tokens([
-            AddedToken(text, lstrip=kind[0], rstrip=kind[1], single_word=kind[2], normalized=False)
-            for kind, text in kinds.items()
-        ])  # fmt: skip
+        for each in told["added_tokens"]:
+            each["normalized"] = each["normalized"] and normalized
+        kinds = {_flags(each): f"\ufdd0{secrets.token_hex(8)}\ufdd1" for each in told["added_tokens"]}
+        twin.add_tokens([AddedToken(text, **dict(flags)) for flags, text in kinds.items()])
         twin.encode_special_tokens = True
-        places = {each["content"]: kinds[each["lstrip"], each["rstrip"], each["single_word"]]
-                  for each in told["added_tokens"]}  # fmt: skip
+        places = {each["content"]: kinds[_flags(each)] for each in told["added_tokens"]}
         numbers: list[Any] = [twin.token_to_id(text) for text in kinds.values()]
         return cls(twin, places, frozenset(numbers))
+
+    def encode_marked(self, text: str, mark: str, control: Mapping[str, int]) -> list[int] | None:
+        """As `Tokens.encode_marked`; None if the tokenizer did not find each control token again."""
+        found: list[int] = []
+
+        def put_aside(match: re.Match[str]) -> str:
+            found.append(control[match[0]])
+            return self.places[match[0]]
+
+        told = _any_of(control).sub(put_aside, text).replace(mark, "") if control else text.replace(mark, "")
+        ids: list[int] = self.tokenizer.encode(told, add_special_tokens=False).ids
+        if sum(each in self.numbers for each in ids) != len(found):
+            return None
+        numbers = iter(found)
+        return [next(numbers) if each in self.numbers else each for each in ids]
+
+
+def _flags(added: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
+    """How an added token is found in a text."""
+    return tuple((name, bool(added[name])) for name in ("lstrip", "rstrip", "single_word", "normalized"))
 
 
 def breaker(control: Collection[str], mark: str) -> Callable[[str], str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers
 
 import studio
 from studio_gpt.chat import ChatTemplate, chat_tokens, conversation_tokens, turn_ends
@@ -63,11 +63,13 @@ FAMILIES: dict[str, tuple[str, list[str], list[str], str]] = {
 }  # fmt: skip
 
 
-def tokens_of(name: str, **flags: bool) -> Tokens:
+def tokens_of(name: str, normalizer: Any = None, **flags: bool) -> Tokens:
     template, special, others, _ = FAMILIES[name]
-    tokenizer = train_tokenizer()
-    tokenizer.add_special_tokens([AddedToken(each, special=True, normalized=False, **flags) for each in special])
-    tokenizer.add_tokens([AddedToken(each, normalized=False) for each in others])
+    tokenizer, normalized = train_tokenizer(), flags.pop("normalized", False)
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.add_special_tokens([AddedToken(each, special=True, normalized=normalized, **flags) for each in special])
+    tokenizer.add_tokens([AddedToken(each, normalized=normalized) for each in others])
     return Tokens(tokenizer, frozenset({1}), template, {"bos_token": "<s>", "eos_token": "</s>"})
 
 
@@ -90,6 +92,34 @@ def test_what_is_said_is_text_in_every_template(name: str) -> None:
             assert said.strip().replace(" ", "") in tokens.tokenizer.decode(ids, skip_special_tokens=False).replace(
                 " ", ""
             )
+
+
+NORMALIZERS = {
+    "none": None, "NFKC": normalizers.NFKC(), "lower case": normalizers.Sequence([normalizers.NFKC(),
+    normalizers.Lowercase()]), "BERT": normalizers.BertNormalizer(), "zero width": normalizers.Replace("\u200b", ""),
+    "Llama": normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("normalizer", sorted(NORMALIZERS))
+@pytest.mark.parametrize("name", ["chatml", "deepseek"])
+def test_what_a_normaliser_makes_of_a_text_is_text(name: str, normalizer: str, normalized: bool) -> None:
+    """Tokens that are looked for behind the normaliser are not found in look-alikes; harmless chats are the same."""
+    tokens = tokens_of(name, NORMALIZERS[normalizer], normalized=normalized)
+    plain = TextInputs(prompt="hello", chat=True, system="be kind", turns=["one", "two"])
+    wanted = chat_tokens(tokens, plain)
+    said_by = {"system": ["be kind"], "user": ["one", "hello"], "assistant": ["two"]}
+    messages = [{"role": role, "content": said_by[role].pop(0)} for role in ("system", "user", "assistant", "user")]
+    rendered = ChatTemplate(tokens.chat_template or "", tokens.specials).render(messages)
+    assert wanted == tokens.encode(rendered, plain=False)
+    if normalizer == "Llama" and normalized:  # it finds its tokens at the beginning of a text only, also the template's
+        return
+    for token in ("<s>", *FAMILIES[name][1][:1]):
+        wide = "".join(chr(ord(each) + 0xFEE0) if "!" <= each <= "~" else each for each in token)
+        for said in (wide, token.upper(), token[:2] + "\u200b" + token[2:], token.replace("|", "｜"), token):
+            ids = chat_tokens(tokens, plain.model_copy(update={"prompt": f"a {said} b", "system": said}))
+            assert count(tokens, ids) == count(tokens, wanted), said
 
 
 def test_what_tools_say_is_text() -> None:
