@@ -16,6 +16,7 @@
     ├── GeneratorFailed         1  a generator raised, or returned what it must not
     │   ├── OutOfMemory            it did not fit into memory
     │   └── TimedOut               it did not return in time
+    ├── DeviceLost              1  a device cannot be used, or cannot be opened
     ├── EngineClosed            1  the engine was closed before or during the work
     └── Cancelled             130  the request was cancelled
 
@@ -73,14 +74,18 @@ class InputError(UsageError):
         self.field = field
 
 
+_LISTED = 20
+
+
 class UnknownName(UsageError):
     """There is no `kind` called `name`; the hint names the nearest of `candidates`."""
 
     def __init__(self, kind: str, name: str, candidates: Iterable[str]) -> None:
         self.kind, self.name, self.candidates = kind, name, tuple(candidates)
         self.nearest = nearest(name, self.candidates)
-        known = ", ".join(f"`{c}`" for c in self.candidates[:20]) or "none"
-        more = f" and {len(self.candidates) - 20} more" if len(self.candidates) > 20 else ""
+        shown = self.candidates[: len(self.candidates) if len(self.candidates) <= _LISTED + 4 else _LISTED]
+        known = ", ".join(f"`{c}`" for c in shown) or "none"
+        more = f" and {len(self.candidates) - len(shown)} more" if len(shown) < len(self.candidates) else ""
         guess = f"did you mean `{self.nearest}`? " if self.nearest else ""
         super().__init__(f"no {kind} is called `{name}`", hint=f"{guess}known: {known}{more}")
 

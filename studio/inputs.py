@@ -27,6 +27,7 @@ from studio.errors import InputError, MediaError, UnknownName
 from studio.media import Media, Text
 from studio.recipe import MediaRef
 
+_VERBS = {"is", "has", "adds", "gives", "needs", "lacks"}  # with which a validator begins that speaks of the value
 _SHOWN = 60  # characters of a refused value that a message repeats
 _MediaClass = type[Media]
 
@@ -266,10 +267,16 @@ def _problem(cls: type[Inputs], found: Any) -> str:
         return f"`{name}` has U+{code:04X} at character {at}, half of a character: take it out"
     if found["type"] in ("value_error", "assertion_error") and not (info and _choices(info)):
         reason = str(found["ctx"]["error"]) if "error" in found.get("ctx", {}) else found["msg"]
-        return f"`{name}` is {_show(found['input'])}: {reason}" if name else reason
+        return f"`{name}` is {_show(found['input'])}{_joined(reason)}" if name else reason
     if not info:
         return str(found["msg"])
     return f"`{name}` is {_show(found['input'])}, but must be {describe(info)}"
+
+
+def _joined(reason: str) -> str:
+    """What a validator says of a value, as the rest of a sentence: "must be even", "is empty", or a sentence itself."""
+    first = reason.partition(" ")[0]
+    return f", but {reason}" if first == "must" else f", which {reason}" if first in _VERBS else f": {reason}"
 
 
 def _show(value: Any) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from studio.engine import Ticket
     from studio.recipe import Recipe
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 BATCH = 4  # pictures in a request, after which their vectors are kept; each costs an encoder some 10 MiB meanwhile
 ENOUGH = 512  # pixels of the shorter side; encoders of pictures take 128 to 448
 BATCH_PIXELS = 8_000_000  # no picture is added to a request that holds so many: they are in memory together

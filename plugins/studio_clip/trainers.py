@@ -77,7 +77,7 @@ class TrainClip(studio.Trainer):
         lock: Literal["text", "image", "both", "none"] = studio.field(
             "text",
             help="which tower stays as it is: that of `studio train text`, that of pictures (all but its last "
-            "projection; LiT), both (that projection alone learns) or none (both begin from scratch)",
+            "projection; LiT), both (only that projection learns) or none (both begin from scratch)",
         )
         tower: Literal["efficientnet", "vit"] = studio.field(
             "efficientnet", help="image tower: EfficientNet-Lite0 with its ImageNet weights, or a small fresh ViT"

@@ -20,7 +20,7 @@ from studio_datasets.record import on_white
 GROUPS = ("animals", "food")
 """The emoji groups of the default set: what most people recognise at 32 pixels."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif")
 
 
 def things(data: Path, size: int) -> tuple[np.ndarray, list[str]]:

@@ -97,14 +97,14 @@ class ImageGenerator(studio.Generator):
         )
         cache: bool = studio.field(
             False,
-            help="ask the net at every second of the later steps alone: faster, slightly other pictures",
+            help="ask the net only at every second of the later steps: faster, slightly other pictures",
         )
         fast: bool = studio.field(
             False, help=f"{FAST_STEPS} steps at guidance {FAST_GUIDANCE:g}: a fifth of the work, coarser pictures"
         )
         image: studio.Image | None = studio.field(None, help="a picture to begin with")
         strength: float | None = studio.field(
-            None, gt=0, le=1, help="how much of `image` to change; 1 begins with noise alone. By default 0.8, or 1 "
+            None, gt=0, le=1, help="how much of `image` to change; 1 begins with pure noise. By default 0.8, or 1 "
             "where a part of it is drawn anew",
         )  # fmt: skip
         mask: studio.Image | None = studio.field(

@@ -41,7 +41,7 @@ class Scoring(studio.State):
 
 
 class PerplexityGenerator(TextGenerator):
-    """Tell as JSON how well a language model foretells a text (perplexity: lower is better)."""
+    """Tell as JSON how well a language model predicts a text (perplexity: lower is better)."""
 
     name = "text-perplexity"
 

@@ -99,16 +99,16 @@ class TextInputs(studio.Inputs):
     )
     max_tokens: int = studio.field(256, ge=1, le=1_000_000, help="tokens to write at most")
     temperature: float = studio.field(0.8, ge=0, le=10, help="how freely to choose; 0 takes the likeliest each time")
-    top_k: int = studio.field(0, ge=0, le=1_000_000, help="choose among so many likeliest tokens; 0 is all")
-    top_p: float = studio.field(0.95, gt=0, le=1, help="choose among the likeliest that have this probability together")
+    top_k: int = studio.field(0, ge=0, le=1_000_000, help="choose among this many of the likeliest tokens; 0 is all")
+    top_p: float = studio.field(0.95, gt=0, le=1, help="choose among the likeliest whose probabilities add up to this")
     min_p: float = studio.field(
-        0.0, ge=0, le=1, help="choose among those at least so probable in relation to the likeliest"
+        0.0, ge=0, le=1, help="leave out tokens less probable than this share of the likeliest one's probability"
     )
     repetition_penalty: float = studio.field(
-        1.0, gt=0, le=10, help="above 1 avoids tokens that stand in the prompt or the text"
+        1.0, gt=0, le=10, help="above 1 avoids tokens that the prompt or the text has already"
     )
-    presence_penalty: float = studio.field(0.0, ge=-10, le=10, help="taken from the logits of tokens that were written")
-    frequency_penalty: float = studio.field(0.0, ge=-10, le=10, help="the same, for each time that they were written")
+    presence_penalty: float = studio.field(0.0, ge=-10, le=10, help="subtracted from logits of tokens already written")
+    frequency_penalty: float = studio.field(0.0, ge=-10, le=10, help="the same, once for each time a token was written")
     logit_bias: dict[int, float] = studio.field(
         default_factory=dict, help='added to the logits of tokens by number, such as {"42": -100}'
     )
@@ -122,7 +122,7 @@ class TextInputs(studio.Inputs):
     )
     truncate: bool = studio.field(False, help="leave out the beginning of a prompt that is longer than the context")
     lookup: int = studio.field(
-        0, ge=0, le=64, help="guess so many tokens ahead from repetitions; faster at times, and the text is the same"
+        0, ge=0, le=64, help="guess this many tokens ahead from repetitions; faster at times, and the text is the same"
     )
 
     @field_validator("stop")

@@ -102,7 +102,7 @@ class TuneGPT(studio.Trainer):
             1.0, ge=0, le=1000, help="how much a token of an answer's first phrase, up to a comma, counts"
         )
         probe: int = studio.field(
-            0, ge=0, le=1 << 24, help="fit the head alone at first, to so many conversations (linear probing)"
+            0, ge=0, le=1 << 24, help="fit only the head at first, to this many conversations (linear probing)"
         )
         rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
         texts: list[str] = studio.field(

@@ -19,7 +19,7 @@ class TrainVideo(studio.Trainer):
         """See TrainingOptions."""
 
         groups: str = studio.field("animals,food", help="groups of emoji to learn, with commas between them")
-        things: int = studio.field(0, ge=0, le=100_000, help="learn so many things alone, the commonest; 0 is all")
+        things: int = studio.field(0, ge=0, le=100_000, help="learn only this many things, the commonest; 0 is all")
         also: str = studio.field(
             "", help="labels to learn besides these, of any group, with commas between them: `red apple,house`"
         )

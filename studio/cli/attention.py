@@ -37,14 +37,14 @@ class _Sizes(click.ParamType[tuple[int, ...]]):
     "--kv-heads", type=click.IntRange(1, 1 << 16), metavar="N", help="Heads of keys and values.  [default: H]"
 )
 @click.option("--bias", default="none", metavar="TEXT", show_default=True,
-              help="Who sees whom: causal, lengths:keys=9/7, blocks:cu_seqlens=0/5/16,"
+              help="Which queries see which keys: causal, lengths:keys=9/7, blocks:cu_seqlens=0/5/16,"
                    " spacetime:grid=8x24x24,window=4x16x8,tile=4x8x8; joined by +.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the tensors.")
 @click.option("--tune", is_flag=True, help="Measure, and let the fastest serve such shapes from now on.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
 @click.pass_obj
 def command(settings: Settings, /, **asked: Any) -> None:
-    """Show who serves a problem, how fast each backend is, and why the others do not serve it.
+    """Show which backend computes an attention of this shape, how fast each is, and why others refuse it.
 
     The times are of forward calls, taken by turns. Nothing is kept unless --tune is given; then they are written to the
     data folder, and shapes of this kind go to the fastest until a library's version changes.

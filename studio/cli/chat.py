@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,7 @@ STARTER = (
     " `studio models pull smollm2`, then `studio chat --model smollm2`, can"
 )
 OURS = ("prompt", "chat", "turns")  # inputs that the conversation itself gives
+NOT_OF_CHATS = ("literal",)  # a chat's messages are plain text in any case
 
 
 class ChatCommand(click.Command):
@@ -42,10 +44,13 @@ class ChatCommand(click.Command):
     def invoke(self, ctx: click.Context) -> int:
         """Talk until the person ends it."""
         from studio.cli.flags import values
+        from studio.models import Models
 
         studio, flags = ctx.obj.studio(), _flags(ctx.obj)
         inputs = values(flags, ctx.params)
-        if not inputs.get("model") and not ctx.obj.quiet:
+        if model := inputs.get("model"):
+            Models(studio.home).path(model)  # what is not there is said before anyone types
+        elif not ctx.obj.quiet:
             note(f"note: {STARTER}")
         talk = Conversation(studio, inputs, ctx.params["seed"], ctx.obj)
         for line in _lines():
@@ -61,7 +66,9 @@ class ChatCommand(click.Command):
 
 
 def _flags(settings: Settings) -> list[Flag]:
-    return [flag for flag in settings.generator(GENERATOR).Inputs.flags() if flag.name not in OURS]
+    flags = settings.generator(GENERATOR).Inputs.flags()
+    wanted = [flag for flag in flags if flag.name not in (*OURS, *NOT_OF_CHATS)]
+    return [replace(flag, help=flag.help.removeprefix("with `chat`: ")) for flag in wanted]
 
 
 class Conversation:

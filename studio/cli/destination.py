@@ -98,7 +98,7 @@ def choose(
     output: str | None, count: int, suffix: str, *, force: bool = False, others: Sequence[str] = ()
 ) -> Destination:
     """Decide where `-o` points to, for `count` media whose files end in `suffix`, or in one of the `others` where one
-    file is named; make and try out the folder.
+    file is named; make and try out the folder. A file's name without a suffix gets `suffix`.
 
     Raises UsageError for a path that does not fit, StoreError for one that exists or cannot be written to.
     """
@@ -125,10 +125,12 @@ def choose(
         fitting = target.with_suffix(suffix)
         made = ", ".join((suffix, *others))
         raise UsageError(f"`-o {output}`: this makes {made} files, not {ends}", hint=f"write `-o {fitting}`")
-    if os.path.lexists(target) and not force:
-        raise FileTaken(target)
     if target.exists() and not target.is_file():
         raise StoreError(f"`{target}` is a device, a pipe or a socket, not a file", hint="name a file")
+    if not ends:
+        target = target.with_name(target.name + suffix)
+    if os.path.lexists(target) and not force:
+        raise FileTaken(target)
     _try_out(target.parent)
     return Destination(target, force=force)
 

@@ -42,7 +42,7 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
         if device.memory_total is not None:
             free = "" if device.memory_free is None else f"{show_size(device.memory_free)} free"
             yield f"memory {device.name}", show_size(device.memory_total), free
-    yield "processor cores", str(report.cores), f"{report.threads or report.cores} threads compute"
+    yield "processor cores", str(report.cores), f"torch computes with {_threads(report.threads or report.cores)}"
     for backend in report.attention:
         yield f"attention {backend.name}", "available" if backend.available else "not available", backend.reason
     home = report.home
@@ -55,10 +55,14 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
         yield f"{row.call} {row.generator} {row.shape}{width}", *_measured(row)
 
 
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
 def _measured(row: Row) -> tuple[str, str]:
     """`170.2 ms` and `47.0 a second, 18.1 MiB, cpu, bfloat16, 2 threads`."""
     took = "not timed" if row.median is None else f"{row.median * 1000:.1f} ms"
     facts = [f"{row.width / row.median:.1f} a second"] if row.median else []
     facts += [] if row.peak is None else [show_size(row.peak)]
-    facts += [row.device, row.dtype, *([f"{row.threads} threads"] if row.threads else [])]
+    facts += [row.device, row.dtype, *([_threads(row.threads)] if row.threads else [])]
     return took, ", ".join(facts)

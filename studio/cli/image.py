@@ -37,13 +37,13 @@ class ImageCommand(GeneratorCommand):
         settings, params = ctx.obj, ctx.params
         if best > params["count"]:
             raise UsageError(
-                f"`--best {best}` is more than the {params['count']} pictures that are made",
+                f"`--best {best}` is more than the number of pictures, which is {params['count']}",
                 hint=f"give `-n {max(8, 2 * best)}`, say",
             )
         if params["previews"]:
             raise UsageError("`--previews` and `--best` exclude one another", hint="leave one of the two out")
         given = self.inputs(settings, params)
-        target = choose(params["output"], best, Image.suffix, force=params["force"])
+        target = choose(params["output"], best, Image.suffix, force=params["force"], others=Image.others)
         tickets = self.submit(settings, params, given, 0)
         results = Results(tickets, Destination(), None)
         with Display([each.request.seed for each in tickets], quiet=settings.quiet) as display, stray_prints_aside():

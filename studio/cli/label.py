@@ -16,7 +16,7 @@ MOST = 1000  # labels of one picture
 
 @click.command("label", short_help="Tell which of some labels fits each picture.", epilog=EPILOG)
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR...")
-@click.option("--labels", required=True, metavar="A,B,…", help="The labels to choose from, parted by commas.")
+@click.option("--labels", required=True, metavar="A,B,…", help="The labels to choose from, separated by commas.")
 @click.option("--prompt", default="{}", show_default=True, metavar="TEXT",
               help="What is said of a label, which stands for {}: `a picture of {}`.")  # fmt: skip
 @click.option("--top", type=click.IntRange(1, MOST), default=1, show_default=True, metavar="K",
@@ -30,7 +30,7 @@ def command(
     """Label pictures by CLIP, without training on the labels, and print the likeliest with its share.
 
     The shares of all labels sum to 1: they compare the labels with each other, and say nothing where none fits. A
-    folder stands for the pictures in it. A picture that cannot be read is left out and told, and the exit code is 1.
+    folder stands for the pictures in it. A picture that cannot be read is left out and named, and the exit code is 1.
     """
     from studio.cli.pictures import Counter, expand, tell_broken
     from studio.errors import StudioError

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,14 +255,15 @@ def _explain(error: Exception, *, debug: bool) -> int:
 
 
 def _explain_click(error: click.ClickException) -> int:
+    from studio.errors import nearest
+
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     path = ctx.command_path if ctx else "studio"
     hint = f"`{path} --help` lists what it takes"
     if isinstance(error, click.NoSuchOption):
         known = [name for p in ctx.command.get_params(ctx) for name in p.opts + p.secondary_opts] if ctx else []
-        nearest = get_close_matches(error.option_name, known, n=1, cutoff=0.5)
-        if nearest:
-            hint = f"did you mean `{nearest[0]}`? " + hint
+        if meant := nearest(error.option_name.lstrip("-"), [name.lstrip("-") for name in known if name[:2] == "--"]):
+            hint = f"did you mean `--{meant}`? " + hint
         report_error(f"`{path}` has no option `{error.option_name}`", hint)
     else:
         report_error(error.format_message().rstrip("."), hint)

@@ -41,7 +41,7 @@ def command() -> None:
 @click.option(
     "--convert",
     is_flag=True,
-    help="Take PyTorch checkpoints (pickles) too: read their tensors alone, keep safetensors.",
+    help="Take PyTorch checkpoints (pickles) too: read only their tensors, keep safetensors.",
 )
 @as_json_option
 @click.pass_obj

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ROWS = 8  # more requests than this share one bar
 LINE_EVERY_S = 3.0
+STARTING = "starting"  # until the engine, whose libraries take a while to load, tells of any request
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Row:
     label: str
     position: int = 0
     steps: int = 0
-    left: str = "waiting"
+    left: str = STARTING
     eta_s: float = 0.0
     end: str = ""  # `done` or `failed`
 
@@ -75,9 +76,15 @@ class Display:
         elif isinstance(event, Progress):
             row.position, row.steps, row.eta_s = event.position, event.steps, event.eta_s or 0.0
             row.left = "" if event.eta_s is None else f"{seconds(event.eta_s)} left"
+            if event.steps and event.position >= event.steps:
+                row.left, row.eta_s = "finishing", 0.0
         elif isinstance(event, Finished | Failed | CancelledEvent):
             row.end = row.left = "done" if isinstance(event, Finished) else "failed"
             row.eta_s = 0.0
+        for other, each in enumerate(self.rows):
+            if each.left == STARTING:
+                each.left = "waiting"
+                self._draw(other)
         self._draw(index)
 
     def _tell(self, text: str) -> None:

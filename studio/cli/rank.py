@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def command(settings: Settings, text: str, files: tuple[str, ...], best: int | None, model: str, as_json: bool) -> int:
     """Score each picture by its cosine with TEXT (English or Chinese) in CLIP's space, and print the best first.
 
-    A folder stands for the pictures in it. A picture that cannot be read is left out and told, and the exit code is 1.
+    A folder stands for the pictures in it. A picture that cannot be read is left out and named, and the exit code is 1.
     """
     from studio.cli.pictures import Counter, expand, tell_broken
     from studio.errors import StudioError

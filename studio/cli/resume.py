@@ -52,7 +52,9 @@ def _choose(found: list[Unfinished], ids: tuple[str, ...], everything: bool) -> 
     if ids and everything:
         raise UsageError("ids and --all exclude one another", hint="give one of the two")
     if not (ids or everything) and len(found) != 1:
-        hint = "name some, or give --all; `studio resume --list` lists them" if found else None
+        if not found:
+            raise UsageError("no request is unfinished: there is nothing to resume")
+        hint = "name some, or give --all; `studio resume --list` lists them"
         raise UsageError(f"{len(found)} requests are unfinished", hint=hint)
     return ids or tuple(each.id for each in found)
 
@@ -115,8 +117,10 @@ def _place(found: Unfinished, home: Path) -> str:
 def _list(found: list[Unfinished], home: Path, as_json: bool) -> None:
     if as_json:
         emit_json([_told(each, home) for each in found])
-    else:
+    elif found:
         table(COLUMNS, [_row(each, home) for each in found])
+    else:
+        note("note: no request is unfinished")
 
 
 def _told(found: Unfinished, home: Path) -> dict[str, object]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.option("-p", "given", metavar="NAME=VALUE", multiple=True,
               help="An input. Of a list: give it again, or name a folder of media files.")  # fmt: skip
 @click.option("-o", "--output", metavar="DIR|FILE",
-              help="Write the outputs here, named by output.  [default: the store]")  # fmt: skip
+              help="A folder, where outputs are named as the workflow names them; of a single output also a file."
+                   "  [default: the store]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N",
               help="From 0 to 2^63 - 1. Decides the seeds of all nodes that name none.")  # fmt: skip
@@ -39,7 +40,7 @@ def command(
     the others are done, and stay remembered. The exit code is 1 if any failed.
     """
     from studio.cli.nodes import NodeDisplay
-    from studio.errors import UsageError
+    from studio.errors import InputError, UsageError
 
     if only_list:
         _list(as_json)
@@ -51,7 +52,13 @@ def command(
     values = _values(graph, given)
     targets = _targets(graph, output, force=force)
     with NodeDisplay(graph, quiet=settings.quiet) as display, stray_prints_aside():
-        result = studio.run(graph, seed=seed, fresh=fresh, watch=display.show, **values)
+        try:
+            result = studio.run(graph, seed=seed, fresh=fresh, watch=display.show, **values)
+        except InputError as error:
+            if error.field not in graph.Inputs.model_fields or error.field in values:
+                raise
+            hint = f"write `-p {error.field}=…`; `studio flow check {file}` lists the inputs"
+            raise InputError(error.field, error.message, hint=hint) from None
     written = {name: _write(name, value, targets[name]) for name, value in result.outputs.items()}
     if as_json:
         emit_json(_told(result, written))
@@ -125,7 +132,7 @@ def _targets(graph: Graph, output: str | None, *, force: bool) -> dict[str, Dest
         if output is not None and not single and Path(output).suffix and not Path(output).is_dir():
             raise UsageError(f"`-o {output}` names one file, but the workflow has several outputs",
                              hint=f"name a folder: `-o {Path(output).with_suffix('')}/`")  # fmt: skip
-        wanted = output if output is None or single else f"{output}/"
+        wanted = output if output is None or (single and Path(output).suffix) else f"{output}/"
         made[name] = choose(wanted, 1 if single else 2, suffix, force=force)
         if made[name].folder and not port.many and not force:
             choose(str(Path(output or "") / f"{name}{suffix}"), 1, suffix)

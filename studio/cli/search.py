@@ -21,7 +21,7 @@ def command(settings: Settings, text: str, folder: str | None, count: int, model
 
     A picture is judged by CLIP, and by the prompt or label that its recipe tells, if it has one. Pictures are looked at
     once: their vectors are kept, and the next search looks at new and changed pictures only. One that cannot be read is
-    left out and told, and the exit code is 1.
+    left out and named, and the exit code is 1.
     """
     from studio.cli.pictures import Counter, tell_broken
     from studio.search import search

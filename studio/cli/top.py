@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from studio.cli.main import Settings
-from studio.cli.output import console, emit_json, printable, show_size, table
+from studio.cli.output import console, emit_json, note, printable, show_size, table
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -32,7 +32,10 @@ def command(settings: Settings, as_json: bool) -> None:
     if as_json:
         emit_json(studio.running())
     elif not sys.stdout.isatty():
-        table(REQUESTS, list(_requests(studio.running())))
+        if rows := list(_requests(studio.running())):
+            table(REQUESTS, rows)
+        else:
+            note("note: nothing is running")
     else:
         _watch(studio)
 

@@ -101,6 +101,9 @@ def parse_bytes(text: str) -> int:
     return size
 
 
+_TEXTS = (".json", ".txt", ".jinja", ".model")  # beside weights: configs, vocabularies, chat templates
+
+
 def weight_bytes(files: Iterable[Path], dtype: str) -> int:
     """Bytes that weight files take when loaded in `dtype`: exact for safetensors, whose floating-point tensors are
     cast; the size of the file for others.
@@ -109,16 +112,19 @@ def weight_bytes(files: Iterable[Path], dtype: str) -> int:
 
 
 def least_streamed_bytes(files: Iterable[Path], dtype: str, at_once: int = 1) -> int:
-    """Bytes that weight files take at the least when they are streamed: small layers, and the largest one as often as
-    layers are on the device `at_once`.
+    """Bytes that weight files take at the least when they are streamed: small layers, the largest one as often as
+    layers are on the device `at_once`, and all of the configs and vocabularies beside them.
 
-    Raises WeightsError where a file is no sound safetensors file: what is streamed is known by its header.
+    Raises WeightsError where a file of weights is not a sound safetensors file: its header tells what is streamed.
     """
     rest, largest = 0, 0
     for file in map(Path, files):
+        if file.suffix in _TEXTS:
+            rest += file.stat().st_size
+            continue
         header = _header(file)
         if header is None:
-            message = f"`{file}` cannot be streamed: it is no sound safetensors file"
+            message = f"`{file}` cannot be streamed: it is not a sound safetensors file"
             raise WeightsError(file, message, hint="install the package again, or give it more with `--memory`")
         layers: dict[str, int] = {}
         for name, tensor in header.items():

@@ -49,9 +49,15 @@ def _check(name: str, wanted: Value, loaded: Sequence[PluginReport], problems: P
     try:
         if not any(_fits(each.version, version) for each in working):
             has = ", ".join(f"`{each.version}`" for each in working)
-            problems.add(wanted.place, f"the workflow needs {said}, but {has} is loaded", "install another version")
+            problems.add(wanted.place, f"the workflow needs {said}, but {has} is loaded", _another(name, working))
     except InvalidSpecifier:
         problems.add(wanted.place, f"`{version[:60]}` is not a version of `{name}`", 'such as `">=0.1"` or `"==1.2.*"`')
+
+
+def _another(name: str, loaded: Sequence[PluginReport]) -> str:
+    if all(each.version.startswith("sha256:") for each in loaded):
+        return f"a plugin loaded from a file has no version: install it with pip, or write `{name}: null`"
+    return "install another version"
 
 
 def _fits(version: str, wanted: str) -> bool:

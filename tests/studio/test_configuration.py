@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def test_replay_names_the_plugin_that_is_missing(own_home: Path, tmp_path: Path)
         ("{clip: null, basics: '>=0'}", None),
         ("{glow: '>=2'}", "needs the plugin `glow` >=2, which is not loaded"),
         ("{multimodal-studio: '>=99'}", "but `0.1.0`"),
-        ("{speak.it: '>=1'}", "but `sha256:"),
+        ("{speak.it: '>=1'}", r"but `sha256:\w+` is loaded.*a file has no version: .*`speak\.it: null`"),
         ("{multimodal-studio: newest}", "`newest` is not a version"),
         ("{multimodal-studio: 1}", "must be a text"),
         ("{'../x': null}", "is not a plugin's name"),
@@ -183,7 +184,7 @@ def test_a_workflow_names_the_plugins_it_needs(own_home: Path, tmp_path: Path, n
             return
         with pytest.raises(WorkflowError, match=r"flow\.yaml:2: ") as caught:
             host.workflow(file)
-        assert told in str(caught.value)
+        assert re.search(told, str(caught.value), re.S)
 
 
 def test_a_workflow_in_python_names_them_too(own_home: Path) -> None:

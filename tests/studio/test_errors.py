@@ -44,6 +44,7 @@ def test_unknown_names_name_the_nearest():
     assert "`imge`" in error.message
     assert "did you mean `image`? known: `video`, `image`" in error.hint
     assert "known: none" in errors.UnknownName("hook", "x", []).hint
+    assert "`hook22`" in errors.UnknownName("hook", "x", [f"hook{i}" for i in range(23)]).hint, "few more are all named"
     assert "and 5 more" in errors.UnknownName("hook", "x", [f"hook{i}" for i in range(25)]).hint
 
 

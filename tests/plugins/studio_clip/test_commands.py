@@ -60,8 +60,8 @@ def disc(colour: str, path: Path) -> Path:
 def discs(command: Command) -> Path:
     folder = Path("discs")
     folder.mkdir()
-    for colour in ("red", "blue", "yellow"):
-        disc(colour, folder / f"{colour}.png")
+    for name in ("red.png", "blue.png", "yellow.avif"):
+        disc(name.partition(".")[0], folder / name)
     return folder
 
 

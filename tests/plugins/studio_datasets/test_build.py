@@ -80,7 +80,7 @@ def test_the_command_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> N
     out = capsys.readouterr().out
     assert "Fetch the data packages" in out
     assert "--work" in out
-    assert "from 32 to 256" in out
+    assert "(32 to 256)" in out
 
 
 @pytest.mark.parametrize("size", ["31", "257", "nan"])

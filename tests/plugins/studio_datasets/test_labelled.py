@@ -32,7 +32,8 @@ def test_folders_are_labels(tmp_path: Path) -> None:
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     save(tmp_path / "1.png")
     save(tmp_path / "2.webp")
-    assert labelled.folder(tmp_path, 8)[1] == ["", ""]
+    save(tmp_path / "3.avif")
+    assert labelled.folder(tmp_path, 8)[1] == ["", "", ""]
 
 
 def test_bad_folders_are_named(tmp_path: Path) -> None:

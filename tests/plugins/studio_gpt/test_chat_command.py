@@ -88,8 +88,15 @@ def test_what_cannot_chat_is_one_error(checkpoints: Any) -> None:
     folder, _ = checkpoints("llama")
     done = talk("hello\n", "--model", str(folder), code=1)
     assert "error: the model has no chat template" in done.stderr
-    missing = talk("hello\n", "--model", "smollm2", code=1)
+    missing = talk("", "--model", "smollm2", code=1)
     assert "the model `smollm2` is not here\nhint: `studio models pull smollm2` fetches it" in missing.stderr
+    assert "no model, file or folder is called `smolm2`" in talk("", "--model", "smolm2", code=2).stderr
+
+
+def test_its_help_speaks_of_chats_only() -> None:
+    told = subprocess.run([*command(), "--help"], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert "--system" in told
+    assert not [each for each in ("with `chat`", "--literal", "--turns", "--prompt ") if each in told]
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(model: str, tokenizer: Any) -> None:

@@ -25,9 +25,12 @@ Start = Callable[..., subprocess.Popen[str]]
         ("image-less", "no command is called `image-less`", "`image`"),
         ("generate ehco hi", "no generator is called `ehco`", "did you mean `echo`?"),
         ("generate echo hi --tmies 2", "`studio generate echo` has no option `--tmies`", "did you mean `--times`?"),
+        ("generate echo hi --model x", "`studio generate echo` has no option `--model`", "echo --help`"),
+        ("run best", "`prompt` is missing", "write `-p prompt=…`; `studio flow check best` lists"),
+        ("resume", "no request is unfinished", ""),
         ("--plugn x", "`studio` has no option `--plugn`", "did you mean `--plugin`?"),
         ("generate echo", "`text` is missing", "give `text`, text of 1 to 40 characters"),
-        ("generate echo hi there", "`there` is one argument too many", "--help"),
+        ("generate echo hi there", "`there` is one argument too many", "`studio generate echo --help`"),
         ("generate echo hi --times 0", "`times` is '0', but must be a whole number from 1 to 9", ""),
         ("generate echo hi --times -3", "`times` is '-3', but must be a whole number from 1 to 9", ""),
         ("generate echo hi --times many", "`times` is 'many', but must be a whole number from 1 to 9", ""),
@@ -41,7 +44,11 @@ Start = Callable[..., subprocess.Popen[str]]
         ("generate echo hi -n 0", "Invalid value for '-n': 0", "--help"),
         ("generate echo hi -n 2 -o one.txt", "`-o one.txt` names one file, but 2 are to be made", "`-o one/`"),
         ("generate dot x -o dot.jpg", "`-o dot.jpg`: this makes .png, .avif files, not .jpg", "`-o dot.png`"),
-        ("generate echo hi --device quantum", "the device is `quantum`; it must be `cpu`, `cuda` or `cuda:N`", ""),
+        (
+            "generate echo hi --device quantum",
+            "the device is `quantum`; it must be `cpu`, `cuda`, `mps`, `xpu`, or",
+            "",
+        ),
         ("generate echo hi --home", "`--home` needs a value", ""),
         ("show", "Missing argument 'FILE|ID'", "`studio show --help`"),
         ("show 12ab", "the id `12ab` is too short", "at least 6 characters"),
@@ -85,14 +92,15 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
 def test_a_home_that_is_a_file_is_a_failure(studio: Studio) -> None:
     Path("home").write_text("a file")
     ran = studio("generate", "dot", "x", "--home", "home")
-    _is_one_clear_error(ran.code, ran.err, 1, "cannot create the folder `home/objects", "")
+    _is_one_clear_error(ran.code, ran.err, 1, "cannot create the folder `", "")
 
 
 def test_a_full_disk_leaves_nothing_half_written(start: Start, own_home: Path, tmp_path: Path) -> None:
     def nearly_full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # the write fails as it does on a full disk
 
-    process = start("generate", "dot", "x", "--side", "2048", "--seed", "77", "-o", "dot.png", preexec_fn=nearly_full)
+    words = ["generate", "dot", "x", "--side", "2048", "--seed", "77", "-q", "-o", "dot.png"]
+    process = start(*words, preexec_fn=nearly_full)
     out, err = process.communicate(timeout=60)
     _is_one_clear_error(process.returncode, err, 1, "cannot write `", "")
     assert out == ""

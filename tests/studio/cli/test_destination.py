@@ -55,6 +55,13 @@ def test_in_a_folder_the_same_content_may_be_there_already(tmp_path: Path) -> No
     assert path.read_text() == "changed by hand"
 
 
+def test_a_name_without_a_suffix_gets_that_of_its_media(tmp_path: Path) -> None:
+    assert choose(str(tmp_path / "notes"), 1, ".txt").save(Text("one"), "echo", 1) == tmp_path / "notes.txt"
+    with pytest.raises(FileTaken, match=r"notes\.txt"):
+        choose(str(tmp_path / "notes"), 1, ".txt")
+    assert choose(str(tmp_path / "many"), 2, ".txt").folder
+
+
 @pytest.mark.parametrize("name", ["a" * 300 + ".txt", "b/" * 3000 + "a.txt", "nul\0.txt"])
 def test_a_name_that_cannot_be_is_refused_in_words(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match=r"cannot write .*(File name too long|null)"):

@@ -64,6 +64,9 @@ def test_without_a_terminal_a_line_now_and_then(capsys: pytest.CaptureFixture[st
         clock.now += LINE_EVERY_S
         display.show(0, Progress(position=5, steps=20, elapsed_s=1.0, eta_s=75.4))
         display.show(1, Progress(position=5, steps=20, elapsed_s=1.0, eta_s=75.4))
+        display.show(0, Progress(position=20, steps=20, elapsed_s=4.0, eta_s=0.0))
+        clock.now += LINE_EVERY_S
+        display.show(1, Progress(position=20, steps=20, elapsed_s=4.0, eta_s=0.0))
         clock.now += LINE_EVERY_S
         display.show(0, Finished(media=Text("x")))
         clock.now += LINE_EVERY_S
@@ -73,8 +76,9 @@ def test_without_a_terminal_a_line_now_and_then(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.splitlines() == [
         "0 of 3 done, loading image on cpu",
         "0 of 3 done, step 5 of 60, 1 min 15 s left",
-        "1 of 3 done, step 10 of 60, 1 min 15 s left",
-        "1 of 3 done, 1 failed, step 10 of 60, waiting",
+        "0 of 3 done, step 40 of 60, finishing",
+        "1 of 3 done, step 40 of 60, finishing",
+        "1 of 3 done, 1 failed, step 40 of 60, waiting",
     ]
 
 

@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 
 from studio.devices import device
 from studio.devices.memory import ResidentGauge
-from studio.engine.ledger import Ledger, Sum, parse_bytes, show_bytes, tensor_bytes, weight_bytes
+from studio.engine.ledger import (
+    Ledger,
+    Sum,
+    least_streamed_bytes,
+    parse_bytes,
+    show_bytes,
+    tensor_bytes,
+    weight_bytes,
+)
 from studio.engine.residency import Candidate, choose_victims
-from studio.errors import UsageError
+from studio.errors import UsageError, WeightsError
 
 
 def candidate(name, size=10, rank=0, idle=1.0, cost=1.0):
@@ -106,6 +114,19 @@ def test_weights_are_claimed_in_the_dtype_they_are_loaded_in(tmp_path):
     broken = tmp_path / "b.safetensors"
     broken.write_bytes(b"\xff" * 20)
     assert weight_bytes([other, broken], "float32") == 53
+
+
+def test_configs_beside_streamed_weights_count_whole(tmp_path):
+    from safetensors.numpy import save_file
+
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    save_file({"a.weight": np.zeros(300_000, np.float32), "b.weight": np.zeros(500_000, np.float32)}, weights)
+    config.write_text("{}")
+    assert least_streamed_bytes([weights, config], "float32") == 2_000_000 + 2, "the largest layer, and the config"
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"12345678")
+    with pytest.raises(WeightsError, match="cannot be streamed: it is not a sound safetensors file"):
+        least_streamed_bytes([config, broken], "float32")
 
 
 def test_tensors_are_counted_once_wherever_they_hide():
