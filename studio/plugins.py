@@ -249,8 +249,9 @@ def _sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path 
     if user_folder is not None and user_folder.is_dir():
         yield from map(_source, _members(user_folder))
     for path in dict.fromkeys(map(Path, paths)):
-        if not path.exists():
-            raise UsageError(f"there is no plugin `{path}`", hint="`--plugin` takes a Python file or a folder")
+        if not path.is_file() and not path.is_dir():
+            what = f"the plugin `{path}` is not a file or a folder" if path.exists() else f"there is no plugin `{path}`"
+            raise UsageError(what, hint="`--plugin` takes a Python file or a folder")
         members = [path] if path.is_file() or (path / "__init__.py").is_file() else _members(path)
         if not members:
             raise UsageError(f"the folder `{path}` holds no plugin", hint="put a `.py` file or a package into it")

@@ -8,6 +8,7 @@ Try it: ``studio replay FILE``
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -63,7 +64,7 @@ def load(what: Path | str, store: Store) -> Media:
     Raises MediaError for a file that cannot be read, UsageError or StoreError for an id (see `Store.get`).
     """
     path = Path(what)
-    if path.is_file():
+    if os.path.lexists(path) and not path.is_dir():  # also a pipe or a link to nothing, of which the error tells
         media = _open(path)
         if media.recipe is not None:
             return media

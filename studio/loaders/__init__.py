@@ -12,10 +12,12 @@ Try it: ``pytest tests/studio/loaders``
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -30,6 +32,8 @@ MOST_INDEX = 16 << 20  # bytes of a list of shards
 MOST_TOKENIZER = 64 << 20  # bytes of a tokenizer's file; the largest in use have 35 MB
 MOST_LIST = 4096  # members of a list in a config
 MOST_LAYERS = 1024
+MOST_BUFFERS = 1 << 30  # bytes that a module computes of its config; the largest known makes 300 MB
+MOST_PARTS = 50_000  # parameters of a module, each a tensor; the largest known have 2,000
 MOST_SIDE = 8192  # pixels
 MOST_NUMBER = 1 << 24
 MOST_WORDS = 1 << 22
@@ -97,6 +101,42 @@ def _most(key: str) -> int:
     if any(part in key for part in ("layers", "depth", "res_blocks")):
         return MOST_LAYERS
     return MOST_SIDE if key in ("image_size", "sample_size", "patch_size", "size", "crop_size") else MOST_NUMBER
+
+
+def check_size(path: Path, build: Callable[[], Any]) -> None:
+    """Raise WeightsError if what `build` makes of the config at `path` has too many parts, or too large buffers.
+
+    Weights are bounded by the files that hold them. What a class computes (masks, tables of positions) is bounded by
+    nothing but its config, so the module is built once without memory, on the meta device, and counted.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"), _counted(path):
+            size = sum(each.nbytes for each in build().buffers())
+    except (RuntimeError, NotImplementedError):
+        return  # a class that looks at numbers while it is built; the real build follows, and tells what is wrong
+    if size > MOST_BUFFERS:
+        message = f"`{path}` asks for tables of {size:,} bytes beside the weights; at most {MOST_BUFFERS:,} are made"
+        raise WeightsError(path, message, hint=_AGAIN)
+
+
+@contextmanager
+def _counted(path: Path) -> Iterator[None]:
+    """Raise WeightsError when a module of this thread gets more than `MOST_PARTS` parameters meanwhile."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    mine, count = threading.get_ident(), itertools.count(1)
+
+    def hook(*_: Any) -> None:
+        if threading.get_ident() == mine and next(count) > MOST_PARTS:
+            raise WeightsError(path, f"`{path}` asks for more than {MOST_PARTS:,} parameters", hint=_AGAIN)
+
+    handle = register_module_parameter_registration_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

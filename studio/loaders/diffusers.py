@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import WeightsError
-from studio.loaders import allowed, check_index, offline, read_config
+from studio.loaders import allowed, check_index, check_size, offline, read_config
 
 
 def config(kind: str, path: Path) -> dict[str, Any]:
@@ -23,6 +23,7 @@ def config(kind: str, path: Path) -> dict[str, Any]:
 
 def module(kind: str, folder: Path) -> Any:
     """A module of class `kind` with the shape that `config.json` says, and without its weights. Raises WeightsError."""
+    check_size(folder / "config.json", lambda: _made(kind, folder / "config.json"))
     return _made(kind, folder / "config.json")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import WeightsError
-from studio.loaders import allowed, offline, read_config, scratch
+from studio.loaders import allowed, check_size, offline, read_config, scratch
 from studio.loaders import transformers as ours
 
 CONFIG = "open_clip_config.json"
@@ -28,6 +28,7 @@ _FAMILIES = {"bert": "BertConfig", "m2m_100": "M2M100Config", "mt5": "MT5Config"
              "xlm-roberta": "XLMRobertaConfig"}  # fmt: skip
 """The text towers of transformers that open_clip knows."""
 _TOKENIZER = ("clean", "strip_sep_token", "language")
+MOST_PICTURE = 1024  # pixels of a side; CLIPs in use take 224 to 512
 _TIMM = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 
 
@@ -50,6 +51,8 @@ def configuration(folder: Path) -> dict[str, Any]:
         raise _wrong(path, f"open_clip cannot build a model with `{unknown[0]}`")
     shape = allowed(path, shape, _MODEL)
     _check_vision(path, shape["vision_cfg"])
+    for sides in (shape["vision_cfg"].get("image_size"), pictures.get("size")):
+        _check_sides(path, sides)
     _check_text(path, shape["text_cfg"])
     return {"model_cfg": shape, "preprocess_cfg": allowed(path, pictures, _PICTURES)}
 
@@ -75,6 +78,7 @@ def build(shape: dict[str, Any], folder: Path) -> Callable[[], Any]:
             if tower is not None:
                 (copy / "config.json").write_text(json.dumps(tower), "utf-8")
                 shape["text_cfg"] |= {"hf_model_name": str(copy), "hf_model_pretrained": False}
+            check_size(folder / CONFIG, lambda: kind(**shape))
             return kind(**shape)
 
     return make
@@ -108,6 +112,13 @@ def _check_vision(path: Path, vision: dict[str, Any]) -> None:
     if not isinstance(name, str) or not _TIMM.fullmatch(name) or not timm.is_model(name.partition(".")[0]):
         reason = f"`timm_model_name` is {name!r:.60}; it must be a network that the installed timm has"
         raise _wrong(path, reason)
+
+
+def _check_sides(path: Path, sides: Any) -> None:
+    """What a tower takes is squared in memory, whatever its weights are."""
+    for side in sides if isinstance(sides, list) else [sides]:
+        if side is not None and (not isinstance(side, int) or not 1 <= side <= MOST_PICTURE):
+            raise _wrong(path, f"a picture's side is {side!r:.60}; it must be a whole number up to {MOST_PICTURE}")
 
 
 def _check_text(path: Path, text: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from studio.errors import ModelError, UsageError
 from studio.files import open_regular
 from studio.models import clients
 from studio.models.archive import open_archive
-from studio.models.formats import Report, check_name, check_total, choose
+from studio.models.formats import Report, check_name, check_total, choose, is_safe
 from studio.models.source import Source
 
 BLOCK = 4 << 20
@@ -52,12 +52,19 @@ def fetch_file(source: Source, into: Path, limit: int, report: Report, *, pickle
 
 def _walk(folder: Path) -> list[tuple[str, Path]]:
     """The regular files under a folder by their names in it; links to files are followed (a hub's cache is made of
-    them), links to folders are not."""
+    them), links to folders are not.
+
+    Raises ModelError for what has the name of a model's file and is a pipe, a device or a link to nothing.
+    """
     found = []
     for place, _, names in os.walk(folder):
         for each in (Path(place, name) for name in names):
+            name = each.relative_to(folder).as_posix()
             if each.is_file():
-                found.append((check_name(each.relative_to(folder).as_posix()), each))
+                found.append((check_name(name), each))
+            elif is_safe(name):
+                message = f"`{each}` is not a regular file, or is a link to nothing"
+                raise ModelError(message, hint="put the file itself there, or remove it")
     return found
 
 

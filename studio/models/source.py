@@ -76,6 +76,10 @@ def parse(text: str) -> Source:
     if scheme == "file":
         if not rest:
             raise UsageError("`file:` names no path", hint=f"write {FORMS['file']}")
+        if not rest.isprintable():  # it is written into the lock file, which is UTF-8, and is shown
+            raise UsageError(
+                f"the path {rest!r} has characters that cannot be shown", hint=f"rename it, then write {FORMS['file']}"
+            )
         return Source("file", str(expanded(rest).absolute()))
     found = _PATTERNS[scheme].fullmatch(rest)
     if found is None:

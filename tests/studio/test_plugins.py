@@ -141,6 +141,9 @@ def test_the_users_folder_comes_before_named_paths(tmp_path):
 
 
 def test_a_path_that_is_no_plugin_is_a_usage_error(tmp_path):
+    os.mkfifo(tmp_path / "pipe.py")
+    with pytest.raises(UsageError, match=r"pipe\.py` is not a file or a folder"):
+        Plugins.discover([tmp_path / "pipe.py"])
     with pytest.raises(UsageError, match="there is no plugin"):
         Plugins.discover([tmp_path / "gone.py"], entry_points=False)
     with pytest.raises(UsageError, match="holds no plugin"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -159,6 +160,18 @@ def test_a_batch_is_told_to_differ_in_the_last_bits(host, file):
     assert last_bits(recipe) == ""
     batch = recipe.model_copy(update={"batch_width": BatchWidth(min=1, max=4)})
     assert last_bits(batch).startswith("it was made in a batch of 4")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "Too many levels"])
+def test_what_is_no_file_is_called_what_it_is(host, tmp_path, kind):
+    path = tmp_path / "a.png"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "a device" else path)
+    for look in (host.load, host.show, host.replay):
+        with pytest.raises(MediaError, match=kind):
+            look(path)
 
 
 @pytest.mark.parametrize("what", ["gone.png", "", "abc", "."])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from studio import torch_setup
+from studio import loaders, torch_setup
 from studio.errors import ModelError, WeightsError
 from studio.loaders import CODE, allowed, check_index, offline, read_config, transformers
 from studio.loaders import diffusers as of_diffusers
@@ -82,6 +82,9 @@ def test_nothing_is_fetched_while_a_model_loads(tmp_path: Path) -> None:
         {"vision_cfg": {**VISION, "timm_model_name": ["resnet18"]}},
         {"vision_cfg": {**VISION, "layers": 10**9}},
         {"vision_cfg": {**VISION, "image_size": 10**9}},
+        {"vision_cfg": {**VISION, "image_size": 4096, "timm_model_name": "resnet18"}},
+        {"vision_cfg": {**VISION, "image_size": [16, 4096]}},
+        {"vision_cfg": {**VISION, "image_size": "16"}},
         {"text_cfg": {**TEXT, "context_length": 10**9}},
         {"pretrained": "https://example.invalid/x.pt"},
         {"_target_": "os.system"},
@@ -93,6 +96,46 @@ def test_what_an_open_clip_config_may_not_ask_for(tmp_path: Path, change: dict[s
     written(tmp_path / of_open_clip.CONFIG, {"model_cfg": model, "preprocess_cfg": {}})
     with pytest.raises(WeightsError):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "tower"),
+    [
+        ({"context_length": 65536}, None),  # a mask of its square
+        ({"hf_model_name": "x"}, {"model_type": "m2m_100", "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 8,
+                                  "d_model": 1024, "max_position_embeddings": 1 << 22}),
+    ],
+)  # fmt: skip
+def test_what_a_clip_computes_of_its_config_is_bounded(tmp_path: Path, text: dict[str, Any], tower: Any) -> None:
+    """A config of a kilobyte may otherwise ask for 16 GiB beside the weights."""
+    torch_setup.prepare()
+    if tower:
+        written(tmp_path / "config.json", tower)
+    model = {"embed_dim": 8, "vision_cfg": VISION, "text_cfg": {**TEXT, **text}}
+    written(tmp_path / of_open_clip.CONFIG, {"model_cfg": model, "preprocess_cfg": {}})
+    build = of_open_clip.build(of_open_clip.configuration(tmp_path)["model_cfg"], tmp_path)
+    with pytest.raises(WeightsError, match="at most 1,073,741,824"):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "reason"),
+    [
+        ("WanTransformer3DModel", {"num_layers": 1, "rope_max_seq_len": 1 << 24}, "at most 1,073,741,824"),
+        ("CogVideoXTransformer3DModel", {"num_layers": 1, "sample_width": 8192, "sample_height": 8192,
+                                         "sample_frames": 4097}, "at most 1,073,741,824"),
+        ("WanTransformer3DModel", {"num_layers": 1024}, "more than 5,000 parameters"),
+        ("UNet2DModel", {"layers_per_block": 1024}, "more than 5,000 parameters"),
+    ],
+)  # fmt: skip
+def test_what_a_module_computes_of_its_config_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, values: dict[str, Any], reason: str
+) -> None:
+    torch_setup.prepare()
+    monkeypatch.setattr(loaders, "MOST_PARTS", 5_000)
+    written(tmp_path / "config.json", values)
+    with pytest.raises(WeightsError, match=reason):
+        of_diffusers.module(kind, tmp_path)
 
 
 def opened(folder: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -298,3 +299,16 @@ def test_the_real_smollm2(models: Models) -> None:
     assert models.path("smollm2").stat().st_size == 98_362_432
     assert [each.name for each in models.room.rglob("*.gguf")] == [models.path("smollm2").name]
     assert subprocess.run(["head", "-c4", models.path("smollm2")], capture_output=True, check=True).stdout == b"GGUF"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "device"])
+def test_a_folder_whose_weights_are_no_file_is_not_pulled_without_them(models: Models, folder: Path, kind: str) -> None:
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    if kind == "pipe":
+        os.mkfifo(weights)
+    else:
+        weights.symlink_to("/dev/zero" if kind == "device" else "gone")
+    with pytest.raises(ModelError, match=r"model\.safetensors` is not a regular file, or is a link to nothing"):
+        models.pull(f"file:{folder}")
+    assert not models.entries()

@@ -45,7 +45,7 @@ def test_short_names() -> None:
         "hf:gpt2", "hf:a/b@", "hf:a/b@main/", "hf:a/b/../c", "hf:a/b//c", "hf:", "hf:a/b?x=1", "hf:a b/c", "pypi:fruit",
         "pypi:fruit>=1", "pypi:fruit==1 --index-url x", "pypi:--help==1", "npm:fruit", "npm:fruit@latest",
         "npm:git+ssh://x@1.0.0", "npm:../x@1.0.0", "npm:-x@1", "file:", "ftp:a", "", "x", "hf:a/b/\x1b[2J",
-        "hf:a/b/c\\d",
+        "hf:a/b/c\\d", "file:/a/\udcff.gguf", "file:/a/\nb.gguf", "file:/a/\x1b[2J.gguf",
     ],
 )  # fmt: skip
 def test_refuses_and_shows_the_forms(text: str) -> None:
