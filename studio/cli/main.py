@@ -148,7 +148,7 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.option("--plugin", "plugins", multiple=True, metavar="PATH", type=click.Path(path_type=Path),
               help="Load this plugin too: a file or a folder. May be given again.  [env: STUDIO_PLUGINS]")  # fmt: skip
 @click.option("--home", metavar="DIR", type=click.Path(path_type=Path),
-              help="Keep what is made here.  [env: STUDIO_HOME]")  # fmt: skip
+              help="The data folder: it keeps what is made, and pulled models.  [env: STUDIO_HOME]")  # fmt: skip
 @click.option("--device", metavar="NAME",
               help="Where models run: cpu, cuda, or several such as cuda:0,cuda:1.  [default: the best]")  # fmt: skip
 @click.option("--memory", metavar="SIZE",
