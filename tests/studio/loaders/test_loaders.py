@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
+import subprocess
+import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -220,3 +224,20 @@ def test_a_diffusers_module_has_only_what_its_class_declares(tmp_path: Path) -> 
     written(tmp_path / "config.json", {"down_block_types": ["os.system"]})
     with pytest.raises(WeightsError, match="diffusers cannot load"):
         of_diffusers.module("AutoencoderKL", tmp_path)
+
+
+def test_what_a_kill_leaves_of_a_loading_tokenizer_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os, signal, studio.loaders as l\nwith l.scratch() as f: print(f, flush=True); os.kill(os.getpid(), 9)"
+    )
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    left = Path(killed.stdout.strip())
+    assert left.parent == tmp_path
+    assert stat.S_IMODE(left.stat().st_mode) == 0o700
+    with loaders.scratch() as other:
+        assert list(tmp_path.iterdir()) == [other]
+    assert not list(tmp_path.iterdir())
