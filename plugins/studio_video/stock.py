@@ -197,9 +197,6 @@ class StockVideo:
                  for name, value in index.items() if isinstance(value, list) and value != [None, None]}  # fmt: skip
         pipe = loaders.pipeline(self.name, index, folder / "model_index.json", parts)
         pipe.set_progress_bar_config(disable=True)
-        for name, part in pipe.components.items():
-            if name not in parts and isinstance(part, torch.nn.Module):
-                part.to(device, dtype).eval()
         self.pipe, self.device = pipe, torch.device(device)
         self._decodings: list[Reading] = []  # sums of what the VAE's decoder says, which pipelines clamp
         pipe.vae.decoder.register_forward_hook(self._decoded)
@@ -281,7 +278,7 @@ def _part(folder: Path, library: str, kind: str, device: str, dtype: torch.dtype
             return transformers.tokenizer(kind, folder)
         if what == "processor":
             return transformers.image_processor(kind, folder)
-        return transformers.model(kind, what, folder)
+        return transformers.model(kind, what, folder).to(device, dtype)
     if kind.endswith("Scheduler"):
         return loaders.scheduler(kind, folder)
     return studio.module(partial(loaders.module, kind, folder), tensors_of(folder), device=device, dtype=dtype)

@@ -21,6 +21,8 @@ from studio.engine import Engine, Request
 from studio.errors import GeneratorFailed, InputError, WeightsError
 from studio.recipe import PluginRef
 from studio.testing import check
+from studio.testing.fake_gpu import FakeGpu
+from studio_video.stock import StockVideo
 from studio_video.video import VideoGenerator
 
 WORDS = ["<pad>", "</s>", "<unk>", "▁a", "▁dog", "▁cat", *"▁abcdefghijklmnopqrstuvwxyz"]
@@ -217,3 +219,12 @@ def test_weights_that_are_not_finite_end_the_request_and_are_named(
         request = Request(generator, generator.Inputs.parse(SMALL), 4, PluginRef(name="test", version="1"))
         with pytest.raises(GeneratorFailed, match="the weights themselves hold NaN or infinity: `"):
             engine.submit(request).result(60)
+
+
+def test_every_part_is_on_the_device_in_the_dtype(folders: dict[str, Path]) -> None:
+    with FakeGpu.installed(), torch.inference_mode():
+        model = StockVideo(folders["wan-image"], "gpu:0", torch.bfloat16)
+        for name, part in model.pipe.components.items():
+            if isinstance(part, torch.nn.Module):
+                found = {(each.device.type, each.dtype) for each in part.parameters()}
+                assert found == {(torch.device("gpu:0").type, torch.bfloat16)}, name
