@@ -1,8 +1,8 @@
 """One decoder for GPT-2 and the Llama family (Llama, Mistral, Qwen2, Qwen3, SmolLM), as a module of torch.
 
 `GPT(config)` takes tokens (B, T) and gives logits; that is what training uses. `GPT.decode` takes requests of different
-lengths at once: their tokens go through the linear layers in one packed row, and attention looks, request by request,
-at its own `Cache`. All matrix products are `nn.Linear`, so that a faster one can take its place. This module knows
+lengths at once: their tokens go through the linear layers in one packed row, and attention looks at what each has
+cached: request by request at its own `Cache`, or on a GPU all at once at their spans of a pool (`pool.py`). All matrix products are `nn.Linear`, so that a faster one can take its place. This module knows
 nothing of files (`load.py`), tokenizers or sampling.
 
 Papers: GPT-2 (Radford 2019), RoPE (Su 2021, arXiv:2104.09864), RMSNorm (Zhang 2019, arXiv:1910.07467), SwiGLU
@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from studio.attention import Causal, attend, attend_rows
+from studio.attention import Causal, attend
 from studio.errors import UsageError
+from studio_gpt.cache import Piece, Together, Watch
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -166,41 +167,6 @@ class Block(nn.Module):
         return x + self.down(self.act(h))
 
 
-class Cache:
-    """Keys and values of one request, with room for `room` tokens.
-
-    It does not know how many it has: whoever uses it says where to write (`Piece.start`), and what stands behind is of
-    no account. So a step that is made again, or not at all, leaves nothing wrong.
-
-    Attributes:
-        kv: (layers, 2, room, kv_heads, head_dim).
-    """
-
-    def __init__(self, config: Config, room: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.kv = torch.empty(config.layers, 2, room, config.kv_heads, config.head_dim, dtype=dtype, device=device)
-
-    @property
-    def room(self) -> int:
-        """Tokens that it can hold."""
-        return self.kv.shape[2]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one request brings to `GPT.decode`.
-
-    Attributes:
-        tokens: the next tokens, at least one; they stand at `start` and after.
-        cache: holds what stands before `start`, and takes up these.
-        wanted: for how many of the last of these tokens logits are wanted.
-    """
-
-    tokens: Sequence[int]
-    start: int
-    cache: Cache
-    wanted: int = 1
-
-
 class GPT(nn.Module):
     """The decoder. Weights are torch's defaults until they are loaded, or `initialise` draws them for training."""
 
@@ -235,22 +201,30 @@ class GPT(nn.Module):
         x = self._stream(tokens, positions, look)  # (B, T, C)
         return self.head(self.norm(x if wanted is None else x[wanted]))  # (B, T, V) or (N, V)
 
-    @torch.inference_mode()
-    def decode(self, pieces: Sequence[Piece], look: Look | None = None) -> Tensor:
+    def decode(self, pieces: Sequence[Piece], watch: Watch | None = None) -> Tensor:
         """Move requests on together: logits (sum of `wanted`, vocab) float32, piece by piece, and caches written.
 
-        Nothing else changes: done again with the same pieces it gives the same. `look` takes the place of attention
-        over the caches, for those who want to watch it. Raises UsageError if a cache or the context is too short.
+        Nothing else changes: done again with the same pieces it gives the same. `watch` is called with what each
+        layer attends with. Raises UsageError if a cache or the context is too short.
         """
-        tokens = torch.tensor([token for piece in pieces for token in piece.tokens], device=self.embed.weight.device)
-        places = [place for piece in pieces for place in range(piece.start, piece.start + len(piece.tokens))]
+        return self.run(self.together(pieces), watch)
+
+    def together(self, pieces: Sequence[Piece]) -> Together:
+        """What `run` takes for these pieces. Raises UsageError as `decode` does."""
         _check(pieces, self.config.context)
-        look = look or Over(pieces, self.config.windows)
-        x = self._stream(tokens, torch.tensor(places, device=tokens.device), look)  # (N, C)
-        ends = _ends(pieces)
-        if len(ends) < len(x):
-            x = x[torch.tensor(ends, dtype=torch.long, device=x.device)]
-        return self.head(self.norm(x)).float()
+        return pieces[0].cache.together(pieces, self.config)
+
+    def run(self, step: Together, watch: Watch | None = None) -> Tensor:
+        """See `decode`."""
+
+        def look(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if watch is not None:
+                watch(layer, q, k, v)
+            return step(layer, q, k, v)
+
+        with torch.inference_mode():
+            x = self._stream(step.tokens, step.positions, step if watch is None else look)  # (N, C)
+            return self.head(self.norm(x if step.wanted is None else x[step.wanted])).float()
 
     def _stream(self, tokens: Tensor, positions: Tensor, look: Look) -> Tensor:
         """What the last layer leaves for tokens (..., T) at positions (T,): (..., T, width)."""
@@ -274,49 +248,6 @@ class GPT(nn.Module):
         return self
 
 
-class Over:
-    """Attention of packed pieces: each writes its keys and values into its cache and looks at what is there."""
-
-    def __init__(self, pieces: Sequence[Piece], windows: Sequence[int | None]) -> None:
-        self.pieces, self.windows = pieces, windows
-        self.single = all(len(piece.tokens) == 1 for piece in pieces)
-        if self.single:
-            self.rows = [_Row(piece, windows) for piece in pieces]
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend: q (N, H, D), k and v (N, G, D); N runs over all pieces' tokens."""
-        if self.single:
-            torch._foreach_copy_([row.due[layer] for row in self.rows], list(torch.stack((k, v), 1)))
-            seen = [row.seen[layer] for row in self.rows]
-            return attend_rows(q, [k for k, _ in seen], [v for _, v in seen])  # (N, H, D)
-        made, at = [], 0
-        for piece in self.pieces:
-            here = slice(at, at := at + len(piece.tokens))
-            start, end, window = piece.start, piece.start + len(piece.tokens), self.windows[layer]
-            kv = piece.cache.kv[layer]  # (2, room, G, D)
-            kv[0, start:end], kv[1, start:end] = k[here], v[here]
-            keys, values = kv[:, None, _first(start, window) : end]  # (1, K, G, D) each
-            made.append(attend(q[here][None], keys, values, bias=Causal(window=window))[0])  # (n, H, D)
-        return torch.cat(made)  # (N, H, D)
-
-
-class _Row:
-    """One token of a request: where its keys and values go, and those that it sees, made ready for all layers at once,
-    since a view costs as much as a small kernel.
-    """
-
-    def __init__(self, piece: Piece, windows: Sequence[int | None]) -> None:
-        kv, end = piece.cache.kv, piece.start + 1  # (layers, 2, room, G, D)
-        cuts = {each: kv[:, :, None, _first(piece.start, each) : end].flatten(0, 1).unbind() for each in {*windows}}
-        self.due = kv[:, :, piece.start].unbind()  # a layer: (2, G, D)
-        self.seen = [cuts[each][2 * i : 2 * i + 2] for i, each in enumerate(windows)]  # a layer: (1, K, G, D) twice
-
-
-def _first(start: int, window: int | None) -> int:
-    """The first token that one at `start` sees."""
-    return 0 if window is None else max(0, start + 1 - window)
-
-
 def _check(pieces: Sequence[Piece], context: int) -> None:
     for piece in pieces:
         end = piece.start + len(piece.tokens)
@@ -327,16 +258,6 @@ def _check(pieces: Sequence[Piece], context: int) -> None:
                 f"{len(piece.tokens)} tokens at {piece.start}; give one at least, the context has room for {context}"
                 f" and the cache for {piece.cache.room}"
             )
-
-
-def _ends(pieces: Sequence[Piece]) -> list[int]:
-    """Where in the packed row the wanted tokens stand."""
-    ends: list[int] = []
-    at = 0
-    for piece in pieces:
-        at += len(piece.tokens)
-        ends += range(at - piece.wanted, at)
-    return ends
 
 
 def _norm(config: Config, width: int) -> nn.Module:

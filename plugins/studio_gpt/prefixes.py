@@ -16,7 +16,8 @@ from hashlib import blake2b
 
 import torch
 
-from studio_gpt.model import Cache, Config
+from studio_gpt.cache import Held
+from studio_gpt.model import Config
 
 BLOCK = 32  # tokens
 MOST_TOKENS = 1024
@@ -32,7 +33,7 @@ class Prefixes:
         self._places: OrderedDict[bytes, int] = OrderedDict()  # those used longest ago first
         self.hits = 0  # blocks that needed no computing
 
-    def take(self, tokens: Sequence[int], cache: Cache, known: int) -> int:
+    def take(self, tokens: Sequence[int], cache: Held, known: int) -> int:
         """Copy what is known of the tokens behind the first `known` into the cache; how many are known then.
 
         The last token is never among them, since its logits are wanted. A beginning within a block takes nothing.
@@ -50,7 +51,7 @@ class Prefixes:
             known = end
         return known
 
-    def keep(self, tokens: Sequence[int], cache: Cache, begin: int, end: int) -> None:
+    def keep(self, tokens: Sequence[int], cache: Held, begin: int, end: int) -> None:
         """Keep the blocks of the cache that end behind `begin` and not behind `end`."""
         if not len(self.kv):
             return

@@ -25,8 +25,8 @@ from studio_gpt.chat import chat_tokens, turn_ends
 from studio_gpt.schema import MOST_CHARACTERS, checked
 
 if TYPE_CHECKING:
+    from studio_gpt.cache import Held
     from studio_gpt.load import Found
-    from studio_gpt.model import Cache
     from studio_gpt.sampling import Rule
     from studio_gpt.writer import TextModel
 
@@ -66,7 +66,7 @@ class Writing(studio.State):
     ended: str = ""
     top: int = 0
     logprobs: tuple[Logprob, ...] = ()
-    cache: Cache = studio.unsaved()
+    cache: Held = studio.unsaved()
     known: int = studio.unsaved()
     inputs: TextInputs = studio.unsaved()
     ends: frozenset[int] = studio.unsaved()

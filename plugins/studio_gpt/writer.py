@@ -9,28 +9,34 @@ Try it: ``pytest tests/plugins/studio_gpt/test_text.py``
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from studio import devices
 from studio.attention import recorded
-from studio.errors import InputError
-from studio.finite import Reading
+from studio.errors import InputError, StudioError
+from studio.finite import NotFinite, Reading
+from studio_gpt.cache import Cache, Held, Piece
 from studio_gpt.linear import Pack, fact
 from studio_gpt.load import Found
-from studio_gpt.model import GPT, Cache, Config, Over, Piece
+from studio_gpt.model import GPT, Config
+from studio_gpt.pool import Pool, Span
 from studio_gpt.prefixes import BLOCK, Prefixes
-from studio_gpt.sampling import Rule, Sampling, choose, guess
-from studio_gpt.text import CHUNK, Logprob, Writing
+from studio_gpt.sampling import Chosen, Row, Rule, Sampling, choose, guess
+from studio_gpt.text import CHUNK, Writing
 from studio_gpt.tokens import Tokens, Written, find_stop
 
 
 @dataclass
 class TextModel:
     """A decoder on its device, its tokenizer, the prefixes that it knows, and what serves it: the kernels of its matrix
-    products, and attention backends.
+    products, and attention backends. On a GPU requests have their keys and values in one `pool`.
     """
 
     gpt: GPT
@@ -38,20 +44,25 @@ class TextModel:
     prefixes: Prefixes
     products: str
     attention: set[str] = field(default_factory=set)
+    pool: Pool | None = None
 
     @classmethod
     def load(cls, found: Found, device: str, dtype: str, weights: str) -> TextModel:
         """Build it with a kind of weights (`linear.KINDS`). Raises WeightsError."""
         gpt, tokens = found.build(device, dtype, Pack(weights)), found.tokens()
-        return cls(gpt, tokens, Prefixes(gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device), fact(gpt))
+        kind = (gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device)
+        pool = None if gpt.embed.weight.device.type == "cpu" else Pool(*kind)
+        return cls(gpt, tokens, Prefixes(*kind), fact(gpt), pool=pool)
 
     @property
     def config(self) -> Config:
         """The decoder's shape."""
         return self.gpt.config
 
-    def cache(self, room: int) -> Cache:
+    def cache(self, room: int) -> Held:
         """An empty cache for one request of so many tokens."""
+        if self.pool is not None:
+            return self.pool.span(room)
         return Cache(self.config, room, self.gpt.embed.weight.dtype, self.gpt.embed.weight.device)
 
     def rule(self, schema: str, ends: Collection[int]) -> Rule | None:
@@ -71,7 +82,7 @@ class TextModel:
 def step(model: TextModel, states: Sequence[Writing]) -> list[Writing]:
     """The next state of each: a chunk of its prompt read, or one or more tokens written."""
     made: dict[int, Writing] = {}
-    left = list(range(len(states)))
+    states, left = [_at_home(model, state) for state in states], list(range(len(states)))
     with recorded() as used:
         while left:
             known = {i: _known(model, states[i]) for i in left}
@@ -81,6 +92,13 @@ def step(model: TextModel, states: Sequence[Writing]) -> list[Writing]:
             left = [i for i in left if i not in made]
     model.attention |= used
     return [made[i] for i in range(len(states))]
+
+
+def _at_home(model: TextModel, state: Writing) -> Writing:
+    """The state; with a new cache, which is computed again, if its own is in the pool of a model that was dropped."""
+    if isinstance(state.cache, Span) and state.cache.pool is not model.pool:
+        return replace(state, cache=model.cache(state.room), known=0)
+    return state
 
 
 def _first_of_alike(states: Sequence[Writing], known: Mapping[int, int]) -> list[int]:
@@ -100,17 +118,68 @@ def _move(model: TextModel, states: Sequence[Writing], known: Sequence[int]) -> 
         chunk = state.tokens[begin : begin + CHUNK]
         wanted = 1 + len(guessed) if begin + len(chunk) == len(state.tokens) else 0
         pieces.append(Piece((*chunk, *guessed), begin, state.cache, wanted))
-    logits = model.gpt.decode(pieces).split([piece.wanted for piece in pieces])
+    logits = model.gpt.decode(pieces)  # (sum of wanted, V)
+    chosen = _choosing(model, logits, [_rows(*each) for each in zip(states, pieces, guesses, strict=True)])
     made = []
-    for state, piece, scores, guessed in zip(states, pieces, logits, guesses, strict=True):
+    for state, piece, choice, guessed in zip(states, pieces, chosen, guesses, strict=True):
         read = min(piece.start + CHUNK, len(state.tokens))
         if piece.start < state.prompt:
             model.prefixes.keep(state.tokens, state.cache, piece.start, min(read, state.prompt))
         if piece.wanted:
-            made.append(_write(model, state, scores, guessed))
+            made.append(_write(model, state, choice, guessed))
         else:
             made.append(replace(state, position=state.position + 1, known=read, steps=_steps(state, read)))
     return made
+
+
+Choice = Callable[[int], Chosen]
+
+
+def _rows(state: Writing, piece: Piece, guessed: Sequence[int]) -> list[Callable[[], Row]]:
+    """For each place with logits what says by what its token is chosen, if the guesses before it are right."""
+    sampling = sampling_of(state)
+
+    def row(place: int) -> Row:
+        tokens = (*state.tokens, *guessed[:place]) if place else state.tokens
+        mask = None if state.rule is None else state.rule.mask(tokens[state.prompt :])
+        return Row(sampling, tokens, state.prompt, state.seed, mask, state.top)
+
+    return [partial(row, place) for place in range(piece.wanted)]
+
+
+def _choosing(model: TextModel, logits: Tensor, rows: Sequence[Sequence[Callable[[], Row]]]) -> list[Choice]:
+    """For each request a function that says what is chosen at a place, or raises what its rule raises, or NotFinite.
+
+    On a CPU it chooses when it is asked, as guesses may be wrong; on a GPU all is chosen at once.
+    """
+    firsts = list(accumulate((len(each) for each in rows), initial=0))
+    known = _all_chosen(logits, [row for each in rows for row in each]) if model.pool is not None else None
+
+    def choice(request: int, place: int) -> Chosen:
+        at = firsts[request] + place
+        found = choose(logits[at : at + 1], [rows[request][place]()])[0] if known is None else known[at]
+        if isinstance(found, StudioError):
+            raise found
+        if not found.finite:
+            Reading(logits[at], "the logits").read()
+        return found
+
+    return [partial(choice, request) for request in range(len(rows))]
+
+
+def _all_chosen(logits: Tensor, rows: Sequence[Callable[[], Row]]) -> list[Chosen | StudioError]:
+    """What is chosen by each row; for one behind a guess that its rule does not allow, what the rule raises."""
+    asked: list[Row | StudioError] = []
+    for row in rows:
+        try:
+            asked.append(row())
+        except StudioError as error:
+            asked.append(error)
+    if not asked:
+        return []
+    instead = Row(Sampling(), (), 0, 0)
+    chosen = choose(logits, [instead if isinstance(each, StudioError) else each for each in asked])
+    return [each if isinstance(each, StudioError) else found for each, found in zip(asked, chosen, strict=True)]
 
 
 def _known(model: TextModel, state: Writing) -> int:
@@ -140,24 +209,21 @@ def sampling_of(state: Writing) -> Sampling:
     )  # fmt: skip
 
 
-def _write(model: TextModel, state: Writing, logits: Tensor, guessed: Sequence[int]) -> Writing:
-    """Take the tokens that the logits (1 + guessed, vocab) say, as long as the guesses are right."""
+def _write(model: TextModel, state: Writing, choice: Choice, guessed: Sequence[int]) -> Writing:
+    """Take the tokens that are chosen, place by place, as long as the guesses are right."""
     tokens, noted, ended = list(state.tokens), list(state.logprobs), ""
     written = Written(state.text, state.start, state.read)
-    sampling, reading = sampling_of(state), Reading(logits, "the logits")
-    for place, scores in enumerate(logits):
-        token = choose(scores, sampling, tokens, state.prompt, state.seed, state.rule)
-        if not place:  # what was chosen was read from the device, so this waits for nothing more
-            reading.read()
-        tokens.append(token)
+    for place in range(1 + len(guessed)):
+        chosen = choice(place)
+        tokens.append(chosen.token)
         if state.top:
-            noted.append(_note(scores, token, state.top))
+            noted.append((chosen.token, chosen.logprob, chosen.likeliest))
         ended = _end(state, tokens)
         seen = len(written.text)
         written = written.grow(tokens, model.tokens.decode, last=bool(ended))
         if (stop := find_stop(written.text, state.inputs.stop, seen)) is not None:
             written, ended = replace(written, text=written.text[:stop]), "stop"
-        if ended or token != next(iter(guessed[place : place + 1]), None):
+        if ended or chosen.token != next(iter(guessed[place : place + 1]), None):
             break
     notices = state.notices
     if state.rule is not None and ended not in ("end", ""):
@@ -179,41 +245,37 @@ def _end(state: Writing, tokens: Sequence[int]) -> str:
     return "context" if len(tokens) >= state.room else ""
 
 
-def _note(logits: Tensor, token: int, top: int) -> Logprob:
-    """The token's log-probability by the model itself, before penalties and temperature, and the likeliest ones."""
-    logprobs = logits.log_softmax(-1)
-    values, places = logprobs.topk(min(top, len(logprobs)))
-    return token, float(logprobs[token]), tuple(zip(places.tolist(), values.tolist(), strict=True))
-
-
 def nats_of(model: TextModel, tokens: Sequence[int], first: int) -> float:
-    """Nats (minus natural logarithms) of the probabilities of the tokens from `first`, at least 1, on, summed."""
-    cache, summed = model.cache(len(tokens)), 0.0
+    """Nats (minus natural logarithms) of the probabilities of the tokens from `first`, at least 1, on, summed.
+
+    Raises NotFinite.
+    """
+    cache, sums = model.cache(len(tokens)), []
+    device = devices.device(str(model.gpt.embed.weight.device))
+    due = device.upload(torch.tensor(tokens))
     for begin in range(0, len(tokens) - 1, CHUNK):
-        chunk = tokens[begin : min(begin + CHUNK, len(tokens) - 1)]
-        wanted = min(len(chunk), max(0, begin + len(chunk) + 1 - first))
-        logits = model.gpt.decode([Piece(chunk, begin, cache, wanted)])  # (wanted, V)
+        end = min(begin + CHUNK, len(tokens) - 1)
+        wanted = min(end - begin, max(0, end + 1 - first))
+        logits = model.gpt.decode([Piece(tokens[begin:end], begin, cache, wanted)])  # (wanted, V)
         if wanted:
-            Reading(logits, "the logits").read()
-            end = begin + len(chunk)
-            due = torch.tensor(tokens[end + 1 - wanted : end + 1], device=logits.device)
-            summed += float(torch.nn.functional.cross_entropy(logits, due, reduction="none").double().sum())
+            nats = torch.nn.functional.cross_entropy(logits, due[end + 1 - wanted : end + 1], reduction="none")
+            sums.append(nats.double().sum())
+    summed = sum(torch.stack(sums).tolist())
+    if not math.isfinite(summed):
+        raise NotFinite("some logits are NaN or infinite")
     return summed
 
 
 def attention_of(model: TextModel, tokens: Sequence[int], layer: int, head: int) -> Tensor:
     """How much each token looks at each, (T, T) float32 on the CPU, by one head of one layer."""
-    config, cache = model.config, model.cache(len(tokens))
-    piece, seen = Piece(tokens, 0, cache, 0), []
-    attend = Over([piece], config.windows)
+    config, seen = model.config, []
 
-    def watch(at: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def watch(at: int, q: Tensor, k: Tensor, v: Tensor) -> None:
         if at == layer:
             keys = k[:, head // (config.heads // config.kv_heads)]
             scores = (q[:, head] @ keys.T).float() / config.head_dim**0.5  # (T, T)
             ones, window = torch.ones_like(scores, dtype=torch.bool), config.windows[layer] or len(tokens)
             seen.append(scores.masked_fill(~(ones.tril() & ones.triu(1 - window)), -torch.inf).softmax(-1))
-        return attend(at, q, k, v)
 
-    model.gpt.decode([piece], watch)
+    model.gpt.decode([Piece(tokens, 0, model.cache(len(tokens)), 0)], watch)
     return seen[0].cpu()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from studio.attention.probe import Availability, availability
     from studio.attention.problem import Problem
     from studio.attention.serving import Serving, recorded
+    from studio.attention.spans import Spans, attend_spans
     from studio.attention.table import Table
 
 _HOMES = {
@@ -33,9 +34,11 @@ _HOMES = {
     "Problem": "problem",
     "Serving": "serving",
     "SpaceTime": "bias",
+    "Spans": "spans",
     "Table": "table",
     "attend": "dispatch",
     "attend_rows": "dispatch",
+    "attend_spans": "spans",
     "availability": "probe",
     "recorded": "serving",
 }
@@ -52,9 +55,11 @@ __all__ = [
     "Problem",
     "Serving",
     "SpaceTime",
+    "Spans",
     "Table",
     "attend",
     "attend_rows",
+    "attend_spans",
     "availability",
     "recorded",
 ]

@@ -170,7 +170,8 @@ def tensor_bytes(value: Any, device: str) -> int:
     """Bytes of the distinct tensors and arrays on `device` inside a state or a model: dataclasses, containers, modules
     and the plain attributes of other objects are looked into.
 
-    A module whose memory is no tensor (weights that a library has packed) says how much it is in `packed_bytes`.
+    A module whose memory is no tensor (weights that a library has packed) says how much it is in `packed_bytes`; so does
+    another object that has a share in something larger, which is then not looked into.
     """
     hidden = 0
     seen: dict[int, int] = {}
@@ -190,6 +191,8 @@ def tensor_bytes(value: Any, device: str) -> int:
         elif type(each).__module__ == "numpy" and hasattr(each, "nbytes"):
             if kind == "cpu":
                 seen[each.__array_interface__["data"][0]] = int(each.nbytes)
+        elif not _modules(each) and isinstance(share := getattr(each, "packed_bytes", None), int):
+            hidden += share
         else:
             hidden += sum(getattr(part, "packed_bytes", 0) for part in _modules(each))
             left.extend(_inside(each))

@@ -153,11 +153,29 @@ def _copy(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False
     return target
 
 
+def _by_rows(q: Any, k: Any, v: Any, spans: Any, window: int | None, scale: float) -> _Tensor:
+    """The device's kernel for spans, in one launch: what the CPU computes for each request by itself, to the bit."""
+    from studio.attention import Causal, attend, attend_rows
+
+    _gpu[-1].launched("varlen_attn")
+    q, k, v, ends, begins, used = map(_unwrap, (q, k, v, spans.ends, spans.begins, spans.used))
+    rows = list(zip(ends.tolist(), ends[1:].tolist(), begins.tolist(), used.tolist(), strict=False))
+    if spans.most_queries == 1:
+        cuts = [slice(begin + max(0, n - (window or n)), begin + n) for _, _, begin, n in rows]
+        return _Tensor(attend_rows(q, [k[None, cut] for cut in cuts], [v[None, cut] for cut in cuts]))
+    made = []
+    for first, end, begin, n in rows:
+        cut = slice(begin + max(0, n - (end - first) + 1 - (window or n)), begin + n)
+        made.append(attend(q[None, first:end], k[None, cut], v[None, cut], bias=Causal(window=window))[0])
+    return _Tensor(torch.cat(made))
+
+
 @contextmanager
 def patched(gpu: FakeGpu) -> Iterator[None]:
     """Serve `gpu` meanwhile. Wrappers cannot be made in inference mode, so that is `no_grad`; `tolist` goes by a copy,
     and attention takes the CPU's kernel, whose bits are to be equalled.
     """
+    from studio.attention import spans
     from studio.attention.backends import sdpa
 
     inference_mode, tolist = torch.inference_mode, torch.Tensor.tolist
@@ -169,11 +187,11 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
         return torch.no_grad() if mode else nullcontext()
 
     torch.inference_mode, torch.Tensor.tolist = no_grad, by_copy  # type: ignore[misc, method-assign, assignment]
-    sdpa.FLASH["gpu"] = sdpa.flash_cpu
+    sdpa.FLASH["gpu"], spans.KERNELS["gpu"] = sdpa.flash_cpu, _by_rows
     _gpu.append(gpu)
     try:
         yield
     finally:
         _gpu.remove(gpu)
-        del sdpa.FLASH["gpu"]
+        del sdpa.FLASH["gpu"], spans.KERNELS["gpu"]
         torch.inference_mode, torch.Tensor.tolist = inference_mode, tolist  # type: ignore[misc, method-assign]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from studio.errors import UnknownName
+from studio_gpt.cache import Cache, Piece
 from studio_gpt.linear import FEW, KINDS, Half, Int4, Int8, Int8Weights, Kernel, Split, fact, size, speed_up
-from studio_gpt.model import GPT, Cache, Config, Piece
+from studio_gpt.model import GPT, Config
 
 KERNELS = (Split, Half, Int8, Int8Weights, Int4)
 # Error against float64 over what the sum of so many random products is expected to be; all numbers are normal.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from studio_gpt.load import find
-from studio_gpt.model import Cache, Piece
+from studio_gpt.cache import Cache, Piece
 
 PROMPTS = ["What is the capital of France?", "Write a short story about a red apple.", "Count from one to twenty."]
 
