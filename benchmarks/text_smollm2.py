@@ -21,8 +21,8 @@ import torch
 
 import studio
 from studio import models, torch_setup
-from studio_gpt.linear import KINDS, size
 from studio_gpt.cache import Cache, Piece
+from studio_gpt.linear import KINDS, size
 from studio_gpt.model import GPT
 from studio_gpt.perplexity import PerplexityGenerator
 from studio_gpt.text import STARTER

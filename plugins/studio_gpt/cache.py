@@ -1,8 +1,8 @@
 """What a request has of keys and values, and a step of many requests over what they have.
 
-A `Cache` is a request's own memory, and `Apart` a step over such caches: what a CPU does best, as each request is served
-by the kernel for its length. On a GPU `pool.py` has another pair with the same interface. This module knows nothing of
-the decoder but its shape.
+A `Cache` is a request's own memory, and `Apart` a step over such caches: what a CPU does best, as each request is
+served by the kernel for its length. On a GPU `pool.py` has another pair with the same interface. This module knows
+nothing of the decoder but its shape.
 
 Try it: ``pytest tests/plugins/studio_gpt/test_model.py``
 """

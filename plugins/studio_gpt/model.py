@@ -2,8 +2,9 @@
 
 `GPT(config)` takes tokens (B, T) and gives logits; that is what training uses. `GPT.decode` takes requests of different
 lengths at once: their tokens go through the linear layers in one packed row, and attention looks at what each has
-cached: request by request at its own `Cache`, or on a GPU all at once at their spans of a pool (`pool.py`). All matrix products are `nn.Linear`, so that a faster one can take its place. This module knows
-nothing of files (`load.py`), tokenizers or sampling.
+cached: request by request at its own `Cache`, or on a GPU all at once at their spans of a pool (`pool.py`). All matrix
+products are `nn.Linear`, so that a faster one can take its place. This module knows nothing of files (`load.py`),
+tokenizers or sampling.
 
 Papers: GPT-2 (Radford 2019), RoPE (Su 2021, arXiv:2104.09864), RMSNorm (Zhang 2019, arXiv:1910.07467), SwiGLU
 (Shazeer 2020, arXiv:2002.05202), grouped heads (Ainslie 2023, arXiv:2305.13245).

@@ -1,8 +1,8 @@
 """Keys and values of many requests on a GPU: one pool with a span for each, and a step of all of them at once.
 
-A `Span` takes the place of a `cache.Cache`. What a step needs to know (tokens, places, lengths) is one small tensor that
-is sent without a wait; from there on the number of launches does not depend on how many requests there are. This module
-knows nothing of what is decoded, or of files.
+A `Span` takes the place of a `cache.Cache`. What a step needs to know (tokens, places, lengths) is one small tensor
+that is sent without a wait; from there on the number of launches does not depend on how many requests there are. This
+module knows nothing of what is decoded, or of files.
 
 Try it: ``pytest tests/plugins/studio_gpt/test_gpu.py``
 """
@@ -33,6 +33,7 @@ class Pool:
 
     Attributes:
         kv: (layers, 2, tokens, kv_heads, head_dim); another one after it has grown.
+        moved: how often it became another one.
         packed_bytes: 0, since what is lent counts with those who have it (`Span.packed_bytes`).
     """
 
@@ -40,6 +41,7 @@ class Pool:
 
     def __init__(self, config: Config, dtype: torch.dtype, device: torch.device) -> None:
         self.config, self.dtype, self.device = config, dtype, device
+        self.moved = 0
         self.kv = self._made(0)
         self._free: list[tuple[int, int]] = []  # where free stretches begin and end, in order and apart
         self._returned: deque[tuple[int, int]] = deque()
@@ -65,13 +67,6 @@ class Pool:
         weakref.finalize(span, self._give_back, begin, begin + room).atexit = False
         return span
 
-    def trim(self, most: int = 0) -> None:
-        """Give up the memory, if nobody uses it and it is more than `most` bytes."""
-        with self._lock:
-            self._take_back()
-            if self._idle and self.kv.nbytes > most:
-                self.kv, self._free = self._made(0), []
-
     @property
     def _idle(self) -> bool:
         size = self.kv.shape[2]
@@ -79,10 +74,11 @@ class Pool:
 
     def _made(self, tokens: int) -> Tensor:
         c = self.config
+        self.moved += 1
         return torch.zeros(c.layers, 2, tokens, c.kv_heads, c.head_dim, dtype=self.dtype, device=self.device)
 
     def _give_back(self, begin: int, end: int) -> None:
-        """Called by the garbage collector, so perhaps while this thread holds the lock; then the next one sees to it."""
+        """Called by the garbage collector, perhaps while this thread holds the lock; then the next one sees to it."""
         self._returned.append((begin, end))
         if self._lock.acquire(blocking=False):
             try:
@@ -136,7 +132,7 @@ class Span:
         return self.room * self.pool.token_bytes
 
     def together(self, pieces: Sequence[Piece], config: Config) -> Pooled:
-        """A step of pieces, all of whose caches are spans of this pool."""
+        """A step of pieces, all of whose caches are spans of this pool. Sends one tensor."""
         begins = [cast(Span, piece.cache).begin for piece in pieces]
         counts = [len(piece.tokens) for piece in pieces]
         most_keys = max(piece.start + n for piece, n in zip(pieces, counts, strict=True))
@@ -187,6 +183,11 @@ class Pooled(Together):
         super().__init__(tokens, positions, None if len(wanted) == t else wanted)
         self._spans = Spans(ends, begins, used, shape.most_tokens, shape.most_keys)
         self._kv, self._windows, self.sent, self.shape = pool.kv, config.windows, sent, shape
+
+    @property
+    def decodes(self) -> bool:
+        """Whether each request has one token, whose logits are wanted: then the shape says all that is launched."""
+        return self.shape.most_tokens == 1 and self.wanted is None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write keys and values, and attend."""

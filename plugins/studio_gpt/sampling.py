@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -104,7 +105,7 @@ def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float | Tensor) -
 
 
 def allow(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
-    """Rule out of each row what its mask does not allow, and tokens beyond it. Raises StudioError if nothing is left."""
+    """Rule out of each row what its mask does not allow, and tokens beyond it. Raises StudioError if none is left."""
     if all(mask is None for mask in masks):
         return logits
     whole = torch.zeros(logits.shape, dtype=torch.bool)  # (N, V)
@@ -171,7 +172,9 @@ def draw(logits: Tensor, u: float | Tensor) -> Tensor:
     sums = _sums(logits.double().softmax(-1))  # (N, V)
     whole = sums[..., -1:]
     at = torch.searchsorted(sums, u * whole, right=True)
-    last = torch.searchsorted(sums, whole.contiguous())  # the first place with the whole sum: never past the likely ones
+    last = torch.searchsorted(
+        sums, whole.contiguous()
+    )  # the first place with the whole sum: never past the likely ones
     return torch.minimum(at, last)
 
 
@@ -324,24 +327,23 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Chosen]:
     once, which is the only wait. Raises StudioError if a mask allows none.
     """
     tokens = _Plan(rows, logits.shape[-1]).tokens(logits)  # (N,)
-    columns = [tokens, logits.sum(-1)]
+    found = [tokens[:, None], logits.sum(-1, keepdim=True)]
     most = min(max(row.top for row in rows), logits.shape[-1])
     if most:
         logprobs = logits.log_softmax(-1)
-        values, places = logprobs.topk(most)  # (N, most) each
-        columns += [logprobs.gather(-1, tokens[:, None])[:, 0], *values.T, *places.T]
+        found += [logprobs.gather(-1, tokens[:, None]), *logprobs.topk(most)]  # (N, 1), (N, most) twice
     made = []
-    for row, (token, total, *more) in zip(rows, _read(columns), strict=True):
+    for row, (token, total, *more) in zip(rows, _read(found), strict=True):
         likeliest = tuple(zip(map(int, more[1 + most :]), more[1 : 1 + most], strict=True))[: row.top]
         made.append(Chosen(int(token), math.isfinite(total), *((more[0], likeliest) if row.top else ())))
     return made
 
 
-def _read(columns: Sequence[Tensor]) -> Iterable[Sequence[float]]:
-    """The rows of columns (N,), with one wait."""
-    if columns[0].device.type == "cpu":
-        return zip(*(column.tolist() for column in columns), strict=True)
-    rows: list[list[float]] = torch.stack([column.double() for column in columns], 1).tolist()
+def _read(found: Sequence[Tensor]) -> list[list[float]]:
+    """The rows of tensors (N, …), one after another, with one wait."""
+    if found[0].device.type == "cpu":
+        return [[*chain(*parts)] for parts in zip(*(each.tolist() for each in found), strict=True)]
+    rows: list[list[float]] = torch.cat([each.double() for each in found], 1).tolist()
     return rows
 
 

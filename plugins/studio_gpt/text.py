@@ -20,6 +20,7 @@ import studio
 from studio import models
 from studio.caching import cached_property
 from studio.errors import InputError
+from studio.precision import fast_dtype
 from studio.serving import others
 from studio_gpt.chat import chat_tokens, turn_ends
 from studio_gpt.schema import MOST_CHARACTERS, checked
@@ -193,6 +194,10 @@ class TextGenerator(studio.Generator):
         """The files that the model is made of, the tokenizer's too. Raises WeightsError if there is no model."""
         return [*self.found.files, *self.found.others]
 
+    def dtype_for(self, device: str) -> str:
+        """float32 on a CPU, whose kernels take it; elsewhere what the device multiplies fastest."""
+        return "float32" if device == "cpu" else fast_dtype(device)
+
     def load(self, device: str, dtype: str) -> TextModel:
         """Build the decoder and read its tokenizer."""
         from studio_gpt.writer import TextModel
@@ -202,6 +207,7 @@ class TextGenerator(studio.Generator):
     def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Writing:
         """Read the prompt and make room for keys and values."""
         tokens, notices = _prompt(model, inputs)
+        notices = (*model.notices, *notices)
         room = min(len(tokens) + inputs.max_tokens, model.config.context)
         cache = model.cache(room)
         ends = model.tokens.ends | (turn_ends(model.tokens) if inputs.chat else frozenset())

@@ -10,6 +10,7 @@ Try it: ``pytest tests/plugins/studio_gpt/test_text.py``
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,13 +21,14 @@ from torch import Tensor
 
 from studio import devices
 from studio.attention import recorded
+from studio.devices.graphs import Graphs
 from studio.errors import InputError, StudioError
 from studio.finite import NotFinite, Reading
 from studio_gpt.cache import Cache, Held, Piece
-from studio_gpt.linear import Pack, fact
+from studio_gpt.linear import Pack, Packed, fact
 from studio_gpt.load import Found
 from studio_gpt.model import GPT, Config
-from studio_gpt.pool import Pool, Span
+from studio_gpt.pool import Pool, Pooled, Span
 from studio_gpt.prefixes import BLOCK, Prefixes
 from studio_gpt.sampling import Chosen, Row, Rule, Sampling, choose, guess
 from studio_gpt.text import CHUNK, Writing
@@ -36,7 +38,8 @@ from studio_gpt.tokens import Tokens, Written, find_stop
 @dataclass
 class TextModel:
     """A decoder on its device, its tokenizer, the prefixes that it knows, and what serves it: the kernels of its matrix
-    products, and attention backends. On a GPU requests have their keys and values in one `pool`.
+    products, and attention backends. On a GPU requests have their keys and values in one `pool`, and steps in which
+    each writes one token are recorded in `graphs`.
     """
 
     gpt: GPT
@@ -45,14 +48,26 @@ class TextModel:
     products: str
     attention: set[str] = field(default_factory=set)
     pool: Pool | None = None
+    graphs: Graphs | None = None
+    _recorded: tuple[weakref.ref[Tensor], int] | None = (
+        None  # of what the graphs read: a weight, and how often the pool moved
+    )
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is to be told of how its weights are held."""
+        packed: Packed | None = getattr(self.gpt, "packed", None)
+        return (packed.missed,) if packed is not None and packed.missed else ()
 
     @classmethod
     def load(cls, found: Found, device: str, dtype: str, weights: str) -> TextModel:
         """Build it with a kind of weights (`linear.KINDS`). Raises WeightsError."""
         gpt, tokens = found.build(device, dtype, Pack(weights)), found.tokens()
         kind = (gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device)
-        pool = None if gpt.embed.weight.device.type == "cpu" else Pool(*kind)
-        return cls(gpt, tokens, Prefixes(*kind), fact(gpt), pool=pool)
+        made = cls(gpt, tokens, Prefixes(*kind), fact(gpt))
+        if gpt.embed.weight.device.type != "cpu":
+            made.pool, made.graphs = Pool(*kind), Graphs(devices.device(device))
+        return made
 
     @property
     def config(self) -> Config:
@@ -64,6 +79,19 @@ class TextModel:
         if self.pool is not None:
             return self.pool.span(room)
         return Cache(self.config, room, self.gpt.embed.weight.dtype, self.gpt.embed.weight.device)
+
+    def logits(self, pieces: Sequence[Piece]) -> Tensor:
+        """Those of `GPT.decode`; where a device has recorded such a step, they hold until the next one."""
+        step, pool = self.gpt.together(pieces), self.pool
+        if self.graphs is None or pool is None or not isinstance(step, Pooled) or not step.decodes:
+            return self.gpt.run(step)
+        weight = self.gpt.embed.weight
+        if self._recorded is None or self._recorded[0]() is not weight or self._recorded[1] != pool.moved:
+            self.graphs.drop()
+            self._recorded = (weakref.ref(weight), pool.moved)
+        shape, config = step.shape, self.config
+        made: Tensor = self.graphs.run(shape, lambda sent: self.gpt.run(Pooled(pool, config, sent, shape)), [step.sent])
+        return made
 
     def rule(self, schema: str, ends: Collection[int]) -> Rule | None:
         """What a JSON Schema allows to be written before one of `ends`; None without one.
@@ -118,7 +146,7 @@ def _move(model: TextModel, states: Sequence[Writing], known: Sequence[int]) -> 
         chunk = state.tokens[begin : begin + CHUNK]
         wanted = 1 + len(guessed) if begin + len(chunk) == len(state.tokens) else 0
         pieces.append(Piece((*chunk, *guessed), begin, state.cache, wanted))
-    logits = model.gpt.decode(pieces)  # (sum of wanted, V)
+    logits = model.logits(pieces)  # (sum of wanted, V)
     chosen = _choosing(model, logits, [_rows(*each) for each in zip(states, pieces, guesses, strict=True)])
     made = []
     for state, piece, choice, guessed in zip(states, pieces, chosen, guesses, strict=True):

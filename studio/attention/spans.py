@@ -1,8 +1,9 @@
-"""Attention of many requests at once over one pool of keys and values, in which each has a span: a step of text on a GPU.
+"""Attention of many requests at once, over one pool of keys and values in which each has a span: a step of text.
 
-How long each is stands on the device, so that the host never waits and the launches can be captured in a CUDA graph.
-On CUDA `torch.nn.attention.varlen` (FlashAttention 2) reads the spans where they lie, in one launch. Where it is not
-to be had, keys and values are gathered, padded to the longest and masked. The project has not run it on a card.
+It is for GPUs. How long each is stands on the device, so that the host never waits and the launches can be captured in
+a CUDA graph. On CUDA `torch.nn.attention.varlen` (FlashAttention 2) reads the spans where they lie, in one launch.
+Where it is not to be had, keys and values are gathered, padded to the longest and masked. The project has not run it on
+a card.
 
 Try it: ``pytest tests/studio/attention/test_spans.py``
 """
@@ -163,16 +164,19 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, spans: Spans, window: int | None, s
 def _gathered(q: Tensor, k: Tensor, v: Tensor, spans: Spans, window: int | None) -> Tensor:
     """By whatever kernel takes a mask, over keys and values that were padded to the longest."""
     count, kv_heads = len(spans.used), k.shape[1]
+    places = spans.places.flatten()
     seen = spans.seen(window)  # (N, 1, n, K)
     known = spans.seen(None)[:, 0, -1, :, None, None]  # (N, K, 1, 1): what is not known may be NaN
     keys, values = (
-        each.index_select(0, spans.places.flatten()).unflatten(0, (count, -1)).masked_fill(~known, 0) for each in (k, v)
+        each.index_select(0, places).view(count, -1, *each.shape[1:]).masked_fill(~known, 0) for each in (k, v)
     )  # (N, K, G, D) each
     each = q.shape[1] // kv_heads  # heads of queries for one of keys; they become queries of it
     padded = q[:, None] if spans.most_queries == 1 else q[spans.queries]  # (N, n, H, D)
-    padded = padded.unflatten(2, (kv_heads, each)).transpose(2, 3).flatten(1, 2)  # (N, n * H/G, G, D)
+    padded = padded.reshape(count, -1, kv_heads, each, q.shape[2]).transpose(2, 3).flatten(1, 2)  # (N, n * H/G, G, D)
     made = attend(padded, keys, values, bias=Dense(seen.repeat_interleave(each, 2)))
-    made = made.unflatten(1, (-1, each)).transpose(2, 3).flatten(2, 3).flatten(0, 1)  # (N * n, H, D)
+    made = (
+        made.reshape(count, -1, each, kv_heads, q.shape[2]).transpose(2, 3).reshape(-1, *q.shape[1:])
+    )  # (N * n, H, D)
     return made if spans.most_queries == 1 else made[spans.rows(len(q))]
 
 

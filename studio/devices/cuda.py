@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from studio.devices.device import Copy, Device
 from studio.devices.memory import Gauge
@@ -25,6 +25,7 @@ from studio.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 TF32_VARIABLE = "STUDIO_TF32"
 _STICKY = (
     "device-side assert", "illegal memory access", "illegal instruction", "misaligned address",
@@ -39,10 +40,12 @@ class Cuda(Device):
     kind = "cuda"
     pins = True
     queues = True
+    records = True
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._copies: Any = None  # the stream of copies: one, as memory of a stream is not given to others
+        self._graph_memory: Any = None  # that all graphs have between their inputs and outputs
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -189,6 +192,19 @@ class Cuda(Device):
             if tensor.is_cuda:
                 tensor.record_stream(here)
         return _Copy(self.index, begun, ended)
+
+    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+        """By a CUDA graph. Other threads may allocate meanwhile; graphs share memory, so outputs are read before the
+        next replay.
+        """
+        import torch
+
+        if self._graph_memory is None:
+            self._graph_memory = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
+            made = work()
+        return made, graph.replay
 
     def is_lost(self, error: BaseException) -> bool:
         """An illegal access, a device-side assert and the like end the context: every later call fails."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from weakref import WeakSet
 
 from studio.devices.memory import Gauge, NoGauge
 from studio.devices.staging import Staging
 
 if TYPE_CHECKING:
     import torch
+
+    from studio.devices.graphs import Graphs
+
+T = TypeVar("T")
 
 
 class Copy(Protocol):
@@ -35,16 +40,22 @@ class Device:
     """One device; `name` is ``cpu`` or ``cuda:0``. Raises nothing when made: `why_not` says whether it can be used.
 
     `kind` is torch's name of the device type. `pins` says whether host memory can be pinned for copies to it.
-    `queues` says whether work is done later than it is asked for.
+    `queues` says whether work is done later than it is asked for. `records` says whether it can `record`.
     """
 
     kind: ClassVar[str]
     pins: ClassVar[bool] = False
     queues: ClassVar[bool] = False
+    records: bool = False
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.index = int(name.partition(":")[2] or 0)
+        self._graphs: WeakSet[Graphs] = WeakSet()
+
+    def keeps(self, graphs: Graphs) -> None:
+        """Note who has recordings of it."""
+        self._graphs.add(graphs)
         self._staging: Staging | None = None
         self._lock = threading.Lock()
 
@@ -141,6 +152,17 @@ class Device:
         for _ in copy():
             pass
         return None
+
+    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+        """Call `work` and record what it launches without computing it. Returns what it returned, whose tensors are
+        written each time that the second is called. Raises RuntimeError where `work` does what cannot be recorded.
+        """
+        raise NotImplementedError
+
+    def drop_recordings(self) -> None:
+        """Forget what was recorded: weights move, and recordings read them where they were."""
+        for graphs in list(self._graphs):
+            graphs.drop()
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether the error has made the device unusable for the whole process (a sticky error of CUDA)."""

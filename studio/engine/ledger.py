@@ -170,8 +170,8 @@ def tensor_bytes(value: Any, device: str) -> int:
     """Bytes of the distinct tensors and arrays on `device` inside a state or a model: dataclasses, containers, modules
     and the plain attributes of other objects are looked into.
 
-    A module whose memory is no tensor (weights that a library has packed) says how much it is in `packed_bytes`; so does
-    another object that has a share in something larger, which is then not looked into.
+    A module whose memory is no tensor (weights that a library has packed) says how much it is in `packed_bytes`. So
+    does an object of another kind that has a share in something larger; it is not looked into.
     """
     hidden = 0
     seen: dict[int, int] = {}

@@ -111,6 +111,7 @@ class Parts:
         """Copy parts to host memory, and free the device of them."""
         assert self.host is not None
         self.wait(parts)  # one that is still on its way back must not be saved half copied
+        self.device.drop_recordings()
         for part in parts:
             _replace(part.module, self.device.to_host)
             part.on_device = False

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from studio import devices
 from studio.devices import Copy, Device
@@ -37,6 +37,7 @@ from studio.devices import Copy, Device
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 _KIND = "gpu"
 _HERE = str(Path(__file__).parent)
 _TORCH = ("/torch/", "/diffusers/", "/transformers/", "/open_clip/")
@@ -110,6 +111,8 @@ class FakeGpu(Device):
         self._landing: _Arrival | None = None  # while `copy_beside` copies
         self._arrivals: list[_Arrival] = []  # copies beside that the host has not waited for
         self._pinned = False  # while what is copied is pinned
+        self.records = False  # whether it records launches as a CUDA graph does; set it to test that
+        self.recording: list[Callable[[], object]] | None = None  # what `record` records
 
     @classmethod
     @contextmanager
@@ -193,6 +196,24 @@ class FakeGpu(Device):
             self._landing = None
         return arrival
 
+    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+        """Operators with the tensors and numbers that they were given; repeating them is one launch. What waits while
+        it is recorded raises, as on CUDA. Unlike there, recording computes too.
+        """
+        steps: list[Callable[[], object]] = []
+        self.recording = steps
+        try:
+            made = work()
+        finally:
+            self.recording = None
+
+        def replay() -> None:
+            self.launched("graph")
+            for step in steps:
+                step()
+
+        return made, replay
+
     @contextmanager
     def counting(self) -> Iterator[Counts]:
         """Count waits and launches meanwhile."""
@@ -205,6 +226,8 @@ class FakeGpu(Device):
 
     def waited(self, why: str) -> None:
         """Note that the host waits: by which line of which file, innermost first, torch and its like left out."""
+        if self.recording is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: it {why}")
         self.settle()
         if not self._counts:
             return

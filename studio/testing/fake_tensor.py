@@ -7,9 +7,9 @@ as experimental (2.13).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,7 +73,10 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
         gpu.launched(name)
     same = {id(each.base): each for each in ours}
     kwargs.pop("pin_memory", None)
-    made = func(*tree_map(_unwrap, args), **tree_map(_unwrap, kwargs))
+    inner, named = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
+    made = func(*inner, **named)
+    if not func.is_view:
+        _record(gpu, made, lambda: func(*inner, **named))
 
     def wrap(each: Any) -> Any:
         if not isinstance(each, torch.Tensor) or isinstance(each, _Tensor):
@@ -85,6 +88,20 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
         return _Tensor(each)
 
     return tree_map(wrap, made)
+
+
+def _record(gpu: FakeGpu, made: Any, again: Callable[[], Any]) -> None:
+    """While the GPU records: computing it again writes to where it was written at the recording."""
+    if gpu.recording is None:
+        return
+    due = [each for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
+
+    def repeat() -> None:
+        for old, new in zip(due, tree_leaves(again()), strict=True):
+            if new is not old:
+                old.copy_(new)
+
+    gpu.recording.append(repeat)
 
 
 def _look(
@@ -149,25 +166,37 @@ def _copy(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False
     if isinstance(target, _Tensor) and not isinstance(source, _Tensor):
         gpu.copy(source, target.base)
     else:
-        _unwrap(target).copy_(_unwrap(source))
+        to, of = _unwrap(target), _unwrap(source)
+        _record(gpu, to.copy_(of), lambda: to.copy_(of))
     return target
 
 
 def _by_rows(q: Any, k: Any, v: Any, spans: Any, window: int | None, scale: float) -> _Tensor:
     """The device's kernel for spans, in one launch: what the CPU computes for each request by itself, to the bit."""
+    gpu = _gpu[-1]
+    gpu.launched("varlen_attn")
+    tensors = [_unwrap(each) for each in (q, k, v, spans.ends, spans.begins, spans.used)]
+    again = partial(_row_by_row, spans.most_queries == 1, window, *tensors)
+    made = again()
+    _record(gpu, made, again)
+    return _Tensor(made)
+
+
+def _row_by_row(
+    single: bool, window: int | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor,
+    begins: torch.Tensor, used: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
     from studio.attention import Causal, attend, attend_rows
 
-    _gpu[-1].launched("varlen_attn")
-    q, k, v, ends, begins, used = map(_unwrap, (q, k, v, spans.ends, spans.begins, spans.used))
     rows = list(zip(ends.tolist(), ends[1:].tolist(), begins.tolist(), used.tolist(), strict=False))
-    if spans.most_queries == 1:
+    if single:
         cuts = [slice(begin + max(0, n - (window or n)), begin + n) for _, _, begin, n in rows]
-        return _Tensor(attend_rows(q, [k[None, cut] for cut in cuts], [v[None, cut] for cut in cuts]))
+        return attend_rows(q, [k[None, cut] for cut in cuts], [v[None, cut] for cut in cuts])
     made = []
     for first, end, begin, n in rows:
         cut = slice(begin + max(0, n - (end - first) + 1 - (window or n)), begin + n)
         made.append(attend(q[None, first:end], k[None, cut], v[None, cut], bias=Causal(window=window))[0])
-    return _Tensor(torch.cat(made))
+    return torch.cat(made)
 
 
 @contextmanager
@@ -193,5 +222,6 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
         yield
     finally:
         _gpu.remove(gpu)
-        del sdpa.FLASH["gpu"], spans.KERNELS["gpu"]
+        del sdpa.FLASH["gpu"]
+        spans.KERNELS.pop("gpu", None)  # a test may have taken it away
         torch.inference_mode, torch.Tensor.tolist = inference_mode, tolist  # type: ignore[misc, method-assign]

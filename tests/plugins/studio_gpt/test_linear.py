@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from studio.errors import UnknownName
+from studio.testing.fake_gpu import FakeGpu
 from studio_gpt.cache import Cache, Piece
-from studio_gpt.linear import FEW, KINDS, Half, Int4, Int8, Int8Weights, Kernel, Split, fact, size, speed_up
+from studio_gpt.kernels import FEW, Half, Int4, Int8, Int8Weights, Kernel, Short, Split
+from studio_gpt.linear import KINDS, fact, size, speed_up
 from studio_gpt.model import GPT, Config
 
 KERNELS = (Split, Half, Int8, Int8Weights, Int4)
@@ -149,10 +153,69 @@ def test_a_model_keeps_its_answers(weights: str) -> None:
     assert report.before == size(plain)
     assert report.after == size(fast)
     assert "x9" in fact(fast)
-    bound = 3 * max(BOUNDS[kernel] for kernel in KINDS[weights])
+    bound = 3 * max(BOUNDS[kernel] for kernel in KINDS[weights] if kernel is not Short)
     for count in (1, 9):
         right = logits(plain, count)
         assert float((logits(fast, count) - right).norm() / right.norm()) < bound
+
+
+@pytest.fixture
+def gpu() -> Iterator[FakeGpu]:
+    with FakeGpu.installed() as gpu:
+        yield gpu
+
+
+@pytest.mark.parametrize("short", ["float16", "bfloat16"])
+def test_on_a_gpu_float16_is_the_dtype_that_it_multiplies_fastest(gpu, monkeypatch, short: str) -> None:
+    monkeypatch.setattr(gpu, "fast_dtype", lambda: short)
+    linear = drawn(48, 64, bias=True).to("gpu:0")
+    x = torch.randn(5, 64) * torch.logspace(-6, 30, 5)[:, None]  # beyond what float16 holds
+    with torch.no_grad():
+        module = Short(linear)
+        assert module.weight.dtype == getattr(torch, short)
+        assert lost(module(x.to("gpu:0")).cpu(), drawn(48, 64, bias=True), x) < 0.01
+    linear.weight.data.mul_(1e4)
+    assert ("float16 holds up to 65504" in Short.refuses(linear)) == (short == "float16")
+    assert "are torch.float16 already" in Short.refuses(linear.half())
+    assert Short.refuses(drawn(4, 4, False)) == "it is for GPUs"
+    monkeypatch.setattr(gpu, "fast_dtype", lambda: "float32")
+    assert "nothing faster than float32" in Short.refuses(linear.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("rows", [1, FEW, FEW + 1])
+def test_on_a_gpu_int8_overflows_in_no_dtype_and_few_rows_write_no_weight_out(gpu, dtype, rows: int) -> None:
+    linear = drawn(48, 64, bias=False)
+    x = torch.full((rows, 64), 100.0)
+    linear.weight.data.abs_()  # 127 * 64 * 100 is beyond float16; the product is not
+    with torch.no_grad():
+        there = Int8Weights(linear).to("gpu:0")
+        with gpu.counting() as counts:
+            y = there(x.to("gpu:0", dtype))
+        assert y.dtype == dtype
+        assert lost(y.cpu(), linear, x) < BOUNDS[Int8Weights]
+    assert ("_weight_int8pack_mm" in counts.launches) == (rows <= FEW)
+
+
+def test_int4_is_refused_on_cards_without_the_kernel_and_the_user_is_told(gpu, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert Int4.refuses(OnCuda()) == "int4 needs compute capability 8.0; the card has 7.5"
+    report = speed_up(nn.Sequential(drawn(32, 64, True)).to("gpu:0"), "int4")
+    assert report.missed.startswith("1 of 1 matrices are not held as `int4` but as int8-weights: torch has no int4")
+    assert not speed_up(tiny(), "int4").missed
+    assert not speed_up(tiny().bfloat16(), "float16").missed
+
+
+class OnCuda(nn.Linear):
+    """A module that says that it is on a card."""
+
+    class Weight:
+        device = torch.device("cuda:0")
+
+    def __init__(self) -> None:
+        super().__init__(64, 32)
+        del self.weight
+        object.__setattr__(self, "weight", self.Weight())
 
 
 def test_tied_weights_stay_one() -> None:

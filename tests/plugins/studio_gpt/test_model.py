@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from studio.errors import UsageError
-from studio_gpt.load import find, save
 from studio_gpt.cache import Cache, Piece
+from studio_gpt.load import find, save
 from studio_gpt.model import GPT, Config, llama
 
 from .conftest import CHECKPOINTS, VOCAB

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from studio_gpt.load import find
 from studio_gpt.cache import Cache, Piece
+from studio_gpt.load import find
 
 PROMPTS = ["What is the capital of France?", "Write a short story about a red apple.", "Count from one to twenty."]
 
