@@ -51,13 +51,13 @@ class Device:
     def __init__(self, name: str) -> None:
         self.name = name
         self.index = int(name.partition(":")[2] or 0)
+        self._staging: Staging | None = None
+        self._lock = threading.Lock()
         self._graphs: WeakSet[Graphs] = WeakSet()
 
     def keeps(self, graphs: Graphs) -> None:
         """Note who has recordings of it."""
         self._graphs.add(graphs)
-        self._staging: Staging | None = None
-        self._lock = threading.Lock()
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

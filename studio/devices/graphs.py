@@ -1,8 +1,9 @@
 """Launches that are recorded once and then repeated by the device without Python: CUDA graphs.
 
 What is recorded are addresses and sizes. So everything that differs from call to call must be in the inputs, which are
-copied to where they were at the recording; the key says all else that the launches depend on. Recordings are dropped when
-weights leave the device (`Device.drop_recordings`); whoever moves other tensors that were read calls `drop`. A device that records nothing, such as a CPU, just works each time.
+copied to where they were at the recording; the key says all else that the launches depend on. Recordings are dropped
+when weights leave the device (`Device.drop_recordings`); whoever moves other tensors that were read calls `drop`. A
+device that records nothing, such as a CPU, just works each time.
 
 Try it: ``pytest tests/studio/devices/test_graphs.py``
 """

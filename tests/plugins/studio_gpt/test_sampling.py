@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from studio.errors import StudioError
@@ -49,8 +49,8 @@ def test_the_likeliest_is_that_of_a_slow_loop(seed, presence, frequency, bias):
         x - (presence if i in written else 0) - frequency * written.count(i) + (bias if i == 9 else 0)
         for i, x in enumerate(logits.tolist())
     ]
-    settings = Sampling(presence=presence, frequency=frequency, bias=((9, bias),))
-    token = choose(logits, settings, [3, *written], 1, seed)
+    asked = Sampling(presence=presence, frequency=frequency, bias=((9, bias),))
+    token = choose(logits, asked, [3, *written], 1, seed)
     assert slow[token] == pytest.approx(max(slow), abs=1e-4)
 
 
@@ -102,10 +102,10 @@ def test_the_smallest_temperatures_take_the_likeliest(seed, temperature, p, k):
        bias=st.sampled_from([1e308, -1e308, 0.0]), size=st.sampled_from([1.0, 3e38, -3e38, 1e-45]))  # fmt: skip
 def test_no_setting_makes_a_draw_fail_or_leave_the_rule(seed, temperature, penalty, bias, size):
     three = torch.arange(SIZE) == 3
-    settings = Sampling(temperature, repetition=penalty, presence=-10, bias=((3, bias), (4, 1e308)))
+    asked = Sampling(temperature, repetition=penalty, presence=-10, bias=((3, bias), (4, 1e308)))
     for logits in (logits_of(seed), torch.full((SIZE,), size)):
-        assert 0 <= choose(logits, settings, [0, 4], 1, seed) < SIZE
-        assert choose(logits, settings, [0, 4], 1, seed, three) == 3
+        assert 0 <= choose(logits, asked, [0, 4], 1, seed) < SIZE
+        assert choose(logits, asked, [0, 4], 1, seed, three) == 3
 
 
 ROWS = st.builds(
@@ -124,6 +124,7 @@ ROWS = st.builds(
 )  # fmt: skip
 
 
+@settings(max_examples=60)
 @given(rows=st.lists(ROWS, min_size=1, max_size=6), seed=seeds, ties=st.booleans())
 def test_rows_together_get_what_each_gets_alone(rows, seed, ties):
     logits = torch.stack([logits_of(seed + i) for i in range(len(rows))])
@@ -133,6 +134,7 @@ def test_rows_together_get_what_each_gets_alone(rows, seed, ties):
     assert sampling.choose(logits, rows) == alone
 
 
+@settings(max_examples=20)
 @given(rows=st.lists(ROWS, min_size=1, max_size=6), seed=seeds)
 def test_on_a_gpu_rows_are_chosen_with_one_wait_as_on_a_cpu(rows, seed):
     """Sums are of integers there, so equal but for a draw within 1e-15 of a border; draws here have other last bits."""
