@@ -213,7 +213,7 @@ def test_a_schema_holds_however_steps_are_made(made, tmp_path):
     assert run(made, again).text == state.text
     short = run(made, begin(made, json_schema=schema, max_tokens=2))
     assert "cut off before its end" in short.notices[-1]
-    with pytest.raises(InputError, match="`schema` is no JSON"):
+    with pytest.raises(InputError, match="is not JSON"):
         begin(made, json_schema="{")
 
 
