@@ -126,7 +126,7 @@ def measured(judge: scene_judge.SceneJudge, skill: str, asked: Sequence[tuple[Sc
     entry: dict[str, Any] = {"count": len(found)}
     for reading in found[0]:
         hits = sum(each[reading] for each in found)
-        bounds = [round(bound, 1) for bound in interval(hits, len(found))]
+        bounds = [round(min(max(bound, 0), 100), 1) for bound in interval(hits, len(found))]
         entry[reading] = {"hits": hits, "percent": round(100 * hits / len(found), 1), "interval": bounds}
     entry["prompts"] = [{"text": text, **each} for (_, text), each in zip(asked, found, strict=True)]
     return entry
