@@ -185,7 +185,7 @@ def test_what_is_wrong_is_found(generator: studio.Generator, failing: str, words
 
 
 def test_a_plugin_that_imports_torch_is_found(tmp_path: Path) -> None:
-    good = Path(__file__).parent / "sample_plugin.py"
+    good = Path(__file__).parent.parent / "sample_plugin.py"
     text = f"import torch\n{good.read_text(encoding='utf-8')}".replace("from __future__ import annotations\n", "")
     (tmp_path / "eager.py").write_text(text)
     for path, status in ((good, "passed"), (tmp_path / "eager.py", "failed")):

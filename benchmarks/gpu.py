@@ -1,0 +1,122 @@
+"""What a GPU should be given first: whether everything is right on it, and what it reaches, in at most eight minutes.
+
+    python benchmarks/gpu.py                      # the first GPU; lines of JSON to gpu.jsonl and to standard output
+    python benchmarks/gpu.py --parts facts unet   # some parts
+    python benchmarks/gpu.py --device cpu --rehearse  # every line of it at tiny sizes, without a GPU
+
+A line of JSON is written after each part, so what is cut off keeps the rest. Each part has a time limit of its own; one
+that fails or runs out of time says so in `error`, keeps what it had found, and the next begins. All weights are random,
+from seeds: nothing is fetched. What to expect is worked out in docs/gpu.md. Times are milliseconds unless a name ends
+in `_s`; `run` is until the device has done the work, `launch` until the host has asked for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import signal
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import torch
+from gpu_parts import (
+    Bench,
+    Found,
+    attention,
+    correct,
+    error_of,
+    facts,
+    failures,
+    loading,
+    lose,
+    memory,
+    offload,
+    pictures,
+    steps,
+    text,
+    together,
+    unet,
+    windows,
+)  # fmt: skip
+
+from studio import devices
+
+TOTAL_S = 470.0
+
+
+class TimeUp(BaseException):
+    """A part has used up its time."""
+
+
+def breaks(bench: Bench, found: Found) -> None:
+    """Of the rehearsal: a part that fails keeps what it found."""
+    found["before"] = error_of(lambda: torch.ones(1) @ torch.ones(2), torch.ones(1))
+    raise RuntimeError("as it should")
+
+
+def overruns(bench: Bench, found: Found) -> None:
+    """Of the rehearsal: a part that takes too long is ended."""
+    found["before"] = 1
+    time.sleep(60)
+
+
+PARTS: Mapping[Callable[[Bench, Found], None], float] = {
+    facts: 20, correct: 80, attention: 40, offload: 40, loading: 30, unet: 50, pictures: 60, steps: 20, text: 60,
+    windows: 50, memory: 30, together: 40, failures: 30,
+}  # fmt: skip
+REHEARSED: Mapping[Callable[[Bench, Found], None], float] = {breaks: 20, overruns: 0.2}
+
+
+def _ring(*_: object) -> None:
+    raise TimeUp
+
+
+def measure(part: Callable[[Bench, Found], None], bench: Bench, limit_s: float) -> Found:
+    """Do a part within its time, whatever happens in it."""
+    found: Found = {}
+    begun = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, limit_s))
+    try:
+        part(bench, found)
+    except TimeUp:
+        found["error"] = f"not done after {limit_s:.1f} s"
+    except Exception as error:  # the next part may go well
+        found["error"] = f"{type(error).__name__}: {error}"[:600]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return {"part": part.__name__, "seconds": round(time.perf_counter() - begun, 2), **found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", help="such as cuda:0; the first GPU if not given")
+    parser.add_argument("--parts", nargs="+", choices=[part.__name__ for part in PARTS], help="these alone")
+    parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"), help="the file that lines are added to")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, to see that every line of it runs")
+    parser.add_argument("--lose", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    bench = Bench(devices.device(devices.choose(asked.device)), asked.rehearse)
+    print(lose(bench.device.name)) if asked.lose else run(bench, asked.parts, asked.out)
+
+
+def run(bench: Bench, names: Collection[str] | None, out: Path) -> None:
+    """Do the parts, and write a line for each when it is done."""
+    bench.device.enter()
+    faulthandler.dump_traceback_later(bench.of(TOTAL_S + 10, 3600), exit=True)  # what hangs outside of Python
+    signal.signal(signal.SIGALRM, _ring)
+    end = time.perf_counter() + TOTAL_S
+    parts = {part: limit_s for part, limit_s in PARTS.items() if names is None or part.__name__ in names}
+    for part, limit_s in {**parts, **bench.of({}, REHEARSED)}.items():
+        limit_s = bench.of(min(limit_s, end - time.perf_counter()), limit_s if part in REHEARSED else 900)
+        line = json.dumps(measure(part, bench, limit_s), default=str)
+        print(line, flush=True)
+        with out.open("a") as file:
+            file.write(line + "\n")
+        bench.device.release_cached()
+    faulthandler.cancel_dump_traceback_later()
+
+
+if __name__ == "__main__":
+    main()
