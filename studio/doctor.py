@@ -92,9 +92,13 @@ def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
 
 def _devices() -> tuple[DeviceReport, ...]:
     """The CPU, and every kind of accelerator with its cards, or why there is none."""
-    found = [_device(name) for kind in (devices.Cpu, devices.Cuda, devices.Mps, devices.Xpu) for name in kind.names()]
-    if len(found) == 1 and (reason := devices.why_not("cuda")):
-        found.append(DeviceReport(name="cuda", description="NVIDIA or AMD GPU", usable=False, reason=reason))
+    found = [_device("cpu")]
+    for kind, description in (
+        (devices.Cuda, "NVIDIA or AMD GPU"), (devices.Mps, "Apple GPU, untested"), (devices.Xpu, "Intel GPU, untested")
+    ):  # fmt: skip
+        found += [_device(name) for name in kind.names()] or [
+            DeviceReport(name=kind.kind, description=description, usable=False, reason=devices.why_not(kind.kind) or "")
+        ]
     return tuple(found)
 
 

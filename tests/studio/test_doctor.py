@@ -14,6 +14,7 @@ def test_everything_is_looked_at_and_nothing_changed(tmp_path, sample_plugin):
     assert report.version == studio.__version__
     assert report.device == "cpu"
     assert report.devices[0].name == "cpu"
+    assert {device.name.partition(":")[0] for device in report.devices} == {"cpu", "cuda", "mps", "xpu"}
     assert all(device.usable == (device.reason == "") for device in report.devices)
     assert report.cores >= 1
     assert any(backend.name == "sdpa-math" for backend in report.attention)
