@@ -326,9 +326,12 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Chosen]:
     On a GPU what is needed of the rows is sent in one tensor, or two with masks, and all that was chosen is read at
     once, which is the only wait. Raises StudioError if a mask allows none.
     """
-    tokens = _Plan(rows, logits.shape[-1]).tokens(logits)  # (N,)
-    found = [tokens[:, None], logits.sum(-1, keepdim=True)]
+    tokens, sums = _Plan(rows, logits.shape[-1]).tokens(logits), logits.sum(-1)  # (N,) each
     most = min(max(row.top for row in rows), logits.shape[-1])
+    if not most and logits.device.type == "cpu":  # a step chooses row by row there, so that each operator counts
+        both = zip(tokens.tolist(), sums.tolist(), strict=True)
+        return [Chosen(token, math.isfinite(total)) for token, total in both]
+    found = [tokens[:, None], sums[:, None]]
     if most:
         logprobs = logits.log_softmax(-1)
         found += [logprobs.gather(-1, tokens[:, None]), *logprobs.topk(most)]  # (N, 1), (N, most) twice
