@@ -56,11 +56,13 @@ class DescribeGenerator(Family):
 
     def step(self, model: Clip | Stock, states: Sequence[Describing]) -> list[Describing]:
         """Compare the next words of each."""
+        import torch
+
         made = []
         for state in states:
             some = state.inputs.words[len(state.cosines) : len(state.cosines) + TOGETHER]
             words = model.texts(some)  # (n, D)
-            cosines = (words @ words.new_tensor(state.picture)).tolist()
+            cosines = (words @ model.here(torch.tensor(state.picture))).tolist()
             made.append(replace(state, position=state.position + 1, cosines=(*state.cosines, *cosines)))
         return made
 

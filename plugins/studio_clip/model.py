@@ -26,6 +26,8 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import studio
+from studio import devices
+from studio.caching import cached_property
 from studio.loaders import open_clip as loaders
 from studio.loaders import transformers
 from studio_clip import convert
@@ -69,19 +71,22 @@ class Clip:
         tokens = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
-        states = self.text_encoder(input_ids=tokens.input_ids.to(self.head.logit_scale.device))
+        states = self.text_encoder(input_ids=self.here(tokens.input_ids))
         return F.normalize((states.pooler_output @ self.head.text_projection).float(), dim=-1)
 
     @torch.inference_mode()
     def pictures(self, pictures: np.ndarray) -> Tensor:
         """Unit vectors, float32 (N, 384), on the model's device, of uint8 pictures (N, H, W, 3) of any one size."""
-        scale = self.head.logit_scale
-        x = torch.from_numpy(np.array(pictures)).to(scale.device).permute(0, 3, 1, 2).float() / 255
+        x = self.here(torch.from_numpy(np.array(pictures))).permute(0, 3, 1, 2).float() / 255
         x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        mean, deviation = (torch.tensor(v, device=x.device)[:, None, None] for v in (self.mean, self.deviation))
-        return F.normalize(self.visual(((x - mean) / deviation).to(scale.dtype)).float(), dim=-1)
+        mean, deviation = self.here(torch.tensor([self.mean, self.deviation]))[..., None, None]
+        return F.normalize(self.visual(((x - mean) / deviation).to(self.head.logit_scale.dtype)).float(), dim=-1)
 
-    @property
+    def here(self, x: Tensor) -> Tensor:
+        """The tensor on the model's device."""
+        return devices.upload(x, self.head.logit_scale.device)
+
+    @cached_property
     def temperature(self) -> float:
         """What cosines are multiplied by before a softmax."""
         return float(self.head.logit_scale.exp())

@@ -49,11 +49,13 @@ class RankGenerator(Family):
 
     def step(self, model: Clip | Stock, states: Sequence[Ranking]) -> list[Ranking]:
         """Score the next pictures of each."""
+        import torch
+
         made = []
         for state in states:
             some = state.inputs.images[len(state.scores) : len(state.scores) + TOGETHER]
             pictures = model.images(each.pil for each in some)  # (n, D)
-            scores = (pictures @ pictures.new_tensor(state.text)).cpu()  # (n,)
+            scores = (pictures @ model.here(torch.tensor(state.text))).cpu()  # (n,)
             Reading(scores, "the scores")
             made.append(replace(state, position=state.position + 1, scores=(*state.scores, *scores.tolist())))
         return made

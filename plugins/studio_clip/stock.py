@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import studio
+from studio import devices
+from studio.caching import cached_property
 from studio.errors import StudioError, WeightsError
 from studio.loaders import open_clip as loaders
 from studio_clip.places import CONFIG, stock_files
@@ -40,7 +42,11 @@ class Stock:
     tokenize: Callable[[list[str]], Tensor]
     transform: Callable[[PIL.Image.Image], Tensor]
 
-    @property
+    def here(self, x: Tensor) -> Tensor:
+        """The tensor on the model's device."""
+        return devices.upload(x, self.net.logit_scale.device)
+
+    @cached_property
     def temperature(self) -> float:
         """What cosines are multiplied by before a softmax."""
         return float(self.net.logit_scale.exp())
@@ -48,15 +54,14 @@ class Stock:
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors, float32 (len(texts), D), on the model's device."""
-        tokens = self.tokenize(list(texts)).to(self.net.logit_scale.device)
+        tokens = self.here(self.tokenize(list(texts)))
         return F.normalize(self.net.encode_text(tokens).float(), dim=-1)
 
     @torch.inference_mode()
     def images(self, pictures: Iterable[PIL.Image.Image]) -> Tensor:
         """Unit vectors, float32 (N, D), on the model's device; what is transparent becomes white."""
-        scale = self.net.logit_scale
         x = torch.stack([self.transform(_opaque(each)) for each in pictures])  # (N, 3, H, W)
-        return F.normalize(self.net.encode_image(x.to(scale.device, scale.dtype)).float(), dim=-1)
+        return F.normalize(self.net.encode_image(self.here(x).to(self.net.logit_scale.dtype)).float(), dim=-1)
 
 
 def load(folder: Path, device: str, dtype: str) -> Stock:

@@ -43,8 +43,9 @@ class Drawing(studio.State):
     """Pictures before they are drawn and after.
 
     Attributes:
-        x: (N, latent + embedded) float32, latents and the embedding of the class, of each picture.
-        pixels: (M, 64, 64, 3) uint8, the pictures drawn so far.
+        x: (N, latent + embedded) float32, latents and the embedding of the class, of each picture; on the model's
+            device.
+        pixels: (M, 64, 64, 3) uint8 on the CPU, the pictures drawn so far.
         fps: pictures a second, of a walk.
     """
 
@@ -105,7 +106,7 @@ class _Family(studio.Generator):
         import torch
 
         todo = [state.x[len(state.pixels) : len(state.pixels) + CHUNK] for state in states]
-        x = torch.cat(todo).to(next(model.parameters()))
+        x = torch.cat([model.here(each) for each in todo]).to(next(model.parameters()).dtype)
         made = model.pixels(x).split([len(each) for each in todo])  # of (n, 64, 64, 3) each
         return [
             replace(state, position=state.position + 1, pixels=torch.cat([state.pixels, pixels]))
@@ -140,8 +141,8 @@ class DcganGenerator(_Family):
 
         from studio_dcgan.latents import truncated
 
-        label = torch.tensor([self.class_of(inputs.of, rng)])
-        z = truncated(1, model.latent, inputs.truncation, rng.torch)
+        label = model.here(torch.tensor([self.class_of(inputs.of, rng)]))
+        z = model.here(truncated(1, model.latent, inputs.truncation, rng.torch))
         return Drawing(x=model.joined(z, label), pixels=torch.empty(0, *model.picture, dtype=torch.uint8))
 
     def finish(self, model: Generator, state: Drawing) -> studio.Image:
@@ -179,7 +180,8 @@ class DcganWalk(_Family):
         labels = torch.tensor([self.class_of(names[stop % len(names)], rng) for stop in range(inputs.stops)])
         z = truncated(inputs.stops, model.latent, inputs.truncation, rng.torch)
         way = torch.linspace(0, inputs.stops - 1, inputs.frames)
-        x = torch.cat([slerp(z, way), between(model.joined(z, labels)[:, model.latent :], way)], 1)
+        joined = model.joined(model.here(z), model.here(labels))
+        x = torch.cat([model.here(slerp(z, way)), between(joined[:, model.latent :], model.here(way))], 1)
         return Drawing(
             steps=-(-inputs.frames // CHUNK), x=x, fps=inputs.fps,
             pixels=torch.empty(0, *model.picture, dtype=torch.uint8),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import studio
+from studio import devices
 
 SIZE = 64
 """Width and height of the pictures, in pixels: a first layer to 4x4, then four that double."""
@@ -60,11 +61,13 @@ class Generator(nn.Module):
         """Height, width and channels of a picture."""
         return SIZE, SIZE, 3
 
+    def here(self, x: Tensor) -> Tensor:
+        """The tensor on the model's device."""
+        return devices.upload(x, next(self.parameters()).device)
+
     def joined(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Latents (B, latent), and beside them the embeddings of labels (B,) if there are classes."""
-        return (
-            torch.cat([z, self.embedding(labels.to(z.device)).to(z)], 1) if self.classes and labels is not None else z
-        )
+        """Latents (B, latent), and beside them the embeddings of labels (B,) if there are any; on one device."""
+        return torch.cat([z, self.embedding(labels).to(z)], 1) if self.classes and labels is not None else z
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Make pictures.

@@ -34,7 +34,7 @@ class Denoising(studio.State):
     """A picture on its way out of noise.
 
     Attributes:
-        x: (C, H, W) float32, at the time `times[position]`.
+        x: (C, H, W) float32 on the model's device, at the time `times[position]`.
         times: `steps + 1` falling times, the last that of a clean picture.
         label: the class told, or None for a net that is told none.
         past: of the last two steps, the latest first: (time, x0, x).
@@ -134,9 +134,9 @@ class DdpmGenerator(studio.Generator):
         if label is not None and model.none is None and guidance > 1:
             guidance, notices = 1.0, ("the model knows no class for none: it is not guided",)
         return Denoising(
-            steps=inputs.steps, notices=notices, x=torch.randn(model.shape, generator=rng.torch), label=label,
-            times=model.times(inputs.steps), guidance=guidance, sampler=inputs.sampler,
-            rng=rng,
+            steps=inputs.steps, notices=notices, label=label,
+            x=model.here(torch.randn(model.shape, generator=rng.torch)), times=model.times(inputs.steps),
+            guidance=guidance, sampler=inputs.sampler, rng=rng,
         )  # fmt: skip
 
     def step(self, model: PixelDiffusion, states: Sequence[Denoising]) -> list[Denoising]:

@@ -36,6 +36,8 @@ FAST_STEPS, FAST_GUIDANCE = 4, 4.0  # of those tried, see docs/log.md; few steps
 class Denoising(studio.State):
     """Latents on their way from noise to picture.
 
+    Tensors are on the model's device, but for `pixels` and `mask`.
+
     Attributes:
         x: (C, H, W) float32 latents.
         x0_before: the clean latents as seen at the step before, or None at the first.
@@ -239,7 +241,7 @@ class ImageGenerator(studio.Generator):
         width, height = inputs.canvas
         if width % model.factor or height % model.factor:
             raise InputError("size", f"`size` is {width}x{height}; this model draws multiples of {model.factor}")
-        x = torch.randn(model.latent_shape(width, height), generator=rng.torch)
+        x = model.here(torch.randn(model.latent_shape(width, height), generator=rng.torch))
         levels = noise_levels(inputs.taken, model.shift, inputs.change)
         kept: dict[str, Any] = {}
         if inputs.image is not None:
@@ -248,7 +250,7 @@ class ImageGenerator(studio.Generator):
             notices += canvas.notices
             x0 = model.latents(torch.from_numpy(canvas.pixels.copy()))
             if canvas.mask is not None:
-                cells = torch.from_numpy(canvas.cells(model.factor))
+                cells = model.here(torch.from_numpy(canvas.cells(model.factor)))
                 kept = {"kept_x0": x0, "kept_noise": x, "cells": cells, "mask": torch.from_numpy(canvas.mask.copy()),
                         "pixels": torch.from_numpy(canvas.pixels.copy())}  # fmt: skip
             x = torch.lerp(x0, x, levels[0])
@@ -269,7 +271,7 @@ class ImageGenerator(studio.Generator):
             for a in states
         ]  # fmt: skip
         moved = model.step(rows)
-        return [_moved(a, x, x0) for a, (x, x0) in zip(states, moved, strict=True)]
+        return [_moved(model, a, x, x0) for a, (x, x0) in zip(states, moved, strict=True)]
 
     def finish(self, model: LatentDiffusion, state: Denoising) -> studio.Image:
         """Decode the latents."""
@@ -279,7 +281,7 @@ class ImageGenerator(studio.Generator):
         """Decode the latents of all together."""
         import torch
 
-        made = model.decode(torch.stack([a.x for a in states])).numpy()
+        made = model.decode(torch.stack([model.here(a.x) for a in states])).numpy()
         return [studio.Image.from_array(_composite(a, each)) for a, each in zip(states, made, strict=True)]
 
     def preview(self, model: LatentDiffusion, state: Denoising) -> studio.Image | None:
@@ -315,16 +317,16 @@ def _known(a: Denoising) -> Tensor | None:
     return a.x0_before if a.skips and not skipping.asks(a.position, a.steps) else None
 
 
-def _moved(a: Denoising, x: Tensor, x0: Tensor) -> Denoising:
+def _moved(model: LatentDiffusion, a: Denoising, x: Tensor, x0: Tensor) -> Denoising:
     """The state a step later; what is kept is put where it stands at the next noise level, whatever the net said."""
     import torch
 
     if a.kept_x0 is not None:
         assert a.cells is not None
         assert a.kept_noise is not None
-        known = torch.lerp(a.kept_x0, a.kept_noise, a.levels[a.position + 1]).to(x)
-        cells = a.cells.to(x)
-        x, x0 = torch.lerp(known, x, cells), torch.lerp(a.kept_x0.to(x), x0, cells)
+        kept, noise, cells = map(model.here, (a.kept_x0, a.kept_noise, a.cells))
+        x = torch.lerp(torch.lerp(kept, noise, a.levels[a.position + 1]), x, cells)
+        x0 = torch.lerp(kept, x0, cells)
     return replace(a, position=a.position + 1, x=x, x0_before=x0)
 
 

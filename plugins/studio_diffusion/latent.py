@@ -20,11 +20,14 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel
 
 import studio
+from studio import devices
+from studio.attention.backends.sdpa import computes_as_a_cpu
 from studio.errors import WeightsError
 from studio.loaders import diffusers, read_config, transformers
 from studio_diffusion.chunks import chunks
 from studio_diffusion.kernels import on_attend
 from studio_diffusion.layout import components, tensors_of
+from studio_diffusion.rows import chosen, columns, replaced
 from studio_diffusion.samplers import SAMPLERS, TRAIN_STEPS, Level, Move, Past, clock
 from studio_diffusion.vocabulary import Vocabulary, load
 
@@ -48,7 +51,7 @@ class Row:
     """One request in a batch.
 
     Attributes:
-        x: (C, H, W) float32 latents at level `s`, on the CPU or the model's device.
+        x: (C, H, W) float32 latents at level `s`. Tensors are on the model's device; others are copied there.
         x0_before: (C, H, W), or None at the first step.
         text: (T, W) token states of the prompt; `negative` the same of what to keep away from.
         guidance: scale of classifier-free guidance; 1 is none and costs half.
@@ -75,7 +78,7 @@ class LatentDiffusion:
     """Text encoder, U-Net and VAE on one device."""
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
-        """Load the folder's weights. `dtype` is that of the U-Net and the text encoder; the VAE is kept in it too.
+        """Load the folder's weights. `dtype` is that of the U-Net and the text encoder, and of the VAE but for float16.
 
         Raises WeightsError for a model that is drawn in another way than here.
         """
@@ -91,10 +94,13 @@ class LatentDiffusion:
         )
         self.unet = studio.module(partial(_unet, folder / "unet"), tensors_of(folder / "unet"), **place)
         self.vae = studio.module(
-            partial(build_vae, folder / "vae"), tensors_of(folder / "vae"), rename=attention_name, **place
-        )
+            partial(build_vae, folder / "vae"), tensors_of(folder / "vae"), rename=attention_name, device=device,
+            dtype=vae_dtype(dtype),
+        )  # fmt: skip
         _plain(folder, self.unet, self.vae)
         self.vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU; the U-Net gains nothing
+        if devices.device(device).channels_last:
+            self.unet.to(memory_format=torch.channels_last)
         self.device, self.dtype = torch.device(device), dtype
         self.vocabulary = load(folder)
         self.nearest = Nearest(self.text_encoder, self.tokenizer, self.vocabulary)
@@ -134,7 +140,7 @@ class LatentDiffusion:
         states = torch.cat([self.encode(ids[at : at + length]) for at in range(0, len(ids), length)])
         if set(weights) != {1.0}:
             empty = self.empty(len(states))
-            share = torch.tensor(weights, device=self.device)[:, None]  # (T, 1)
+            share = self.here(torch.tensor(weights))[:, None]  # (T, 1)
             states = torch.lerp(empty.float(), states.float(), share).to(self.dtype)
         return states, cut
 
@@ -147,12 +153,16 @@ class LatentDiffusion:
         """Token states (T, W) of one text's token ids, in the model's dtype. The latest are remembered."""
         key = tuple(tokens)
         if key not in self._encoded:
-            ids = torch.tensor([key], device=self.device)
+            ids = self.here(torch.tensor([key]))
             self._encoded[key] = self.text_encoder(input_ids=ids).last_hidden_state[0]
             if len(self._encoded) > _REMEMBERED:
                 self._encoded.popitem(last=False)
         self._encoded.move_to_end(key)
         return self._encoded[key]
+
+    def here(self, x: Tensor) -> Tensor:
+        """The tensor on the model's device."""
+        return devices.upload(x, self.device)
 
     def step(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
         """One denoising step for each row: (latents at `s_next`, present x0), both (C, H, W) float32.
@@ -160,49 +170,53 @@ class LatentDiffusion:
         Rows may differ in prompt, guidance, level and sampler; all have one latent shape. Guided rows take two places
         in the forward pass, others one, and those whose x0 is known none.
         """
-        x = torch.stack([row.x for row in rows]).to(self.device)  # (B, C, H, W)
-        s = torch.tensor([row.s for row in rows], device=self.device)[:, None, None, None]  # (B, 1, 1, 1)
+        x = torch.stack([self.here(row.x) for row in rows])  # (B, C, H, W)
         unknown = [index for index, row in enumerate(rows) if row.known is None]
-        seen = iter(self._clean([rows[i] for i in unknown], x[unknown], s[unknown]) if unknown else ())
-        x0 = torch.stack([next(seen) if row.known is None else row.known.to(self.device) for row in rows])
-        return self._move(rows, x, x0, s)
+        seen = iter(self._clean([rows[i] for i in unknown], chosen(x, unknown)) if unknown else ())
+        x0 = torch.stack([next(seen) if row.known is None else self.here(row.known) for row in rows])
+        return self._move(rows, x, x0)
 
-    def _clean(self, rows: Sequence[Row], x: Tensor, s: Tensor) -> Tensor:
-        """What the net takes for the clean latents, (B, C, H, W); x as that, s (B, 1, 1, 1)."""
+    def _clean(self, rows: Sequence[Row], x: Tensor) -> Tensor:
+        """What the net takes for the clean latents of x, (B, C, H, W)."""
         guided = [index for index, row in enumerate(rows) if row.guidance > 1]
-        t = torch.tensor([clock(row.s) for row in rows], device=self.device)  # (B,)
-        text = torch.stack([row.text for row in rows] + [rows[i].negative for i in guided])  # (B + G, T, W)
-        wide = torch.cat([x, x[guided]]).to(self.dtype)  # (B + G, C, H, W)
-        v = self.unet(wide, torch.cat([t, t[guided]]), text.to(self.device)).sample.float()
+        steered = [rows[i] for i in guided]
+        s, t, s_far, scale, share = columns(
+            self.device, [row.s for row in rows], [clock(row.s) for row in (*rows, *steered)],
+            [row.s for row in steered], [row.guidance for row in steered], [row.rescale for row in steered],
+        )  # fmt: skip
+        told = [*(row.text for row in rows), *(row.negative for row in steered)]
+        wide = (torch.cat([x, chosen(x, guided)]) if guided else x).to(self.dtype)  # (B + G, C, H, W)
+        text = torch.stack([self.here(each) for each in told])  # (B + G, T, W)
+        v = self.unet(wide, t.flatten().long(), text).sample.float()
         v, away = v[: len(rows)], v[len(rows) :]
         x0 = x - s * v
-        if guided:
-            scale, share = torch.tensor([[rows[i].guidance, rows[i].rescale] for i in guided], device=self.device).T
-            scale, share = scale[:, None, None, None], share[:, None, None, None]
-            far = x[guided] - s[guided] * (away + scale * (v[guided] - away))
-            far = torch.where(share > 0, rescaled(far, x0[guided], share), far)
-            x0 = x0.index_copy(0, torch.tensor(guided, device=self.device), far)
-        return x0
+        if not guided:
+            return x0
+        far = chosen(x, guided) - s_far * (away + scale * (chosen(v, guided) - away))
+        if any(row.rescale for row in steered):
+            far = torch.where(share > 0, rescaled(far, chosen(x0, guided), share), far)
+        return replaced(x0, guided, far)
 
-    def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor, s: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Apply each row's sampler; rows of one sampler move together."""
-        column = torch.tensor([[row.s_next, row.s_before] for row in rows], device=self.device)[:, :, None, None, None]
-        before = [x0[i] if row.x0_before is None else row.x0_before.to(self.device) for i, row in enumerate(rows)]
+        levels = ([getattr(row, name) for row in rows] for name in ("s", "s_next", "s_before"))
+        now, after, earlier = map(Level.flow, columns(self.device, *levels))
+        before = [x0[i] if row.x0_before is None else self.here(row.x0_before) for i, row in enumerate(rows)]
         # At level s_before = 0 there was no step before; no sampler of flow asks where it began.
-        past = Past(Level.flow(column[:, 1]), torch.stack(before), x)
-        move = Move(x, x0, Level.flow(s), Level.flow(column[:, 0]), past)
+        move = Move(x, x0, now, after, Past(earlier, torch.stack(before), x))
         moved = {name: SAMPLERS[name](move) for name in {row.sampler for row in rows}}
         return [(moved[row.sampler][i], x0[i]) for i, row in enumerate(rows)]
 
     def latents(self, picture: Tensor) -> Tensor:
-        """Mean latents (C, h, w) float32, on the CPU, of a picture, uint8 (H, W, 3)."""
-        x = picture.permute(2, 0, 1)[None].to(self.device, self.dtype).div(127.5).sub(1)
+        """Mean latents (C, h, w) float32 of a picture, uint8 (H, W, 3)."""
+        x = self.here(picture).permute(2, 0, 1)[None].to(self.vae.dtype).div(127.5).sub(1)
         mean = self.vae.encode(x.to(memory_format=torch.channels_last)).latent_dist.mean
-        return mean[0].float().cpu() * float(self.vae.config.scaling_factor)
+        return mean[0].float() * float(self.vae.config.scaling_factor)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures of latents (B, C, h, w): uint8 (B, H, W, 3) on the CPU."""
-        z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype, memory_format=torch.channels_last)
+        z = self.here(latents) / self.vae.config.scaling_factor
+        z = z.to(self.vae.dtype, memory_format=torch.channels_last)
         made = self.vae.decode(z).sample.float()  # (B, 3, H, W) in [-1, 1]
         return studio.pixels(made.div(2).add(0.5)).permute(0, 2, 3, 1)
 
@@ -231,6 +245,13 @@ class Nearest:
         ids = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").input_ids
         pooled = self._tower(input_ids=ids.to(self._tower.device)).pooler_output
         return F.normalize(pooled.float(), dim=-1)
+
+
+def vae_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a VAE is computed in where the rest is of `dtype`: float32 for float16, whose range many VAEs leave (their
+    configs say `force_upcast`): the picture would be NaN. bfloat16 has the range of float32.
+    """
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def rescaled(x0: Tensor, plain: Tensor, share: Tensor) -> Tensor:
@@ -301,7 +322,7 @@ class _NormEach(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        if len(x) == 1 or x.device.type != "cpu":
+        if len(x) == 1 or not computes_as_a_cpu(x.device):
             return super().forward(x)
         norm = super().forward
         return torch.cat([norm(each) for each in x.split(1)])

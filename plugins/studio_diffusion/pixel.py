@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import studio
+from studio import devices
 from studio.attention.routes import diffusers
 from studio.errors import InputError, UnknownName, WeightsError
 from studio.loaders import diffusers as loaders
@@ -25,6 +26,7 @@ from studio.loaders import read_config
 from studio_diffusion.latent import attention_name
 from studio_diffusion.layout import components, part, read_json, tensors_of
 from studio_diffusion.noise import CLASSES, NoiseSchedule
+from studio_diffusion.rows import chosen, columns, replaced
 from studio_diffusion.samplers import CORRECTORS, PIXEL_SAMPLERS, Level, Move, Past
 
 CLEAN = -1
@@ -118,62 +120,68 @@ class PixelDiffusion:
             raise UnknownName("label", label, near)
         return self.labels.index(label) if label else self.none
 
+    def here(self, x: Tensor) -> Tensor:
+        """The tensor on the model's device."""
+        return devices.upload(x, self.device)
+
     def step(self, rows: Sequence[Row]) -> list[Row]:
         """One denoising step for each row: the rows at `t_next`, their pasts longer by this step.
 
         Rows may differ in class, guidance, times and sampler. Guided rows take two places in the forward pass.
         """
-        place = self.device
-        x = torch.stack([row.x for row in rows]).to(place)  # (B, C, H, W)
-        now = self.level([row.t for row in rows])
+        x = torch.stack([self.here(row.x) for row in rows])  # (B, C, H, W)
+        pasts = [[row.past[back] if len(row.past) > back else (CLEAN, row.x, row.x) for row in rows] for back in (0, 1)]
+        now, after, *levels = self.levels(
+            [row.t for row in rows], [row.t_next for row in rows], *([time for time, _, _ in past] for past in pasts)
+        )
+        before, earlier = (
+            Past(
+                level, torch.stack([self.here(x0) for _, x0, _ in past]), torch.stack([self.here(x) for *_, x in past])
+            )
+            for level, past in zip(levels, pasts, strict=True)
+        )
         x0 = self.schedule.x0(x, self._say(rows, x), now)
-        move = self._move(rows, x, x0, now)
-        named = {name: [i for i, row in enumerate(rows) if row.sampler == name] for name in {r.sampler for r in rows}}
-        for name, mine in named.items():
-            if name in CORRECTORS:
-                x = x.index_copy(0, torch.tensor(mine, device=place), CORRECTORS[name](move)[mine])
+        move = Move(
+            x, x0, now, after, before, earlier, self._noise(rows, x), bound=self.schedule.clip,
+            large_variance=self.schedule.large_variance,
+        )  # fmt: skip
+        for name in {row.sampler for row in rows} & set(CORRECTORS):
+            mine = [i for i, row in enumerate(rows) if row.sampler == name]
+            x = replaced(x, mine, chosen(CORRECTORS[name](move), mine))
         move = replace(move, x=x)
-        after = torch.empty_like(x)
-        for name, mine in named.items():
-            after[mine] = PIXEL_SAMPLERS[name](move)[mine]
+        moved = {name: PIXEL_SAMPLERS[name](move) for name in {row.sampler for row in rows}}
         return [  # clones: a row of a shared tensor would keep the whole batch alive
-            replace(row, x=after[i].clone(), past=((row.t, x0[i].clone(), x[i].clone()), *row.past[:1]), noise=None)
+            replace(row, x=moved[row.sampler][i].clone(), past=((row.t, x0[i].clone(), x[i].clone()), *row.past[:1]),
+                    noise=None)
             for i, row in enumerate(rows)
-        ]
+        ]  # fmt: skip
 
-    def level(self, times: Sequence[int]) -> Level:
-        """The levels at a time for each row."""
-        return self.schedule.level(torch.tensor(times, device=self.device))
+    def levels(self, *times: Sequence[int]) -> list[Level]:
+        """The levels at lists of as many times each, one for each row."""
+        level = self.schedule.level(torch.tensor(times).flatten())  # on the CPU, then all in one copy
+        found = self.here(torch.stack([level.alpha, level.sigma]))  # (2, lists x B, 1, 1, 1)
+        return [Level(*each.unbind()) for each in found.split(len(times[0]), 1)]
 
     def _say(self, rows: Sequence[Row], x: Tensor) -> Tensor:
         """What the net answers for each row, guided where asked: float32 (B, C, H, W)."""
         guided = [i for i, row in enumerate(rows) if row.guidance > 1 and row.label not in (None, self.none)]
-        t = torch.tensor([row.t for row in rows], device=x.device)
-        told = [row.label for row in rows] + [self.none] * len(guided)
-        labels = torch.tensor(told, device=x.device) if self.labels else None
-        wide = torch.cat([x, x[guided]]).to(self.unet.dtype)  # (B + G, C, H, W)
-        said = self.unet(wide, torch.cat([t, t[guided]]), labels).sample.float()
+        steered = [rows[i] for i in guided]
+        told = [row.label or 0 for row in rows] + [self.none or 0] * len(guided)
+        t, label, scale = columns(
+            self.device, [row.t for row in (*rows, *steered)], told, [row.guidance for row in steered]
+        )
+        labels = label.flatten().long() if self.labels else None
+        wide = (torch.cat([x, chosen(x, guided)]) if guided else x).to(self.unet.dtype)  # (B + G, C, H, W)
+        said = self.unet(wide, t.flatten().long(), labels).sample.float()
         said, away = said[: len(rows)], said[len(rows) :]
-        if guided:
-            scale = torch.tensor([rows[i].guidance for i in guided], device=x.device)[:, None, None, None]
-            place = torch.tensor(guided, device=x.device)
-            said = said.index_copy(0, place, away + scale * (said[guided] - away))
-        return said
+        return replaced(said, guided, away + scale * (chosen(said, guided) - away)) if guided else said
 
-    def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor, now: Level) -> Move:
-        """All rows' step as the samplers have it."""
-        pasts = []
-        for back in (0, 1):
-            had = [row.past[back] if len(row.past) > back else (CLEAN, row.x, row.x) for row in rows]
-            times, x0s, xs = zip(*had, strict=True)
-            pasts.append(
-                Past(self.level(times), torch.stack(x0s).to(x.device), torch.stack(xs).to(x.device))
-            )  # fmt: skip
-        noise = torch.stack([row.x if row.noise is None else row.noise for row in rows]).to(x.device)
-        return Move(
-            x, x0, now, self.level([row.t_next for row in rows]), pasts[0], pasts[1], noise,
-            bound=self.schedule.clip, large_variance=self.schedule.large_variance,
-        )  # fmt: skip
+    def _noise(self, rows: Sequence[Row], x: Tensor) -> Tensor | None:
+        """The noise of each row (B, C, H, W), anything where its sampler draws none; None if none does."""
+        drawn = [i for i, row in enumerate(rows) if row.noise is not None]
+        if not drawn:
+            return None
+        return replaced(x, drawn, self.here(torch.stack([row.noise for row in rows if row.noise is not None])))
 
     def pictures(self, x: Tensor) -> Tensor:
         """Pictures of clean x (B, C, H, W) in [-1, 1]: uint8 (B, H, W, 3) on the CPU, or (B, H, W) of one channel."""

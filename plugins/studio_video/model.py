@@ -19,15 +19,17 @@ Try it: `VideoTransformer(Shape())(pack([Clip(torch.randn(4, 8, 16, 16), ...)]))
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from functools import lru_cache
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from studio import devices
 from studio.attention import Blocks, SpaceTime, attend
 
 PATCH = 2  # latents along each side of a patch; a frame is never joined with its neighbours
@@ -62,7 +64,7 @@ class Clip:
     Attributes:
         x: (T, C, H, W) latents, noisy where `levels` says so; H and W even.
         times: (T,) the part of the clip's movement that is over at each frame, in [0, 1]; 0.5 for a picture.
-        levels: (T,) noise levels s in [0, 1]; 0 is a frame that is given.
+        levels: (T,) noise levels s in [0, 1]; 0 is a frame that is given. Both are on the CPU.
         text: (n, W) token states, the text's own and no padding; the last is that of its end.
     """
 
@@ -119,39 +121,74 @@ class Packed:
         patches: (N, C * 4); frame: (N,) the frame of all F frames that a patch belongs to.
         levels: (F,); clip: (F,) the clip that a frame belongs to.
         place: (N, 6 * 8) embedding of places; turns: cosines and sines (N, 1, head_dim / 2) of the rotary positions.
-        text: (M, W) token states of all texts, one after another; `ends` where each begins.
+        text: (M, W) token states of all texts, one after another; `ends` where each begins, `last` its last one.
     """
 
     def __init__(self, clips: Sequence[Clip], head_dim: int) -> None:
-        device = clips[0].x.device
+        place = devices.device(str(clips[0].x.device))
         self.grids = [(len(c.x), c.x.shape[2] // PATCH, c.x.shape[3] // PATCH) for c in clips]
         self.bounds = (0, *accumulate(t * h * w for t, h, w in self.grids))
-        self.patches = torch.cat([patchify(clip.x) for clip in clips])
-        counts = [h * w for t, h, w in self.grids for _ in range(t)]
-        self.frame = torch.repeat_interleave(torch.tensor(counts)).to(device)
-        self.levels = torch.cat([clip.levels for clip in clips])
-        self.clip = torch.repeat_interleave(torch.tensor([t for t, _, _ in self.grids])).to(device)
-        where = torch.cat([_where(clip.times, grid) for clip, grid in zip(clips, self.grids, strict=True)])  # (N, 3)
-        self.place, self.turns = _place(where), _turns(where, head_dim)
+        alike = [[clip.x for clip in run] for _, run in groupby(clips, lambda clip: clip.x.shape[1:])]
+        self.patches = _joined([patchify(_joined(run)) for run in alike])
         self.text = torch.cat([clip.text for clip in clips])
         self.ends = (0, *accumulate(len(clip.text) for clip in clips))
+        counts = [h * w for t, h, w in self.grids for _ in range(t)]
+        where = [_where(clip.times, grid) for clip, grid in zip(clips, self.grids, strict=True)]  # (N, 3)
+        self.frame, self.clip, self.levels, at, self.last = place.upload_all([
+            torch.repeat_interleave(torch.tensor(counts)),
+            torch.repeat_interleave(torch.tensor([t for t, _, _ in self.grids])),
+            torch.cat([clip.levels for clip in clips]),
+            torch.cat(where),
+            torch.tensor(self.ends[1:]) - 1,
+        ])  # fmt: skip
+        self.place, self.turns = _place(at), _turns(at, head_dim)
 
     def grouped(self, views: Views, shift: int) -> tuple[Tensor, tuple[int, ...]]:
         """All patches (N,) in the order of the groups of `Views.apart`, and where each group begins."""
-        order: list[Tensor] = []
-        counts: list[int] = []
-        for grid, first, last in zip(self.grids, self.bounds, self.bounds[1:], strict=False):
-            frames = torch.arange(first, last).unflatten(0, (grid[0], -1))
+        return _grouped(tuple(self.grids), views, shift, str(self.patches.device))
+
+    def runs(self) -> Iterator[tuple[tuple[int, int, int], int, int, int]]:
+        """(grid, how many, first patch, last + 1) of neighbouring clips of one grid."""
+        first = 0
+        for grid, run in groupby(self.grids):
+            count = len(list(run))
+            last = first + count * math.prod(grid)
+            yield grid, count, first, last
+            first = last
+
+    def unpack(self, patches: Tensor) -> list[Tensor]:
+        """Patches (N, C * 4) as the clips' latents (T, C, H, W)."""
+        made: list[Tensor] = []
+        first = 0
+        for (h, w), run in groupby(self.grids, lambda grid: grid[1:]):
+            frames = [t for t, _, _ in run]
+            last = first + sum(frames) * h * w
+            made += unpatchify(patches[first:last], (sum(frames), h, w)).split(frames)
+            first = last
+        return made
+
+
+@lru_cache(maxsize=32)
+def _grouped(
+    grids: tuple[tuple[int, int, int], ...], views: Views, shift: int, device: str
+) -> tuple[Tensor, tuple[int, ...]]:
+    """See `Packed.grouped`; the latest are kept, as every step of a clip asks for them in every other layer."""
+    order: list[Tensor] = []
+    counts: list[int] = []
+    first = 0
+    with torch.inference_mode(False):  # training may ask for them later
+        for grid in grids:
+            frames = torch.arange(first, first := first + math.prod(grid)).unflatten(0, (grid[0], -1))
             group = views.apart(grid[0], shift)
             groups = [frames[group == each].flatten() for each in group.unique()]
             order += groups
             counts += map(len, groups)
-        return torch.cat(order).to(self.patches.device), (0, *accumulate(counts))
+        return devices.upload(torch.cat(order), torch.device(device)), (0, *accumulate(counts))
 
-    def unpack(self, patches: Tensor) -> list[Tensor]:
-        """Patches (N, C * 4) as the clips' latents (T, C, H, W)."""
-        parts = patches.split([b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)])
-        return [unpatchify(part, grid) for part, grid in zip(parts, self.grids, strict=True)]
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts one after another; a single one as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def patchify(x: Tensor) -> Tensor:
@@ -238,15 +275,17 @@ def _see(q: Tensor, k: Tensor, v: Tensor, packed: Packed, views: Views, layer: i
         seen = attend(*(each[None, order] for each in (q, k, v)), bias=Blocks(bounds), backend=views.backend)[0]
         return torch.empty_like(seen).index_copy(0, order, seen)
     made = []
-    for grid, first, last in zip(packed.grids, packed.bounds, packed.bounds[1:], strict=False):
-        part = (each[first:last] for each in (q, k, v))
+    for grid, count, first, last in packed.runs():
+        part = [each[first:last].unflatten(0, (count, grid[0], -1)) for each in (q, k, v)]  # (clips, t, hw, H, D)
         if views.kind == "window":
-            made.append(attend(*(each[None] for each in part), bias=views.bias(grid))[0])
-            continue
-        rows = [each.unflatten(0, (grid[0], -1)) for each in part]  # (t, hw, H, D)
-        out = attend(*rows) if near else attend(*(each.transpose(0, 1) for each in rows)).transpose(0, 1)
+            out = attend(*(each.flatten(1, 2) for each in part), bias=views.bias(grid))
+        elif near:
+            out = attend(*(each.flatten(0, 1) for each in part))
+        else:
+            out = attend(*(each.transpose(1, 2).flatten(0, 1) for each in part))
+            out = out.unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1)
         made.append(out.flatten(0, 1))
-    return torch.cat(made)
+    return _joined(made)
 
 
 class CrossAttention(nn.Module):
@@ -314,8 +353,7 @@ class VideoTransformer(nn.Module):
     def forward(self, packed: Packed, views: Views = FULL) -> Tensor:
         """Velocities (N, C * 4) of all patches."""
         dtype = self.patch.weight.dtype
-        ends = torch.tensor(packed.ends[1:], device=packed.text.device) - 1
-        about = self.about(packed.text[ends].to(dtype))  # (clips, W)
+        about = self.about(packed.text[packed.last].to(dtype))  # (clips, W)
         c = F.silu(self.level(sinusoids(packed.levels, self.shape.width).to(dtype)) + about[packed.clip])  # (F, W)
         x = self.patch(packed.patches.to(dtype)) + self.place(packed.place.to(dtype))  # (N, W)
         for layer, block in enumerate(self.blocks):

@@ -21,8 +21,9 @@ from studio.errors import InputError
 from studio_diffusion import prompts, vocabulary
 from studio_diffusion.samplers import noise_levels
 from studio_video import fit
-from studio_video.latent import LatentVideo, Row
+from studio_video.latent import LatentVideo
 from studio_video.model import Views
+from studio_video.moving import Row
 from studio_video.temporal_filter import filtered
 
 LARGEST = 256
@@ -39,7 +40,7 @@ LOWEST, HIGHEST = 0.3, 0.75
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Denoising(studio.State):
-    """A clip on its way out of noise.
+    """A clip on its way out of noise. Latents and token states are on the model's device, the rest on the CPU.
 
     Attributes:
         x: (T, C, h, w) float32 latents, clean at the frames that are `given` (T,).
@@ -86,7 +87,7 @@ def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
         raise InputError("size", f"`size` is {inputs.size}; this model makes sides of up to {LARGEST} pixels")
     given = fit.given(inputs, MEMORY)
     frames = inputs.frames + given.hidden + inputs.loop
-    x = _noise(model.latent_shape(frames, *inputs.sides), rng.torch, inputs.loop)
+    x = model.here(_noise(model.latent_shape(frames, *inputs.sides), rng.torch, inputs.loop))
     still = torch.zeros(frames, dtype=torch.bool)
     for at, pixels in given.frames.items():
         still[at] = True
@@ -108,10 +109,7 @@ def start(model: LatentVideo, inputs: Any, rng: studio.Rng) -> Denoising:
 def step(model: LatentVideo, states: Sequence[Denoising]) -> list[Denoising]:
     """One step for all states together, as one packed row."""
     moved = model.step([_row(state) for state in states], Views(states[0].attention))
-    return [
-        replace(a, position=a.position + 1, x=x.cpu(), x0_before=x0.cpu())
-        for a, (x, x0) in zip(states, moved, strict=True)
-    ]
+    return [replace(a, position=a.position + 1, x=x, x0_before=x0) for a, (x, x0) in zip(states, moved, strict=True)]
 
 
 def _row(a: Denoising) -> Row:

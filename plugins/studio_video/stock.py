@@ -7,7 +7,8 @@ gives x_0, and this project's samplers go on from there. States are tensors, so 
 as any other; previews come of x_0.
 
 Known limits: one request a step; a model that is told a picture by its own encoder encodes it at every step; all
-weights are of one dtype, also those that diffusers keeps in float32 (Wan's norms and time embedding).
+weights are of one dtype, also those that diffusers keeps in float32 (Wan's norms and time embedding), but for the
+VAE's, which are float32 where float16 is asked.
 
 Try it: ``studio video "a dog" --model FOLDER --frames 9 --size 704x480``
 """
@@ -28,11 +29,13 @@ import torch
 from torch import Tensor
 
 import studio
+from studio import devices
 from studio.errors import InputError, WeightsError
 from studio.finite import Reading
 from studio.loaders import diffusers as loaders
 from studio.loaders import read_config, transformers
 from studio_diffusion import prompts
+from studio_diffusion.latent import vae_dtype
 from studio_diffusion.layout import tensors_of
 from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
 from studio_video import fit
@@ -83,8 +86,8 @@ class OneTime:
 
     order, init_noise_sigma = 1, 1.0
 
-    def __init__(self, real: Any) -> None:
-        self._real, self.config = real, real.config
+    def __init__(self, real: Any, device: torch.device) -> None:
+        self._real, self.config, self._device = real, real.config, device
         self.schedule: tuple[tuple[float, float, float], ...] = ()
         self.landings: tuple[tuple[float, float], ...] = ()
         self.timesteps = self.sigmas = torch.zeros(0)
@@ -93,8 +96,9 @@ class OneTime:
     def at(self, level: tuple[float, float, float] | None, steps: int = 0) -> None:
         """Let the pipeline take one step at a level; without one take none, and ask the real one for `steps` times."""
         self._at, self._count = level or self._at, steps
-        self.timesteps = torch.tensor([] if level is None else [level[2]])
-        self.sigmas = torch.tensor([] if level is None else [level[1], 0.0])
+        numbers = torch.tensor([] if level is None else [level[2], level[1], 0.0])
+        numbers = devices.upload(numbers, self._device)  # pipelines feed the time to the net as it is
+        self.timesteps, self.sigmas = numbers[:1], numbers[1:]
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, timesteps: Any = None,
                       sigmas: Any = None, mu: float | None = None) -> None:  # fmt: skip
@@ -193,21 +197,28 @@ class StockVideo:
                                hint="name a model of one of these families")  # fmt: skip
         if isinstance(index.get("scheduler"), list):
             check_solver(folder, _named(folder, "scheduler", index["scheduler"])[1])
-        parts = {name: _part(folder / name, *_named(folder, name, value), device, dtype)
+        dtypes = {"vae": vae_dtype(dtype)}
+        parts = {name: _part(folder / name, *_named(folder, name, value), device, dtypes.get(name, dtype))
                  for name, value in index.items() if isinstance(value, list) and value != [None, None]}  # fmt: skip
         pipe = loaders.pipeline(self.name, index, folder / "model_index.json", parts)
         pipe.set_progress_bar_config(disable=True)
         self.pipe, self.device = pipe, torch.device(device)
         self._decodings: list[Reading] = []  # sums of what the VAE's decoder says, which pipelines clamp
         pipe.vae.decoder.register_forward_hook(self._decoded)
+        for net in (pipe.vae.encoder, pipe.vae.decoder, pipe.transformer):
+            net.register_forward_pre_hook(_in_its_dtype, with_kwargs=True)
         check_scheduler(folder, pipe.scheduler)
-        self.time = OneTime(pipe.scheduler)
+        self.time = OneTime(pipe.scheduler, self.device)
         self.pipe.scheduler = self.time
         self._told = self.pipe
 
     def _decoded(self, module: Any, given: Any, made: Any) -> None:
         first = made[0] if isinstance(made, tuple) else made
         self._decodings.append(Reading(first, "the decoded frames"))
+
+    def here(self, x: Tensor) -> Tensor:
+        """The tensor on the pipeline's device."""
+        return devices.upload(x, self.device)
 
     def decode(self, state: Denoising, x: Tensor | None) -> np.ndarray:
         """Frames of latents, uint8 (T, H, W, 3). Raises NotFinite."""
@@ -239,7 +250,7 @@ class StockVideo:
         if not picture and FAMILIES[self.name] == self.name and self.name != "LTXImageToVideoPipeline":
             raise InputError("image", f"a `{self.name}` begins with a picture", hint="give `--image`")
         if type(self._told).__name__ != name:
-            self._told = getattr(diffusers, name).from_pipe(self.pipe)
+            self._told = getattr(diffusers, name)(**self.pipe.components)  # `from_pipe` would change their dtype
             self._told.set_progress_bar_config(disable=True)
         return self._told
 
@@ -251,15 +262,23 @@ class StockVideo:
         embeds = dict(zip(_MASKED if len(state.text) == 4 else _EMBEDS, state.text, strict=True))
         more: dict[str, Any] = {} if picture is None else {"image": picture}
         more |= {"frame_rate": state.fps} if self.name.startswith("LTX") else {}
-        guided = state.guidance > 1
-        if not guided:
+        if x is not None:
+            x = self.here(x).to(self.pipe.vae.dtype if output == "np" else x.dtype)
+        if state.guidance <= 1:
             embeds = {name: each for name, each in embeds.items() if not name.startswith("negative")}
         return self.pipeline(picture is not None)(
             width=state.size[0], height=state.size[1], num_frames=state.frames, num_inference_steps=1,
-            guidance_scale=state.guidance, latents=None if x is None else x.to(self.device), output_type=output,
+            guidance_scale=state.guidance, latents=x, output_type=output,
             generator=torch.Generator().manual_seed(state.seed), return_dict=False,
-            **{name: each.to(self.device) for name, each in embeds.items()}, **more,
+            **{name: self.here(each) for name, each in embeds.items()}, **more,
         )[0]  # fmt: skip
+
+
+def _in_its_dtype(net: torch.nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Pipelines give nets latents and pictures in the dtype of the text or of the noise; a net's own may be another."""
+    dtype = next(net.parameters()).dtype
+    first = tuple(each.to(dtype) for each in args[:1])
+    return (*first, *args[1:]), named | {name: named[name].to(dtype) for name in ("hidden_states",) if name in named}
 
 
 def _named(folder: Path, name: str, value: list[Any]) -> tuple[str, str]:
@@ -289,7 +308,8 @@ class Denoising(studio.State):
     """A clip of a stock pipeline on its way out of noise.
 
     Attributes:
-        x: latents as the pipeline has them; `x0_before` what the net took for the clean ones at the step before.
+        x: latents as the pipeline has them, on its device as the texts are; `x0_before` what the net took for the clean
+            ones at the step before.
         text: token states and masks in the order that the pipeline's `encode_prompt` gives.
         schedule: (alpha, sigma, time) of each step and of the clean end.
         landings: (alpha, sigma) that the model's own solver goes to from each step.
@@ -341,7 +361,7 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
     )  # fmt: skip
     state = Denoising(
         steps=inputs.steps, notices=notices, x=None, x0_before=None,
-        text=tuple(each.cpu() if each is not None else torch.zeros(0) for each in encoded), schedule=(),
+        text=tuple(model.here(torch.zeros(0) if each is None else each) for each in encoded), schedule=(),
         landings=(), guidance=inputs.guidance, sampler=inputs.sampler, fps=inputs.fps, size=inputs.sides, frames=frames,
         wanted=inputs.frames, seed=rng.torch_seed,
         picture=torch.from_numpy(given.before[0].copy()) if inputs.image else None,
@@ -352,7 +372,7 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
         raise InputError(
             "size", f"the pipeline refuses this: {error}", hint="choose another size, or other steps"
         ) from error
-    return replace(state, x=x.float().cpu(), schedule=model.time.schedule, landings=model.time.landings)
+    return replace(state, x=x.float(), schedule=model.time.schedule, landings=model.time.landings)
 
 
 def _tokens(pipe: Any) -> int:
@@ -371,10 +391,11 @@ def _step(model: StockVideo, state: Denoising) -> Denoising:
     own = state.sampler == "euler"
     after = state.landings[state.position] if own else state.schedule[state.position + 1][:2]
     before = state.schedule[state.position - 1] if state.position else (1.0, 0.0, 0.0)
-    x0 = model.call(state, now, state.x, "latent").float().cpu()
+    x0 = model.call(state, now, state.x, "latent").float()
     levels = [Level(torch.tensor(alpha), torch.tensor(sigma)) for alpha, sigma in (now[:2], after, before[:2])]
-    past = Past(levels[2], x0 if state.x0_before is None else state.x0_before, state.x)
-    x = SAMPLERS[state.sampler](Move(state.x, x0, levels[0], levels[1], past))
+    noisy = model.here(state.x)
+    past = Past(levels[2], x0 if state.x0_before is None else model.here(state.x0_before), noisy)
+    x = SAMPLERS[state.sampler](Move(noisy, x0, levels[0], levels[1], past))
     return replace(state, position=state.position + 1, x=x, x0_before=x0)
 
 

@@ -152,7 +152,7 @@ def noisy(samples: Sequence[Sample], texts: Sequence[Tensor], noise: torch.Gener
         s = torch.sigmoid(shift + 1.2 * torch.randn(1, generator=noise)).clamp(0.001, 0.999)
         levels = torch.where(given, 0.0, s)
         x = torch.lerp(clean, e, levels[:, None, None, None])
-        clips.append(Clip(*(each.to(device) for each in (x, times, levels, text))))
+        clips.append(Clip(x.to(device), times, levels, text.to(device)))
         targets.append((e - clean).to(device))
     return clips, targets
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from studio import devices
 from studio.errors import UsageError
 
 
@@ -165,9 +166,9 @@ class Lengths(Bias):
 
     def visible(self, rows: slice, q: Tensor, k: Tensor, shape: Shape) -> Tensor:
         """See Bias."""
-        seen = k < torch.tensor(self.counts[rows], device=k.device)[:, None, None, None]  # (B, 1, 1, k)
+        seen = k < _there(self.counts[rows], k)[:, None, None, None]  # (B, 1, 1, k)
         if self.queries is not None:
-            there = q < torch.tensor(self.queries[rows], device=q.device)[:, None, None]  # (B, 1, q)
+            there = q < _there(self.queries[rows], q)[:, None, None]  # (B, 1, q)
             seen = seen & there[..., None]
         return seen
 
@@ -226,7 +227,7 @@ class Blocks(Bias):
 
     def visible(self, rows: slice, q: Tensor, k: Tensor, shape: Shape) -> Tensor:
         """See Bias."""
-        bounds, key_bounds = (torch.tensor(each[1:], device=q.device) for each in (self.bounds, self.key_bounds))
+        bounds, key_bounds = (_there(each[1:], q) for each in (self.bounds, self.key_bounds))
         return torch.bucketize(q, bounds, right=True)[:, None] == torch.bucketize(k, key_bounds, right=True)
 
     def cuts(self, shape: Shape) -> tuple[int, ...]:
@@ -309,7 +310,7 @@ class SpaceTime(Bias):
         seen = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device)
         _, height, width = self.grid
         for axis, (step, n) in enumerate(zip((height * width, width, 1), self.grid, strict=True)):
-            bounds = torch.tensor(self.sees(axis), device=q.device)[q // step % n]  # (q, 2)
+            bounds = _there(self.sees(axis), q)[q // step % n]  # (q, 2)
             at = k // step % n
             seen &= (at >= bounds[:, :1]) & (at < bounds[:, 1:])
         return seen
@@ -390,6 +391,11 @@ class Sum(Bias):
         """See Bias."""
         found = [each for term in self.terms if (each := term.added(rows, q, k)) is not None]
         return sum(found[1:], start=found[0]) if found else None
+
+
+def _there(numbers: object, like: Tensor) -> Tensor:
+    """Whole numbers on the device of a tensor, without a wait for it."""
+    return devices.upload(torch.tensor(numbers), like.device)
 
 
 def _numbers(owner: str, name: str, given: Sequence[int] | Tensor) -> tuple[int, ...]:

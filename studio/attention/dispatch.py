@@ -22,6 +22,7 @@ from studio.attention.backend import Backend
 from studio.attention.backends import own
 from studio.attention.backends.chunked import attend_exactly
 from studio.attention.backends.masks import MOST_MASK
+from studio.attention.backends.sdpa import computes_as_a_cpu
 from studio.attention.bias import Bias
 from studio.attention.problem import Problem
 from studio.attention.serving import Serving, lent, served
@@ -144,7 +145,7 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
         fast = ["chunked", *flash]
     elif problem.open or problem.plain_causal or problem.kinds == {"Dense"}:
         fast = [*flash, "xformers", "chunked"]
-    elif problem.device.type == "cpu":
+    elif computes_as_a_cpu(problem.device):
         few = pairs <= FEW_PAIRS if problem.queries > 16 else pairs * problem.kv_heads < FEW_KEYS_DECODING
         fast = [*flash, "chunked"] if few else ["chunked", *flash]
     elif problem.kinds == {"SpaceTime"}:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from studio import devices
 from studio.attention.bias import Bias, Lengths, Shape, SpaceTime, Span, Sum
 
 MASKED_BLOCK = 256  # queries whose mask is written out at a time
@@ -224,7 +225,7 @@ def _window(pattern: tuple[_Pattern, ...], device: torch.device) -> Tensor:
     """Which pairs of a box are within the window: (queries, keys)."""
     seen = torch.ones((1,) * 6, dtype=torch.bool, device=device)
     for axis, (keys, sees) in enumerate(pattern):
-        bounds = torch.tensor(sees, device=device)  # (q, 2)
+        bounds = devices.upload(torch.tensor(sees), torch.device(device))  # (q, 2)
         at = torch.arange(keys, device=device)
         along = (at >= bounds[:, :1]) & (at < bounds[:, 1:])  # (q, k) of this axis
         place = [1] * 6

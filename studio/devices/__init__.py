@@ -10,6 +10,7 @@ Try it: ``python -c "from studio import devices; print(devices.device(devices.ch
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from studio.devices.accelerator import Mps, Xpu
 from studio.devices.cpu import Cpu
@@ -17,8 +18,11 @@ from studio.devices.cuda import Cuda
 from studio.devices.device import Copy, Device
 from studio.errors import UsageError
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["Copy", "Cpu", "Cuda", "Device", "Mps", "Xpu", "choose", "choose_many", "device", "names", "passed_over"]
-__all__ += ["register", "why_not"]
+__all__ += ["register", "upload", "why_not"]
 
 _NAME = re.compile(r"([a-z]+)(?::([0-9]{1,2}))?")
 _kinds: dict[str, type[Device]] = {"cpu": Cpu, "cuda": Cuda, "mps": Mps, "xpu": Xpu}
@@ -39,6 +43,16 @@ def device(name: str) -> Device:
     if name not in _devices:
         _devices[name] = _kinds[name.partition(":")[0]](name)
     return _devices[name]
+
+
+def upload(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
+    """A tensor on a device of torch's: itself if it is there, else a copy, without a wait where that can be.
+
+    See `Device.upload`; a device of a kind that is not known here is copied to as torch does.
+    """
+    if tensor.device == where:
+        return tensor
+    return device(str(where)).upload(tensor) if where.type in _kinds else tensor.to(where)
 
 
 def names() -> tuple[str, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from studio.devices.graphs import Graphs
 
 T = TypeVar("T")
+_ALIGNMENT = 16  # bytes, between tensors of one block
 
 
 class Copy(Protocol):
@@ -41,12 +42,14 @@ class Device:
 
     `kind` is torch's name of the device type. `pins` says whether host memory can be pinned for copies to it.
     `queues` says whether work is done later than it is asked for. `records` says whether it can `record`.
+    `channels_last` says whether convolutions of U-Nets are to have that layout.
     """
 
     kind: ClassVar[str]
     pins: ClassVar[bool] = False
     queues: ClassVar[bool] = False
     records: bool = False
+    channels_last: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -122,8 +125,8 @@ class Device:
         return size
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A host tensor on the device, without a wait for the device where it can pin. The tensor must not be changed
-        afterwards.
+        """A tensor on the device: itself if it is there, else a copy, without a wait for the device where it can pin.
+        The tensor must not be changed afterwards.
         """
         return tensor.to(self.name)
 
@@ -143,6 +146,25 @@ class Device:
             if self._staging is None:
                 self._staging = Staging(self)
             return self._staging.send(tensor, dtype)
+
+    def upload_all(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Small host tensors on the device by one copy; they become views of one block."""
+        if not self.queues:
+            return [self.upload(tensor) for tensor in tensors]
+        import torch
+
+        places, size = [], 0
+        for tensor in tensors:
+            places.append(size)
+            size += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        block = torch.empty(size, dtype=torch.uint8)
+        for tensor, place in zip(tensors, places, strict=True):
+            block[place : place + tensor.nbytes].view(tensor.dtype).copy_(tensor.flatten())
+        there = self.upload(block)
+        return [
+            there[place : place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            for tensor, place in zip(tensors, places, strict=True)
+        ]
 
     def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
         """Call `copy`, which copies to the device and returns the new tensors, beside what is computed.

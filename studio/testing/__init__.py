@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from studio import devices
 from studio.errors import StudioError
 from studio.generator import Generator
-from studio.testing import checks
+from studio.testing import checks, gpu
 from studio.testing.report import Finding, Report
 from studio.testing.subject import Subject
 
@@ -35,6 +35,7 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     "saved and resumed": checks.resumes,
     "cancels": checks.cancels,
     "memory": checks.memory_claimed,
+    gpu.CHECK: lambda subject: gpu.runs_on_a_gpu(subject, checks.TOLERANCE),
 }
 
 
@@ -49,8 +50,8 @@ def check(
     """Check a generator and report what was found; `told` hears of each finding as it comes.
 
     `inputs` are values for its inputs; what is required besides is made up (a short text, a small picture). Choose few
-    steps and a small size: about eight requests are run. Raises UsageError for a device that is not here, nothing else:
-    what the generator raises fails the check in which it does.
+    steps and a small size: about a dozen requests are run. Raises UsageError for a device that is not here, nothing
+    else: what the generator raises fails the check in which it does.
     """
     subject = Subject(generator, inputs or {}, devices.choose(device), dtype)
     findings = []
@@ -135,3 +136,7 @@ class Conformance:
     def test_memory_is_as_claimed(self) -> None:
         """The model against its weight files."""
         self._holds("memory")
+
+    def test_it_runs_on_a_gpu(self) -> None:
+        """On the fake GPU, as on the CPU."""
+        self._holds(gpu.CHECK)

@@ -143,10 +143,26 @@ def install() -> None:
     fallback = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
     fallback.fallback(_run, "PrivateUse1")  # type: ignore[no-untyped-call]
     aten = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-    own = {"empty_strided": _empty_strided, "empty.memory_format": _empty, "_copy_from": _copy}
+    own = {"empty_strided": _empty_strided, "empty.memory_format": _empty, "_copy_from": _copy,
+           "scaled_dot_product_attention": _attention,
+           **dict.fromkeys(("arange", "arange.start", "arange.start_step"), _arange)}  # fmt: skip
     for operator, function in own.items():
         aten.impl(operator, function, "PrivateUse1")  # type: ignore[no-untyped-call]
     _kept.extend((fallback, aten))
+
+
+def _arange(*args: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None) -> _Tensor:
+    """torch makes an empty tensor and has it grow, which a wrapper would not notice."""
+    gpu, again = _gpu[-1], partial(torch.arange, *args, dtype=dtype)
+    gpu.launched("arange")
+    made = again()
+    _record(gpu, made, again)
+    return _Tensor(made)
+
+
+def _attention(*args: Any, **kwargs: Any) -> Any:
+    """The CPU's kernel, whole: torch would put another together of products and a softmax, with other bits."""
+    return _run(torch.ops.aten.scaled_dot_product_attention.default, *args, **kwargs)
 
 
 def _empty_strided(size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None,
@@ -201,21 +217,28 @@ def _row_by_row(
 
 @contextmanager
 def patched(gpu: FakeGpu) -> Iterator[None]:
-    """Serve `gpu` meanwhile. Wrappers cannot be made in inference mode, so that is `no_grad`; `tolist` goes by a copy,
-    and attention takes the CPU's kernel, whose bits are to be equalled.
+    """Serve `gpu` meanwhile. Wrappers cannot be made in inference mode, so that is `no_grad`, also where it decorates a
+    function; `tolist` goes by a copy, and attention takes the CPU's kernel, whose bits are to be equalled.
     """
     from studio.attention import spans
     from studio.attention.backends import sdpa
 
-    inference_mode, tolist = torch.inference_mode, torch.Tensor.tolist
+    tolist, mode = torch.Tensor.tolist, torch.inference_mode
+    enter, leave = mode.__enter__, mode.__exit__
+    entered: dict[int, Any] = {}
+
+    def enter_no_grad(self: torch.inference_mode) -> None:
+        entered[id(self)] = torch.no_grad() if self.mode else nullcontext()
+        entered[id(self)].__enter__()
+
+    def leave_no_grad(self: torch.inference_mode, *error: Any) -> None:
+        entered.pop(id(self)).__exit__(*error)
 
     def by_copy(tensor: torch.Tensor) -> Any:
         return tolist(tensor.cpu() if isinstance(tensor, _Tensor) else tensor)
 
-    def no_grad(mode: bool = True) -> Any:
-        return torch.no_grad() if mode else nullcontext()
-
-    torch.inference_mode, torch.Tensor.tolist = no_grad, by_copy  # type: ignore[misc, method-assign, assignment]
+    torch.Tensor.tolist = by_copy  # type: ignore[method-assign, assignment]
+    mode.__enter__, mode.__exit__ = enter_no_grad, leave_no_grad  # type: ignore[method-assign]
     sdpa.FLASH["gpu"], spans.KERNELS["gpu"] = sdpa.flash_cpu, _by_rows
     _gpu.append(gpu)
     try:
@@ -224,4 +247,5 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
         _gpu.remove(gpu)
         del sdpa.FLASH["gpu"]
         spans.KERNELS.pop("gpu", None)  # a test may have taken it away
-        torch.inference_mode, torch.Tensor.tolist = inference_mode, tolist  # type: ignore[misc, method-assign]
+        torch.Tensor.tolist = tolist  # type: ignore[method-assign]
+        mode.__enter__, mode.__exit__ = enter, leave  # type: ignore[method-assign]

@@ -70,7 +70,11 @@ class Subject:
     def start(self, seed: int) -> State:
         """The first state of the request with this seed."""
         model = self.model
-        return self.call(lambda: check_state(self.generator.start(model, self.inputs, Rng(seed))))
+        return self.call(lambda: self.start_on(model, seed))
+
+    def start_on(self, model: Any, seed: int) -> State:
+        """The same with a model that was loaded elsewhere."""
+        return check_state(self.generator.start(model, self.inputs, Rng(seed)))
 
     def go_on(self, states: Sequence[State]) -> Run:
         """Step the last of `states` until it is done, alone."""

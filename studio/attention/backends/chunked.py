@@ -7,7 +7,8 @@ training nothing of a block is kept: its backward pass computes it again.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
+from itertools import groupby, pairwise
 from math import prod
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from studio.attention.backend import Backend
 from studio.attention.backends.masks import as_floats, floats_of
-from studio.attention.backends.sdpa import flash_cpu, math
+from studio.attention.backends.sdpa import computes_as_a_cpu, flash_cpu, math
+from studio.attention.bias import Blocks
 from studio.attention.exact import exact
 from studio.attention.plan import Block, Kept, blocks, grids
 from studio.attention.problem import Problem
@@ -62,11 +64,34 @@ def attend_exactly(q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: flo
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
     out = q.new_zeros(*q.shape[:3], v.shape[3])
+    if isinstance(problem.bias, Blocks) and problem.batch == 1 and _most(problem) is None:
+        for queries, keys, count in _runs(problem.bias):
+            taken = [
+                x[0, at].reshape(count, -1, *x.shape[2:]).transpose(1, 2)  # (sequences, H, T, D)
+                for x, at in ((q, queries), (k, keys), (v, keys))
+            ]
+            made = _one(taken[0], taken[1], taken[2], None, scale)
+            out[0, queries] = made.transpose(1, 2).flatten(0, 1)
+        return out
     boxes, masks = _Boxes(q, k, v, problem), Kept()
     for block in blocks(problem.bias, problem.shape, q.device, _most(problem)):
         made = _one(*boxes.take(block), _mask(block, masks, q.dtype), scale)
         _put(out, block.rows, block.q, boxes.grid_q, made)
     return out
+
+
+@lru_cache(maxsize=64)
+def _runs(bias: Blocks) -> tuple[tuple[slice, slice, int], ...]:
+    """Neighbouring sequences with as many queries and keys each: the queries and keys of all, and how many they are.
+
+    They are one call with a batch, so that a GPU is not asked for each by itself.
+    """
+    spans = zip(pairwise(bias.bounds), pairwise(bias.key_bounds), strict=True)
+    runs = [list(run) for _, run in groupby(spans, lambda pair: [last - first for first, last in pair])]
+    return tuple(
+        (slice(run[0][0][0], run[-1][0][1]), slice(run[0][1][0], run[-1][1][1]), len(run))
+        for run in runs if all(first < last for first, last in run[0])
+    )  # fmt: skip
 
 
 def _mask(block: Block, masks: Kept, dtype: torch.dtype) -> Tensor | None:
@@ -80,7 +105,7 @@ def _most(problem: Problem) -> int | None:
     """Queries a block: any number where the kernel does not hold the scores."""
     if problem.head_dim == problem.value_dim and problem.dtype != torch.float64:
         return None
-    if problem.head_dim == problem.value_dim and problem.device.type == "cpu":
+    if problem.head_dim == problem.value_dim and computes_as_a_cpu(problem.device):
         return None
     return max(1, _MOST_SCORES // (problem.batch * problem.heads * problem.keys))
 
@@ -89,7 +114,7 @@ def _one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> 
     """One block, (B, H, T, D) as kernels have it."""
     if q.shape[3] != v.shape[3]:
         return math(q, k, v, mask, False, scale)
-    if q.device.type == "cpu":
+    if computes_as_a_cpu(q.device):
         return flash_cpu(q, k, v, mask, False, scale)
     grouped = q.shape[1] != k.shape[1]
     made = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)

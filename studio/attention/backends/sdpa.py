@@ -89,6 +89,11 @@ def math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, sca
 FLASH: dict[str, Callable[..., Tensor]] = {"cpu": flash_cpu, "cuda": flash_cuda}  # by the type of the device
 
 
+def computes_as_a_cpu(device: torch.device) -> bool:
+    """Whether its flash kernel is that for the CPU: the CPU's, and the fake GPU's of `studio.testing`."""
+    return FLASH.get(device.type) is flash_cpu
+
+
 def _neighbours(*given: Tensor) -> tuple[Tensor, ...]:
     """The tensors as the kernels for CUDA read them: a head's numbers are neighbours, rows begin at whole 16 bytes."""
     return tuple(each if _is_aligned(each) else each.contiguous() for each in given)

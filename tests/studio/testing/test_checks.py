@@ -30,6 +30,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "ddpm": {"steps": 4},
     "video": {"prompt": "a dog bouncing", "steps": 4, "frames": 3, "size": "64x64"},
 }
+WAITS = {  # for a GPU within a step, at the most; they may only fall. Those of CLIP and DCGAN read what they made
+    "image": 0, "ddpm": 0, "video": 0, "dcgan": 2, "dcgan-walk": 2, "embed": 1, "embed-pictures": 1, "clip-rank": 1,
+    "clip-label": 2, "clip-describe": 1, "grid": 0, "template": 0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OWN_GENERATORS)
@@ -37,6 +41,10 @@ def test_every_built_in_generator_conforms(name: str) -> None:
     report = check(BUILT_IN.generators[name], SMALL.get(name))
     report.raise_if_failed()
     assert [finding.check for finding in report.findings] == list(CHECKS)
+    numbers = {finding.check: finding.numbers for finding in report.findings}["runs on a GPU"]
+    assert numbers["apart"] == 0
+    assert numbers["waits"] <= WAITS[name]
+    assert numbers["width"] == 1 or numbers["launches_wide"] < 1.2 * numbers["launches"]
 
 
 class Steps(studio.Inputs):
@@ -152,6 +160,36 @@ class Heavy(Good):
         return {"table": torch.zeros(1 << 20)}
 
 
+class Stranded(Good):
+    """Keep a state on the CPU and the model on the device."""
+
+    def load(self, device: str, dtype: str) -> Any:
+        import torch
+
+        return torch.ones(2, device=device)
+
+    def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Sum:
+        import torch
+
+        return Sum(steps=inputs.steps, total=0, bag=torch.ones(2))
+
+    def step(self, model: Any, states: Sequence[Sum]) -> list[Sum]:
+        return [replace(each, position=each.position + 1, bag=each.bag + model) for each in states]
+
+    def finish(self, model: Any, state: Sum) -> studio.Text:
+        return studio.Text(str(state.bag.tolist()))
+
+
+class Placed(Good):
+    """Compute another thing on a GPU."""
+
+    def load(self, device: str, dtype: str) -> Any:
+        return device
+
+    def finish(self, model: Any, state: Sum) -> studio.Text:
+        return studio.Text(str(model))
+
+
 class Raising(Good):
     """Leave the program."""
 
@@ -171,6 +209,8 @@ class Raising(Good):
         (Forgetful(), "saved and resumed", "saved at step 2 and resumed it gives another result"),
         (Hoarding(), "cancels", "states live on after the request"),
         (Heavy(), "memory", "the model holds 4.0 MiB, and the files that `weights` names come to 0 B"),
+        (Stranded(), "runs on a GPU", "add: expected all tensors to be on the same device, but found gpu:0 and cpu"),
+        (Placed(), "runs on a GPU", "on the fake GPU it comes out otherwise than on the CPU: 100.00% of the range"),
         (Raising(), "seed decides", "SystemExit: 3 (test_checks.py:"),
     ],
     ids=lambda value: getattr(value, "name", None) and type(value).__name__,

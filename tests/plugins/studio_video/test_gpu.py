@@ -1,0 +1,84 @@
+"""On a GPU, shown by the fake one: clips come out as on the CPU, and nothing in a step of Studio's own model waits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import studio
+from studio.testing.gpu import runs_on_a_gpu
+from studio.testing.samples import sample_media
+from studio.testing.subject import Subject
+from studio_video import own
+from studio_video.model import Views, _grouped
+from studio_video.video import PICTURES, VideoGenerator
+
+from .test_stock import SMALL as STOCK
+from .test_stock import folders, pipes  # noqa: F401  (fixtures)
+
+PICTURE = studio.Image.from_array(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+SMALL = {"prompt": "a dog bouncing", "steps": 3, "frames": 3, "size": "64x64"}
+CLIPS: dict[str, dict[str, Any]] = {
+    "full": {}, "window": {"attention": "window", "frames": 9}, "factorised": {"attention": "factorised"},
+    "picture": {"image": PICTURE}, "to": {"to": PICTURE}, "extend": {"extend": sample_media(studio.Video)},
+    "loop": {"loop": True, "guidance": 1, "sampler": "euler"},
+}  # fmt: skip
+STOCK_WAITS = {"ltx": 0, "wan": 1, "cog": 0, "wan-image": 5, "cog-image": 2}
+"""Of diffusers' own pipelines within a step, at the most: those with a picture encode it anew each time."""
+
+
+def numbers(generator: studio.Generator, inputs: dict[str, Any]) -> Any:
+    return runs_on_a_gpu(Subject(generator, inputs, "cpu", "float32"), 0.0).numbers
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_clips(tiny_video: Path, name: str) -> None:
+    found = numbers(VideoGenerator(tiny_video, PICTURES), SMALL | CLIPS[name])
+    assert found["waits"] == 0
+    assert found["width"] == 8
+    grows = found["launches_wide"] - found["launches"]
+    assert grows < 0.2 * 500, "of the starter's 500 in six layers; this net has two"
+
+
+def test_clips_of_several_passes(tiny_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "WINDOW", 6)
+    monkeypatch.setattr(own, "OVERLAP", 3)
+    found = numbers(VideoGenerator(tiny_video, PICTURES), SMALL | {"frames": 11})
+    assert found["waits"] == 0
+    # Texts of unlike lengths are attended to in a call for each run of equal ones; it may only fall.
+    assert found["launches_wide"] - found["launches"] <= 112
+
+
+@pytest.mark.parametrize("name", STOCK_WAITS)
+def test_stock_pipelines(folders: dict[str, Path], name: str) -> None:  # noqa: F811
+    more: dict[str, Any] = {"image": PICTURE} if "image" in name else {}
+    more |= {"frames": 5} if name == "wan-image" else {}
+    found = numbers(VideoGenerator(folders[name]), STOCK | more)
+    assert found["waits"] <= STOCK_WAITS[name]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["ltx", "cog", "cog-image", "ltx-image"])
+def test_stock_pipelines_in_short_dtypes(folders: dict[str, Path], name: str, dtype: str) -> None:  # noqa: F811
+    """All their parts are of the dtype, also after a request with a picture; but for a VAE in float16."""
+    generator = VideoGenerator(folders[name.removesuffix("-image") if name == "ltx-image" else name])
+    inputs = generator.Inputs.parse(STOCK | {"steps": 1} | ({"image": PICTURE} if "image" in name else {}))
+    with torch.inference_mode():
+        model = generator.load("cpu", dtype)
+        (state,) = generator.step(model, [generator.start(model, inputs, studio.Rng(1))])
+        generator.finish(model, state)
+    assert model.pipe.transformer.dtype == model.pipe.text_encoder.dtype == getattr(torch, dtype)
+    assert model.pipe.vae.dtype == (torch.float32 if dtype == "float16" else torch.bfloat16)
+
+
+def test_groups_of_frames_are_made_once_for_all_layers_and_steps() -> None:
+    grids = ((9, 4, 4), (9, 4, 4))
+    first = _grouped(grids, Views("window"), 1, "cpu")
+    assert _grouped(grids, Views("window"), 1, "cpu")[0] is first[0]
+    assert _grouped(grids, Views("window"), 3, "cpu")[0] is not first[0]
+    assert sorted(first[0].tolist()) == list(range(2 * 9 * 16))
+    assert not first[0].is_inference(), "training may ask for them later"
