@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+import safetensors.torch
 import torch
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map
@@ -237,6 +238,14 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
     def by_copy(tensor: torch.Tensor) -> Any:
         return tolist(tensor.cpu() if isinstance(tensor, _Tensor) else tensor)
 
+    load_file = safetensors.torch.load_file
+
+    def load_to_us(filename: Any, device: Any = "cpu", **more: Any) -> dict[str, torch.Tensor]:
+        there = torch.device(device).type == "gpu"  # which safetensors does not know
+        found = load_file(filename, device="cpu" if there else device, **more)
+        return {name: each.to(device) for name, each in found.items()} if there else found
+
+    safetensors.torch.load_file = load_to_us
     torch.Tensor.tolist = by_copy  # type: ignore[method-assign, assignment]
     mode.__enter__, mode.__exit__ = enter_no_grad, leave_no_grad  # type: ignore[method-assign]
     sdpa.FLASH["gpu"], spans.KERNELS["gpu"] = sdpa.flash_cpu, _by_rows
@@ -247,5 +256,6 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
         _gpu.remove(gpu)
         del sdpa.FLASH["gpu"]
         spans.KERNELS.pop("gpu", None)  # a test may have taken it away
+        safetensors.torch.load_file = load_file
         torch.Tensor.tolist = tolist  # type: ignore[method-assign]
         mode.__enter__, mode.__exit__ = enter, leave  # type: ignore[method-assign]
