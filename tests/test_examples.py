@@ -52,7 +52,7 @@ def test_they_install_beside_each_other(tmp_path: Path) -> None:
         shutil.copytree(example, tmp_path / "source" / example.name)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     sources = [str(tmp_path / "source" / example.name) for example in EXAMPLES]
-    subprocess.run([*pip, str(tmp_path / "site"), *sources], check=True, timeout=300)
+    subprocess.run([*pip, str(tmp_path / "site"), *sources], check=True, timeout=500)
     path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
 
     def studio(*words: str) -> str:

@@ -61,7 +61,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def execute(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, f"{command[-1]}\nexit {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 

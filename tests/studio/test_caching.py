@@ -14,7 +14,7 @@ import pytest
 import studio
 from studio.caching import cached_property
 
-WAIT_S = 60  # far longer than anything here takes: a bound for what hangs
+WAIT_S = 500  # far longer than anything here takes: a bound for what hangs
 
 
 class Slow:

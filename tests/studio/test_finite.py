@@ -131,11 +131,11 @@ def test_the_request_at_fault_ends_at_its_step_and_the_others_go_on():
         tickets = engine.submit_many(
             [Request(generator, generator.Inputs(bad_from=each), 1, plugin) for each in (99, 3, 0, 99)]
         )
-        assert [str(tickets[place].result(60)) for place in (0, 3)] == ["4", "4"]
+        assert [str(tickets[place].result(500)) for place in (0, 3)] == ["4", "4"]
         with pytest.raises(GeneratorFailed, match=r"`spoils` failed in step 3: 1 of the 1 numbers of `x` are NaN"):
-            tickets[1].result(60)
+            tickets[1].result(500)
         with pytest.raises(GeneratorFailed, match=r"failed in start: .* NaN") as caught:
-            tickets[2].result(60)
+            tickets[2].result(500)
     assert "float32" in caught.value.hint
 
 
@@ -146,10 +146,10 @@ def test_on_a_device_no_step_waits_and_the_error_names_the_step_all_the_same():
         tickets = engine.submit_many(
             [Request(generator, generator.Inputs(bad_from=each), 1, plugin) for each in (99, 3, 0, 99)]
         )
-        assert [str(tickets[place].result(60)) for place in (0, 3)] == ["4", "4"]
+        assert [str(tickets[place].result(500)) for place in (0, 3)] == ["4", "4"]
         with pytest.raises(GeneratorFailed, match="NaN or infinity in its state since step 3"):
-            tickets[1].result(60)
+            tickets[1].result(500)
         with pytest.raises(GeneratorFailed, match="NaN or infinity in its state since start"):
-            tickets[2].result(60)
+            tickets[2].result(500)
     read = sum(count for where, count in counts.waits.items() if where.startswith("finite.py"))
     assert read <= len(tickets) + 2, "once a request, with what is made, and again for the two that are at fault"

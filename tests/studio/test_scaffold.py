@@ -85,7 +85,7 @@ def test_any_name_is_refused_or_makes_valid_python(tmp_path_factory: pytest.Temp
 
 def run(folder: Path, *command: str, **environment: str) -> str:
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout

@@ -29,7 +29,7 @@ def make(generator: studio.Generator, requests: list[dict[str, Any]]) -> list[st
         for one in requests:
             inputs = generator.Inputs.parse({name: value for name, value in one.items() if name != "seed"})
             asked.append(Request(generator.serving(inputs), inputs, one["seed"], PLUGIN))
-        return [ticket.result(60) for ticket in engine.submit_many(asked)]
+        return [ticket.result(500) for ticket in engine.submit_many(asked)]
 
 
 def pixels(media: studio.Media) -> np.ndarray:

@@ -186,7 +186,7 @@ def test_two_processes_share_a_run(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     program = str(Path(__file__).with_name("shared.py"))
     command = [*launch, program, str(tmp_path), str(photos(tmp_path / "photos"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     check_steps(tmp_path / "dcgan" / "run.safetensors", 3)
     assert (tmp_path / "dcgan" / "samples-0000002.png").exists()

@@ -126,7 +126,7 @@ def test_batched_with_others_is_as_alone(tiny_ddpm: Path) -> None:
             )
             for one in MIXED
         ]
-        together = [ticket.result(60) for ticket in engine.submit_many(asked)]
+        together = [ticket.result(500) for ticket in engine.submit_many(asked)]
     for one, made in zip(MIXED, together, strict=True):
         assert np.abs(draw(generator, **one) - pixels(made)).max() <= 1
         assert made.recipe is not None

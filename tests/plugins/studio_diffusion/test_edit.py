@@ -53,7 +53,7 @@ def engine() -> Iterator[Engine]:
 def make(engine: Engine, generator: ImageGenerator, *asked: dict[str, Any]) -> list[studio.Image]:
     plain = {"prompt": "octopus", "size": "64x64", "steps": 4}
     requests = [Request(generator, generator.Inputs.parse(plain | one), 3, PLUGIN) for one in asked]
-    made = [ticket.result(60) for ticket in engine.submit_many(requests)]
+    made = [ticket.result(500) for ticket in engine.submit_many(requests)]
     assert all(isinstance(each, studio.Image) for each in made)
     return made  # type: ignore[return-value]
 
@@ -175,7 +175,7 @@ def test_fast_is_four_steps_and_chooses_alone(engine: Engine, generator: ImageGe
     tickets = engine.submit_many(
         [Request(generator, generator.Inputs.parse(each), 0, PLUGIN) for each in (fast, written)]
     )
-    by_fast, by_hand = (ticket.result(60) for ticket in tickets)
+    by_fast, by_hand = (ticket.result(500) for ticket in tickets)
     assert by_fast == by_hand
     assert by_fast.recipe is not None
     assert by_fast.recipe.facts["noise_schedule"]["steps"] == FAST_STEPS

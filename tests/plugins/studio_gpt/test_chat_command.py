@@ -40,7 +40,7 @@ def command(*words: str) -> list[str]:
 
 
 def talk(said: str, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*words), input=said, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command(*words), input=said, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == code, done.stderr
     return done
 
@@ -80,7 +80,7 @@ def test_without_a_model_each_message_is_answered_by_itself_and_it_says_what_ans
 
 def test_closed_standard_input_is_the_end() -> None:
     done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command("-q")], capture_output=True, text=True,
-                          check=False, timeout=120)  # fmt: skip
+                          check=False, timeout=500)  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_chat_is_one_error(checkpoints: Any) -> None:
 
 
 def test_its_help_speaks_of_chats_only() -> None:
-    told = subprocess.run([*command(), "--help"], capture_output=True, text=True, check=True, timeout=120).stdout
+    told = subprocess.run([*command(), "--help"], capture_output=True, text=True, check=True, timeout=500).stdout
     assert "--system" in told
     assert not [each for each in ("with `chat`", "--literal", "--turns", "--prompt ") if each in told]
 
@@ -124,7 +124,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(model: str, tokenizer: Any)
             os.write(ours, b"\x03")  # at the prompt it takes back the line
             read_until(ours, b"> ")
             os.write(ours, b"\x04")
-            assert process.wait(30) == 0
+            assert process.wait(500) == 0
         finally:
             process.kill()  # else leaving the block would wait for one that hangs
     os.close(ours)

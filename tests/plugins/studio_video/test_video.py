@@ -231,7 +231,7 @@ def test_a_made_clip_is_saved_in_every_format_with_its_recipe(
 ) -> None:
     with Engine("cpu", "float32") as engine:
         asked = Request(generator, generator.Inputs.parse(SMALL | {"frames": 2, "steps": 1}), 1, PLUGIN)
-        (made,) = (ticket.result(60) for ticket in engine.submit_many([asked]))
+        (made,) = (ticket.result(500) for ticket in engine.submit_many([asked]))
     again = studio.Video.open(made.save(tmp_path / f"a{suffix}"))
     assert len(again.frames) == 2
     assert again.recipe is not None

@@ -101,7 +101,7 @@ def test_a_full_disk_leaves_nothing_half_written(start: Start, own_home: Path, t
 
     words = ["generate", "dot", "x", "--side", "2048", "--seed", "77", "-q", "-o", "dot.png"]
     process = start(*words, preexec_fn=nearly_full)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=500)
     _is_one_clear_error(process.returncode, err, 1, "cannot write `", "")
     assert out == ""
     assert files(tmp_path / "outside") == []
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_nothing_half_written(start: Start, own_home: Path, t
 def test_standard_output_that_is_full_is_a_failure(start: Start) -> None:
     with open("/dev/full", "w") as full:
         process = start("plugins", stdout=full)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=500)
     _is_one_clear_error(process.returncode, err, 1, "No space left on device", "")
 
 
@@ -119,7 +119,7 @@ def test_a_reader_that_has_gone_is_no_error(start: Start) -> None:
     process = start("plugins")
     assert process.stdout is not None
     process.stdout.close()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=500) == 141
     assert process.stderr is not None
     assert process.stderr.read() == ""
     process.stderr.close()

@@ -89,7 +89,7 @@ def test_a_broken_link_as_a_folder_is_named(studio: Studio) -> None:
 def test_of_two_commands_with_one_name_exactly_one_gets_it(start: Start, tmp_path: Path) -> None:
     run = ("generate", "slow", "--steps", "20", "--pause", "0.01", "-o", "a.txt", "--seed")
     both = [start(*run, str(seed)) for seed in (1, 2)]
-    said = [each.communicate(timeout=60) for each in both]
+    said = [each.communicate(timeout=500) for each in both]
     assert sorted(each.returncode for each in both) == [0, 1]
     loser = next(i for i, each in enumerate(both) if each.returncode)
     assert "`a.txt` exists already" in said[loser][1]

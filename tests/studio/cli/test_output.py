@@ -105,7 +105,7 @@ def test_a_terminal_gets_bars_and_the_pipe_only_paths(start: Callable[..., subpr
             break
         drawn += part
     os.close(screen)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=500)
     assert process.returncode == 0
     assert len(out.splitlines()) == count
     assert all(line.startswith("out/slow-") for line in out.splitlines())

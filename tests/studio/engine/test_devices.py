@@ -19,7 +19,7 @@ from studio.testing.fake_gpu import FakeGpu
 
 from .test_parts import PART, files, generator  # noqa: F401  (a fixture)
 
-WAIT_S = 60
+WAIT_S = 500
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class Gated(studio.Generator):
     def step(self, model, states):
         self.calls += 1
         self.in_step.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(500)
         return [replace(state, position=state.position + 1) for state in states]
 
     def finish(self, model, state):
@@ -100,11 +100,11 @@ def test_events_can_be_followed_while_it_runs(engine):
 def test_cancel_takes_effect_within_one_step(engine):
     gated = Gated()
     ticket = engine.submit(request(gated, steps=100))
-    assert gated.in_step.wait(20)
+    assert gated.in_step.wait(500)
     ticket.cancel()
     gated.gate.set()
     with pytest.raises(Cancelled):
-        ticket.result(20)
+        ticket.result(500)
     assert gated.calls == 1
     gc.collect()
     assert gated.payload() is None, "the state is released"
@@ -113,7 +113,7 @@ def test_cancel_takes_effect_within_one_step(engine):
 def test_ctrl_c_while_waiting_cancels(engine):
     gated = Gated()
     ticket = engine.submit(request(gated, steps=100))
-    assert gated.in_step.wait(20)
+    assert gated.in_step.wait(500)
     main = threading.main_thread().ident
     timer = threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT))
     timer.start()
@@ -130,9 +130,9 @@ def test_a_failing_plugin_fails_its_own_request_only(engine):
     gated.gate.set()
     tickets = engine.submit_many([request(gated), request(Bad()), request(gated)])
     with pytest.raises(GeneratorFailed, match=r"sys\.exit"):
-        tickets[1].result(20)
-    assert [tickets[0].result(20).text, tickets[2].result(20).text] == ["done", "done"]
-    assert engine.submit(request(gated)).result(20).text == "done"
+        tickets[1].result(500)
+    assert [tickets[0].result(500).text, tickets[2].result(500).text] == ["done", "done"]
+    assert engine.submit(request(gated)).result(500).text == "done"
 
 
 class Ideal(Measured):
@@ -162,7 +162,7 @@ def test_requests_given_at_once_start_before_any_steps():
     shared.gate.set()
     with Engine("cpu", measured=Ideal()) as engine:
         for ticket in engine.submit_many([request(shared) for _ in range(4)]):
-            recipe = ticket.result(20).recipe
+            recipe = ticket.result(500).recipe
             assert (recipe.batch_width.min, recipe.batch_width.max) == (4, 4)
     assert shared.widths == (4, 4, 4)
 
@@ -173,14 +173,14 @@ def test_a_result_can_be_waited_for_in_vain(engine):
     with pytest.raises(TimeoutError):
         ticket.result(0.01)
     gated.gate.set()
-    assert ticket.result(20)
+    assert ticket.result(500)
 
 
 def test_closing_cancels_what_is_left():
     gated = Gated()
     engine = Engine("cpu")
     tickets = engine.submit_many([request(gated, steps=50) for _ in range(3)])
-    assert gated.in_step.wait(20)
+    assert gated.in_step.wait(500)
     threading.Timer(0.05, gated.gate.set).start()
     engine.close()
     engine.close()
@@ -194,7 +194,7 @@ def test_an_engine_let_go_of_ends_its_threads():
     engine = Engine("cpu")
     gated = Gated()
     gated.gate.set()
-    engine.submit(request(gated)).result(20)
+    engine.submit(request(gated)).result(500)
     names = {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before}
     assert names == {"studio-engine", "studio-watchdog", "studio-archivist"}
     del engine
@@ -205,7 +205,7 @@ def test_an_engine_let_go_of_ends_its_threads():
 def test_idle_costs_nothing(engine):
     gated = Gated()
     gated.gate.set()
-    engine.submit(request(gated)).result(20)
+    engine.submit(request(gated)).result(500)
     for _ in range(100):  # until what was left to do is done, on a machine that may be busy
         before = wakes()
         time.sleep(0.3)
@@ -228,7 +228,7 @@ def test_what_is_made_carries_recipe_and_path(tmp_path):
     gated = Gated()
     gated.gate.set()
     with Engine("cpu", store=Store(tmp_path)) as engine:
-        media = engine.submit(request(gated, steps=2)).result(20)
+        media = engine.submit(request(gated, steps=2)).result(500)
     assert media.path.read_bytes() == b"done"
     recipe = media.recipe
     assert (recipe.generator, recipe.steps, recipe.seed, recipe.inputs) == ("gated", 2, 1, {"steps": 2})

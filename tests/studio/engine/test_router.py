@@ -60,7 +60,7 @@ def places(router):
 
 def test_all_come_back_in_order_and_numbers_are_unlike(router):
     tickets = router.submit_many(requests(Sleeper(), 30))
-    assert [ticket.result(20).text for ticket in tickets] == [str(seed) for seed in range(30)]
+    assert [ticket.result(500).text for ticket in tickets] == [str(seed) for seed in range(30)]
     assert len({ticket._entry.number for ticket in tickets}) == 30
 
 
@@ -73,15 +73,15 @@ def test_a_few_stay_where_the_model_is(router):
     generator = Sleeper(load_s=0.3)
     for count in (1, 2, 3):
         for ticket in router.submit_many(requests(generator, count)):
-            ticket.result(20)
+            ticket.result(500)
     assert len(generator.loads) == 1
 
 
 def test_a_long_wait_is_worth_a_load(router):
     generator = Sleeper(load_s=0.05)
-    router.submit_many(requests(generator, 1))[0].result(20)
+    router.submit_many(requests(generator, 1))[0].result(500)
     for ticket in router.submit_many(requests(generator, 400)):
-        ticket.result(20)
+        ticket.result(500)
     assert len(generator.loads) == 3
 
 
@@ -100,7 +100,7 @@ def test_a_named_device_is_obeyed_and_a_closed_router_refuses():
     tickets = router.submit_many(requests(Sleeper(), 6), "cpu-2")
     assert places(router) == [0, 6]
     for ticket in tickets:
-        ticket.result(20)
+        ticket.result(500)
     router.close()
     with pytest.raises(EngineClosed):
         router.submit_many(requests(Sleeper(), 1))
@@ -109,8 +109,8 @@ def test_a_named_device_is_obeyed_and_a_closed_router_refuses():
 def test_what_is_done_no_longer_counts(router):
     generator = Sleeper()
     for ticket in router.submit_many(requests(generator, 5)):
-        ticket.result(20)
-    router.submit_many(requests(generator, 1))[0].result(20)
+        ticket.result(500)
+    router.submit_many(requests(generator, 1))[0].result(500)
     for queue in router._queues:
         queue.tidy()
         assert queue.backlog_s() == 0
@@ -132,7 +132,7 @@ def test_a_studio_of_two_engines(tmp_path: Path, monkeypatch):
             time.sleep(0.05)
         shown = [(each["pid"], row["request"]) for each in told for row in each["requests"]]
         assert len(set(shown)) == len(shown)
-        texts = [ticket.result(60).text for ticket in tickets]
+        texts = [ticket.result(500).text for ticket in tickets]
         alone = [host.generate("chain", steps=60, seed=3 + index, pause=0).text for index in range(12)]
         assert texts == alone
         assert "studio_requests_unfinished 0" in host.metrics()

@@ -192,7 +192,7 @@ class Multiply(studio.Generator):
 def make(generator, **more):
     request = Request(generator, generator.Inputs.parse({}), 5, PluginRef(name="tests", version="1"), **more)
     with Engine("cpu") as engine:
-        return engine.submit(request).result(timeout=60)
+        return engine.submit(request).result(timeout=500)
 
 
 @pytest.fixture

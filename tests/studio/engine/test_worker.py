@@ -16,7 +16,7 @@ from studio.recipe import PluginRef
 from studio.store import Store
 
 PLUGIN = PluginRef(name="tests", version="0")
-WAIT_S = 300.0  # what only a test that fails waits for
+WAIT_S = 500.0  # what only a test that fails waits for
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -25,7 +25,7 @@ def torchrun(program: ModuleType, *arguments: str) -> list[str]:
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
     shared.train(tmp_path / "alone", 6)
-    subprocess.run(torchrun(shared, str(tmp_path / "both"), "6"), check=True, capture_output=True, timeout=120)
+    subprocess.run(torchrun(shared, str(tmp_path / "both"), "6"), check=True, capture_output=True, timeout=500)
     alone, both = (safetensors.torch.load_file(tmp_path / name / "run.safetensors") for name in ("alone", "both"))
     assert alone.keys() == both.keys()
     for name, value in alone.items():
@@ -35,7 +35,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 
 def test_what_the_first_prepares_is_there_for_the_others(tmp_path: Path) -> None:
-    subprocess.run(torchrun(first, str(tmp_path / "said")), check=True, capture_output=True, timeout=120)
+    subprocess.run(torchrun(first, str(tmp_path / "said")), check=True, capture_output=True, timeout=500)
     assert (tmp_path / "said").read_text().splitlines() == ["0 begins", "0 ends", "1 begins", "1 ends"]
     with Peers().first_alone():  # one that is alone waits for nobody
         pass
@@ -50,6 +50,6 @@ def test_interrupt_ends_both_and_keeps_the_checkpoint(tmp_path: Path) -> None:
                 break
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        process.wait(60)
+        process.wait(500)
     with safetensors.safe_open(tmp_path / "run" / "run.safetensors", framework="pt") as file:
         assert '"step"' in file.metadata()["counters"]

@@ -112,7 +112,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path: Path) -> None:
     while process.stdout.readline().strip() != "3":
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=500)
     assert process.returncode == -signal.SIGINT
     run = tiny.start(tmp_path, 1000)
     assert 4 <= run.step < 1000
@@ -125,7 +125,7 @@ def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:
     folder, other = tmp_path / "killed", tmp_path / "unbroken"
     steps = 3 * kills
     command = [sys.executable, tiny.__file__, str(folder), str(steps), str(kills), "1"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert ran.returncode == 0, ran.stderr
     seen = [json.loads(line)["step"] for line in ran.stdout.splitlines() if line != "-"]
     assert seen == sorted(seen)
@@ -326,7 +326,7 @@ def test_a_folder_has_one_trainer(tmp_path: Path) -> None:
     assert caught.value.hint is not None
     assert "--work" in caught.value.hint
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=500)
     tiny.finish(tiny.start(tmp_path, STEPS))  # the lock of a killed process holds nobody up
 
 
