@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
 from pathlib import Path
 
+from studio.caching import cached_property
 from studio.errors import WeightsError
 from studio.loaders import read_config
 

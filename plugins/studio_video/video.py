@@ -100,7 +100,7 @@ class VideoGenerator(studio.Generator):
             if isinstance(count, int) and count > MOST_FRAMES:
                 size = info.data.get("size", "128x128")
                 takes = _memory(count, *(int(side) for side in size.split("x")))
-                raise ValueError(f"must be from 1 to {MOST_FRAMES}; so many of {size} would take {takes}")
+                raise ValueError(f"must be from 1 to {MOST_FRAMES}; that many frames of {size} would take {takes}")
             return value
 
         @model_validator(mode="after")

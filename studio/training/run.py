@@ -247,7 +247,7 @@ class Run:
             self._write_row(means)
 
     def _finite(self, name: str, value: float | torch.Tensor) -> float:
-        number = float(value)
+        number = float(value.detach() if isinstance(value, torch.Tensor) else value)
         if not math.isfinite(number):
             raise self._not_finite(f"`{name}` is {number}")
         return number

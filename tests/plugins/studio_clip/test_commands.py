@@ -97,7 +97,7 @@ def test_a_broken_picture_is_left_out_and_told(command: Command, discs: Path) ->
         (("label", "discs", "--labels", "one,one"), "stands there twice"),
         (("embed",), "nothing to embed"),
         (("rank", "red", "discs", "--model", "nowhere"), "nowhere"),
-        (("image", "an apple", "-n", "2", "--best", "3"), "`--best 3` is more than the 2 pictures"),
+        (("image", "an apple", "-n", "2", "--best", "3"), "`--best 3` is more than the number of pictures, which is 2"),
     ],
 )
 def test_what_cannot_be_done_is_refused(command: Command, discs: Path, argv: tuple[str, ...], reason: str) -> None:

@@ -214,11 +214,11 @@ def test_compiled_once() -> None:
     [
         ({"type": "strin"}, "Invalid type: strin"),
         ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum (5) is greater than maximum (3)"),
-        ({"properties": {"a": {"$ref": "#/nope"}}}, "'/nope' does not exist"),
+        ({"properties": {"a": {"$ref": "#/nope"}}}, "refers to `#/nope`, where no schema stands"),
         ({"type": "string", "pattern": "("}, "unclosed group"),
         ({"not": {"type": "string"}}, "uses `not`, which is not supported"),
         ({"enum": []}, "Unsatisfiable"),
-        ({"$ref": "https://example.org/schema"}, "cannot be followed"),
+        ({"$ref": "https://example.org/schema"}, 'has the reference "https://example.org/schema"'),
         ("{", "is not JSON"),
         ("[1]", "must be an object, or true"),
         (False, "must be an object, or true"),

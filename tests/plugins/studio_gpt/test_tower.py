@@ -85,7 +85,7 @@ def test_the_command_goes_on_from_it(folder, tmp_path, capfd):
 
 
 def test_what_is_no_tower_is_refused(folder, bpe, tmp_path):
-    with pytest.raises(WeightsError, match=r"config\.json` cannot be read"):
+    with pytest.raises(WeightsError, match=r"cannot read `.*config\.json`"):
         tower.decoder(tmp_path, bpe, 20)
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "tower").mkdir(exist_ok=True)

@@ -204,7 +204,7 @@ def test_another_aspect_ratio_is_said(generator: VideoGenerator, way: str) -> No
         ({"frames": -1}, "`frames` is -1"),
         (
             {"frames": 100_000, "size": "128x128"},
-            "`frames` is 100000: must be from 1 to 1024; .* 128x128 would take 4.6 GiB",
+            "`frames` is 100000, but must be from 1 to 1024; .* 128x128 would take 4.6 GiB",
         ),
         ({"frames": "100000", "size": "128x128"}, "128x128 would take 4.6 GiB"),  # as the command line has it
         ({"size": "65x64"}, "a multiple of 16 from 64 to 2048"),

@@ -247,5 +247,5 @@ def test_a_hostile_recipe_asks_for_threads_in_vain(tmp_path, count):
         output=MediaRef(sha256="0" * 64, media_type="image/png"),
     )  # fmt: skip
     with studio.Studio(home=tmp_path / "home", device="cpu") as host:
-        assert host._request_again(recipe, {}).threads is None
-        assert host._request_again(recipe.model_copy(update={"threads": 1}), {}).threads == 1
+        assert host._request_again(recipe, {}, bounded=False).threads is None
+        assert host._request_again(recipe.model_copy(update={"threads": 1}), {}, bounded=False).threads == 1
