@@ -137,18 +137,27 @@ def _unwrap(each: Any) -> Any:
     return each.base if isinstance(each, _Tensor) else each
 
 
+class _Module(backend_registration._DummyBackendModule):
+    """What torch asks for as `torch.gpu`."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        """What `torch.autocast("gpu", …)` can be told, where it is enabled. Here it casts nothing."""
+        return [torch.bfloat16, torch.float16]
+
+
 @cache
 def install() -> None:
     """Make torch know the device type ``gpu``, once and for the life of the process."""
-    backend_registration._setup_privateuseone_for_python_backend("gpu")
+    backend_registration._setup_privateuseone_for_python_backend("gpu", _Module())
     fallback = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
     fallback.fallback(_run, "PrivateUse1")  # type: ignore[no-untyped-call]
     aten = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     own = {"empty_strided": _empty_strided, "empty.memory_format": _empty, "_copy_from": _copy,
-           "scaled_dot_product_attention": _attention,
+           "scaled_dot_product_attention": _attention, "silu_backward": _silu_backward,
            **dict.fromkeys(("arange", "arange.start", "arange.start_step"), _arange)}  # fmt: skip
     for operator, function in own.items():
         aten.impl(operator, function, "PrivateUse1")  # type: ignore[no-untyped-call]
+    aten.impl("scaled_dot_product_attention", _learning_attention, "AutogradPrivateUse1")  # type: ignore[no-untyped-call]
     _kept.extend((fallback, aten))
 
 
@@ -164,6 +173,43 @@ def _arange(*args: Any, dtype: Any = None, layout: Any = None, device: Any = Non
 def _attention(*args: Any, **kwargs: Any) -> Any:
     """The CPU's kernel, whole: torch would put another together of products and a softmax, with other bits."""
     return _run(torch.ops.aten.scaled_dot_product_attention.default, *args, **kwargs)
+
+
+def _silu_backward(*args: Any) -> Any:
+    """The CPU's kernel, as for attention."""
+    return _run(torch.ops.aten.silu_backward.default, *args)
+
+
+class _Attention(torch.autograd.Function):
+    """`_attention` with the CPU's gradients: the backward pass computes it once more, and lets autograd see it."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Any:
+        *tensors, how = given
+        ctx.save_for_backward(*tensors)
+        ctx.how, ctx.random = how, torch.get_rng_state()  # for dropout
+        return _attention(*tensors, **how)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        _gpu[-1].launched("scaled_dot_product_attention_backward")
+        *wanted, _ = ctx.needs_input_grad
+        given: list[Any] = [
+            each if each is None else each.base.detach().requires_grad_(learns)
+            for each, learns in zip(ctx.saved_tensors, wanted, strict=True)
+        ]
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(ctx.random)
+            made = torch.nn.functional.scaled_dot_product_attention(*given, **ctx.how)
+        learning = [each for each, learns in zip(given, wanted, strict=True) if learns]
+        found = iter(torch.autograd.grad(made, learning, gradients[0].base))
+        return *(_Tensor(next(found)) if learns else None for learns in wanted), None
+
+
+def _learning_attention(q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+                        **more: Any) -> Any:  # fmt: skip
+    how = {"dropout_p": dropout_p, "is_causal": is_causal, **more}
+    return _Attention.apply(q, k, v, attn_mask, how)  # type: ignore[no-untyped-call]
 
 
 def _empty_strided(size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None,
@@ -216,10 +262,22 @@ def _row_by_row(
     return torch.cat(made)
 
 
+def _shared(model: torch.nn.Module) -> list[list[tuple[torch.nn.Module, str]]]:
+    """For each parameter that has several places in a model: its modules, and its name in each."""
+    places: dict[int, list[tuple[torch.nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places.setdefault(id(parameter), []).append((module, name))
+    return [each for each in places.values() if len(each) > 1]
+
+
 @contextmanager
 def patched(gpu: FakeGpu) -> Iterator[None]:
     """Serve `gpu` meanwhile. Wrappers cannot be made in inference mode, so that is `no_grad`, also where it decorates a
-    function; `tolist` goes by a copy, and attention takes the CPU's kernel, whose bits are to be equalled.
+    function; `tolist` goes by a copy, and attention takes the CPU's kernel, whose bits are to be equalled. Gradients
+    are computed by the thread that asks for them: torch starts the threads of devices once, maybe before this one came.
+    Parameters that modules share stay shared when they move, as on a GPU.
     """
     from studio.attention import spans
     from studio.attention.backends import sdpa
@@ -238,6 +296,16 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
     def by_copy(tensor: torch.Tensor) -> Any:
         return tolist(tensor.cpu() if isinstance(tensor, _Tensor) else tensor)
 
+    apply = torch.nn.Module._apply
+
+    def apply_and_tie(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Module:
+        shared = _shared(self)
+        apply(self, fn, recurse)  # type: ignore[no-untyped-call]
+        for (first, name), *others in shared:
+            for module, key in others:
+                module._parameters[key] = first._parameters[name]
+        return self
+
     load_file = safetensors.torch.load_file
 
     def load_to_us(filename: Any, device: Any = "cpu", **more: Any) -> dict[str, torch.Tensor]:
@@ -246,16 +314,19 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
         return {name: each.to(device) for name, each in found.items()} if there else found
 
     safetensors.torch.load_file = load_to_us
+    torch.nn.Module._apply = apply_and_tie  # type: ignore[method-assign]
     torch.Tensor.tolist = by_copy  # type: ignore[method-assign, assignment]
     mode.__enter__, mode.__exit__ = enter_no_grad, leave_no_grad  # type: ignore[method-assign]
     sdpa.FLASH["gpu"], spans.KERNELS["gpu"] = sdpa.flash_cpu, _by_rows
     _gpu.append(gpu)
     try:
-        yield
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         _gpu.remove(gpu)
         del sdpa.FLASH["gpu"]
         spans.KERNELS.pop("gpu", None)  # a test may have taken it away
         safetensors.torch.load_file = load_file
+        torch.nn.Module._apply = apply  # type: ignore[method-assign]
         torch.Tensor.tolist = tolist  # type: ignore[method-assign]
         mode.__enter__, mode.__exit__ = enter, leave  # type: ignore[method-assign]

@@ -90,3 +90,42 @@ def test_it_is_gone_afterwards() -> None:
     assert torch.inference_mode is before
     with pytest.raises(UsageError, match="the device is `gpu`"):
         devices.choose("gpu")
+
+
+@pytest.mark.parametrize(("causal", "dropout"), [(False, 0.0), (True, 0.0), (False, 0.5)])
+def test_gradients_equal_the_cpus_to_the_bit(gpu: FakeGpu, causal: bool, dropout: float) -> None:
+    """Of a product, an activation and attention, whose kernels a GPU has of its own."""
+
+    def learnt(device: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        layer = nn.Linear(8, 3 * 8).to(device)
+        x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1)).to(device).requires_grad_()
+        with torch.enable_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=False):
+            q, k, v = nn.functional.silu(layer(x)).unflatten(-1, (6, 4)).transpose(1, 2).chunk(3, 1)  # (2, 2, 5, 4)
+            torch.manual_seed(2)
+            made = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+            made.square().sum().backward()
+        found = [x.grad, layer.weight.grad, layer.bias.grad]
+        assert all(each is not None and each.device.type == torch.device(device).type for each in found)
+        return [each.cpu() for each in found if each is not None]
+
+    assert all(torch.equal(ours, cpus) for ours, cpus in zip(learnt("gpu:0"), learnt("cpu"), strict=True))
+
+
+def test_attention_learns_no_mask_that_is_not_learnt(gpu: FakeGpu) -> None:
+    q = torch.ones(1, 1, 2, 4, device="gpu:0").requires_grad_()
+    mask = torch.eye(2, device="gpu:0")
+    for bias in (mask, mask.clone().requires_grad_()):
+        with torch.enable_grad():
+            nn.functional.scaled_dot_product_attention(q, q.detach(), q.detach() * 2, bias).sum().backward()
+        assert (bias.grad is not None) == bias.requires_grad
+    assert mask.grad is None
+
+
+def test_shared_parameters_stay_shared_when_they_move(gpu: FakeGpu) -> None:
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Sequential(nn.Linear(3, 4, bias=False)))
+    model[1][0].weight = model[0].weight  # type: ignore[index, union-attr]
+    for device in ("gpu:0", "cpu"):
+        model.to(device)
+        assert [name for name, _ in model.named_parameters()] == ["0.weight"]
+        assert model[0].weight.device == torch.device(device)

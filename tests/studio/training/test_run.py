@@ -432,3 +432,14 @@ def test_a_value_on_a_gpu_that_is_not_finite_ends_the_run(tmp_path: Path) -> Non
             run.log(loss=torch.full((), value, device="gpu:0"))
         with pytest.raises(StudioError, match="`loss` is nan"):
             run.log(loss=torch.ones((), device="gpu:0"))
+
+
+def test_a_loss_that_has_gradients_is_logged_without_a_warning(tmp_path: Path) -> None:
+    run = tiny.start(tmp_path, 1, log_every=1)
+    torch.set_warn_always(True)  # torch would warn of it once in a process
+    try:
+        for _ in run:
+            run.log(loss=torch.full((), 3.0, requires_grad=True) * 2)
+    finally:
+        torch.set_warn_always(False)
+    assert [row["loss"] for row in rows(tmp_path)] == ["6"]
