@@ -4,7 +4,7 @@ All frames of one size are moved together, whichever clip they belong to, so tha
 What differs among them (noise levels, guidance, weights) is a column with a number for each frame. Knows nothing of the
 net.
 
-Try it: ``pytest tests/plugins/studio_video/test_moving.py``
+Try it: ``pytest tests/plugins/studio_video/test_video.py``
 """
 
 from __future__ import annotations

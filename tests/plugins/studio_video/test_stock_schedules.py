@@ -73,7 +73,7 @@ def test_steps_are_those_of_diffusers(tmp_path: Path, kind: str, changes: dict[s
     real = loaded(tmp_path, kind, changes)
     check_scheduler(tmp_path, real)
     for given in (False, True) if kind == FLOW else (False,):
-        stock, one = deepcopy(real), OneTime(real)
+        stock, one = deepcopy(real), OneTime(real, torch.device("cpu"))
         one.at(None, steps)
         times(kind, stock, steps, given=given)
         times(kind, one, steps, given=given)
@@ -90,7 +90,7 @@ def test_steps_are_those_of_diffusers(tmp_path: Path, kind: str, changes: dict[s
 
 def test_a_last_step_before_the_first_time_is_left_out(tmp_path: Path) -> None:
     """`trailing` by 61, diffusers adds the time -1, which it takes for the noisiest."""
-    one = OneTime(loaded(tmp_path, DDIM, ZERO))
+    one = OneTime(loaded(tmp_path, DDIM, ZERO), torch.device("cpu"))
     one.at(None, 61)
     one.set_timesteps(61)
     assert len(one.schedule) == 62

@@ -160,14 +160,12 @@ def test_windows_cover_a_clip_and_overlap(frames: int) -> None:
 def test_what_overlapping_windows_say_is_joined_by_weight(bounds: tuple[tuple[int, int], ...]) -> None:
     import torch
 
-    from studio_video.latent import Row, joined
+    from studio_video.moving import joined
 
-    x = torch.zeros(5, 2, 4, 4)
-    row = Row(x=x, x0_before=None, times=x, given=x, text=x, negative=x, guidance=1, s=0.5, s_next=0, s_before=0,
-              sampler="euler", windows=bounds)  # fmt: skip
-    said = torch.randn(x.shape)
-    torch.testing.assert_close(joined(row, [said[a:b] for a, b in bounds]), said)
-    mixed = joined(row, [torch.full((b - a, 2, 4, 4), float(i)) for i, (a, b) in enumerate(bounds)])[:, 0, 0, 0]
+    said = torch.randn(5, 2, 4, 4)
+    torch.testing.assert_close(joined([bounds], [said[a:b] for a, b in bounds]), said)
+    parts = [torch.full((b - a, 2, 4, 4), float(i)) for i, (a, b) in enumerate(bounds)]
+    mixed = joined([bounds], parts)[:, 0, 0, 0]
     assert mixed.tolist() == sorted(mixed.tolist()), "one goes over into the next"
     assert mixed[0] == 0
     assert mixed[-1] == len(bounds) - 1

@@ -38,7 +38,10 @@ def test_check_fails_where_the_generator_does(studio: Studio) -> None:
     code.write_text(code.read_text("utf-8").replace("default_rng(rng.seed)", "default_rng()"))
     ran = studio("--plugin", str(code.parent), "plugins", "check", "soft-glow", plugin=None)
     assert ran.code == 1
-    assert [line.split("\t")[1] for line in ran.lines if line.split("\t")[2] == "failed"] == ["seed decides"]
+    assert [line.split("\t")[1] for line in ran.lines if line.split("\t")[2] == "failed"] == [
+        "seed decides",
+        "runs on a GPU",
+    ]
 
 
 def test_check_refuses_names_that_are_none(studio: Studio) -> None:

@@ -24,7 +24,6 @@ ELSEWHERE = {
     ("plugins/studio_diffusion/export.py", "from_config"): "a dict of a class that is named there",
     ("plugins/studio_diffusion/noise.py", "from_config"): "a dict of a class that is named there",
     ("plugins/studio_gpt/tokens.py", "from_str"): "the text of a tokenizer that was checked and built already",
-    ("plugins/studio_video/stock.py", "from_pipe"): "the parts of a pipeline that is loaded already",
     ("plugins/studio_video/stock.py", "pipeline"): "its own method, and that of studio.loaders",
     ("studio/models/hub.py", "HfApi"): "`studio models pull`, the one command that fetches",
     ("studio/models/hub.py", "http_get"): "`studio models pull`, the one command that fetches",

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "plugins/studio_video/bank.py": "what was written just before",
     "plugins/studio_dcgan/checkpoint.py": "after `check_regular`",
     "studio/weights.py": "after `check_regular`",
+    "studio/testing/fake_tensor.py": "the library's own reader, put on the fake device",
 }
 
 
