@@ -6,6 +6,7 @@ import os
 import platform
 from pathlib import Path
 
+from studio import torch_setup
 from studio.devices.device import Device
 from studio.devices.memory import Gauge, NoGauge, ResidentGauge, host_free_memory, may_reset
 
@@ -54,6 +55,7 @@ class Cpu(Device):
         Processors without AVX-512 have to widen and round each bfloat16: a training step of the video model took
         thirteen times as long on one.
         """
+        torch_setup.prepare()  # this may be what loads torch first, and how its threads wait is settled then
         import torch
 
         return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"

@@ -127,3 +127,16 @@ def test_a_thread_is_held_in_inference_mode_whatever_a_call_does_to_it():
     with ThreadPoolExecutor(1) as thread:  # of its own: what was spoilt stays so
         assert list(thread.submit(list, modes()).result()) == [True, False, True, False]
     assert not torch.is_inference_mode_enabled()
+
+
+def test_how_threads_wait_is_settled_before_an_engine_loads_torch():
+    code = """
+import os, sys
+from studio import devices, torch_setup
+torch_setup.crowded = lambda: True
+devices.device("cpu").fast_dtype()
+print("torch" in sys.modules, os.environ.get("OMP_WAIT_POLICY"))
+"""
+    unset = {"OMP_WAIT_POLICY": "", "GOMP_SPINCOUNT": "", "KMP_BLOCKTIME": ""}
+    program = "import os\n" + "".join(f"os.environ.pop({name!r}, None)\n" for name in unset) + code
+    assert run(program) == "True PASSIVE"
