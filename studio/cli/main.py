@@ -1,28 +1,22 @@
 """The group `studio`: global options, commands loaded when named, and one place that turns failures into exit codes.
 
-It knows no command's inside: a command is the attribute `command` of the module `studio.cli.NAME`.
+It knows no command's inside: a command is the attribute `command` of the module `studio.cli.commands.NAME`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from studio.cli.output import drop_stdout_if_broken, report_error, report_failure, stray_prints_aside, use_streams
-
-if TYPE_CHECKING:
-    from studio.api import Studio
-    from studio.generator import Generator
+from studio.cli.lib.output import drop_stdout_if_broken, report_error, report_failure, use_streams
+from studio.cli.lib.settings import EPILOG, Settings
 
 COMMANDS = (
     "image",
@@ -47,70 +41,6 @@ COMMANDS = (
     "train",
     "eval",
 )
-EPILOG = (
-    "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"
-    " stand here as well."
-)
-PATIENCE_S = 3.0  # how long an interrupted command waits for the step in flight
-
-
-@dataclass
-class Settings:
-    """The global options, handed to every command as `ctx.obj`, and the host that is opened with them."""
-
-    plugins: tuple[Path, ...] = ()
-    home: Path | None = None
-    device: str | None = None
-    memory: str | None = None
-    invariant: bool = False
-    trace: Path | None = None
-    quiet: bool = False
-    debug: bool = False
-    stuck: bool = False  # the host did not close in time
-    _studio: Studio | None = None
-
-    def studio(self) -> Studio:
-        """The host, opened once. Nothing heavy is loaded until it is used."""
-        if self._studio is None:
-            from studio.api import Studio
-
-            self._studio = Studio(
-                home=self.home,
-                device=self.device,
-                plugins=self.plugins,
-                memory=self.memory,
-                invariant=self.invariant,
-                trace=self.trace,
-            )
-            with stray_prints_aside():
-                _ = self._studio.plugins  # imports them
-        return self._studio
-
-    def generator(self, name: str) -> Generator:
-        """A generator by name. Raises UnknownName, whose hint names the plugins that could not be loaded too."""
-        from studio.errors import UnknownName
-
-        host = self.studio()
-        try:
-            return host.generator(name)
-        except UnknownName as error:
-            broken = [
-                f"; plugin `{each.name}` {each.status}: {each.reason}" for each in host.plugins.reports if each.reasons
-            ]
-            error.hint = f"{error.hint}{''.join(broken)}"
-            raise
-
-    def close(self) -> None:
-        """Cancel what is unfinished and close the host; give up after `PATIENCE_S`, or at once on another Ctrl-C."""
-        if self._studio is None:
-            return
-        closing = threading.Thread(target=self._studio.close, daemon=True)
-        closing.start()
-        with suppress(KeyboardInterrupt):
-            closing.join(PATIENCE_S)
-        self.stuck = closing.is_alive()
-        if self.stuck:
-            self._studio.abandon()
 
 
 class Lazy(click.Group):
@@ -122,7 +52,7 @@ class Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102 (click's)
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"studio.cli.{cmd_name}").command
+        command: click.Command = import_module(f"studio.cli.commands.{cmd_name}").command
         command.epilog = command.epilog or EPILOG
         return command
 

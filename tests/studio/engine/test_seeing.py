@@ -181,7 +181,7 @@ def test_a_folder_is_its_owners_until_it_lets_go(tmp_path):
 def test_the_drawing_of_top(sample_plugin):
     from rich.console import Console
 
-    from studio.cli.top import _drawn
+    from studio.cli.commands.top import _drawn
 
     engine = {
         "pid": 7, "devices": [{"device": "cpu", "used": 1 << 20, "budget": 1 << 30}], "unfinished": 1,

@@ -21,7 +21,7 @@ ELSEWHERE = {
     "studio/torch_setup.py": "the system's own files",
     "studio/plugins.py": "plugins, which are code that the user named, after `is_file`",
     "studio/engine/models.py": "checksums of a package, after `is_file`",
-    "studio/cli/destination.py": "a file of that name, after `is_file`",
+    "studio/cli/lib/destination.py": "a file of that name, after `is_file`",
     "studio/training": "files of the run's own folder, whose checkpoints are looked at with `check_regular`",
     "plugins/studio_gpt/train.py": "what was written just before",
     "plugins/studio_clip/model.py": "training: what was written just before, and the CLIP that it goes on with",

@@ -1,0 +1,84 @@
+"""`studio embed TEXT… -i FILE`: texts and pictures as vectors, by the generators `embed`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.output import emit_json
+
+if TYPE_CHECKING:
+    from studio.cli.lib.destination import Destination
+
+
+@click.command("embed", short_help="Turn texts and pictures into vectors.", epilog=EPILOG)
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option("-i", "--image", "images", multiple=True, metavar="FILE|DIR", help="A picture. May be given again.")
+@click.option("-o", "--output", metavar="FILE|DIR", help="Write .npy files here.  [default: the store]")
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@click.option("--model", default="", metavar="TEXT", help="A CLIP folder in open_clip's layout, or a pulled one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the numbers, instead of paths.")
+@click.pass_obj
+def command(
+    settings: Settings, texts: tuple[str, ...], images: tuple[str, ...], output: str | None, force: bool, model: str,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Embed each TEXT (English or Chinese), then each picture, as a unit vector by CLIP, and print where it is.
+
+    The cosine of two vectors, which is their product, says how well the two go together.
+    """
+    from studio.cli.lib.destination import choose
+    from studio.cli.lib.pictures import expand, tell_broken
+    from studio.errors import StudioError, UsageError
+    from studio.media import Embedding
+    from studio.search import few_at_a_time
+
+    if not (texts or images):
+        raise UsageError("there is nothing to embed", hint='write `studio embed "a red apple"`, or `-i picture.png`')
+    broken: dict[Path, StudioError] = {}
+    paths = expand(images, broken)
+    target = choose(output, len(texts) + len(paths), Embedding.suffix, force=force)
+    told: list[dict[str, Any]] = []
+    code = 0
+    few = few_at_a_time(paths, broken)
+    pictures: Iterator[dict[str, dict[str, Any]]] = (
+        {str(path): {"image": each} for path, each in some.items()} for some in few
+    )
+    words: dict[str, dict[str, Any]] = {each: {"text": each} for each in texts}
+    for given in chain([words], pictures):
+        if given:
+            made, failed = _embed(settings, given, target, model, len(told), as_json=as_json)
+            told, code = [*told, *made], max(code, failed)
+    if as_json:
+        emit_json(told)
+    return max(code, tell_broken(broken, rest=bool(told), debug=settings.debug))
+
+
+def _embed(
+    settings: Settings, given: dict[str, dict[str, Any]], target: Destination, model: str, first: int, *, as_json: bool
+) -> tuple[list[dict[str, Any]], int]:
+    """Embed a few together, with seeds from `first` up; what is told of them as JSON, and the exit code."""
+    from studio.cli.lib.making import Results, follow
+    from studio.cli.lib.output import stray_prints_aside
+    from studio.cli.lib.progress import Display
+
+    studio = settings.studio()
+    tickets = [studio.submit("embed", seed=first + i, model=model, **each) for i, each in enumerate(given.values())]
+    results = Results(tickets, target, None)
+    with Display([each.request.seed for each in tickets], quiet=settings.quiet) as display, stray_prints_aside():
+        for index, event in follow(tickets):
+            display.show(index, event)
+            results.take(index, event)
+    if not as_json:
+        results.print_ready()
+    vectors = [results.made[i][1].samples() if i in results.made else None for i in range(len(given))]
+    told = [
+        {"of": of, **one, "vector": None if vector is None else [round(float(x), 6) for x in vector]}
+        for of, one, vector in zip(given, results.as_json(), vectors, strict=True)
+    ]
+    return told, results.report(debug=settings.debug)

@@ -1,0 +1,108 @@
+"""`studio eval GENERATOR --data DIR`: how good, how varied and how fast a generator's pictures are."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside, table
+
+
+@click.command("eval", short_help="Measure how good and how fast a generator's pictures are.", epilog=EPILOG)
+@click.argument("generator")
+@click.option("--data", required=True, metavar="DIR",
+              help="Pictures to compare with, such as it was trained on; each subfolder a label.")  # fmt: skip
+@click.option(
+    "-n", "count", type=int, default=200, show_default=True, metavar="N", help="Pictures to make, 50 to 1000."
+)
+@click.option("-p", "given", metavar="NAME=VALUE", multiple=True, help="An input of the generator, such as steps=50.")
+@click.option("--by", metavar="NAME", help="The input that takes a label.  [default: prompt, of, label or text]")
+@click.option("--size", type=click.IntRange(8, 1024), metavar="N",
+              help="Pixels that all pictures are brought to.  [default: the smaller of both]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first picture.")
+@click.option("--speed", "timed", type=click.IntRange(0, 1000), default=8, show_default=True, metavar="N",
+              help="Time N pictures together, in a process of their own; 0 leaves it out.")  # fmt: skip
+@click.option("-o", "--output", metavar="DIR", help="Write a report here: report.md, result.json and pictures.")
+@click.option("--force", is_flag=True, help="Overwrite a report that is there.")
+@click.option("--fresh", is_flag=True, help="Make every picture again, whatever is remembered.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.pass_obj
+def command(
+    settings: Settings, generator: str, data: str, count: int, given: tuple[str, ...], by: str | None,
+    size: int | None, seed: int, timed: int, output: str | None, force: bool, fresh: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Make N pictures of GENERATOR, of the labels in DIR, and compare them with the pictures in DIR.
+
+    Quality, diversity, nearness to the pictures in DIR, and speed, with 95% intervals by bootstrap. Pictures that were
+    made before are not made again, so an interrupted evaluation goes on. Figures compare only with those of as many
+    pictures, at the same --size, against the same DIR.
+    """
+    from studio.cli.lib.nodes import NodeDisplay
+    from studio.evaluation import evaluate, report, speed
+
+    studio = settings.studio()
+    inputs = _inputs(given)
+    folder = _folder(output, force=force)
+    with stray_prints_aside():
+        found = evaluate(
+            studio, generator, data, n=count, inputs=inputs, by=by, size=size, seed=seed, fresh=fresh,
+            display=lambda graph: NodeDisplay(graph, quiet=settings.quiet),
+        )  # fmt: skip
+        if timed:
+            if not settings.quiet:
+                note(f"timing {timed + 1} pictures in a process of their own")
+            asked = [{**found.setup["inputs"], **({found.setup["by"]: label} if label else {})}
+                     for label in (found.wanted or [""] * count)[: timed + 1]]  # fmt: skip
+            found = dataclasses.replace(found, speed=speed.measure(generator, asked, _host(settings), seed))
+        written = report.write(studio, found, folder, overwrite=force) if folder else None
+    if not settings.quiet:
+        for text in found.notices:
+            note(f"note: {text}")
+    if as_json:
+        emit_json({**report.as_json(found), "report": str(written) if written else None})
+    else:
+        table(("of", "figure", "value (95% interval)", "better"), report.rows(found))
+        if written:
+            emit(str(written))
+    return 0
+
+
+def _inputs(given: tuple[str, ...]) -> dict[str, Any]:
+    """`-p NAME=VALUE` as a mapping. Raises UsageError."""
+    from studio.errors import UsageError
+
+    found: dict[str, Any] = {}
+    for each in given:
+        name, equals, text = each.partition("=")
+        if not equals:
+            raise UsageError(f"`-p {each}` has no `=`", hint="write `-p name=value`")
+        if name in found:
+            raise UsageError(f"`-p {name}=…` is given twice", hint="it takes one value")
+        found[name] = text
+    return found
+
+
+def _folder(output: str | None, *, force: bool) -> Path | None:
+    """Where the report goes; refused before any work. Raises StoreError, UsageError."""
+    from studio.cli.lib.destination import choose
+    from studio.evaluation.report import FILES
+
+    if output is None:
+        return None
+    folder = Path(output)
+    choose(f"{output}/", 2, ".md", force=force)
+    for name in FILES:
+        choose(str(folder / name), 1, Path(name).suffix, force=force)
+    return folder
+
+
+def _host(settings: Settings) -> dict[str, Any]:
+    """The arguments of a `Studio` like this one, as JSON; its data folder too, where it is measured how to batch."""
+    return {
+        "home": str(settings.studio().home), "device": settings.device, "memory": settings.memory,
+        "plugins": [str(each.absolute()) for each in settings.plugins], "invariant": settings.invariant,
+    }  # fmt: skip

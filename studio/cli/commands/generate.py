@@ -1,0 +1,30 @@
+"""`studio generate NAME`: any generator, with flags made from its Inputs."""
+
+from __future__ import annotations
+
+import click
+
+from studio.cli.lib.settings import EPILOG
+from studio.cli.lib.making import GeneratorCommand
+
+
+class Generators(click.Group):
+    """Each generator as a command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The generators by name."""
+        return sorted(ctx.obj.studio().generators)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Make the command. Raises UnknownName, which names the nearest."""
+        generator = ctx.obj.generator(cmd_name)
+        return GeneratorCommand(cmd_name, generator=cmd_name, short_help=generator.summary)
+
+
+command = Generators(
+    "generate",
+    short_help="Make media with any generator.",
+    help="Make media with the generator NAME. `studio generate NAME --help` lists what it takes.",
+    subcommand_metavar="NAME ...",
+    epilog=EPILOG,
+)

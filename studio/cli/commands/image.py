@@ -1,0 +1,72 @@
+"""`studio image PROMPT`: the generator `image`. With `--best K` the generator `clip-rank` chooses among several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from studio.cli.lib.making import GeneratorCommand, Results, follow
+from studio.cli.lib.output import emit, emit_json, stray_prints_aside
+
+
+class ImageCommand(GeneratorCommand):
+    """The command of a generator that draws a prompt."""
+
+    def __init__(self, name: str, generator: str, short_help: str) -> None:
+        super().__init__(name, generator, short_help)
+        self.params.append(
+            click.Option(["--best"], type=click.IntRange(1), metavar="K",
+                         help="Of the N pictures (-n) keep the K that go best with the prompt, by CLIP.")
+        )  # fmt: skip
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Print the paths of the pictures, or, with `--best`, of those alone that are kept, the best first."""
+        if ctx.params["best"] is None:
+            return super().invoke(ctx)
+        return self._best(ctx, ctx.params["best"])
+
+    def _best(self, ctx: click.Context, best: int) -> int:
+        """All pictures go to the store; the best of those that did not fail go where `-o` says."""
+        from studio.cli.lib.destination import Destination, choose
+        from studio.cli.lib.progress import Display
+        from studio.cli.commands.rank import score
+        from studio.errors import UsageError
+        from studio.media import Image
+
+        settings, params = ctx.obj, ctx.params
+        if best > params["count"]:
+            raise UsageError(
+                f"`--best {best}` is more than the number of pictures, which is {params['count']}",
+                hint=f"give `-n {max(8, 2 * best)}`, say",
+            )
+        if params["previews"]:
+            raise UsageError("`--previews` and `--best` exclude one another", hint="leave one of the two out")
+        given = self.inputs(settings, params)
+        target = choose(params["output"], best, Image.suffix, force=params["force"], others=Image.others)
+        tickets = self.submit(settings, params, given, 0)
+        results = Results(tickets, Destination(), None)
+        with Display([each.request.seed for each in tickets], quiet=settings.quiet) as display, stray_prints_aside():
+            for index, event in follow(tickets):
+                display.show(index, event)
+                results.take(index, event)
+        if target.target is not None:
+            results.take_unstored()
+        made = {index: media for index, (_, media) in sorted(results.made.items()) if isinstance(media, Image)}
+        kept: list[dict[str, Any]] = []
+        if made:
+            scores = score(settings.studio(), given["prompt"], list(made.values()), quiet=settings.quiet)
+            ranked = sorted(zip(scores, made, strict=True), key=lambda each: -each[0])[:best]
+            told = results.as_json()
+            for value, index in ranked:
+                path = target.save(made[index], self.generator, tickets[index].request.seed)
+                kept.append({**told[index], "path": str(path), "score": value})
+        if params["as_json"]:
+            emit_json(kept)
+        else:
+            for each in kept:
+                emit(each["path"])
+        return results.report(debug=settings.debug)
+
+
+command = ImageCommand("image", generator="image", short_help="Make a picture from a prompt.")

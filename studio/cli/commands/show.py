@@ -1,0 +1,87 @@
+"""`studio show FILE|ID`: how something was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from studio.cli.lib.settings import Settings
+from studio.cli.lib.output import emit, emit_json, note, table
+
+if TYPE_CHECKING:
+    from studio.recipe import Recipe
+    from studio.replay import Ancestor
+
+
+@click.command("show", short_help="Show how a file, or something in the store, was made.")
+@click.argument("what", metavar="FILE|ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the recipe as JSON.")
+@click.pass_obj
+def command(settings: Settings, what: str, as_json: bool) -> None:
+    """Show the recipe of a file that Studio wrote, or of something in the store by its id.
+
+    An id is the start of its sha256, six characters or more. What it was made from is drawn below as a tree.
+    """
+    artifact = settings.studio().show(what)
+    recipe = artifact.recipe
+    if as_json:
+        told = recipe.model_dump(mode="json", exclude_none=True) if recipe else None
+        emit_json({"sha256": artifact.sha256, "path": str(artifact.path), "recipe": told})
+        return
+    if recipe is None:
+        note(f"note: `{artifact.path}` carries no recipe; it was not made here")
+    table(("what", "value"), [*(summary(recipe) if recipe else ()), ("path", str(artifact.path)),
+                              ("sha256", artifact.sha256), *(details(recipe) if recipe else ())])  # fmt: skip
+    if recipe is not None and recipe.parents:
+        emit("")
+        for line in drawn(settings.studio().ancestry(what)):
+            emit(line)
+
+
+def drawn(one: Ancestor, above: str = "", mark: str = "") -> Iterator[str]:
+    """What it was made from, as a tree: each with its generator, seed, the start of its id, and its prompt or text."""
+    recipe = one.recipe
+    told = "from outside" if recipe is None else f"{recipe.generator}, seed {recipe.seed}"
+    words = (
+        "" if recipe is None else next((str(recipe.inputs[k]) for k in ("prompt", "text") if recipe.inputs.get(k)), "")
+    )
+    yield f"{above}{mark}{one.sha256[:12]}  {told}{f'  “{words[:60]}”' if words else ''}"
+    inner = above + {"": "", "├─ ": "│  ", "└─ ": "   "}[mark]
+    for number, parent in enumerate(one.parents, 1):
+        yield from drawn(parent, inner, "└─ " if number == len(one.parents) else "├─ ")
+
+
+_FIRST_INPUTS = ("prompt", "text", "negative")
+
+
+def summary(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What a person asks first: the prompt, the seed, the size, and the generator that made it."""
+    for name in _FIRST_INPUTS:
+        if recipe.inputs.get(name):
+            yield from _flatten(name, recipe.inputs[name])
+    yield "seed", str(recipe.seed)
+    if "size" in recipe.inputs:
+        yield from _flatten("size", recipe.inputs["size"])
+    yield "made by", f"{recipe.generator} {recipe.generator_version} ({recipe.plugin.name} {recipe.plugin.version})"
+
+
+def details(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Every other fact of the recipe as a dotted name and its value, in the recipe's own order."""
+    shown = {"seed", "generator", "generator_version", "plugin"}
+    for name, value in recipe.model_dump(mode="json", exclude_none=True, exclude=shown).items():
+        if name == "inputs":
+            value = {key: each for key, each in value.items() if key not in (*_FIRST_INPUTS, "size")}
+        yield from _flatten(name, value)
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(f"{name}.{key}", inner)
+    elif value in (None, "", []):  # an input that was left out
+        return
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,113 @@
+"""`studio text PROMPT`: the generator `text`, whose text is written to standard output as it comes.
+
+With `-o` it goes into files, as with any other generator. `--explain` asks the generators `text-explain` and
+`text-attention` instead, and prints how likely each token was. This module knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from studio.cli.lib.making import GeneratorCommand, Results, follow
+from studio.cli.lib.output import emit, emit_json, emit_piece, note, stray_prints_aside, table
+
+if TYPE_CHECKING:
+    from studio.engine import Event, Ticket
+
+
+class TextCommand(GeneratorCommand):
+    """The command of a generator that makes text."""
+
+    def __init__(self, name: str, generator: str, short_help: str) -> None:
+        super().__init__(name, generator, short_help)
+        self.params += [
+            click.Option(["--explain"], is_flag=True, help="Tell how likely each token was, and which others were."),
+            click.Option(["--attention"], metavar="LAYER.HEAD",
+                         help="Explain, and draw where this head looks; both are counted from 0."),
+        ]  # fmt: skip
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Print the texts, in the order of their seeds, each ended by a line break; or write files with `-o`."""
+        if ctx.params["explain"] or ctx.params["attention"]:
+            return self._explain(ctx)
+        if ctx.params["output"] or ctx.params["previews"]:
+            return super().invoke(ctx)
+        from studio.cli.lib.destination import Destination
+
+        tickets = self.submit(ctx.obj, ctx.params, self.inputs(ctx.obj, ctx.params), preview_every=1)
+        results = Results(tickets, Destination(), None)
+        stream = Stream(tickets, quiet=ctx.obj.quiet, mute=ctx.params["as_json"])
+        with stray_prints_aside():
+            for index, event in follow(tickets):
+                results.take(index, event)
+                stream.take(index, event)
+        if ctx.params["as_json"]:
+            texts = [str(results.made[i][1]) if i in results.made else None for i in range(len(tickets))]
+            emit_json([{**each, "text": text} for each, text in zip(results.as_json(), texts, strict=True)])
+        return results.report(debug=ctx.obj.debug)
+
+    def _explain(self, ctx: click.Context) -> int:
+        """Print a table of what was written, or its JSON; then the path of the attention picture, if one is asked."""
+        params = {**ctx.params, "count": 1}
+        wanted = [("text-explain", params)]
+        if params["attention"]:
+            layer, _, head = params["attention"].partition(".")
+            wanted.append(("text-attention", {**params, "input_layer": layer, "input_head": head or "0"}))
+        given = [self.inputs(ctx.obj, each, name) for name, each in wanted]  # all is checked before anything runs
+        asked = [self.submit(ctx.obj, params, inputs, 0, name) for (name, _), inputs in zip(wanted, given, strict=True)]
+        with stray_prints_aside():
+            media = [ticket.result() for (ticket,) in asked]
+        told = json.loads(str(media[0]))
+        paths = [str(each.path) for each in media[1:]]
+        if params["as_json"]:
+            emit_json({**told, "attention": paths})
+            return 0
+        rows = [[str(each["id"]), each["token"], "", ""] for each in told["prompt"]]
+        table(("id", "token", "probability", "others"), rows + [_row(each) for each in told["written"]])
+        for path in paths:
+            emit(path)
+        return 0
+
+
+def _row(each: dict[str, Any]) -> list[str]:
+    others = [
+        f"{other['token']!r} {math.exp(other['logprob']):.3f}" for other in each["top"] if other["id"] != each["id"]
+    ]
+    return [str(each["id"]), each["token"], f"{math.exp(each['logprob']):.3f}", ", ".join(others)]
+
+
+class Stream:
+    """Prints the text whose turn it is as it grows; the others wait until those before them are whole."""
+
+    def __init__(self, tickets: Sequence[Ticket], *, quiet: bool, mute: bool) -> None:
+        self.texts = [""] * len(tickets)
+        self.whole = [False] * len(tickets)
+        self.quiet, self.mute = quiet, mute
+        self._turn, self._shown = 0, 0
+        self._told: set[str] = set()
+
+    def take(self, index: int, event: Event) -> None:
+        """Act on an event of the text at `index`."""
+        from studio.engine import Finished, Notice, Preview
+
+        if isinstance(event, Notice) and not self.quiet and event.text not in self._told:
+            self._told.add(event.text)
+            note(f"note: {event.text}")
+        if isinstance(event, Preview | Finished):
+            self.texts[index] = str(event.media)
+        self.whole[index] = self.whole[index] or event.last
+        while not self.mute and self._turn < len(self.texts):
+            text, whole = self.texts[self._turn], self.whole[self._turn]
+            emit_piece(text[self._shown :] + ("\n" if whole and text else ""))
+            self._shown = len(text)
+            if not whole:
+                break
+            self._turn, self._shown = self._turn + 1, 0
+
+
+command = TextCommand("text", generator="text", short_help="Write text that goes on from a prompt.")

@@ -1,0 +1,66 @@
+"""`studio train NAME`: any training recipe, with flags made from its Options."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from studio.cli.lib.settings import EPILOG
+from studio.cli.lib.output import console, stray_prints_aside
+
+if TYPE_CHECKING:
+    from studio.generator import Trainer
+
+
+class Trainers(click.Group):
+    """Each training recipe as a command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The recipes by name."""
+        return sorted(ctx.obj.studio().trainers)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Make the command. Raises UnknownName, which names the nearest."""
+        from studio.cli.lib.flags import parameters, values
+        from studio.errors import UnknownName
+
+        trainers = ctx.obj.studio().trainers
+        if cmd_name not in trainers:
+            raise UnknownName("training recipe", cmd_name, sorted(trainers))
+        trainer = trainers[cmd_name]
+        flags = [flag for flag in trainer.Options.flags() if flag.name != "device"]
+        taken = {name for parameter in ctx.find_root().command.params for name in parameter.opts}
+
+        def run(**given: Any) -> None:
+            options = trainer.Options.parse({**values(flags, given), **_device(ctx.obj.device, trainer)})
+            with stray_prints_aside():
+                trainer.run(options, console(wrap=False))  # a log's lines stay lines
+
+        return click.Command(
+            cmd_name,
+            params=parameters(flags, taken),
+            callback=run,
+            short_help=trainer.summary,
+            help=inspect.getdoc(trainer),
+            epilog=EPILOG,
+        )
+
+
+def _device(wanted: str | None, trainer: Trainer) -> dict[str, str]:
+    """`--device` is an option of `studio` itself; it is the recipe's where the recipe computes."""
+    if wanted is None:
+        return {}
+    if "device" not in trainer.Options.model_fields:
+        raise click.UsageError(f"`studio train {trainer.name}` computes on no device; leave out `--device`")
+    return {"device": wanted}
+
+
+command = Trainers(
+    "train",
+    short_help="Train a model with a plugin's recipe.",
+    help="Run the training recipe NAME. `studio train NAME --help` lists what it takes.",
+    subcommand_metavar="NAME ...",
+    epilog=EPILOG,
+)

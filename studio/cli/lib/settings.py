@@ -1,0 +1,83 @@
+"""The options of `studio` itself, as every command gets them, and the host that is opened with them.
+
+A command takes them by `@click.pass_obj`. This module knows no command.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio.cli.lib.output import stray_prints_aside
+
+if TYPE_CHECKING:
+    from studio.api import Studio
+    from studio.generator import Generator
+
+EPILOG = (
+    "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"
+    " stand here as well."
+)
+PATIENCE_S = 3.0  # how long an interrupted command waits for the step in flight
+
+
+@dataclass
+class Settings:
+    """The global options, handed to every command as `ctx.obj`, and the host that is opened with them."""
+
+    plugins: tuple[Path, ...] = ()
+    home: Path | None = None
+    device: str | None = None
+    memory: str | None = None
+    invariant: bool = False
+    trace: Path | None = None
+    quiet: bool = False
+    debug: bool = False
+    stuck: bool = False  # the host did not close in time
+    _studio: Studio | None = None
+
+    def studio(self) -> Studio:
+        """The host, opened once. Nothing heavy is loaded until it is used."""
+        if self._studio is None:
+            from studio.api import Studio
+
+            self._studio = Studio(
+                home=self.home,
+                device=self.device,
+                plugins=self.plugins,
+                memory=self.memory,
+                invariant=self.invariant,
+                trace=self.trace,
+            )
+            with stray_prints_aside():
+                _ = self._studio.plugins  # imports them
+        return self._studio
+
+    def generator(self, name: str) -> Generator:
+        """A generator by name. Raises UnknownName, whose hint names the plugins that could not be loaded too."""
+        from studio.errors import UnknownName
+
+        host = self.studio()
+        try:
+            return host.generator(name)
+        except UnknownName as error:
+            broken = [
+                f"; plugin `{each.name}` {each.status}: {each.reason}" for each in host.plugins.reports if each.reasons
+            ]
+            error.hint = f"{error.hint}{''.join(broken)}"
+            raise
+
+    def close(self) -> None:
+        """Cancel what is unfinished and close the host; give up after `PATIENCE_S`, or at once on another Ctrl-C."""
+        if self._studio is None:
+            return
+        closing = threading.Thread(target=self._studio.close, daemon=True)
+        closing.start()
+        with suppress(KeyboardInterrupt):
+            closing.join(PATIENCE_S)
+        self.stuck = closing.is_alive()
+        if self.stuck:
+            self._studio.abandon()
