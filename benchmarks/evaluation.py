@@ -89,7 +89,7 @@ def main() -> None:
     with studio.Studio() as host:
         for row in given.rows:
             found = run(host, row, reference, given.pictures, models)
-            report.write(host, found, given.out / row.replace(",", "").replace(" ", "-"))
+            report.write(found, given.out / row.replace(",", "").replace(" ", "-"))
             made[row] = [*found.figures, *report.speed_figures(found)]
             print(
                 row, json.dumps({each.name: report.shown(each) for each in made[row]}, ensure_ascii=False), flush=True

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 import studio
-from studio import search
+from studio_clip import search
 
 ROOT = Path(__file__).parents[1]
 SIDE, ACROSS, NOUNS = 128, 16, 64

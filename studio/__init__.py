@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from studio import errors, testing
     from studio.api import Studio
     from studio.errors import StudioError
+    from studio.extensions import Command, Encoder, Method
     from studio.finite import pixels
     from studio.generator import Console, Generator, Rng, State, Trainer, unsaved
     from studio.hookspecs import hookimpl
@@ -28,11 +29,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Audio": "media",
     "Console": "generator",
+    "Command": "extensions",
     "Embedding": "media",
+    "Encoder": "extensions",
     "Generator": "generator",
     "Image": "media",
     "Inputs": "inputs",
     "Media": "media",
+    "Method": "extensions",
     "Recipe": "recipe",
     "Rng": "generator",
     "State": "generator",
@@ -51,12 +55,15 @@ _HOMES = {
 
 __all__ = [
     "Audio",
+    "Command",
     "Console",
     "Embedding",
+    "Encoder",
     "Generator",
     "Image",
     "Inputs",
     "Media",
+    "Method",
     "Recipe",
     "Rng",
     "State",

@@ -39,14 +39,16 @@ from studio.engine.trace import Trace
 from studio.errors import InputError, NotStored, StudioError, TimedOut, UnknownName, UsageError
 from studio.files import expanded
 from studio.generator import Generator, Trainer
+from studio.home import default_home
 from studio.inputs import Inputs
-from studio.media import Image, Media, Text
+from studio.media import Media
+from studio.methods import Methods
 from studio.plugins import Plugins, missing
 from studio.recipe import MediaRef, Recipe
 from studio.replay import Ancestor, ReplayReport
 from studio.resume import Resumed, Unfinished
 from studio.serving import serve
-from studio.store import Artifact, Store, default_home
+from studio.store import Artifact, Store
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -60,7 +62,7 @@ PRIORITIES = ("interactive", "background")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-class Studio:
+class Studio(Methods):
     """Generators, engines and store in one.
 
     `home` is the data folder (default: ``$STUDIO_HOME``, or the user's data folder), `device` is ``cpu``, ``cuda``,
@@ -104,7 +106,8 @@ class Studio:
         """The plugins, found when first asked for; `plugins.reports` tells of those that are broken."""
         named = configuration.plugins(self.home)
         paths = {path.absolute().resolve(): path for path in map(Path, (*named.paths, *self._paths))}
-        found = Plugins.discover(list(paths.values()), user_folder=named.folder)
+        reserved = [*object.__dir__(self)]
+        found = Plugins.discover(list(paths.values()), user_folder=named.folder, reserved=reserved)
         found.reports += named.refused
         return found
 
@@ -205,22 +208,7 @@ class Studio:
 
     def generate(self, name: str, /, *, seed: int | None = None, **inputs: Any) -> Media:
         """Run a request, store what it makes and return it with `recipe` and `path`. Ctrl-C cancels it."""
-        return _wait([self.submit(name, seed=seed, **inputs)])[0]
-
-    def image(self, prompt: str, *, seed: int | None = None, **inputs: Any) -> Image:
-        """Make a picture with the generator `image`."""
-        return self.images(prompt, 1, seed=seed, **inputs)[0]
-
-    def images(self, prompt: str, n: int, *, seed: int | None = None, **inputs: Any) -> list[Image]:
-        """Make n pictures (1 to 1000) together; their seeds are seed, seed + 1, … If one fails, all are given up."""
-        tickets = self.submit_many("image", n, seed=seed, prompt=prompt, **inputs)
-        return [media for media in _wait(tickets) if isinstance(media, Image)]
-
-    def text(self, prompt: str, *, seed: int | None = None, **inputs: Any) -> Text:
-        """Write a text with the generator `text`, such as ``studio.text("Once", model="smollm2", weights="int8")``."""
-        media = self.generate("text", seed=seed, prompt=prompt, **inputs)
-        assert isinstance(media, Text)
-        return media
+        return wait([self.submit(name, seed=seed, **inputs)])[0]
 
     def submit_many(
         self,
@@ -232,6 +220,7 @@ class Studio:
         preview_every: int = 0,
         priority: str = "interactive",
         client: str = "",
+        time_limit_s: float | None = None,
         destination: Mapping[str, JsonValue] | None = None,
         **inputs: Any,
     ) -> list[Ticket]:
@@ -248,7 +237,7 @@ class Studio:
             raise InputError("seed", f"`seed` is {first}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
         requests = [self._request(generator, checked, first + i, preview_every, str(i)) for i in range(n)]
         requests = [dataclasses.replace(each, destination=destination) for each in requests]
-        return self.router.submit_many([_prioritise(request, priority, client, None) for request in requests])
+        return self.router.submit_many([_prioritise(request, priority, client, time_limit_s) for request in requests])
 
     def workflow(self, what: Path | str | Workflow) -> Graph:
         """Check a workflow, a file or what was built in Python. Raises WorkflowError with every problem."""
@@ -356,9 +345,9 @@ class Studio:
         recorded = _name(recipe.device)
         if self._device is None and recorded not in here and _usable(recorded):
             with Engine(recorded, self._dtype, store=self.store) as engine:
-                return _wait([engine.submit(request)], seconds)[0]
+                return wait([engine.submit(request)], seconds)[0]
         wanted = recorded if recorded in here else None
-        return _wait(router.submit_many([request], wanted), seconds)[0]
+        return wait(router.submit_many([request], wanted), seconds)[0]
 
     def unfinished(self) -> list[Unfinished]:
         """List the requests that a crash left half done; those of processes that live are not among them."""
@@ -485,7 +474,7 @@ def _follow(ticket: Ticket) -> Iterator[Event]:
             ticket.cancel()
 
 
-def _wait(tickets: list[Ticket], seconds: float | None = None) -> list[Media]:
+def wait(tickets: list[Ticket], seconds: float | None = None) -> list[Media]:
     """Wait for all; whatever goes wrong, and Ctrl-C, cancels the rest. Raises TimedOut after `seconds` for one."""
     try:
         return [ticket.result(seconds) for ticket in tickets]

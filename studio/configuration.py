@@ -18,8 +18,8 @@ from pathlib import Path
 
 from studio.errors import MediaError, StoreError, nearest
 from studio.files import expanded, make_folder, read_limited, write_atomically
+from studio.home import user_home
 from studio.plugins import PluginReport
-from studio.store import user_home
 
 PLUGINS_VARIABLE = "STUDIO_PLUGINS"
 CONFIG = "config.toml"

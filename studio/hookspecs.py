@@ -16,6 +16,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from studio.attention import Backend
+    from studio.extensions import Command, Encoder, Method
     from studio.generator import Generator, Trainer
 
 PROJECT = "studio"
@@ -38,3 +39,22 @@ def studio_trainers() -> list[Trainer]:  # type: ignore[empty-body]
 @hookspec
 def studio_attention_backends() -> list[Backend]:  # type: ignore[empty-body]
     """Return the attention backends that this plugin offers. Called once; must not import torch."""
+
+
+@hookspec
+def studio_commands() -> list[Command]:  # type: ignore[empty-body]
+    """Return the commands that this plugin adds to the command line.
+
+    Called for every ``studio --help``, so the plugin's module must import nothing heavy: no torch, and none of its own
+    modules that do. A module that implements this hook must define or import it by this name.
+    """
+
+
+@hookspec
+def studio_methods() -> list[Method]:  # type: ignore[empty-body]
+    """Return the methods that this plugin adds to `Studio`. Called once; must not import torch."""
+
+
+@hookspec
+def studio_encoders() -> list[Encoder]:  # type: ignore[empty-body]
+    """Return the encoders by which ``studio eval`` compares pictures. Called once; must not import torch."""

@@ -1,20 +1,37 @@
-"""Studio's diffusion plugin: `image`, a small Stable Diffusion, and `ddpm`, in pixels; both trained by the project."""
+"""Studio's diffusion plugin: `image`, a small Stable Diffusion, and `ddpm`, in pixels; both trained by the project.
+
+Importing it imports none of its modules, so that its commands are listed at once.
+"""
 
 from __future__ import annotations
 
 import studio
-from studio_diffusion.ddpm import DdpmGenerator
-from studio_diffusion.image import ImageGenerator
-from studio_diffusion.trainers import TrainDdpm, TrainImage, TrainVae
 
 
 @studio.hookimpl
 def studio_generators() -> list[studio.Generator]:
     """The generators of this plugin."""
+    from studio_diffusion.ddpm import DdpmGenerator
+    from studio_diffusion.image import ImageGenerator
+
     return [ImageGenerator(), DdpmGenerator()]
 
 
 @studio.hookimpl
 def studio_trainers() -> list[studio.Trainer]:
     """The trainers of this plugin."""
+    from studio_diffusion.trainers import TrainDdpm, TrainImage, TrainVae
+
     return [TrainVae(), TrainImage(), TrainDdpm()]
+
+
+@studio.hookimpl
+def studio_commands() -> list[studio.Command]:
+    """The commands of this plugin."""
+    return [studio.Command("image", "Make a picture from a prompt.", ".commands:command")]
+
+
+@studio.hookimpl
+def studio_methods() -> list[studio.Method]:
+    """What this plugin adds to `Studio`."""
+    return [studio.Method("image", ".methods:image"), studio.Method("images", ".methods:images")]

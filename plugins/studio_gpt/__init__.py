@@ -1,21 +1,41 @@
-"""Studio's text plugin: `text` and three that look into it, on one decoder, and what trains a decoder."""
+"""Studio's text plugin: `text` and three that look into it, on one decoder; chats; and what trains a decoder.
+
+Importing it imports none of its modules, so that its commands are listed at once.
+"""
 
 from __future__ import annotations
 
 import studio
-from studio_gpt.explain import AttentionGenerator, ExplainGenerator
-from studio_gpt.perplexity import PerplexityGenerator
-from studio_gpt.text import TextGenerator
-from studio_gpt.trainers import TrainGPT, TuneGPT
 
 
 @studio.hookimpl
 def studio_generators() -> list[studio.Generator]:
     """The generators of this plugin."""
+    from studio_gpt.explain import AttentionGenerator, ExplainGenerator
+    from studio_gpt.perplexity import PerplexityGenerator
+    from studio_gpt.text import TextGenerator
+
     return [TextGenerator(), ExplainGenerator(), AttentionGenerator(), PerplexityGenerator()]
 
 
 @studio.hookimpl
 def studio_trainers() -> list[studio.Trainer]:
     """The trainers of this plugin."""
+    from studio_gpt.trainers import TrainGPT, TuneGPT
+
     return [TrainGPT(), TuneGPT()]
+
+
+@studio.hookimpl
+def studio_commands() -> list[studio.Command]:
+    """The commands of this plugin."""
+    return [
+        studio.Command("text", "Write text that goes on from a prompt.", ".commands.text:command"),
+        studio.Command("chat", "Talk with a language model.", ".commands.chat:command"),
+    ]
+
+
+@studio.hookimpl
+def studio_methods() -> list[studio.Method]:
+    """What this plugin adds to `Studio`."""
+    return [studio.Method(name, f".methods:{name}") for name in ("text", "chat", "explain")]

@@ -19,7 +19,7 @@ from studio import torch_setup
 from studio.attention.problem import Problem
 from studio.errors import MediaError
 from studio.files import make_folder, read_limited, write_atomically
-from studio.store.store import default_home
+from studio.home import default_home
 
 FILE = "attention.json"  # in the data folder
 _ROWS = TypeAdapter(dict[str, dict[str, float]])

@@ -1,6 +1,7 @@
 """The group `studio`: global options, commands loaded when named, and one place that turns failures into exit codes.
 
-It knows no command's inside: a command is the attribute `command` of the module `studio.cli.commands.NAME`.
+It knows no command's inside: a command is the attribute `command` of the module `studio.cli.commands.NAME`, or what a
+plugin declares by the hook `studio_commands`.
 """
 
 from __future__ import annotations
@@ -11,59 +12,78 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.output import drop_stdout_if_broken, report_error, report_failure, use_streams
+from studio.cli.lib.output import drop_stdout_if_broken, report_error, report_failure, stray_prints_aside, use_streams
 from studio.cli.lib.settings import EPILOG, Settings
+from studio.extensions import HOST_COMMANDS
 
-COMMANDS = (
-    "image",
-    "video",
-    "text",
-    "chat",
-    "embed",
-    "rank",
-    "label",
-    "search",
-    "generate",
-    "run",
-    "flow",
-    "models",
-    "resume",
-    "top",
-    "plugins",
-    "show",
-    "replay",
-    "doctor",
-    "attention",
-    "train",
-    "eval",
-)
+if TYPE_CHECKING:
+    from studio.extensions import Command
 
 
-class Lazy(click.Group):
-    """A group whose commands are imported when they are asked for."""
+class Commands(click.Group):
+    """The commands of plugins and of the host. Each is imported when it is run; listing them imports no plugin's."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102 (click's)
-        return list(COMMANDS)
+        return [*_of_plugins(ctx), *HOST_COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102 (click's)
-        if cmd_name not in COMMANDS:
+        if cmd_name in HOST_COMMANDS:
+            command: click.Command = import_module(f"studio.cli.commands.{cmd_name}").command
+        elif declared := _of_plugins(ctx).get(cmd_name):
+            from studio.plugins.commands import load
+
+            with stray_prints_aside():
+                command = load(declared)
+        else:
             return None
-        command: click.Command = import_module(f"studio.cli.commands.{cmd_name}").command
         command.epilog = command.epilog or EPILOG
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with its line of help; a plugin's is the one that it declares."""
+        from studio.errors import StudioError
+
+        lines: dict[str, str] = {}
+        try:
+            lines |= {name: each.help for name, each in _of_plugins(ctx).items()}
+        except StudioError as error:  # of a path that is not there, say: there is help all the same
+            report_failure(error, "the commands of plugins are left out: ")
+        for name in HOST_COMMANDS:
+            command = self.get_command(ctx, name)
+            lines[name] = command.get_short_help_str(formatter.width) if command else ""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(lines.items()))
 
     def resolve_command(  # noqa: D102 (click's)
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args[0] not in HOST_COMMANDS and not args[0].startswith("-") and args[0] not in _of_plugins(ctx):
             from studio.errors import UnknownName
 
-            raise UnknownName("command", args[0], COMMANDS)
+            error = UnknownName("command", args[0], self.list_commands(ctx))
+            error.hint = "; ".join([str(error.hint), *ctx.obj.found.failed])  # one that failed may have it
+            raise error
         return super().resolve_command(ctx, args)
+
+
+def _of_plugins(ctx: click.Context) -> dict[str, Command]:
+    """The commands that plugins declare, looked for once. Raises UsageError for a `--plugin` that is not there."""
+    settings: Settings = ctx.obj
+    if settings.found is None:
+        from studio import configuration
+        from studio.files import expanded
+        from studio.home import default_home
+        from studio.plugins.commands import find
+
+        home = ctx.params.get("home")
+        named = configuration.plugins((expanded(home) if home else default_home()).absolute())
+        with stray_prints_aside():
+            settings.found = find([*named.paths, *ctx.params.get("plugins", ())], user_folder=named.folder)
+    return settings.found.commands
 
 
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -74,10 +94,10 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--plugin", "plugins", multiple=True, metavar="PATH", type=click.Path(path_type=Path),
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--plugin", "plugins", multiple=True, is_eager=True, metavar="PATH", type=click.Path(path_type=Path),
               help="Load this plugin too: a file or a folder. May be given again.  [env: STUDIO_PLUGINS]")  # fmt: skip
-@click.option("--home", metavar="DIR", type=click.Path(path_type=Path),
+@click.option("--home", is_eager=True, metavar="DIR", type=click.Path(path_type=Path),
               help="The data folder: it keeps what is made, and pulled models.  [env: STUDIO_HOME]")  # fmt: skip
 @click.option("--device", metavar="NAME",
               help="Where models run: cpu, cuda, or several such as cuda:0,cuda:1.  [default: the best]")  # fmt: skip

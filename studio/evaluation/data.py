@@ -13,7 +13,7 @@ from pathlib import Path
 
 from studio.errors import UsageError
 from studio.media import Image
-from studio.search import SUFFIXES
+from studio.media.folders import SUFFIXES
 
 MOST = 1000  # pictures that one evaluation looks at on either side
 

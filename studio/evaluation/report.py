@@ -1,6 +1,6 @@
 """An evaluation written down: a Markdown report with a plot and contact sheets, and the same as JSON.
 
-It knows nothing of how figures come about. Sheets are drawn by the generator `grid`.
+It knows nothing of how figures come about.
 
 Try it: ``studio eval dcgan --data pictures -o report``
 """
@@ -8,7 +8,6 @@ Try it: ``studio eval dcgan --data pictures -o report``
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,11 @@ from studio.evaluation.measure import Figure
 from studio.evaluation.run import Evaluation
 from studio.files import make_folder, write_atomically
 from studio.media import Image
+from studio.media.sheet import contact_sheet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from studio.api import Studio
 
 SHOWN, PAIRS = 64, 24  # pictures of the contact sheet, pairs of the neighbours' sheet
 WIDTH, HEIGHT, MARGIN, BINS = 800, 260, 40, 40  # of the plot, in pixels, and its bars
@@ -76,13 +75,13 @@ FILES = ("report.md", "result.json", "sheet.png", "nearest.png", "plot.png")
 """What `write` writes."""
 
 
-def write(host: Studio, evaluation: Evaluation, folder: Path, *, overwrite: bool = True) -> Path:
+def write(evaluation: Evaluation, folder: Path, *, overwrite: bool = True) -> Path:
     """Write the files of a report; the path of `report.md`. Raises FileTaken without `overwrite`."""
     make_folder(folder)
     result = json.dumps(as_json(evaluation), ensure_ascii=False, indent=1) + "\n"
     write_atomically(folder / "result.json", result.encode(), overwrite=overwrite)
-    _sheet(host, evaluation).save(folder / "sheet.png", overwrite=overwrite)
-    _pairs(host, evaluation).save(folder / "nearest.png", overwrite=overwrite)
+    _sheet(evaluation).save(folder / "sheet.png", overwrite=overwrite)
+    _pairs(evaluation).save(folder / "nearest.png", overwrite=overwrite)
     Image(plot(evaluation.nearest.cosine, evaluation.nearest.own)).save(folder / "plot.png", overwrite=overwrite)
     return write_atomically(folder / "report.md", markdown(evaluation).encode(), overwrite=overwrite)
 
@@ -112,11 +111,11 @@ def markdown(evaluation: Evaluation) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _sheet(host: Studio, evaluation: Evaluation) -> Image:
-    return _grid(host, evaluation.pictures[:SHOWN], evaluation.wanted[:SHOWN], 8, 96)
+def _sheet(evaluation: Evaluation) -> Image:
+    return contact_sheet(evaluation.pictures[:SHOWN], evaluation.wanted[:SHOWN], columns=8, cell=96)
 
 
-def _pairs(host: Studio, evaluation: Evaluation) -> Image:
+def _pairs(evaluation: Evaluation) -> Image:
     """Generated pictures, each before its nearest reference picture."""
     near, reference = evaluation.nearest, evaluation.reference
     names = reference.labels or ["reference"] * len(reference.images)
@@ -124,13 +123,7 @@ def _pairs(host: Studio, evaluation: Evaluation) -> Image:
     for place in np.argsort(-near.cosine, kind="stable")[:PAIRS].tolist():
         images += [evaluation.pictures[place], reference.images[near.place[place]]]
         labels += [f"made {near.cosine[place]:.3f}", names[near.place[place]]]
-    return _grid(host, images, labels, 8, 96)
-
-
-def _grid(host: Studio, images: Sequence[Image], labels: Sequence[str], columns: int, cell: int) -> Image:
-    made = host.generate("grid", seed=0, images=list(images), labels=list(labels), columns=columns, cell=cell)
-    assert isinstance(made, Image)
-    return made
+    return contact_sheet(images, labels, columns=8, cell=96)
 
 
 def plot(made: NDArray[np.float64], own: NDArray[np.float64]) -> PIL.Image.Image:

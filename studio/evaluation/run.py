@@ -1,8 +1,8 @@
 """An evaluation: pictures of a generator, made by the engine and remembered; their vectors; the figures.
 
 Both steps are workflows: what was made before, by this command or another, is not made again, and an interrupted
-evaluation goes on from there. The vectors come from the generators `embed` and `embed-pictures`. This module knows
-nothing of terminals or files.
+evaluation goes on from there. The vectors come from an encoder, which a plugin offers. This module knows nothing of
+terminals or files.
 
 Try it: ``studio eval dcgan --data pictures``
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from studio.errors import InputError, UsageError
+from studio.errors import InputError, UnknownName, UsageError
 from studio.evaluation import copying, data, frechet, manifold
 from studio.evaluation.measure import Figure, Vectors, measure
 from studio.media import Embedding, Image
@@ -27,6 +27,7 @@ from studio.workflow import Workflow
 if TYPE_CHECKING:
     from studio.api import Studio
     from studio.evaluation.speed import Speed
+    from studio.extensions import Encoder
     from studio.workflow import FlowResult, Graph
 
 ASKING = ("prompt", "of", "label", "text")
@@ -71,6 +72,7 @@ def evaluate(
     size: int | None = None,
     seed: int = 0,
     fresh: bool = False,
+    encoder: str | None = None,
     display: Display | None = None,
 ) -> Evaluation:
     """Make n pictures of a generator and compare them with those of a folder.
@@ -82,6 +84,7 @@ def evaluate(
         size: the side that all pictures are brought to, on white (None: the smaller of both sides' own).
         seed: of the first picture; the others follow.
         fresh: make everything again.
+        encoder: what looks at the pictures, by name (None: the first that a plugin offers).
         display: shows a graph while it runs, with `show` for its reports.
 
     Raises UsageError for too few pictures, UnknownName, InputError, and the first failure of a picture.
@@ -92,6 +95,7 @@ def evaluate(
     if host.generator(generator).output is not Image:
         kind = host.generator(generator).output.kind
         raise UsageError(f"`{generator}` makes {kind}, and pictures alone are compared", hint="name another generator")
+    eye = encoder_of(host, encoder)
     reference = data.read(Path(folder), frechet.FEWEST)
     by = _by(host, generator, by, labelled=bool(reference.labels))
     wanted = prompts(reference.labels, n) if by else []
@@ -102,8 +106,8 @@ def evaluate(
     size = size or min(max(pictures[0].size), max(reference.images[0].size))
     sides = {"generated": pictures, "reference": reference.images}
     alike = {name: [data.fitted(each, size) for each in images] for name, images in sides.items()}
-    names = sorted(set(wanted))
-    seen = _run(host, _looking(bool(names)), display, fresh=fresh,
+    names = sorted(set(wanted)) if eye.texts else []
+    seen = _run(host, _looking(eye, bool(names)), display, fresh=fresh,
                 **alike, **({"labels": names} if names else {}))  # fmt: skip
     x, y = (_rows(seen[f"{name}_vectors"], len(images)) for name, images in alike.items())
     texts = _texts(seen["texts"], names, wanted) if names else None
@@ -117,6 +121,16 @@ def evaluate(
     notices = (f"{reference.left_out} pictures of the folder were left out: {data.MOST} are compared at the most",)
     return Evaluation(generator, pictures, wanted, reference, size, figures, copying.nearest(x, y), setup,
                       notices=notices if reference.left_out else ())  # fmt: skip
+
+
+def encoder_of(host: Studio, name: str | None = None) -> Encoder:
+    """The encoder of this name, or the first that a plugin offers. Raises UnknownName; UsageError if there is none."""
+    known = host.plugins.encoders
+    if name is not None and name not in known:
+        raise UnknownName("encoder", name, known)
+    if not known:
+        raise UsageError("no plugin offers an encoder of pictures", hint="`studio plugins` lists what is loaded")
+    return known[name] if name is not None else next(iter(known.values()))
 
 
 def prompts(labels: Sequence[str], n: int) -> list[str]:
@@ -139,8 +153,6 @@ def settings(
 
 def _by(host: Studio, generator: str, by: str | None, *, labelled: bool) -> str | None:
     """The input that takes a label, or None if there are no labels."""
-    from studio.errors import UnknownName
-
     names = list(host.generator(generator).Inputs.model_fields)
     if by is not None and by not in names:
         raise UnknownName("input", by, names)
@@ -163,14 +175,14 @@ def _making(generator: str, given: Mapping[str, Any], by: str | None, n: int, se
     return flow
 
 
-def _looking(labelled: bool) -> Workflow:
+def _looking(eye: Encoder, labelled: bool) -> Workflow:
     flow = Workflow("vectors")
     for name in ("generated", "reference"):
         images = flow.input(name, "image", list=True)
-        flow.output(f"{name}_vectors", flow.add("embed-pictures", name=f"{name}_vectors", images=images))
-    if labelled:
+        flow.output(f"{name}_vectors", flow.add(eye.pictures, name=f"{name}_vectors", images=images))
+    if labelled and eye.texts:
         labels = flow.input("labels", "text", list=True)
-        flow.output("texts", flow.add("embed", name="texts", map=labels, text=flow.item))
+        flow.output("texts", flow.add(eye.texts, name="texts", map=labels, text=flow.item))
     return flow
 
 

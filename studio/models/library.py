@@ -19,12 +19,12 @@ from pathlib import Path, PurePosixPath
 
 from studio.errors import ModelError, StudioError, UnknownName
 from studio.files import expanded, make_folder, store_error
+from studio.home import default_home
 from studio.models import convert as converting
 from studio.models import hub, lock, packages
 from studio.models.formats import Report, check_content, is_licence, is_pickle, sha256_of, silent
 from studio.models.lock import Entry, Pin
 from studio.models.source import Source, is_source, known, parse
-from studio.store import default_home
 
 LIMIT = 64 << 30  # bytes of one model
 

@@ -1,5 +1,5 @@
 """The artifact store: media under their hash, each with its recipe."""
 
-from studio.store.store import Artifact, Store, default_home, user_home
+from studio.store.store import Artifact, Store
 
-__all__ = ["Artifact", "Store", "default_home", "user_home"]
+__all__ = ["Artifact", "Store"]

@@ -18,29 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import MediaError, StoreError, UsageError
-from studio.files import expanded, make_folder, read_limited, store_error, write_atomically
+from studio.files import make_folder, read_limited, store_error, write_atomically
 from studio.media import Audio, Embedding, Image, Media, Text, Video
 from studio.recipe import MAX_RECIPE_BYTES, Recipe
 from studio.temporary import OLD_NAMES, sweep
 
-HOME_VARIABLE = "STUDIO_HOME"
 MIN_PREFIX = 6
 SWEPT = ".swept"  # its time is when the store was last swept
 KINDS: dict[str, type[Media]] = {each.suffix: each for each in (Text, Image, Video, Audio, Embedding)}
-
-
-def default_home() -> Path:
-    """The data folder: ``$STUDIO_HOME``, or where the platform keeps users' data."""
-    if named := os.environ.get(HOME_VARIABLE):
-        return expanded(named)
-    return user_home()
-
-
-def user_home() -> Path:
-    """The data folder that is used when none is named: where the platform keeps users' data."""
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("multimodal-studio", appauthor=False))
 
 
 @dataclass(frozen=True)

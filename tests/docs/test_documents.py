@@ -101,3 +101,8 @@ def test_what_docstrings_say_to_run_is_there() -> None:
                if not (ROOT / each).exists()}  # fmt: skip
     assert len(sources) > 100
     assert not missing
+
+
+def test_the_guide_shows_the_example_of_a_command_as_it_is() -> None:
+    example = (ROOT / "examples" / "palette.py").read_text(encoding="utf-8")
+    assert f"```python\n{example}```" in (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")

@@ -77,7 +77,7 @@ def test_a_plugin_whose_name_is_not_text_loads(tmp_path: Path, own_home: Path) -
 
 def test_the_default_data_folder_names_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STUDIO_HOME")
-    home = studio.store.default_home()
+    home = studio.home.default_home()
     plugin(home / "mine" / "one.py", "one")
     plugin(home / "plugins" / "two.py", "two")
     (home / "config.toml").write_text('plugins = ["mine/one.py"]\n', "utf-8")

@@ -18,17 +18,17 @@ HEAVY = ("torch", "diffusers", "transformers", "open_clip", "numpy", "PIL", "av"
 # Lower layers first; a module imports only from layers below its own, or from its own.
 LAYERS = (
     ("errors", "deprecation", "caching"),
-    ("temporary", "files", "cache", "recipe", "torch_setup", "devices"),
+    ("temporary", "files", "home", "cache", "recipe", "torch_setup", "devices"),
     ("precision", "weights", "streaming", "loaders"),
     ("media", "timed_media", "png", "inputs"),
-    ("generator", "hookspecs"),
+    ("generator", "extensions", "hookspecs"),
     ("finite",),
     ("plugins", "store", "attention"),
     ("models", "training", "configuration"),
     ("engine", "serving"),
     ("workers",),
     ("jobs", "workflow"),
-    ("replay", "resume", "doctor", "scaffold", "search"),
+    ("replay", "resume", "doctor", "scaffold", "methods"),
     ("api", "testing", "evaluation"),
     ("cli", "server"),
 )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.settings import Settings
 from studio.cli.lib.output import emit_json, table
+from studio.cli.lib.settings import Settings
 
 if TYPE_CHECKING:
     from studio.attention.problem import Problem

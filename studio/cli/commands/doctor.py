@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from studio.cli.lib.settings import Settings
 from studio.cli.lib.output import emit, show_size, table
+from studio.cli.lib.settings import Settings
 
 if TYPE_CHECKING:
     from studio.doctor import DoctorReport

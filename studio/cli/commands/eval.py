@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
 from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside, table
+from studio.cli.lib.settings import EPILOG, Settings
 
 
 @click.command("eval", short_help="Measure how good and how fast a generator's pictures are.", epilog=EPILOG)
@@ -24,6 +24,8 @@ from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside, tab
 @click.option("--size", type=click.IntRange(8, 1024), metavar="N",
               help="Pixels that all pictures are brought to.  [default: the smaller of both]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first picture.")
+@click.option("--encoder", metavar="NAME",
+              help="What looks at the pictures.  [default: the first that a plugin offers]")  # fmt: skip
 @click.option("--speed", "timed", type=click.IntRange(0, 1000), default=8, show_default=True, metavar="N",
               help="Time N pictures together, in a process of their own; 0 leaves it out.")  # fmt: skip
 @click.option("-o", "--output", metavar="DIR", help="Write a report here: report.md, result.json and pictures.")
@@ -33,7 +35,8 @@ from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside, tab
 @click.pass_obj
 def command(
     settings: Settings, generator: str, data: str, count: int, given: tuple[str, ...], by: str | None,
-    size: int | None, seed: int, timed: int, output: str | None, force: bool, fresh: bool, as_json: bool,
+    size: int | None, seed: int, encoder: str | None, timed: int, output: str | None, force: bool, fresh: bool,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Make N pictures of GENERATOR, of the labels in DIR, and compare them with the pictures in DIR.
 
@@ -50,6 +53,7 @@ def command(
     with stray_prints_aside():
         found = evaluate(
             studio, generator, data, n=count, inputs=inputs, by=by, size=size, seed=seed, fresh=fresh,
+            encoder=encoder,
             display=lambda graph: NodeDisplay(graph, quiet=settings.quiet),
         )  # fmt: skip
         if timed:
@@ -58,7 +62,7 @@ def command(
             asked = [{**found.setup["inputs"], **({found.setup["by"]: label} if label else {})}
                      for label in (found.wanted or [""] * count)[: timed + 1]]  # fmt: skip
             found = dataclasses.replace(found, speed=speed.measure(generator, asked, _host(settings), seed))
-        written = report.write(studio, found, folder, overwrite=force) if folder else None
+        written = report.write(found, folder, overwrite=force) if folder else None
     if not settings.quiet:
         for text in found.notices:
             note(f"note: {text}")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
 from studio.cli.lib.output import emit, note
+from studio.cli.lib.settings import EPILOG, Settings
 
 
 @click.group("flow", short_help="Check a workflow file, or draw it.", epilog=EPILOG)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from studio.cli.lib.settings import EPILOG
 from studio.cli.lib.making import GeneratorCommand
+from studio.cli.lib.settings import EPILOG
 
 
 class Generators(click.Group):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
 from studio.cli.lib.output import console, emit, emit_json, note, printable, report_failure, show_size, table
+from studio.cli.lib.settings import EPILOG, Settings
 
 if TYPE_CHECKING:
     from studio.models import Entry, Models

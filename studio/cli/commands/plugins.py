@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
 from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside, table
+from studio.cli.lib.settings import EPILOG, Settings
 
 if TYPE_CHECKING:
     from studio.plugins import PluginReport
     from studio.testing import Finding
 
-COLUMNS = ("plugin", "version", "status", "generators", "training recipes", "reason")
+COLUMNS = ("plugin", "version", "status", "generators", "training recipes", "commands", "reason")
 CHECKED = ("generator", "check", "status", "found")
 
 
@@ -25,11 +25,11 @@ CHECKED = ("generator", "check", "status", "found")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List the plugins, their generators and training recipes, and the reason where something is missing."""
+    """List the plugins, their generators, training recipes and commands, and the reason where something is missing."""
     if ctx.invoked_subcommand is not None:
         return
     settings: Settings = ctx.obj
-    reports = settings.studio().plugins.reports
+    reports = [_tried(settings, report) for report in settings.studio().plugins.reports]
     if settings.debug:
         for line in "".join(report.traceback_text for report in reports).splitlines():
             note(line)
@@ -39,8 +39,23 @@ def command(ctx: click.Context, as_json: bool) -> None:
         table(COLUMNS, [_row(report) for report in reports])
 
 
+def _tried(settings: Settings, report: PluginReport) -> PluginReport:
+    """The report, with what is wrong with those commands whose code cannot be imported."""
+    from studio.errors import PluginError, trace_of
+    from studio.plugins.commands import load
+
+    for name in report.commands:
+        try:
+            with stray_prints_aside():
+                load(settings.studio().plugins.commands[name])
+        except PluginError as error:
+            text = report.traceback_text + trace_of(error)
+            report = replace(report, status="partly", reasons=(*report.reasons, error.message), traceback_text=text)
+    return report
+
+
 def _row(report: PluginReport) -> list[str]:
-    offered = [", ".join(names) or "-" for names in (report.generators, report.trainers)]
+    offered = [", ".join(names) or "-" for names in (report.generators, report.trainers, report.commands)]
     return [report.name, report.version, report.status, *offered, report.reason or "-"]
 
 

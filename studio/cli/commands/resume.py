@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from studio.cli.lib.settings import Settings
 from studio.cli.lib.output import emit_json, note, report_failure, stray_prints_aside, table
+from studio.cli.lib.settings import Settings
 
 if TYPE_CHECKING:
     from studio.cli.lib.destination import Destination

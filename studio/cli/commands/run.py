@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
 from studio.cli.lib.output import emit, emit_json, report_failure, stray_prints_aside, table
+from studio.cli.lib.settings import EPILOG, Settings
 
 if TYPE_CHECKING:
     from studio.cli.lib.destination import Destination
@@ -107,7 +107,7 @@ def _members(flag: Flag, text: str) -> list[str]:
     """A value of a list; a folder stands for the media files in it, by name."""
     from studio.errors import UsageError
     from studio.media import MAX_FILE_BYTES
-    from studio.search import SUFFIXES, files_in
+    from studio.media.folders import SUFFIXES, files_in
 
     folder = Path(text)
     if flag.media is None or flag.media.kind == "text" or not folder.is_dir():

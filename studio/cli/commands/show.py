@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.settings import Settings
 from studio.cli.lib.output import emit, emit_json, note, table
+from studio.cli.lib.settings import Settings
 
 if TYPE_CHECKING:
     from studio.recipe import Recipe

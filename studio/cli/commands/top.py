@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.settings import Settings
 from studio.cli.lib.output import console, emit_json, note, printable, show_size, table
+from studio.cli.lib.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.settings import EPILOG
 from studio.cli.lib.output import console, stray_prints_aside
+from studio.cli.lib.settings import EPILOG
 
 if TYPE_CHECKING:
     from studio.generator import Trainer

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.options import request_of, request_options
 from studio.cli.lib.output import emit, emit_json, note, report_failure, stray_prints_aside
+from studio.cli.lib.settings import EPILOG, Settings
 
 if TYPE_CHECKING:
     from studio.cli.lib.destination import Destination
@@ -41,7 +42,7 @@ def _host_options() -> list[click.Parameter]:
         click.Option(["--previews"], metavar="DIR", help="Save rough views here while it works."),
         click.Option(["--preview-every"], type=click.IntRange(1), default=5, metavar="STEPS", show_default=True,
                      help="How often, with --previews."),
-        click.Option(["--background"], is_flag=True, help="Give way to what is asked without this."),
+        *request_options(),
         click.Option(["--json", "as_json"], is_flag=True, help="Print a JSON list instead of paths."),
     ]  # fmt: skip
 
@@ -49,7 +50,7 @@ def _host_options() -> list[click.Parameter]:
 class GeneratorCommand(click.Command):
     """The command that runs one generator."""
 
-    def __init__(self, name: str, generator: str, short_help: str) -> None:
+    def __init__(self, name: str, generator: str, short_help: str = "") -> None:
         super().__init__(name, short_help=short_help, epilog=EPILOG, params=_host_options())
         self.generator = generator
         self._made: list[click.Parameter] | None = None
@@ -97,10 +98,9 @@ class GeneratorCommand(click.Command):
         where it will be written, which is remembered if this process is killed. Raises as `Studio.submit_many`.
         """
         name = generator or self.generator
-        priority = "background" if params["background"] else "interactive"
         host = settings.studio()
         return host.submit_many(
-            name, params["count"], seed=params["seed"], preview_every=preview_every, priority=priority,
+            name, params["count"], seed=params["seed"], preview_every=preview_every, **request_of(params),
             destination=target.as_json(host.home) if target else None, **given
         )  # fmt: skip
 

@@ -31,7 +31,7 @@ def expand(words: Sequence[str], broken: dict[Path, StudioError]) -> list[Path]:
     pictures.
     """
     from studio.errors import MediaError
-    from studio.search import files_in
+    from studio.media.folders import files_in
 
     paths: list[Path] = []
     for word in map(Path, words):

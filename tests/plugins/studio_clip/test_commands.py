@@ -18,7 +18,8 @@ import pytest
 
 import studio
 from studio.cli.main import run
-from studio.search import few_at_a_time, search
+from studio.media.folders import few_at_a_time
+from studio_clip.search import search
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def test_a_search_leaves_nothing_but_vectors(command: Command, discs: Path, own_
 
 
 def test_pictures_are_in_memory_a_few_at_a_time(discs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studio.search.BATCH_PIXELS", 96 * 96 * 2)
+    monkeypatch.setattr("studio.media.folders.BATCH_PIXELS", 96 * 96 * 2)
     alive: weakref.WeakSet[studio.Image] = weakref.WeakSet()
     most = []
     paths = [discs / "red.png", *(disc(f"#0000{i}{i}", discs / f"{i}.png") for i in range(6)), discs / "gone.png"]

@@ -1,5 +1,6 @@
 """Tiny random checkpoints of every family, as transformers writes them, and a tokenizer trained on a few lines."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,18 @@ def checkpoints(tmp_path_factory, tokenizer):
         return made[name]
 
     return get
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}|{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+)
+
+
+@pytest.fixture
+def model(checkpoints):
+    """The path of a checkpoint that has a chat template meanwhile: `u:` is the person and `a:` the model."""
+    folder, _ = checkpoints("llama")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}))
+    yield str(folder)
+    file.unlink()

@@ -9,30 +9,14 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 import studio
 import studio_gpt
 
 PLUGIN = str(Path(studio_gpt.__file__).parent)
-TEMPLATE = (
-    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}|{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
-)
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]
-
-
-@pytest.fixture
-def model(checkpoints: Any) -> Iterator[str]:
-    folder, _ = checkpoints("llama")
-    told = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
-    file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(told))
-    yield str(folder)
-    file.unlink()
 
 
 def command(*words: str) -> list[str]:

@@ -18,7 +18,7 @@ import studio
 from studio.engine import Failed, Notice
 from studio.engine.checkpoint import Checkpoint
 from studio.errors import CheckpointError, UnknownName, WeightsError
-from studio.store import default_home
+from studio.home import default_home
 
 TOY = Path(__file__).parent / "toy_plugin.py"
 # A victim saves after every step from the first on, so that a kill may fall into a save as well as into a step.

@@ -22,7 +22,7 @@ from studio.engine.metrics import Metrics
 from studio.engine.status import Status, read
 from studio.engine.trace import Trace
 from studio.errors import StoreError
-from studio.store import default_home
+from studio.home import default_home
 
 TOY = Path(__file__).parent / "toy_plugin.py"
 SAMPLE = re.compile(r'[a-z_]+(\{([a-z]+="([^"\\\n]|\\[\\"n])*",?)*\})? (-?[0-9.e+-]+|\+Inf)')

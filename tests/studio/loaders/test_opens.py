@@ -19,7 +19,7 @@ ELSEWHERE = {
     "studio/models/clients.py": "what pip or npm said, in a folder made here",
     "studio/devices": "the system's own files",
     "studio/torch_setup.py": "the system's own files",
-    "studio/plugins.py": "plugins, which are code that the user named, after `is_file`",
+    "studio/plugins/": "plugins, which are code that the user named, after `is_file`",
     "studio/engine/models.py": "checksums of a package, after `is_file`",
     "studio/cli/lib/destination.py": "a file of that name, after `is_file`",
     "studio/training": "files of the run's own folder, whose checkpoints are looked at with `check_regular`",

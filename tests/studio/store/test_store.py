@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 import studio
 from studio import files
 from studio.errors import StoreError, UsageError
+from studio.home import default_home
 from studio.recipe import PluginRef, Recipe
-from studio.store import Store, default_home
+from studio.store import Store
 from studio.temporary import try_lock
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from studio.cli.lib.destination import Destination
 from studio.cli.main import run
 from studio.errors import UsageError
-from studio.store import default_home
+from studio.home import default_home
 
 TOY = Path(__file__).parents[2] / "engine" / "toy_plugin.py"
 # The command saves after every step, so that a kill finds something soon.

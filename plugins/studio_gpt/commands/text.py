@@ -1,12 +1,11 @@
 """`studio text PROMPT`: the generator `text`, whose text is written to standard output as it comes.
 
-With `-o` it goes into files, as with any other generator. `--explain` asks the generators `text-explain` and
-`text-attention` instead, and prints how likely each token was. This module knows nothing of models.
+With `-o` it goes into files, as with any other generator. `--explain` prints how likely each token was instead, by
+`Studio.explain`. This module knows nothing of models.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from studio.cli.lib.making import GeneratorCommand, Results, follow
+from studio.cli.lib.options import request_of
 from studio.cli.lib.output import emit, emit_json, emit_piece, note, stray_prints_aside, table
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class TextCommand(GeneratorCommand):
     """The command of a generator that makes text."""
 
-    def __init__(self, name: str, generator: str, short_help: str) -> None:
-        super().__init__(name, generator, short_help)
+    def __init__(self, name: str, generator: str) -> None:
+        super().__init__(name, generator)
         self.params += [
             click.Option(["--explain"], is_flag=True, help="Tell how likely each token was, and which others were."),
             click.Option(["--attention"], metavar="LAYER.HEAD",
@@ -53,17 +53,13 @@ class TextCommand(GeneratorCommand):
 
     def _explain(self, ctx: click.Context) -> int:
         """Print a table of what was written, or its JSON; then the path of the attention picture, if one is asked."""
-        params = {**ctx.params, "count": 1}
-        wanted = [("text-explain", params)]
-        if params["attention"]:
-            layer, _, head = params["attention"].partition(".")
-            wanted.append(("text-attention", {**params, "input_layer": layer, "input_head": head or "0"}))
-        given = [self.inputs(ctx.obj, each, name) for name, each in wanted]  # all is checked before anything runs
-        asked = [self.submit(ctx.obj, params, inputs, 0, name) for (name, _), inputs in zip(wanted, given, strict=True)]
+        params = ctx.params
+        layer, _, head = (params["attention"] or "").partition(".")
+        looking = {"layer": layer, "head": head or "0"} if params["attention"] else {}
+        given = self.inputs(ctx.obj, params, "text-explain")
         with stray_prints_aside():
-            media = [ticket.result() for (ticket,) in asked]
-        told = json.loads(str(media[0]))
-        paths = [str(each.path) for each in media[1:]]
+            found = ctx.obj.studio().explain(**given, **looking, seed=params["seed"], request=request_of(params))
+        told, paths = found.tokens, [str(found.attention.path)] if found.attention else []
         if params["as_json"]:
             emit_json({**told, "attention": paths})
             return 0
@@ -110,4 +106,4 @@ class Stream:
             self._turn, self._shown = self._turn + 1, 0
 
 
-command = TextCommand("text", generator="text", short_help="Write text that goes on from a prompt.")
+command = TextCommand("text", generator="text")

@@ -9,24 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.options import takes_request
 from studio.cli.lib.output import emit_json
+from studio.cli.lib.settings import EPILOG, Settings
 
 if TYPE_CHECKING:
     from studio.cli.lib.destination import Destination
 
 
-@click.command("embed", short_help="Turn texts and pictures into vectors.", epilog=EPILOG)
+@click.command("embed", epilog=EPILOG)
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option("-i", "--image", "images", multiple=True, metavar="FILE|DIR", help="A picture. May be given again.")
 @click.option("-o", "--output", metavar="FILE|DIR", help="Write .npy files here.  [default: the store]")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--model", default="", metavar="TEXT", help="A CLIP folder in open_clip's layout, or a pulled one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the numbers, instead of paths.")
+@takes_request
 @click.pass_obj
 def command(
     settings: Settings, texts: tuple[str, ...], images: tuple[str, ...], output: str | None, force: bool, model: str,
-    as_json: bool,
+    as_json: bool, request: dict[str, Any],
 ) -> int:  # fmt: skip
     """Embed each TEXT (English or Chinese), then each picture, as a unit vector by CLIP, and print where it is.
 
@@ -36,7 +38,7 @@ def command(
     from studio.cli.lib.pictures import expand, tell_broken
     from studio.errors import StudioError, UsageError
     from studio.media import Embedding
-    from studio.search import few_at_a_time
+    from studio.media.folders import few_at_a_time
 
     if not (texts or images):
         raise UsageError("there is nothing to embed", hint='write `studio embed "a red apple"`, or `-i picture.png`')
@@ -52,7 +54,7 @@ def command(
     words: dict[str, dict[str, Any]] = {each: {"text": each} for each in texts}
     for given in chain([words], pictures):
         if given:
-            made, failed = _embed(settings, given, target, model, len(told), as_json=as_json)
+            made, failed = _embed(settings, given, target, {"model": model, **request}, len(told), as_json=as_json)
             told, code = [*told, *made], max(code, failed)
     if as_json:
         emit_json(told)
@@ -60,15 +62,16 @@ def command(
 
 
 def _embed(
-    settings: Settings, given: dict[str, dict[str, Any]], target: Destination, model: str, first: int, *, as_json: bool
-) -> tuple[list[dict[str, Any]], int]:
+    settings: Settings, given: dict[str, dict[str, Any]], target: Destination, more: dict[str, Any], first: int, *,
+    as_json: bool,
+) -> tuple[list[dict[str, Any]], int]:  # fmt: skip
     """Embed a few together, with seeds from `first` up; what is told of them as JSON, and the exit code."""
     from studio.cli.lib.making import Results, follow
     from studio.cli.lib.output import stray_prints_aside
     from studio.cli.lib.progress import Display
 
     studio = settings.studio()
-    tickets = [studio.submit("embed", seed=first + i, model=model, **each) for i, each in enumerate(given.values())]
+    tickets = [studio.submit("embed", seed=first + i, **more, **each) for i, each in enumerate(given.values())]
     results = Results(tickets, target, None)
     with Display([each.request.seed for each in tickets], quiet=settings.quiet) as display, stray_prints_aside():
         for index, event in follow(tickets):

@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.options import takes_request
 from studio.cli.lib.output import emit_json, table
-from studio.media import Embedding
-
-if TYPE_CHECKING:
-    from studio.api import Studio
-    from studio.media import Image, Media
+from studio.cli.lib.settings import EPILOG, Settings
 
 
-@click.command("rank", short_help="Order pictures by how well they go with a text.", epilog=EPILOG)
+@click.command("rank", epilog=EPILOG)
 @click.argument("text")
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR...")
 @click.option("--best", type=click.IntRange(1), metavar="K", help="Print the first K only.")
 @click.option("--model", default="", metavar="TEXT", help="A CLIP folder in open_clip's layout, or a pulled one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@takes_request
 @click.pass_obj
-def command(settings: Settings, text: str, files: tuple[str, ...], best: int | None, model: str, as_json: bool) -> int:
+def command(
+    settings: Settings, text: str, files: tuple[str, ...], best: int | None, model: str, as_json: bool,
+    request: dict[str, Any],
+) -> int:  # fmt: skip
     """Score each picture by its cosine with TEXT (English or Chinese) in CLIP's space, and print the best first.
 
     A folder stands for the pictures in it. A picture that cannot be read is left out and named, and the exit code is 1.
     """
     from studio.cli.lib.pictures import Counter, expand, tell_broken
     from studio.errors import StudioError
-    from studio.search import in_batches
+    from studio_clip.batches import in_batches
+    from studio_clip.methods import scores as scores_of
 
     studio = settings.studio()
     broken: dict[Path, StudioError] = {}
     paths = expand(files, broken)
     scores: dict[Path, float] = {}
     with Counter(quiet=settings.quiet) as counter:
-        asked: dict[str, Any] = {"text": text, "model": model}
+        asked: dict[str, Any] = {"text": text, "model": model, **request}
         for pictures, made in in_batches(studio, "clip-rank", paths, broken, follow=counter.follow, **asked):
-            scores |= zip(pictures, _numbers(made), strict=True)
+            scores |= zip(pictures, scores_of(made), strict=True)
             counter.count(len(scores), len(paths))
     code = tell_broken(broken, rest=bool(scores), debug=settings.debug)
     ranked = sorted(scores.items(), key=lambda each: -each[1])[:best]
@@ -48,17 +49,3 @@ def command(settings: Settings, text: str, files: tuple[str, ...], best: int | N
     else:
         table(("score", "picture"), [(f"{each:.3f}", str(path)) for path, each in ranked])
     return code
-
-
-def score(studio: Studio, text: str, pictures: list[Image], *, quiet: bool = False) -> list[float]:
-    """The cosine of each picture with the text. Raises as `Studio.submit`."""
-    from studio.cli.lib.pictures import Counter
-
-    with Counter(quiet=quiet) as counter:
-        ticket = studio.submit("clip-rank", text=text, images=pictures, stored=False)
-        counter.follow(ticket)
-        return _numbers(ticket.result())
-
-
-def _numbers(made: Media) -> list[float]:
-    return [float(each) for each in made.vector] if isinstance(made, Embedding) else []

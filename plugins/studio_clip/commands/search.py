@@ -1,22 +1,28 @@
-"""`studio search TEXT [DIR]`: pictures of the store, or of a folder, that go with a text; see `studio/search.py`."""
+"""`studio search TEXT [DIR]`: pictures of the store, or of a folder, that go with a text; see `studio_clip.search`."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.options import takes_request
 from studio.cli.lib.output import emit_json, note, table
+from studio.cli.lib.settings import EPILOG, Settings
 
 
-@click.command("search", short_help="Find pictures by words.", epilog=EPILOG)
+@click.command("search", epilog=EPILOG)
 @click.argument("text")
 @click.argument("folder", required=False, metavar="[DIR]")
 @click.option("-n", "count", type=click.IntRange(1, 1000), default=5, show_default=True, metavar="N",
               help="How many to show.")  # fmt: skip
 @click.option("--model", default="", metavar="TEXT", help="A CLIP folder in open_clip's layout, or a pulled one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@takes_request
 @click.pass_obj
-def command(settings: Settings, text: str, folder: str | None, count: int, model: str, as_json: bool) -> int:
+def command(
+    settings: Settings, text: str, folder: str | None, count: int, model: str, as_json: bool, request: dict[str, Any]
+) -> int:
     """Find the pictures that go best with TEXT (English or Chinese), among those in the store, or those in DIR.
 
     A picture is judged by CLIP, and by the prompt or label that its recipe tells, if it has one. Pictures are looked at
@@ -24,11 +30,13 @@ def command(settings: Settings, text: str, folder: str | None, count: int, model
     left out and named, and the exit code is 1.
     """
     from studio.cli.lib.pictures import Counter, tell_broken
-    from studio.search import search
+    from studio_clip.search import search
 
     studio = settings.studio()
     with Counter(quiet=settings.quiet) as counter:
-        found = search(studio, text, folder, n=count, model=model, follow=counter.follow, watch=counter.count)
+        found = search(
+            studio, text, folder, n=count, model=model, follow=counter.follow, watch=counter.count, **request
+        )
     code = tell_broken(found.broken, rest=bool(found.hits), debug=settings.debug)
     if not settings.quiet:
         if found.renewed:

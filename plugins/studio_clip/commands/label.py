@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.options import takes_request
 from studio.cli.lib.output import emit_json, table
+from studio.cli.lib.settings import EPILOG, Settings
 
 MOST = 1000  # labels of one picture
 
 
-@click.command("label", short_help="Tell which of some labels fits each picture.", epilog=EPILOG)
+@click.command("label", epilog=EPILOG)
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR...")
 @click.option("--labels", required=True, metavar="A,B,…", help="The labels to choose from, separated by commas.")
 @click.option("--prompt", default="{}", show_default=True, metavar="TEXT",
@@ -23,10 +23,12 @@ MOST = 1000  # labels of one picture
               help="Labels to tell of each picture.")  # fmt: skip
 @click.option("--model", default="", metavar="TEXT", help="A CLIP folder in open_clip's layout, or a pulled one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@takes_request
 @click.pass_obj
 def command(
-    settings: Settings, files: tuple[str, ...], labels: str, prompt: str, top: int, model: str, as_json: bool
-) -> int:
+    settings: Settings, files: tuple[str, ...], labels: str, prompt: str, top: int, model: str, as_json: bool,
+    request: dict[str, Any],
+) -> int:  # fmt: skip
     """Label pictures by CLIP, without training on the labels, and print the likeliest with its share.
 
     The shares of all labels sum to 1: they compare the labels with each other, and say nothing where none fits. A
@@ -34,17 +36,18 @@ def command(
     """
     from studio.cli.lib.pictures import Counter, expand, tell_broken
     from studio.errors import StudioError
-    from studio.search import in_batches
+    from studio_clip.batches import in_batches
+    from studio_clip.methods import labelled
 
     studio = settings.studio()
     broken: dict[Path, StudioError] = {}
     paths = expand(files, broken)
     names = [each.strip() for each in labels.split(",")]
-    asked: dict[str, Any] = {"labels": names, "prompt": prompt, "top": top, "model": model}
+    asked: dict[str, Any] = {"labels": names, "prompt": prompt, "top": top, "model": model, **request}
     told: dict[Path, list[dict[str, Any]]] = {}
     with Counter(quiet=settings.quiet) as counter:
         for pictures, made in in_batches(studio, "clip-label", paths, broken, follow=counter.follow, **asked):
-            told |= zip(pictures, json.loads(str(made)), strict=True)
+            told |= zip(pictures, labelled(made), strict=True)
             counter.count(len(told), len(paths))
     code = tell_broken(broken, rest=bool(told), debug=settings.debug)
     if as_json:

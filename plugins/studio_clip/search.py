@@ -15,7 +15,7 @@ import hashlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,22 +24,19 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote_from_bytes
 
 from studio.cache import Cache
-from studio.errors import MediaError, StudioError, UsageError
+from studio.errors import StudioError, UsageError
 from studio.media import Embedding, Image, Media
+from studio.media.folders import files_in
 from studio.store import Store
+from studio_clip.batches import Follow, in_batches
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from studio.api import Studio
-    from studio.engine import Ticket
     from studio.recipe import Recipe
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-BATCH = 4  # pictures in a request, after which their vectors are kept; each costs an encoder some 10 MiB meanwhile
-ENOUGH = 512  # pixels of the shorter side; encoders of pictures take 128 to 448
-BATCH_PIXELS = 8_000_000  # no picture is added to a request that holds so many: they are in memory together
 SAID = ("prompt", "of")  # inputs in which a recipe tells what is to be seen
 _MOST_SAID = 2000  # characters; what `embed` takes
 _ASKED = 500  # keys in one question to SQLite
@@ -50,95 +47,7 @@ create table if not exists pictures (
 ) without rowid;
 """
 
-Follow = Callable[["Ticket"], None]
 Watch = Callable[[int, int], None]
-
-
-def files_in(
-    folder: Path, suffixes: Sequence[str] = SUFFIXES, broken: dict[Path, StudioError] | None = None
-) -> list[Path]:
-    """The files directly in a folder that end so, by name. What cannot be read there (a link to nothing or to itself, a
-    pipe) goes into `broken`, with the reason.
-
-    Raises MediaError if the folder cannot be read, and UsageError if it holds nothing of a known kind.
-    """
-    found: list[Path] = []
-    faults: dict[Path, StudioError] = {}
-    try:
-        named = sorted(each for each in folder.iterdir() if each.suffix.lower() in suffixes)
-    except OSError as error:
-        raise MediaError(f"cannot read the folder `{folder}`: {error.strerror or error}") from None
-    for path in named:
-        try:
-            path.stat()
-        except OSError as error:
-            faults[path] = MediaError(f"cannot read `{path}`: {error.strerror or error}")
-            continue
-        if path.is_file():
-            found.append(path)
-        elif not path.is_dir():
-            faults[path] = MediaError(f"cannot read `{path}`: it is not a regular file")
-    if not (found or faults):
-        raise UsageError(f"the folder `{folder}` holds no files of a known kind", hint=f"known: {', '.join(suffixes)}")
-    if broken is not None:
-        broken |= faults
-    return found
-
-
-def few_at_a_time(
-    paths: Iterable[Path], broken: dict[Path, StudioError], opened: Callable[[Path], Media] = Image.open
-) -> Iterator[dict[Path, Image]]:
-    """Open pictures, and yield as many together as may be in memory. What cannot be opened goes into `broken`.
-
-    The yielded pictures are let go of when the next are asked for; the caller may take them out before.
-    """
-    held: dict[Path, Image] = {}
-    for path in paths:
-        try:
-            picture = opened(path)
-        except StudioError as error:
-            broken[path] = error
-            continue
-        assert isinstance(picture, Image)
-        held[path] = picture
-        del picture
-        if len(held) >= BATCH or sum(each.size[0] * each.size[1] for each in held.values()) >= BATCH_PIXELS:
-            yield held
-            held.clear()
-    if held:
-        yield held
-
-
-def in_batches(
-    host: Studio,
-    generator: str,
-    paths: Iterable[Path],
-    broken: dict[Path, StudioError],
-    *,
-    opened: Callable[[Path], Media] = Image.open,
-    follow: Follow = lambda _: None,
-    **inputs: Any,
-) -> Iterator[tuple[dict[Path, Recipe | None], Media]]:
-    """Give pictures to a generator's `images`, a few at a time, and yield the recipes of those few and what it made.
-
-    What cannot be opened goes into `broken` and is left out. Nothing is stored. A large picture is made smaller first,
-    its shorter side to no less than `ENOUGH`: encoders take less. Raises what `Studio.submit` raises.
-    """
-    for held in few_at_a_time(paths, broken, lambda path: _smaller(opened(path))):
-        recipes = {path: each.recipe for path, each in held.items()}
-        ticket = host.submit(generator, images=list(held.values()), stored=False, **inputs)
-        held.clear()
-        follow(ticket)
-        made = ticket.result()
-        del ticket  # it holds the pictures, and the next are opened meanwhile
-        yield recipes, made
-
-
-def _smaller(media: Media) -> Media:
-    """A picture with fewer pixels, where an encoder has no use for more."""
-    if not isinstance(media, Image) or (factor := min(media.size) // ENOUGH) < 2:
-        return media
-    return Image(media.pil.reduce(factor)).attach(media.recipe, media.path)
 
 
 @dataclass(frozen=True)
@@ -239,17 +148,19 @@ def search(
     model: str = "",
     follow: Follow = lambda _: None,
     watch: Watch = lambda *_: None,
+    **request: Any,
 ) -> Found:
     """The n pictures of the store, or of a folder, that go best with a text in English or Chinese.
 
     `model` is what the generator `embed` takes; each has vectors of its own. `follow` is called with every request that
-    is made, and `watch` with how many pictures were looked at, of how many that are new. Raises UsageError where there
+    is made, and `watch` with how many pictures were looked at, of how many that are new. `request` is what
+    `Studio.submit` takes besides: `priority`, `client`, `time_limit_s`. Raises UsageError where there
     is nothing to search, InputError, StoreError, and what `Studio.submit` raises. What was looked at before an
     interruption stays known.
     """
     broken: dict[Path, StudioError] = {}
     hits = _of_store(host.store) if folder is None else _of_folder(Path(folder), broken)
-    words = _Words(host, model, follow)
+    words = _Words(host, model, follow, request)
     asked, identity = words.embed(text)
     with Cache(host.home / "search.sqlite3", _SCHEMA) as cache:
         kept = Vectors(cache, identity, len(asked))
@@ -268,14 +179,14 @@ def search(
 class _Words:
     """Texts as unit vectors by one model; each is made once."""
 
-    def __init__(self, host: Studio, model: str, follow: Follow) -> None:
-        self.model, self.follow = model, follow
+    def __init__(self, host: Studio, model: str, follow: Follow, request: Mapping[str, Any]) -> None:
+        self.model, self.follow, self.request = model, follow, request
         self._host = host
         self._said: dict[str, NDArray[np.float32]] = {}
 
     def embed(self, text: str) -> tuple[NDArray[np.float32], str]:
         """A text's vector, and a name of the model: of the weights' hashes and the generator's version."""
-        ticket = self._host.submit("embed", text=text, model=self.model, stored=False)
+        ticket = self._host.submit("embed", text=text, model=self.model, stored=False, **self.request)
         self.follow(ticket)
         made = ticket.result()
         assert isinstance(made, Embedding)
@@ -331,7 +242,9 @@ def _look(
         sha256 = hits[keys[path]].sha256
         return Image.open(path) if sha256 is None else host.store.open(sha256)
 
-    batches = in_batches(host, "embed-pictures", keys, broken, opened=opened, follow=words.follow, model=words.model)
+    batches = in_batches(
+        host, "embed-pictures", keys, broken, opened=opened, follow=words.follow, model=words.model, **words.request
+    )
     for recipes, made in batches:
         assert isinstance(made, Embedding)
         vectors = made.vector.reshape(len(recipes), -1)

@@ -1,4 +1,4 @@
-"""`studio image PROMPT`: the generator `image`. With `--best K` the generator `clip-rank` chooses among several."""
+"""The command `studio image PROMPT`: the generator `image`. With `--best K` the best of several are kept."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 import click
 
 from studio.cli.lib.making import GeneratorCommand, Results, follow
+from studio.cli.lib.options import request_of
 from studio.cli.lib.output import emit, emit_json, stray_prints_aside
 
 
 class ImageCommand(GeneratorCommand):
     """The command of a generator that draws a prompt."""
 
-    def __init__(self, name: str, generator: str, short_help: str) -> None:
-        super().__init__(name, generator, short_help)
+    def __init__(self, name: str, generator: str) -> None:
+        super().__init__(name, generator)
         self.params.append(
             click.Option(["--best"], type=click.IntRange(1), metavar="K",
                          help="Of the N pictures (-n) keep the K that go best with the prompt, by CLIP.")
@@ -29,10 +30,11 @@ class ImageCommand(GeneratorCommand):
     def _best(self, ctx: click.Context, best: int) -> int:
         """All pictures go to the store; the best of those that did not fail go where `-o` says."""
         from studio.cli.lib.destination import Destination, choose
+        from studio.cli.lib.pictures import Counter
         from studio.cli.lib.progress import Display
-        from studio.cli.commands.rank import score
         from studio.errors import UsageError
         from studio.media import Image
+        from studio_diffusion.methods import best_of
 
         settings, params = ctx.obj, ctx.params
         if best > params["count"]:
@@ -55,10 +57,12 @@ class ImageCommand(GeneratorCommand):
         made = {index: media for index, (_, media) in sorted(results.made.items()) if isinstance(media, Image)}
         kept: list[dict[str, Any]] = []
         if made:
-            scores = score(settings.studio(), given["prompt"], list(made.values()), quiet=settings.quiet)
-            ranked = sorted(zip(scores, made, strict=True), key=lambda each: -each[0])[:best]
-            told = results.as_json()
-            for value, index in ranked:
+            told, places = results.as_json(), list(made)
+            with Counter(quiet=settings.quiet) as counter:
+                ranked = best_of(settings.studio(), given["prompt"], list(made.values()), best,
+                                 follow=counter.follow, **request_of(params))  # fmt: skip
+            for place, value in ranked:
+                index = places[place]
                 path = target.save(made[index], self.generator, tickets[index].request.seed)
                 kept.append({**told[index], "path": str(path), "score": value})
         if params["as_json"]:
@@ -69,4 +73,4 @@ class ImageCommand(GeneratorCommand):
         return results.report(debug=settings.debug)
 
 
-command = ImageCommand("image", generator="image", short_help="Make a picture from a prompt.")
+command = ImageCommand("image", generator="image")

@@ -1,0 +1,66 @@
+"""A conversation with the generator `text`: what was said is kept, and given to the model with each message.
+
+It knows nothing of templates, since the generator has an input `chat`, and nothing of terminals.
+
+Try it: ``print(studio.Studio().chat(model="smollm2").say("What is a decoder?"))``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from studio.models import Models
+
+if TYPE_CHECKING:
+    from studio.api import Studio
+    from studio.engine import Event
+
+GENERATOR = "text"
+OURS = ("prompt", "chat", "turns")  # inputs that the conversation itself gives
+
+
+class Conversation:
+    """What was said so far: `turns` has the person's messages and the model's answers, in turn."""
+
+    def __init__(self, studio: Studio, *, seed: int | None = None, **inputs: Any) -> None:
+        """`inputs` are those of `text` for every answer, and what `Studio.submit` takes besides.
+
+        With a `seed`, equal turns give equal answers. Raises ModelError or UnknownName for a model that is not here.
+        """
+        if model := inputs.get("model"):
+            Models(studio.home).path(model)
+        self.turns: list[str] = []
+        self._studio, self._inputs, self._seed = studio, inputs, seed
+
+    def say(self, message: str) -> str:
+        """The whole answer to a message. Raises as `Studio.submit`; a turn that failed is taken back."""
+        return "".join(self.stream(message)).strip()
+
+    def stream(self, message: str, watch: Callable[[Event], None] = lambda _: None) -> Generator[str, None, None]:
+        """The answer to a message, piece by piece as it is written; `watch` is called with every event of the request.
+
+        Closing the iterator early, or an interrupt, stops the answer; what was said of it stays. Raises as `say`.
+        """
+        from studio.engine import Failed, Finished, Preview
+
+        seed = None if self._seed is None else self._seed + len(self.turns) // 2
+        asked = {**self._inputs, "prompt": message, "chat": True, "turns": list(self.turns)}
+        ticket = self._studio.submit(GENERATOR, seed=seed, preview_every=1, **asked)
+        said = ""
+        try:
+            for event in ticket.events():
+                watch(event)
+                if isinstance(event, Failed):
+                    said = ""
+                    raise event.error
+                if isinstance(event, Preview | Finished):
+                    text = str(event.media)
+                    piece, said = text[len(said) :], text
+                    if piece:
+                        yield piece
+        finally:
+            if not ticket.done:
+                ticket.cancel()
+            if said.strip():
+                self.turns += [message, said.strip()]

@@ -1,0 +1,70 @@
+"""What the plugin adds to `Studio`: `text`, `chat` and `explain`. This module knows nothing of terminals.
+
+Try it: ``print(studio.Studio().chat(model="smollm2").say("What is a decoder?"))``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from studio.media import Image, Text
+from studio_gpt.conversation import Conversation
+
+if TYPE_CHECKING:
+    from studio.api import Studio
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How likely each token was.
+
+    `tokens` has the tokens of the `prompt` and those `written`: `id` and `token` (its text), and for the latter
+    `logprob` and the alternatives, `top`; besides `text` and `ended`. `attention` is a picture of where one head looks.
+    """
+
+    tokens: dict[str, Any]
+    attention: Image | None = None
+
+
+def text(studio: Studio, prompt: str, *, seed: int | None = None, **inputs: Any) -> Text:
+    """Write a text with the generator `text`, such as ``studio.text("Once", model="smollm2", weights="int8")``.
+
+    `inputs` are as for `Studio.submit`; raises as it does.
+    """
+    media = studio.generate("text", seed=seed, prompt=prompt, **inputs)
+    assert isinstance(media, Text)
+    return media
+
+
+def chat(studio: Studio, *, seed: int | None = None, **inputs: Any) -> Conversation:
+    """Begin a conversation with a language model; `inputs` are those of the generator `text`, for every answer.
+
+    Raises ModelError or UnknownName for a model that is not here.
+    """
+    return Conversation(studio, seed=seed, **inputs)
+
+
+def explain(
+    studio: Studio, prompt: str, *, layer: int | str | None = None, head: int | str = 0, seed: int | None = None,
+    request: Mapping[str, Any] | None = None, **inputs: Any,
+) -> Explanation:  # fmt: skip
+    """Go on from a prompt and say how likely each token was; with a `layer`, draw where a head of it looks, too.
+
+    Both are counted from 0. `inputs` are those of the generator `text-explain`; `request` is what `Studio.submit` takes
+    besides: `priority`, `client`, `time_limit_s`. Raises as it does, before anything runs.
+    """
+    from studio.api import wait
+
+    asked = {"text-explain": {"prompt": prompt, **inputs}}
+    if layer is not None:
+        fields = studio.generator("text-attention").Inputs.model_fields
+        shared = {name: value for name, value in inputs.items() if name in fields}
+        asked["text-attention"] = {"prompt": prompt, **shared, "layer": layer, "head": head}
+    for name, given in asked.items():
+        studio.generator(name).Inputs.parse(given)
+    tickets = [studio.submit(name, seed=seed, **given, **(request or {})) for name, given in asked.items()]
+    told, *drawn = wait(tickets)
+    return Explanation(json.loads(str(told)), next((each for each in drawn if isinstance(each, Image)), None))

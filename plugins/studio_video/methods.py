@@ -1,0 +1,20 @@
+"""What the plugin adds to `Studio`: `video`.
+
+Try it: ``studio.Studio().video("a red apple falls").save("apple.mp4")``
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from studio.media import Video
+
+if TYPE_CHECKING:
+    from studio.api import Studio
+
+
+def video(studio: Studio, prompt: str, *, seed: int | None = None, **inputs: Any) -> Video:
+    """Make a short video with the generator `video`. `inputs` are as for `Studio.submit`; raises as it does."""
+    media = studio.generate("video", seed=seed, prompt=prompt, **inputs)
+    assert isinstance(media, Video)
+    return media

@@ -1,7 +1,0 @@
-"""`studio video PROMPT`: the generator `video`."""
-
-from __future__ import annotations
-
-from studio.cli.lib.making import GeneratorCommand
-
-command = GeneratorCommand("video", generator="video", short_help="Make a short video from a prompt.")

@@ -1,0 +1,44 @@
+"""The options of a request that the host gives to every generator: on whose behalf, how urgent, and how long at most.
+
+They are declared once. A command made from a generator has them by itself; any other takes them by `takes_request`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import click
+
+_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--background", {"is_flag": True, "help": "Give way to what is asked without this."}),
+    ("--client", {"default": "", "metavar": "NAME", "help": "On whose behalf; clients share a device evenly."}),
+    ("--time-limit", {"type": click.FloatRange(min=0, min_open=True), "metavar": "SECONDS",
+                      "help": "The longest that one step may take.  [default: the generator's own limit]"}),
+)  # fmt: skip
+NAMES = ("background", "client", "time_limit")  # as click has them
+
+
+def request_options() -> list[click.Parameter]:
+    """The options, for a command that is made by hand."""
+    return [click.Option([name], **more) for name, more in _OPTIONS]
+
+
+def request_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options say, as arguments of `Studio.submit`."""
+    priority = "background" if params["background"] else "interactive"
+    return {"priority": priority, "client": params["client"], "time_limit_s": params["time_limit"]}
+
+
+def takes_request(function: Callable[..., int]) -> Callable[..., int]:
+    """Decorate a command's function: it has the options, and gets `request`, arguments of `Studio.submit`."""
+
+    @wraps(function)
+    def call(*args: Any, **params: Any) -> int:
+        given = {name: params.pop(name) for name in NAMES}
+        return function(*args, **params, request=request_of(given))
+
+    for name, more in reversed(_OPTIONS):
+        click.option(name, **more)(call)
+    return call

@@ -1,0 +1,126 @@
+"""What a plugin offers besides models: commands of the command line, methods of `Studio`, and encoders for measuring.
+
+Each is declared by its name; the code behind it is imported when it is first used, so that listing commands stays fast.
+This module knows nothing of how plugins are found, and imports nothing heavy.
+
+Try it: ``studio plugins``
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+HOST_COMMANDS = (
+    "generate", "run", "flow", "models", "resume", "top", "plugins", "show", "replay", "doctor", "attention", "train",
+    "eval",
+)  # fmt: skip
+"""The commands of Studio itself, in the order of its help; no plugin can take their names."""
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
+_METHOD = re.compile(r"[a-z][a-z0-9_]{0,49}")
+_TARGET = re.compile(r"(\.?[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?:[A-Za-z_]\w*")
+_MOST_HELP = 80
+
+TargetT = TypeVar("TargetT", "Command", "Method")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line, run as ``studio NAME``.
+
+    `help` is its line in ``studio --help``. `target` says where its `click.Command` is, as an entry point does:
+    ``package.module:attribute``, ``.module:attribute`` within the plugin's package, or ``:attribute`` in the plugin's
+    own module. That module is imported when the command is run.
+    """
+
+    name: str
+    help: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of `Studio`: ``studio.Studio().NAME(…)`` calls the function at `target` with the `Studio` in front.
+
+    `target` is written as that of a `Command`. The function's module is imported at the first call.
+    """
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Generators that turn pictures, and texts about them, into vectors of one space; ``studio eval`` uses them.
+
+    `pictures` names a generator with an input `images` whose output has their unit vectors one after another; `texts`
+    one with an input `text`, or is None where the space has only pictures.
+    """
+
+    name: str
+    pictures: str
+    texts: str | None = None
+
+
+def check_command(command: object) -> list[str]:
+    """Why this is not a usable `Command`; an empty list if it is one."""
+    if not isinstance(command, Command):
+        return [f"{_kind(command)} is not a `studio.Command`"]
+    reasons = [] if _matches(_NAME, command.name) else [
+        f"its name is {command.name!r}; a name is 1 to 30 of a-z, 0-9 and `-`, starting with a letter"
+    ]  # fmt: skip
+    if not isinstance(command.help, str) or not 0 < len(command.help) <= _MOST_HELP or not command.help.isprintable():
+        reasons.append(f"its help must be one line of 1 to {_MOST_HELP} characters")
+    return reasons + _check_target(command.target)
+
+
+def check_method(method: object) -> list[str]:
+    """Why this is not a usable `Method`; an empty list if it is one."""
+    if not isinstance(method, Method):
+        return [f"{_kind(method)} is not a `studio.Method`"]
+    reasons = [] if _matches(_METHOD, method.name) else [
+        f"its name is {method.name!r}; a name is 1 to 50 of a-z, 0-9 and `_`, starting with a letter"
+    ]  # fmt: skip
+    return reasons + _check_target(method.target)
+
+
+def check_encoder(encoder: object) -> list[str]:
+    """Why this is not a usable `Encoder`; an empty list if it is one."""
+    if not isinstance(encoder, Encoder):
+        return [f"{_kind(encoder)} is not a `studio.Encoder`"]
+    named = {"name": encoder.name, "pictures": encoder.pictures, "texts": encoder.texts or "none"}
+    return [
+        f"its `{what}` is {value!r}; it must be a name" for what, value in named.items() if not _matches(_NAME, value)
+    ]
+
+
+def _check_target(target: object) -> list[str]:
+    if _matches(_TARGET, target):
+        return []
+    return [f"its target is {target!r}; a target is `package.module:attribute`, `.module:attribute` or `:attribute`"]
+
+
+def _matches(pattern: re.Pattern[str], text: object) -> bool:
+    return isinstance(text, str) and bool(pattern.fullmatch(text))
+
+
+def _kind(each: object) -> str:
+    return f"the class `{each.__name__}`" if isinstance(each, type) else type(each).__name__
+
+
+def located(declared: TargetT, plugin: str) -> TargetT:
+    """The declaration with the full name of its target's module; `plugin` is the name of the plugin's module."""
+    module, _, attribute = declared.target.partition(":")
+    if not module or module.startswith("."):
+        module = plugin + module
+    return replace(declared, target=f"{module}:{attribute}")
+
+
+def resolve(target: str) -> Any:
+    """Import what a target with a full module name names. Raises whatever the import raises, and AttributeError."""
+    from importlib import import_module
+
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)

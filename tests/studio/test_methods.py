@@ -1,0 +1,57 @@
+"""Methods of plugins on `Studio`."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import studio
+from studio.errors import PluginError
+
+PALETTE = Path(__file__).parents[2] / "examples" / "palette.py"
+
+
+def test_a_method_is_called_with_the_studio(tmp_path: Path) -> None:
+    import PIL.Image
+
+    picture = PIL.Image.new("RGB", (9, 4), "red")
+    picture.paste("blue", (0, 0, 3, 4))
+    with studio.Studio(plugins=[PALETTE]) as host:
+        assert host.palette(studio.Image(picture), n=2) == ["#ff0000", "#0000ff"]
+        assert "palette" in dir(host)
+        own = {"image", "images", "video", "text", "chat", "explain", "embed", "rank", "label", "search"}
+        assert own <= set(dir(host))
+        with pytest.raises(AttributeError, match=r"`Studio` has no method `pallete`; those of plugins: .*`palette`"):
+            _ = host.pallete
+        assert not hasattr(host, "_private")
+
+
+def test_the_hosts_own_names_stay_its_own_and_a_broken_module_costs_one_method(tmp_path: Path) -> None:
+    plugin = tmp_path / "greedy.py"
+    plugin.write_text(
+        textwrap.dedent("""
+        import studio
+
+        @studio.hookimpl
+        def studio_methods():
+            names = ("submit", "home", "image", "gone")
+            return [studio.Method(name, "no_such_module_here:x") for name in names]
+    """)
+    )
+    with studio.Studio(plugins=[plugin]) as host:
+        [report] = [each for each in host.plugins.reports if each.name == "greedy"]
+        assert report.methods == ("gone",)
+        assert "the method's name `submit` is taken by Studio itself" in report.reason
+        assert "the method's name `home` is taken by Studio itself" in report.reason
+        assert "the method's name `image` is taken by plugin `diffusion`" in report.reason
+        with pytest.raises(PluginError, match=r"the method `gone` cannot be loaded from `no_such_module_here:x`"):
+            _ = host.gone
+
+
+def test_a_property_that_fails_tells_its_own_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = studio.Studio()
+    monkeypatch.setattr(type(host), "generators", property(lambda self: [].nothing))
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'nothing'"):
+        _ = host.generators
