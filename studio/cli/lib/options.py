@@ -1,4 +1,4 @@
-"""The options of a request that the host gives to every generator: on whose behalf, how urgent, and how long at most.
+"""The options of a request that the host gives to every generator: client, priority and time limit.
 
 They are declared once. A command made from a generator has them by itself; any other takes them by `takes_request`.
 """
@@ -13,7 +13,7 @@ import click
 
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--background", {"is_flag": True, "help": "Give way to what is asked without this."}),
-    ("--client", {"default": "", "metavar": "NAME", "help": "On whose behalf; clients share a device evenly."}),
+    ("--client", {"default": "", "metavar": "NAME", "help": "The client's name; clients share a device evenly."}),
     ("--time-limit", {"type": click.FloatRange(min=0, min_open=True), "metavar": "SECONDS",
                       "help": "The longest that one step may take.  [default: the generator's own limit]"}),
 )  # fmt: skip
