@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from studio import errors, testing
     from studio.api import Studio
     from studio.errors import StudioError
-    from studio.extensions import Command, Encoder, Method
+    from studio.extensions import Command, Embedder, Method
     from studio.finite import pixels
     from studio.generator import Console, Generator, Rng, State, Trainer, unsaved
     from studio.hookspecs import hookimpl
@@ -31,7 +31,7 @@ _HOMES = {
     "Console": "generator",
     "Command": "extensions",
     "Embedding": "media",
-    "Encoder": "extensions",
+    "Embedder": "extensions",
     "Generator": "generator",
     "Image": "media",
     "Inputs": "inputs",
@@ -57,8 +57,8 @@ __all__ = [
     "Audio",
     "Command",
     "Console",
+    "Embedder",
     "Embedding",
-    "Encoder",
     "Generator",
     "Image",
     "Inputs",

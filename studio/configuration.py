@@ -9,9 +9,7 @@ Try it: ``STUDIO_PLUGINS=examples/invert.py studio plugins``
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +53,8 @@ def plugins(home: Path) -> Named:
 
 def _configured(config: Path, refused: list[PluginReport]) -> list[Path]:
     """The plugins of a configuration file; a path in it is relative to its folder."""
+    import tomllib
+
     try:
         told = tomllib.loads(read_limited(config, _MOST_BYTES).decode())
     except MediaError as error:
@@ -96,6 +96,8 @@ def trusted(home: Path) -> bool:
 def trust(home: Path) -> Path:
     """Let a data folder load plugins from now on; return the file in which that is written. Raises StoreError."""
     make_folder(home)
+    import json
+
     marks = sorted({*_marks(), _mark(home)})
     make_folder(_file().parent)
     return write_atomically(_file(), (json.dumps(marks, indent=1) + "\n").encode())
@@ -109,6 +111,8 @@ def _file() -> Path:
 
 def _marks() -> list[str]:
     """The folders that were trusted. Raises StoreError for a damaged file, which nobody but the user writes."""
+    import json
+
     if not _file().exists():
         return []
     try:

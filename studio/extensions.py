@@ -1,4 +1,4 @@
-"""What a plugin offers besides models: commands of the command line, methods of `Studio`, and encoders for measuring.
+"""What a plugin offers besides models: commands of the command line, methods of `Studio`, and embedders for measuring.
 
 Each is declared by its name; the code behind it is imported when it is first used, so that listing commands stays fast.
 This module knows nothing of how plugins are found, and imports nothing heavy.
@@ -12,11 +12,22 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-HOST_COMMANDS = (
-    "generate", "run", "flow", "models", "resume", "top", "plugins", "show", "replay", "doctor", "attention", "train",
-    "eval",
-)  # fmt: skip
-"""The commands of Studio itself, in the order of its help; no plugin can take their names."""
+HOST_COMMANDS = {
+    "generate": "Make media with any generator.",
+    "run": "Run a workflow.",
+    "flow": "Check a workflow file, or draw it.",
+    "models": "Pull models, list and remove them.",
+    "resume": "Go on with what a crash left half done.",
+    "top": "Watch what is being made, in any process.",
+    "plugins": "List plugins, begin one, check one.",
+    "show": "Show how a file, or something in the store, was made.",
+    "replay": "Make something again, and say whether it is identical.",
+    "doctor": "Show versions, devices, memory and attention backends.",
+    "attention": "Show which attention backend serves a shape, how fast, and why not others.",
+    "train": "Train a model with a plugin's recipe.",
+    "eval": "Measure how good and how fast a generator's pictures are.",
+}
+"""The commands of Studio itself with their lines of help, in their order; no plugin can take their names."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 _METHOD = re.compile(r"[a-z][a-z0-9_]{0,49}")
@@ -52,7 +63,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class Embedder:
     """Generators that turn pictures, and texts about them, into vectors of one space; ``studio eval`` uses them.
 
     `pictures` names a generator with an input `images` whose output has their unit vectors one after another; `texts`
@@ -86,11 +97,11 @@ def check_method(method: object) -> list[str]:
     return reasons + _check_target(method.target)
 
 
-def check_encoder(encoder: object) -> list[str]:
-    """Why this is not a usable `Encoder`; an empty list if it is one."""
-    if not isinstance(encoder, Encoder):
-        return [f"{_kind(encoder)} is not a `studio.Encoder`"]
-    named = {"name": encoder.name, "pictures": encoder.pictures, "texts": encoder.texts or "none"}
+def check_embedder(embedder: object) -> list[str]:
+    """Why this is not a usable `Embedder`; an empty list if it is one."""
+    if not isinstance(embedder, Embedder):
+        return [f"{_kind(embedder)} is not a `studio.Embedder`"]
+    named = {"name": embedder.name, "pictures": embedder.pictures, "texts": embedder.texts or "none"}
     return [
         f"its `{what}` is {value!r}; it must be a name" for what, value in named.items() if not _matches(_NAME, value)
     ]

@@ -16,7 +16,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from studio.attention import Backend
-    from studio.extensions import Command, Encoder, Method
+    from studio.extensions import Command, Embedder, Method
     from studio.generator import Generator, Trainer
 
 PROJECT = "studio"
@@ -56,5 +56,5 @@ def studio_methods() -> list[Method]:  # type: ignore[empty-body]
 
 
 @hookspec
-def studio_encoders() -> list[Encoder]:  # type: ignore[empty-body]
-    """Return the encoders by which ``studio eval`` compares pictures. Called once; must not import torch."""
+def studio_embedders() -> list[Embedder]:  # type: ignore[empty-body]
+    """Return the embedders by which ``studio eval`` compares pictures. Called once; must not import torch."""

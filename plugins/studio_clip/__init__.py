@@ -46,6 +46,6 @@ def studio_methods() -> list[studio.Method]:
 
 
 @studio.hookimpl
-def studio_encoders() -> list[studio.Encoder]:
+def studio_embedders() -> list[studio.Embedder]:
     """CLIP, which sees pictures and reads what is to be in them."""
-    return [studio.Encoder("clip", pictures="embed-pictures", texts="embed")]
+    return [studio.Embedder("clip", pictures="embed-pictures", texts="embed")]

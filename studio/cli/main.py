@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Commands(click.Group):
-    """The commands of plugins and of the host. Each is imported when it is run; listing them imports no plugin's."""
+    """The commands of plugins and of the host. Each is imported when it is run; listing them imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102 (click's)
         return [*_of_plugins(ctx), *HOST_COMMANDS]
@@ -44,7 +44,7 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Each with its line of help; a plugin's is the one that it declares."""
+        """Each with the line of help that is declared for it."""
         from studio.errors import StudioError
 
         lines: dict[str, str] = {}
@@ -52,11 +52,8 @@ class Commands(click.Group):
             lines |= {name: each.help for name, each in _of_plugins(ctx).items()}
         except StudioError as error:  # of a path that is not there, say: there is help all the same
             report_failure(error, "the commands of plugins are left out: ")
-        for name in HOST_COMMANDS:
-            command = self.get_command(ctx, name)
-            lines[name] = command.get_short_help_str(formatter.width) if command else ""
         with formatter.section("Commands"):
-            formatter.write_dl(list(lines.items()))
+            formatter.write_dl(list((lines | HOST_COMMANDS).items()))
 
     def resolve_command(  # noqa: D102 (click's)
         self, ctx: click.Context, args: list[str]
@@ -83,6 +80,7 @@ def _of_plugins(ctx: click.Context) -> dict[str, Command]:
         named = configuration.plugins((expanded(home) if home else default_home()).absolute())
         with stray_prints_aside():
             settings.found = find([*named.paths, *ctx.params.get("plugins", ())], user_folder=named.folder)
+        settings.found.failed.extend(f"plugin `{each.name}`: {each.reason}" for each in named.refused)
     return settings.found.commands
 
 

@@ -1,7 +1,7 @@
 """An evaluation: pictures of a generator, made by the engine and remembered; their vectors; the figures.
 
 Both steps are workflows: what was made before, by this command or another, is not made again, and an interrupted
-evaluation goes on from there. The vectors come from an encoder, which a plugin offers. This module knows nothing of
+evaluation goes on from there. The vectors come from an embedder, which a plugin offers. This module knows nothing of
 terminals or files.
 
 Try it: ``studio eval dcgan --data pictures``
@@ -27,7 +27,7 @@ from studio.workflow import Workflow
 if TYPE_CHECKING:
     from studio.api import Studio
     from studio.evaluation.speed import Speed
-    from studio.extensions import Encoder
+    from studio.extensions import Embedder
     from studio.workflow import FlowResult, Graph
 
 ASKING = ("prompt", "of", "label", "text")
@@ -72,7 +72,7 @@ def evaluate(
     size: int | None = None,
     seed: int = 0,
     fresh: bool = False,
-    encoder: str | None = None,
+    embedder: str | None = None,
     display: Display | None = None,
 ) -> Evaluation:
     """Make n pictures of a generator and compare them with those of a folder.
@@ -84,7 +84,7 @@ def evaluate(
         size: the side that all pictures are brought to, on white (None: the smaller of both sides' own).
         seed: of the first picture; the others follow.
         fresh: make everything again.
-        encoder: what looks at the pictures, by name (None: the first that a plugin offers).
+        embedder: what looks at the pictures, by name (None: the first that a plugin offers).
         display: shows a graph while it runs, with `show` for its reports.
 
     Raises UsageError for too few pictures, UnknownName, InputError, and the first failure of a picture.
@@ -95,7 +95,7 @@ def evaluate(
     if host.generator(generator).output is not Image:
         kind = host.generator(generator).output.kind
         raise UsageError(f"`{generator}` makes {kind}, and pictures alone are compared", hint="name another generator")
-    eye = encoder_of(host, encoder)
+    eye = embedder_of(host, embedder)
     reference = data.read(Path(folder), frechet.FEWEST)
     by = _by(host, generator, by, labelled=bool(reference.labels))
     wanted = prompts(reference.labels, n) if by else []
@@ -123,13 +123,13 @@ def evaluate(
                       notices=notices if reference.left_out else ())  # fmt: skip
 
 
-def encoder_of(host: Studio, name: str | None = None) -> Encoder:
-    """The encoder of this name, or the first that a plugin offers. Raises UnknownName; UsageError if there is none."""
-    known = host.plugins.encoders
+def embedder_of(host: Studio, name: str | None = None) -> Embedder:
+    """The embedder of this name, or the first that a plugin offers. Raises UnknownName; UsageError if there is none."""
+    known = host.plugins.embedders
     if name is not None and name not in known:
-        raise UnknownName("encoder", name, known)
+        raise UnknownName("embedder", name, known)
     if not known:
-        raise UsageError("no plugin offers an encoder of pictures", hint="`studio plugins` lists what is loaded")
+        raise UsageError("no plugin offers an embedder of pictures", hint="`studio plugins` lists what is loaded")
     return known[name] if name is not None else next(iter(known.values()))
 
 
@@ -175,7 +175,7 @@ def _making(generator: str, given: Mapping[str, Any], by: str | None, n: int, se
     return flow
 
 
-def _looking(eye: Encoder, labelled: bool) -> Workflow:
+def _looking(eye: Embedder, labelled: bool) -> Workflow:
     flow = Workflow("vectors")
     for name in ("generated", "reference"):
         images = flow.input(name, "image", list=True)

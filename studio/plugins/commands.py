@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from studio.errors import PluginError
 from studio.extensions import HOST_COMMANDS, Command, check_command, located, resolve
 from studio.plugins.hooks import Claims, call, explain, imported, let_interrupt, manager_of
-from studio.plugins.sources import Source, sources
+from studio.plugins.sources import PluginSource, sources
 
 if TYPE_CHECKING:
     import click
@@ -26,16 +26,16 @@ HOOK = "studio_commands"
 
 
 @dataclass(frozen=True)
-class Found:
+class PluginCommands:
     """The commands of plugins by name, in the order in which plugins are loaded, and what is wrong with any plugin."""
 
     commands: dict[str, Command] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
 
-def find(paths: Sequence[Path | str] = (), *, user_folder: Path | None = None) -> Found:
+def find(paths: Sequence[Path | str] = (), *, user_folder: Path | None = None) -> PluginCommands:
     """Look at every plugin that may have commands. Raises UsageError as `Plugins.discover`."""
-    found = Found()
+    found = PluginCommands()
     claimed = claims(found.commands)
     for source in sources(paths, True, user_folder):
         reasons: list[str] = []
@@ -58,7 +58,7 @@ def claims(kept: MutableMapping[str, Command]) -> Claims:
     return Claims("command", kept, check_command, HOST_COMMANDS)
 
 
-def offered(source: Source, hook: pluggy.HookCaller, reasons: list[str]) -> list[object]:
+def offered(source: PluginSource, hook: pluggy.HookCaller, reasons: list[str]) -> list[object]:
     """The commands that a plugin offers, if `find` finds them too; else a reason is added."""
     commands = call(hook, reasons)
     if commands and not _named(source):
@@ -85,7 +85,7 @@ def load(command: Command) -> click.Command:
     return value
 
 
-def _named(source: Source) -> bool:
+def _named(source: PluginSource) -> bool:
     """Whether the plugin's main file names the hook; where there is no source to read, it may."""
     file = source.file()
     return file is None or not file.is_file() or HOOK.encode() in file.read_bytes()

@@ -22,7 +22,7 @@ from studio import hookspecs
 from studio.errors import PluginError, class_name, clean, describe, nearest
 
 if TYPE_CHECKING:
-    from studio.plugins.sources import Source
+    from studio.plugins.sources import PluginSource
 
 _HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("studio_"))
 _DECLARED_API = re.compile(rb"^studio_api\s*(?::[^=\n]*)?=\s*([^#\n]*)", re.M)
@@ -46,7 +46,7 @@ class PluginReport:
     attention: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
-    encoders: tuple[str, ...] = ()
+    embedders: tuple[str, ...] = ()
     traceback_text: str = ""
 
     @property
@@ -55,7 +55,7 @@ class PluginReport:
         return "; ".join(self.reasons) or None
 
 
-def imported(source: Source) -> ModuleType:
+def imported(source: PluginSource) -> ModuleType:
     """The plugin's module. Raises PluginError for a version of the contract that is not served, and what it raises."""
     _check_api(source.file())
     return source.load()

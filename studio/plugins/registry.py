@@ -18,12 +18,12 @@ from studio.attention.backend import OWN as OWN_BACKENDS
 from studio.attention.backend import Backend
 from studio.attention.backend import check as check_backend
 from studio.errors import UsageError, trace_of
-from studio.extensions import Command, Encoder, Method, check_encoder, check_method, located
+from studio.extensions import Command, Embedder, Method, check_embedder, check_method, located
 from studio.generator import Generator, Trainer, check, check_trainer
 from studio.plugins.commands import claims as command_claims
 from studio.plugins.commands import offered as commands_offered
 from studio.plugins.hooks import Claims, PluginReport, call, check_hooks, explain, imported, let_interrupt, manager_of
-from studio.plugins.sources import Source, sources
+from studio.plugins.sources import PluginSource, sources
 from studio.recipe import PluginRef
 
 _HOOKS = {"attention": "attention_backends"}  # where a hook is not called as what it offers
@@ -41,7 +41,7 @@ class Plugins:
         self.attention: dict[str, Backend] = {}
         self.commands: dict[str, Command] = {}
         self.methods: dict[str, Method] = {}
-        self.encoders: dict[str, Encoder] = {}
+        self.embedders: dict[str, Embedder] = {}
         self.reports: list[PluginReport] = []
         self._owners: dict[str, PluginRef] = {}
         self._claims = {
@@ -50,7 +50,7 @@ class Plugins:
             "attention": Claims("attention backend", self.attention, check_backend, OWN_BACKENDS),
             "commands": command_claims(self.commands),
             "methods": Claims("method", self.methods, check_method, reserved),
-            "encoders": Claims("encoder", self.encoders, check_encoder),
+            "embedders": Claims("embedder", self.embedders, check_embedder),
         }
 
     @classmethod
@@ -72,7 +72,7 @@ class Plugins:
         """The plugin that a generator came from."""
         return self._owners[generator]
 
-    def _add(self, source: Source) -> None:
+    def _add(self, source: PluginSource) -> None:
         reasons: list[str] = []
         text = ""
         taken: dict[str, Any] = {}  # names by kind

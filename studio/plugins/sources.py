@@ -27,7 +27,7 @@ _IMPORTED: dict[tuple[Path, str], ModuleType] = {}  # plugins that were loaded b
 
 
 @dataclass(frozen=True)
-class Source:
+class PluginSource:
     """A plugin before it is imported."""
 
     name: str
@@ -37,7 +37,7 @@ class Source:
     file: Callable[[], Path | None]  # its source, read for `studio_api` before anything of it runs
 
 
-def sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path | None) -> Iterator[Source]:
+def sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path | None) -> Iterator[PluginSource]:
     """Every plugin, Studio's own first; each file and folder once. Raises UsageError for a path that is not there."""
     if entry_points:
         yield from sorted(_installed(), key=lambda each: (not each.origin.startswith(f"{OWN}: "), each.name))
@@ -53,7 +53,7 @@ def sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path |
         yield from map(_source, members)
 
 
-def _installed() -> Iterator[Source]:
+def _installed() -> Iterator[PluginSource]:
     """The entry points of all distributions; of two of one name the first on `sys.path` counts, as in imports."""
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions():
@@ -71,18 +71,18 @@ def _installed() -> Iterator[Source]:
             seen.add(plain)
             for point in points:
                 file = partial(_file_of, point.module)
-                yield Source(point.name, version, f"{name}: {point.value}", _loader(point), file)
+                yield PluginSource(point.name, version, f"{name}: {point.value}", _loader(point), file)
         except Exception as error:  # of metadata that are damaged or missing
             yield _unreadable(Path(str(place)), f"its metadata cannot be read: {describe(error)}")
 
 
-def _unreadable(path: Path, reason: str) -> Source:
+def _unreadable(path: Path, reason: str) -> PluginSource:
     """A plugin that cannot even be looked at."""
 
     def load() -> ModuleType:
         raise PluginError(reason)
 
-    return Source(_stem(path), "?", str(path), load, lambda: None)
+    return PluginSource(_stem(path), "?", str(path), load, lambda: None)
 
 
 def _loader(point: importlib.metadata.EntryPoint) -> Callable[[], ModuleType]:
@@ -103,7 +103,7 @@ def _members(folder: Path) -> list[Path]:
     return sorted(each for each in found if not each.name.startswith((".", "_")))
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> PluginSource:
     """A plugin by path; its version is the hash of its code, so that a recipe tells when it changed."""
     path = path.resolve()
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
@@ -111,7 +111,7 @@ def _source(path: Path) -> Source:
         digest = hashlib.sha256(b"".join(each.read_bytes() for each in files if each.is_file())).hexdigest()
     except OSError as error:
         return _unreadable(path, f"it cannot be read: {error.strerror or describe(error)}")
-    return Source(
+    return PluginSource(
         _stem(path), f"sha256:{digest[:16]}", str(path), partial(_import, path, digest), lambda: _main_file(path)
     )
 

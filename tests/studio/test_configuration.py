@@ -99,6 +99,13 @@ def test_a_strangers_data_folder_loads_nothing_until_it_is_trusted(
     assert not list(own_home.rglob("*.ran"))
     assert run(["generate", "two"]) == 2
     assert "studio plugins trust" in capsys.readouterr().err
+    (own_home / "plugins" / "three.py").write_text("# studio_commands\nraise SystemExit('it ran')")
+    assert run(["--help"]) == 0
+    assert run(["three"]) == 2
+    captured = capsys.readouterr()
+    assert "studio plugins trust" in captured.err
+    assert "it ran" not in captured.err
+    (own_home / "plugins" / "three.py").unlink()
     assert run(["plugins", "trust"]) == 0
     assert not list(own_home.rglob("*.ran"))
     with host_of(own_home) as host:

@@ -1,10 +1,12 @@
-"""Commands, methods and encoders: what may be declared, and where a target is."""
+"""Commands, methods and embedders: what may be declared, and where a target is."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from studio.extensions import Command, Encoder, Method, check_command, check_encoder, check_method, located, resolve
+from studio.extensions import Command, Embedder, Method, check_command, check_embedder, check_method, located, resolve
 
 
 @pytest.mark.parametrize(
@@ -51,15 +53,15 @@ def test_a_method_is_checked(declared: object, words: str | None) -> None:
 @pytest.mark.parametrize(
     ("declared", "words"),
     [
-        (Encoder("eye", pictures="see"), None),
-        (Encoder("eye", pictures="see", texts="read"), None),
-        (Encoder("eye", pictures=""), "its `pictures` is ''"),
-        (Encoder("eye", pictures="see", texts="r e a d"), "its `texts` is 'r e a d'"),
-        (3, "int is not a `studio.Encoder`"),
+        (Embedder("eye", pictures="see"), None),
+        (Embedder("eye", pictures="see", texts="read"), None),
+        (Embedder("eye", pictures=""), "its `pictures` is ''"),
+        (Embedder("eye", pictures="see", texts="r e a d"), "its `texts` is 'r e a d'"),
+        (3, "int is not a `studio.Embedder`"),
     ],
 )
-def test_an_encoder_is_checked(declared: object, words: str | None) -> None:
-    reasons = check_encoder(declared)
+def test_an_embedder_is_checked(declared: object, words: str | None) -> None:
+    reasons = check_embedder(declared)
     assert (not reasons) if words is None else words in "; ".join(reasons)
 
 
@@ -69,6 +71,13 @@ def test_an_encoder_is_checked(declared: object, words: str | None) -> None:
 )
 def test_a_target_is_relative_to_the_plugin(target: str, full: str) -> None:
     assert located(Method("x", target), "plugin").target == full
+
+
+@given(st.from_regex(r"\A[.:\w]{1,12}\Z", fullmatch=True) | st.text())
+def test_a_target_that_is_accepted_names_a_module_and_an_attribute(target: str) -> None:
+    if not check_method(Method("x", target)):
+        module, _, attribute = located(Method("x", target), "plugin").target.partition(":")
+        assert all(part.isidentifier() for part in [*module.split("."), attribute])
 
 
 def test_a_target_is_imported() -> None:

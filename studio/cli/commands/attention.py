@@ -30,7 +30,7 @@ class _Sizes(click.ParamType[tuple[int, ...]]):
         return tuple(map(int, parts))
 
 
-@click.command("attention", short_help="Show which attention backend serves a shape, how fast, and why not others.")
+@click.command("attention")
 @click.option("--shape", required=True, type=_Sizes(), metavar="B,T,H,D", help="Batch, tokens, heads and head size.")
 @click.option("--keys", type=click.IntRange(1, 1 << 24), metavar="N", help="Tokens of keys and values.  [default: T]")
 @click.option(

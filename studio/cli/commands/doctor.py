@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from studio.engine.measured import Row
 
 
-@click.command("doctor", short_help="Show versions, devices, memory and attention backends.")
+@click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
 def command(settings: Settings, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside, tab
 from studio.cli.lib.settings import EPILOG, Settings
 
 
-@click.command("eval", short_help="Measure how good and how fast a generator's pictures are.", epilog=EPILOG)
+@click.command("eval", epilog=EPILOG)
 @click.argument("generator")
 @click.option("--data", required=True, metavar="DIR",
               help="Pictures to compare with, such as it was trained on; each subfolder a label.")  # fmt: skip
@@ -24,7 +24,7 @@ from studio.cli.lib.settings import EPILOG, Settings
 @click.option("--size", type=click.IntRange(8, 1024), metavar="N",
               help="Pixels that all pictures are brought to.  [default: the smaller of both]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first picture.")
-@click.option("--encoder", metavar="NAME",
+@click.option("--embedder", metavar="NAME",
               help="What looks at the pictures.  [default: the first that a plugin offers]")  # fmt: skip
 @click.option("--speed", "timed", type=click.IntRange(0, 1000), default=8, show_default=True, metavar="N",
               help="Time N pictures together, in a process of their own; 0 leaves it out.")  # fmt: skip
@@ -35,7 +35,7 @@ from studio.cli.lib.settings import EPILOG, Settings
 @click.pass_obj
 def command(
     settings: Settings, generator: str, data: str, count: int, given: tuple[str, ...], by: str | None,
-    size: int | None, seed: int, encoder: str | None, timed: int, output: str | None, force: bool, fresh: bool,
+    size: int | None, seed: int, embedder: str | None, timed: int, output: str | None, force: bool, fresh: bool,
     as_json: bool,
 ) -> int:  # fmt: skip
     """Make N pictures of GENERATOR, of the labels in DIR, and compare them with the pictures in DIR.
@@ -53,7 +53,7 @@ def command(
     with stray_prints_aside():
         found = evaluate(
             studio, generator, data, n=count, inputs=inputs, by=by, size=size, seed=seed, fresh=fresh,
-            encoder=encoder,
+            embedder=embedder,
             display=lambda graph: NodeDisplay(graph, quiet=settings.quiet),
         )  # fmt: skip
         if timed:

@@ -10,7 +10,7 @@ from studio.cli.lib.output import emit, note
 from studio.cli.lib.settings import EPILOG, Settings
 
 
-@click.group("flow", short_help="Check a workflow file, or draw it.", epilog=EPILOG)
+@click.group("flow", epilog=EPILOG)
 def command() -> None:
     """Look at a workflow without running it."""
 

@@ -23,7 +23,6 @@ class Generators(click.Group):
 
 command = Generators(
     "generate",
-    short_help="Make media with any generator.",
     help="Make media with the generator NAME. `studio generate NAME --help` lists what it takes.",
     subcommand_metavar="NAME ...",
     epilog=EPILOG,

@@ -26,7 +26,7 @@ LINE_EVERY_S = 3.0
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group("models", short_help="Pull models, list and remove them.", epilog=EPILOG)
+@click.group("models", epilog=EPILOG)
 def command() -> None:
     """Pull models from a hub, a package or a folder, and use them by name.
 

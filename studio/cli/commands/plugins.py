@@ -21,7 +21,7 @@ COLUMNS = ("plugin", "version", "status", "generators", "training recipes", "com
 CHECKED = ("generator", "check", "status", "found")
 
 
-@click.group("plugins", invoke_without_command=True, short_help="List plugins, begin one, check one.", epilog=EPILOG)
+@click.group("plugins", invoke_without_command=True, epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from studio.replay import ReplayReport
 
 
-@click.command("replay", short_help="Make something again, and say whether it is identical.")
+@click.command("replay")
 @click.argument("what", metavar="FILE|ID")
 @click.option("-o", "--output", metavar="FILE|DIR", help="Write what is made now here.")
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLUMNS = ("id", "generator", "seed", "steps done", "of", "saved", "goes to")
 
 
-@click.command("resume", short_help="Go on with what a crash left half done.")
+@click.command("resume")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Go on with all of them.")
 @click.option("--list", "only_list", is_flag=True, help="Only list them.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from studio.workflow import FlowResult, Graph
 
 
-@click.command("run", short_help="Run a workflow.", epilog=EPILOG)
+@click.command("run", epilog=EPILOG)
 @click.argument("file", required=False, metavar="FILE|NAME")
 @click.option("--list", "only_list", is_flag=True, help="List the workflows that ship with Studio.")
 @click.option("-p", "given", metavar="NAME=VALUE", multiple=True,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from studio.replay import Ancestor
 
 
-@click.command("show", short_help="Show how a file, or something in the store, was made.")
+@click.command("show")
 @click.argument("what", metavar="FILE|ID")
 @click.option("--json", "as_json", is_flag=True, help="Print the recipe as JSON.")
 @click.pass_obj

@@ -20,7 +20,7 @@ REQUESTS = ("process", "request", "generator", "class", "client", "step", "left"
 REFRESH_S = 0.5
 
 
-@click.command("top", short_help="Watch what is being made, in any process.")
+@click.command("top")
 @click.option("--json", "as_json", is_flag=True, help="Print it once, as a JSON list with an object for each engine.")
 @click.pass_obj
 def command(settings: Settings, as_json: bool) -> None:

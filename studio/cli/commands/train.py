@@ -59,7 +59,6 @@ def _device(wanted: str | None, trainer: Trainer) -> dict[str, str]:
 
 command = Trainers(
     "train",
-    short_help="Train a model with a plugin's recipe.",
     help="Run the training recipe NAME. `studio train NAME --help` lists what it takes.",
     subcommand_metavar="NAME ...",
     epilog=EPILOG,

@@ -16,7 +16,7 @@ from studio.cli.lib.output import stray_prints_aside
 if TYPE_CHECKING:
     from studio.api import Studio
     from studio.generator import Generator
-    from studio.plugins.commands import Found
+    from studio.plugins.commands import PluginCommands
 
 EPILOG = (
     "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"
@@ -38,7 +38,7 @@ class Settings:
     quiet: bool = False
     debug: bool = False
     stuck: bool = False  # the host did not close in time
-    found: Found | None = None  # the commands of plugins, once they were looked for
+    found: PluginCommands | None = None  # the commands of plugins, once they were looked for
     _studio: Studio | None = None
 
     def studio(self) -> Studio:

@@ -1,15 +1,10 @@
-"""`studio embed`, `rank`, `label`, `search` and `image --best`: real commands on the CLIP that ships."""
+"""`studio embed`, `rank`, `label` and `search`: real commands on the CLIP that ships."""
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -17,37 +12,9 @@ import PIL.ImageDraw
 import pytest
 
 import studio
-from studio.cli.main import run
-from studio.media.folders import few_at_a_time
 from studio_clip.search import search
 
-
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Ran]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-    def call(*argv: str) -> Ran:
-        capsys.readouterr()
-        code = run(["--device", "cpu", *argv])
-        return Ran(code, *capsys.readouterr())
-
-    return call
+from ..conftest import Command
 
 
 def disc(colour: str, path: Path) -> Path:
@@ -98,7 +65,6 @@ def test_a_broken_picture_is_left_out_and_told(command: Command, discs: Path) ->
         (("label", "discs", "--labels", "one,one"), "stands there twice"),
         (("embed",), "nothing to embed"),
         (("rank", "red", "discs", "--model", "nowhere"), "nowhere"),
-        (("image", "an apple", "-n", "2", "--best", "3"), "`--best 3` is more than the number of pictures, which is 2"),
     ],
 )
 def test_what_cannot_be_done_is_refused(command: Command, discs: Path, argv: tuple[str, ...], reason: str) -> None:
@@ -162,23 +128,6 @@ def test_a_search_leaves_nothing_but_vectors(command: Command, discs: Path, own_
     }  # fmt: skip
 
 
-def test_pictures_are_in_memory_a_few_at_a_time(discs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studio.media.folders.BATCH_PIXELS", 96 * 96 * 2)
-    alive: weakref.WeakSet[studio.Image] = weakref.WeakSet()
-    most = []
-    paths = [discs / "red.png", *(disc(f"#0000{i}{i}", discs / f"{i}.png") for i in range(6)), discs / "gone.png"]
-
-    def opened(path: Path) -> studio.Image:
-        picture = studio.Image.open(path)
-        alive.add(picture)
-        most.append(len(alive))
-        return picture
-
-    broken: dict[Path, studio.StudioError] = {}
-    assert [len(few) for few in few_at_a_time(paths, broken, opened)] == [2, 2, 2, 1]
-    assert (max(most), list(broken)) == (2, [discs / "gone.png"])
-
-
 def test_what_a_recipe_says_counts_beside_what_is_seen(own_home: Path, tmp_path: Path) -> None:
     """Two pictures of one disc; the recipes name what was asked for. The file carries it too."""
     picture = PIL.Image.new("RGB", (64, 64), "white")
@@ -234,12 +183,3 @@ def test_a_damaged_vector_is_made_again(discs: Path, own_home: Path) -> None:
             assert [each.path for each in again.hits] == [each.path for each in first.hits]
             # another batch may differ in the last bit
             assert [each.score for each in again.hits] == pytest.approx([each.score for each in first.hits], abs=1e-5)
-
-
-def test_the_best_picture_is_kept(command: Command) -> None:
-    made = command("image", "a red apple", "-n", "2", "--best", "1", "--steps", "1", "--size", "64x64", "-o", "a.png",
-                   "--json")  # fmt: skip
-    (kept,) = made.told
-    assert (made.code, kept["path"]) == (0, "a.png")
-    assert studio.Image.open("a.png").sha256 == kept["sha256"]
-    assert -1 <= kept["score"] <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
@@ -37,6 +38,25 @@ class Discs(studio.Generator):
         return studio.Image(picture)
 
 
+class Colours(studio.Generator):
+    """Embed pictures by their mean colour."""
+
+    name = "colours"
+    output = studio.Embedding
+
+    class Inputs(studio.Inputs):
+        images: list[studio.Image] = studio.field(help="the pictures")
+
+    def generate(self, model, inputs, rng):
+        means = np.stack([np.asarray(each.pil.convert("RGB")).mean((0, 1)) + 1 for each in inputs.images])
+        return studio.Embedding((means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32).ravel())
+
+
 @studio.hookimpl
 def studio_generators():
-    return [Discs()]
+    return [Discs(), Colours()]
+
+
+@studio.hookimpl
+def studio_embedders():
+    return [studio.Embedder("colours", pictures="colours")]

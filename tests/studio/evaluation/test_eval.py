@@ -13,7 +13,7 @@ import studio
 from studio.cli.main import run
 from studio.errors import InputError, MediaError, UnknownName, UsageError
 from studio.evaluation import bootstrap, data, evaluate, frechet
-from studio.evaluation.run import prompts
+from studio.evaluation.run import embedder_of, prompts
 
 PLUGIN = Path(__file__).with_name("discs_plugin.py")
 COLOURS = ("red", "green", "blue", "orange", "purple")
@@ -85,6 +85,17 @@ def test_the_command_writes_a_report_and_goes_on_from_what_was_made(folder, tmp_
     assert "Fréchet distance" in captured.out
     assert run([*argv, "-o", str(report)]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_plugin_may_bring_what_looks_at_the_pictures(folder, own_home):
+    with studio.Studio(home=own_home, device="cpu", plugins=[PLUGIN]) as host:
+        assert embedder_of(host).name == "clip"
+        found = evaluate(host, "discs", folder, n=50, embedder="colours")
+        assert found.setup["encoder"]["generator"] == "colours"
+        assert "CLIP score" not in {each.name for each in found.figures}, "it reads no texts"
+        assert found.wanted
+        with pytest.raises(UnknownName, match=r"no embedder is called `colour`"):
+            evaluate(host, "discs", folder, n=50, embedder="colour")
 
 
 def test_what_cannot_be_compared_is_refused(folder, tmp_path, own_home):

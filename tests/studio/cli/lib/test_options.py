@@ -1,0 +1,53 @@
+"""`--client`, `--background` and `--time-limit`: the same for commands made from a generator and for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from studio.cli.lib.making import GeneratorCommand
+from studio.cli.lib.options import takes_request
+from studio.cli.lib.settings import Settings
+
+from ..conftest import PROBE
+
+GIVEN = ["--client", "me", "--background", "--time-limit", "9.5"]
+
+
+def test_a_generators_command_hands_them_on(tmp_path: Path) -> None:
+    settings = Settings(plugins=(PROBE,), home=tmp_path, device="cpu")
+    command = GeneratorCommand("say", generator="echo")
+    for argv, expected in ((GIVEN, ("me", True, 9.5)), ([], ("", False, None))):
+        with click.Context(click.Command("studio"), obj=settings) as root:
+            ctx = command.make_context("say", ["hello", "-n", "2", *argv], parent=root)
+            tickets = command.submit(settings, ctx.params, command.inputs(settings, ctx.params), 0)
+        for ticket in tickets:
+            request = ticket.request
+            assert (request.client, request.background, request.time_limit_s) == expected
+            ticket.result()
+    settings.close()
+
+
+@pytest.mark.parametrize(
+    ("argv", "request_"),
+    [
+        (GIVEN, {"client": "me", "priority": "background", "time_limit_s": 9.5}),
+        ([], {"client": "", "priority": "interactive", "time_limit_s": None}),
+    ],
+)
+def test_any_other_command_takes_them_as_one(argv: list[str], request_: dict[str, object]) -> None:
+    told = []
+
+    @click.command()
+    @click.argument("word")
+    @takes_request
+    @click.pass_obj
+    def command(settings: str, word: str, request: dict[str, object]) -> int:
+        told.append((settings, word, request))
+        return 4
+
+    with command.make_context("x", ["hello", *argv], obj="settings") as ctx:
+        assert command.invoke(ctx) == 4
+    assert told == [("settings", "hello", request_)]
