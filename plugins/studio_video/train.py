@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from studio.attention.backends.sdpa import computes_as_a_cpu
 from studio.attention.serving import Serving, lending
 from studio.precision import autocast
 from studio.training.agreement import fingerprint
@@ -192,7 +193,7 @@ def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folde
         changeable={"frames": frames, "moving": moving, "films": len(films), "rate": peak, "seed": seed},
     )  # fmt: skip
     weights = [share(record) for record in records]
-    views = Views(backend="product") if device.type == "cpu" else Views()
+    views = Views(backend="product") if computes_as_a_cpu(device) else Views()
     with lending(Serving([Product()])):
         for step in run:
             run.rate(peak)

@@ -7,7 +7,7 @@ as experimental (2.13).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
     inner, named = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
     made = func(*inner, **named)
     if not func.is_view:
-        _record(gpu, made, lambda: func(*inner, **named))
+        _record(gpu, made, lambda: func(*inner, **named), same)
 
     def wrap(each: Any) -> Any:
         if not isinstance(each, torch.Tensor) or isinstance(each, _Tensor):
@@ -91,8 +91,10 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
     return tree_map(wrap, made)
 
 
-def _record(gpu: FakeGpu, made: Any, again: Callable[[], Any]) -> None:
-    """While the GPU records: computing it again writes to where it was written at the recording."""
+def _record(gpu: FakeGpu, made: Any, again: Callable[[], Any], known: Container[int] = ()) -> None:
+    """While the GPU records: computing it again writes to where it was written at the recording. What is `known`, by
+    `id`, was there before.
+    """
     if gpu.recording is None:
         return
     due = [each for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
@@ -102,7 +104,8 @@ def _record(gpu: FakeGpu, made: Any, again: Callable[[], Any]) -> None:
             if new is not old:
                 old.copy_(new)
 
-    gpu.recording.append(repeat)
+    gpu.recording.steps.append(repeat)
+    gpu.recording.size += sum(each.nbytes for each in due if id(each) not in known)
 
 
 def _look(
@@ -157,7 +160,10 @@ def install() -> None:
            **dict.fromkeys(("arange", "arange.start", "arange.start_step"), _arange)}  # fmt: skip
     for operator, function in own.items():
         aten.impl(operator, function, "PrivateUse1")  # type: ignore[no-untyped-call]
-    aten.impl("scaled_dot_product_attention", _learning_attention, "AutogradPrivateUse1")  # type: ignore[no-untyped-call]
+    for operator, function in {
+        "scaled_dot_product_attention": _learning_attention, "native_group_norm": _learning_group_norm,
+    }.items():  # fmt: skip
+        aten.impl(operator, function, "AutogradPrivateUse1")  # type: ignore[no-untyped-call]
     _kept.extend((fallback, aten))
 
 
@@ -180,36 +186,48 @@ def _silu_backward(*args: Any) -> Any:
     return _run(torch.ops.aten.silu_backward.default, *args)
 
 
-class _Attention(torch.autograd.Function):
-    """`_attention` with the CPU's gradients: the backward pass computes it once more, and lets autograd see it."""
+class _Learning(torch.autograd.Function):
+    """An operator with the CPU's gradients: the backward pass computes it once more, and lets autograd see it. Called
+    with the operator, and all that it is given: tensors, None, and keywords as one dict.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> Any:
+    def forward(ctx: Any, operator: Any, *given: Any) -> Any:
         *tensors, how = given
         ctx.save_for_backward(*tensors)
-        ctx.how, ctx.random = how, torch.get_rng_state()  # for dropout
-        return _attention(*tensors, **how)
+        ctx.set_materialize_grads(False)  # an output that nobody used has none
+        ctx.operator, ctx.how, ctx.random = operator, how, torch.get_rng_state()  # for dropout
+        return _run(operator, *tensors, **how)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        _gpu[-1].launched("scaled_dot_product_attention_backward")
-        *wanted, _ = ctx.needs_input_grad
+        _gpu[-1].launched(f"{ctx.operator.overloadpacket.__name__}_backward")
+        _, *wanted, _ = ctx.needs_input_grad
         given: list[Any] = [
             each if each is None else each.base.detach().requires_grad_(learns)
             for each, learns in zip(ctx.saved_tensors, wanted, strict=True)
         ]
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             torch.set_rng_state(ctx.random)
-            made = torch.nn.functional.scaled_dot_product_attention(*given, **ctx.how)
+            made = ctx.operator(*given, **ctx.how)
+        made = made if isinstance(made, tuple) else (made,)
         learning = [each for each, learns in zip(given, wanted, strict=True) if learns]
-        found = iter(torch.autograd.grad(made, learning, gradients[0].base))
-        return *(_Tensor(next(found)) if learns else None for learns in wanted), None
+        known = [(each, grad.base) for each, grad in zip(made, gradients, strict=True)
+                 if grad is not None and each.requires_grad]  # fmt: skip
+        found = iter(torch.autograd.grad([each for each, _ in known], learning, [grad for _, grad in known]))
+        return None, *(_Tensor(next(found)) if learns else None for learns in wanted), None
 
 
 def _learning_attention(q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
                         **more: Any) -> Any:  # fmt: skip
     how = {"dropout_p": dropout_p, "is_causal": is_causal, **more}
-    return _Attention.apply(q, k, v, attn_mask, how)  # type: ignore[no-untyped-call]
+    return _Learning.apply(torch.ops.aten.scaled_dot_product_attention.default, q, k, v, attn_mask, how)  # type: ignore[no-untyped-call]
+
+
+def _learning_group_norm(x: Any, weight: Any, bias: Any, *sizes: Any) -> Any:
+    """torch makes what the CPU has channels last contiguous before it computes gradients on another device."""
+    how = dict(zip(("N", "C", "HxW", "group", "eps"), sizes, strict=True))
+    return _Learning.apply(torch.ops.aten.native_group_norm.default, x, weight, bias, how)  # type: ignore[no-untyped-call]
 
 
 def _empty_strided(size: Any, stride: Any, dtype: Any = None, layout: Any = None, device: Any = None,
@@ -230,7 +248,7 @@ def _copy(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False
         gpu.copy(source, target.base)
     else:
         to, of = _unwrap(target), _unwrap(source)
-        _record(gpu, to.copy_(of), lambda: to.copy_(of))
+        _record(gpu, to.copy_(of), lambda: to.copy_(of), {id(to)})
     return target
 
 

@@ -129,3 +129,21 @@ def test_shared_parameters_stay_shared_when_they_move(gpu: FakeGpu) -> None:
         model.to(device)
         assert [name for name, _ in model.named_parameters()] == ["0.weight"]
         assert model[0].weight.device == torch.device(device)
+
+
+def test_gradients_of_group_norm_equal_the_cpus_whatever_the_layout(gpu: FakeGpu) -> None:
+    """For a GPU torch makes contiguous what the CPU leaves channels last, which sums in another order."""
+
+    def learnt(device: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.GroupNorm(4, 48), nn.Conv2d(48, 48, 3, padding=1), nn.GroupNorm(4, 48, affine=False))
+        net.to(device, memory_format=torch.channels_last)
+        x = torch.randn(2, 48, 5, 5, generator=torch.Generator().manual_seed(1)).to(device)
+        x = x.to(memory_format=torch.channels_last).requires_grad_()
+        with torch.enable_grad():
+            (net(x) * torch.linspace(-1, 1, 5, device=device)).square().sum().backward()
+        return [each.grad.cpu() for each in (x, *net.parameters()) if each.grad is not None]
+
+    ours, cpus = learnt("gpu:0"), learnt("cpu")
+    assert len(ours) == 5
+    assert all(torch.equal(one, other) for one, other in zip(ours, cpus, strict=True))
