@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import studio
 from studio.errors import InputError
-from studio_gpt.text import WEIGHTS, TextGenerator, TextInputs, Writing
+from studio_gpt.text import STARTER, WEIGHTS, TextGenerator, TextInputs, Writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,11 @@ _CELL, _LABEL = 18, 96  # pixels
 
 
 class ExplainGenerator(TextGenerator):
-    """Go on from a text, and tell as JSON how likely each token was, and which others were."""
+    """Go on from a text, and tell as JSON how likely each token was, and which others were.
+
+    It neither shares beginnings of prompts nor guesses ahead: the last digits of its numbers would depend on what was
+    asked before, and on whether it was interrupted.
+    """
 
     name = "text-explain"
 
@@ -34,6 +39,10 @@ class ExplainGenerator(TextGenerator):
         """What `text` asks for, and how many alternatives to tell."""
 
         top: int = studio.field(5, ge=1, le=100, help="likeliest tokens to tell at each step")
+
+    def __init__(self, path: Path = STARTER, weights: str = WEIGHTS[0], *, shares: bool = False) -> None:
+        """As for `text`, but that nothing is shared unless asked for."""
+        super().__init__(path, weights, shares=shares)
 
     def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Writing:
         """As `text` does."""

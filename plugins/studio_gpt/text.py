@@ -79,6 +79,17 @@ class Writing(studio.State):
         """Whether nothing more is written."""
         return bool(self.ended)
 
+    def ahead(self, known: int) -> int:
+        """How many tokens the next step computes, where so many are known.
+
+        Where probabilities are told, what was written is computed again one by one, as it was at first: a longer piece
+        changes their last digits.
+        """
+        left = min(len(self.tokens) - known, CHUNK)
+        if not self.top:
+            return left
+        return 1 if known >= self.prompt else min(left, self.prompt - known)
+
 
 class TextInputs(studio.Inputs):
     """What `studio text` asks for."""
@@ -237,7 +248,7 @@ class TextGenerator(studio.Generator):
 
     def batch_key(self, state: Writing) -> Hashable:
         """Those that write share steps; those that read prompts share them by the size of what is left."""
-        left = min(len(state.tokens) - state.known, CHUNK)
+        left = state.ahead(state.known)
         return (self.path.name, self.variant, "write" if left == 1 else f"read {1 << (left - 1).bit_length()}")
 
     def facts(self, model: TextModel, inputs: Any) -> dict[str, Any]:

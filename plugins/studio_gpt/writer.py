@@ -133,8 +133,8 @@ def _first_of_alike(states: Sequence[Writing], known: Mapping[int, int]) -> list
     """Of those that are to read the same next block one alone, so that the others find what it computed."""
     first: dict[object, int] = {}
     for i, begin in known.items():
-        tokens, end = states[i].tokens, begin + BLOCK
-        first.setdefault(tokens[:end] if end < states[i].prompt else i, i)
+        state, end = states[i], begin + BLOCK
+        first.setdefault(state.tokens[:end] if state.shares and end < state.prompt else i, i)
     return list(first.values())
 
 
@@ -143,14 +143,14 @@ def _move(model: TextModel, states: Sequence[Writing], known: Sequence[int]) -> 
     guesses = [_guess(state, begin) for state, begin in zip(states, known, strict=True)]
     pieces = []
     for state, begin, guessed in zip(states, known, guesses, strict=True):
-        chunk = state.tokens[begin : begin + CHUNK]
-        wanted = 1 + len(guessed) if begin + len(chunk) == len(state.tokens) else 0
-        pieces.append(Piece((*chunk, *guessed), begin, state.cache, wanted))
+        end = begin + state.ahead(begin)
+        wanted = 1 + len(guessed) if end == len(state.tokens) else 0
+        pieces.append(Piece((*state.tokens[begin:end], *guessed), begin, state.cache, wanted))
     logits = model.logits(pieces)  # (sum of wanted, V)
     chosen = _choosing(model, logits, [_rows(*each) for each in zip(states, pieces, guesses, strict=True)])
     made = []
     for state, piece, choice, guessed in zip(states, pieces, chosen, guesses, strict=True):
-        read = min(piece.start + CHUNK, len(state.tokens))
+        read = piece.start + len(piece.tokens) - len(guessed)
         if piece.start < state.prompt:
             model.prefixes.keep(state.tokens, state.cache, piece.start, min(read, state.prompt))
         if piece.wanted:
@@ -218,7 +218,7 @@ def _known(model: TextModel, state: Writing) -> int:
 
 
 def _guess(state: Writing, known: int) -> list[int]:
-    if not state.inputs.lookup or known + 1 != len(state.tokens):
+    if not state.inputs.lookup or state.top or known + 1 != len(state.tokens):
         return []
     return guess(state.tokens, min(state.inputs.lookup, state.room - len(state.tokens) - 1))
 

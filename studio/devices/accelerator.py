@@ -23,6 +23,11 @@ class _Accelerator(Device):
 
         return getattr(torch, self.kind)
 
+    @property
+    def label(self) -> str:
+        """``xpu:0 (Intel(R) Arc(TM) A770 Graphics)``."""
+        return f"{self.name} ({self.description})"
+
     def settle(self) -> None:
         """Wait for all queued work."""
         self._module.synchronize()

@@ -121,7 +121,7 @@ class Cuda(Device):
 
     def gauge(self) -> Gauge:
         """torch's allocator keeps count."""
-        return _AllocatorGauge(self.name)
+        return _AllocatorGauge(self)
 
     def release_cached(self) -> None:
         """Return cached blocks of the card's memory and of pinned host memory."""
@@ -207,6 +207,15 @@ class Cuda(Device):
             made = work()
         return made, graph.replay
 
+    def recorded_bytes(self) -> int:
+        """What was freed in the memory that graphs share: it stays theirs."""
+        import torch
+
+        if not self.recordings or self._graph_memory is None:
+            return 0
+        segments = torch.cuda.memory_snapshot(self._graph_memory)  # type: ignore[no-untyped-call]
+        return sum(int(each["total_size"]) - int(each["allocated_size"]) for each in segments)
+
     def is_lost(self, error: BaseException) -> bool:
         """An illegal access, a device-side assert and the like end the context: every later call fails."""
         text = str(error).lower()
@@ -247,29 +256,42 @@ def _dense(tensor: torch.Tensor) -> tuple[int, ...]:
 class _AllocatorGauge:
     """torch's allocator: what tensors take, or what it had to reserve for them if that rose by more."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: Cuda) -> None:
         self._device, self._allocated, self._reserved = device, 0, 0
+        self._recordings, self._recorded = 0, 0
 
     def begin(self, *, first: bool = False) -> None:
         """Reset the peak, and note what is allocated; nothing is, as long as torch is not loaded."""
-        torch = sys.modules.get("torch")
+        torch, index = sys.modules.get("torch"), self._device.index
         if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._allocated = int(torch.cuda.memory_allocated(self._device))
-            self._reserved = int(torch.cuda.memory_reserved(self._device))
+            torch.cuda.reset_peak_memory_stats(index)
+            self._allocated = int(torch.cuda.memory_allocated(index))
+            self._reserved = int(torch.cuda.memory_reserved(index))
 
     def peak(self) -> int | None:
         """How far above that it rose."""
-        torch = sys.modules.get("torch")
+        torch, index = sys.modules.get("torch"), self._device.index
         if torch is None or not torch.cuda.is_initialized():
             return None
-        allocated = int(torch.cuda.max_memory_allocated(self._device)) - self._allocated
-        reserved = int(torch.cuda.max_memory_reserved(self._device)) - self._reserved
+        allocated = int(torch.cuda.max_memory_allocated(index)) - self._allocated
+        reserved = int(torch.cuda.max_memory_reserved(index)) - self._reserved
         return max(0, allocated, reserved)
 
     def resident(self) -> int | None:
-        """Not known: torch's allocator returns by itself what it keeps, when it finds no room."""
-        return None
+        """What tensors have. What is reserved beyond that goes to the next call, or back to the driver when torch finds
+        no room.
+        """
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_initialized():
+            return None
+        return int(torch.cuda.memory_allocated(self._device.index))
+
+    def recorded(self) -> int:
+        """Counted anew, which takes milliseconds, when there are more or fewer recordings."""
+        count = self._device.recordings
+        if count != self._recordings:
+            self._recordings, self._recorded = count, self._device.recorded_bytes()
+        return self._recorded
 
 
 @cache

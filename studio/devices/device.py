@@ -181,6 +181,15 @@ class Device:
         """
         raise NotImplementedError
 
+    @property
+    def recordings(self) -> int:
+        """How many recordings are kept."""
+        return sum(len(graphs) for graphs in list(self._graphs))
+
+    def recorded_bytes(self) -> int:
+        """Bytes of the device's memory that recordings keep to themselves, besides tensors that are alive."""
+        return 0
+
     def drop_recordings(self) -> None:
         """Forget what was recorded: weights move, and recordings read them where they were."""
         for graphs in list(self._graphs):

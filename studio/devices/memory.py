@@ -34,7 +34,10 @@ class Gauge(Protocol):
         """Bytes that it took at its peak besides what was held before it, or None if that is not known."""
 
     def resident(self) -> int | None:
-        """Bytes of the process in the device's memory, where `trim` could make them less; else None."""
+        """Bytes of the process in the device's memory, with what was freed and `trim` returns, or None if not known."""
+
+    def recorded(self) -> int:
+        """Bytes that recordings (`Device.record`) keep to themselves, besides tensors that are alive."""
 
 
 class NoGauge:
@@ -51,8 +54,12 @@ class NoGauge:
         """Not known."""
         return None
 
+    def recorded(self) -> int:
+        """None."""
+        return 0
 
-class ResidentGauge:
+
+class ResidentGauge(NoGauge):
     """Linux: the high-water mark of resident memory."""
 
     def __init__(self) -> None:

@@ -1,8 +1,9 @@
 """The ladder: what is tried, one rung at a time, when a call ran out of memory.
 
-Idle models leave; the batch is halved, for good; the generator is asked for a state that needs less (`shrink`: tiles,
-chunks); the models of other requests leave, to be loaded again when it is their turn. The rung that was taken is told
-to those whose step it was, and stands in their recipes. This module knows nothing of the loop.
+Recorded launches go, and are soon recorded again; idle models leave; the batch is halved, for good; the generator is
+asked for a state that needs less (`shrink`: tiles, chunks); the models of other requests leave, to be loaded again when
+it is their turn. The rung that was taken is told to those whose step it was, and stands in their recipes. This module
+knows nothing of the loop.
 
 Try it: ``pytest tests/studio/engine/test_memory.py``
 """
@@ -21,6 +22,9 @@ MOST_SHRINKS = 4  # how often a request's state may be made smaller
 def climb(room: Room, batch: list[Entry]) -> Calling[str]:
     """Take the next rung that may help a batch, and say which; empty where none is left."""
     lead = batch[0]
+    if lead.drops < MOST_DROPS and room.models.drop_recordings():
+        lead.drops += 1
+        return "recorded launches were dropped"
     if lead.drops < MOST_DROPS and room.models.drop_all(room.idle):
         lead.drops += 1
         return "idle models were dropped"

@@ -257,6 +257,15 @@ class Models:
         self._leave(leaving)
         return len(leaving)
 
+    def drop_recordings(self) -> bool:
+        """Give up the memory that recorded launches keep; False if there were none."""
+        device = self.parts.device
+        if not device.recordings:
+            return False
+        device.drop_recordings()
+        give_back(self.device)
+        return True
+
     def resident(self) -> list[Model]:
         """The models that are on the device."""
         return [model for model in list(self._models.values()) if model.resident]

@@ -30,9 +30,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
+from weakref import WeakSet
 
 from studio import devices
 from studio.devices import Copy, Device
+from studio.devices.memory import Gauge, NoGauge
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +90,25 @@ class _Arrival:
         return None if self.land else self.took
 
 
+@dataclass(eq=False)
+class _Recording:
+    """What is done again, and bytes of what was made meanwhile, its outputs among them."""
+
+    steps: list[Callable[[], object]] = field(default_factory=list)
+    size: int = 0
+
+
+class _Gauge(NoGauge):
+    """Knows what recordings keep."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self._gpu = gpu
+
+    def recorded(self) -> int:
+        """All that was made in them."""
+        return self._gpu.recorded_bytes()
+
+
 class FakeGpu(Device):
     """The device ``gpu:0``. `memory` is what it has in bytes; `seconds_per_launch` what a launch takes of its time,
     `seconds_per_copy` what copies beside take.
@@ -112,7 +133,8 @@ class FakeGpu(Device):
         self._arrivals: list[_Arrival] = []  # copies beside that the host has not waited for
         self._pinned = False  # while what is copied is pinned
         self.records = False  # whether it records launches as a CUDA graph does; set it to test that
-        self.recording: list[Callable[[], object]] | None = None  # what `record` records
+        self.recording: _Recording | None = None  # what `record` records
+        self._recorded: WeakSet[_Recording] = WeakSet()
 
     @classmethod
     @contextmanager
@@ -159,6 +181,10 @@ class FakeGpu(Device):
         """All of `memory`."""
         return self.memory
 
+    def gauge(self) -> Gauge:
+        """Measures what recordings keep, and nothing else."""
+        return _Gauge(self)
+
     def fast_dtype(self) -> str:
         """float32, in which outputs equal the CPU's."""
         return "float32"
@@ -200,8 +226,8 @@ class FakeGpu(Device):
         """Operators with the tensors and numbers that they were given; repeating them is one launch. What waits while
         it is recorded raises, as on CUDA. Unlike there, recording computes too.
         """
-        steps: list[Callable[[], object]] = []
-        self.recording = steps
+        self.recording = recording = _Recording()
+        self._recorded.add(recording)
         try:
             made = work()
         finally:
@@ -209,10 +235,14 @@ class FakeGpu(Device):
 
         def replay() -> None:
             self.launched("graph")
-            for step in steps:
+            for step in recording.steps:
                 step()
 
         return made, replay
+
+    def recorded_bytes(self) -> int:
+        """Of all that was made while it recorded."""
+        return sum(each.size for each in self._recorded)
 
     @contextmanager
     def counting(self) -> Iterator[Counts]:

@@ -6,6 +6,8 @@ checked.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +17,7 @@ from studio.caching import cached_property
 from studio.engine.failures import check_state
 from studio.generator import Generator, Rng, State
 from studio.inputs import Inputs
-from studio.media import Media
+from studio.media import Media, Text
 from studio.testing.samples import good_values
 
 if TYPE_CHECKING:
@@ -114,10 +116,16 @@ class Subject:
 
 def apart(one: Media, other: Media) -> float:
     """How far two media are apart: 0 for equal content, 1 for what cannot be compared, else the greatest difference of
-    two samples in parts of their range (255 of a picture's; the greatest magnitude of floating-point ones).
+    two samples in parts of their range (255 of a picture's; the greatest magnitude of floating-point ones). In texts
+    that are JSON floating-point numbers are compared, in parts of the greater one or of 1.
     """
     if one == other:
         return 0.0
+    if isinstance(one, Text) and isinstance(other, Text):
+        try:
+            return _values_apart(json.loads(one.text), json.loads(other.text))
+        except (ValueError, RecursionError):  # not JSON, or nested too deeply
+            return 1.0
     samples = [_floats(each) for each in (one, other)]
     if samples[0] is None or samples[1] is None or samples[0].shape != samples[1].shape:
         return 1.0
@@ -125,6 +133,17 @@ def apart(one: Media, other: Media) -> float:
 
     reach = 255.0 if one.kind in ("image", "video") else float(np.abs(samples[0]).max(initial=1e-12))
     return float(np.abs(samples[0] - samples[1]).max(initial=0.0) / reach)
+
+
+def _values_apart(one: Any, other: Any) -> float:
+    """Of two JSON values: 1 unless they differ in floating-point numbers alone."""
+    if isinstance(one, float) and isinstance(other, float) and math.isfinite(one) and math.isfinite(other):
+        return min(1.0, abs(one - other) / max(abs(one), abs(other), 1.0))
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return max(map(_values_apart, one, other), default=0.0)
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return max((_values_apart(one[key], other[key]) for key in one), default=0.0)
+    return 0.0 if one == other and type(one) is type(other) else 1.0
 
 
 def _floats(media: Media) -> NDArray[np.float64] | None:

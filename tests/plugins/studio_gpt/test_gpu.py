@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -113,6 +114,75 @@ def test_a_step_waits_once_and_its_launches_do_not_grow_with_the_requests(gpu, c
         assert counts.waited == 1, counts.waits
         launched[width] = counts.launched
     assert launched[32] < 1.2 * launched[1]
+
+
+def test_a_chat_goes_on_from_what_it_has_read(gpu, checkpoints, tmp_path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(checkpoints("llama")[0], folder)
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    told = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    generator = TextGenerator(folder, "loaded")
+
+    def talk(model) -> list[str]:
+        turns: list[str] = []
+        for said in ("Who was tired?", LINES[1], "and then?"):
+            state = begin(generator, model, prompt=said, chat=True, system=LONG, turns=turns, max_tokens=20)
+            while not state.done:
+                with gpu.counting() as counts:
+                    [state] = generator.step(model, [state])
+                assert counts.waited <= 1, counts.waits
+            turns += [said, state.text]
+        assert model.prefixes.hits > len(model.tokens.encode(LONG)) // 32
+        return turns
+
+    assert talk(generator.load("gpu:0", "float32")) == talk(on_cpu(generator))
+
+
+UNLIKE = [
+    {"temperature": 0},
+    {"temperature": 0.9, "top_p": 0.8},
+    {"temperature": 1.1, "min_p": 0.02, "repetition_penalty": 1.3},
+    {"temperature": 0.7, "top_k": 30, "frequency_penalty": 0.2, "presence_penalty": 0.1},
+    {"temperature": 0, "logit_bias": {5: -3.0}, "json_schema": SCHEMA},
+]
+ALL = {"temperature": 0.9, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 1.3, "top_k": 30,
+       "frequency_penalty": 0.2, "logit_bias": {5: -3.0}, "json_schema": SCHEMA}  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_launches_do_not_grow_with_requests_that_differ_in_everything(gpu, checkpoints, kernel) -> None:
+    """In the lengths of their texts, in how tokens are chosen; and not for one that reads its prompt beside them."""
+    if not kernel:
+        del spans.KERNELS["gpu"]
+    generator = TextGenerator(checkpoints("gpt2")[0], "loaded")
+    model = generator.load("gpu:0", "float32")
+    words = (LONG * 4).split()
+
+    def some(count, settings):
+        states = [begin(generator, model, i, **{**settings[i % len(settings)], "prompt": " ".join(words[: 1 + i]),
+                                                "max_tokens": 60}) for i in range(count)]  # fmt: skip
+        while any(len(each.tokens) == each.prompt for each in states):
+            states = generator.step(model, states)
+        return [each for each in states if not each.done]
+
+    def step(states):
+        with gpu.counting() as counts:
+            made = generator.step(model, states)
+        assert counts.waited == 1, counts.waits
+        return counts.launched, made
+
+    [alone] = some(1, [ALL])
+    others = some(31, UNLIKE)
+    assert len(others) > 25
+    assert max(len(each.tokens) for each in others) > 20 * min(len(each.tokens) for each in others)
+    one, _ = step([alone])
+    together, _ = step([alone, *others])
+    assert together < 1.2 * one
+    reader = begin(generator, model, 99, prompt=" ".join(words[: len(words) // 3]), max_tokens=9)
+    beside, [*_, reading] = step([alone, *others, reader])
+    assert len(reading.tokens) == reading.prompt, "its prompt is longer than a chunk"
+    assert beside < 1.3 * one
 
 
 def test_a_saved_request_goes_on_and_so_does_one_whose_model_was_dropped(gpu, checkpoints, tmp_path) -> None:

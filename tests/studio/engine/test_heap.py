@@ -17,9 +17,13 @@ class Process(NoGauge):
 
     def __init__(self, ledger: Ledger, outside: int) -> None:
         self.ledger, self.outside, self.grown, self.freed, self.trims = ledger, outside, 0, 0, 0
+        self.kept = 0  # by recordings
 
     def resident(self) -> int:
         return self.outside + self.grown + self.ledger.used + self.freed
+
+    def recorded(self) -> int:
+        return self.kept
 
     def trim(self) -> None:
         self.freed, self.trims = 0, self.trims + 1
@@ -84,6 +88,39 @@ def test_what_grew_is_known_after_a_return_and_may_shrink() -> None:
     process.grown, process.freed = 10 * MIB, 120 * MIB
     heap.make_room(110 * MIB)
     assert (process.trims, heap.grown) == (2, 10 * MIB)
+
+
+def test_what_is_no_longer_resident_is_forgotten_without_a_return() -> None:
+    _, process, heap = begun(100 * MIB)
+    process.grown, process.freed = 30 * MIB, 90 * MIB
+    heap.make_room(110 * MIB)
+    process.grown = 10 * MIB
+    heap.make_room(110 * MIB)
+    assert (process.trims, heap.grown) == (1, 10 * MIB)
+
+
+def test_what_recordings_keep_counts_as_grown_while_they_do() -> None:
+    _, process, heap = begun(100 * MIB)
+    process.kept = 30 * MIB
+    assert heap.grown == 30 * MIB
+    process.grown = 20 * MIB
+    heap.make_room(110 * MIB)
+    assert heap.grown == 50 * MIB
+    process.kept = 0
+    assert heap.grown == 20 * MIB
+
+
+def test_a_streamed_model_that_is_not_all_there_leaves_no_growth_behind() -> None:
+    """The ledger holds what will come; the process has less."""
+    ledger, process = Ledger(100 * MIB), Process(Ledger(), 0)
+    ledger.hold("model", 60 * MIB)
+    process.grown = 20 * MIB
+    heap = Heap(ledger, process, process.trim)
+    heap.make_room(0)
+    ledger.release("model")
+    process.grown, process.freed = 0, 150 * MIB
+    heap.make_room(110 * MIB)
+    assert (process.trims, heap.grown) == (1, 0)
 
 
 def test_calls_whose_peak_is_not_known_are_found_out() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import studio
+from studio import devices
 from studio.engine import Engine
 from studio.engine.calls import directly
 from studio.engine.entry import Entry
@@ -85,7 +86,7 @@ class Device:
 
     def __init__(self, budget, real=None):
         self.real = (real or 10**9) * KIB
-        self.now, self.highest, self.last = 0.0, 0, 0
+        self.now, self.highest, self.last, self.recordings = 0.0, 0, 0, 0
         self.ledger = Ledger(None if budget is None else budget * KIB)
         self.events = {}
         self.models = Models("cpu", ledger=self.ledger, clock=self.clock)
@@ -100,6 +101,9 @@ class Device:
 
     def resident(self):
         return None
+
+    def recorded(self):
+        return self.recordings
 
     def peak(self):
         return self.last
@@ -207,6 +211,48 @@ def test_widths_keep_within_the_budget_once_peaks_are_known():
     assert all(isinstance(end, Finished) for end in device.drain())
     assert device.highest <= 100 * KIB
     assert max(heavy.widths) > 1
+
+
+def test_what_recordings_keep_is_not_given_to_wider_steps():
+    widest = []
+    for kept in (0, 40):
+        device = Device(budget=100)
+        device.recordings = kept * KIB
+        heavy = Heavy(weigh=10, take=20)
+        device.accept(heavy, steps=1)
+        device.drain()
+        for _ in range(8):
+            device.accept(heavy, steps=4)
+        assert all(isinstance(end, Finished) for end in device.drain())
+        assert device.highest + device.recordings <= 100 * KIB
+        widest.append(max(heavy.widths))
+    assert widest[0] > widest[1]
+
+
+class Recordings:
+    """What a device has recorded, until it is told to drop it."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def drop(self):
+        self.count = 0
+
+
+def test_before_the_first_rung_recorded_launches_go():
+    device, recorded = Device(budget=None, real=50), Recordings(3)
+    idle, heavy = Heavy("idle", weigh=30), Heavy(weigh=10, take=15)
+    device.accept(idle)
+    device.drain()
+    devices.device("cpu").keeps(recorded)
+    entry = device.accept(heavy)
+    assert isinstance(device.drain()[-1], Finished)
+    assert len(recorded) == 0
+    dropped = ("recorded launches were dropped", "idle models were dropped")
+    assert device.notices(entry) == [f"out of memory at width 1: {each}" for each in dropped]
 
 
 def test_states_that_do_not_fit_wait_for_others_to_end():

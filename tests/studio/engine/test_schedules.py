@@ -126,6 +126,9 @@ class Device:
     def resident(self):
         return self.ledger.used
 
+    def recorded(self):
+        return 0
+
     def peak(self):
         return self.last
 

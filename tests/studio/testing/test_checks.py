@@ -17,6 +17,7 @@ import studio
 from studio.plugins import OWN, Plugins
 from studio.testing import CHECKS, Conformance, check
 from studio.testing.samples import bad_values, good_values
+from studio.testing.subject import apart
 
 BUILT_IN = Plugins.discover()
 OWN_GENERATORS = sorted(  # those of `gpt` are checked on a tiny model, in tests/plugins/studio_gpt
@@ -45,6 +46,27 @@ def test_every_built_in_generator_conforms(name: str) -> None:
     assert numbers["apart"] == 0
     assert numbers["waits"] <= WAITS[name]
     assert numbers["width"] == 1 or numbers["launches_wide"] < 1.2 * numbers["launches"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "distance"),
+    [
+        ('{"a": [1.0, -200.0]}', '{"a": [1.0, -199.0]}', 0.005),
+        ('{"a": 0.25, "b": "x"}', '{"a": 0.5, "b": "x"}', 0.25),
+        ('{"a": 0.25, "b": "x"}', '{"a": 0.25, "b": "y"}', 1),
+        ('{"a": 0.25}', '{"b": 0.25}', 1),
+        ("[1, 2]", "[1, 3]", 1),
+        ("[1, 2]", "[1]", 1),
+        ("[1.0]", "[1]", 1),
+        ("[NaN]", "[NaN ]", 1),
+        ("0.1", "a word", 1),
+        ("[" * 100_000, "[" * 100_001, 1),
+        ("a word", "another", 1),
+    ],
+)
+def test_texts_that_are_json_are_as_far_apart_as_their_numbers(one: str, other: str, distance: float) -> None:
+    assert apart(studio.Text(one), studio.Text(other)) == pytest.approx(distance)
+    assert apart(studio.Text(one), studio.Text(one)) == 0
 
 
 class Steps(studio.Inputs):

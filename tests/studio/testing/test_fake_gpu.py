@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from studio import devices
+from studio.devices.graphs import Graphs
 from studio.errors import UsageError
 from studio.testing.fake_gpu import FakeGpu
 
@@ -81,6 +82,20 @@ def test_queued_work_takes_time_when_it_is_waited_for(gpu: FakeGpu) -> None:
     assert gpu.clock == 0
     x.tolist()
     assert gpu.clock >= 0.5
+
+
+def test_recordings_keep_what_was_made_in_them(gpu: FakeGpu) -> None:
+    gpu.records = True
+    graphs, weight = Graphs(gpu, after=0), torch.ones(64, 64, device="gpu:0")
+
+    def work(x: torch.Tensor) -> torch.Tensor:
+        return (x @ weight).relu().sum(1)  # 64 * 64 twice, and 64
+
+    assert gpu.gauge().recorded() == 0
+    graphs.run("it", work, [torch.ones(64, 64, device="gpu:0")])
+    assert (gpu.recordings, gpu.gauge().recorded()) == (1, 4 * (2 * 64 * 64 + 64))
+    gpu.drop_recordings()
+    assert (gpu.recordings, gpu.gauge().recorded()) == (0, 0)
 
 
 def test_it_is_gone_afterwards() -> None:
