@@ -7,7 +7,8 @@
 A line of JSON is written after each part, so what is cut off keeps the rest. Each part has a time limit of its own; one
 that fails or runs out of time says so in `error`, keeps what it had found, and the next begins. All weights are random,
 from seeds: nothing is fetched. What to expect is worked out in docs/gpu.md. Times are milliseconds unless a name ends
-in `_s`; `run` is until the device has done the work, `launch` until the host has asked for it.
+in `_s`; `run` is until the device has done the work, `launch` until the host has asked for it, `event` between two
+marks that the device itself passes.
 """
 
 from __future__ import annotations
@@ -20,26 +21,11 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-import torch
-from gpu_parts import (
-    Bench,
-    Found,
-    attention,
-    correct,
-    error_of,
-    facts,
-    failures,
-    loading,
-    lose,
-    memory,
-    offload,
-    pictures,
-    steps,
-    text,
-    together,
-    unet,
-    windows,
-)  # fmt: skip
+from gpu_parts.bench import Bench, Found, error_of
+from gpu_parts.memory import loading, memory, mixed, offload
+from gpu_parts.pictures import pictures, steps, together, unet
+from gpu_parts.right import attention, correct, facts, failures, lose, tests, waits
+from gpu_parts.tokens import shapes, text, windows
 
 from studio import devices
 
@@ -52,7 +38,7 @@ class TimeUp(BaseException):
 
 def breaks(bench: Bench, found: Found) -> None:
     """Of the rehearsal: a part that fails keeps what it found."""
-    found["before"] = error_of(lambda: torch.ones(1) @ torch.ones(2), torch.ones(1))
+    found["before"] = error_of(lambda: bench.randn(1, 1) @ bench.randn(2, 1), bench.randn(1))
     raise RuntimeError("as it should")
 
 
@@ -63,10 +49,11 @@ def overruns(bench: Bench, found: Found) -> None:
 
 
 PARTS: Mapping[Callable[[Bench, Found], None], float] = {
-    facts: 20, correct: 80, attention: 40, offload: 40, loading: 30, unet: 50, pictures: 60, steps: 20, text: 60,
-    windows: 50, memory: 30, together: 40, failures: 30,
+    facts: 15, correct: 50, waits: 15, tests: 45, attention: 30, offload: 25, loading: 15, unet: 40, pictures: 40,
+    steps: 25, text: 40, windows: 30, memory: 30, together: 25, shapes: 35, failures: 10,
 }  # fmt: skip
 REHEARSED: Mapping[Callable[[Bench, Found], None], float] = {breaks: 20, overruns: 0.2}
+CHILDREN: Mapping[str, Callable[[Bench], str]] = {"lose": lose, "mixed": mixed}
 
 
 def _ring(*_: object) -> None:
@@ -95,10 +82,10 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=[part.__name__ for part in PARTS], help="these alone")
     parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"), help="the file that lines are added to")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, to see that every line of it runs")
-    parser.add_argument("--lose", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=[*CHILDREN], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     bench = Bench(devices.device(devices.choose(asked.device)), asked.rehearse)
-    print(lose(bench.device.name)) if asked.lose else run(bench, asked.parts, asked.out)
+    print(CHILDREN[asked.child](bench)) if asked.child else run(bench, asked.parts, asked.out)
 
 
 def run(bench: Bench, names: Collection[str] | None, out: Path) -> None:
