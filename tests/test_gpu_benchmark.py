@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,13 +55,24 @@ def test_every_line_of_the_gpu_benchmark_runs_in_a_rehearsal(tmp_path: Path) -> 
     lines = {line.pop("part"): line for line in map(json.loads, out.read_text().splitlines())}
     assert lines.pop("breaks")["error"] == "RuntimeError: as it should"
     assert lines.pop("overruns")["error"] == "not done after 0.2 s"
-    assert len(lines) == 13
+    assert len(lines) == 16
     assert [f"{name}: {line['error']}" for name, line in lines.items() if "error" in line] == []
     assert lines["attention"]["wrong"] == []
     assert lines["offload"]["same_bytes"]
     assert lines["loading"]["same_bytes"]
     assert "IndexError" in lines["failures"]["said"]
-    done_lines = {(Path(file).name, line) for file, line in json.loads(ran.read_text())}
-    missed = [(name, line) for name in ("gpu.py", "gpu_parts.py") for line in sorted(lines_of(BENCHMARKS / name))
-              if (name, line) not in done_lines]  # fmt: skip
+    assert lines["tests"]["failed"] == []
+    assert re.match(r"\d+ skipped, \d+ deselected", lines["tests"]["said"])
+    done_lines = {(file, line) for file, line in json.loads(ran.read_text())}
+    files = [BENCHMARKS / "gpu.py", *(BENCHMARKS / "gpu_parts").glob("*.py")]
+    missed = [
+        (file.name, line) for file in files for line in sorted(lines_of(file)) if (str(file), line) not in done_lines
+    ]
     assert not missed
+
+
+def test_the_parts_need_no_more_time_than_there_is() -> None:
+    code = "import gpu; print(sum(gpu.PARTS.values()), gpu.TOTAL_S)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    parts, total = map(float, told.stdout.split())
+    assert parts <= total
