@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +34,7 @@ class Commands(click.Group):
         if cmd_name in HOST_COMMANDS:
             command: click.Command = import_module(f"studio.cli.commands.{cmd_name}").command
         elif declared := _of_plugins(ctx).get(cmd_name):
-            from studio.plugins.commands import load
-
-            with stray_prints_aside():
-                command = load(declared)
+            command = load(declared)
         else:
             return None
         command.epilog = command.epilog or EPILOG
@@ -65,6 +62,29 @@ class Commands(click.Group):
             error.hint = "; ".join([str(error.hint), *ctx.obj.found.failed])  # one that failed may have it
             raise error
         return super().resolve_command(ctx, args)
+
+
+def load(declared: Command) -> click.Command:
+    """Import a plugin's command. Raises PluginError, also for an option that is one of `studio` itself."""
+    from studio.errors import PluginError
+    from studio.plugins import commands
+
+    with stray_prints_aside():
+        command = commands.load(declared)
+    own = {name for parameter in studio.params for name in parameter.opts}
+    if taken := sorted(own & set(_options(command))):
+        message = f"the command `{declared.name}` has the option `{taken[0]}`, which is one of `studio` itself"
+        raise PluginError(message, hint="give the option another name")
+    return command
+
+
+def _options(command: click.Command) -> Iterator[str]:
+    """The options of a command, and those of the commands in it."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield from parameter.opts
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from _options(inner)
 
 
 def _of_plugins(ctx: click.Context) -> dict[str, Command]:

@@ -41,13 +41,12 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 def _tried(settings: Settings, report: PluginReport) -> PluginReport:
     """The report, with what is wrong with those commands whose code cannot be imported."""
+    from studio.cli.main import load
     from studio.errors import PluginError, trace_of
-    from studio.plugins.commands import load
 
     for name in report.commands:
         try:
-            with stray_prints_aside():
-                load(settings.studio().plugins.commands[name])
+            load(settings.studio().plugins.commands[name])
         except PluginError as error:
             text = report.traceback_text + trace_of(error)
             report = replace(report, status="partly", reasons=(*report.reasons, error.message), traceback_text=text)

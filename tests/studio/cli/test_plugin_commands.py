@@ -97,6 +97,23 @@ def test_a_broken_command_costs_only_itself(studio: Studio, greet: Path) -> None
     assert "is builtin_function_or_method; it must be a `click.Command`" in studio("greet", plugin=greet).err
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "click.Command('greet', params=[click.Option(['--size', '--device'])])",
+        "click.Group('greet', {'in': click.Command('in', params=[click.Option(['--device'])])})",
+    ],
+)
+def test_an_option_of_studio_itself_is_refused(studio: Studio, greet: Path, made: str) -> None:
+    """It would be taken for Studio's wherever it stands."""
+    (greet / "words.py").write_text(f"import click\ngreet = {made}")
+    ran = studio("greet", plugin=greet)
+    assert ran.code == 1
+    assert ran.err.startswith("error: the command `greet` has the option `--device`, which is one of `studio` itself\n")
+    [report] = [each for each in json.loads(studio("plugins", "--json", plugin=greet).out) if each["name"] == "greet"]
+    assert "the option `--device`" in report["reason"]
+
+
 ONE = """
 import studio
 
