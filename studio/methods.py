@@ -7,10 +7,12 @@ Try it: ``python -c "import studio; print(studio.Studio().image)"``
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from studio.extensions import Method
     from studio.plugins import Plugins
 
 
@@ -42,18 +44,27 @@ class Methods:
             if (method := self.plugins.methods.get(name)) is None:
                 known = ", ".join(f"`{each}`" for each in self.plugins.methods) or "none"
                 raise AttributeError(f"`Studio` has no method `{name}`; those of plugins: {known}", name=name, obj=self)
-            return partial(_function(name, method.target), self)
+            return MethodType(load(method), self)
 
         def __dir__(self) -> list[str]:
             return sorted({*super().__dir__(), *self.plugins.methods})
 
 
-def _function(name: str, target: str) -> Any:
-    from studio.errors import PluginError, describe
+def load(method: Method) -> Callable[..., Any]:
+    """Import the function of a method. Raises PluginError."""
+    from studio.errors import PluginError
     from studio.extensions import resolve
+    from studio.plugins.hooks import explain, let_interrupt
 
+    hint = "`studio plugins` lists the plugins, and what is wrong with each"
     try:
-        return resolve(target)
-    except Exception as error:
-        message = f"the method `{name}` cannot be loaded from `{target}`: {describe(error)}"
-        raise PluginError(message, hint="`studio plugins` lists what is wrong") from error
+        function = resolve(method.target)
+    except BaseException as error:  # a plugin may raise anything, SystemExit too
+        let_interrupt(error)
+        message = f"the method `{method.name}` cannot be loaded from `{method.target}`: {explain(error)}"
+        raise PluginError(message, hint=hint) from error
+    if not callable(function):
+        kind = type(function).__name__
+        message = f"the method `{method.name}`: `{method.target}` is {kind}; it must be a function"
+        raise PluginError(message, hint=hint)
+    return function  # type: ignore[no-any-return]

@@ -95,7 +95,7 @@ def evaluate(
     if host.generator(generator).output is not Image:
         kind = host.generator(generator).output.kind
         raise UsageError(f"`{generator}` makes {kind}, and pictures alone are compared", hint="name another generator")
-    eye = embedder_of(host, embedder)
+    chosen = embedder_of(host, embedder)
     reference = data.read(Path(folder), frechet.FEWEST)
     by = _by(host, generator, by, labelled=bool(reference.labels))
     wanted = prompts(reference.labels, n) if by else []
@@ -106,8 +106,8 @@ def evaluate(
     size = size or min(max(pictures[0].size), max(reference.images[0].size))
     sides = {"generated": pictures, "reference": reference.images}
     alike = {name: [data.fitted(each, size) for each in images] for name, images in sides.items()}
-    names = sorted(set(wanted)) if eye.texts else []
-    seen = _run(host, _looking(eye, bool(names)), display, fresh=fresh,
+    names = sorted(set(wanted)) if chosen.texts else []
+    seen = _run(host, _looking(chosen, bool(names)), display, fresh=fresh,
                 **alike, **({"labels": names} if names else {}))  # fmt: skip
     x, y = (_rows(seen[f"{name}_vectors"], len(images)) for name, images in alike.items())
     texts = _texts(seen["texts"], names, wanted) if names else None
@@ -175,14 +175,14 @@ def _making(generator: str, given: Mapping[str, Any], by: str | None, n: int, se
     return flow
 
 
-def _looking(eye: Embedder, labelled: bool) -> Workflow:
+def _looking(embedder: Embedder, labelled: bool) -> Workflow:
     flow = Workflow("vectors")
     for name in ("generated", "reference"):
         images = flow.input(name, "image", list=True)
-        flow.output(f"{name}_vectors", flow.add(eye.pictures, name=f"{name}_vectors", images=images))
-    if labelled and eye.texts:
+        flow.output(f"{name}_vectors", flow.add(embedder.pictures, name=f"{name}_vectors", images=images))
+    if labelled and embedder.texts:
         labels = flow.input("labels", "text", list=True)
-        flow.output("texts", flow.add(eye.texts, name="texts", map=labels, text=flow.item))
+        flow.output("texts", flow.add(embedder.texts, name="texts", map=labels, text=flow.item))
     return flow
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +41,20 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 
 def _tried(settings: Settings, report: PluginReport) -> PluginReport:
-    """The report, with what is wrong with those commands whose code cannot be imported."""
-    from studio.cli.main import load
+    """The report, with what is wrong with those commands and methods whose code cannot be imported."""
+    from studio.cli.main import load as load_command
     from studio.errors import PluginError, trace_of
+    from studio.methods import load as load_method
 
-    for name in report.commands:
+    plugins = settings.studio().plugins
+    tried: list[Callable[[], object]] = [
+        *(partial(load_command, plugins.commands[name]) for name in report.commands),
+        *(partial(load_method, plugins.methods[name]) for name in report.methods),
+    ]
+    for load in tried:
         try:
-            load(settings.studio().plugins.commands[name])
+            with stray_prints_aside():
+                load()
         except PluginError as error:
             text = report.traceback_text + trace_of(error)
             report = replace(report, status="partly", reasons=(*report.reasons, error.message), traceback_text=text)
