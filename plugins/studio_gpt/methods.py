@@ -6,7 +6,6 @@ Try it: ``print(studio.Studio().chat(model="smollm2").say("What is a decoder?"))
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +48,12 @@ def chat(studio: Studio, *, seed: int | None = None, **inputs: Any) -> Conversat
 
 def explain(
     studio: Studio, prompt: str, *, layer: int | str | None = None, head: int | str = 0, seed: int | None = None,
-    request: Mapping[str, Any] | None = None, **inputs: Any,
+    priority: str = "interactive", client: str = "", time_limit_s: float | None = None, **inputs: Any,
 ) -> Explanation:  # fmt: skip
     """Go on from a prompt and say how likely each token was; with a `layer`, draw where a head of it looks, too.
 
-    Both are counted from 0. `inputs` are those of the generator `text-explain`; `request` is what `Studio.submit` takes
-    besides: `priority`, `client`, `time_limit_s`. Raises as it does, before anything runs.
+    Both are counted from 0. `inputs` are those of the generator `text-explain`; `priority`, `client` and `time_limit_s`
+    are as for `Studio.submit`. Raises as it does, before anything runs.
     """
     from studio.api import wait
 
@@ -65,6 +64,7 @@ def explain(
         asked["text-attention"] = {"prompt": prompt, **shared, "layer": layer, "head": head}
     for name, given in asked.items():
         studio.generator(name).Inputs.parse(given)
-    tickets = [studio.submit(name, seed=seed, **given, **(request or {})) for name, given in asked.items()]
+    request: dict[str, Any] = {"seed": seed, "priority": priority, "client": client, "time_limit_s": time_limit_s}
+    tickets = [studio.submit(name, **request, **given) for name, given in asked.items()]
     told, *drawn = wait(tickets)
     return Explanation(json.loads(str(told)), next((each for each in drawn if isinstance(each, Image)), None))

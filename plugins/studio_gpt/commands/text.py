@@ -58,7 +58,7 @@ class TextCommand(GeneratorCommand):
         looking = {"layer": layer, "head": head or "0"} if params["attention"] else {}
         given = self.inputs(ctx.obj, params, "text-explain")
         with stray_prints_aside():
-            found = ctx.obj.studio().explain(**given, **looking, seed=params["seed"], request=request_of(params))
+            found = ctx.obj.studio().explain(**given, **looking, seed=params["seed"], **request_of(params))
         told, paths = found.tokens, [str(found.attention.path)] if found.attention else []
         if params["as_json"]:
             emit_json({**told, "attention": paths})

@@ -58,7 +58,7 @@ def test_explain_tells_of_the_text_that_is_written(host: studio.Studio, checkpoi
     found = host.explain("a red apple", top=2, **more)
     assert (found.tokens["text"], found.attention) == (str(host.text("a red apple", **more)), None)
     assert all(len(each["top"]) == 2 for each in found.tokens["written"])
-    drawn = host.explain("a red apple", layer=1, head=2, request={"priority": "background"}, **more)
+    drawn = host.explain("a red apple", layer=1, head=2, priority="background", **more)
     assert drawn.tokens["text"] == found.tokens["text"]
     assert isinstance(drawn.attention, studio.Image)
 
