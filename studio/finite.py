@@ -18,6 +18,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from studio import devices
 from studio.generator import UNSAVED, State
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def pixels(x: Tensor) -> Tensor:
     Raises NotFinite for NaN and infinity, which would become black and white.
     """
     reading = Reading(x, "the decoded pixels")
-    made = x.clamp(0, 1).mul(255).round().byte().cpu()
+    made = devices.download(x.clamp(0, 1).mul(255).round().byte())
     reading.read()
     return made
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 import studio
+from studio import devices
 from studio_clip.family import MODEL, TOGETHER, Family
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class DescribeGenerator(Family):
         for state in states:
             some = state.inputs.words[len(state.cosines) : len(state.cosines) + TOGETHER]
             words = model.texts(some)  # (n, D)
-            cosines = (words @ model.here(torch.tensor(state.picture))).tolist()
+            cosines = devices.download(words @ model.here(torch.tensor(state.picture))).tolist()
             made.append(replace(state, position=state.position + 1, cosines=(*state.cosines, *cosines)))
         return made
 

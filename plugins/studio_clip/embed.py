@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import model_validator
 
 import studio
+from studio import devices
 from studio.finite import Reading
 from studio_clip.family import MODEL, MOST, TOGETHER, Family
 
@@ -46,7 +47,7 @@ class EmbedGenerator(Family):
     def generate(self, model: Clip | Stock, inputs: Any, rng: studio.Rng) -> studio.Embedding:
         """One forward pass of one tower."""
         made = model.texts([inputs.text]) if inputs.image is None else model.images([inputs.image.pil])
-        vector = made[0].cpu()
+        vector = devices.download(made[0])
         Reading(vector, "the embedding")
         return studio.Embedding(vector.numpy())
 
@@ -84,7 +85,8 @@ class EmbedPicturesGenerator(Family):
         made = []
         for state in states:
             done = state.position * TOGETHER
-            vectors = model.images(each.pil for each in state.inputs.images[done : done + TOGETHER]).cpu()  # (n, D)
+            some = state.inputs.images[done : done + TOGETHER]
+            vectors = devices.download(model.images(each.pil for each in some))  # (n, D)
             joined = torch.cat([state.vectors, vectors]) if done else vectors
             made.append(replace(state, position=state.position + 1, vectors=joined))
         return made

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import model_validator
 
 import studio
+from studio import devices
 from studio_clip.family import MODEL, MOST, TOGETHER, Family
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class LabelGenerator(Family):
         made = []
         for state in states:
             some = state.inputs.images[len(state.shares) : len(state.shares) + TOGETHER]
-            cosines = model.images(each.pil for each in some).cpu() @ state.labels.T  # (n, L)
+            cosines = devices.download(model.images(each.pil for each in some)) @ state.labels.T  # (n, L)
             shares = torch.cat([state.shares, (model.temperature * cosines).softmax(-1)])
             made.append(replace(state, position=state.position + 1, shares=shares))
         return made

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import studio
+from studio import devices
 from studio.finite import Reading
 from studio_clip.family import MODEL, MOST, TOGETHER, Family
 
@@ -55,7 +56,7 @@ class RankGenerator(Family):
         for state in states:
             some = state.inputs.images[len(state.scores) : len(state.scores) + TOGETHER]
             pictures = model.images(each.pil for each in some)  # (n, D)
-            scores = (pictures @ model.here(torch.tensor(state.text))).cpu()  # (n,)
+            scores = devices.download(pictures @ model.here(torch.tensor(state.text)))  # (n,)
             Reading(scores, "the scores")
             made.append(replace(state, position=state.position + 1, scores=(*state.scores, *scores.tolist())))
         return made

@@ -22,12 +22,13 @@ from transformers import CLIPTextModel
 import studio
 from studio import devices
 from studio.attention.backends.sdpa import computes_as_a_cpu
+from studio.devices.graphs import Graphs
 from studio.errors import WeightsError
 from studio.loaders import diffusers, read_config, transformers
 from studio_diffusion.chunks import chunks
 from studio_diffusion.kernels import on_attend
 from studio_diffusion.layout import components, tensors_of
-from studio_diffusion.rows import chosen, columns, replaced
+from studio_diffusion.rows import chosen, column, columns, guided_first, in_place
 from studio_diffusion.samplers import SAMPLERS, TRAIN_STEPS, Level, Move, Past, clock
 from studio_diffusion.vocabulary import Vocabulary, load
 
@@ -102,6 +103,7 @@ class LatentDiffusion:
         if devices.device(device).channels_last:
             self.unet.to(memory_format=torch.channels_last)
         self.device, self.dtype = torch.device(device), dtype
+        self.graphs = Graphs(device, self.unet)
         self.vocabulary = load(folder)
         self.nearest = Nearest(self.text_encoder, self.tokenizer, self.vocabulary)
         self._encoded: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # what many requests have in common
@@ -170,6 +172,11 @@ class LatentDiffusion:
         Rows may differ in prompt, guidance, level and sampler; all have one latent shape. Guided rows take two places
         in the forward pass, others one, and those whose x0 is known none.
         """
+        order = guided_first([row.guidance > 1 for row in rows])
+        return in_place(order, self._step([rows[i] for i in order]))
+
+    def _step(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
+        """The same of rows of which the guided ones come first."""
         x = torch.stack([self.here(row.x) for row in rows])  # (B, C, H, W)
         unknown = [index for index, row in enumerate(rows) if row.known is None]
         seen = iter(self._clean([rows[i] for i in unknown], chosen(x, unknown)) if unknown else ())
@@ -178,24 +185,31 @@ class LatentDiffusion:
 
     def _clean(self, rows: Sequence[Row], x: Tensor) -> Tensor:
         """What the net takes for the clean latents of x, (B, C, H, W)."""
-        guided = [index for index, row in enumerate(rows) if row.guidance > 1]
-        steered = [rows[i] for i in guided]
-        s, t, s_far, scale, share = columns(
+        steered = [row for row in rows if row.guidance > 1]
+        numbers = column(
             self.device, [row.s for row in rows], [clock(row.s) for row in (*rows, *steered)],
             [row.s for row in steered], [row.guidance for row in steered], [row.rescale for row in steered],
         )  # fmt: skip
         told = [*(row.text for row in rows), *(row.negative for row in steered)]
-        wide = (torch.cat([x, chosen(x, guided)]) if guided else x).to(self.dtype)  # (B + G, C, H, W)
         text = torch.stack([self.here(each) for each in told])  # (B + G, T, W)
+        rescales = any(row.rescale for row in steered)
+        work = partial(self._answer, len(steered), rescales)
+        return self.graphs.run((len(steered), rescales), work, [x, numbers, text])
+
+    def _answer(self, guided: int, rescales: bool, x: Tensor, numbers: Tensor, text: Tensor) -> Tensor:
+        """The same, where the first rows are `guided`, from the `numbers` that `_clean` sends."""
+        count = len(x)
+        s, t, s_far, scale, share = numbers.split([count, count + guided, guided, guided, guided])
+        wide = (torch.cat([x, x[:guided]]) if guided else x).to(self.dtype)  # (B + G, C, H, W)
         v = self.unet(wide, t.flatten().long(), text).sample.float()
-        v, away = v[: len(rows)], v[len(rows) :]
+        v, away = v[:count], v[count:]
         x0 = x - s * v
         if not guided:
             return x0
-        far = chosen(x, guided) - s_far * (away + scale * (chosen(v, guided) - away))
-        if any(row.rescale for row in steered):
-            far = torch.where(share > 0, rescaled(far, chosen(x0, guided), share), far)
-        return replaced(x0, guided, far)
+        far = x[:guided] - s_far * (away + scale * (v[:guided] - away))
+        if rescales:
+            far = torch.where(share > 0, rescaled(far, x0[:guided], share), far)
+        return far if guided == count else torch.cat([far, x0[guided:]])
 
     def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Apply each row's sampler; rows of one sampler move together."""

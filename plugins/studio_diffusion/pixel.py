@@ -20,13 +20,14 @@ from torch import Tensor
 import studio
 from studio import devices
 from studio.attention.routes import diffusers
+from studio.devices.graphs import Graphs
 from studio.errors import InputError, UnknownName, WeightsError
 from studio.loaders import diffusers as loaders
 from studio.loaders import read_config
 from studio_diffusion.latent import attention_name
 from studio_diffusion.layout import components, part, read_json, tensors_of
 from studio_diffusion.noise import CLASSES, NoiseSchedule
-from studio_diffusion.rows import chosen, columns, replaced
+from studio_diffusion.rows import chosen, column, guided_first, in_place, replaced
 from studio_diffusion.samplers import CORRECTORS, PIXEL_SAMPLERS, Level, Move, Past
 
 CLEAN = -1
@@ -75,6 +76,7 @@ class PixelDiffusion:
         self.unet, self.schedule = unet, schedule
         self.labels = tuple(labels) if labels is not None else tuple(str(number) for number in range(classes))
         self.none = len(self.labels) if labels else None
+        self.graphs: Graphs | None = None  # of a net that learns nothing any more
 
     @classmethod
     def load(cls, folder: Path, device: str, dtype: torch.dtype) -> PixelDiffusion:
@@ -88,6 +90,7 @@ class PixelDiffusion:
         )  # fmt: skip
         made = cls(unet, schedule, _labels(folder, config.get("num_class_embeds")))
         diffusers.use(unet)
+        made.graphs = Graphs(device, unet)
         return made
 
     @property
@@ -129,6 +132,14 @@ class PixelDiffusion:
 
         Rows may differ in class, guidance, times and sampler. Guided rows take two places in the forward pass.
         """
+        order = guided_first([self._guides(row) for row in rows])
+        return in_place(order, self._step([rows[i] for i in order]))
+
+    def _guides(self, row: Row) -> bool:
+        return row.guidance > 1 and row.label not in (None, self.none)
+
+    def _step(self, rows: Sequence[Row]) -> list[Row]:
+        """The same of rows of which the guided ones come first."""
         x = torch.stack([self.here(row.x) for row in rows])  # (B, C, H, W)
         pasts = [[row.past[back] if len(row.past) > back else (CLEAN, row.x, row.x) for row in rows] for back in (0, 1)]
         now, after, *levels = self.levels(
@@ -164,17 +175,24 @@ class PixelDiffusion:
 
     def _say(self, rows: Sequence[Row], x: Tensor) -> Tensor:
         """What the net answers for each row, guided where asked: float32 (B, C, H, W)."""
-        guided = [i for i, row in enumerate(rows) if row.guidance > 1 and row.label not in (None, self.none)]
-        steered = [rows[i] for i in guided]
-        told = [row.label or 0 for row in rows] + [self.none or 0] * len(guided)
-        t, label, scale = columns(
-            self.device, [row.t for row in (*rows, *steered)], told, [row.guidance for row in steered]
-        )
+        steered = [row for row in rows if self._guides(row)]
+        told = [row.label or 0 for row in rows] + [self.none or 0] * len(steered)
+        numbers = column(self.device, [row.t for row in (*rows, *steered)], told, [row.guidance for row in steered])
+        work, sent = partial(self._answer, len(steered)), [x, numbers]
+        return work(*sent) if self.graphs is None else self.graphs.run(len(steered), work, sent)
+
+    def _answer(self, guided: int, x: Tensor, numbers: Tensor) -> Tensor:
+        """The same, where the first rows are `guided`, from the `numbers` that `_say` sends."""
+        count = len(x)
+        t, label, scale = numbers.split([count + guided, count + guided, guided])
         labels = label.flatten().long() if self.labels else None
-        wide = (torch.cat([x, chosen(x, guided)]) if guided else x).to(self.unet.dtype)  # (B + G, C, H, W)
+        wide = (torch.cat([x, x[:guided]]) if guided else x).to(self.unet.dtype)  # (B + G, C, H, W)
         said = self.unet(wide, t.flatten().long(), labels).sample.float()
-        said, away = said[: len(rows)], said[len(rows) :]
-        return replaced(said, guided, away + scale * (chosen(said, guided) - away)) if guided else said
+        said, away = said[:count], said[count:]
+        if not guided:
+            return said
+        steered = away + scale * (said[:guided] - away)
+        return steered if guided == count else torch.cat([steered, said[guided:]])
 
     def _noise(self, rows: Sequence[Row], x: Tensor) -> Tensor | None:
         """The noise of each row (B, C, H, W), anything where its sampler draws none; None if none does."""

@@ -346,7 +346,7 @@ def _read(found: Sequence[Tensor]) -> list[list[float]]:
     """The rows of tensors (N, …), one after another, with one wait."""
     if found[0].device.type == "cpu":
         return [[*chain(*parts)] for parts in zip(*(each.tolist() for each in found), strict=True)]
-    rows: list[list[float]] = torch.cat([each.double() for each in found], 1).tolist()
+    rows: list[list[float]] = devices.download(torch.cat([each.double() for each in found], 1)).tolist()
     return rows
 
 

@@ -10,7 +10,6 @@ Try it: ``pytest tests/plugins/studio_gpt/test_text.py``
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -49,9 +48,7 @@ class TextModel:
     attention: set[str] = field(default_factory=set)
     pool: Pool | None = None
     graphs: Graphs | None = None
-    _recorded: tuple[weakref.ref[Tensor], int] | None = (
-        None  # of what the graphs read: a weight, and how often the pool moved
-    )
+    _moved: int = 0  # how often the pool had, when the graphs were recorded
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -66,7 +63,7 @@ class TextModel:
         kind = (gpt.config, gpt.embed.weight.dtype, gpt.embed.weight.device)
         made = cls(gpt, tokens, Prefixes(*kind), fact(gpt))
         if gpt.embed.weight.device.type != "cpu":
-            made.pool, made.graphs = Pool(*kind), Graphs(devices.device(device))
+            made.pool, made.graphs = Pool(*kind), Graphs(device, gpt)
         return made
 
     @property
@@ -85,13 +82,11 @@ class TextModel:
         step, pool = self.gpt.together(pieces), self.pool
         if self.graphs is None or pool is None or not isinstance(step, Pooled) or not step.decodes:
             return self.gpt.run(step)
-        weight = self.gpt.embed.weight
-        if self._recorded is None or self._recorded[0]() is not weight or self._recorded[1] != pool.moved:
+        if self._moved != pool.moved:
             self.graphs.drop()
-            self._recorded = (weakref.ref(weight), pool.moved)
-        shape, config = step.shape, self.config
-        made: Tensor = self.graphs.run(shape, lambda sent: self.gpt.run(Pooled(pool, config, sent, shape)), [step.sent])
-        return made
+            self._moved = pool.moved
+        shape, gpt = step.shape, self.gpt
+        return self.graphs.run(shape, lambda sent: gpt.run(Pooled(pool, gpt.config, sent, shape)), [step.sent])
 
     def rule(self, schema: str, ends: Collection[int]) -> Rule | None:
         """What a JSON Schema allows to be written before one of `ends`; None without one.

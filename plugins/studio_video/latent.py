@@ -21,6 +21,7 @@ from transformers import CLIPTextModel
 
 import studio
 from studio import devices
+from studio.devices.graphs import Graphs
 from studio.errors import WeightsError
 from studio.loaders import allowed, read_config, transformers
 from studio_diffusion import latent as pictures
@@ -72,6 +73,7 @@ class LatentVideo:
         )
         self.vae.to(memory_format=torch.channels_last)
         self.device, self.dtype = torch.device(device), dtype
+        self.graphs = Graphs(device, self.net)
         self.texts = Texts(tower, tokenizer, remembered=64)
         self.vocabulary = vocabulary.load(folder)
         self.nearest = pictures.Nearest(tower, tokenizer, self.vocabulary)
@@ -114,14 +116,10 @@ class LatentVideo:
         Rows may differ in all things: all their clips, and those without the text for rows that are guided, go through
         the net as one packed row. Nothing waits for the device.
         """
-        said = iter(pack_and_say(self.net, [clip for row in rows for clip in self._clips(row)], self.dtype, views))
+        clips = [clip for row in rows for clip in self._clips(row)]
+        said = iter(pack_and_say(self.net, clips, views, self.graphs))
         answers = [[[next(said) for _ in row.passes] for _ in row.texts] for row in rows]
-        made: dict[int, tuple[Tensor, Tensor]] = {}
-        for size in dict.fromkeys(row.x.shape[1:] for row in rows):
-            mine = [i for i, row in enumerate(rows) if row.x.shape[1:] == size]
-            them = moved([rows[i] for i in mine], [answers[i] for i in mine], self.device)
-            made |= zip(mine, them, strict=True)
-        return [made[i] for i in range(len(rows))]
+        return moved(rows, answers, self.device)
 
     def _clips(self, row: Row) -> list[Clip]:
         """What the net is asked for a row: each pass with the text, then, if it is guided, each without."""
@@ -129,10 +127,17 @@ class LatentVideo:
         return [Clip(x[a:b], row.times[a:b], levels[a:b], self.here(text)) for text in row.texts for a, b in row.passes]
 
 
-def pack_and_say(net: VideoTransformer, clips: Sequence[Clip], dtype: torch.dtype, views: Views) -> list[Tensor]:
-    """What the net says of the clips: velocities (T, C, h, w) float32 of each."""
+def pack_and_say(
+    net: VideoTransformer, clips: Sequence[Clip], views: Views, graphs: Graphs | None = None
+) -> list[Tensor]:
+    """What the net says of the clips: velocities (T, C, h, w) float32 of each; recorded where `graphs` are given."""
     packed = pack(clips, net.shape)
-    return packed.unpack(net(packed, views).float())
+
+    def say(*tensors: Tensor) -> Tensor:
+        return net(packed.of(*tensors), views).float()
+
+    key = (views, tuple(packed.grids), packed.ends)
+    return packed.unpack(graphs.run(key, say, packed.tensors) if graphs is not None else say(*packed.tensors))
 
 
 def _tower(folder: Path) -> CLIPTextModel:

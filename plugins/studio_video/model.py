@@ -31,6 +31,8 @@ from torch.nn import functional as F
 
 from studio import devices
 from studio.attention import Blocks, SpaceTime, attend
+from studio.caching import cached_property
+from studio.devices.graphs import keep
 
 PATCH = 2  # latents along each side of a patch; a frame is never joined with its neighbours
 _PLACE = 8  # frequencies an axis of the embedding of places
@@ -120,7 +122,7 @@ class Packed:
         grids: (t, h, w) of each clip, in patches; `bounds` where each begins among the N patches.
         patches: (N, C * 4); frame: (N,) the frame of all F frames that a patch belongs to.
         levels: (F,); clip: (F,) the clip that a frame belongs to.
-        place: (N, 6 * 8) embedding of places; turns: cosines and sines (N, 1, head_dim / 2) of the rotary positions.
+        where: (N, 3) the part of the clip that is over, and the place in the picture, of each patch.
         text: (M, W) token states of all texts, one after another; `ends` where each begins, `last` its last one.
     """
 
@@ -134,18 +136,41 @@ class Packed:
         self.ends = (0, *accumulate(len(clip.text) for clip in clips))
         counts = [h * w for t, h, w in self.grids for _ in range(t)]
         where = [_where(clip.times, grid) for clip, grid in zip(clips, self.grids, strict=True)]  # (N, 3)
-        self.frame, self.clip, self.levels, at, self.last = place.upload_all([
+        self.frame, self.clip, self.levels, self.where, self.last = place.upload_all([
             torch.repeat_interleave(torch.tensor(counts)),
             torch.repeat_interleave(torch.tensor([t for t, _, _ in self.grids])),
             torch.cat([clip.levels for clip in clips]),
             torch.cat(where),
             torch.tensor(self.ends[1:]) - 1,
         ])  # fmt: skip
-        self.place, self.turns = _place(at), _turns(at, head_dim)
+        self.head_dim = head_dim
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it holds on the device."""
+        return self.patches, self.text, self.frame, self.clip, self.levels, self.where, self.last
+
+    def of(self, *tensors: Tensor) -> Packed:
+        """Clips of the same shapes with other `tensors`."""
+        made = Packed.__new__(Packed)
+        made.grids, made.bounds, made.ends, made.head_dim = self.grids, self.bounds, self.ends, self.head_dim
+        made.patches, made.text, made.frame, made.clip, made.levels, made.where, made.last = tensors
+        return made
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Embedding of places (N, 6 * 8)."""
+        return _place(self.where)
+
+    @cached_property
+    def turns(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (N, 1, head_dim / 2) of the rotary positions."""
+        return _turns(self.where, self.head_dim)
 
     def grouped(self, views: Views, shift: int) -> tuple[Tensor, tuple[int, ...]]:
         """All patches (N,) in the order of the groups of `Views.apart`, and where each group begins."""
-        return _grouped(tuple(self.grids), views, shift, str(self.patches.device))
+        order, bounds = _grouped(tuple(self.grids), views, shift, str(self.patches.device))
+        return keep(order), bounds
 
     def runs(self) -> Iterator[tuple[tuple[int, int, int], int, int, int]]:
         """(grid, how many, first patch, last + 1) of neighbouring clips of one grid."""

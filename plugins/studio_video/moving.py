@@ -1,16 +1,17 @@
 """A denoising step of clips once the net has answered: guidance, windows, the sampler, what is given.
 
-All frames of one size are moved together, whichever clip they belong to, so that more clips need no more operators.
-What differs among them (noise levels, guidance, weights) is a column with a number for each frame. Knows nothing of the
-net.
+All frames are moved together, whichever clip they belong to, so that more clips need no more operators. What differs
+among them (noise levels, guidance, weights) is a column with a number for each frame, or for each piece of a frame
+where these have unlike sizes. Knows nothing of the net.
 
 Try it: ``pytest tests/plugins/studio_video/test_video.py``
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -37,6 +38,7 @@ class Row:
         windows: the frames of each pass, of which neighbours overlap; the whole clip in one where it is short.
         weight: of what is seen now, in a mean with `x0_before`.
         noise: (T, C, h, w) on the CPU, to put on that mean for `s_next`, in place of a step of the sampler.
+        pieces: of a frame, where `T` counts these.
     """
 
     x: Tensor
@@ -54,6 +56,7 @@ class Row:
     windows: tuple[tuple[int, int], ...] = ()
     weight: float = 1.0
     noise: Tensor | None = None
+    pieces: int = 1
 
     @property
     def passes(self) -> tuple[tuple[int, int], ...]:
@@ -64,6 +67,20 @@ class Row:
     def texts(self) -> list[Tensor]:
         """What the net is told: the prompt and, if the row is guided, what to keep away from."""
         return [self.text, self.negative] if self.guidance > 1 else [self.text]
+
+    def cut(self, size: int) -> Row:
+        """The same with frames cut into pieces (size, 1, 1)."""
+        pieces = self.x[0].numel() // size
+        x, before, noise = (each if each is None else _cut(each, size) for each in (self.x, self.x0_before, self.noise))
+        assert x is not None
+        return replace(
+            self, x=x, x0_before=before, noise=noise, given=self.given.repeat_interleave(pieces), pieces=pieces,
+            windows=tuple((first * pieces, last * pieces) for first, last in self.passes),
+        )  # fmt: skip
+
+
+def _cut(x: Tensor, size: int) -> Tensor:
+    return x.reshape(-1, size, 1, 1)
 
 
 class _Frames:
@@ -95,10 +112,23 @@ class _Frames:
 def moved(
     rows: Sequence[Row], answers: Sequence[Sequence[Sequence[Tensor]]], device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """(latents at `s_next`, present x0) of each row, both (T, C, h, w); frames of all rows have one size.
+    """(latents at `s_next`, present x0) of each row, both (T, C, h, w).
 
     `answers` are the net's velocities for each row, by text and pass.
     """
+    shapes = [row.x.shape for row in rows]
+    if len({shape[1:] for shape in shapes}) == 1:
+        return _moved(rows, answers, device)
+    size = math.gcd(*(math.prod(shape[1:]) for shape in shapes))
+    pieces = [[[_cut(part, size) for part in text] for text in each] for each in answers]
+    made = _moved([row.cut(size) for row in rows], pieces, device)
+    return [(x.view(shape), x0.view(shape)) for (x, x0), shape in zip(made, shapes, strict=True)]
+
+
+def _moved(
+    rows: Sequence[Row], answers: Sequence[Sequence[Sequence[Tensor]]], device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """The same; frames of all rows, or their pieces, have one size."""
     frames = _Frames(rows)
     guided = [i for i, row in enumerate(rows) if row.guidance > 1]
     s, s_next, s_before, weight, still, scale = columns(
@@ -109,13 +139,15 @@ def moved(
     still = still > 0
     x = torch.cat([devices.upload(row.x, device) for row in rows])  # (F, C, h, w)
     ways = [(i, 0) for i in range(len(rows))] + [(i, 1) for i in guided]
-    v = joined([rows[i].passes for i, _ in ways], [part for i, text in ways for part in answers[i][text]])
+    parts = [part for i, text in ways for part in answers[i][text]]
+    v = joined([rows[i].passes for i, _ in ways], parts, [rows[i].pieces for i, _ in ways])
     if guided:
         v, away = v[: len(x)], v[len(x) :]
         v = frames.replaced(v, guided, away + scale * (frames.of(v, guided) - away))
     for row, (first, last) in zip(rows, frames.spans, strict=True):
         if row.loop:
-            v[first] = v[last - 1] = (v[first] + v[last - 1]) / 2
+            begin, end = slice(first, first + row.pieces), slice(last - row.pieces, last)
+            v[begin] = v[end] = (v[begin] + v[end]) / 2
     x0 = torch.where(still, x, x - s * v)
     past = torch.cat([
         x0[slice(*span)] if row.x0_before is None else devices.upload(row.x0_before, device)
@@ -145,9 +177,9 @@ def _after(frames: _Frames, move: Move) -> Tensor:
     return made
 
 
-def joined(passes: Sequence[Sequence[tuple[int, int]]], parts: Sequence[Tensor]) -> Tensor:
+def joined(passes: Sequence[Sequence[tuple[int, int]]], parts: Sequence[Tensor], pieces: Sequence[int]) -> Tensor:
     """The velocities of clips, one after another, from those of their passes: where these overlap the weight goes over
-    from one to the next (MultiDiffusion, Bar-Tal et al. 2023, in time).
+    from one to the next (MultiDiffusion, Bar-Tal et al. 2023, in time). Each clip counts so many `pieces` a frame.
     """
     said = parts[0] if len(parts) == 1 else torch.cat(list(parts))
     if all(len(each) == 1 for each in passes):
@@ -157,10 +189,10 @@ def joined(passes: Sequence[Sequence[tuple[int, int]]], parts: Sequence[Tensor])
     targets: list[int] = []
     weights: list[Tensor] = []
     turns: list[int] = []
-    for each in passes:
+    for each, count in zip(passes, pieces, strict=True):
         seen = [0] * max(last for _, last in each)
         for first, last in each:
-            ramp = torch.arange(last - first) + 1.0
+            ramp = (torch.arange((last - first) // count) + 1.0).repeat_interleave(count)
             weights.append(torch.ones(last - first) if len(each) == 1 else torch.minimum(ramp, ramp.flip(0)))
             targets += range(begin + first, begin + last)
             turns += seen[first:last]

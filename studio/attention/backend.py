@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from studio.attention.problem import Problem
 
 OWN = (
-    "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sdpa-math", "chunked", "flex", "xformers", "reference",
+    "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sdpa-math", "chunked", "flex", "varlen", "xformers", "reference",
 )  # fmt: skip
 
 

@@ -153,7 +153,14 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
         fast = [*flash, "flex", "chunked"] if dense else ["flex", "chunked", *flash]
     else:
         fast = ["xformers", "chunked", *flash, "flex"]
-    slow = ["sdpa-math", "flex", "reference"]  # flex: compiling it for a call that others serve is not worth it
+    if problem.kinds == {"Blocks"} and not problem.open:
+        fast = ["varlen", *fast]
+    slow = [
+        "sdpa-math",
+        "varlen",
+        "flex",
+        "reference",
+    ]  # flex: compiling it for a call that others serve is not worth it
     slow = [name for name in slow if name not in fast]
     known = list(names)
     unknown = [name for name in known if name not in fast and name not in slow]

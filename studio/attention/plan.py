@@ -20,6 +20,7 @@ from torch import Tensor
 
 from studio import devices
 from studio.attention.bias import Bias, Lengths, Shape, SpaceTime, Span, Sum
+from studio.devices.graphs import keep
 
 MASKED_BLOCK = 256  # queries whose mask is written out at a time
 PER_KEY = 5  # in pairs: kernels are slower the fewer queries share a key, by a seventh at 32
@@ -225,13 +226,20 @@ def _window(pattern: tuple[_Pattern, ...], device: torch.device) -> Tensor:
     """Which pairs of a box are within the window: (queries, keys)."""
     seen = torch.ones((1,) * 6, dtype=torch.bool, device=device)
     for axis, (keys, sees) in enumerate(pattern):
-        bounds = devices.upload(torch.tensor(sees), torch.device(device))  # (q, 2)
+        bounds = torch.tensor(sees) if device.type == "cpu" else keep(_sent(sees, device))  # (q, 2)
         at = torch.arange(keys, device=device)
         along = (at >= bounds[:, :1]) & (at < bounds[:, 1:])  # (q, k) of this axis
         place = [1] * 6
         place[axis], place[axis + 3] = along.shape
         seen = seen & along.view(place)
     return seen.reshape(prod(seen.shape[:3]), prod(seen.shape[3:]))
+
+
+@lru_cache(maxsize=256)
+def _sent(sees: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """What queries see along an axis, on a GPU. The latest are kept, as launches with copies are not recorded."""
+    with torch.inference_mode(False):  # training may ask for them later
+        return devices.upload(torch.tensor(sees), device)
 
 
 class Cut(NamedTuple):

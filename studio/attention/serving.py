@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from studio.attention.backend import Backend
 from studio.caching import cached_property
+from studio.devices import graphs
 
 if TYPE_CHECKING:
     from studio.attention.dispatch import Dispatch
@@ -80,3 +81,7 @@ def served(name: str) -> None:
     block = _within.get()
     for used in block.recorders if block else ():
         used.add(name)
+
+
+# A step that is repeated was served by those that served it once.
+graphs.register(graphs.Witness(lent, recorded, served))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Copy", "Cpu", "Cuda", "Device", "Mps", "Xpu", "choose", "choose_many", "device", "names", "passed_over"]
-__all__ += ["register", "upload", "why_not"]
+__all__ += ["download", "register", "upload", "why_not"]
 
 _NAME = re.compile(r"([a-z]+)(?::([0-9]{1,2}))?")
 _kinds: dict[str, type[Device]] = {"cpu": Cpu, "cuda": Cuda, "mps": Mps, "xpu": Xpu}
@@ -53,6 +53,18 @@ def upload(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
     if tensor.device == where:
         return tensor
     return device(str(where)).upload(tensor) if where.type in _kinds else tensor.to(where)
+
+
+def download(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in host memory: itself if it is there, else a copy, by way of pinned memory where that can be.
+    The thread waits for it.
+
+    A device of a kind that is not known here is copied from as torch does.
+    """
+    if tensor.device.type == "cpu":
+        return tensor
+    where = tensor.device
+    return device(str(where)).to_host([tensor])[0] if where.type in _kinds else tensor.cpu()
 
 
 def names() -> tuple[str, ...]:

@@ -173,8 +173,16 @@ class Cuda(Device):
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        """By way of pinned memory, which torch's allocator keeps until the copy is over."""
-        return tensor if tensor.is_cuda else tensor.pin_memory().to(self.name, non_blocking=True)
+        """By way of pinned memory, which torch's allocator keeps until the copy is over. Raises RuntimeError while
+        launches are recorded: they would read that memory again.
+        """
+        import torch
+
+        if tensor.is_cuda:
+            return tensor
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("a copy from the host cannot be recorded")
+        return tensor.pin_memory().to(self.name, non_blocking=True)
 
     def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
         """Copy on the stream of copies. The memory of the new tensors is kept until this thread's stream is done."""
@@ -200,8 +208,8 @@ class Cuda(Device):
         """
         import torch
 
-        if self._graph_memory is None:
-            self._graph_memory = torch.cuda.graph_pool_handle()
+        if not self.recordings:
+            self._graph_memory = torch.cuda.graph_pool_handle()  # torch takes none up again whose graphs are all gone
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
             made = work()

@@ -177,7 +177,8 @@ class Device:
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
         """Call `work` and record what it launches without computing it. Returns what it returned, whose tensors are
-        written each time that the second is called. Raises RuntimeError where `work` does what cannot be recorded.
+        written each time that the second is called. Raises RuntimeError where `work` does what cannot be recorded:
+        waits, or copies from the host.
         """
         raise NotImplementedError
 
@@ -190,10 +191,10 @@ class Device:
         """Bytes of the device's memory that recordings keep to themselves, besides tensors that are alive."""
         return 0
 
-    def drop_recordings(self) -> None:
-        """Forget what was recorded: weights move, and recordings read them where they were."""
+    def drop_recordings(self, *, short: bool = False) -> None:
+        """Forget what was recorded: weights move, and recordings read them where they were; or memory is `short`."""
         for graphs in list(self._graphs):
-            graphs.drop()
+            graphs.drop(short=short)
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether the error has made the device unusable for the whole process (a sticky error of CUDA)."""

@@ -22,9 +22,8 @@ MOST_SHRINKS = 4  # how often a request's state may be made smaller
 def climb(room: Room, batch: list[Entry]) -> Calling[str]:
     """Take the next rung that may help a batch, and say which; empty where none is left."""
     lead = batch[0]
-    if lead.drops < MOST_DROPS and room.models.drop_recordings():
-        lead.drops += 1
-        return "recorded launches were dropped"
+    if rung := drop_recordings(room, lead):
+        return rung
     if lead.drops < MOST_DROPS and room.models.drop_all(room.idle):
         lead.drops += 1
         return "idle models were dropped"
@@ -35,12 +34,22 @@ def climb(room: Room, batch: list[Entry]) -> Calling[str]:
     return drop_models(room, lead)
 
 
+def drop_recordings(room: Room, entry: Entry) -> str:
+    """Drop recorded launches, which keep memory to themselves; say so, or nothing where there were none."""
+    if entry.drops >= MOST_DROPS or not room.models.drop_recordings():
+        return ""
+    entry.drops += 1
+    return "recorded launches were dropped"
+
+
 def drop_models(room: Room, entry: Entry) -> str:
-    """Drop idle models, or, where there are none, those of others; say which, or nothing.
+    """Drop recorded launches, or idle models, or, where there are none, those of others; say which, or nothing.
 
     Others come back when it is their turn: two that run out of memory each time would drop each other's for ever, so a
     request may do so only a few times before it must get a step further.
     """
+    if rung := drop_recordings(room, entry):
+        return rung
     if entry.drops >= MOST_DROPS:
         return ""
     entry.drops += 1

@@ -30,7 +30,7 @@ from studio.engine.ending import Ending, Keeper, Later, at_once, tell
 from studio.engine.entry import Entry, group_of
 from studio.engine.failures import as_error, check_key
 from studio.engine.heap import Heap
-from studio.engine.ladder import climb, drop_models
+from studio.engine.ladder import climb, drop_models, drop_recordings
 from studio.engine.ledger import show_bytes
 from studio.engine.measured import Measured, finishes
 from studio.engine.models import Models, NoRoom
@@ -490,9 +490,10 @@ class Loop:
         if isinstance(found, TimedOut):
             self._hang(lead, found)
         elif isinstance(found, OutOfMemory) and lead.group is not None:
-            width = self.room.halve(finishes(lead.group), len(batch))
+            rung = drop_recordings(self.room, lead)
+            rung = rung or f"the width was reduced to {self.room.halve(finishes(lead.group), len(batch))}"
             for entry in batch:
-                tell(entry, (f"out of memory in finishing {len(batch)}: the width was reduced to {width}",))
+                tell(entry, (f"out of memory in finishing {len(batch)}: {rung}",))
         else:
             for entry in batch:
                 entry.alone = 1

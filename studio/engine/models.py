@@ -262,7 +262,7 @@ class Models:
         device = self.parts.device
         if not device.recordings:
             return False
-        device.drop_recordings()
+        device.drop_recordings(short=True)
         give_back(self.device)
         return True
 

@@ -5,6 +5,7 @@ torch's PrivateUse1 backend for Python. On it
 
 - an operator given tensors of the device and of the host raises, as CUDA does (host indices are counted as waits);
 - waits for the device are counted with the line that waits: copies of pageable memory, `item`, `nonzero`, host indices;
+- copies from and to pageable host memory are counted by themselves too;
 - launches are counted: operators that are not views and do not only allocate;
 - what is copied beside (`Device.copy_beside`) reads NaN until it is waited for, and host memory that changes before
   the copy from it is over raises;
@@ -47,9 +48,12 @@ _TORCH = ("/torch/", "/diffusers/", "/transformers/", "/open_clip/")
 
 @dataclass
 class Counts:
-    """What happened meanwhile. `waits` maps ``file.py:line what`` to how often; `launches` an operator's name."""
+    """What happened meanwhile. `waits` and `pageable` map ``file.py:line what`` to how often; `launches` an operator's
+    name. `pageable` are copies from and to host memory that is not pinned: the driver copies it once more.
+    """
 
     waits: Counter[str] = field(default_factory=Counter)
+    pageable: Counter[str] = field(default_factory=Counter)
     launches: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -135,6 +139,7 @@ class FakeGpu(Device):
         self.records = False  # whether it records launches as a CUDA graph does; set it to test that
         self.recording: _Recording | None = None  # what `record` records
         self._recorded: WeakSet[_Recording] = WeakSet()
+        self.record_failure: BaseException | None = None
 
     @classmethod
     @contextmanager
@@ -200,8 +205,13 @@ class FakeGpu(Device):
 
     def to_host(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Copies on the host; the thread waits for them."""
-        self.settle()
-        return [tensor.cpu() for tensor in tensors]
+        self._pinned = True
+        try:
+            copies = [tensor.cpu() for tensor in tensors[:1]]
+            with self._quiet():  # one wait is for all
+                return [*copies, *(tensor.cpu() for tensor in tensors[1:])]
+        finally:
+            self._pinned = False
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy from pinned memory: nobody waits."""
@@ -223,13 +233,16 @@ class FakeGpu(Device):
         return arrival
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-        """Operators with the tensors and numbers that they were given; repeating them is one launch. What waits while
-        it is recorded raises, as on CUDA. Unlike there, recording computes too.
+        """Operators with the tensors and numbers that they were given; repeating them is one launch. What waits, or
+        copies from the host, while it is recorded raises, as on CUDA. Unlike there, recording computes too. Raises
+        `record_failure`, if there is one.
         """
         self.recording = recording = _Recording()
         self._recorded.add(recording)
         try:
             made = work()
+            if self.record_failure is not None:
+                raise self.record_failure
         finally:
             self.recording = None
 
@@ -245,6 +258,14 @@ class FakeGpu(Device):
         return sum(each.size for each in self._recorded)
 
     @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        counts, self._counts = self._counts, []
+        try:
+            yield
+        finally:
+            self._counts = counts
+
+    @contextmanager
     def counting(self) -> Iterator[Counts]:
         """Count waits and launches meanwhile."""
         counts = Counts()
@@ -254,8 +275,10 @@ class FakeGpu(Device):
         finally:
             self._counts.remove(counts)
 
-    def waited(self, why: str) -> None:
-        """Note that the host waits: by which line of which file, innermost first, torch and its like left out."""
+    def waited(self, why: str, *, pageable: bool = False) -> None:
+        """Note that the host waits, maybe as it copies `pageable` memory: by which line of which file, innermost first,
+        torch and its like left out.
+        """
         if self.recording is not None:
             raise RuntimeError(f"operation not permitted when stream is capturing: it {why}")
         self.settle()
@@ -265,7 +288,10 @@ class FakeGpu(Device):
         ours = [each for each in frames if not any(part in each.filename for part in _TORCH)]
         place = (ours or frames)[-1]
         for counts in self._counts:
-            counts.waits[f"{place.filename.rpartition('/')[2]}:{place.lineno} {why}"] += 1
+            told = f"{place.filename.rpartition('/')[2]}:{place.lineno} {why}"
+            counts.waits[told] += 1
+            if pageable:
+                counts.pageable[told] += 1
 
     def launched(self, name: str) -> None:
         """Note a launch."""
@@ -281,6 +307,17 @@ class FakeGpu(Device):
         target.fill_(float("nan") if target.is_floating_point() else 255)  # bytes that are NaN in any floating point
         self._landing.land.append(lambda: target.copy_(source))
         self._landing.read.append((source, source.clone()))
+
+    def record_after(self, calls: int) -> None:
+        """Record launches, in all that has been loaded here, after so many calls of a kind."""
+        self.records = True
+        for graphs in list(self._graphs):
+            graphs.after = calls
+
+    @property
+    def not_recorded(self) -> list[str]:
+        """Why what could not be recorded could not."""
+        return [reason for graphs in list(self._graphs) for reason in graphs.failed.values()]
 
     @property
     def copies_pinned(self) -> bool:

@@ -48,12 +48,19 @@ class _Tensor(torch.Tensor):
         """That of the CPU tensor: how many bytes it is, and whether it is another's."""
         return self.base.untyped_storage()
 
+    def data_ptr(self) -> int:
+        """Where the CPU tensor lies."""
+        return self.base.data_ptr()
+
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"gpu:0 {self.base!r}"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _run(func, *args, **(kwargs or {}))
+
+
+_Tensor.__module__, _Tensor.__name__ = "torch", "Tensor"  # for who looks at that, as the encoder of states
 
 
 def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -76,7 +83,7 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
     kwargs.pop("pin_memory", None)
     inner, named = tree_map(_unwrap, args), tree_map(_unwrap, kwargs)
     made = func(*inner, **named)
-    if not func.is_view:
+    if not func.is_view and torch.Tag.inplace_view not in func.tags:
         _record(gpu, made, lambda: func(*inner, **named), same)
 
     def wrap(each: Any) -> Any:
@@ -98,10 +105,11 @@ def _record(gpu: FakeGpu, made: Any, again: Callable[[], Any], known: Container[
     if gpu.recording is None:
         return
     due = [each for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
+    places = [each.detach() for each in due]  # their shapes may change
 
     def repeat() -> None:
-        for old, new in zip(due, tree_leaves(again()), strict=True):
-            if new is not old:
+        for old, new in zip(places, tree_leaves(again()), strict=True):
+            if new.data_ptr() != old.data_ptr():
                 old.copy_(new)
 
     gpu.recording.steps.append(repeat)
@@ -123,17 +131,19 @@ def _look(
             raise RuntimeError(
                 f"{name}: expected all tensors to be on the same device, but found gpu:0 and cpu, of shape {shapes}"
             )
-        gpu.waited("indexes by a host tensor")
+        gpu.waited("indexes by a host tensor", pageable=True)
 
 
 def _count_copy(gpu: FakeGpu, source: torch.Tensor, to_us: bool, non_blocking: bool) -> None:
     """Copies to the host wait; so do those from the host, unless they ask not to and the memory is pinned."""
     if isinstance(source, _Tensor) == to_us:
         return
+    if to_us and gpu.recording is not None:
+        raise RuntimeError("operation not permitted when stream is capturing: it copies from the host")
     if not to_us:
-        gpu.waited("copies to the host")
+        gpu.waited("copies to the host", pageable=not gpu.copies_pinned)
     elif not (non_blocking and gpu.copies_pinned):
-        gpu.waited("copies from the host")
+        gpu.waited("copies from the host", pageable=not gpu.copies_pinned)
 
 
 def _unwrap(each: Any) -> Any:
@@ -263,6 +273,18 @@ def _by_rows(q: Any, k: Any, v: Any, spans: Any, window: int | None, scale: floa
     return _Tensor(made)
 
 
+def _blocks(q: Any, k: Any, v: Any, bias: Any, scale: float) -> _Tensor:
+    """The device's kernel for packed sequences, in one launch: what the CPU computes, to the bit."""
+    from studio.attention import attend
+
+    gpu = _gpu[-1]
+    gpu.launched("varlen_attn")
+    again = partial(attend, *(_unwrap(each)[None] for each in (q, k, v)), bias=bias, scale=scale)
+    made = again()[0]
+    _record(gpu, made, lambda: again()[0])
+    return _Tensor(made)
+
+
 def _row_by_row(
     single: bool, window: int | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor,
     begins: torch.Tensor, used: torch.Tensor,
@@ -298,7 +320,7 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
     Parameters that modules share stay shared when they move, as on a GPU.
     """
     from studio.attention import spans
-    from studio.attention.backends import sdpa
+    from studio.attention.backends import sdpa, varlen
 
     tolist, mode = torch.Tensor.tolist, torch.inference_mode
     enter, leave = mode.__enter__, mode.__exit__
@@ -335,14 +357,14 @@ def patched(gpu: FakeGpu) -> Iterator[None]:
     torch.nn.Module._apply = apply_and_tie  # type: ignore[method-assign]
     torch.Tensor.tolist = by_copy  # type: ignore[method-assign, assignment]
     mode.__enter__, mode.__exit__ = enter_no_grad, leave_no_grad  # type: ignore[method-assign]
-    sdpa.FLASH["gpu"], spans.KERNELS["gpu"] = sdpa.flash_cpu, _by_rows
+    sdpa.FLASH["gpu"], spans.KERNELS["gpu"], varlen.KERNELS["gpu"] = sdpa.flash_cpu, _by_rows, _blocks
     _gpu.append(gpu)
     try:
         with torch.autograd.set_multithreading_enabled(False):
             yield
     finally:
         _gpu.remove(gpu)
-        del sdpa.FLASH["gpu"]
+        del sdpa.FLASH["gpu"], varlen.KERNELS["gpu"]
         spans.KERNELS.pop("gpu", None)  # a test may have taken it away
         safetensors.torch.load_file = load_file
         torch.nn.Module._apply = apply  # type: ignore[method-assign]

@@ -42,7 +42,7 @@ class _Walk:
 
 def runs_on_a_gpu(subject: Subject, tolerance: float) -> Finding:
     """Two requests at unlike positions start, share steps, are previewed, saved, resumed and finished on the fake GPU,
-    and come out as on the CPU.
+    and come out as on the CPU; launches that the generator has recorded (`studio.devices.graphs`) are, and repeated.
     """
     if subject.device != "cpu":
         return Finding(CHECK, "skipped", f"the other checks ran on `{subject.device}` itself")
@@ -56,12 +56,17 @@ def runs_on_a_gpu(subject: Subject, tolerance: float) -> Finding:
     with FakeGpu.installed() as gpu, torch_setup.inference():
         model = generator.load(gpu.name, subject.dtype)
         walker = _Walker(subject, model, gpu.name, gpu)
+        gpu.record_after(1)
         there = walker.walk()
+        gpu.records = False
         wide = walker.wide()
+        gpu.records = True
+        repeated, recorded = walker.wide(), (gpu.recordings, gpu.not_recorded)
     distance = _furthest(here.media, there.media)
     off = max(distance, _furthest(here.together, there.together))
     assert off <= tolerance, f"on the fake GPU it comes out otherwise than on the CPU: {off:.2%} of the range"
-    return Finding(CHECK, "passed", *_told(there, wide, distance))
+    said, numbers = _told(there, wide, distance)
+    return Finding(CHECK, "passed", *_told_of_recordings(said, numbers, repeated, *recorded))
 
 
 def _furthest(some: Sequence[Media], others: Sequence[Media]) -> float:
@@ -74,7 +79,8 @@ def _told(walk: _Walk, wide: Mapping[int, Counts], distance: float) -> tuple[str
     width = max(wide)
     one, all_of_them = wide[1].launched, wide[width].launched
     numbers: dict[str, Number] = {
-        "waits": most.waited, "start_waits": max(counts.waited for counts in walk.starts),
+        "waits": most.waited, "pageable": max(counts.pageable.total() for _, counts in walk.steps),
+        "start_waits": max(counts.waited for counts in walk.starts),
         "finish_waits": max(counts.waited for counts in walk.finishes), "launches": one, "width": width,
         "launches_wide": all_of_them, "apart": distance,
     }  # fmt: skip
@@ -85,6 +91,19 @@ def _told(walk: _Walk, wide: Mapping[int, Counts], distance: float) -> tuple[str
     if width > 1:
         said += f", one of {width} requests {all_of_them}"
     return said, numbers
+
+
+def _told_of_recordings(
+    said: str, numbers: dict[str, Number], repeated: Mapping[int, Counts], count: int, failed: Sequence[str]
+) -> tuple[str, dict[str, Number]]:
+    """The same with what is to be said of steps that were recorded and repeated (`studio.devices.graphs`), if any."""
+    if failed:
+        said += f"; some launches cannot be recorded: {'; '.join(sorted({*failed}))}"
+    if count:
+        one, all_of_them = repeated[1].launched, repeated[max(repeated)].launched
+        said += f"; repeated from a recording it launches {one}" + (f" and {all_of_them}" if max(repeated) > 1 else "")
+        numbers |= {"launches_repeated": one, "launches_repeated_wide": all_of_them}
+    return said, numbers | {"recordings": count, "not_recorded": len(failed)}
 
 
 class _Walker:
@@ -123,14 +142,16 @@ class _Walker:
         return walk
 
     def wide(self) -> dict[int, Counts]:
-        """The counts of a step of one request and of one that many share, after the first such step."""
+        """The counts of a step of one request and of one that many share, not the first such: where launches are
+        recorded, a repeated one.
+        """
         width = min(_WIDE, self.generator.max_batch)
         made: dict[int, Counts] = {}
         with torch_setup.inference():
             states = [self.subject.start_on(self.model, seed) for seed in range(width)]
             members = self._together(states)[0]
             for some in ([states[members[0]]], [states[i] for i in members]):
-                for _ in range(2):
+                for _ in range(3 if self.gpu and self.gpu.records else 2):
                     with self._counting() as counts:
                         self.generator.step(self.model, some)
                 assert counts is not None

@@ -7,9 +7,10 @@ from studio.attention.backends.chunked import Chunked
 from studio.attention.backends.flex import Flex
 from studio.attention.backends.reference import Reference
 from studio.attention.backends.sdpa import Cudnn, Efficient, Flash, Math
+from studio.attention.backends.varlen import Varlen
 from studio.attention.backends.xformers import Xformers
 
 
 def own() -> tuple[Backend, ...]:
     """A new one of each that comes with Studio."""
-    return Flash(), Efficient(), Cudnn(), Math(), Chunked(), Flex(), Xformers(), Reference()
+    return Flash(), Efficient(), Cudnn(), Math(), Chunked(), Flex(), Varlen(), Xformers(), Reference()

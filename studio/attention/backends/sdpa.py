@@ -56,13 +56,13 @@ def _small_mask(queries: int, keys: int, like: Tensor, causal: bool) -> Tensor:
 def flash_cuda(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
     """FlashAttention for CUDA; takes no mask, and grouped heads as they are. "Causal" counts from the bottom right."""
     assert mask is None
-    q, k, v = _neighbours(q, k, v)
+    q, k, v = neighbours(q, k, v)
     return cast(Tensor, _ops._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)[0])
 
 
 def efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
     """The memory-efficient kernel for CUDA; its "causal" counts from the top left."""
-    q, k, v = _neighbours(q, k, v)
+    q, k, v = neighbours(q, k, v)
     if mask is not None:
         mask = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     grad = torch.is_grad_enabled()
@@ -73,7 +73,7 @@ def efficient(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
 def cudnn(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
     """cuDNN's kernel for CUDA; it is given no mask."""
     assert mask is None
-    q, k, v = _neighbours(q, k, v)
+    q, k, v = neighbours(q, k, v)
     grad = torch.is_grad_enabled()
     found = _ops._scaled_dot_product_cudnn_attention(q, k, v, None, grad, 0.0, causal, False, scale=scale)
     return cast(Tensor, found[0])
@@ -94,9 +94,10 @@ def computes_as_a_cpu(device: torch.device) -> bool:
     return FLASH.get(device.type) is flash_cpu
 
 
-def _neighbours(*given: Tensor) -> tuple[Tensor, ...]:
+def neighbours(*given: Tensor) -> tuple[Tensor, ...]:
     """The tensors as the kernels for CUDA read them: a head's numbers are neighbours, rows begin at whole 16 bytes."""
-    return tuple(each if _is_aligned(each) else each.contiguous() for each in given)
+    copied = torch.contiguous_format  # `contiguous` would leave a single row where it is
+    return tuple(each if _is_aligned(each) else each.clone(memory_format=copied) for each in given)
 
 
 def _is_aligned(x: Tensor) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from studio.attention.backend import Backend
 from studio.attention.bias import Blocks, Causal
 from studio.attention.problem import Problem
+from studio.devices.graphs import keep
 
 
 class Xformers(Backend):
@@ -56,12 +57,21 @@ def mask_of(problem: Problem) -> Any:
     kinds = importlib.import_module("xformers.ops.fmha.attn_bias")
     bias = problem.bias
     if isinstance(bias, Blocks):
-        sizes = [[b - a for a, b in pairwise(found)] for found in (bias.bounds, bias.key_bounds)]
-        return kinds.BlockDiagonalMask.from_seqlens(*sizes)
+        return keep(_block_diagonal(bias, problem.device))
     assert isinstance(bias, Causal)
     if bias.window is None:
         return kinds.LowerTriangularFromBottomRightMask()
     return kinds.LocalAttentionFromBottomRightMask(window_left=bias.window - 1, window_right=0)
+
+
+@lru_cache(maxsize=64)
+def _block_diagonal(bias: Blocks, device: torch.device) -> Any:
+    """xformers' mask of packed sequences. The latest are kept: the first call with one copies its bounds to the device,
+    which cannot be recorded.
+    """
+    kinds = importlib.import_module("xformers.ops.fmha.attn_bias")
+    sizes = [[b - a for a, b in pairwise(found)] for found in (bias.bounds, bias.key_bounds)]
+    return kinds.BlockDiagonalMask.from_seqlens(*sizes, device=device)
 
 
 @cache

@@ -4,6 +4,7 @@ more requests.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from torch import nn
 
 import studio
 from studio import devices
+from studio.attention import recorded
+from studio.engine.calls import directly
+from studio.engine.encoding import decode_state, encode_state
+from studio.engine.ledger import Ledger
+from studio.engine.models import Models
 from studio.testing.fake_gpu import FakeGpu
 from studio.testing.gpu import runs_on_a_gpu
 from studio.testing.subject import Subject
+from studio.weights import Streaming, hosted
 from studio_diffusion.ddpm import DdpmGenerator
 from studio_diffusion.image import ImageGenerator
 
@@ -35,8 +42,13 @@ IMAGES: dict[str, dict[str, Any]] = {
 def holds(generator: studio.Generator, inputs: dict[str, Any]) -> None:
     numbers = runs_on_a_gpu(Subject(generator, inputs, "cpu", "float32"), 0.0).numbers
     assert numbers["waits"] == 0
+    assert numbers["pageable"] == 0
     assert numbers["width"] == 8
     assert numbers["launches_wide"] < 1.2 * numbers["launches"]
+    assert numbers["not_recorded"] == 0
+    assert numbers["recordings"] >= 2, "of one request and of eight"
+    assert numbers["launches_repeated"] < 0.5 * numbers["launches"]
+    assert numbers["launches_repeated_wide"] < 0.5 * numbers["launches_wide"]
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -84,3 +96,77 @@ def test_a_device_may_want_its_u_nets_channels_last(tiny_folder: Path, monkeypat
     assert generator.load("cpu", "float32").unet.conv_in.weight.is_contiguous()
     monkeypatch.setattr(devices.Cpu, "channels_last", True)
     assert generator.load("cpu", "float32").unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def stepped(generator: studio.Generator, model: Any, groups: list[list[Any]]) -> list[list[Any]]:
+    """The groups of states a step later."""
+    return [list(generator.step(model, states)) for states in groups]
+
+
+def kinds(generator: studio.Generator, model: Any, common: dict[str, Any], unlike: list[dict[str, Any]]) -> Any:
+    """States that begin alike on every device, one for each dictionary."""
+    parsed = [generator.Inputs.parse(common | each) for each in unlike]
+    return [generator.start(model, inputs, studio.Rng(seed)) for seed, inputs in enumerate(parsed)]
+
+
+def test_steps_are_recorded_by_width_and_guidance_and_repeated(tiny_folder: Path) -> None:
+    generator, steps = ImageGenerator(tiny_folder), SMALL | {"steps": 20}
+    unlike = [{}, {"guidance": 1}, {"cache": True}, {"image": PICTURE, "mask": MASK}]
+    made = []
+    with FakeGpu.installed() as gpu, torch.no_grad():
+        gpu.records = True
+        for device in ("cpu", "gpu:0"):
+            model = generator.load(device, "float32")
+            a, b, c, d = kinds(generator, model, steps, unlike)
+            for _ in range(6):  # three are as they are, the fourth is recorded
+                (a,), (b, d) = stepped(generator, model, [[a], [b, d]])
+            assert len(model.graphs) == (2 if device == "gpu:0" else 0), "guided alone; one of two guided"
+            generator.preview(model, a)
+            with gpu.counting() as counts, recorded() as used:
+                (d, b), (a,) = stepped(generator, model, [[d, b], [a]])  # which comes first makes no difference
+            assert counts.launches["graph"] == (2 if device == "gpu:0" else 0)
+            assert "sdpa-flash" in used, "told of what is repeated, too"
+            for _ in range(6):  # where the third does not ask the net, the first is as when alone
+                (a, c) = generator.step(model, [a, c])
+            assert len(model.graphs) == (3 if device == "gpu:0" else 0), "two guided"
+            made.append([each.x.cpu() for each in (a, b, c, d)])
+    assert all(torch.equal(one, other) for one, other in zip(*made, strict=True))
+
+
+def test_recordings_go_with_the_weights_and_come_again(tiny_folder: Path) -> None:
+    generator, steps = ImageGenerator(tiny_folder), SMALL | {"steps": 20}
+    made = []
+    with FakeGpu.installed() as gpu, torch.no_grad():
+        gpu.records = True
+        for device in ("cpu", "gpu:0"):
+            models = Models(
+                device, "float32", ledger=Ledger(1 << 40), host=Ledger(1 << 40) if device != "cpu" else None
+            )
+            model = directly(models.get(generator, None))
+            [state] = kinds(generator, model.value, steps, [{}])
+            for _ in range(6):
+                [state] = generator.step(model.value, [state])
+            saved, tensors = encode_state(state)
+            assert models.drop_all(lambda _: 0) == 1
+            assert gpu.recordings == 0
+            model = directly(models.get(generator, None))
+            [fresh] = kinds(generator, model.value, steps, [{}])
+            state = decode_state(json.loads(json.dumps(saved)), tensors, fresh, device)
+            for _ in range(6):
+                [state] = generator.step(model.value, [state])
+            assert len(model.value.graphs) == (1 if device == "gpu:0" else 0)
+            made.append(state.x.cpu())
+    assert torch.equal(*made)
+
+
+def test_a_model_that_is_streamed_is_not_recorded(tiny_folder: Path) -> None:
+    generator = ImageGenerator(tiny_folder)
+    with FakeGpu.installed() as gpu, torch.no_grad():
+        gpu.records = True
+        with hosted(None, Streaming(limit=1 << 16)):
+            model = generator.load("gpu:0", "float32")
+        [state] = kinds(generator, model, SMALL | {"steps": 8}, [{}])
+        for _ in range(6):
+            [state] = generator.step(model, [state])
+        assert len(model.graphs) == 0
+        assert not model.graphs.failed

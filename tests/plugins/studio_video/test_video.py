@@ -128,7 +128,7 @@ def test_a_clip_ends_as_a_mean_of_what_is_seen_through_fresh_noise(generator: Vi
             e = torch.randn(first.x.shape, generator=studio.Rng(0).fork(5 + turn).torch)
             x = torch.where(still, first.x, (1 - level) * seen + level * e)
             at = torch.where(first.given, 0.0, level)
-            (v,) = pack_and_say(model.net, [Clip(x, first.times, at, first.text)], torch.float32, Views())
+            (v,) = pack_and_say(model.net, [Clip(x, first.times, at, first.text)], Views())
             seen = seen + (torch.where(still, x, x - level * v) - seen) * (1.0, 2 / 3, 1 / 2)[turn]
         while not state.done:
             (state,) = generator.step(model, [state])
@@ -163,9 +163,9 @@ def test_what_overlapping_windows_say_is_joined_by_weight(bounds: tuple[tuple[in
     from studio_video.moving import joined
 
     said = torch.randn(5, 2, 4, 4)
-    torch.testing.assert_close(joined([bounds], [said[a:b] for a, b in bounds]), said)
+    torch.testing.assert_close(joined([bounds], [said[a:b] for a, b in bounds], [1]), said)
     parts = [torch.full((b - a, 2, 4, 4), float(i)) for i, (a, b) in enumerate(bounds)]
-    mixed = joined([bounds], parts)[:, 0, 0, 0]
+    mixed = joined([bounds], parts, [1])[:, 0, 0, 0]
     assert mixed.tolist() == sorted(mixed.tolist()), "one goes over into the next"
     assert mixed[0] == 0
     assert mixed[-1] == len(bounds) - 1

@@ -7,6 +7,7 @@ table against a card. What a backend does not refuse it must serve, and rightly.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from studio.attention import Blocks, Causal, Dense, Lengths, Problem, SpaceTime
-from studio.attention.backends import masks, own, sdpa
+from studio.attention.backends import masks, own, sdpa, varlen
 from studio.attention.dispatch import fixed_order
 from studio.attention.plan import axes, prices
 
@@ -192,3 +193,53 @@ def test_masks_are_made_once_for_all_layers_and_steps(bias, monkeypatch):
         masks.written_out(replace(meta, bias=type(bias)(**vars(bias)) if isinstance(bias, Causal) else bias)) is first
     )
     assert len(made) == 1
+
+
+def test_packed_sequences_are_one_launch(monkeypatch):
+    import torch.nn.attention.varlen as kernels
+
+    def varlen_attn(q, k, v, queries, keys, most_queries, most_keys, *, scale, enable_gqa):
+        check(*(each[None].transpose(1, 2) for each in (q, k, v)), flash=True)
+        assert queries.dtype == keys.dtype == torch.int32
+        assert (most_queries, most_keys) == (int(queries.diff().max()), int(keys.diff().max()))
+        assert enable_gqa == (q.shape[1] != k.shape[1])
+        made = [
+            formula(*(x[None, a:b].transpose(1, 2) for x, a, b in ((q, *at), (k, *to), (v, *to))), None, False, scale,
+                    False).transpose(1, 2)[0]
+            for at, to in zip(pairwise(queries), pairwise(keys), strict=True)
+        ]  # fmt: skip
+        return torch.cat(made).to(q.dtype)
+
+    monkeypatch.setattr(kernels, "varlen_attn", varlen_attn)
+    monkeypatch.setitem(varlen.KERNELS, "cpu", varlen.KERNELS["cuda"])
+    q, k, v = (torch.randn(1, n, heads, 64, dtype=torch.bfloat16) for n, heads in ((30, 4), (45, 2), (45, 2)))
+    here = Problem.of(q, k, v, Blocks([0, 3, 20, 20, 30], [0, 9, 10, 12, 45]))
+    assert BACKENDS["varlen"].refuses(here) == []
+    for how in ("plain", "heads apart"):
+        made = BACKENDS["varlen"].attend(*(strange(each, how) for each in (q, k, v)), here, 0.3)
+        due = BACKENDS["reference"].attend(q, k, v, here, 0.3)
+        torch.testing.assert_close(made.float(), due.float(), atol=BOUND[q.dtype], rtol=BOUND[q.dtype])
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (asked(Blocks([0, 9, 64])), "torch sees no card"),
+        (replace(asked(Blocks([0, 9, 64])), device=torch.device("cpu")), "there is no such kernel for cpu"),
+        (asked(Causal()), "it serves Blocks only"),
+        (asked(Blocks([0, 9, 64], [0, 0, 64])), "a sequence has queries and no keys"),
+        (replace(asked(Blocks([0, 9, 64])), grad=True), "it is not asked for gradients"),
+        (replace(asked(Blocks([0, 9, 64])), value_dim=32), "values have 32 numbers a head and keys 64"),
+    ],
+)
+def test_what_packed_sequences_need(problem, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert words in "; ".join(BACKENDS["varlen"].refuses(problem))
+    assert (fixed_order(problem, BACKENDS)[0] == "varlen") == isinstance(problem.bias, Blocks)
+
+
+def test_a_single_row_at_an_odd_place_is_copied():
+    odd = strange(torch.randn(1, 1, 1, 8, dtype=torch.float16), "odd rows")
+    [made] = sdpa.neighbours(odd)
+    check(made, made, made, flash=True)
+    assert torch.equal(made, odd)

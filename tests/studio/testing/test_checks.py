@@ -35,6 +35,7 @@ WAITS = {  # for a GPU within a step, at the most; they may only fall. Those of 
     "image": 0, "ddpm": 0, "video": 0, "dcgan": 2, "dcgan-walk": 2, "embed": 1, "embed-pictures": 1, "clip-rank": 1,
     "clip-label": 2, "clip-describe": 1, "grid": 0, "template": 0,
 }  # fmt: skip
+RECORDED = ("image", "ddpm", "video")  # and `text`
 
 
 @pytest.mark.parametrize("name", OWN_GENERATORS)
@@ -45,6 +46,8 @@ def test_every_built_in_generator_conforms(name: str) -> None:
     numbers = {finding.check: finding.numbers for finding in report.findings}["runs on a GPU"]
     assert numbers["apart"] == 0
     assert numbers["waits"] <= WAITS[name]
+    assert numbers["pageable"] == numbers["not_recorded"] == 0
+    assert numbers["recordings"] >= (2 if name in RECORDED else 0), "of one request and of eight"
     assert numbers["width"] == 1 or numbers["launches_wide"] < 1.2 * numbers["launches"]
 
 
