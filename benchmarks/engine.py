@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import studio
-from studio import torch_setup
+from studio import devices, torch_setup
 from studio.engine import Engine, Request, Started
 from studio.engine.request import Progress
 from studio.recipe import PluginRef
@@ -371,6 +371,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
+    device = devices.device(devices.choose(given.device))
+    versions = {"torch": torch.__version__, **device.versions()}
+    print(f"{device.label}: {', '.join(f'{name} {version}' for name, version in versions.items())}\n")
     if "together" in given.parts:
         together(given.device, given.rounds)
     if "widths" in given.parts or "together" in given.parts:

@@ -61,8 +61,8 @@ def _walk(subject: Subject) -> list[Media]:
 
 
 def waits(bench: Bench, found: Found) -> None:
-    """The lines at which a step of two requests waits for the device, as torch warns of them. On the fake GPU only
-    text waits, once, to read what it has written.
+    """The lines at which a step of two requests waits for the device, as torch warns of them. On the fake GPU text
+    waits once, and dcgan twice, to read what was made.
     """
     known = generators()
     for name, given in bench.cases().items():

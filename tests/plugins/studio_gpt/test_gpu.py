@@ -182,7 +182,7 @@ def test_launches_do_not_grow_with_requests_that_differ_in_everything(gpu, check
     reader = begin(generator, model, 99, prompt=" ".join(words[: len(words) // 3]), max_tokens=9)
     beside, [*_, reading] = step([alone, *others, reader])
     assert len(reading.tokens) == reading.prompt, "its prompt is longer than a chunk"
-    assert beside < 1.3 * one
+    assert beside < (1.2 if kernel else 1.25) * one
 
 
 def test_a_saved_request_goes_on_and_so_does_one_whose_model_was_dropped(gpu, checkpoints, tmp_path) -> None:
