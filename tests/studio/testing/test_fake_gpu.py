@@ -162,3 +162,23 @@ def test_gradients_of_group_norm_equal_the_cpus_whatever_the_layout(gpu: FakeGpu
     ours, cpus = learnt("gpu:0"), learnt("cpu")
     assert len(ours) == 5
     assert all(torch.equal(one, other) for one, other in zip(ours, cpus, strict=True))
+
+
+def test_copies_of_pageable_memory_are_counted_both_ways(gpu: FakeGpu) -> None:
+    x, host = torch.ones(2, device="gpu:0"), torch.ones(2)
+    with gpu.counting() as counts:
+        host.to("gpu:0")
+        host.to("gpu:0", non_blocking=True)
+        x.cpu()
+        x.tolist()
+        x[torch.tensor([0])]
+    assert counts.pageable.total() == 5
+    with gpu.counting() as counts:
+        there = devices.upload(host, x.device)
+        back = devices.download(x + there)
+        gpu.to_host([x, there])
+        x.sum().item()
+    assert counts.pageable.total() == 0
+    assert counts.waited == 3, "both reads, and the number"
+    assert back.tolist() == [2.0, 2.0]
+    assert devices.download(host) is host
