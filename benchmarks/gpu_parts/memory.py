@@ -95,7 +95,9 @@ def memory(bench: Bench, found: Found) -> None:
     segments of fixed size in a process of its own. Then many pictures within a small budget.
     """
     found["growing_segments"] = json.loads(mixed(bench))
-    found["fixed_segments"] = json.loads(bench.child("mixed", 30, PYTORCH_ALLOC_CONF="expandable_segments:False"))
+    found["fixed_segments"] = json.loads(
+        bench.child("mixed", bench.of(30, 300), PYTORCH_ALLOC_CONF="expandable_segments:False")
+    )
     with bench.host(memory="2GB") as host:
         tickets = [host.submit("image", seed=i, prompt="a house", steps=bench.of(20, 1), stored=False)
                    for i in range(bench.of(64, 2))]  # fmt: skip

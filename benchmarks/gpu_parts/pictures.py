@@ -25,17 +25,16 @@ ASKS = ((20, 5.0), (12, 3.0), (28, 7.5), (16, 4.0), (24, 1.5), (20, 6.0), (14, 2
 def unet(bench: Bench, found: Found) -> None:
     """The U-Net of Stable Diffusion 1.5 (860 M, random), two samples a picture: by memory format and width."""
     net, side, wide = _unet(bench), bench.of(64, 8), bench.of(768, 32)
-    graphs = Graphs(bench.device)
+    graphs = Graphs(bench.device, net)
     for layout in (torch.contiguous_format, torch.channels_last):
         net.to(memory_format=layout)
-        graphs.drop()
         for width in bench.of((1, 2, 4, 8, 16), (1, 2)):
             x = bench.randn(2 * width, 4, side, side).to(memory_format=layout)
             words, t = bench.randn(2 * width, 77, wide), torch.ones(2 * width, device=bench.device.name)
-            work = partial(graphs.run, width, partial(_said, net), [x, t, words])
+            work = partial(graphs.run, "unet", partial(_said, net), [x, t, words])
             with torch.inference_mode():
                 found[f"{str(layout).partition('.')[2]}_{width}"] = bench.with_and_without_graphs(work, 6)
-    found["not_recorded"] = graphs.failed
+    found["not_recorded"] = bench.device.not_recorded
 
 
 def _said(net: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -133,6 +132,7 @@ def steps(bench: Bench, found: Found) -> None:
         for width in widths:
             states = [subject.start(seed) for seed in range(width)]
             found[f"{name}_{width}"] = bench.with_and_without_graphs(partial(subject.step, states), 8)
+        found["not_recorded"] = bench.device.not_recorded
 
 
 def together(bench: Bench, found: Found) -> None:

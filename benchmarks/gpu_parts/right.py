@@ -116,7 +116,7 @@ def attention(bench: Bench, found: Found) -> None:
 
 def failures(bench: Bench, found: Found) -> None:
     """An illegal index in a process of its own: what the engine says, and that the next process is well."""
-    found["said"] = bench.child("lose", 60)[-400:]
+    found["said"] = bench.child("lose", bench.of(60, 300))[-400:]
     found["well_after"] = float((bench.randn(8, 8) @ bench.randn(8, 8)).isfinite().all())
 
 

@@ -28,6 +28,7 @@ def text(bench: Bench, found: Found) -> None:
                 states = subject.step(states)
             line = bench.with_and_without_graphs(partial(subject.step, states))
             found[str(width)] = {**line, "tokens_s": round(width / line["run"] * 1e3)}
+        found["not_recorded"] = bench.device.not_recorded
 
 
 def _gpt(folder: Path, words: int, layers: int, width: int) -> None:

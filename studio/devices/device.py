@@ -187,6 +187,11 @@ class Device:
         """How many recordings are kept."""
         return sum(len(graphs) for graphs in list(self._graphs))
 
+    @property
+    def not_recorded(self) -> list[str]:
+        """Why what could not be recorded could not."""
+        return [reason for graphs in list(self._graphs) for reason in graphs.failed.values()]
+
     def recorded_bytes(self) -> int:
         """Bytes of the device's memory that recordings keep to themselves, besides tensors that are alive."""
         return 0

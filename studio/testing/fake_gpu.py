@@ -315,11 +315,6 @@ class FakeGpu(Device):
             graphs.after = calls
 
     @property
-    def not_recorded(self) -> list[str]:
-        """Why what could not be recorded could not."""
-        return [reason for graphs in list(self._graphs) for reason in graphs.failed.values()]
-
-    @property
     def copies_pinned(self) -> bool:
         """Whether the memory that is copied now is pinned, so that a copy need not wait."""
         return self._pinned or self._landing is not None

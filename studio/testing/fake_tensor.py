@@ -52,6 +52,16 @@ class _Tensor(torch.Tensor):
         """Where the CPU tensor lies."""
         return self.base.data_ptr()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Tensor:
+        """torch would copy the storage of whatever has an address."""
+        if id(self) not in memo:
+            _gpu[-1].launched("clone")
+            made = _Tensor(self.base.detach().clone()).requires_grad_(self.requires_grad)
+            made.__dict__.update({name: value for name, value in self.__dict__.items() if name == "_is_param"})
+            memo[id(self)] = made
+        found: _Tensor = memo[id(self)]
+        return found
+
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"gpu:0 {self.base!r}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -182,3 +183,15 @@ def test_copies_of_pageable_memory_are_counted_both_ways(gpu: FakeGpu) -> None:
     assert counts.waited == 3, "both reads, and the number"
     assert back.tolist() == [2.0, 2.0]
     assert devices.download(host) is host
+
+
+def test_modules_are_copied_with_their_parameters(gpu: FakeGpu) -> None:
+    model = nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2)).to("gpu:0")
+    model[1].bias.requires_grad_(False)
+    copied = copy.deepcopy(model)
+    assert [name for name, _ in copied.named_parameters()] == [name for name, _ in model.named_parameters()]
+    for ours, theirs in zip(copied.parameters(), model.parameters(), strict=True):
+        assert isinstance(ours, nn.Parameter)
+        assert ours.data_ptr() != theirs.data_ptr()
+        assert (ours.shape, ours.device, ours.requires_grad) == (theirs.shape, theirs.device, theirs.requires_grad)
+        assert torch.equal(ours.cpu(), theirs.cpu())
