@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from turns import Work, by_turns
 
-from studio import torch_setup
 from studio.attention import Blocks, Causal, Dispatch, KVCache, Lengths, Problem, SpaceTime
 from studio.attention.backends.sdpa import flash_cpu
 from studio.attention.plan import Cut, cuts
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 

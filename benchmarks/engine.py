@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 import studio
-from studio import devices, torch_setup
+from studio import devices
+from studio.devices import torch_setup
 from studio.engine import Engine, Request, Started
 from studio.engine.request import Progress
 from studio.recipe import PluginRef
@@ -185,7 +186,7 @@ def ratio(slow: list[float], fast: list[float]) -> float:
 def widths(device: str, rounds: int) -> None:
     """Seconds of a guided step by width."""
     generator = ImageGenerator()
-    model = generator.load(device, generator.dtype_for(device))
+    model = generator.load(studio.ModelRef(), device, generator.dtype_for(device))
     inputs = generator.Inputs.parse({"prompt": "a red apple"})
     print("\n### Guided steps by width\n\n| width | ms a step | states a second |\n|---|---|---|")
     with torch.inference_mode():
@@ -334,7 +335,7 @@ def medley(after_s: float) -> float:
 
 
 def run(engine: Engine, generator: Busy, inputs: Any, count: int) -> float:
-    requests = [Request(generator, inputs, seed, PLUGIN) for seed in range(count)]
+    requests = [Request.of(generator, inputs, seed, PLUGIN) for seed in range(count)]
     begun = time.perf_counter()
     for ticket in engine.submit_many(requests):
         ticket.result()

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 import studio
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 
@@ -46,7 +46,7 @@ Asked = list[tuple[str, str]]  # ideas, and the name of what is meant
 def expand(path: Path, asked: Sequence[str]) -> list[str]:
     """What the model at `path` answers, greedily, in at most 48 tokens."""
     generator = TextGenerator(path, shares=False)
-    loaded = generator.load("cpu", "float32")
+    loaded = generator.load(studio.ModelRef(), "cpu", "float32")
     made = []
     for start in range(0, len(asked), BATCH):
         values = [

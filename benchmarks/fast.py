@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import studio
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 

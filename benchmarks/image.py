@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import studio
-from studio import torch_setup
+from studio.devices import torch_setup
 from studio.engine import Engine, Request
 
 torch_setup.prepare()
@@ -50,14 +50,14 @@ def overhead(host: studio.Studio, runs: int) -> None:
     generator = host.generators["image"]
     assert isinstance(generator, ImageGenerator)
     dtype = generator.dtype_for("cpu")
-    model = generator.load("cpu", dtype)
+    model = generator.load(studio.ModelRef(), "cpu", dtype)
     inputs = generator.Inputs.parse({"prompt": "a red apple"})
     stock = StableDiffusionPipeline.from_pretrained(STARTER, dtype=model.dtype, local_files_only=True)
     stock.set_progress_bar_config(disable=True)
     taken: dict[str, list[float]] = {"studio": [], "engine": [], "bare": [], "stock": []}
     with Engine("cpu", dtype) as engine:
         for seed in range(runs + 1):  # the first round warms up
-            request = Request(generator, inputs, seed, host.plugins.owner("image"))
+            request = Request.of(generator, inputs, seed, host.plugins.owner("image"))
             taken["studio"].append(wall(lambda: host.image("a red apple", seed=seed)))  # noqa: B023 (called at once)
             taken["engine"].append(wall(lambda: engine.submit(request).result()))  # noqa: B023
             taken["bare"].append(bare(generator, model, inputs, seed))

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import studio
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 

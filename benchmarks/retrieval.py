@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 

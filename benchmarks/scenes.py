@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from studio import torch_setup
+from studio.devices import torch_setup
+from studio.spec import ModelRef
 
 torch_setup.prepare()
 
@@ -88,7 +89,7 @@ class Drawer:
 
         self.steps, self.guidance = steps, guidance
         self.generator = ImageGenerator(folder)
-        self.model = self.generator.load("cpu", "float32")
+        self.model = self.generator.load(ModelRef(), "cpu", "float32")
 
     @torch.inference_mode()
     def draw(self, texts: Sequence[str]) -> np.ndarray:

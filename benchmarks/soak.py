@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import studio
-from studio import torch_setup
-from studio.engine.ledger import parse_bytes, show_bytes
-from studio.engine.models import give_back
+from studio.devices import torch_setup
+from studio.engine.memory.model_cache import give_back
 from studio.errors import StudioError
+from studio.units import parse_bytes, show_bytes
 
 torch_setup.prepare()
 import torch  # noqa: E402  (needs prepare)

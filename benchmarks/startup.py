@@ -18,7 +18,7 @@ from pathlib import Path
 
 STUDIO = [sys.executable, "-m", "studio"]
 STOCK = (
-    "from studio import torch_setup; torch_setup.prepare(); import torch;"
+    "from studio.devices import torch_setup; torch_setup.prepare(); import torch;"
     "from diffusers import StableDiffusionPipeline as P;"
     "from studio_diffusion.image import STARTER;"
     "p = P.from_pretrained(STARTER, dtype=torch.bfloat16, local_files_only=True);"

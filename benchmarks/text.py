@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from turns import by_turns
 
-from studio import torch_setup
+from studio.devices import torch_setup
 from studio_gpt.cache import Cache, Piece
 from studio_gpt.linear import KINDS, fact, size, speed_up
 from studio_gpt.model import GPT, Config

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 import studio
-from studio import models, torch_setup
+from studio import models
+from studio.devices import torch_setup
 from studio_gpt.cache import Cache, Piece
 from studio_gpt.linear import KINDS, size
 from studio_gpt.model import GPT
@@ -54,7 +55,7 @@ def speeds(gpt: GPT, tokens: list[int], rounds: int) -> tuple[float, float]:
 def perplexity(path: Path, kind: str) -> tuple[PerplexityGenerator, object, dict[str, float]]:
     """The generator, its model, and what it tells of the text."""
     generator = PerplexityGenerator(path, kind)
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     window = min(WINDOW, model.config.context)
     state = generator.start(model, generator.Inputs.parse({"text": TEXT, "window": window}), studio.Rng(0))
     while not state.done:

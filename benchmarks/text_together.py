@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from text import stock
 
-from studio import torch_setup
+from studio.devices import torch_setup
 from studio_gpt.load import save
 from studio_gpt.model import GPT, Config
 

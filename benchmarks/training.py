@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import torch
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 
@@ -30,7 +30,7 @@ from diffusers import DDPMScheduler  # noqa: E402  (needs prepare)
 from torch.nn.functional import binary_cross_entropy_with_logits as bce  # noqa: E402
 from torch.nn.functional import mse_loss  # noqa: E402
 
-from studio.precision import autocast  # noqa: E402
+from studio.devices.precision import autocast  # noqa: E402
 from studio_dcgan import train  # noqa: E402
 from studio_dcgan.augment import augment  # noqa: E402
 from studio_dcgan.model import Discriminator, Generator  # noqa: E402

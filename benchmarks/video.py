@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from recipes.scenes import captions as scene_captions
 from recipes.scenes import things
-from studio import torch_setup
+from studio.devices import torch_setup
 from studio_datasets import build
 from studio_diffusion import vocabulary
 from studio_diffusion.image import STARTER
@@ -64,7 +64,8 @@ def of_image(records: Sequence[dict[str, Any]], is_thing: Any, scenes: bool) -> 
 
     kept = [record for record in records if record["split"] == "train"]
     shares = [train_image.share(record) for record in kept]
-    drawn, words, chinese, anywhere = [], set(), set(), Counter()
+    drawn: list[str] = []
+    words, chinese, anywhere = set(), set(), Counter[str]()
     for record, share in zip(kept, shares, strict=True):
         draws = DRAWN * share / sum(shares)
         anywhere.update(told(record, draws))

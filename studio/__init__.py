@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from studio.finite import pixels
     from studio.generator import Console, Generator, Rng, State, Trainer, unsaved
     from studio.hookspecs import hookimpl
-    from studio.inputs import Inputs, field
+    from studio.inputs import Inputs, field, model_field, variant_field
     from studio.media import Audio, Embedding, Image, Media, Text, Video
     from studio.recipe import Recipe
-    from studio.weights import module
+    from studio.spec import JobSpec, ModelRef
+    from studio.weights.loading import module
     from studio.workflow.builder import Workflow
 
 __version__ = "0.1.0"
@@ -35,8 +36,10 @@ _HOMES = {
     "Generator": "generator",
     "Image": "media",
     "Inputs": "inputs",
+    "JobSpec": "spec",
     "Media": "media",
     "Method": "extensions",
+    "ModelRef": "spec",
     "Recipe": "recipe",
     "Rng": "generator",
     "State": "generator",
@@ -48,9 +51,11 @@ _HOMES = {
     "Workflow": "workflow.builder",
     "field": "inputs",
     "hookimpl": "hookspecs",
-    "module": "weights",
+    "model_field": "inputs",
+    "module": "weights.loading",
     "pixels": "finite",
     "unsaved": "generator",
+    "variant_field": "inputs",
 }
 
 __all__ = [
@@ -62,8 +67,10 @@ __all__ = [
     "Generator",
     "Image",
     "Inputs",
+    "JobSpec",
     "Media",
     "Method",
+    "ModelRef",
     "Recipe",
     "Rng",
     "State",
@@ -76,25 +83,19 @@ __all__ = [
     "errors",
     "field",
     "hookimpl",
+    "model_field",
     "module",
     "pixels",
     "testing",
     "unsaved",
+    "variant_field",
 ]
-
-_RENAMED: dict[str, tuple[str, str]] = {}  # an old name: the new one, and the version in which the old one goes
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562)."""
     if name in ("errors", "testing"):
         return importlib.import_module(f"studio.{name}")
-    if name in _RENAMED:
-        from studio.deprecation import deprecated
-
-        new, gone_in = _RENAMED[name]
-        deprecated(f"`studio.{name}`", f"`studio.{new}`", gone_in=gone_in)
-        name = new
     if name not in _HOMES:
         raise AttributeError(f"module 'studio' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"studio.{_HOMES[name]}"), name)

@@ -13,9 +13,7 @@ Try it::
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,43 +21,41 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from studio import configuration, devices, models, replay, resume, torch_setup
+from studio import configuration, devices, models
 from studio.attention.serving import Serving
 from studio.caching import cached_property
-from studio.engine import Engine, Event, Failed, Request, Ticket, status
-from studio.engine.folder import EngineFolder
-from studio.engine.keeper import Keeper
-from studio.engine.ledger import parse_bytes
-from studio.engine.measured import MEASURED, Measured
-from studio.engine.metrics import Metrics
-from studio.engine.provenance import libraries
+from studio.devices import torch_setup
+from studio.engine import Engine, Event, Failed, Request, Ticket
+from studio.engine.checkpoints import resume
+from studio.engine.checkpoints.autosave import Keeper
+from studio.engine.checkpoints.resume import Resumed, Unfinished
+from studio.engine.checkpoints.run_folder import EngineFolder
+from studio.engine.cost.profile import MEASURED, Measured
+from studio.engine.observe import status
+from studio.engine.observe.metrics import Metrics
+from studio.engine.observe.status import Status
+from studio.engine.observe.trace import Trace
 from studio.engine.router import Router
-from studio.engine.status import Status
-from studio.engine.trace import Trace
 from studio.errors import InputError, NotStored, StudioError, TimedOut, UnknownName, UsageError
 from studio.files import expanded
 from studio.generator import Generator, Trainer
 from studio.home import default_home
-from studio.inputs import Inputs
 from studio.media import Media
 from studio.methods import Methods
-from studio.plugins import Plugins, missing
+from studio.plugins import Plugins
 from studio.recipe import MediaRef, Recipe
-from studio.replay import Ancestor, ReplayReport
-from studio.resume import Resumed, Unfinished
-from studio.serving import serve
-from studio.store import Artifact, Store
+from studio.requests import Requests
+from studio.spec import DTYPES, MAX_SEED, JobSpec, Priority
+from studio.store import Artifact, Store, replay
+from studio.store.replay import Ancestor, ReplayReport
+from studio.units import parse_bytes
+from studio.versions import libraries
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
-
     from studio.doctor import DoctorReport
     from studio.workflow import FlowResult, Graph, NodeReport, Workflow
 
-MAX_SEED = (1 << 63) - 1
 MAX_AT_ONCE = 1000
-PRIORITIES = ("interactive", "background")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Studio(Methods):
@@ -167,77 +163,41 @@ class Studio(Methods):
         except KeyError:
             raise UnknownName("generator", name, self.generators) from None
 
-    def submit(
-        self,
-        name: str,
-        /,
-        *,
-        seed: int | None = None,
-        preview_every: int = 0,
-        label: str = "",
-        priority: str = "interactive",
-        client: str = "",
-        time_limit_s: float | None = None,
-        stored: bool = True,
-        **inputs: Any,
-    ) -> Ticket:
+    def submit(self, what: str | JobSpec, /, **values: Any) -> Ticket:
         """Accept a request and return its ticket at once.
 
-        `seed` is from 0 to 2**63 - 1 (None: a random one of 32 bits, which the recipe tells); a preview is made every
-        `preview_every` steps (0: none); `label` is your own mark. A request of `priority` ``background`` gives way to
-        ``interactive`` ones. Within each, clients share the device evenly; `client` names on whose behalf this is. No
-        call of the generator may take longer than `time_limit_s` (None: the generator's own limit). What is not
-        `stored` is returned and leaves nothing in the store. Raises UnknownName, InputError or MediaError before
-        anything runs.
+        `what` is a generator's name, or a JobSpec, which has everything in it. Beside the generator's inputs, `values`
+        may have: `seed`, from 0 to 2**63 - 1 (none: a random one of 32 bits, which the recipe names); `dtype`;
+        `priority` (``background`` gives way to ``interactive``); `client`, on whose behalf this is (clients share a
+        device evenly); `time_limit_s` for each call of the generator; `preview_every` N steps (0: no previews);
+        `invariant`, to share no step; `label`, your own mark; `stored`, false to leave nothing in the store;
+        `destination`, your own note of where the output goes, for whoever resumes it after a crash. Raises
+        UnknownName, InputError, ModelError or MediaError before anything runs.
         """
-        generator = self.generator(name)
-        checked = generator.Inputs.parse(inputs)
-        request = self._request(generator, checked, _seed(seed), preview_every, label)
-        request = dataclasses.replace(request, stored=stored)
-        return self.router.submit_many([_prioritise(request, priority, client, time_limit_s)])[0]
+        return self.router.submit_many([self._request(what, values)])[0]
 
-    def stream(
-        self, name: str, /, *, seed: int | None = None, preview_every: int = 0, label: str = "", **inputs: Any
-    ) -> Iterator[Event]:
+    def submit_many(self, what: str | JobSpec, n: int, /, **values: Any) -> list[Ticket]:
+        """Accept n equal requests (1 to 1000) with the seeds seed, seed + 1, …, so that they share steps. Raises as
+        `submit` does.
+        """
+        if not 1 <= n <= MAX_AT_ONCE:
+            raise InputError("n", f"`n` is {n}, but must be a whole number from 1 to {MAX_AT_ONCE}")
+        first = self._request(what, values)
+        seed = first.spec.seed
+        if seed > MAX_SEED - n + 1:
+            raise InputError("seed", f"`seed` is {seed}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
+        return self.router.submit_many([first.with_seed(seed + i, str(i)) for i in range(n)])
+
+    def stream(self, what: str | JobSpec, /, **values: Any) -> Iterator[Event]:
         """Run a request and yield its events; leaving the iterator early cancels it. Raises as `submit` does, at once.
 
         A failure is raised after its Failed event.
         """
-        ticket = self.submit(name, seed=seed, preview_every=preview_every, label=label, **inputs)
-        return _follow(ticket)
+        return _follow(self.submit(what, **values))
 
-    def generate(self, name: str, /, *, seed: int | None = None, **inputs: Any) -> Media:
-        """Run a request, store what it makes and return it with `recipe` and `path`. Ctrl-C cancels it."""
-        return wait([self.submit(name, seed=seed, **inputs)])[0]
-
-    def submit_many(
-        self,
-        name: str,
-        n: int,
-        /,
-        *,
-        seed: int | None = None,
-        preview_every: int = 0,
-        priority: str = "interactive",
-        client: str = "",
-        time_limit_s: float | None = None,
-        destination: Mapping[str, JsonValue] | None = None,
-        **inputs: Any,
-    ) -> list[Ticket]:
-        """Accept n equal requests with the seeds seed, seed + 1, …, so that they share steps. Raises as `submit`.
-
-        `destination` is the caller's own note of where it will write them, for whoever resumes one after a crash.
-        """
-        if not 1 <= n <= MAX_AT_ONCE:
-            raise InputError("n", f"`n` is {n}, but must be a whole number from 1 to {MAX_AT_ONCE}")
-        generator = self.generator(name)
-        checked = generator.Inputs.parse(inputs)
-        first = _seed(seed)
-        if first > MAX_SEED - n + 1:
-            raise InputError("seed", f"`seed` is {first}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
-        requests = [self._request(generator, checked, first + i, preview_every, str(i)) for i in range(n)]
-        requests = [dataclasses.replace(each, destination=destination) for each in requests]
-        return self.router.submit_many([_prioritise(request, priority, client, time_limit_s) for request in requests])
+    def generate(self, what: str | JobSpec, /, **values: Any) -> Media:
+        """Run a request, store its output and return it with `recipe` and `path`. Ctrl-C cancels it."""
+        return wait([self.submit(what, **values)])[0]
 
     def workflow(self, what: Path | str | Workflow) -> Graph:
         """Check a workflow, a file or what was built in Python. Raises WorkflowError with every problem."""
@@ -250,17 +210,23 @@ class Studio(Methods):
     def run(
         self,
         what: Path | str | Workflow | Graph,
+        inputs: Mapping[str, Any] | None = None,
         /,
         *,
         seed: int = 0,
         fresh: bool = False,
+        client: str = "",
+        priority: Priority = "interactive",
+        time_limit_s: float | None = None,
         watch: Callable[[NodeReport], None] = lambda _: None,
-        **inputs: Any,
+        **more: Any,
     ) -> FlowResult:
         """Run a workflow with these inputs and return its outputs; what did not change since it last ran is remembered.
 
-        `seed` decides the seed of every node that names none; with `fresh` nothing is remembered from before. `watch`
-        is told of every change of a node. Nodes that fail stand in the result, and the others are done all the same.
+        Inputs may be given by keyword too, except those with the name of an option. `seed` decides the seed of every
+        node that names none; with `fresh` nothing is remembered from before. `client`, `priority` and `time_limit_s`
+        are those of every node's request, as for `submit`. `watch` is called with every change of a node. Nodes that
+        fail stand in the result, and the others are done all the same.
         A file names models as they were pulled; a path of a model is opened only where it is one of `inputs`.
         Raises WorkflowError, UnknownName, InputError or MediaError before anything runs.
         """
@@ -269,10 +235,12 @@ class Studio(Methods):
         from studio.workflow.memo import Memo
 
         graph = what if isinstance(what, Graph) else self.workflow(what)
-        values = graph.Inputs.parse(inputs)
+        given = {**(inputs or {}), **more}
+        values = graph.Inputs.parse(given)
         settings = {"device": self._device, "dtype": self._dtype, "invariant": self._invariant}
-        worker = LocalWorker(self.generators, self.plugins.owner, self.store, lambda: self.router, settings)
-        own = None if graph.file is None else [*_texts(inputs.values())]
+        options = {"client": client, "priority": priority, "time_limit_s": time_limit_s}
+        worker = LocalWorker(self._requests, self.store, lambda: self.router, settings, options)
+        own = None if graph.file is None else [*_texts(given.values())]
         with Memo(self.store) as memo, nullcontext() if own is None else models.no_paths_but(own):
             return Run(graph, values, worker, self.store, memo, seed=seed, fresh=fresh, watch=watch).go()
 
@@ -294,8 +262,8 @@ class Studio(Methods):
         """Make a file's or an artifact's media again from its recipe, and compare.
 
         A recipe that was not made in this data folder runs only with `elsewhere`: then it may name models only by hash
-        or as they were pulled, and ask for no more than `studio.replay.MOST`. Raises UsageError, ModelError, InputError
-        and TimedOut for these.
+        or as they were pulled, and ask for no more than `studio.store.replay.MOST`. Raises UsageError, ModelError,
+        InputError and TimedOut for these.
 
         What it was made from is made again first, from what is at the root, where the store has the recipes of it.
         It runs in the recorded dtype and, unless this Studio was given a device, on the recorded one if it is here.
@@ -322,7 +290,7 @@ class Studio(Methods):
                     raise
                 reason = error.message
             identical = each.sha256 in made and made[each.sha256].sha256 == each.sha256
-            remade.append(replay.Remade(each.sha256, each.recipe.generator, identical, reason))
+            remade.append(replay.Remade(each.sha256, each.recipe.spec.generator, identical, reason))
         with nullcontext() if ours else models.no_paths_but():
             media = self._make_again(asked, made, None if ours else replay.MOST_SECONDS)
         return replay.compare(original, media, recipe, tuple(remade))
@@ -360,14 +328,12 @@ class Studio(Methods):
         reason, and the others go on. Raises UnknownName for an id that is not there.
         """
         chosen = resume.choose(self.unfinished(), ids)
-        fetch = partial(_fetch, self.store)
         first = self.router.engines[0].device  # whose folder takes the checkpoints over
-        host = resume.Host(self.plugins, fetch, self._folders[0], first, self.home)
         requests: dict[str, Request] = {}
         refused: dict[str, StudioError] = {}
         for found in chosen:
             try:
-                requests[found.id] = host.request(found)
+                requests[found.id] = resume.request(found, self._requests, self._folders[0], first)
             except StudioError as error:
                 refused[found.id] = error
         tickets = self.router.submit_many(list(requests.values()), first)
@@ -416,38 +382,34 @@ class Studio(Methods):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(
-        self, generator: Generator, inputs: Inputs, seed: int, preview_every: int, label: str,
-        invariant: bool | None = None,
-    ) -> Request:  # fmt: skip
-        if not _whole(preview_every) or preview_every < 0:
-            message = f"`preview_every` is {preview_every!r}, but must be a whole number from 0 (none)"
-            raise InputError("preview_every", message)
-        invariant = self._invariant if invariant is None else invariant
-        return Request(
-            serve(generator, inputs, home=self.home, invariant=invariant), inputs, seed,
-            self.plugins.owner(generator.name), preview_every=preview_every, label=label, invariant=invariant,
-        )  # fmt: skip
+    @cached_property
+    def _requests(self) -> Requests:
+        return Requests(lambda: self.plugins, partial(_fetch, self.store), self.home, self._invariant)
+
+    def _request(self, what: str | JobSpec, values: Mapping[str, Any]) -> Request:
+        if isinstance(what, str):
+            return self._requests.of_values(what, values)
+        if values:
+            raise UsageError(f"`{next(iter(values))}` is given beside a JobSpec", hint="put it into the spec")
+        return self._requests.of_spec(what)
 
     def _request_again(self, recipe: Recipe, made: Mapping[str, Media], *, bounded: bool) -> Request:
         """The request that a recipe, which may be hostile, asks for; one that is `bounded` keeps to `replay.MOST`."""
-        if recipe.dtype not in DTYPES:
-            raise UnknownName("dtype", recipe.dtype, DTYPES)
-        if recipe.generator not in self.generators:
-            raise missing(recipe.generator, recipe.plugin, self.plugins.reports)
-        generator = self.generator(recipe.generator)
+        spec = recipe.spec
 
         def fetch(ref: MediaRef) -> Media:
             return made[ref.sha256] if ref.sha256 in made else _fetch(self.store, ref)
 
-        inputs = generator.Inputs.from_recipe(recipe.inputs, fetch)
+        threads = spec.threads if spec.threads and 1 <= spec.threads <= torch_setup.cores() else None
+        changed = {
+            "dtype": None if self._dtype else spec.dtype, "threads": threads, "label": "replay",
+            "model": spec.model.unpinned(),  # that its weights changed is reported
+            "parents": spec.parents or recipe.parents,
+        }  # fmt: skip
+        request = self._requests.of_spec(spec.portable().model_copy(update=changed), recipe.plugin, fetch)
         if bounded:
-            replay.check_bounds(recipe, inputs)
-        invariant = self._invariant or bool(recipe.invariant)
-        request = self._request(generator, inputs, _seed(recipe.seed), 0, "replay", invariant)
-        threads = recipe.threads if recipe.threads and 1 <= recipe.threads <= torch_setup.cores() else None
-        dtype = None if self._dtype else recipe.dtype
-        return dataclasses.replace(request, dtype=dtype, threads=threads, parents=recipe.parents)
+            replay.check_bounds(recipe, request.inputs)
+        return request
 
 
 def _texts(values: Iterable[Any]) -> Iterator[str]:
@@ -480,33 +442,12 @@ def wait(tickets: list[Ticket], seconds: float | None = None) -> list[Media]:
         return [ticket.result(seconds) for ticket in tickets]
     except TimeoutError:
         message = f"it took longer than {seconds:g} seconds, the most that a recipe from elsewhere may"
-        name = tickets[0].request.generator.name
+        name = tickets[0].request.spec.generator
         raise TimedOut(name, message, hint="ask for it yourself with the inputs that `studio show` tells") from None
     finally:
         for ticket in tickets:
             if not ticket.done:
                 ticket.cancel()
-
-
-def _prioritise(request: Request, priority: str, client: str, time_limit_s: float | None) -> Request:
-    if priority not in PRIORITIES:
-        raise UnknownName("priority", priority, PRIORITIES)
-    if time_limit_s is not None and not time_limit_s > 0:
-        raise InputError("time_limit_s", f"`time_limit_s` is {time_limit_s!r}, but must be a number of seconds above 0")
-    background = priority == "background"
-    return dataclasses.replace(request, background=background, client=client, time_limit_s=time_limit_s)
-
-
-def _seed(seed: int | None) -> int:
-    if seed is None:
-        return secrets.randbits(32)
-    if not _whole(seed) or not 0 <= seed <= MAX_SEED:
-        raise InputError("seed", f"`seed` is {seed!r}, but must be a whole number from 0 to {MAX_SEED}")
-    return seed
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _name(device: str) -> str:

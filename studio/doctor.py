@@ -16,11 +16,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 import studio
-from studio import devices, torch_setup
+from studio import devices
 from studio.attention import Availability, availability
-from studio.engine.measured import MEASURED, Measured, Row
-from studio.engine.provenance import libraries
+from studio.devices import torch_setup
+from studio.engine.cost.profile import MEASURED, Measured, Row
 from studio.plugins import PluginReport, Plugins
+from studio.versions import libraries
 
 
 class _Frozen(BaseModel):

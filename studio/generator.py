@@ -20,21 +20,25 @@ Try it::
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
+
+from typing_extensions import TypeVar
 
 from studio.inputs import Inputs as BaseInputs
 from studio.media import Media
+from studio.spec import OPTIONS, ModelRef
 
 if TYPE_CHECKING:
     import random
 
     import torch
 
-_HOST_NAMES = ("seed", "n", "output", "preview_every", "label", "json", "priority", "client", "time_limit_s")
+_HOST_NAMES = (*OPTIONS, "n", "output", "json")
 UNSAVED = "studio_unsaved"
 _NAME = re.compile(r"^[a-z][a-z0-9_-]{0,49}$")
 
@@ -140,6 +144,11 @@ def unsaved() -> Any:
     return field(metadata={UNSAVED: True})
 
 
+ModelT = TypeVar("ModelT", default=Any)
+InputsT = TypeVar("InputsT", bound=BaseInputs, default=Any)
+StateT = TypeVar("StateT", bound=State, default=Any)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _OneStep(State):
     """The state of the simple form: inputs before its only step, media after it."""
@@ -149,15 +158,17 @@ class _OneStep(State):
     media: Media | None = None
 
 
-class Generator:
+class Generator(Generic[ModelT, InputsT, StateT]):
     """Makes one kind of media from inputs.
 
     Give `name` (lower case, digits, ``-`` and ``_``), `output` (a media class), `Inputs`, a docstring whose first line
     says what it does, and either `generate` or `start`, `step` and `finish`. `version` goes into every recipe: raise it
     when equal inputs give other media. At most `max_batch` states share a step. A call that takes longer than
     `time_limit_s` seconds is taken to hang. `streams` promises that `load` builds all that has weights by
-    `studio.module`, so that the host may stream a model that is larger than the memory for it. `variant` says, in any
-    words, what `load` depends on besides device, dtype and weights (how they are packed, say).
+    `studio.module`, so that the host may stream a model that is larger than the memory for it.
+
+    Its types may be named: ``class Invert(studio.Generator[None, Inputs, State])`` has a type checker know what `load`
+    returns, the class of the inputs, and that of the states.
     """
 
     name: ClassVar[str] = ""
@@ -167,7 +178,6 @@ class Generator:
     max_batch: ClassVar[int] = 8
     time_limit_s: ClassVar[float] = 600.0
     streams: ClassVar[bool] = False
-    variant: str = ""
 
     @property
     def summary(self) -> str:
@@ -175,45 +185,41 @@ class Generator:
         lines = (type(self).__doc__ or "").strip().splitlines()
         return lines[0].strip() if lines else ""
 
-    def weights(self) -> list[Path]:
-        """The files that `load` reads; the host hashes them and checks them against a ``SHA256SUMS`` beside them."""
+    def weights(self, ref: ModelRef) -> list[Path]:
+        """The files that `load` reads; the host hashes them and checks them against a ``SHA256SUMS`` beside them.
+
+        `ref.path` is what a `studio.model_field` of the inputs names, or None for the generator's own weights.
+        """
         return []
 
     def dtype_for(self, device: str) -> str:
         """The dtype to load in when the user names none: ``float32``, ``bfloat16`` or ``float16``."""
         return "float32"
 
-    def load(self, device: str, dtype: str) -> Any:
-        """Build the model on `device` (``cpu``, ``cuda``, ``cuda:1``); the only place that reads weights.
+    def load(self, ref: ModelRef, device: str, dtype: str) -> ModelT:
+        """Build the model of `ref` on `device` (``cpu``, ``cuda``, ``cuda:1``); the only place that reads weights.
 
-        What it builds follows from `device`, `dtype`, `variant` and the files of `weights` alone: generators that have
-        this function and their `variant` in common and whose weights have equal content share one model. It may be
-        called again, after the host has let go of the model to make room.
+        What it builds follows from `device`, `dtype`, `ref.variant` and the files of `weights` only: generators that
+        have this function in common and whose weights and variants are equal share one model. It may be called again,
+        after the host has evicted the model to make room.
         """
-        return None
+        return None  # type: ignore[return-value]  # a generator without weights has no model
 
-    def generate(self, model: Any, inputs: Any, rng: Rng) -> Media:
+    def generate(self, model: ModelT, inputs: InputsT, rng: Rng) -> Media:
         """Make the media in one step (simple form)."""
         raise NotImplementedError(f"{type(self).__name__} defines neither `generate` nor `start`, `step` and `finish`")
 
-    def serving(self, inputs: Any) -> Generator:
-        """The generator that is to make these inputs: this one, or a like one with the weights that an input names.
-
-        It has the same name and class, and is the same one each time for the same weights, so that its model is kept.
-        """
-        return self
-
-    def alone(self) -> Generator:
-        """The generator for requests whose bytes may depend on nothing but themselves (``--invariant``): this one, or a
-        like one that takes nothing that other requests have left in the model. It is the same one each time.
-        """
-        return self
-
-    def start(self, model: Any, inputs: Any, rng: Rng) -> State:
+    def start(self, model: ModelT, inputs: InputsT, rng: Rng) -> StateT:
         """Make the first state; long work (encoding a prompt) belongs here."""
-        return _OneStep(inputs=inputs, rng=rng)
+        return _OneStep(inputs=inputs, rng=rng)  # type: ignore[return-value]  # of the simple form
 
-    def step(self, model: Any, states: Sequence[Any]) -> Sequence[State]:
+    def start_isolated(self, model: ModelT, inputs: InputsT, rng: Rng) -> StateT:
+        """Make the first state of a request whose bytes may depend on nothing but itself (``--invariant``): take
+        nothing that other requests have left in the model, such as a prefix cache.
+        """
+        return self.start(model, inputs, rng)
+
+    def step(self, model: ModelT, states: Sequence[StateT]) -> Sequence[StateT]:
         """Return the next state of each given one, in order; the given states must stay valid.
 
         All given states have equal batch keys. A position must grow, unless the state becomes done.
@@ -221,37 +227,37 @@ class Generator:
         made = []
         for state in states:
             assert isinstance(state, _OneStep)
-            media = self.generate(model, state.inputs, state.rng)
+            media = self.generate(model, state.inputs, state.rng)  # type: ignore[arg-type]  # they are those of `start`
             made.append(_OneStep(position=1, inputs=state.inputs, rng=state.rng, media=media))
-        return made
+        return made  # type: ignore[return-value]  # of the simple form
 
-    def finish(self, model: Any, state: Any) -> Media:
+    def finish(self, model: ModelT, state: StateT) -> Media:
         """Make the media of a state that is done."""
         assert isinstance(state, _OneStep)
         return state.media  # type: ignore[return-value]  # the host checks what it is given
 
-    def finish_many(self, model: Any, states: Sequence[Any]) -> Sequence[Media]:
+    def finish_many(self, model: ModelT, states: Sequence[StateT]) -> Sequence[Media]:
         """Make the media of several states that are done, in order; all had equal batch keys at their last step.
 
         Override it where one call for all takes less time than one for each: the host then measures how many pay.
         """
         return [self.finish(model, state) for state in states]
 
-    def preview(self, model: Any, state: Any) -> Media | None:
+    def preview(self, model: ModelT, state: StateT) -> Media | None:
         """Make a rough view of an unfinished state, cheaply, or None."""
         return None
 
-    def batch_key(self, state: Any) -> Hashable:
+    def batch_key(self, state: StateT) -> Hashable:
         """States with equal keys may share a step. The default shares none."""
         return ("alone", id(state))
 
-    def shrink(self, model: Any, state: Any) -> State | None:
+    def shrink(self, model: ModelT, state: StateT) -> StateT | None:
         """After a step ran out of memory by itself: return a state at the same position whose steps take less (in tiles
         or chunks), or None if that cannot be had.
         """
         return None
 
-    def facts(self, model: Any, inputs: Any) -> dict[str, Any]:
+    def facts(self, model: ModelT, inputs: InputsT) -> dict[str, Any]:
         """More for the recipe, as JSON: noise schedule, sampler, every lossy option. The host adds `attention`."""
         return {}
 
@@ -287,7 +293,7 @@ def check(generator: object) -> list[str]:
     if not isinstance(generator, Generator):
         return [f"{type(generator).__name__} is not a studio.Generator"]
     kind = type(generator)
-    return [*_check_identity(generator), *_check_types(generator), *_check_form(kind)]
+    return [*_check_identity(generator), *_check_types(generator), *_check_load(generator), *_check_form(kind)]
 
 
 def check_trainer(trainer: object) -> list[str]:
@@ -337,6 +343,18 @@ def _check_types(generator: Generator) -> list[str]:
                 reasons.append(f"its input `{flag.name}` has no help; declare it with studio.field(help=…)")
             if flag.name in _HOST_NAMES:
                 reasons.append(f"its input `{flag.name}` takes a name that the host uses for every generator")
+    return reasons
+
+
+def _check_load(generator: Generator) -> list[str]:
+    """Plugins of before 0.2 had `load(device, dtype)` and `weights()`."""
+    taken = {"load": ("ref", "device", "dtype"), "weights": ("ref",)}
+    reasons = []
+    for name, wanted in taken.items():
+        try:
+            inspect.signature(getattr(generator, name)).bind(*wanted)
+        except TypeError:
+            reasons.append(f"its `{name}` must take ({', '.join(wanted)}), where `ref` is a studio.ModelRef")
     return reasons
 
 

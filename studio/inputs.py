@@ -26,8 +26,10 @@ from pydantic_core import PydanticUndefined
 from studio.errors import InputError, MediaError, UnknownName
 from studio.media import Media, Text
 from studio.recipe import MediaRef
+from studio.spec import ModelRef
 
 _VERBS = {"is", "has", "adds", "gives", "needs", "lacks"}  # with which a validator begins that speaks of the value
+_MODEL = "x-studio-model"  # in the JSON Schema: the part of a ModelRef that an input is
 _SHOWN = 60  # characters of a refused value that a message repeats
 _MediaClass = type[Media]
 
@@ -54,6 +56,18 @@ def field(
     if default_factory is not None:
         return Field(default_factory=default_factory, description=help, json_schema_extra=extra, **given)
     return Field(default, description=help, json_schema_extra=extra, **given)
+
+
+def model_field(help: str) -> Any:
+    """Declare the input that names the weights: a pulled model, a source, a folder or a file, or empty for the
+    generator's own. The host finds them (`Generator.load` gets where they are) and checks them.
+    """
+    return Field("", description=help, max_length=4000, json_schema_extra={_MODEL: "source"})
+
+
+def variant_field(default: str, *, help: str, choices: Sequence[str]) -> Any:
+    """Declare the input that says how the weights are held; `Generator.load` gets it as the variant of its ModelRef."""
+    return Field(default, description=help, json_schema_extra={"enum": list(choices), _MODEL: "variant"})
 
 
 @dataclass(frozen=True)
@@ -126,8 +140,24 @@ class Inputs(BaseModel):
         return [_flag(name, info) for name, info in cls.model_fields.items()]
 
     def as_recipe(self) -> dict[str, Any]:
-        """The values as JSON; media stand as ``{"sha256", "media_type"}``."""
-        return self.model_dump(mode="json")
+        """The values as JSON, without what names the weights; media stand as ``{"sha256", "media_type"}``."""
+        return self.model_dump(mode="json", exclude=set(self._model_parts().values()))
+
+    @classmethod
+    def _model_parts(cls) -> dict[str, str]:
+        """The inputs that are parts of a ModelRef, by part."""
+        extra = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return {str(each[_MODEL]): name for name, each in extra.items() if isinstance(each, dict) and _MODEL in each}
+
+    def model_ref(self) -> ModelRef:
+        """Which weights these inputs name."""
+        return ModelRef(**{part: getattr(self, name) for part, name in self._model_parts().items()})
+
+    @classmethod
+    def model_ref_in(cls, values: Mapping[str, Any]) -> ModelRef:
+        """The same of values that were not checked yet; what is not text is left out."""
+        given = {part: values.get(name) for part, name in cls._model_parts().items()}
+        return ModelRef(**{part: value for part, value in given.items() if isinstance(value, str)})
 
     def media(self) -> list[Media]:
         """Every media among the values, in the order of declaration, lists included."""
@@ -136,9 +166,18 @@ class Inputs(BaseModel):
         return [each for each in flat if isinstance(each, Media)]
 
     @classmethod
-    def from_recipe(cls, values: Mapping[str, Any], fetch: Callable[[MediaRef], Media]) -> Self:
-        """Take the values of a recipe, which may be hostile: media only by hash through `fetch`, never by path."""
+    def from_recipe(
+        cls, values: Mapping[str, Any], fetch: Callable[[MediaRef], Media], model: ModelRef | None = None
+    ) -> Self:
+        """Take the values of a recipe, which may be hostile: media only by hash through `fetch`, never by path. `model`
+        names the weights. Raises InputError where the inputs take none.
+        """
         resolved = dict(values)
+        for part, given in (("source", model.source), ("variant", model.variant)) if model else ():
+            if given and part not in cls._model_parts():
+                raise InputError("model", f"`model` has the {part} `{given}`, and the generator takes none")
+            if given:
+                resolved[cls._model_parts()[part]] = given
         for flag in cls.flags():
             if flag.type == "media" and resolved.get(flag.name) is not None:
                 given = resolved[flag.name]

@@ -1,10 +1,10 @@
-"""The recipe: everything that is needed to make an artifact again, as data.
+"""The recipe: everything that is needed to make an artifact again, as data: the JobSpec, and what the host saw.
 
 A recipe travels in two places. The store keeps it whole, beside the artifact. A PNG carries it without `created` and
 `seconds` (see `Recipe.portable`), so that the same request on the same machine gives the same *file*, byte for byte.
 
 A recipe read from a file is hostile input: `Recipe.parse` bounds its length, and pydantic its shape. One that the store
-does not hold itself is run only where that is asked for, within bounds, and names no path (`studio.replay`). This
+does not hold itself is run only where that is asked for, within bounds, and names no path (`studio.store.replay`). This
 module knows nothing of generators, stores or engines.
 
 Try it: ``studio show FILE``
@@ -15,68 +15,94 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError, field_serializer, model_validator
 
 from studio.errors import MediaError
+from studio.spec import Frozen, JobSpec
 
 MAX_RECIPE_BYTES = 1 << 20
-SCHEMA = 1
+SCHEMA = 2
+_FACTS = (
+    "generator", "generator_version", "plugin", "weights", "libraries", "device", "dtype", "threads", "batch_width",
+    "facts", "steps",
+)  # fmt: skip
 _SAMPLERS = {"dpmpp-2m": "DPM++ 2M", "euler": "Euler", "ddim": "DDIM", "ddpm": "DDPM", "unipc": "UniPC"}
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MediaRef(_Frozen):
+class MediaRef(Frozen):
     """Media named by its hash: in a recipe, inputs and outputs stand like this."""
 
     sha256: str = Field(pattern=_SHA256)
     media_type: str = Field(max_length=100)
 
 
-class PluginRef(_Frozen):
+class PluginRef(Frozen):
     """Which plugin made it: distribution (or file) name and version (or ``sha256:…`` of the file)."""
 
     name: str = Field(max_length=200)
     version: str = Field(max_length=200)
 
 
-class BatchWidth(_Frozen):
+class BatchWidth(Frozen):
     """The narrowest and the widest batch that the request's steps ran in; the widest counts its finish too."""
 
     min: int = Field(ge=1)
     max: int = Field(ge=1)
 
 
-class Recipe(_Frozen):
-    """How an artifact was made (frozen; `schema_version` 1).
+def split_spec(fields: Any) -> Any:
+    """The fields of a recipe or checkpoint of schema 1, in which those of the JobSpec stood among the others, as they
+    are now; anything else as it is.
+    """
+    if not isinstance(fields, dict) or "spec" in fields or fields.get("schema_version", 1) != 1:
+        return fields
+    rest = {name: value for name, value in fields.items() if name != "schema_version"}
+    names = [name for name in JobSpec.model_fields if name in rest and name != "parents"]
+    spec = {name: value for name in names if (value := rest.pop(name)) is not None}
+    if rest.pop("background", False):
+        spec["priority"] = "background"
+    spec = {"dtype": "float32", **spec, "model": {"sha256": rest.pop("weights", {})}}
+    return {**rest, "spec": spec}
 
-    `inputs` holds JSON values; media stand in it as ``{"sha256", "media_type"}`` and are listed in `parents` too.
-    `weights` maps file names to their sha256. `facts` is what the generator adds: noise schedule, sampler, every lossy
-    option; and the host the names of the `attention` backends that served it. `invariant` is true if it shared no step
-    on purpose. `created` (ISO 8601, UTC) and `seconds` (load and queue excluded) differ between runs and are absent
-    from the portable form.
+
+class Run(Frozen):
+    """What the host saw while it did a JobSpec; `spec` has the dtype, threads and hashes of weights that were used.
+
+    `device` has the hardware's name, `seconds` are those of work (loading and waiting excluded).
     """
 
-    schema_version: int = Field(default=SCHEMA, ge=1, le=SCHEMA)
-    generator: str = Field(max_length=200)
+    schema_version: int = Field(default=SCHEMA, ge=SCHEMA, le=SCHEMA)
+    spec: JobSpec
     generator_version: str = Field(default="1", max_length=200)
     plugin: PluginRef
-    kind: str = Field(max_length=50)
-    inputs: dict[str, JsonValue]
-    seed: int = Field(ge=0, lt=1 << 64)
-    weights: dict[str, str] = {}
-    libraries: dict[str, str] = {}
     device: str = Field(default="cpu", max_length=100)
-    dtype: str = Field(default="float32", max_length=50)
-    threads: int | None = None
     batch_width: BatchWidth = BatchWidth(min=1, max=1)
-    facts: dict[str, JsonValue] = {}
     notices: tuple[str, ...] = ()
-    invariant: bool | None = None
     steps: int = Field(default=1, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_schema_1(cls, fields: Any) -> Any:
+        return split_spec(fields)
+
+    @field_serializer("spec")
+    def _shortly(self, spec: JobSpec) -> dict[str, Any]:
+        return spec.model_dump(mode="json", exclude_defaults=True)
+
+
+class Recipe(Run):
+    """How an artifact was made (frozen; `schema_version` 2; 1 is read too).
+
+    `spec` is the portable part of the JobSpec. `facts` is what the generator adds: noise schedule, sampler, every lossy
+    option; and the host the names of the `attention` backends that served it. `parents` are the hashes of all media
+    that it was made from. `created` (ISO 8601, UTC) and `seconds` differ between runs and are absent from the portable
+    form.
+    """
+
+    kind: str = Field(max_length=50)
+    libraries: dict[str, str] = Field(default={})
+    facts: dict[str, JsonValue] = Field(default={})
     output: MediaRef
     parents: tuple[str, ...] = ()
     created: str | None = Field(default=None, max_length=40)
@@ -113,12 +139,19 @@ class Recipe(_Frozen):
         return list(_changes("", self._facts(), other._facts()))
 
     def _facts(self) -> dict[str, Any]:
-        named = ("generator", "generator_version", "plugin", "weights", "libraries", "device", "dtype", "threads")
-        return self.model_dump(mode="json", include={*named, "batch_width", "facts", "steps"})
+        spec = self.spec
+        facts = self.model_dump(mode="json", exclude={"spec"})
+        facts |= {
+            "generator": spec.generator,
+            "weights": spec.model.sha256,
+            "dtype": spec.dtype,
+            "threads": spec.threads,
+        }
+        return {name: facts[name] for name in _FACTS}
 
     def _done(self, name: str) -> Any:
         """What was done: a fact of that name, else the input."""
-        return self.facts[name] if name in self.facts else self.inputs.get(name)
+        return self.facts[name] if name in self.facts else self.spec.inputs.get(name)
 
     def parameters_text(self) -> str | None:
         """Return the `parameters` text that other image tools read, or None for a recipe without a prompt.
@@ -128,20 +161,20 @@ class Recipe(_Frozen):
         of the names `steps`, `guidance`, `sampler` and `size` (where an option chose them, or they grew) before inputs.
         With a strength, `Steps` counts the whole way from noise to picture, as there.
         """
-        prompt = self.inputs.get("prompt")
+        prompt = self.spec.inputs.get("prompt")
         if not isinstance(prompt, str):
             return None
         lines = [prompt]
-        if negative := self.inputs.get("negative"):
+        if negative := self.spec.inputs.get("negative"):
             lines.append(f"Negative prompt: {negative}")
         values = {
             "Steps": self._done("steps") or self.steps,
             "Sampler": _SAMPLERS.get(str(sampler := self._done("sampler")), sampler),
             "CFG scale": self._done("guidance"),
-            "Seed": self.seed,
+            "Seed": self.spec.seed,
             "Size": self._done("size"),
-            "Model hash": _model_hash(self.weights),
-            "Model": f"{self.plugin.name} {self.generator} {self.generator_version}",
+            "Model hash": _model_hash(self.spec.model.sha256),
+            "Model": f"{self.plugin.name} {self.spec.generator} {self.generator_version}",
             "Denoising strength": self._done("strength"),
         }
         lines.append(

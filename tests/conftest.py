@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 # Processes that run tests side by side (pytest-xdist) share the cores: each with all of them would wait for the others.
 SHARE = max(1, torch_setup.cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))

@@ -7,6 +7,6 @@ asked for it, and `event` is between two marks that the device itself passes.
 
 from __future__ import annotations
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()  # before a part loads torch

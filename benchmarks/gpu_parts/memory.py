@@ -13,10 +13,10 @@ from torch import nn
 
 import studio
 from gpu_parts.bench import Bench, Found, generators
-from studio.engine.ledger import Ledger, tensor_bytes
-from studio.engine.parts import Part, Parts
+from studio.engine.memory.components import Part, Parts
+from studio.engine.memory.ledger import Ledger, tensor_bytes
 from studio.testing.subject import Subject
-from studio.weights import Streaming, hosted
+from studio.weights.loading import Streaming, hosted
 
 
 class Layers(nn.Module):

@@ -88,7 +88,7 @@ def _at_once(bench: Bench, engine: Engine, generator: ImageGenerator, side: int)
     for seed, (count, guidance) in enumerate(bench.of(ASKS, ASKS[:2])):
         inputs = generator.Inputs(prompt="a red apple", steps=bench.of(count, 2), guidance=guidance,
                                   size=f"{side}x{side}")  # fmt: skip
-        tickets.append(engine.submit(Request(generator, inputs, seed=seed, plugin=PLUGIN)))
+        tickets.append(engine.submit(Request.of(generator, inputs, seed=seed, plugin=PLUGIN)))
     for ticket in tickets:
         ticket.result(300)
     return round(time.perf_counter() - begun, 3)

@@ -129,7 +129,7 @@ class Illegal(Generator):
         table, places = torch.ones(4, device=model), torch.full((2,), 9, device=model)
         return studio.Text(str(table[places].tolist()))
 
-    def load(self, device: str, dtype: str) -> str:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> str:
         return device
 
 
@@ -137,7 +137,7 @@ def lose(bench: Bench) -> str:
     """What two requests are told when the first breaks the device."""
     generator, told = Illegal(), []
     with Engine(bench.device.name) as engine:
-        tickets = [engine.submit(Request(generator, generator.Inputs(), seed=i, plugin=PLUGIN)) for i in (1, 2)]
+        tickets = [engine.submit(Request.of(generator, generator.Inputs(), seed=i, plugin=PLUGIN)) for i in (1, 2)]
         for ticket in tickets:
             try:
                 told.append(str(ticket.result(30)))

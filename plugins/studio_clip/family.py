@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import studio
-from studio import models
 from studio.errors import WeightsError
-from studio.serving import others
 from studio_clip import places
 
 if TYPE_CHECKING:
     from studio_clip.model import Clip
     from studio_clip.stock import Stock
 
-MODEL: Any = studio.field(
-    "", help="a folder with open_clip_config.json and safetensors, or a pulled one; empty is Studio's own",
-    max_length=4000,
-)  # fmt: skip
+MODEL: Any = studio.model_field(
+    "a folder with open_clip_config.json and safetensors, or a pulled one; empty is Studio's own"
+)
 TOGETHER = 32  # pictures in a step
 MOST = 1000  # pictures in a request
 
@@ -35,31 +32,24 @@ class Family(studio.Generator):
     streams: ClassVar[bool] = True
 
     def __init__(self, folder: Path = places.WEIGHTS) -> None:
-        """Use the CLIP in `folder`."""
+        """Use the CLIP in `folder` where inputs name none."""
         self.folder = folder
-        self._others = others(type(self))
 
-    def serving(self, inputs: Any) -> Family:
-        """The generator with the model that the inputs name. Raises ModelError, UnknownName."""
-        if not inputs.model:
-            return self
-        return self._others(models.path(inputs.model).absolute())
-
-    def weights(self) -> list[Path]:
+    def weights(self, ref: studio.ModelRef) -> list[Path]:
         """What decides the vectors. Raises WeightsError for a folder that is no CLIP, or has pickles alone."""
-        if not (self.folder / places.CONFIG).is_file():
-            reason = f"`{self.folder}` is no CLIP: it has no `{places.CONFIG}`"
-            raise WeightsError(self.folder, reason, hint="name a folder in open_clip's layout")
-        if places.is_own(self.folder):
-            return places.files(self.folder)
-        return places.stock_files(self.folder)
+        folder = ref.path or self.folder
+        if not (folder / places.CONFIG).is_file():
+            reason = f"`{folder}` is no CLIP: it has no `{places.CONFIG}`"
+            raise WeightsError(folder, reason, hint="name a folder in open_clip's layout")
+        return places.files(folder) if places.is_own(folder) else places.stock_files(folder)
 
-    def load(self, device: str, dtype: str) -> Clip | Stock:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Clip | Stock:
         """Both towers. The text tower of the CLIP that ships is the image model's, if that is loaded likewise."""
-        if places.is_own(self.folder):
+        folder = ref.path or self.folder
+        if places.is_own(folder):
             from studio_clip import model
 
-            return model.load(self.folder, device=device, dtype=dtype)
+            return model.load(folder, device=device, dtype=dtype)
         from studio_clip import stock
 
-        return stock.load(self.folder, device, dtype)
+        return stock.load(folder, device, dtype)

@@ -192,12 +192,12 @@ class _Words:
         assert isinstance(made, Embedding)
         recipe = made.recipe
         assert recipe is not None
-        told = f"{recipe.generator} {recipe.generator_version} {sorted(recipe.weights.items())}"
+        told = f"{recipe.spec.generator} {recipe.generator_version} {sorted(recipe.spec.model.sha256.items())}"
         return made.vector, hashlib.sha256(told.encode()).hexdigest()
 
     def said(self, recipe: Recipe | None) -> NDArray[np.float32] | None:
         """The vector of what a recipe, which may be anybody's, says is to be seen; None if it says nothing."""
-        values = () if recipe is None else (recipe.inputs.get(name) for name in SAID)
+        values = () if recipe is None else (recipe.spec.inputs.get(name) for name in SAID)
         text = next((each.strip()[:_MOST_SAID] for each in values if isinstance(each, str) and each.strip()), None)
         if text is None:
             return None

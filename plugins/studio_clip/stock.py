@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -25,6 +24,7 @@ from studio import devices
 from studio.caching import cached_property
 from studio.errors import StudioError, WeightsError
 from studio.loaders import open_clip as loaders
+from studio.media.pictures import on_white
 from studio_clip.places import CONFIG, stock_files
 
 
@@ -60,7 +60,7 @@ class Stock:
     @torch.inference_mode()
     def images(self, pictures: Iterable[PIL.Image.Image]) -> Tensor:
         """Unit vectors, float32 (N, D), on the model's device; what is transparent becomes white."""
-        x = torch.stack([self.transform(_opaque(each)) for each in pictures])  # (N, 3, H, W)
+        x = torch.stack([self.transform(on_white(each)) for each in pictures])  # (N, 3, H, W)
         return F.normalize(self.net.encode_image(self.here(x).to(self.net.logit_scale.dtype)).float(), dim=-1)
 
 
@@ -79,9 +79,3 @@ def load(folder: Path, device: str, dtype: str) -> Stock:
         reason = f"open_clip cannot build the model of `{folder}`: {error}"
         raise WeightsError(folder / CONFIG, reason, hint="its config may be of a newer open_clip") from error
     return Stock(net, tokenizer, transform)
-
-
-def _opaque(picture: PIL.Image.Image) -> PIL.Image.Image:
-    rgba = picture.convert("RGBA")
-    white = PIL.Image.new("RGBA", rgba.size, "white")
-    return PIL.Image.fromarray(np.asarray(PIL.Image.alpha_composite(white, rgba))[..., :3])

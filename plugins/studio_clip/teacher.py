@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from studio.devices.precision import autocast
 from studio.loaders import transformers
-from studio.precision import autocast
 
 WIDTH = 384
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from studio.devices.precision import autocast
 from studio.files import write_atomically
-from studio.precision import autocast
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run

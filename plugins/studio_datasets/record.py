@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.Image
 
+from studio.media import pictures
+
 
 @dataclass(frozen=True)
 class Record:
@@ -48,8 +50,8 @@ def held_out(record: Record, one_in: int) -> bool:
 
 def on_white(picture: PIL.Image.Image, size: int) -> np.ndarray:
     """The picture centred on a white square, longest side fitted, as a uint8 array of (size, size, 3)."""
-    rgba = picture.convert("RGBA")
-    side = max(rgba.size)
-    square = PIL.Image.new("RGBA", (side, side), (255, 255, 255, 255))
-    square.alpha_composite(rgba, ((side - rgba.width) // 2, (side - rgba.height) // 2))
-    return np.asarray(square.convert("RGB").resize((size, size), PIL.Image.Resampling.LANCZOS, reducing_gap=3.0))
+    rgb = pictures.on_white(picture)
+    side = max(rgb.size)
+    square = PIL.Image.new("RGB", (side, side), "white")
+    square.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
+    return np.asarray(square.resize((size, size), PIL.Image.Resampling.LANCZOS, reducing_gap=3.0))

@@ -55,6 +55,7 @@ class Found:
         bad = [name for name, each in made.state_dict().items() if not each.isfinite().all()]
         if bad:
             raise WeightsError(self.path, f"`{bad[0]}` of `{self.path}` holds values that are not finite", hint=_AGAIN)
+        made.names = self.names
         return made
 
 

@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import studio
-from studio import models
-from studio.caching import cached_property
 from studio.errors import InputError, UnknownName
 from studio.models.formats import is_pickle, refuse_pickle
-from studio.serving import others
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,10 +26,9 @@ if TYPE_CHECKING:
 STARTER = Path(__file__).parent / "weights" / "starter.safetensors"
 CHUNK = 64  # frames of a walk that one step draws
 
-_MODEL: Any = studio.field(
-    "", help="a safetensors file in the layout of PyTorch's DCGAN tutorial, or a pulled model; empty is Studio's own",
-    max_length=4000,
-)  # fmt: skip
+_MODEL: Any = studio.model_field(
+    "a safetensors file in the layout of PyTorch's DCGAN tutorial, or a pulled model; empty is Studio's own"
+)
 _TRUNCATION: Any = studio.field(
     4.0, ge=0.05, le=4, help="no latent lies further from 0 than this; less is more alike and more typical"
 )
@@ -61,45 +57,25 @@ class _Family(studio.Generator):
     streams: ClassVar[bool] = True
 
     def __init__(self, path: Path = STARTER) -> None:
-        """Use the weights at `path`, a file that `checkpoint.find` reads."""
+        """Use the weights at `path`, a file that `checkpoint.find` reads, where inputs name none."""
         self.path = path
-        self._others = others(type(self))
 
-    def serving(self, inputs: Any) -> _Family:
-        """The generator with the model that the inputs name. Raises ModelError for a pickle."""
-        if not inputs.model:
-            return self
-        path = models.path(inputs.model).absolute()
-        if is_pickle(path.name):
-            raise refuse_pickle(str(path), f"file:{path}")
-        return self._others(path)
-
-    @cached_property
-    def found(self) -> Found:
-        """The model on disk. Raises WeightsError."""
+    def found(self, ref: studio.ModelRef) -> Found:
+        """The model on disk. Raises WeightsError, or ModelError for a pickle."""
         from studio_dcgan.checkpoint import find
 
-        return find(self.path)
+        path = ref.path or self.path
+        if is_pickle(path.name):
+            raise refuse_pickle(str(path), f"file:{path}")
+        return find(path)
 
-    def weights(self) -> list[Path]:
+    def weights(self, ref: studio.ModelRef) -> list[Path]:
         """The one file. Raises WeightsError if it is no DCGAN's."""
-        return [self.found.path]
+        return [self.found(ref).path]
 
-    def load(self, device: str, dtype: str) -> Generator:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Generator:
         """Build the generator."""
-        return self.found.build(device, dtype)
-
-    def class_of(self, name: str, rng: studio.Rng) -> int:
-        """The number of a class; of an empty name, a random one. Raises UnknownName, InputError."""
-        names = self.found.names
-        if not name:
-            return rng.python.randrange(max(len(names), 1))
-        if not names:
-            raise InputError("of", f"`of` is `{name}`, but the model `{self.path}` has no classes", hint="leave it out")
-        folded = {each.casefold(): index for index, each in enumerate(names)}
-        if name.casefold().strip() not in folded:
-            raise UnknownName("class of the model", name, names)
-        return folded[name.casefold().strip()]
+        return self.found(ref).build(device, dtype)
 
     def step(self, model: Generator, states: Sequence[Drawing]) -> list[Drawing]:
         """Draw the next pictures of every state in one forward pass."""
@@ -119,7 +95,19 @@ class _Family(studio.Generator):
 
     def facts(self, model: Generator, inputs: Any) -> dict[str, Any]:
         """The model's shape."""
-        return {"model": {"latents": model.latent, "width": self.found.width, "classes": model.classes}}
+        return {"model": {"latents": model.latent, "width": model.width, "classes": model.classes}}
+
+
+def _class_of(model: Generator, name: str, rng: studio.Rng) -> int:
+    """The number of a class; of an empty name, a random one. Raises UnknownName, InputError."""
+    if not name:
+        return rng.python.randrange(max(len(model.names), 1))
+    if not model.names:
+        raise InputError("of", f"`of` is `{name}`, but the model has no classes", hint="leave it out")
+    folded = {each.casefold(): index for index, each in enumerate(model.names)}
+    if name.casefold().strip() not in folded:
+        raise UnknownName("class of the model", name, model.names)
+    return folded[name.casefold().strip()]
 
 
 class DcganGenerator(_Family):
@@ -141,7 +129,7 @@ class DcganGenerator(_Family):
 
         from studio_dcgan.latents import truncated
 
-        label = model.here(torch.tensor([self.class_of(inputs.of, rng)]))
+        label = model.here(torch.tensor([_class_of(model, inputs.of, rng)]))
         z = model.here(truncated(1, model.latent, inputs.truncation, rng.torch))
         return Drawing(x=model.joined(z, label), pixels=torch.empty(0, *model.picture, dtype=torch.uint8))
 
@@ -177,7 +165,7 @@ class DcganWalk(_Family):
         from studio_dcgan.latents import between, slerp, truncated
 
         names = inputs.of or [""]
-        labels = torch.tensor([self.class_of(names[stop % len(names)], rng) for stop in range(inputs.stops)])
+        labels = torch.tensor([_class_of(model, names[stop % len(names)], rng) for stop in range(inputs.stops)])
         z = truncated(inputs.stops, model.latent, inputs.truncation, rng.torch)
         way = torch.linspace(0, inputs.stops - 1, inputs.frames)
         joined = model.joined(model.here(z), model.here(labels))

@@ -41,7 +41,8 @@ class Generator(nn.Module):
     def __init__(self, latent: int = 100, width: int = 64, classes: int = 0, embedded: int = 64) -> None:
         """`width` is the channels of the last hidden layer (the paper: 128), `embedded` the numbers of a label."""
         super().__init__()
-        self.latent, self.classes = latent, classes
+        self.latent, self.width, self.classes = latent, width, classes
+        self.names: tuple[str, ...] = ()  # of the classes
         channels = [latent + (embedded if classes else 0), 8 * width, 4 * width, 2 * width, width]
         layers: list[nn.Module] = []
         for index, (before, after) in enumerate(pairwise(channels)):

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from studio.devices.precision import autocast
 from studio.files import write_atomically
-from studio.precision import autocast
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run

@@ -48,7 +48,10 @@ class ImageCommand(GeneratorCommand):
         target = choose(params["output"], best, Image.suffix, force=params["force"], others=Image.others)
         tickets = self.submit(settings, params, given, 0)
         results = Results(tickets, Destination(), None)
-        with Display([each.request.seed for each in tickets], quiet=settings.quiet) as display, stray_prints_aside():
+        with (
+            Display([each.request.spec.seed for each in tickets], quiet=settings.quiet) as display,
+            stray_prints_aside(),
+        ):
             for index, event in follow(tickets):
                 display.show(index, event)
                 results.take(index, event)
@@ -63,7 +66,7 @@ class ImageCommand(GeneratorCommand):
                                  follow=counter.follow, **request_of(params))  # fmt: skip
             for place, value in ranked:
                 index = places[place]
-                path = target.save(made[index], self.generator, tickets[index].request.seed)
+                path = target.save(made[index], self.generator, tickets[index].request.spec.seed)
                 kept.append({**told[index], "path": str(path), "score": value})
         if params["as_json"]:
             emit_json(kept)

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import studio
-from studio import models
 from studio.errors import InputError, WeightsError
 from studio.models.formats import is_pickle
-from studio.serving import others
 from studio_diffusion.layout import part, tensors_of
 
 if TYPE_CHECKING:
@@ -62,10 +60,7 @@ class DdpmGenerator(studio.Generator):
         """What `studio generate ddpm` asks for."""
 
         of: str = studio.field("", help="what to draw, one of the model's labels; empty is any", max_length=200)
-        model: str = studio.field(
-            "", help="a folder in the layout of diffusers' DDPMPipeline, or a pulled one",
-            max_length=4000,
-        )  # fmt: skip
+        model: str = studio.model_field("a folder in the layout of diffusers' DDPMPipeline, or a pulled one")
         steps: int = studio.field(20, ge=1, le=1000, help="denoising steps; more are slower and finer")
         guidance: float = studio.field(2.0, ge=1, le=30, help="how closely to follow the label; 1 is off")
         sampler: str = studio.field(
@@ -75,28 +70,22 @@ class DdpmGenerator(studio.Generator):
         size: str = studio.field("", help="WIDTHxHEIGHT, only that of the model; empty is that", max_length=20)
 
     def __init__(self, folder: Path = STARTER) -> None:
-        """Use the weights of `folder`, in the layout of diffusers' `DDPMPipeline`."""
+        """Use the weights of `folder`, in the layout of diffusers' `DDPMPipeline`, where inputs name none."""
         self.folder = folder
-        self._others = others(type(self))
 
-    def serving(self, inputs: Any) -> DdpmGenerator:
-        """The generator with the model that the inputs name."""
-        if not inputs.model:
-            return self
-        return self._others(models.path(inputs.model).absolute())
-
-    def weights(self) -> list[Path]:
+    def weights(self, ref: studio.ModelRef) -> list[Path]:
         """The folder's files that decide the picture. Raises WeightsError if it lacks one, or has pickles alone."""
-        if not self.folder.is_dir():
-            what = "is a file" if self.folder.exists() else "does not exist"
-            if self.folder.exists() and is_pickle(self.folder.name):
+        folder = ref.path or self.folder
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            if folder.exists() and is_pickle(folder.name):
                 what = "may be a pickle, and loading one runs its code"
-            raise WeightsError(self.folder, f"the model `{self.folder}` {what}", hint=f"name {_LAYOUT}")
-        net, scheduler = part(self.folder, "unet"), part(self.folder, "scheduler")
+            raise WeightsError(folder, f"the model `{folder}` {what}", hint=f"name {_LAYOUT}")
+        net, scheduler = part(folder, "unet"), part(folder, "scheduler")
         small = [net / "config.json", scheduler / "scheduler_config.json"]
         for path in small:
             if not path.exists():
-                reason = f"`{self.folder}` is no DDPM: it has no `{path.relative_to(self.folder)}`"
+                reason = f"`{folder}` is no DDPM: it has no `{path.relative_to(folder)}`"
                 raise WeightsError(path, reason, hint=f"name {_LAYOUT}")
         tensors = tensors_of(net)
         if not tensors:
@@ -106,17 +95,17 @@ class DdpmGenerator(studio.Generator):
                 "; `DDPMPipeline.from_pretrained(folder).save_pretrained(new)`, on a machine that may, converts it"
             )
             hint = "get the model's *.safetensors" + (convert if pickles else "")
-            raise WeightsError(net, f"the net of `{self.folder}` has {found}", hint=hint)
-        others = [self.folder / "labels.json", self.folder / "model_index.json"]
+            raise WeightsError(net, f"the net of `{folder}` has {found}", hint=hint)
+        others = [folder / "labels.json", folder / "model_index.json"]
         return [*tensors, *small, *(each for each in others if each.exists())]
 
-    def load(self, device: str, dtype: str) -> PixelDiffusion:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> PixelDiffusion:
         """Build the U-Net. Raises WeightsError for what is damaged or does not fit."""
         import torch
 
         from studio_diffusion.pixel import PixelDiffusion
 
-        return PixelDiffusion.load(self.folder, device, getattr(torch, dtype))
+        return PixelDiffusion.load(ref.path or self.folder, device, getattr(torch, dtype))
 
     def start(self, model: PixelDiffusion, inputs: Any, rng: studio.Rng) -> Denoising:
         """Draw the noise. Raises InputError or UnknownName for what the model does not have."""
@@ -166,7 +155,7 @@ class DdpmGenerator(studio.Generator):
 
     def batch_key(self, state: Denoising) -> Hashable:
         """Pictures of one model share a step, whatever their labels, steps, samplers, guidance and position."""
-        return (self.folder, tuple(state.x.shape))
+        return tuple(state.x.shape)
 
     def facts(self, model: PixelDiffusion, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""

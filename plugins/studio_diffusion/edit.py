@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import InputError
-from studio.media import Image
+from studio.media import Image, pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,7 @@ class Canvas:
             ratio = image.size[0] * size[1] == image.size[1] * size[0]
             notices.append(f"the picture, {_words(image.size)}, was scaled{'' if ratio else f' and {how}'} "
                            f"to {_words(size)}")  # fmt: skip
-        pixels = np.asarray(_fit(_on_white(image), size, fit, WHITE))
+        pixels = np.asarray(_fit(pictures.on_white(image.pil), size, fit, WHITE))
         anew = None if drawn is None else _clean(np.asarray(_fit(drawn, size, fit, 0), np.float32) / np.float32(255))
         if anew is not None and not anew.any():
             raise InputError("mask", f"nothing is left to draw: cropping to {_words(size)} cut off all that is to be "
@@ -153,10 +153,6 @@ def _drawn(image: Image, mask: Image | None, box: str, notices: list[str]) -> PI
     drawn = PIL.Image.new("L", image.size, 0)
     drawn.paste(255, (x, y, x + width, y + height))
     return drawn
-
-
-def _on_white(image: Image) -> PIL.Image.Image:
-    return _over(image, 255).convert("RGB")
 
 
 def _over(image: Image, grey: int) -> PIL.Image.Image:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
+from studio.devices.precision import fast_dtype
 from studio.errors import InputError, WeightsError
-from studio.precision import fast_dtype
 from studio_diffusion import edit, prompts, sizes, skipping, vocabulary
 from studio_diffusion.chunks import notices as told
 from studio_diffusion.layout import tensors_of
@@ -84,6 +84,7 @@ class ImageGenerator(studio.Generator):
             max_length=2000,
         )
         negative: str = studio.field("", help="what to keep away from", max_length=2000)
+        model: str = studio.model_field("a folder that `studio train image` wrote, or a pulled one")
         steps: int = studio.field(STEPS, ge=1, le=1000, help="denoising steps; more are slower and finer")
         guidance: float = studio.field(
             GUIDANCE, ge=1, le=30, help="how closely to follow the prompt; 1 is off and twice as fast"
@@ -200,29 +201,30 @@ class ImageGenerator(studio.Generator):
             return int(width), int(height)
 
     def __init__(self, folder: Path = STARTER) -> None:
-        """Use the weights of `folder`, in the layout of diffusers' `StableDiffusionPipeline`."""
+        """Use the weights of `folder`, in the layout of diffusers' `StableDiffusionPipeline`, if inputs name none."""
         self.folder = folder
 
-    def weights(self) -> list[Path]:
+    def weights(self, ref: studio.ModelRef) -> list[Path]:
         """The folder's safetensors and configs. Raises WeightsError if it lacks a part."""
+        folder = ref.path or self.folder
         for part in PARTS:
-            if not (self.folder / part).exists():
-                reason = f"`{self.folder}` is no image model: it has no `{part}`"
-                raise WeightsError(self.folder / part, reason, hint="install the package again, or name another folder")
-        nets = [file for part in ("text_encoder", "unet", "vae") for file in tensors_of(self.folder / part)]
-        return [*nets, *sorted(self.folder.glob("*/*config.json"))]  # configs decide the picture as well
+            if not (folder / part).exists():
+                reason = f"`{folder}` is not an image model: it has no `{part}`"
+                raise WeightsError(folder / part, reason, hint="name a folder that `studio train image` wrote")
+        nets = [file for part in ("text_encoder", "unet", "vae") for file in tensors_of(folder / part)]
+        return [*nets, *sorted(folder.glob("*/*config.json"))]  # configs decide the picture as well
 
     def dtype_for(self, device: str) -> str:
         """bfloat16 where the hardware multiplies it, else float32."""
         return fast_dtype(device)
 
-    def load(self, device: str, dtype: str) -> LatentDiffusion:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> LatentDiffusion:
         """Build text encoder, U-Net and VAE."""
         import torch
 
         from studio_diffusion.latent import LatentDiffusion
 
-        return LatentDiffusion(self.folder, device, getattr(torch, dtype))
+        return LatentDiffusion(ref.path or self.folder, device, getattr(torch, dtype))
 
     def start(self, model: LatentDiffusion, inputs: Any, rng: studio.Rng) -> Denoising:
         """Encode the texts and draw the noise."""

@@ -17,8 +17,8 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from studio.devices.precision import autocast
 from studio.files import write_atomically
-from studio.precision import autocast
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from studio.precision import autocast
+from studio.devices.precision import autocast
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run

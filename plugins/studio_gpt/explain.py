@@ -8,14 +8,13 @@ Try it: ``studio text --explain --attention 0.0 --model model.gguf "The animal w
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import studio
 from studio.errors import InputError
-from studio_gpt.text import STARTER, WEIGHTS, TextGenerator, TextInputs, Writing
+from studio_gpt.text import WEIGHTS, LanguageModel, TextGenerator, TextInputs, Writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,13 +39,12 @@ class ExplainGenerator(TextGenerator):
 
         top: int = studio.field(5, ge=1, le=100, help="likeliest tokens to tell at each step")
 
-    def __init__(self, path: Path = STARTER, weights: str = WEIGHTS[0], *, shares: bool = False) -> None:
-        """As for `text`, but that nothing is shared unless asked for."""
-        super().__init__(path, weights, shares=shares)
-
     def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Writing:
-        """As `text` does."""
-        return replace(super().start(model, inputs, rng), top=inputs.top)
+        """As `text` does, but nothing is taken from the prefix cache: which of it is known changes the last digits."""
+        return self.start_isolated(model, inputs, rng)
+
+    def _start(self, model: TextModel, inputs: Any, rng: studio.Rng, *, shares: bool) -> Writing:
+        return replace(super()._start(model, inputs, rng, shares=shares), top=inputs.top)
 
     def preview(self, model: TextModel, state: Writing) -> None:
         """None: it is read when it is whole."""
@@ -76,7 +74,7 @@ class Looking(studio.State):
     weights: Tensor | None = None
 
 
-class AttentionGenerator(TextGenerator):
+class AttentionGenerator(LanguageModel[Any, Looking]):
     """Draw where each word of a text looks, for one head of one layer of a language model."""
 
     name = "text-attention"
@@ -86,12 +84,12 @@ class AttentionGenerator(TextGenerator):
         """A text, a model, a layer and a head."""
 
         prompt: str = studio.field(help="the text to look at", min_length=1, max_length=10_000)
-        model: str = studio.field("", help="as for `studio text`", max_length=4000)
-        weights: str = studio.field(WEIGHTS[0], help="as for `studio text`", choices=WEIGHTS)
+        model: str = studio.model_field("as for `studio text`")
+        weights: str = studio.variant_field(WEIGHTS[0], help="as for `studio text`", choices=WEIGHTS)
         layer: int = studio.field(0, ge=0, le=1023, help="counted from 0")
         head: int = studio.field(0, ge=0, le=4095, help="counted from 0")
 
-    def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Looking:  # type: ignore[override]
+    def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Looking:
         """Read the text. Raises InputError for a layer or head that is not there, and a text of too many tokens."""
         tokens = model.tokens.encode(inputs.prompt)
         for name, count in (("layer", model.config.layers), ("head", model.config.heads)):
@@ -103,7 +101,7 @@ class AttentionGenerator(TextGenerator):
             raise InputError("prompt", f"`prompt` has {len(tokens)} tokens; from 1 to {most} can be drawn")
         return Looking(tokens=tuple(tokens), layer=inputs.layer, head=inputs.head)
 
-    def step(self, model: TextModel, states: Sequence[Looking]) -> list[Looking]:  # type: ignore[override]
+    def step(self, model: TextModel, states: Sequence[Looking]) -> list[Looking]:
         """Run the decoder over each text and keep what the head saw."""
         from studio_gpt.writer import attention_of
 
@@ -112,17 +110,10 @@ class AttentionGenerator(TextGenerator):
             for each in states
         ]
 
-    def preview(self, model: TextModel, state: Looking) -> None:  # type: ignore[override]
-        """None."""
-
-    def finish(self, model: TextModel, state: Looking) -> studio.Image:  # type: ignore[override]
+    def finish(self, model: TextModel, state: Looking) -> studio.Image:
         """The picture: a row for each token, darker where it looks."""
         assert state.weights is not None
         return studio.Image(draw([model.tokens.spell(token) for token in state.tokens], state.weights.tolist()))
-
-    def batch_key(self, state: Looking) -> Hashable:  # type: ignore[override]
-        """Each by itself."""
-        return ("alone", id(state))
 
 
 def draw(words: Sequence[str], weights: Sequence[Sequence[float]]) -> Any:

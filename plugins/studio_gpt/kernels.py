@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from studio.precision import fast_dtype
+from studio.devices.precision import fast_dtype
 
 FEW = 32  # rows up to which torch's int8 kernel is asked; above, reading the weights is not what costs
 VERY_FEW = 4  # rows up to which MKL multiplies a part of the matrix faster from the left

@@ -24,7 +24,7 @@ import studio
 from studio import devices
 from studio.errors import UsageError, WeightsError
 from studio.loaders import MOST_CONFIG, MOST_INDEX, MOST_TOKENIZER, read_config, regular, tokenizer_json
-from studio.weights import Source, Tensors
+from studio.weights.loading import Source, Tensors
 from studio_gpt import families, gguf_model
 from studio_gpt.families import Stored
 from studio_gpt.gguf_file import Gguf
@@ -211,7 +211,7 @@ class Arranged:
 
 
 class _GgufTensors:
-    """The tensors of a GGUF file, as `studio.weights.Source` has those of safetensors."""
+    """The tensors of a GGUF file, as `studio.weights.loading.Source` has those of safetensors."""
 
     def __init__(self, gguf: Gguf, device: str, dtype: torch.dtype) -> None:
         self.gguf, self.device, self.dtype = gguf, device, dtype

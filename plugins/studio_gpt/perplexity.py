@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import studio
 from studio.errors import InputError
-from studio_gpt.text import WEIGHTS, TextGenerator
+from studio_gpt.text import WEIGHTS, LanguageModel
 
 if TYPE_CHECKING:
     from studio_gpt.writer import TextModel
@@ -40,7 +40,7 @@ class Scoring(studio.State):
     nats: float = 0.0
 
 
-class PerplexityGenerator(TextGenerator):
+class PerplexityGenerator(LanguageModel[Any, Scoring]):
     """Tell as JSON how well a language model predicts a text (perplexity: lower is better)."""
 
     name = "text-perplexity"
@@ -49,14 +49,14 @@ class PerplexityGenerator(TextGenerator):
         """A text, a model, and how it is read."""
 
         text: studio.Text = studio.field(help="the text to foretell")
-        model: str = studio.field("", help="as for `studio text`", max_length=4000)
-        weights: str = studio.field(WEIGHTS[0], help="as for `studio text`", choices=WEIGHTS)
+        model: str = studio.model_field("as for `studio text`")
+        weights: str = studio.variant_field(WEIGHTS[0], help="as for `studio text`", choices=WEIGHTS)
         window: int = studio.field(0, ge=0, le=1_000_000, help="tokens that are read together; 0 is the whole context")
         stride: int = studio.field(
             0, ge=0, le=1_000_000, help="tokens from one window's beginning to the next's; 0 is a window"
         )
 
-    def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Scoring:  # type: ignore[override]
+    def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Scoring:
         """Lay out the windows. Raises InputError for fewer than two tokens, too many, or windows that do not fit."""
         tokens = model.tokens.encode(inputs.text.text.removeprefix("\ufeff"))  # a file's byte order mark
         if not 2 <= len(tokens) <= MOST_TOKENS:
@@ -72,7 +72,7 @@ class PerplexityGenerator(TextGenerator):
         windows = tuple(_windows(len(tokens), window, stride))
         return Scoring(steps=len(windows), tokens=tuple(tokens), windows=windows)
 
-    def step(self, model: TextModel, states: Sequence[Scoring]) -> list[Scoring]:  # type: ignore[override]
+    def step(self, model: TextModel, states: Sequence[Scoring]) -> list[Scoring]:
         """Read the next window of each."""
         from studio_gpt.writer import nats_of
 
@@ -83,19 +83,12 @@ class PerplexityGenerator(TextGenerator):
             made.append(replace(each, position=each.position + 1, nats=nats))
         return made
 
-    def preview(self, model: TextModel, state: Scoring) -> None:  # type: ignore[override]
-        """None."""
-
-    def finish(self, model: TextModel, state: Scoring) -> studio.Text:  # type: ignore[override]
+    def finish(self, model: TextModel, state: Scoring) -> studio.Text:
         """Perplexity (the exponential of nats a token), nats a token, and how many tokens were scored."""
         scored = sum(end - first for _, end, first in state.windows)
         mean = state.nats / scored
         told = {"perplexity": math.exp(mean), "nats": mean, "scored": scored, "tokens": len(state.tokens)}
         return studio.Text(json.dumps(told) + "\n")
-
-    def batch_key(self, state: Scoring) -> Hashable:  # type: ignore[override]
-        """Each by itself: a window fills a step."""
-        return ("alone", id(state))
 
 
 def _windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:

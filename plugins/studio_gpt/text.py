@@ -12,16 +12,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import field_validator, model_validator
 
 import studio
-from studio import models
-from studio.caching import cached_property
+from studio.devices.precision import fast_dtype
 from studio.errors import InputError
-from studio.precision import fast_dtype
-from studio.serving import others
 from studio_gpt.chat import chat_tokens, turn_ends
 from studio_gpt.schema import MOST_CHARACTERS, checked
 
@@ -95,11 +92,10 @@ class TextInputs(studio.Inputs):
     """What `studio text` asks for."""
 
     prompt: str = studio.field(help="the text to go on from", min_length=1, max_length=1_000_000)
-    model: str = studio.field(
-        "", help="a pulled model, a folder in transformers' layout or a GGUF file; empty is Studio's own",
-        max_length=4000,
-    )  # fmt: skip
-    weights: str = studio.field(
+    model: str = studio.model_field(
+        "a pulled model, a folder in transformers' layout or a GGUF file; empty is Studio's own"
+    )
+    weights: str = studio.variant_field(
         WEIGHTS[0], help="how weights are held: as loaded, or in fewer bits, faster and less exact", choices=WEIGHTS
     )
     chat: bool = studio.field(
@@ -164,59 +160,58 @@ class TextInputs(studio.Inputs):
         return self
 
 
-class TextGenerator(studio.Generator):
-    """Go on from a text, with a language model."""
+InputsT = TypeVar("InputsT", bound=studio.Inputs)
+StateT = TypeVar("StateT", bound=studio.State)
 
-    name = "text"
+
+class LanguageModel(studio.Generator["TextModel", InputsT, StateT], Generic[InputsT, StateT]):
+    """A generator on a language model. All that are given one model and one kind of weights share it."""
+
     version: ClassVar[str] = "2"  # 1 had float32 weights
     output: ClassVar[type[studio.Media]] = studio.Text
-    max_batch: ClassVar[int] = 32
-    Inputs: ClassVar[type[TextInputs]] = TextInputs
 
-    def __init__(self, path: Path = STARTER, weights: str = WEIGHTS[0], *, shares: bool = True) -> None:
-        """Use the model at `path`, a folder in the layout of transformers or a GGUF file, with a kind of weights.
+    def __init__(self, path: Path = STARTER) -> None:
+        """Use the model at `path`, a folder in the layout of transformers or a GGUF file, where inputs name none."""
+        self.path = path
 
-        Requests take from each other what prompts have in common if it `shares`.
-        """
-        self.path, self.variant, self.shares = path, weights, shares
-        self._others = others(type(self))
-
-    def serving(self, inputs: Any) -> TextGenerator:
-        """The generator with the model that the inputs name, and their kind of weights."""
-        path = models.path(inputs.model).absolute() if inputs.model else self.path
-        return self._like(path, inputs.weights, self.shares)
-
-    def alone(self) -> TextGenerator:
-        """The same without shared beginnings: which of them are known changes the last bits of logits."""
-        return self._like(self.path, self.variant, False)
-
-    def _like(self, path: Path, weights: str, shares: bool) -> TextGenerator:
-        same = (path, weights, shares) == (self.path, self.variant, self.shares)
-        return self if same else self._others(path, weights, shares=shares)
-
-    @cached_property
-    def found(self) -> Found:
+    def found(self, ref: studio.ModelRef) -> Found:
         """The model on disk. Raises WeightsError."""
         from studio_gpt.load import find
 
-        return find(self.path)
+        return find(ref.path or self.path)
 
-    def weights(self) -> list[Path]:
+    def weights(self, ref: studio.ModelRef) -> list[Path]:
         """The files that the model is made of, the tokenizer's too. Raises WeightsError if there is no model."""
-        return [*self.found.files, *self.found.others]
+        found = self.found(ref)
+        return [*found.files, *found.others]
 
     def dtype_for(self, device: str) -> str:
         """float32 on a CPU, whose kernels take it; elsewhere what the device multiplies fastest."""
         return "float32" if device == "cpu" else fast_dtype(device)
 
-    def load(self, device: str, dtype: str) -> TextModel:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> TextModel:
         """Build the decoder and read its tokenizer."""
         from studio_gpt.writer import TextModel
 
-        return TextModel.load(self.found, device, dtype, self.variant)
+        return TextModel.load(self.found(ref), device, dtype, ref.variant or WEIGHTS[0])
+
+
+class TextGenerator(LanguageModel[TextInputs, Writing]):
+    """Go on from a text, with a language model."""
+
+    name = "text"
+    max_batch: ClassVar[int] = 32
+    Inputs: ClassVar[type[TextInputs]] = TextInputs
 
     def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Writing:
-        """Read the prompt and make room for keys and values."""
+        """Read the prompt, from what the model knows of its beginning on, and make room for keys and values."""
+        return self._start(model, inputs, rng, shares=True)
+
+    def start_isolated(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Writing:
+        """The same without the prefix cache: which beginnings are known changes the last bits of logits."""
+        return self._start(model, inputs, rng, shares=False)
+
+    def _start(self, model: TextModel, inputs: Any, rng: studio.Rng, *, shares: bool) -> Writing:
         tokens, notices = _prompt(model, inputs)
         notices = (*model.notices, *notices)
         room = min(len(tokens) + inputs.max_tokens, model.config.context)
@@ -225,8 +220,8 @@ class TextGenerator(studio.Generator):
         return Writing(
             steps=_chunks(len(tokens)) + room - len(tokens) - 1, notices=notices, tokens=tokens, prompt=len(tokens),
             start=max(0, len(tokens) - 4), read=len(tokens), seed=rng.seed, room=room, cache=cache,
-            known=model.prefixes.take(tokens, cache, 0) if self.shares else 0, inputs=inputs,
-            ends=ends, rule=model.rule(inputs.json_schema, ends), shares=self.shares,
+            known=model.prefixes.take(tokens, cache, 0) if shares else 0, inputs=inputs,
+            ends=ends, rule=model.rule(inputs.json_schema, ends), shares=shares,
         )  # fmt: skip
 
     def step(self, model: TextModel, states: Sequence[Writing]) -> list[Writing]:
@@ -249,7 +244,7 @@ class TextGenerator(studio.Generator):
     def batch_key(self, state: Writing) -> Hashable:
         """Those that write share steps; those that read prompts share them by the size of what is left."""
         left = state.ahead(state.known)
-        return (self.path.name, self.variant, "write" if left == 1 else f"read {1 << (left - 1).bit_length()}")
+        return "write" if left == 1 else f"read {1 << (left - 1).bit_length()}"
 
     def facts(self, model: TextModel, inputs: Any) -> dict[str, Any]:
         """The decoder's shape, the kernels of its matrix products, and the attention backends that have served it."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import studio.weights
+import studio.weights.loading
 from studio.errors import WeightsError
 from studio.loaders import transformers
 from studio_gpt import load
@@ -87,7 +87,7 @@ def decoder(folder: Path, tokenizer: tokenizers.Tokenizer, context: int) -> GPT:
     if not beside.is_dir():
         hint = "copy the tower's tokenizer there: its tokens' embeddings are taken over by their texts"
         raise WeightsError(beside, f"there is no `{beside}` beside the text tower", hint=hint)
-    source = studio.weights.Source([folder / "model.safetensors"], _plain_name, "cpu", torch.float32)
+    source = studio.weights.loading.Source([folder / "model.safetensors"], _plain_name, "cpu", torch.float32)
     stored = load.Arranged(source, plan_of(config, rows, known))
     weights = {name: stored.read(name) for name in stored.plan}
     theirs = transformers.tokenizer("CLIPTokenizer", beside)

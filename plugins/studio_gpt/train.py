@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from studio.devices.precision import autocast
 from studio.files import new_folder
-from studio.precision import autocast
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run

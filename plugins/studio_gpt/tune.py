@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from studio.devices.precision import autocast, fast_dtype
 from studio.errors import InputError, StudioError
 from studio.files import open_regular
-from studio.precision import autocast, fast_dtype
 from studio.training.agreement import fingerprint
 from studio.training.best import Best
 from studio.training.ema import Ema

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from studio.media import pictures
+
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
@@ -43,9 +45,7 @@ def fit_to(picture: PIL.Image.Image, size: tuple[int, int], way: str) -> NDArray
     import PIL.Image
     import PIL.ImageOps
 
-    white = PIL.Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    white.alpha_composite(picture.convert("RGBA"))
-    rgb, smooth = white.convert("RGB"), PIL.Image.Resampling.LANCZOS
+    rgb, smooth = pictures.on_white(picture), PIL.Image.Resampling.LANCZOS
     if way == "crop":
         return np.asarray(PIL.ImageOps.fit(rgb, size, smooth))
     return np.asarray(PIL.ImageOps.pad(rgb, size, smooth, color=(255, 255, 255)))

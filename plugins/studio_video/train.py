@@ -23,7 +23,7 @@ from torch import Tensor
 
 from studio.attention.backends.sdpa import computes_as_a_cpu
 from studio.attention.serving import Serving, lending
-from studio.precision import autocast
+from studio.devices.precision import autocast
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run

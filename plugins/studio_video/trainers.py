@@ -37,8 +37,8 @@ class TrainVideo(studio.Trainer):
         device = options.torch_device()
         import torch
 
+        from studio.devices.precision import fast_dtype
         from studio.loaders import diffusers, transformers
-        from studio.precision import fast_dtype
         from studio.training.peers import Peers
         from studio_datasets import animated, build, fetch
         from studio_diffusion.image import STARTER

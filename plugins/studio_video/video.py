@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
-from studio import models
+from studio.devices.precision import fast_dtype
 from studio.errors import WeightsError
-from studio.precision import fast_dtype
-from studio.serving import others
 from studio_diffusion import prompts, sizes
 from studio_diffusion.image import STARTER as PICTURES
 from studio_video import fit
@@ -59,7 +57,7 @@ class VideoGenerator(studio.Generator):
             "letterbox", choices=fit.WAYS, help="what to do with a picture or clip of another aspect ratio"
         )
         loop: bool = studio.field(False, help="let the end meet the beginning")
-        model: str = studio.field("", help="a folder that `studio train video` wrote, or a pulled one", max_length=4000)
+        model: str = studio.model_field("a folder that `studio train video` wrote, or a pulled one")
         steps: int = studio.field(20, ge=1, le=1000, help="denoising steps; more are slower and finer")
         guidance: float = studio.field(
             4.0, ge=1, le=30, help="how closely to follow the prompt; 1 is off and twice as fast"
@@ -121,77 +119,72 @@ class VideoGenerator(studio.Generator):
             return int(width), int(height)
 
     def __init__(self, folder: Path = WEIGHTS, shared: Path = PICTURES) -> None:
-        """Use the net of `folder`, and text tower and VAE of the image model in `shared`."""
+        """Use the net of `folder`, where inputs name none, and text tower and VAE of the image model in `shared`."""
         self.folder, self.shared = folder, shared
-        self._others = others(type(self))
 
-    def serving(self, inputs: Any) -> VideoGenerator:
-        """The generator with the model that the inputs name."""
-        if not inputs.model:
-            return self
-        return self._others(models.path(inputs.model).absolute(), self.shared)
-
-    def weights(self) -> list[Path]:
+    def weights(self, ref: studio.ModelRef) -> list[Path]:
         """The safetensors of the net and of what it shares. Raises WeightsError if anything is missing."""
-        if self._stock:
-            return sorted(self.folder.rglob("*.safetensors"))
-        for part in (self.folder / "config.json", *(self.shared / name for name in SHARED)):
+        folder = ref.path or self.folder
+        if _is_stock(folder):
+            return sorted(folder.rglob("*.safetensors"))
+        for part in (folder / "config.json", *(self.shared / name for name in SHARED)):
             if not part.exists():
-                reason = f"`{self.folder}` is no video model: `{part}` is missing"
+                reason = f"`{folder}` is not a video model: `{part}` is missing"
                 hint = "train one with `studio train video`, and name it: `--model training/video/model`"
                 raise WeightsError(part, reason, hint=hint)
         shared = [file for name in SHARED for file in (self.shared / name).glob("*.safetensors")]
-        return [*sorted(self.folder.glob("*.safetensors")), *sorted(shared)]
+        return [*sorted(folder.glob("*.safetensors")), *sorted(shared)]
 
     def dtype_for(self, device: str) -> str:
         """bfloat16 where the hardware multiplies it, else float32."""
         return fast_dtype(device)
 
-    def load(self, device: str, dtype: str) -> Model:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Model:
         """Build text tower, net and VAE, or the stock pipeline."""
         import torch
 
         from studio_video.latent import LatentVideo
         from studio_video.stock import StockVideo
 
-        if self._stock:
-            return StockVideo(self.folder, device, getattr(torch, dtype))
-        return LatentVideo(self.folder, self.shared, device, getattr(torch, dtype))
+        folder = ref.path or self.folder
+        if _is_stock(folder):
+            return StockVideo(folder, device, getattr(torch, dtype))
+        return LatentVideo(folder, self.shared, device, getattr(torch, dtype))
 
     def start(self, model: Model, inputs: Any, rng: studio.Rng) -> studio.State:
         """Encode the texts and what is given, and draw the noise."""
-        return self._way.start(model, inputs, rng)
+        return _way(model).start(model, inputs, rng)
 
     def step(self, model: Model, states: Sequence[Any]) -> Sequence[studio.State]:
         """One denoising step for all states."""
-        return self._way.step(model, states)
+        return _way(model).step(model, states)
 
     def finish(self, model: Model, state: Any) -> studio.Video:
         """Decode the latents."""
-        return self._way.finish(model, state)
+        return _way(model).finish(model, state)
 
     def preview(self, model: Model, state: Any) -> studio.Image | None:
         """The frame half-way, as the model now takes it to be."""
-        return self._way.preview(model, state)
+        return _way(model).preview(model, state)
 
     def batch_key(self, state: Any) -> Hashable:
         """What the states of this model say may share a step."""
-        return self.folder, state.key
+        return state.key
 
     def facts(self, model: Model, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""
-        return self._way.facts(model, inputs)
+        return _way(model).facts(model, inputs)
 
-    @property
-    def _stock(self) -> bool:
-        return (self.folder / "model_index.json").exists()
 
-    @property
-    def _way(self) -> Any:
-        """The module that knows how: `own`, or `stock` for a folder in diffusers' layout."""
-        from studio_video import own, stock
+def _is_stock(folder: Path) -> bool:
+    return (folder / "model_index.json").exists()
 
-        return stock if self._stock else own
+
+def _way(model: Model) -> Any:
+    """The module that knows how: `own`, or `stock` for a folder in diffusers' layout."""
+    from studio_video import own, stock
+
+    return stock if isinstance(model, stock.StockVideo) else own
 
 
 def _memory(frames: int, width: int, height: int) -> str:

@@ -22,7 +22,7 @@ _Rng = np.random.Generator
 def _shades(top: tuple[int, int, int], bottom: tuple[int, int, int], height: int, width: int) -> np.ndarray:
     """A float32 gradient (height, width, 3) from `top` to `bottom`."""
     share = np.linspace(0, 1, max(height, 1), dtype=np.float32)[:, None, None]
-    rows = (1 - share) * np.float32(top) + share * np.float32(bottom)  # (H, 1, 3)
+    rows = (1 - share) * np.array(top, np.float32) + share * np.array(bottom, np.float32)  # (H, 1, 3)
     return np.repeat(rows, width, axis=1)
 
 
@@ -64,7 +64,7 @@ def _peaks(picture: np.ndarray, rng: _Rng, base: float, colour: tuple[int, int, 
         top, half = base - rng.uniform(0.2, 0.4), rng.uniform(0.25, 0.4)
         inside = (y <= base) & (y - top >= (base - top) * abs(x - cx) / half)
         shade = 1 - 0.25 * ((x > cx) & inside)[..., None]
-        picture[inside] = (np.float32(colour) * shade)[inside]
+        picture[inside] = (np.array(colour, np.float32) * shade)[inside]
         if snow:
             picture[inside & (y < top + 0.1)] = (244, 246, 250)
 
@@ -179,7 +179,7 @@ def draw(ground: str, size: int, rng: np.random.Generator) -> np.ndarray:
         made = _DRAWN[ground](size, rng)
     else:
         made = np.empty((size, size, 3), np.float32)
-        made[:] = np.float32(RGB[ground.removesuffix(" background")])
+        made[:] = np.array(RGB[ground.removesuffix(" background")], np.float32)
     made = made * rng.uniform(0.93, 1.05) + rng.normal(0, 4, 3).astype(np.float32)
     if rng.random() < 0.5:
         made = made[:, ::-1]

@@ -53,12 +53,12 @@ def tint(sprite: PIL.Image.Image, colour: str) -> PIL.Image.Image:
     """The sprite in one of the composer's colours: its light and shade, and the greys of a colourful one, are kept."""
     rgba = np.asarray(sprite).astype(np.float32)
     rgb, painted = rgba[..., :3], rgba[..., 3] > 24
-    grey = rgb @ np.float32([0.299, 0.587, 0.114])  # (H, W)
+    grey = rgb @ np.array([0.299, 0.587, 0.114], np.float32)  # (H, W)
     low, middle, high = np.percentile(grey[painted], (2, 50, 98))
     # Light and shade as -1 to 1 about the median, so that any sprite has the colour itself at its middle.
     shade = np.where(grey < middle, (grey - middle) / max(middle - low, 24), (grey - middle) / max(high - middle, 24))
     shade = shade.clip(-1, 1)[..., None]
-    target = np.float32(RGB[colour])
+    target = np.array(RGB[colour], np.float32)
     light = target + (255 - target) * (0.1 if colour == "black" else 0.55)
     dark = target * (0.72 if colour == "white" else 0.35)
     made = target + np.where(shade > 0, shade * (light - target), -shade * (dark - target))

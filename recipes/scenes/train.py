@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from recipes.scenes import captions, picture, scene, sprites, things
-from studio import torch_setup
-from studio.precision import autocast
+from studio import devices
+from studio.devices import torch_setup
+from studio.devices.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_datasets import fetch
@@ -160,7 +161,7 @@ def main() -> None:
     from studio_diffusion import export, train_image
     from studio_diffusion.image import STARTER
 
-    device = torch.device(torch_setup.choose_device(None))
+    device = torch.device(devices.choose(None))
     stock: dict[str, Any] = {"low_cpu_mem_usage": False, "local_files_only": True, "torch_dtype": torch.float32}
     vae = AutoencoderKL.from_pretrained(STARTER / "vae", **stock).to(device).eval()
     unet = UNet2DConditionModel.from_pretrained(STARTER / "unet", **stock)

@@ -16,7 +16,7 @@ class Availability:
 
 def availability(device: str) -> list[Availability]:
     """Ask every backend about 16 tokens of one head of 64, in a usual dtype of `device`. Imports torch."""
-    from studio import torch_setup
+    from studio.devices import torch_setup
 
     torch_setup.prepare()
     import torch

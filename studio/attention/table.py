@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from studio import torch_setup
 from studio.attention.problem import Problem
+from studio.devices import torch_setup
 from studio.errors import MediaError
 from studio.files import make_folder, read_limited, write_atomically
 from studio.home import default_home

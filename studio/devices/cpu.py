@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-from studio import torch_setup
+from studio.devices import torch_setup
 from studio.devices.device import Device
 from studio.devices.memory import Gauge, NoGauge, ResidentGauge, host_free_memory, may_reset
 

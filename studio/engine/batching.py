@@ -47,8 +47,7 @@ class Groups:
     def file(self, entry: Entry) -> None:
         """File an entry, or file it anew, since what it has in common has changed."""
         self.remove(entry)
-        dtype = entry.model.dtype if entry.model else ""
-        own = (entry.background, id(entry.request.generator), dtype, entry.threads)
+        own = (entry.background, entry.request.generator, entry.model, entry.threads)
         table = self._tables.setdefault((own, _Key(entry.key)), OrderedDict())
         last = next(reversed(table), entry)
         table[entry] = None
@@ -109,7 +108,7 @@ def finish_together(lead: Entry, done: Iterable[Entry]) -> list[Entry]:
 
 
 def _alone(entry: Entry) -> bool:
-    return entry.alone > 0 or entry.request.invariant
+    return entry.alone > 0 or entry.request.spec.invariant
 
 
 def same_key(one: Hashable, other: Hashable) -> bool:

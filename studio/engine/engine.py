@@ -16,17 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Self
 
-from studio import devices, torch_setup
+from studio import devices
 from studio.attention.serving import Serving
+from studio.devices import torch_setup
 from studio.devices.memory import host_free_memory
-from studio.engine.ending import Later
-from studio.engine.ledger import MARGIN, Ledger
+from studio.engine.completion import Later
+from studio.engine.cost.profile import Measured
 from studio.engine.loop import MAX_RUNNING, Entry, Keeper, Loop
-from studio.engine.measured import Measured
-from studio.engine.models import Models
+from studio.engine.memory.ledger import MARGIN, Ledger
+from studio.engine.memory.model_cache import Models
+from studio.engine.observe.watcher import Watcher
 from studio.engine.provenance import recipe_writer
 from studio.engine.request import Event, Failed, Finished, Request, Timing
-from studio.engine.watch import Watcher
 from studio.engine.worker import Worker
 from studio.errors import Cancelled, NotStored, StoreError
 from studio.media import Media
@@ -188,11 +189,11 @@ class Engine:
 
     def resident(self, request: Request) -> bool:
         """Whether the request's model is on the device."""
-        return self._models.loaded(request.generator, request.dtype)
+        return self._models.loaded(request)
 
     def load_s(self, request: Request) -> float | None:
         """What loading the request's model took here when it was last done, in seconds, or None."""
-        return self._models.load_s(request.generator, request.dtype)
+        return self._models.load_s(request)
 
     def submit(self, request: Request) -> Ticket:
         """Accept a request. Raises EngineClosed after `close`."""
@@ -237,7 +238,7 @@ def _close(models: Models, measured: Measured) -> None:
 
 def _complete(store: Store | None, entry: Entry, media: Media) -> Callable[[], Media]:
     """What is left to do: write the recipe, and store what was made and what it was made from."""
-    write, parents, stored = recipe_writer(entry), entry.request.inputs.media(), entry.request.stored
+    write, parents, stored = recipe_writer(entry), entry.request.inputs.media(), entry.request.spec.stored
 
     def keep() -> Media:
         made = media.attach(write(media), None)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from studio import devices
-from studio.engine.measured import Group, shape_of
-from studio.engine.models import Model
+from studio.engine.cost.profile import Group, shape_of
+from studio.engine.memory.model_cache import Model
 from studio.engine.request import Event, Request, Timing
 from studio.generator import Generator, Rng, State
 
@@ -45,6 +45,7 @@ class Entry:
     threads: int | None = None
     alone: int = 0
     batch_failures: int = 0
+    previews_failed: bool = False
     shrunk: int = 0
     drops: int = 0  # of models, for its sake, since its last step
     width_min: int = 0
@@ -61,8 +62,8 @@ class Entry:
     lane: str = field(init=False)  # requests of one client in one lane are finished in the order they came
 
     def __post_init__(self) -> None:
-        request = self.request
-        self.name, self.client, self.background = request.generator.name, request.client, request.background
+        spec = self.request.spec
+        self.name, self.client, self.background = spec.generator, spec.client, spec.priority == "background"
         self.lane = self.name
 
     @property
@@ -73,7 +74,7 @@ class Entry:
     @property
     def limit_s(self) -> float:
         """How long one call for it may take, in seconds."""
-        return self.request.time_limit_s or self.request.generator.time_limit_s
+        return self.request.spec.time_limit_s or self.request.generator.time_limit_s
 
     def eta_s(self, state: State) -> float:
         """How long the steps that are left will take, if they come as the last ones came."""

@@ -18,30 +18,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from operator import attrgetter
 
 from studio import devices
 from studio.devices.memory import Gauge, NoGauge
-from studio.engine.actions import Actions
+from studio.engine.admission import Room
 from studio.engine.batching import LATENCY_GOAL_S, Groups, finish_together, same_key
-from studio.engine.calls import Calling, directly
-from studio.engine.ending import Ending, Keeper, Later, at_once, tell
+from studio.engine.calls.call import Calling, directly
+from studio.engine.calls.failures import as_error, check_key
+from studio.engine.completion import Ending, Keeper, Later, at_once, tell
+from studio.engine.cost.cpu_threads import Threads
+from studio.engine.cost.profile import Measured, finishes
 from studio.engine.entry import Entry, group_of
-from studio.engine.failures import as_error, check_key
-from studio.engine.heap import Heap
-from studio.engine.ladder import climb, drop_models, drop_recordings
-from studio.engine.ledger import show_bytes
-from studio.engine.measured import Measured, finishes
-from studio.engine.models import Models, NoRoom
-from studio.engine.order import Order, Work
+from studio.engine.fair_queue import Order, Work
+from studio.engine.invoke import Actions
+from studio.engine.memory.heap import Heap
+from studio.engine.memory.model_cache import Models, NoRoom
+from studio.engine.observe.watcher import Watcher, Watchers
+from studio.engine.out_of_memory import climb, drop_models, drop_recordings
 from studio.engine.request import Loading, Preview, Progress, Queued, Started
-from studio.engine.room import Room
-from studio.engine.threads import Threads
-from studio.engine.watch import Watcher, Watchers
 from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory, StudioError, TimedOut, describe
 from studio.generator import Generator, State
 from studio.media import Media
+from studio.units import show_bytes
 
 __all__ = ["MAX_RUNNING", "Entry", "Keeper", "Loop"]
 
@@ -222,7 +221,7 @@ class Loop:
         self.watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
         read = [text for media in entry.request.inputs.media() for text in media.notices]
-        tell(entry, (*self._notices, *entry.request.past.notices, *read, *state.notices))
+        tell(entry, (*self._notices, *entry.request.notices, *read, *state.notices))
         if entry.done:
             self._done(entry, 0.0)
         elif self.keeper is not None:
@@ -236,10 +235,10 @@ class Loop:
             entry.model.used = self.clock()
             return
         running = entry.state is not None
-        if not self.models.loaded(request.generator, request.dtype):
+        if not self.models.loaded(request):
             entry.emit(Loading(entry.name, self.models.device))
         rank = self.room.all_but(entry) if running else self.room.beside(entry)
-        model = yield from self.models.get(request.generator, request.dtype, entry.limit_s, rank)
+        model = yield from self.models.get(request, entry.limit_s, rank)
         if entry.model not in (None, model):
             raise GeneratorFailed(entry.name, f"the weights of `{entry.name}` were changed while it ran")
         entry.model = model
@@ -288,7 +287,7 @@ class Loop:
         """Let a model that was put off come back beside this step, if one that waits wants it and there is room."""
         if self.models.any_put_off:
             for entry in self.order.waiting()[:1]:
-                self.models.prefetch(entry.request.generator, entry.request.dtype)
+                self.models.prefetch(entry.request)
 
     def _step_together(self, batch: list[Entry]) -> Calling[None]:
         made, begun, ended = yield from self.actions.step(batch)
@@ -410,7 +409,7 @@ class Loop:
             return False
         if self.keeper is not None:
             self.keeper.keep(entry)
-        every = entry.request.preview_every
+        every = 0 if entry.previews_failed else entry.request.spec.preview_every
         return bool(every) and state.position % every == 0
 
     def _regroup(self, entry: Entry, state: State, width: int) -> None:
@@ -437,7 +436,7 @@ class Loop:
             if isinstance(found, TimedOut):
                 self._hang(entry, found)
                 return
-            entry.request = replace(entry.request, preview_every=0)
+            entry.previews_failed = True
             tell(entry, (f"no more previews: {found.message}",))
         self.watcher.previewed(entry.number, entry.name, begun, self.clock())
 

@@ -2,46 +2,22 @@
 
 Knows nothing of the loop's order or of stores.
 
-Try it: ``python -c "from studio.engine.provenance import libraries; print(libraries())"``
+Try it: ``studio show FILE``
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
-from studio import devices, torch_setup
+from studio import devices
+from studio.devices import torch_setup
 from studio.engine.entry import Entry
 from studio.media import Media
 from studio.recipe import BatchWidth, Recipe
-
-_LIBRARIES = {
-    "studio": "multimodal-studio",
-    "torch": "torch",
-    "diffusers": "diffusers",
-    "transformers": "transformers",
-    "open_clip": "open-clip-torch",
-    "safetensors": "safetensors",
-    "numpy": "numpy",
-    "pillow": "pillow",
-    "av": "av",
-}
-
-
-@cache
-def libraries() -> dict[str, str]:
-    """Versions of Python and of the installed libraries that can change what is made; imports none of them."""
-    found = {"python": platform.python_version()}
-    for name, distribution in _LIBRARIES.items():
-        try:
-            found[name] = str(importlib.metadata.version(distribution))
-        except Exception:  # it is not installed, or its metadata are damaged
-            continue
-    return found
+from studio.spec import JobSpec
+from studio.versions import libraries
 
 
 def _uses_torch(entry: Entry) -> bool:
@@ -57,6 +33,28 @@ def _seen(entry: Entry, device: devices.Device) -> dict[str, object]:
     return {name: value for name, value in seen.items() if value}
 
 
+def spec_of(entry: Entry, threads: int | None) -> JobSpec:
+    """The request's JobSpec with what was used where it left that open: dtype, threads, hashes of the weights."""
+    assert entry.model is not None
+    spec = entry.request.spec
+    model = spec.model.model_copy(update={"sha256": entry.model.weights})
+    return spec.model_copy(update={"model": model, "dtype": entry.model.dtype, "threads": threads})
+
+
+def seen_of(entry: Entry) -> dict[str, Any]:
+    """What recipes and checkpoints tell of a request besides its JobSpec."""
+    assert entry.model is not None
+    assert entry.state is not None
+    return {
+        "generator_version": entry.request.generator.version,
+        "plugin": entry.request.plugin,
+        "device": entry.model.device,
+        "batch_width": BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
+        "notices": tuple(entry.notices),
+        "steps": entry.state.steps,
+    }
+
+
 def recipe_writer(entry: Entry) -> Callable[[Media], Recipe]:
     """Note what is known of a request that is finished; returns what writes the recipe of its media, which may take
     long: media are known by the hash of their encoding. That raises ValidationError if the generator's facts are not
@@ -65,34 +63,21 @@ def recipe_writer(entry: Entry) -> Callable[[Media], Recipe]:
     request, model, state = entry.request, entry.model, entry.state
     assert model is not None
     assert state is not None
-    generator, device = request.generator, devices.device(model.device)
-    versions = libraries() | device.versions()
+    device = devices.device(model.device)
+    threads = entry.threads or (torch_setup.usual_threads() if _uses_torch(entry) else None)
     seen: dict[str, Any] = {
-        "weights": model.weights,
+        **seen_of(entry),
+        "spec": spec_of(entry, threads).portable(),
         "device": device.label,
-        "dtype": model.dtype,
-        "threads": entry.threads or (torch_setup.usual_threads() if _uses_torch(entry) else None),
-        "batch_width": BatchWidth(min=max(1, entry.width_min), max=max(1, entry.width_max)),
+        "libraries": libraries() | device.versions(),
         "facts": {**entry.facts, **_seen(entry, device)},
-        "notices": tuple(entry.notices),
         "steps": state.position,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(entry.timing.work, 6),
     }
+    parents = tuple(dict.fromkeys([*(each.sha256 for each in request.inputs.media()), *request.spec.parents]))
 
     def write(media: Media) -> Recipe:
-        return Recipe(
-            generator=generator.name,
-            generator_version=generator.version,
-            plugin=request.plugin,
-            kind=generator.output.kind,
-            inputs=request.inputs.as_recipe(),
-            seed=request.seed,
-            libraries=versions,
-            invariant=request.invariant or None,
-            output=media.ref,
-            parents=tuple(dict.fromkeys([*(each.sha256 for each in request.inputs.media()), *request.parents])),
-            **seen,
-        )
+        return Recipe(kind=request.generator.output.kind, output=media.ref, parents=parents, **seen)
 
     return write

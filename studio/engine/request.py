@@ -1,4 +1,4 @@
-"""What goes into the engine (Request) and what comes out (events): plain data.
+"""What goes into the engine (Request) and what comes out (events).
 
 A request's events come in this order: Queued; Loading, if its model is not loaded yet; Started; Notice, Progress and
 Preview in between; and exactly one last event: Finished, Failed or CancelledEvent (``event.last``).
@@ -8,66 +8,62 @@ Try it: ``for event in studio.Studio().stream("image", prompt="a red apple"): pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
-from pydantic import JsonValue
-
+from studio import models
+from studio.engine.checkpoints.checkpoint import Checkpoint
 from studio.errors import StudioError
-from studio.generator import Generator, Rng, State
+from studio.generator import Generator
 from studio.inputs import Inputs
 from studio.media import Media
 from studio.recipe import PluginRef
-
-
-@dataclass(frozen=True)
-class Past:
-    """What a resumed request's recipe has to tell of the time before: batch widths, seconds of work, notices."""
-
-    width_min: int = 0
-    width_max: int = 0
-    seconds: float = 0.0
-    notices: tuple[str, ...] = ()
+from studio.spec import JobSpec, ModelRef
 
 
 @dataclass(frozen=True)
 class Request:
-    """Generator, checked inputs and seed (0 to 2**64 - 1).
+    """A JobSpec, and what this process has for it.
 
-    `dtype` overrides the generator's own choice, and `threads` the host's (a replay asks for the recorded ones). A
-    preview is made every
-    `preview_every` steps; 0 makes none. `label` is the caller's own mark and means nothing to the engine.
-
-    `time_limit_s` overrides the generator's own limit on each of its calls. An `invariant` request steps by itself, so
-    that its bytes depend on nothing that runs beside it.
-
-    `client` names on whose behalf it runs: clients get equal shares of the device. A `background` request gives way to
-    those that are not. `resume` is called with the model instead of the generator's `start`, and returns a state and
-    its Rng to go on from; `past` is what was before that. `parents` are hashes of media that made the inputs without
-    being among them (a text that became a part of the prompt); they go into the recipe. What is not `stored` leaves
-    nothing behind: neither what it makes nor what that was made from is kept, and no state is saved on the way.
-    `destination` is where the caller will write what is made, as JSON in the caller's own words: it is saved with the
-    state, for whoever takes the request up.
+    `inputs` are those of the spec with their media in memory, and `weights` is its model, located. `resume` is a saved
+    request to go on from, of which the recipe tells too; `notices` go to the user and into the recipe.
     """
 
+    spec: JobSpec
     generator: Generator
     inputs: Inputs
-    seed: int
     plugin: PluginRef
-    dtype: str | None = None
-    threads: int | None = None
-    preview_every: int = 0
-    label: str = ""
-    client: str = ""
-    background: bool = False
-    time_limit_s: float | None = None
-    invariant: bool = False
-    resume: Callable[[Any], tuple[State, Rng]] | None = None
-    past: Past = Past()
-    parents: tuple[str, ...] = ()
-    stored: bool = True
-    destination: Mapping[str, JsonValue] | None = None
+    weights: ModelRef
+    resume: Checkpoint | None = None
+    notices: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        generator: Generator,
+        inputs: Inputs,
+        seed: int,
+        plugin: PluginRef,
+        *,
+        pins: ModelRef | None = None,
+        **options: Any,
+    ) -> Self:
+        """A request for checked inputs; `options` are other fields of the JobSpec, and `pins` has the revision and the
+        hashes that the weights must have. Raises ModelError, UnknownName or UsageError for weights that are not there,
+        InputError for an option out of its range.
+        """
+        pins = pins or ModelRef()
+        model = inputs.model_ref().model_copy(update={"sha256": pins.sha256, "revision": pins.revision})
+        weights = models.locate(model)
+        if weights.revision:
+            model = model.model_copy(update={"revision": weights.revision})
+        named = {"generator": generator.name, "inputs": inputs.as_recipe(), "seed": seed, "model": model}
+        spec = JobSpec.check(named | options)
+        return cls(spec, generator, inputs, plugin, weights)
+
+    def with_seed(self, seed: int, label: str) -> Self:
+        """The same with another seed."""
+        return replace(self, spec=self.spec.model_copy(update={"seed": seed, "label": label}))
 
 
 @dataclass

@@ -17,12 +17,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from studio import torch_setup
-from studio.engine.calls import Call, Calling, Outcome
-from studio.engine.ending import Later
+from studio.devices import torch_setup
+from studio.engine.calls.call import Call, Calling, Outcome
+from studio.engine.calls.watchdog import Archivists, Watchdog, timed_out
+from studio.engine.completion import Later
 from studio.engine.entry import Entry
 from studio.engine.loop import Loop
-from studio.engine.watchdog import Archivists, Watchdog, timed_out
 from studio.errors import DeviceLost, EngineClosed, StudioError, TimedOut, describe
 
 _ARCHIVISTS = 4  # 1,000 small artifacts take a third of the time that one needs; see benchmarks/workflow.py

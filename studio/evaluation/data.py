@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.errors import UsageError
-from studio.media import Image
+from studio.media import Image, pictures
 from studio.media.folders import SUFFIXES
 
 MOST = 1000  # pictures that one evaluation looks at on either side
@@ -53,7 +53,6 @@ def fitted(image: Image, size: int) -> Image:
     import PIL.Image
     import PIL.ImageOps
 
-    rgba = image.pil.convert("RGBA")
-    white = PIL.Image.new("RGBA", rgba.size, "white")
-    white.alpha_composite(rgba)
-    return Image(PIL.ImageOps.pad(white.convert("RGB"), (size, size), PIL.Image.Resampling.LANCZOS, color="white"))
+    return Image(
+        PIL.ImageOps.pad(pictures.on_white(image.pil), (size, size), PIL.Image.Resampling.LANCZOS, color="white")
+    )

@@ -116,7 +116,7 @@ def evaluate(
         "generator": generator, "inputs": given, "by": by, "seed": seed, "pictures": n, "size": size,
         "reference": {"pictures": len(reference.images), "labels": len(set(reference.labels))},
         "encoder": _encoder(seen["generated_vectors"]), "neighbours": manifold.NEIGHBOURS,
-        "weights": pictures[0].recipe.weights if pictures[0].recipe else {},
+        "weights": pictures[0].recipe.spec.model.sha256 if pictures[0].recipe else {},
     }  # fmt: skip
     notices = (f"{reference.left_out} pictures of the folder were left out: {data.MOST} are compared at the most",)
     return Evaluation(generator, pictures, wanted, reference, size, figures, copying.nearest(x, y), setup,
@@ -212,4 +212,4 @@ def _texts(media: Sequence[Any], names: Sequence[str], wanted: Sequence[str]) ->
 
 def _encoder(media: Any) -> dict[str, Any]:
     recipe = media.recipe
-    return {"generator": recipe.generator, "weights": recipe.weights} if recipe else {}
+    return {"generator": recipe.spec.generator, "weights": recipe.spec.model.sha256} if recipe else {}

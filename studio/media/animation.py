@@ -234,7 +234,7 @@ class Animation:
             size = size or frame.size
             if frame.size != size:
                 raise MediaError("the animated picture has frames of unlike sizes", hint="save it anew")
-            yield np.asarray(_on_white(pictures.plain(frame, self._profile, self._depth)[0]))
+            yield np.asarray(pictures.on_white(pictures.plain(frame, self._profile, self._depth)[0]))
         if count < len(self.lasting):
             raise damaged("the animated picture", READ)
 
@@ -265,16 +265,6 @@ def _damage_told() -> Iterator[None]:
         yield
     except (*pictures.DAMAGED, PIL.Image.DecompressionBombError) as error:
         raise damaged("the animated picture", READ) from error
-
-
-def _on_white(frame: PIL.Image.Image) -> PIL.Image.Image:
-    import PIL.Image
-
-    if frame.mode != "RGBA":
-        return frame.convert("RGB")
-    white = PIL.Image.new("RGBA", frame.size, (255, 255, 255, 255))
-    white.alpha_composite(frame)
-    return white.convert("RGB")
 
 
 def _texts(picture: PIL.Image.Image) -> Iterator[str]:

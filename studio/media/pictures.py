@@ -118,6 +118,18 @@ def plain(pil: PIL.Image.Image, profile: bytes | None = None, depth: int = 8) ->
     return made, notices
 
 
+def on_white(pil: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture as RGB; what is transparent shows white."""
+    import PIL.Image
+
+    if pil.mode == "RGB":
+        return pil
+    rgba = pil.convert("RGBA")
+    white = PIL.Image.new("RGBA", rgba.size, "white")
+    white.alpha_composite(rgba)
+    return white.convert("RGB")
+
+
 def _turn(image: PIL.Image.Image, notices: list[str]) -> str:
     """Bring the picture upright as its EXIF says, and return the description there."""
     import PIL.ImageOps

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from studio.media import pictures
 from studio.media.image import Image
 
 if TYPE_CHECKING:
@@ -59,12 +60,9 @@ def _fit(picture: PIL.Image.Image, cell: int) -> PIL.Image.Image:
     """The picture as RGB on white, its longer side `cell` pixels."""
     import PIL.Image
 
-    clear = picture.convert("RGBA")
-    white = PIL.Image.new("RGBA", clear.size, "white")
-    white.alpha_composite(clear)
     scale = cell / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return white.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS)
+    return pictures.on_white(picture).resize(size, PIL.Image.Resampling.LANCZOS)
 
 
 def _lines(label: str, font: Any, width: int) -> list[str]:

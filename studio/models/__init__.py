@@ -1,6 +1,6 @@
 """Models from elsewhere: pulled from a hub, a package or a folder, pinned by sha256, found again by name.
 
-Generators call `path` with what the user named: a short name, a source, a folder or a file. The host says in which data
+The host calls `locate` with what the user named: a short name, a source, a folder or a file. It says in which data
 folder that looks (`home`), and whether a path may be named at all (`no_paths_but`): a recipe or workflow from elsewhere
 may name only what was pulled. Nothing is fetched but by `Models.pull` (`studio models pull`). It knows nothing of what
 a model is for.
@@ -19,6 +19,7 @@ from studio.errors import ModelError
 from studio.models.library import LIMIT, Models
 from studio.models.lock import Entry, Pin
 from studio.models.source import Known, Source, is_source, known, parse
+from studio.spec import ModelRef
 
 __all__ = [
     "LIMIT",
@@ -30,6 +31,7 @@ __all__ = [
     "home",
     "is_source",
     "known",
+    "locate",
     "no_paths_but",
     "parse",
     "path",
@@ -69,3 +71,18 @@ def path(what: str | Path) -> Path:
         hint = "`studio models pull file:PATH` takes a model in; a workflow may be given a path with `-p`"
         raise ModelError(f"the file names the model by a path, `{str(what)[:200]}`, which is not opened", hint=hint)
     return Models(_home.get()).path(what)
+
+
+def locate(ref: ModelRef) -> ModelRef:
+    """The ref with the absolute path of its weights as its source, and with the revision of a pulled model.
+
+    Raises as `path` does, and ModelError where another revision was pulled than the ref names.
+    """
+    if not ref.source:
+        return ref
+    found = path(ref.source).absolute()
+    revision = Models(_home.get()).revision(ref.source)
+    if ref.revision and ref.revision != revision:
+        message = f"`{ref.source}` is at revision `{revision or 'none'}`, not `{ref.revision}`"
+        raise ModelError(message, hint=f"`studio models pull {ref.source}` fetches what is pinned")
+    return ref.model_copy(update={"source": str(found), "revision": revision})

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from studio.errors import ModelError, UnknownName
 from studio.files import open_regular
+from studio.weights.headers import read_header
 
 Report = Callable[[str, int, int | None], None]
 """Told how far something is: what, bytes done, bytes in all (None: unknown)."""
@@ -24,7 +25,6 @@ TEXTS = (".json", ".jsonl", ".txt", ".jinja", ".model", ".tiktoken", ".yaml", ".
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")  # `.tar`: as PyTorch's tutorials name checkpoints
 LICENCES = ("licen", "notice", "copying")
 MOST_TEXT = 256 << 20  # bytes of one text; the largest tokenizers in use have 35 MB
-MOST_HEADER = 100_000_000  # bytes of a safetensors header: the format's own limit
 CONVERT = (
     "`studio models pull --convert {source}` reads the tensors of a PyTorch checkpoint, runs none of its code, and"
     " keeps them as safetensors"
@@ -107,12 +107,10 @@ def check_content(path: Path) -> None:
     """Raise ModelError if a file is not what its name says: weights without their format's beginning."""
     suffix, size = path.suffix.lower(), path.stat().st_size
     with open_regular(path) as file:
-        head = file.read(9)
-    if suffix == ".safetensors":
-        length = int.from_bytes(head[:8], "little")
-        if size < 10 or not 2 <= length <= min(size - 8, MOST_HEADER) or head[8:9] != b"{":
+        head = b"" if suffix == ".safetensors" else file.read(4)
+        if suffix == ".safetensors" and read_header(file, size) is None:
             raise ModelError(f"`{path.name}` is not a safetensors file, or is cut short")
-    elif suffix == ".gguf" and head[:4] != b"GGUF":
+    if suffix == ".gguf" and head != b"GGUF":
         raise ModelError(f"`{path.name}` is not a GGUF file")
 
 

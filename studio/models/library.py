@@ -74,6 +74,11 @@ class Models:
         parents = [PurePosixPath(name).parent.as_posix() for name in entry.files if not is_licence(name)]
         return folder / os.path.commonpath(parents)
 
+    def revision(self, what: str) -> str:
+        """The revision of a pulled model, such as a commit; empty for a path."""
+        entry = self.entries().get(str(parse(what))) if is_source(what) else None
+        return entry.revision or "" if entry else ""
+
     def holding(self, sha256: Collection[str]) -> str | None:
         """The source of a pulled model that has files with all of these hashes, or None."""
         wanted = set(sha256)

@@ -95,7 +95,7 @@ class {kind}(studio.Generator):
         {inputs}
         steps: int = studio.field(10, ge=1, le=1000, help="steps from noise to the goal")
 
-    def load(self, device, dtype):
+    def load(self, ref, device, dtype):
         return device  # build your model here and return it; `weights` names the files that this reads
 
     def start(self, model, inputs, rng):

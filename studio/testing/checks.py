@@ -21,17 +21,17 @@ from typing import TypeVar
 from studio import devices
 from studio.devices.memory import Gauge
 from studio.engine import Engine, Ticket
-from studio.engine.encoding import Unsavable, decode_state, encode_state
-from studio.engine.ledger import show_bytes, tensor_bytes, weight_bytes
-from studio.engine.request import CancelledEvent, Failed, Request
-from studio.engine.watch import Watcher
+from studio.engine.checkpoints.encoding import Unsavable, decode_state, encode_state
+from studio.engine.memory.ledger import tensor_bytes, weight_bytes
+from studio.engine.observe.watcher import Watcher
+from studio.engine.request import CancelledEvent, Failed
 from studio.errors import StudioError
 from studio.generator import check as check_declared
 from studio.plugins import BY_PATH
-from studio.recipe import PluginRef
 from studio.testing.report import Finding, Number
 from studio.testing.samples import bad_values
 from studio.testing.subject import Subject, apart
+from studio.units import show_bytes
 
 TOLERANCE = 0.02  # of the samples' range: how far sharing steps may move a result in float32
 SLACK = 1 << 20  # bytes that a model may hold above what its files say: buffers, tables
@@ -41,9 +41,9 @@ T = TypeVar("T")
 
 def inputs_declared(subject: Subject) -> Finding:
     """The generator and every input are declared and documented."""
-    reasons = check_declared(subject.offered)
+    reasons = check_declared(subject.generator)
     assert not reasons, "; ".join(reasons)
-    flags = subject.offered.Inputs.flags()
+    flags = subject.generator.Inputs.flags()
     numeric = [flag for flag in flags if flag.type in ("int", "float") and not flag.choices]
     bounded = [flag for flag in numeric if flag.minimum is not None and flag.maximum is not None]
     open_ended = ", ".join(f"`{flag.name}`" for flag in numeric if flag not in bounded)
@@ -60,10 +60,10 @@ def bad_inputs_refused(subject: Subject) -> Finding:
     """Values outside of the declared limits are refused by an error that says what is allowed."""
     good = dict(subject.inputs)
     taken, tried = [], 0
-    for name, why, value in [*bad_values(subject.offered.Inputs), ("no_such_input", "unknown", 1)]:
+    for name, why, value in [*bad_values(subject.generator.Inputs), ("no_such_input", "unknown", 1)]:
         tried += 1
         try:
-            subject.offered.Inputs.parse({**good, name: value})
+            subject.generator.Inputs.parse({**good, name: value})
         except StudioError:
             continue
         taken.append(f"`{name}` ({why})")
@@ -73,7 +73,7 @@ def bad_inputs_refused(subject: Subject) -> Finding:
 
 def imports_no_torch(subject: Subject) -> Finding:
     """Importing the plugin loads no torch, so that listing plugins stays fast."""
-    module = sys.modules[type(subject.offered).__module__]
+    module = sys.modules[type(subject.generator).__module__]
     root = sys.modules.get(module.__name__.partition(".")[0], module)
     file = getattr(root, "__file__", None)
     if file is None:
@@ -225,7 +225,7 @@ def cancels(subject: Subject) -> Finding:
     if len(subject.run(0).states) < 3:
         return Finding("cancels", "skipped", "it has one step, which is not broken off")
     canceller = _Canceller()
-    request = Request(subject.generator, subject.inputs, 0, PluginRef(name="conformance", version="0"), subject.dtype)
+    request = subject.request
     with Engine(subject.device, subject.dtype, watchers=[canceller]) as engine:
         engine.submit(request).result()  # loads, and builds what is built once
         held = engine.ledger.used
@@ -261,7 +261,7 @@ def _left_behind(subject: Subject) -> int:
 
 def memory_claimed(subject: Subject) -> Finding:
     """The model holds what its weight files say, or less; what states and calls take is measured."""
-    files = subject.generator.weights()
+    files = subject.generator.weights(subject.request.weights)
     claimed, held = weight_bytes(files, subject.dtype), tensor_bytes(subject.model, subject.device)
     gauge = devices.device(subject.device).gauge()
     peaks: dict[str, Number] = {}

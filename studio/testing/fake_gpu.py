@@ -16,7 +16,7 @@ What it cannot know is speed, and limits of kernels that a CPU does not have: se
 Try it::
 
     with FakeGpu.installed() as gpu:
-        model = generator.load("gpu:0", "float32")
+        model = generator.load(studio.ModelRef(), "gpu:0", "float32")
         with gpu.counting() as counts:
             generator.step(model, states)
         print(counts.waits, counts.launches)

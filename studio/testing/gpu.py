@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from studio import torch_setup
-from studio.engine.encoding import Unsavable, decode_state, encode_state
+from studio.devices import torch_setup
+from studio.engine.checkpoints.encoding import Unsavable, decode_state, encode_state
 from studio.generator import Generator, State
 from studio.media import Media
 from studio.testing.report import Finding, Number
@@ -54,7 +54,7 @@ def runs_on_a_gpu(subject: Subject, tolerance: float) -> Finding:
     from studio.testing.fake_gpu import FakeGpu
 
     with FakeGpu.installed() as gpu, torch_setup.inference():
-        model = generator.load(gpu.name, subject.dtype)
+        model = generator.load(subject.request.weights, gpu.name, subject.dtype)
         walker = _Walker(subject, model, gpu.name, gpu)
         gpu.record_after(1)
         there = walker.walk()

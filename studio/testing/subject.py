@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from studio import torch_setup
 from studio.caching import cached_property
-from studio.engine.failures import check_state
+from studio.devices import torch_setup
+from studio.engine.calls.failures import check_state
+from studio.engine.request import Request
 from studio.generator import Generator, Rng, State
 from studio.inputs import Inputs
 from studio.media import Media, Text
+from studio.recipe import PluginRef
 from studio.testing.samples import good_values
 
 if TYPE_CHECKING:
@@ -40,24 +42,25 @@ class Subject:
     """A generator with values for its inputs, on a device, in a dtype."""
 
     def __init__(self, generator: Generator, given: Mapping[str, Any], device: str, dtype: str) -> None:
-        self.offered, self.given, self.device, self.dtype = generator, dict(given), device, dtype
+        self.generator, self.given, self.device, self.dtype = generator, dict(given), device, dtype
         self._runs: dict[int, Run] = {}
 
     @cached_property
     def inputs(self) -> Inputs:
         """Inputs to run with. Raises InputError if none are found that are accepted."""
-        return self.offered.Inputs.parse(good_values(self.offered.Inputs, self.given))
+        return self.generator.Inputs.parse(good_values(self.generator.Inputs, self.given))
 
     @cached_property
-    def generator(self) -> Generator:
-        """The generator that serves these inputs."""
-        return self.offered.serving(self.inputs)
+    def request(self) -> Request:
+        """A request for these inputs, with seed 0."""
+        plugin = PluginRef(name="conformance", version="0")
+        return Request.of(self.generator, self.inputs, 0, plugin, dtype=self.dtype)
 
     @cached_property
     def model(self) -> Any:
         """Its model, loaded once."""
         torch_setup.prepare()
-        return self.call(lambda: self.generator.load(self.device, self.dtype))
+        return self.call(lambda: self.generator.load(self.request.weights, self.device, self.dtype))
 
     def run(self, seed: int = 0) -> Run:
         """The request with this seed, run alone; remembered."""

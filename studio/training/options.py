@@ -31,7 +31,8 @@ class TrainingOptions(Inputs):
         """
         import torch
 
-        from studio import devices, torch_setup
+        from studio import devices
+        from studio.devices import torch_setup
 
         torch_setup.prepare()
         name = devices.choose(self.device or None)

@@ -1,4 +1,4 @@
-"""The local worker: tasks become requests to the engines of this process, which batch what may share a step.
+"""The local worker: jobs become requests to the engines of this process, which batch what may share a step.
 
 It reads media out of the store by their hash alone. This module knows nothing of graphs.
 
@@ -14,54 +14,55 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from studio.engine import CancelledEvent, Event, Failed, Finished, Loading, Progress, Request, Started, Ticket
-from studio.engine.models import hash_weights
-from studio.engine.provenance import libraries
 from studio.engine.router import Router
 from studio.errors import Cancelled, StudioError
 from studio.generator import Generator
-from studio.inputs import Inputs
 from studio.media import Media
-from studio.recipe import MediaRef, PluginRef
-from studio.serving import serve
+from studio.recipe import MediaRef
+from studio.requests import Requests
+from studio.spec import JobSpec, ModelRef
 from studio.store import Store
-from studio.workflow.seam import News, Outcome, Step, Task
+from studio.versions import libraries
+from studio.weights.checksums import hash_weights
+from studio.workflow.seam import News, Outcome, Step
 
 _KEPT = 64  # media that were read last are kept decoded: several nodes tend to take the same
 
 
 class LocalWorker:
-    """Does tasks on `router`, which is asked for only when there is something to do."""
+    """Does jobs on `router`, which is asked for only when there is something to do."""
 
     def __init__(
         self,
-        generators: Mapping[str, Generator],
-        owner: Callable[[str], PluginRef],
+        requests: Requests,
         store: Store,
         router: Callable[[], Router],
         settings: Mapping[str, Any],
+        options: Mapping[str, Any],
     ) -> None:
-        """`settings` is what else decides what is made: device and dtype, as they were chosen, and `invariant`."""
-        self._generators, self._owner, self._store, self._router = generators, owner, store, router
-        self._settings = dict(settings)
+        """`settings` is what else decides the output: device and dtype, as they were chosen, and `invariant`; `options`
+        are fields that every JobSpec gets: for whom it is done.
+        """
+        self._requests, self._store, self._router = requests, store, router
+        self._settings, self._options = dict(settings), dict(options)
         self._tickets: list[Ticket] = []
         self._media: OrderedDict[str, Media] = OrderedDict()
-        self._identities: dict[str, dict[str, Any]] = {}
+        self._identities: dict[tuple[str, tuple[str, str]], dict[str, Any]] = {}
 
-    def identity(self, task: Task) -> dict[str, Any]:
+    def identity(self, job: JobSpec) -> dict[str, Any]:
         """Generator and plugin with their versions, inputs' declaration, weights by hash, libraries, settings."""
-        generator = self._generators[task.generator]
-        if type(generator).serving is not Generator.serving:  # which weights serve depends on the inputs
-            return self._identify(generator, serve(generator, self._inputs(task), home=self._store.root))
-        if task.generator not in self._identities:
-            self._identities[task.generator] = self._identify(generator, generator)
-        return self._identities[task.generator]
+        generator, ref = self._requests.weights(job)
+        key = (job.generator, ref.key)
+        if key not in self._identities:
+            self._identities[key] = self._identify(generator, ref)
+        return self._identities[key]
 
-    def submit(self, tasks: list[tuple[Task, Callable[[News], None]]]) -> None:
-        """Hand the tasks to the engines as one."""
+    def submit(self, jobs: list[tuple[JobSpec, Callable[[News], None]]]) -> None:
+        """Hand the jobs to the engines as one."""
         ready: list[tuple[Request, Callable[[News], None]]] = []
-        for task, tell in tasks:
+        for job, tell in jobs:
             try:
-                ready.append((self._request(task), tell))
+                ready.append((self._request(job), tell))
             except StudioError as error:
                 tell(Outcome(error=error))
         if ready:
@@ -76,30 +77,21 @@ class LocalWorker:
             if not ticket.done:
                 ticket.cancel()
 
-    def _identify(self, generator: Generator, serving: Generator) -> dict[str, Any]:
+    def _identify(self, generator: Generator, ref: ModelRef) -> dict[str, Any]:
         schema = json.dumps(generator.Inputs.model_json_schema(), sort_keys=True, default=str)
-        weights = hash_weights(serving.weights())
+        weights = hash_weights(generator.weights(ref))
         return {
             "generator": generator.name,
             "version": generator.version,
-            "plugin": self._owner(generator.name).model_dump(),
+            "plugin": self._requests.owner(generator).model_dump(),
             "inputs": hashlib.sha256(schema.encode()).hexdigest(),
             "weights": weights,
             "libraries": libraries(),
             "settings": self._settings if weights else {},
         }
 
-    def _inputs(self, task: Task) -> Inputs:
-        return self._generators[task.generator].Inputs.from_recipe(task.inputs, self._fetch)
-
-    def _request(self, task: Task) -> Request:
-        inputs = self._inputs(task)
-        invariant = bool(self._settings.get("invariant"))
-        generator = serve(self._generators[task.generator], inputs, home=self._store.root, invariant=invariant)
-        return Request(
-            generator, inputs, task.seed, self._owner(task.generator), label=task.label, parents=task.parents,
-            invariant=invariant,
-        )  # fmt: skip
+    def _request(self, job: JobSpec) -> Request:
+        return self._requests.of_spec(job.model_copy(update=self._options), fetch=self._fetch)
 
     def _fetch(self, ref: MediaRef) -> Media:
         found = self._media.pop(ref.sha256, None) or self._store.open(ref.sha256)

@@ -21,14 +21,13 @@ from typing import Any
 from studio.errors import InputError, StudioError
 from studio.inputs import Inputs
 from studio.recipe import MediaRef
+from studio.spec import MAX_SEED, JobSpec
 from studio.store import Store
 from studio.workflow.expressions import MAX_LIST
 from studio.workflow.graph import Graph, Node
 from studio.workflow.memo import Memo, key_of
 from studio.workflow.resolve import Resolver, refs
-from studio.workflow.seam import News, Outcome, Step, Task, Worker
-
-MAX_SEED = (1 << 63) - 1
+from studio.workflow.seam import News, Outcome, Step, Worker
 
 
 @dataclass
@@ -144,7 +143,7 @@ class Run:
 
     def _loop(self) -> None:
         while True:
-            tasks: list[tuple[Task, Callable[[News], None]]] = []
+            tasks: list[tuple[JobSpec, Callable[[News], None]]] = []
             while self._ready:
                 tasks += self._begin(self.graph.nodes[self._ready.popleft()])
             if tasks:
@@ -155,7 +154,7 @@ class Run:
             while not self._news.empty():
                 self._take(*self._news.get())
 
-    def _begin(self, node: Node) -> list[tuple[Task, Callable[[News], None]]]:
+    def _begin(self, node: Node) -> list[tuple[JobSpec, Callable[[News], None]]]:
         """Start a node whose needs are there; return what the worker has to do for it."""
         try:
             if not self._resolver.holds(node):
@@ -207,7 +206,7 @@ class Run:
         else:
             yield {}
 
-    def _task(self, node: Node, index: int, local: Mapping[str, Any]) -> Task:
+    def _task(self, node: Node, index: int, local: Mapping[str, Any]) -> JobSpec:
         assert node.generator is not None
         inputs, parents = self._resolver.inputs(node, local)
         if node.seed is not None:
@@ -215,14 +214,14 @@ class Run:
         else:
             seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{node.name}".encode()).digest()[:4], "big")
         label = f"{node.name}[{index}]" if local else node.name
-        return Task(node.generator.name, inputs, seed + index, parents, label)
+        return JobSpec(generator=node.generator.name, inputs=inputs, seed=seed + index, parents=parents, label=label)
 
-    def _look_up(self, node: Node, tasks: list[Task]) -> list[tuple[Task, Callable[[News], None]]]:
+    def _look_up(self, node: Node, tasks: list[JobSpec]) -> list[tuple[JobSpec, Callable[[News], None]]]:
         """Take what is remembered, and return the rest."""
         report = self.reports[node.name]
         single = node.map is None and node.repeat is None
         work = self._work[node.name] = _Work([None] * len(tasks), single, time.monotonic())
-        todo: list[tuple[Task, Callable[[News], None]]] = []
+        todo: list[tuple[JobSpec, Callable[[News], None]]] = []
         for index, task in enumerate(tasks):
             key = work.keys[index] = key_of(self._worker.identity(task), task.inputs, task.seed)
             found = None if self._fresh else self._memo.find(key)

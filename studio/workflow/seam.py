@@ -1,7 +1,7 @@
-"""The seam between a workflow's run and what does the work: one execution of one generator.
+"""The seam between a workflow's run and what does the work: a JobSpec for each execution of a generator.
 
-A task is JSON and content hashes, and so is what comes of it; media lie in a store that both sides reach. A task may be
-done twice, or by another process: equal tasks give equal results. The local worker is in `local`; a durable queue or a
+Both it and its outcome are JSON and content hashes; media lie in a store that both sides reach. A job may be done
+twice, or by another process: equal jobs give equal results. The local worker is in `local`; a durable queue or a
 remote executor takes its place without a change to the graph or the run.
 
 Try it: ``pytest tests/studio/workflow/test_workflow.py``
@@ -15,30 +15,12 @@ from typing import Any, Protocol
 
 from studio.errors import StudioError
 from studio.recipe import MediaRef
-
-
-@dataclass(frozen=True)
-class Task:
-    """One execution.
-
-    Attributes:
-        generator: by name.
-        inputs: JSON; media stand as ``{"sha256", "media_type"}``.
-        seed: from 0 to 2**63 - 1.
-        parents: hashes of texts that were put into the inputs, for the recipe.
-        label: the node, for people.
-    """
-
-    generator: str
-    inputs: dict[str, Any]
-    seed: int
-    parents: tuple[str, ...] = ()
-    label: str = ""
+from studio.spec import JobSpec
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far a task is; `left_s` is expected to be left. Before its first step, `doing` says what is done for it."""
+    """How far a job is; `left_s` is expected to be left. Before its first step, `doing` says what is done for it."""
 
     position: int
     steps: int
@@ -48,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task: media, which are in the store, or the error."""
+    """What came of a job: media, which are in the store, or the error."""
 
     made: MediaRef | None = None
     error: StudioError | None = None
@@ -59,13 +41,13 @@ News = Step | Outcome
 
 
 class Worker(Protocol):
-    """Does tasks. `tell` is called from any thread; with the Outcome exactly once, and last."""
+    """Does jobs. `tell` is called from any thread; with the Outcome exactly once, and last."""
 
-    def submit(self, tasks: list[tuple[Task, Callable[[News], None]]]) -> None:
-        """Accept tasks together. What is wrong with one of them is told as its Outcome."""
+    def submit(self, jobs: list[tuple[JobSpec, Callable[[News], None]]]) -> None:
+        """Accept jobs together. What is wrong with one of them is told as its Outcome."""
 
     def cancel(self) -> None:
         """Give up all that is not done."""
 
-    def identity(self, task: Task) -> dict[str, Any]:
-        """All but inputs and seed that decides what a task makes, as JSON. Raises StudioError."""
+    def identity(self, job: JobSpec) -> dict[str, Any]:
+        """All but inputs and seed that decides what a job makes, as JSON. Raises StudioError."""

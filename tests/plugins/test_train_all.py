@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from studio import torch_setup
 from studio.cli.main import run
+from studio.devices import torch_setup
 from studio_datasets import build, fetch
 
 from .studio_datasets import packages
@@ -124,7 +124,7 @@ def test_from_packages_to_a_picture(work: Path, capfd: pytest.CaptureFixture[str
     train("clip", "--steps", "2", "--batch", "8", "--from-starter")
 
     generator = ImageGenerator(starter)
-    loaded = generator.load("cpu", "float32")
+    loaded = generator.load(studio.ModelRef(), "cpu", "float32")
     with torch.inference_mode():
         state = generator.start(loaded, generator.Inputs.parse({"prompt": "red apple", "steps": 1}), studio.Rng(0))
         (state,) = generator.step(loaded, [state])

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from studio import torch_setup
+from studio.devices import torch_setup
 from studio.devices.cpu import Cpu
 from studio.plugins import Plugins
 from studio.testing.fake_gpu import FakeGpu

@@ -22,7 +22,12 @@ def test_media_are_made_kept_and_described(host):
     assert isinstance(made, studio.Image)
     assert host.store.open(made.sha256) == made
     recipe = made.recipe
-    assert (recipe.generator, recipe.seed, recipe.device, recipe.plugin.name) == ("noise", 3, "cpu", "sample_plugin")
+    assert (recipe.spec.generator, recipe.spec.seed, recipe.device, recipe.plugin.name) == (
+        "noise",
+        3,
+        "cpu",
+        "sample_plugin",
+    )
     assert recipe.libraries["python"] == sys.version.split()[0]
     assert host.show(made.sha256[:10]).recipe == recipe
 
@@ -41,7 +46,7 @@ with studio.Studio(home={str(tmp_path / "else")!r}, plugins=[{str(sample_plugin)
 
 
 def test_a_seed_is_made_up_and_told(host):
-    seeds = {host.generate("counter").recipe.seed for _ in range(5)}
+    seeds = {host.generate("counter").recipe.spec.seed for _ in range(5)}
     assert len(seeds) > 1
     assert all(0 <= seed < 2**32 for seed in seeds)
 
@@ -49,7 +54,7 @@ def test_a_seed_is_made_up_and_told(host):
 def test_several_follow_one_another_and_equal_those_made_alone(host):
     tickets = host.submit_many("counter", 4, seed=10, count=6)
     together = [ticket.result() for ticket in tickets]
-    assert [media.recipe.seed for media in together] == [10, 11, 12, 13]
+    assert [media.recipe.spec.seed for media in together] == [10, 11, 12, 13]
     assert together == [host.generate("counter", seed=10 + i, count=6) for i in range(4)]
     assert {media.recipe.batch_width.max for media in together} == {4}
 
@@ -128,7 +133,7 @@ def test_media_given_are_kept_as_parents(host):
     made = host.generate("invert", image=given)
     assert made.samples().max() == 246
     assert made.recipe.parents == (given.sha256,)
-    assert made.recipe.inputs == {"image": {"sha256": given.sha256, "media_type": "image/png"}}
+    assert made.recipe.spec.inputs == {"image": {"sha256": given.sha256, "media_type": "image/png"}}
     assert host.store.open(given.sha256) == given
 
 
@@ -143,7 +148,7 @@ def test_priority_and_time_limit_are_checked_before_anything_runs(host):
         host.submit("counter", time_limit_s=0)
     ticket = host.submit("counter", seed=1, priority="background", client="ann", time_limit_s=9.5)
     request = ticket.request
-    assert (request.background, request.client, request.time_limit_s) == (True, "ann", 9.5)
+    assert (request.spec.priority, request.spec.client, request.spec.time_limit_s) == ("background", "ann", 9.5)
     assert ticket.result(500)
 
 
@@ -152,7 +157,7 @@ def test_an_invariant_studio_shares_no_step_and_says_so(tmp_path, sample_plugin)
     with studio.Studio(home=tmp_path / "i", plugins=[sample_plugin], device="cpu", **options) as host:
         together = [ticket.result(500) for ticket in host.submit_many("counter", 3, seed=1, count=4)]
         assert {media.recipe.batch_width.max for media in together} == {1}
-        assert all(media.recipe.invariant for media in together)
+        assert all(media.recipe.spec.invariant for media in together)
         assert host.router.engines[0].ledger.budget == 1 << 30
     with pytest.raises(studio.errors.UsageError, match="the memory is `lots`"):
         studio.Studio(memory="lots")

@@ -97,12 +97,12 @@ def test_what_a_living_process_writes_is_not_removed(tmp_path, naming):
 
 
 def test_the_folder_of_an_engine_that_was_killed_while_it_was_made_goes_with_the_next(tmp_path):
-    from studio.engine.folder import ROOM, EngineFolder, folders
+    from studio.engine.checkpoints.run_folder import ROOM, EngineFolder, folders
 
     program = f"""
 import os, signal
 from pathlib import Path
-from studio.engine.folder import EngineFolder
+from studio.engine.checkpoints.run_folder import EngineFolder
 os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 EngineFolder(Path({str(tmp_path)!r})).path()
 """

@@ -129,7 +129,7 @@ def test_the_request_at_fault_ends_at_its_step_and_the_others_go_on():
     plugin = PluginRef(name="tests", version="1")
     with Engine("cpu") as engine:
         tickets = engine.submit_many(
-            [Request(generator, generator.Inputs(bad_from=each), 1, plugin) for each in (99, 3, 0, 99)]
+            [Request.of(generator, generator.Inputs(bad_from=each), 1, plugin) for each in (99, 3, 0, 99)]
         )
         assert [str(tickets[place].result(500)) for place in (0, 3)] == ["4", "4"]
         with pytest.raises(GeneratorFailed, match=r"`spoils` failed in step 3: 1 of the 1 numbers of `x` are NaN"):
@@ -144,7 +144,7 @@ def test_on_a_device_no_step_waits_and_the_error_names_the_step_all_the_same():
     with FakeGpu.installed() as gpu, gpu.counting() as counts, Engine("gpu") as engine:
         generator = Spoils("gpu:0")
         tickets = engine.submit_many(
-            [Request(generator, generator.Inputs(bad_from=each), 1, plugin) for each in (99, 3, 0, 99)]
+            [Request.of(generator, generator.Inputs(bad_from=each), 1, plugin) for each in (99, 3, 0, 99)]
         )
         assert [str(tickets[place].result(500)) for place in (0, 3)] == ["4", "4"]
         with pytest.raises(GeneratorFailed, match="NaN or infinity in its state since step 3"):

@@ -7,8 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import warnings
-from pathlib import Path
 
 import pytest
 
@@ -327,18 +325,3 @@ def test_a_plugin_for_another_version_is_refused_before_it_runs(tmp_path, line, 
     (report,) = Plugins.discover([folder], entry_points=False).reports
     assert report.status == ("ok" if words is None else "failed")
     assert words is None or words in report.reason
-
-
-def test_a_renamed_name_warns_once_with_what_takes_its_place(monkeypatch):
-    import studio
-    from studio import deprecation
-
-    monkeypatch.setattr(deprecation, "_told", set())
-    monkeypatch.setattr(studio, "_RENAMED", {"Request": ("Inputs", "0.3")})
-    with pytest.warns(DeprecationWarning, match=r"`studio.Request` is deprecated .* 0.3; use `studio.Inputs`") as told:
-        assert studio.Request is studio.Inputs
-    assert Path(told[0].filename) == Path(__file__)
-    with warnings.catch_warnings(record=True) as again:
-        warnings.simplefilter("always")
-        assert studio.Request is studio.Inputs
-    assert not again

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +58,7 @@ def test_the_portable_form_has_no_times():
         '{"a":' * 100_000,
         "x" * (2 << 20),
         recipe().to_json().replace('"seed":7', '"seed":-1'),
-        recipe().to_json().replace('"schema_version":1', '"schema_version":2'),
+        recipe().to_json().replace('"schema_version":2', '"schema_version":3'),
         recipe().to_json().replace("abab", "../.."),
         recipe().to_json()[:-1] + ', "extra": 1}',
     ],
@@ -70,17 +72,10 @@ def test_what_is_no_recipe_is_refused_in_one_line(text):
 
 def test_changed_facts_are_named():
     old = recipe(libraries={"torch": "2.0", "numpy": "1"}, weights={"unet": "a" * 64}, threads=None)
-    new = old.model_copy(
-        update={
-            "libraries": {"torch": "2.1", "numpy": "1", "av": "9"},
-            "weights": {"unet": "b" * 64},
-            "dtype": "bfloat16",
-            "batch_width": BatchWidth(min=1, max=4),
-            "threads": 2,
-            "created": "later",
-            "plugin": PluginRef(name="diffusion", version="1.3"),
-        }
-    )
+    new = recipe(
+        libraries={"torch": "2.1", "numpy": "1", "av": "9"}, weights={"unet": "b" * 64}, dtype="bfloat16", threads=2,
+        batch_width=BatchWidth(min=1, max=4), created="later", plugin=PluginRef(name="diffusion", version="1.3"),
+    )  # fmt: skip
     assert old.changed_facts(new) == [
         "plugin.version: 1.2 -> 1.3",
         f"weights.unet: {'a' * 12}…aaaa -> {'b' * 12}…bbbb",
@@ -107,3 +102,31 @@ def test_the_text_that_other_tools_read():
     )
     assert recipe(inputs={"image": {}}).parameters_text() is None
     assert "Negative" not in recipe(inputs={"prompt": "x", "negative": ""}).parameters_text()
+
+
+OF_SCHEMA_1 = {
+    "schema_version": 1, "generator": "image", "generator_version": "5",
+    "plugin": {"name": "multimodal-studio", "version": "0.1.0"}, "kind": "image",
+    "inputs": {"prompt": "a cat", "model": "starter", "steps": 20}, "seed": 7, "weights": {"unet": "c" * 64},
+    "libraries": {"torch": "2.9"}, "device": "cpu", "dtype": "bfloat16", "threads": 2,
+    "batch_width": {"min": 1, "max": 4}, "facts": {"sampler": "ddim"}, "notices": ["cut"], "invariant": True,
+    "steps": 20, "output": {"sha256": "a" * 64, "media_type": "image/png"}, "parents": ["b" * 64],
+}  # fmt: skip
+
+
+def test_recipes_of_schema_1_are_read():
+    read = Recipe.parse(json.dumps(OF_SCHEMA_1))
+    spec = read.spec
+    assert (spec.generator, spec.seed, spec.dtype, spec.threads, spec.invariant) == ("image", 7, "bfloat16", 2, True)
+    assert spec.model.sha256 == {"unet": "c" * 64}
+    assert spec.inputs == OF_SCHEMA_1["inputs"]
+    assert (read.parents, read.notices, read.steps) == (("b" * 64,), ("cut",), 20)
+    assert read.schema_version == 2
+    assert Recipe.parse(read.to_json()) == read
+    assert "seed" not in json.loads(read.to_json()), "it is written in the new form"
+
+
+@pytest.mark.parametrize("missing", ["generator", "seed", "plugin", "output"])
+def test_a_recipe_of_schema_1_that_lacks_a_field_is_refused(missing):
+    with pytest.raises(MediaError, match=missing):
+        Recipe.parse(json.dumps({name: value for name, value in OF_SCHEMA_1.items() if name != missing}))

@@ -26,7 +26,7 @@ class PixelPipeline(studio.Generator):
         steps: int = studio.field(8, ge=1, le=1000, help="denoising steps")
         eta: float = studio.field(0.0, ge=0, le=1, help="new noise at each step; 0 is DDIM, 1 is DDPM")
 
-    def load(self, device: str, dtype: str) -> Any:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Any:
         import torch
         from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 

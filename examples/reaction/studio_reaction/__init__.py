@@ -42,7 +42,7 @@ class Reaction(studio.Generator):
         feed: float = studio.field(0.037, ge=0.01, le=0.1, help="how fast u comes in; 0.03 to 0.06 makes patterns")
         kill: float = studio.field(0.06, ge=0.03, le=0.08, help="how fast v goes; 0.058 to 0.065 makes patterns")
 
-    def load(self, device: str, dtype: str) -> Any:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Any:
         """The kernel of the discrete Laplacian, (2, 1, 3, 3): one for each chemical, times how fast it spreads."""
         import torch
 

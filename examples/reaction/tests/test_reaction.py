@@ -11,7 +11,7 @@ class TestReaction(studio.testing.Conformance):
 
 def test_something_grows():
     generator = Reaction()
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     state = generator.start(model, Reaction.Inputs.parse({"size": 48, "steps": 20}), studio.Rng(1))
     before = (state.x[1] > 0.1).float().mean()
     while not state.done:

@@ -73,7 +73,7 @@ def _embed(
     studio = settings.studio()
     tickets = [studio.submit("embed", seed=first + i, **more, **each) for i, each in enumerate(given.values())]
     results = Results(tickets, target, None)
-    with Display([each.request.seed for each in tickets], quiet=settings.quiet) as display, stray_prints_aside():
+    with Display([each.request.spec.seed for each in tickets], quiet=settings.quiet) as display, stray_prints_aside():
         for index, event in follow(tickets):
             display.show(index, event)
             results.take(index, event)

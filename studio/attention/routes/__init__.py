@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()  # so that the libraries import beside a CPU build of torch, whoever imports them after this

@@ -84,7 +84,8 @@ def _problem(
     device: str | None, shape: tuple[int, ...], keys: int | None, kv_heads: int | None, bias: str, dtype: str, **_: Any
 ) -> Problem:
     """What was asked, checked. Raises UsageError."""
-    from studio import devices, torch_setup
+    from studio import devices
+    from studio.devices import torch_setup
 
     place = devices.choose(device)
     torch_setup.prepare()

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from studio.cli.lib.output import emit, show_size, table
+from studio.cli.lib.output import emit, table
 from studio.cli.lib.settings import Settings
+from studio.units import show_bytes
 
 if TYPE_CHECKING:
     from studio.doctor import DoctorReport
-    from studio.engine.measured import Row
+    from studio.engine.cost.profile import Row
 
 
 @click.command("doctor")
@@ -40,13 +41,13 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
         chosen = " (used unless --device says otherwise)" if used & {device.name, device.name.partition(":")[0]} else ""
         yield f"device {device.name}", state, device.reason or device.description + chosen
         if device.memory_total is not None:
-            free = "" if device.memory_free is None else f"{show_size(device.memory_free)} free"
-            yield f"memory {device.name}", show_size(device.memory_total), free
+            free = "" if device.memory_free is None else f"{show_bytes(device.memory_free)} free"
+            yield f"memory {device.name}", show_bytes(device.memory_total), free
     yield "processor cores", str(report.cores), f"torch computes with {_threads(report.threads or report.cores)}"
     for backend in report.attention:
         yield f"attention {backend.name}", "available" if backend.available else "not available", backend.reason
     home = report.home
-    free = "" if home.free is None else f", {show_size(home.free)} free"
+    free = "" if home.free is None else f", {show_bytes(home.free)} free"
     yield "home", "writable" if home.writable else "not writable", home.reason or f"{home.path}{free}"
     for plugin in report.plugins:
         yield f"plugin {plugin.name}", plugin.status, plugin.reason or ", ".join(plugin.generators)
@@ -63,6 +64,6 @@ def _measured(row: Row) -> tuple[str, str]:
     """`170.2 ms` and `47.0 a second, 18.1 MiB, cpu, bfloat16, 2 threads`."""
     took = "not timed" if row.median is None else f"{row.median * 1000:.1f} ms"
     facts = [f"{row.width / row.median:.1f} a second"] if row.median else []
-    facts += [] if row.peak is None else [show_size(row.peak)]
+    facts += [] if row.peak is None else [show_bytes(row.peak)]
     facts += [row.device, row.dtype, *([_threads(row.threads)] if row.threads else [])]
     return took, ", ".join(facts)

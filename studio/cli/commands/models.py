@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.output import console, emit, emit_json, note, printable, report_failure, show_size, table
+from studio.cli.lib.output import console, emit, emit_json, note, printable, report_failure, table
 from studio.cli.lib.settings import EPILOG, Settings
+from studio.units import show_bytes
 
 if TYPE_CHECKING:
     from studio.models import Entry, Models
@@ -50,9 +51,9 @@ def pull(settings: Settings, names: Sequence[str], limit: str | None, convert: b
 
     What is here is read and compared with what was pinned; what is damaged is fetched again.
     """
-    from studio.engine.ledger import parse_bytes
     from studio.errors import StudioError
     from studio.models import LIMIT
+    from studio.units import parse_bytes
 
     models = _models(settings)
     most = parse_bytes(limit) if limit else LIMIT
@@ -92,7 +93,7 @@ def list_(settings: Settings, as_json: bool) -> None:
         emit_json(told)
     else:
         table(
-            COLUMNS, [(t["name"], t["state"], show_size(t["bytes"]) if t["bytes"] else "-", t["source"]) for t in told]
+            COLUMNS, [(t["name"], t["state"], show_bytes(t["bytes"]) if t["bytes"] else "-", t["source"]) for t in told]
         )
 
 
@@ -141,7 +142,7 @@ def remove(settings: Settings, names: Sequence[str]) -> None:
     for name in names:
         freed = models.remove(name)
         if not settings.quiet:
-            note(f"removed {name}: {show_size(freed)} are free again")
+            note(f"removed {name}: {show_bytes(freed)} are free again")
 
 
 def _models(settings: Settings) -> Models:
@@ -215,6 +216,6 @@ def _lines(*, quiet: bool) -> Report:
         last = now
         rate = (done - at) / (now - since) if now > since else 0
         left = f", {round((total - done) / rate)} s left" if total and rate else ""
-        note(f"{what}: {show_size(done)}{f' of {show_size(total)}' if total else ''}{left}")
+        note(f"{what}: {show_bytes(done)}{f' of {show_bytes(total)}' if total else ''}{left}")
 
     return report

@@ -13,7 +13,7 @@ from studio.cli.lib.settings import Settings
 
 if TYPE_CHECKING:
     from studio.recipe import Recipe
-    from studio.replay import ReplayReport
+    from studio.store.replay import ReplayReport
 
 
 @click.command("replay")
@@ -33,7 +33,7 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
     pulled, and sizes, steps and time are bounded.
     """
     from studio.cli.lib.destination import choose
-    from studio.replay import is_ours, last_bits
+    from studio.store.replay import is_ours, last_bits
 
     studio = settings.studio()
     original = studio.load(what)
@@ -42,13 +42,17 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
     if original.recipe and elsewhere and not yes:
         _ask(original.recipe, what)
     if original.recipe and not settings.quiet:
-        note(f"making it again: {original.recipe.generator}, seed {original.recipe.seed}")
+        note(f"making it again: {original.recipe.spec.generator}, seed {original.recipe.spec.seed}")
         if doubt := last_bits(original.recipe):
             note(doubt)
     with stray_prints_aside():
         report = studio.replay(what, elsewhere=elsewhere)
     stored = report.media.path is not None
-    path = str(target.save(report.media, report.recipe.generator, report.recipe.seed)) if output or stored else None
+    path = (
+        str(target.save(report.media, report.recipe.spec.generator, report.recipe.spec.seed))
+        if output or stored
+        else None
+    )
     if not stored:
         for notice in report.media.notices:
             note(f"warning: {notice}")
@@ -74,11 +78,11 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
 
 def _ask(recipe: Recipe, what: str) -> None:
     """Show what a recipe from elsewhere would run, and ask. Raises UsageError for a no, and without a terminal."""
-    from studio.replay import not_ours
+    from studio.store.replay import not_ours
 
     note(f"`{what}` was not made in this data folder. Its recipe would run:")
-    note(f"  {recipe.generator}, seed {recipe.seed}, {recipe.steps} steps")
-    for name, value in recipe.inputs.items():
+    note(f"  {recipe.spec.generator}, seed {recipe.spec.seed}, {recipe.steps} steps")
+    for name, value in recipe.spec.inputs.items():
         note(f"  {name}: {str(value)[:200]}")
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or not click.confirm("Run it?", default=False, err=True):
         raise not_ours(recipe, what)

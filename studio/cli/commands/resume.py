@@ -14,7 +14,7 @@ from studio.cli.lib.settings import Settings
 if TYPE_CHECKING:
     from studio.cli.lib.destination import Destination
     from studio.engine import Ticket
-    from studio.resume import Unfinished
+    from studio.engine.checkpoints.resume import Unfinished
 
 COLUMNS = ("id", "generator", "seed", "steps done", "of", "saved", "goes to")
 
@@ -73,7 +73,7 @@ def _resume(settings: Settings, ids: tuple[str, ...], as_json: bool) -> int:
     home = settings.studio().home
     targets = {index: target for index, ticket in enumerate(tickets) if (target := _target(ticket, home)) is not None}
     results = Results(tickets, Destination(), None, targets)
-    seeds = [ticket.request.seed for ticket in tickets]
+    seeds = [ticket.request.spec.seed for ticket in tickets]
     with Display(seeds, quiet=settings.quiet) as display, stray_prints_aside():
         for index, event in follow(tickets):
             display.show(index, event)
@@ -93,7 +93,7 @@ def _target(ticket: Ticket, home: Path) -> Destination | None:
     from studio.files import make_folder
 
     try:
-        target = Destination.from_json(ticket.request.destination, home)
+        target = Destination.from_json(ticket.request.spec.destination, home)
     except UsageError as error:
         note(f"warning: {error.message}: {error.hint}")
         return None
@@ -108,7 +108,7 @@ def _place(found: Unfinished, home: Path) -> str:
 
     assert found.checkpoint is not None
     try:
-        target = Destination.from_json(found.checkpoint.identity.destination, home)
+        target = Destination.from_json(found.checkpoint.progress.spec.destination, home)
     except UsageError:
         return "store"
     return "store" if target.target is None else f"{target.target}{os.sep if target.folder else ''}"
@@ -126,12 +126,13 @@ def _list(found: list[Unfinished], home: Path, as_json: bool) -> None:
 def _told(found: Unfinished, home: Path) -> dict[str, object]:
     if found.checkpoint is None:
         return {"id": found.id, "path": str(found.path), "error": found.error.message if found.error else ""}
-    identity = found.checkpoint.identity.model_dump(mode="json", exclude={"weights", "schema_version", "destination"})
-    return {"id": found.id, "path": str(found.path), **identity, "goes_to": _place(found, home)}
+    progress = found.checkpoint.progress.model_dump(mode="json")
+    return {"id": found.id, "path": str(found.path), **progress, "goes_to": _place(found, home)}
 
 
 def _row(found: Unfinished, home: Path) -> tuple[str, ...]:
     if found.checkpoint is None:
         return (found.id, "-", "-", "-", "-", "-", found.error.message if found.error else "")
-    who = found.checkpoint.identity
-    return (found.id, who.generator, str(who.seed), str(who.position), str(who.steps), who.saved, _place(found, home))
+    far = found.checkpoint.progress
+    steps, spec = (str(far.position), str(far.steps)), far.spec
+    return (found.id, spec.generator, str(spec.seed), *steps, far.saved, _place(found, home))

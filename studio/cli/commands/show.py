@@ -13,7 +13,7 @@ from studio.cli.lib.settings import Settings
 
 if TYPE_CHECKING:
     from studio.recipe import Recipe
-    from studio.replay import Ancestor
+    from studio.store.replay import Ancestor
 
 
 @click.command("show")
@@ -44,9 +44,11 @@ def command(settings: Settings, what: str, as_json: bool) -> None:
 def drawn(one: Ancestor, above: str = "", mark: str = "") -> Iterator[str]:
     """What it was made from, as a tree: each with its generator, seed, the start of its id, and its prompt or text."""
     recipe = one.recipe
-    told = "from outside" if recipe is None else f"{recipe.generator}, seed {recipe.seed}"
+    told = "from outside" if recipe is None else f"{recipe.spec.generator}, seed {recipe.spec.seed}"
     words = (
-        "" if recipe is None else next((str(recipe.inputs[k]) for k in ("prompt", "text") if recipe.inputs.get(k)), "")
+        ""
+        if recipe is None
+        else next((str(recipe.spec.inputs[k]) for k in ("prompt", "text") if recipe.spec.inputs.get(k)), "")
     )
     yield f"{above}{mark}{one.sha256[:12]}  {told}{f'  “{words[:60]}”' if words else ''}"
     inner = above + {"": "", "├─ ": "│  ", "└─ ": "   "}[mark]
@@ -60,18 +62,24 @@ _FIRST_INPUTS = ("prompt", "text", "negative")
 def summary(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """What a person asks first: the prompt, the seed, the size, and the generator that made it."""
     for name in _FIRST_INPUTS:
-        if recipe.inputs.get(name):
-            yield from _flatten(name, recipe.inputs[name])
-    yield "seed", str(recipe.seed)
-    if "size" in recipe.inputs:
-        yield from _flatten("size", recipe.inputs["size"])
-    yield "made by", f"{recipe.generator} {recipe.generator_version} ({recipe.plugin.name} {recipe.plugin.version})"
+        if recipe.spec.inputs.get(name):
+            yield from _flatten(name, recipe.spec.inputs[name])
+    yield "seed", str(recipe.spec.seed)
+    if "size" in recipe.spec.inputs:
+        yield from _flatten("size", recipe.spec.inputs["size"])
+    yield (
+        "made by",
+        f"{recipe.spec.generator} {recipe.generator_version} ({recipe.plugin.name} {recipe.plugin.version})",
+    )
 
 
 def details(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Every other fact of the recipe as a dotted name and its value, in the recipe's own order."""
     shown = {"seed", "generator", "generator_version", "plugin"}
-    for name, value in recipe.model_dump(mode="json", exclude_none=True, exclude=shown).items():
+    facts = recipe.model_dump(mode="json", exclude_none=True)
+    for name, value in (facts.pop("spec") | facts).items():
+        if name in shown:
+            continue
         if name == "inputs":
             value = {key: each for key, each in value.items() if key not in (*_FIRST_INPUTS, "size")}
         yield from _flatten(name, value)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.output import console, emit_json, note, printable, show_size, table
+from studio.cli.lib.output import console, emit_json, note, printable, table
 from studio.cli.lib.settings import Settings
+from studio.units import show_bytes
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -69,9 +70,9 @@ def _drawn(engines: list[dict[str, Any]]) -> Group:
 
 def _devices(engines: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for engine in engines:
-        models = ", ".join(f"{each['generator']} {show_size(each['bytes'])}" for each in engine["models"])
+        models = ", ".join(f"{each['generator']} {show_bytes(each['bytes'])}" for each in engine["models"])
         for device in engine["devices"]:
-            memory = f"{show_size(device['used'])} of {show_size(device['budget'])}" if device["budget"] else "-"
+            memory = f"{show_bytes(device['used'])} of {show_bytes(device['budget'])}" if device["budget"] else "-"
             rate, count = engine["request_steps_per_second"], engine["unfinished"]
             yield str(engine["pid"]), device["device"], memory, models or "-", f"{rate:g}", str(count)
 

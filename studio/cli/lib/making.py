@@ -121,7 +121,7 @@ def _run(command: GeneratorCommand, settings: Settings, params: dict[str, Any]) 
     previews = choose(f"{params['previews']}/", count, ".png", force=force) if params["previews"] else None
     tickets = command.submit(settings, params, given, params["preview_every"] if previews else 0, target=target)
     results = Results(tickets, target, previews)
-    seeds = [ticket.request.seed for ticket in tickets]
+    seeds = [ticket.request.spec.seed for ticket in tickets]
     with Display(seeds, quiet=settings.quiet) as display, stray_prints_aside():
         for index, event in follow(tickets):
             display.show(index, event)
@@ -171,9 +171,9 @@ class Results:
         from studio.errors import Cancelled, NotStored
 
         request = self.requests[index]
-        name = request.generator.name
+        name = request.spec.generator
         if isinstance(event, Preview) and self.previews:
-            self._preview(event.media, f"{name}-step{event.position:04d}", request.seed)
+            self._preview(event.media, f"{name}-step{event.position:04d}", request.spec.seed)
         elif isinstance(event, Finished):
             self._save(index, event.media)
         elif isinstance(event, Failed) and isinstance(event.error, NotStored) and self._to(index).target is not None:
@@ -203,7 +203,7 @@ class Results:
 
         request = self.requests[index]
         try:
-            self.made[index] = (self._to(index).save(media, request.generator.name, request.seed), media)
+            self.made[index] = (self._to(index).save(media, request.spec.generator, request.spec.seed), media)
         except StoreError as error:
             self.failed[index] = error
 
@@ -228,7 +228,7 @@ class Results:
     def as_json(self) -> list[dict[str, Any]]:
         """What a program wants to know of each, in the order of the seeds."""
         return [
-            {"seed": request.seed, **(self._made_json(i) if i in self.made else {"error": self.failed[i].message})}
+            {"seed": request.spec.seed, **(self._made_json(i) if i in self.made else {"error": self.failed[i].message})}
             for i, request in enumerate(self.requests)
         ]
 

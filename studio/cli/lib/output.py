@@ -119,16 +119,6 @@ def console(*, stderr: bool = True, wrap: bool = True) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=not wrap)
 
 
-def show_size(count: int) -> str:
-    """A number of bytes for a person: `512 B`, `3 MiB`, `1.4 GiB`."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
 def use_streams() -> None:
     """Let both streams carry any file name and any prompt, whatever the locale; a closed one swallows what it gets."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (it lives as long as the process)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 

@@ -139,13 +139,14 @@ def test_what_a_recipe_says_counts_beside_what_is_seen(own_home: Path, tmp_path:
         for word, shade in (("octopus", 250), ("cat", 245)):
             picture.paste((shade, shade, shade), (0, 0, 64, 64))
             media = studio.Image(picture)
-            recipe = plain.recipe.model_copy(update={"inputs": {"prompt": f"a {word}"}, "output": media.ref})
+            spec = plain.recipe.spec.model_copy(update={"inputs": {"prompt": f"a {word}"}})
+            recipe = plain.recipe.model_copy(update={"spec": spec, "output": media.ref})
             host.store.put(media.attach(recipe, None))
             media.attach(recipe, None).save(said / f"{word}.png")
         for folder in (None, said):
             cat, octopus = (search(host, text, folder, n=3).hits for text in ("a cat", "章鱼"))
-            assert host.load(cat[0].path).recipe.inputs["prompt"] == "a cat"
-            assert host.load(octopus[0].path).recipe.inputs["prompt"] == "a octopus"
+            assert host.load(cat[0].path).recipe.spec.inputs["prompt"] == "a cat"
+            assert host.load(octopus[0].path).recipe.spec.inputs["prompt"] == "a octopus"
 
 
 def test_names_that_are_not_text_and_what_cannot_be_read(command: Command, discs: Path) -> None:

@@ -38,7 +38,7 @@ def test_it_gives_what_the_towers_give(host: studio.Studio) -> None:
     np.testing.assert_allclose(np.linalg.norm(red.vector), 1, atol=1e-5)
     assert red.vector @ text.vector > blue.vector @ text.vector
     assert text.recipe is not None
-    assert any("clip.safetensors" in str(name) for name in text.recipe.weights)
+    assert any("clip.safetensors" in str(name) for name in text.recipe.spec.model.sha256)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "CMYK", "P", "I;16"])

@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from studio.engine.ledger import Ledger
-from studio.engine.parts import Parts
+from studio.engine.memory.components import Parts
+from studio.engine.memory.ledger import Ledger
 from studio.errors import WeightsError
-from studio.weights import hosted
+from studio.weights.loading import hosted
 from studio_clip import convert, encoder, model, places, train_pairs
 from studio_diffusion.image import STARTER
 from studio_diffusion.latent import LatentDiffusion

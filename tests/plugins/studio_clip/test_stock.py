@@ -65,7 +65,7 @@ def test_any_config_gives_what_open_clip_gives(kind: str, tmp_path: Path) -> Non
     assert isinstance(scores, studio.Embedding)
     np.testing.assert_allclose(scores.vector, [image @ text], atol=1e-5)
     assert made[0].recipe is not None
-    assert places.CONFIG in made[0].recipe.weights
+    assert places.CONFIG in made[0].recipe.spec.model.sha256
 
 
 def test_a_pulled_model(tmp_path: Path) -> None:
@@ -82,16 +82,16 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "clip", SHAPES["vit"])
     tensors = folder / "open_clip_model.safetensors"
     with pytest.raises(WeightsError, match=r"no CLIP: it has no `open_clip_config\.json`"):
-        EmbedGenerator(tmp_path).weights()
+        EmbedGenerator(tmp_path).weights(studio.ModelRef())
     tensors.rename(folder / "one.safetensors")
     (folder / "two.safetensors").write_bytes(b"")
     with pytest.raises(WeightsError, match="has 2 weight files"):
-        EmbedGenerator(folder).weights()
+        EmbedGenerator(folder).weights(studio.ModelRef())
     for each in ("one", "two"):
         (folder / f"{each}.safetensors").unlink()
     (folder / "open_clip_pytorch_model.bin").write_bytes(b"")
     with pytest.raises(WeightsError, match="a pickle, and loading one runs its code"):
-        EmbedGenerator(folder).weights()
+        EmbedGenerator(folder).weights(studio.ModelRef())
     with pytest.raises(UnknownName, match="nowhere"), studio.Studio(home=tmp_path / "home", device="cpu") as host:
         host.generate("embed", text="a cat", model=str(tmp_path / "nowhere"))
 
@@ -104,7 +104,7 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         bad = {**good["model_cfg"], "vision_cfg": {**good["model_cfg"]["vision_cfg"], **vision}}
         path.write_text(json.dumps({**good, "model_cfg": bad}))
         with pytest.raises(WeightsError, match=reason):
-            EmbedGenerator(folder).load("cpu", "float32")
+            EmbedGenerator(folder).load(studio.ModelRef(), "cpu", "float32")
     for text, reason in (
         ("{", "is not JSON"),
         ("[]", "not a JSON object"),
@@ -112,8 +112,8 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(WeightsError, match=reason):
-            EmbedGenerator(folder).load("cpu", "float32")
+            EmbedGenerator(folder).load(studio.ModelRef(), "cpu", "float32")
     other = {**good["model_cfg"], "text_cfg": {"hf_model_name": "owner/tower"}}
     path.write_text(json.dumps({**good, "model_cfg": other}))
     with pytest.raises(WeightsError, match="`owner/tower`, which is not described here"):
-        EmbedGenerator(folder).load("cpu", "float32")
+        EmbedGenerator(folder).load(studio.ModelRef(), "cpu", "float32")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 

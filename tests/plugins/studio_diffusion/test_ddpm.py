@@ -36,9 +36,8 @@ def pixels(image: studio.Media) -> np.ndarray:
 def draw(generator: DdpmGenerator, seed: int = 0, **inputs: Any) -> np.ndarray:
     """A picture by hand, in float32."""
     parsed = generator.Inputs.parse(inputs)
-    generator = generator.serving(parsed)
     with torch.inference_mode():
-        model = generator.load("cpu", "float32")
+        model = generator.load(parsed.model_ref(), "cpu", "float32")
         state = generator.start(model, parsed, studio.Rng(seed))
         while not state.done:
             (state,) = generator.step(model, [state])
@@ -121,7 +120,7 @@ def test_batched_with_others_is_as_alone(tiny_ddpm: Path) -> None:
     generator = DdpmGenerator(tiny_ddpm)
     with Engine("cpu", "float32") as engine:
         asked = [
-            Request(
+            Request.of(
                 generator, generator.Inputs.parse({k: v for k, v in one.items() if k != "seed"}), one["seed"], PLUGIN
             )
             for one in MIXED
@@ -147,7 +146,7 @@ def test_guidance_goes_away_from_no_label(tiny_ddpm: Path) -> None:
 
 def test_the_preview_comes_nearer(tiny_ddpm: Path) -> None:
     generator = DdpmGenerator(tiny_ddpm)
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     with torch.inference_mode():
         state = generator.start(model, generator.Inputs.parse({"steps": 6}), studio.Rng(0))
         assert generator.preview(model, state) is None
@@ -231,8 +230,8 @@ def test_damaged_folders_are_named(tiny_ddpm: Path, tmp_path: Path, damage: Call
     generator = DdpmGenerator(folder)
 
     def use() -> None:
-        generator.weights()
-        generator.load("cpu", "float32")
+        generator.weights(studio.ModelRef())
+        generator.load(studio.ModelRef(), "cpu", "float32")
 
     with pytest.raises(WeightsError) as raised:
         use()
@@ -245,13 +244,13 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         if name != "gone":
             (tmp_path / name).write_bytes(b"x")
         with pytest.raises(WeightsError, match=words):
-            DdpmGenerator(tmp_path / name).weights()
+            DdpmGenerator(tmp_path / name).weights(studio.ModelRef())
 
 
 def test_saves_what_it_loads(tiny_ddpm: Path, tmp_path: Path) -> None:
     """A loaded model, saved again, draws the same."""
     generator = DdpmGenerator(tiny_ddpm)
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     export.save_pixel(tmp_path / "again", model.unet, model.schedule.config, model.labels)
     assert (draw(DdpmGenerator(tmp_path / "again"), steps=3) == draw(generator, steps=3)).all()
     assert noise.config("cosine", "v") == model.schedule.config

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import studio
 from studio.engine import Engine, Request
-from studio.engine.encoding import decode_state, encode_state
+from studio.engine.checkpoints.encoding import decode_state, encode_state
 from studio.errors import InputError, MediaError
 from studio.recipe import PluginRef
 from studio_diffusion.edit import Canvas, composite
@@ -52,7 +52,7 @@ def engine() -> Iterator[Engine]:
 
 def make(engine: Engine, generator: ImageGenerator, *asked: dict[str, Any]) -> list[studio.Image]:
     plain = {"prompt": "octopus", "size": "64x64", "steps": 4}
-    requests = [Request(generator, generator.Inputs.parse(plain | one), 3, PLUGIN) for one in asked]
+    requests = [Request.of(generator, generator.Inputs.parse(plain | one), 3, PLUGIN) for one in asked]
     made = [ticket.result(500) for ticket in engine.submit_many(requests)]
     assert all(isinstance(each, studio.Image) for each in made)
     return made  # type: ignore[return-value]
@@ -104,7 +104,7 @@ def test_kept_pixels_are_kept_to_the_last_bit(engine: Engine, generator: ImageGe
 
 def test_box_and_mask_are_one_thing(generator: ImageGenerator) -> None:
     """Without an engine, whose batches and threads may round the last bit differently."""
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     made = []
     for asked in ({"mask": half()}, {"box": "32,0,32,64"}):
         inputs = generator.Inputs.parse({"prompt": "octopus", "size": "64x64", "steps": 4, "image": picture()} | asked)
@@ -118,7 +118,7 @@ def test_box_and_mask_are_one_thing(generator: ImageGenerator) -> None:
 
 def test_edits_share_steps_with_plain_requests(generator: ImageGenerator) -> None:
     """One key, one forward pass, and each to the picture that it would have been alone, within a level."""
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     asked = [{}, {"image": picture(), "mask": half()}, {"image": picture(), "strength": 1.0}, {"fast": True}]
     with torch.inference_mode():
         states = [
@@ -137,7 +137,7 @@ def test_edits_share_steps_with_plain_requests(generator: ImageGenerator) -> Non
 
 def test_less_strength_stays_nearer(generator: ImageGenerator) -> None:
     """Latents begin between the picture's and the noise as rectified flow has them; steps are a part of all."""
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
 
     def start(strength: float) -> Any:
         asked = {"prompt": "octopus", "size": "64x64", "image": picture(), "strength": strength}
@@ -154,7 +154,7 @@ def test_less_strength_stays_nearer(generator: ImageGenerator) -> None:
 @pytest.mark.parametrize("taken", [1, 3])
 def test_an_edit_goes_on_from_its_saved_state(generator: ImageGenerator, taken: int) -> None:
     """Through the text and tensors of a checkpoint, to the same bytes; the state stepped from is left as it was."""
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     asked = {"prompt": "octopus", "size": "64x64", "steps": 4, "image": picture(), "mask": half()}
     with torch.inference_mode():
         first = state = generator.start(model, generator.Inputs.parse(asked), studio.Rng(1))
@@ -173,7 +173,7 @@ def test_fast_is_four_steps_and_chooses_alone(engine: Engine, generator: ImageGe
     plain, fast = {"prompt": "octopus", "size": "64x64"}, {"prompt": "octopus", "size": "64x64", "fast": True}
     written = {**plain, "steps": FAST_STEPS, "guidance": FAST_GUIDANCE}
     tickets = engine.submit_many(
-        [Request(generator, generator.Inputs.parse(each), 0, PLUGIN) for each in (fast, written)]
+        [Request.of(generator, generator.Inputs.parse(each), 0, PLUGIN) for each in (fast, written)]
     )
     by_fast, by_hand = (ticket.result(500) for ticket in tickets)
     assert by_fast == by_hand
@@ -190,7 +190,7 @@ def test_recipes_name_the_picture_and_make_it_again(tmp_path: Path) -> None:
         given = host.image("a house", seed=1, steps=1)
         made = host.image("a tree", seed=2, steps=2, image=given, box="64,0,64,128")
         assert made.recipe is not None
-        assert made.recipe.inputs["image"] == {"sha256": given.sha256, "media_type": "image/png"}
+        assert made.recipe.spec.inputs["image"] == {"sha256": given.sha256, "media_type": "image/png"}
         assert host.replay(made.sha256).identical
 
 

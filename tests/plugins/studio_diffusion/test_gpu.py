@@ -16,16 +16,17 @@ from torch import nn
 import studio
 from studio import devices
 from studio.attention import recorded
-from studio.engine.calls import directly
-from studio.engine.encoding import decode_state, encode_state
-from studio.engine.ledger import Ledger
-from studio.engine.models import Models
+from studio.engine.calls.call import directly
+from studio.engine.checkpoints.encoding import decode_state, encode_state
+from studio.engine.memory.ledger import Ledger
+from studio.engine.memory.model_cache import Models
 from studio.testing.fake_gpu import FakeGpu
 from studio.testing.gpu import runs_on_a_gpu
 from studio.testing.subject import Subject
-from studio.weights import Streaming, hosted
+from studio.weights.loading import Streaming, hosted
 from studio_diffusion.ddpm import DdpmGenerator
 from studio_diffusion.image import ImageGenerator
+from tests.studio.engine.asking import ask
 
 PICTURE = studio.Image.from_array(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
 MASK = studio.Image.from_array(np.kron(np.eye(2, dtype=np.uint8) * 255, np.ones((32, 32), np.uint8)))
@@ -66,7 +67,7 @@ def test_requests_that_differ_in_everything_share_a_step(tiny_folder: Path) -> N
     made = []
     with FakeGpu.installed() as gpu, torch.no_grad():
         for device in ("cpu", "gpu:0"):
-            model = generator.load(device, "float32")
+            model = generator.load(studio.ModelRef(), device, "float32")
             states: list[Any] = []
             for seed, more in enumerate(({"cache": True}, {"guidance": 1}, {"rescale": 0.5}, {})):
                 inputs = generator.Inputs.parse(SMALL | {"steps": 8} | more)
@@ -82,7 +83,7 @@ def test_requests_that_differ_in_everything_share_a_step(tiny_folder: Path) -> N
 
 def test_the_vae_is_not_in_float16(tiny_folder: Path) -> None:
     generator = ImageGenerator(tiny_folder)
-    model = generator.load("cpu", "float16")
+    model = generator.load(studio.ModelRef(), "cpu", "float16")
     assert model.unet.dtype == torch.float16
     assert model.vae.dtype == torch.float32
     nn.init.constant_(model.vae.decoder.conv_in.bias, 60_000.0)  # float16 ends at 65,504
@@ -93,9 +94,11 @@ def test_the_vae_is_not_in_float16(tiny_folder: Path) -> None:
 def test_a_device_may_want_its_u_nets_channels_last(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = ImageGenerator(tiny_folder)
     assert devices.Cuda.channels_last
-    assert generator.load("cpu", "float32").unet.conv_in.weight.is_contiguous()
+    assert generator.load(studio.ModelRef(), "cpu", "float32").unet.conv_in.weight.is_contiguous()
     monkeypatch.setattr(devices.Cpu, "channels_last", True)
-    assert generator.load("cpu", "float32").unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert generator.load(studio.ModelRef(), "cpu", "float32").unet.conv_in.weight.is_contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def stepped(generator: studio.Generator, model: Any, groups: list[list[Any]]) -> list[list[Any]]:
@@ -116,7 +119,7 @@ def test_steps_are_recorded_by_width_and_guidance_and_repeated(tiny_folder: Path
     with FakeGpu.installed() as gpu, torch.no_grad():
         gpu.records = True
         for device in ("cpu", "gpu:0"):
-            model = generator.load(device, "float32")
+            model = generator.load(studio.ModelRef(), device, "float32")
             a, b, c, d = kinds(generator, model, steps, unlike)
             for _ in range(6):  # three are as they are, the fourth is recorded
                 (a,), (b, d) = stepped(generator, model, [[a], [b, d]])
@@ -142,14 +145,14 @@ def test_recordings_go_with_the_weights_and_come_again(tiny_folder: Path) -> Non
             models = Models(
                 device, "float32", ledger=Ledger(1 << 40), host=Ledger(1 << 40) if device != "cpu" else None
             )
-            model = directly(models.get(generator, None))
+            model = directly(models.get(ask(generator, {"prompt": "a"})))
             [state] = kinds(generator, model.value, steps, [{}])
             for _ in range(6):
                 [state] = generator.step(model.value, [state])
             saved, tensors = encode_state(state)
             assert models.drop_all(lambda _: 0) == 1
             assert gpu.recordings == 0
-            model = directly(models.get(generator, None))
+            model = directly(models.get(ask(generator, {"prompt": "a"})))
             [fresh] = kinds(generator, model.value, steps, [{}])
             state = decode_state(json.loads(json.dumps(saved)), tensors, fresh, device)
             for _ in range(6):
@@ -164,7 +167,7 @@ def test_a_model_that_is_streamed_is_not_recorded(tiny_folder: Path) -> None:
     with FakeGpu.installed() as gpu, torch.no_grad():
         gpu.records = True
         with hosted(None, Streaming(limit=1 << 16)):
-            model = generator.load("gpu:0", "float32")
+            model = generator.load(studio.ModelRef(), "gpu:0", "float32")
         [state] = kinds(generator, model, SMALL | {"steps": 8}, [{}])
         for _ in range(6):
             [state] = generator.step(model, [state])

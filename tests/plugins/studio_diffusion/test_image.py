@@ -46,7 +46,7 @@ def parse(generator: ImageGenerator, one: dict[str, Any]) -> Any:
 
 def make(engine: Engine, generator: ImageGenerator, requests: list[dict[str, Any]], **how: Any) -> list[studio.Media]:
     """Run requests (each with its seed) together; they share steps where they can."""
-    asked = [Request(generator, parse(generator, one), one["seed"], PLUGIN, **how) for one in requests]
+    asked = [Request.of(generator, parse(generator, one), one["seed"], PLUGIN, **how) for one in requests]
     return [ticket.result(500) for ticket in engine.submit_many(asked)]
 
 
@@ -70,8 +70,8 @@ def test_batched_with_others_is_as_alone(engine: Engine, generator: ImageGenerat
         (alone,) = make(engine, generator, [one])
         assert isinstance(made.recipe, Recipe)
         gap = np.abs(pixels(alone) - pixels(made))
-        assert gap.max() <= most[made.recipe.dtype]
-        assert gap.mean() < most[made.recipe.dtype] / 10
+        assert gap.max() <= most[made.recipe.spec.dtype]
+        assert gap.mean() < most[made.recipe.spec.dtype] / 10
     widths = [made.recipe.batch_width.max for made in together if made.recipe]
     assert max(widths) > 1  # those of one size did share steps; how many pay depends on what else the machine does
 
@@ -130,7 +130,7 @@ def check_against_stock(folder: Path, size: tuple[int, int], steps: int, guidanc
 
 
 def test_steps_leave_their_states(tiny_folder: Path, generator: ImageGenerator) -> None:
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     with torch.inference_mode():
         state = generator.start(model, generator.Inputs.parse({"prompt": "octopus", "steps": 3}), studio.Rng(0))
         before = state.x.clone()
@@ -161,7 +161,7 @@ def test_rescaled_pictures_share_steps(engine: Engine, generator: ImageGenerator
 
 
 def test_guidance_of_one_costs_one_row(generator: ImageGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     widths = []
     forward = type(model.unet).forward
     monkeypatch.setattr(
@@ -176,7 +176,7 @@ def test_guidance_of_one_costs_one_row(generator: ImageGenerator, monkeypatch: p
 
 def test_previews_are_pictures(engine: Engine, generator: ImageGenerator) -> None:
     inputs = generator.Inputs.parse({"prompt": "octopus", "steps": 4, "size": "64x64"})
-    events = list(engine.submit_many([Request(generator, inputs, 0, PLUGIN, preview_every=1)])[0].events())
+    events = list(engine.submit_many([Request.of(generator, inputs, 0, PLUGIN, preview_every=1)])[0].events())
     previews = [event.media for event in events if type(event).__name__ == "Preview"]
     assert len(previews) == 3
     assert all(preview.pil.size == (64, 64) for preview in previews)
@@ -233,7 +233,7 @@ def test_importing_the_plugin_loads_no_torch() -> None:
 
 def test_each_picture_is_normalised_by_itself(generator: ImageGenerator) -> None:
     """To the last bit, however many are decoded together."""
-    vae = generator.load("cpu", "float32").vae
+    vae = generator.load(studio.ModelRef(), "cpu", "float32").vae
     norms = [module for module in vae.modules() if isinstance(module, torch.nn.GroupNorm)]
     assert norms
     for norm in norms:
@@ -252,8 +252,8 @@ def test_weights_that_are_nan_are_an_error_where_they_show(tiny_folder: Path, pa
     """Never a black picture."""
 
     class Damaged(ImageGenerator):
-        def load(self, device: str, dtype: str) -> Any:
-            model = super().load(device, dtype)
+        def load(self, ref, device: str, dtype: str) -> Any:
+            model = super().load(ref, device, dtype)
             for parameter in getattr(model, part).parameters():
                 parameter.data.fill_(torch.nan)
             return model
@@ -264,4 +264,4 @@ def test_weights_that_are_nan_are_an_error_where_they_show(tiny_folder: Path, pa
         Engine("cpu", "float32") as engine,
         pytest.raises(GeneratorFailed, match=f"in {where}.*; the weights .*{part}"),
     ):
-        engine.submit(Request(generator, inputs, 1, PLUGIN)).result(500)
+        engine.submit(Request.of(generator, inputs, 1, PLUGIN)).result(500)

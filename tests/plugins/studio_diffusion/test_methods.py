@@ -22,7 +22,7 @@ def host() -> Iterator[studio.Studio]:
 
 def test_the_best_come_first(host: studio.Studio) -> None:
     every = host.images("a red apple", 3, seed=5, **QUICK)
-    assert [each.recipe.seed for each in every if each.recipe] == [5, 6, 7]
+    assert [each.recipe.spec.seed for each in every if each.recipe] == [5, 6, 7]
     ranked = best_of(host, "a red apple", every, 2)
     kept = host.images("a red apple", 3, best=2, seed=5, **QUICK)
     assert [each.sha256 for each in kept] == [every[place].sha256 for place, _ in ranked]

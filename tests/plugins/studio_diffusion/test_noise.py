@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 

@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from studio import torch_setup
+from studio.devices import torch_setup
 
 torch_setup.prepare()
 

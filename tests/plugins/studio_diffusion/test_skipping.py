@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import studio
-from studio.engine.encoding import decode_state, encode_state
+from studio.engine.checkpoints.encoding import decode_state, encode_state
 from studio_diffusion.image import ImageGenerator
 from studio_diffusion.skipping import asks
 
@@ -38,7 +38,7 @@ def test_it_asks_less_in_any_company_and_goes_on_from_its_state(
     generator: ImageGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside a plain request it takes its place only where it asks; saved and read at each step, it ends the same."""
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     widths: list[int] = []
     forward = type(model.unet).forward
     monkeypatch.setattr(

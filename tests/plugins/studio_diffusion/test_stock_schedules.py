@@ -70,7 +70,7 @@ def scheduled(folder: Path, kind: str, changes: dict[str, Any]) -> DdpmGenerator
 @torch.inference_mode()
 def test_a_picture_is_that_of_diffusers(folder: Path, kind: str, changes: dict[str, Any]) -> None:
     generator = scheduled(folder, kind, changes)
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     state = generator.start(model, generator.Inputs.parse({"steps": 5, "sampler": "ddim"}), studio.Rng(3))
     x = state.x[None].clone()
     while not state.done:
@@ -98,7 +98,7 @@ def known(changes: dict[str, Any]) -> dict[str, Any]:
 def test_others_are_refused_by_name(folder: Path, kind: str, changes: dict[str, Any], word: str) -> None:
     generator = scheduled(folder, kind, changes)
     with pytest.raises(WeightsError, match=word):
-        generator.load("cpu", "float32")
+        generator.load(studio.ModelRef(), "cpu", "float32")
 
 
 def test_a_part_that_is_not_known_is_refused(folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_part_that_is_not_known_is_refused(folder: Path) -> None:
     index |= {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(WeightsError, match="`LDMPipeline` with the part `vqvae`"):
-        generator.load("cpu", "float32")
+        generator.load(studio.ModelRef(), "cpu", "float32")
 
 
 CHANGES: list[tuple[str, Any]] = [
@@ -122,7 +122,7 @@ CHANGES: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("name", "value"), CHANGES)
 def test_image_refuses_every_change_of_its_schedule_by_name(tiny_folder: Path, name: str, value: Any) -> None:
     with changed(tiny_folder, {name: value}) as generator, pytest.raises(WeightsError, match=name):
-        generator.load("cpu", "float32")
+        generator.load(studio.ModelRef(), "cpu", "float32")
 
 
 class changed:
@@ -146,7 +146,7 @@ def test_image_takes_over_the_shift(tiny_folder: Path, shift: float) -> None:
     stock = diffusers.DPMSolverMultistepScheduler.from_config({**export.scheduler().config, "flow_shift": shift})
     stock.set_timesteps(6)
     with changed(tiny_folder, {"flow_shift": shift}) as generator:
-        model = generator.load("cpu", "float32")
+        model = generator.load(studio.ModelRef(), "cpu", "float32")
         inputs = generator.Inputs.parse({"prompt": "octopus", "steps": 6, "size": "64x64"})
         assert generator.facts(model, inputs)["noise_schedule"]["shift"] == shift
         levels = generator.start(model, inputs, studio.Rng(1)).levels

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from studio import torch_setup
 from studio.cli.main import run
+from studio.devices import torch_setup
 from studio.errors import StudioError
 
 torch_setup.prepare()

@@ -97,7 +97,7 @@ def test_the_starter_says_what_it_does_not_know(tmp_path: Path) -> None:
 
 def test_the_starter_says_nothing_of_what_it_knows_in_either_language() -> None:
     generator = ImageGenerator()
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     with torch.inference_mode():
         asked = {
             "two (red apples:1.2) BREAK on (grass:1.3)": "",
@@ -112,7 +112,7 @@ def test_the_starter_says_nothing_of_what_it_knows_in_either_language() -> None:
 
 def test_the_video_starter_says_it_too() -> None:
     generator = VideoGenerator()
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     with torch.inference_mode():
         for prompt, told in (("a dog bouncing", ()), ("a car sliding left", ("car",))):
             inputs = generator.Inputs.parse({"prompt": prompt, "steps": 1, "size": "64x64", "frames": 2})
@@ -121,7 +121,7 @@ def test_the_video_starter_says_it_too() -> None:
 
 
 def test_a_thing_is_nearest_to_itself(tiny_folder: Path) -> None:
-    model = ImageGenerator(tiny_folder).load("cpu", "float32")
+    model = ImageGenerator(tiny_folder).load(studio.ModelRef(), "cpu", "float32")
     assert model.vocabulary is None
     nearest = Nearest(model.text_encoder, model.tokenizer, Vocabulary(("red apple", "octopus"), (), ()))
     assert nearest("octopus") == "octopus"

@@ -108,7 +108,7 @@ def test_random_schemas_hold_in_the_generator(count: int, checkpoints: Any) -> N
     ended = 0
     for path, schemas in ((STARTER, drawn[:8]), (checkpoints("llama")[0], drawn[8:])):
         generator = TextGenerator(path)
-        model = generator.load("cpu", "float32")
+        model = generator.load(studio.ModelRef(), "cpu", "float32")
         for at in range(0, len(schemas), 30):
             asked = [
                 generator.Inputs(prompt="say", json_schema=json.dumps(each), temperature=1.0, max_tokens=100)

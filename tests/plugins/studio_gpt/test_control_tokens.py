@@ -224,7 +224,7 @@ def test_the_twin_numbers_tokens_as_the_tokenizer_does() -> None:
 
 def test_the_generator_ends_a_chat_and_not_a_plain_text_at_an_end_of_a_turn(checkpoints: Any) -> None:
     generator = TextGenerator(checkpoints("llama")[0])
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     tokenizer = train_tokenizer()
     turn = tokenizer.token_to_id("a")  # in this chat a turn ends so
     tokenizer.add_special_tokens([AddedToken("a", special=True)])
@@ -238,7 +238,7 @@ def test_the_generator_ends_a_chat_and_not_a_plain_text_at_an_end_of_a_turn(chec
 
 def test_literal_prompts_reach_the_generator(checkpoints: Any) -> None:
     generator = TextGenerator(checkpoints("llama")[0])
-    model = generator.load("cpu", "float32")
+    model = generator.load(studio.ModelRef(), "cpu", "float32")
     for literal, first in ((False, True), (True, False)):
         state = generator.start(model, generator.Inputs(prompt="<s>a", literal=literal), studio.Rng(0))
         assert (state.tokens[0] == 0) is first

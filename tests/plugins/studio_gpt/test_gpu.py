@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import studio
 from studio.attention import spans
-from studio.engine.checkpoint import Checkpoint, pack
-from studio.engine.ledger import tensor_bytes
+from studio.engine.checkpoints.checkpoint import Checkpoint, pack
+from studio.engine.memory.ledger import tensor_bytes
 from studio.testing.fake_gpu import FakeGpu
 from studio_gpt.explain import AttentionGenerator, ExplainGenerator
 from studio_gpt.model import llama
@@ -23,8 +23,8 @@ from studio_gpt.perplexity import PerplexityGenerator
 from studio_gpt.pool import KEPT, Pool
 from studio_gpt.text import TextGenerator
 from studio_gpt.writer import TextModel
+from tests.studio.engine.checkpoints.test_checkpoint import progress
 
-from ...studio.engine.test_checkpoint import identity
 from .conftest import LINES
 
 LONG = " ".join(LINES * 2)
@@ -47,8 +47,8 @@ def gpu() -> Iterator[FakeGpu]:
 
 def on_cpu(generator: TextGenerator) -> TextModel:
     """The model on the CPU with its products as they are on a GPU, where none is split among threads."""
-    model = TextModel.load(generator.found, "cpu", "float32", "loaded")
-    return dataclasses.replace(model, gpt=generator.found.build("cpu", "float32"))
+    model = TextModel.load(generator.found(studio.ModelRef()), "cpu", "float32", "loaded")
+    return dataclasses.replace(model, gpt=generator.found(studio.ModelRef()).build("cpu", "float32"))
 
 
 def begin(generator, model, seed=1, **asked):
@@ -71,10 +71,10 @@ def written(generator, model, asked, save=None):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "qwen3"])
 def test_a_gpu_writes_and_notes_the_same_bits_as_a_cpu(gpu, checkpoints, name) -> None:
-    generator = ExplainGenerator(checkpoints(name)[0], "loaded")
+    generator = ExplainGenerator(checkpoints(name)[0])
     asked = [{**each, "top": 3} for each in ASKED]
     here = written(generator, on_cpu(generator), asked)
-    model = generator.load("gpu:0", "float32")
+    model = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
     there = written(generator, model, asked)
     assert [each.logprobs for each in there] == [each.logprobs for each in here]
     assert [each.text for each in there] == [each.text for each in here]
@@ -84,9 +84,9 @@ def test_a_gpu_writes_and_notes_the_same_bits_as_a_cpu(gpu, checkpoints, name) -
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_without_the_kernel_for_spans_keys_are_gathered_and_masked(gpu, checkpoints, name) -> None:
     del spans.KERNELS["gpu"]
-    generator = ExplainGenerator(checkpoints(name)[0], "loaded")
+    generator = ExplainGenerator(checkpoints(name)[0])
     here = written(generator, on_cpu(generator), ASKED)
-    model = generator.load("gpu:0", "float32")
+    model = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
     there = written(generator, model, ASKED)
     assert [each.text for each in there] == [each.text for each in here]
     for one, other in zip(there, here, strict=True):
@@ -99,8 +99,8 @@ def test_without_the_kernel_for_spans_keys_are_gathered_and_masked(gpu, checkpoi
 def test_a_step_waits_once_and_its_launches_do_not_grow_with_the_requests(gpu, checkpoints, kernel) -> None:
     if not kernel:
         del spans.KERNELS["gpu"]
-    generator = TextGenerator(checkpoints("gpt2")[0], "loaded")
-    model = generator.load("gpu:0", "float32")
+    generator = TextGenerator(checkpoints("gpt2")[0])
+    model = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
     launched = {}
     for width in (1, 32):
         states = [begin(generator, model, i, **{**ASKED[2], "prompt": LONG[: 40 + i], "temperature": 0.5 + i / 99})
@@ -122,7 +122,7 @@ def test_a_chat_goes_on_from_what_it_has_read(gpu, checkpoints, tmp_path) -> Non
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     told = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
-    generator = TextGenerator(folder, "loaded")
+    generator = TextGenerator(folder)
 
     def talk(model) -> list[str]:
         turns: list[str] = []
@@ -136,7 +136,7 @@ def test_a_chat_goes_on_from_what_it_has_read(gpu, checkpoints, tmp_path) -> Non
         assert model.prefixes.hits > len(model.tokens.encode(LONG)) // 32
         return turns
 
-    assert talk(generator.load("gpu:0", "float32")) == talk(on_cpu(generator))
+    assert talk(generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")) == talk(on_cpu(generator))
 
 
 UNLIKE = [
@@ -155,8 +155,8 @@ def test_launches_do_not_grow_with_requests_that_differ_in_everything(gpu, check
     """In the lengths of their texts, in how tokens are chosen; and not for one that reads its prompt beside them."""
     if not kernel:
         del spans.KERNELS["gpu"]
-    generator = TextGenerator(checkpoints("gpt2")[0], "loaded")
-    model = generator.load("gpu:0", "float32")
+    generator = TextGenerator(checkpoints("gpt2")[0])
+    model = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
     words = (LONG * 4).split()
 
     def some(count, settings):
@@ -186,19 +186,19 @@ def test_launches_do_not_grow_with_requests_that_differ_in_everything(gpu, check
 
 
 def test_a_saved_request_goes_on_and_so_does_one_whose_model_was_dropped(gpu, checkpoints, tmp_path) -> None:
-    generator = TextGenerator(checkpoints("llama")[0], "loaded")
-    model = generator.load("gpu:0", "float32")
+    generator = TextGenerator(checkpoints("llama")[0])
+    model = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
     whole = [each.text for each in written(generator, model, ASKED)]
 
     def resumed(state, asked):
-        (tmp_path / "one.safetensors").write_bytes(pack(identity(), state))
+        (tmp_path / "one.safetensors").write_bytes(pack(progress(), state))
         return Checkpoint.open(tmp_path / "one.safetensors").state(begin(generator, model, 0, **asked), "gpu:0")
 
     assert [each.text for each in written(generator, model, ASKED, resumed)] == whole
     state = begin(generator, model, 0, **ASKED[0])
     for _ in range(3):
         [state] = generator.step(model, [state])
-    again = generator.load("gpu:0", "float32")
+    again = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
     while not state.done:
         [state] = generator.step(again, [state])
         assert state.cache.pool is again.pool
@@ -207,13 +207,13 @@ def test_a_saved_request_goes_on_and_so_does_one_whose_model_was_dropped(gpu, ch
 
 def test_a_text_is_looked_into_and_scored_with_one_wait(gpu, checkpoints) -> None:
     path = checkpoints("mistral")[0]
-    looks = AttentionGenerator(path, "loaded")
+    looks = AttentionGenerator(path)
     asked = {"prompt": LINES[0], "layer": 1, "head": 2}
-    scores = PerplexityGenerator(path, "loaded")
+    scores = PerplexityGenerator(path)
     text = {"text": studio.Text(LONG * 3), "window": 400, "stride": 300}
     for generator, inputs in ((looks, asked), (scores, text)):
         found = []
-        for model in (on_cpu(generator), generator.load("gpu:0", "float32")):
+        for model in (on_cpu(generator), generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")):
             state = begin(generator, model, **inputs)
             with gpu.counting() as counts:
                 [state] = generator.step(model, [state])
@@ -223,8 +223,8 @@ def test_a_text_is_looked_into_and_scored_with_one_wait(gpu, checkpoints) -> Non
 
 
 def test_numbers_that_are_not_finite_are_told(gpu, checkpoints) -> None:
-    generator = TextGenerator(checkpoints("gpt2")[0], "loaded")
-    model = generator.load("gpu:0", "float32")
+    generator = TextGenerator(checkpoints("gpt2")[0])
+    model = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
     good = begin(generator, model, **ASKED[0])
     [good] = generator.step(model, [good])
     model.gpt.norm.weight[0] = torch.nan
@@ -236,8 +236,8 @@ def test_numbers_that_are_not_finite_are_told(gpu, checkpoints) -> None:
 def test_what_stands_beside_a_request_never_reaches_it(gpu, checkpoints, kernel) -> None:
     if not kernel:
         del spans.KERNELS["gpu"]
-    generator = TextGenerator(checkpoints("llama")[0], "loaded")
-    model = generator.load("gpu:0", "float32")
+    generator = TextGenerator(checkpoints("llama")[0])
+    model = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
     first, second = (begin(generator, model, i, **ASKED[0]) for i in range(2))
     [alone] = generator.step(model, [first])
     second.cache.kv.fill_(torch.nan)
@@ -248,9 +248,9 @@ def test_what_stands_beside_a_request_never_reaches_it(gpu, checkpoints, kernel)
 
 def test_steps_that_write_are_recorded_and_repeated_until_what_they_read_moves(gpu, checkpoints) -> None:
     gpu.records = True
-    generator = ExplainGenerator(checkpoints("mistral")[0], "loaded")
+    generator = ExplainGenerator(checkpoints("mistral")[0])
     here = written(generator, on_cpu(generator), ASKED)
-    model = generator.load("gpu:0", "float32")
+    model = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
     there = written(generator, model, ASKED)
     assert [each.logprobs for each in there] == [each.logprobs for each in here]
     assert model.graphs is not None

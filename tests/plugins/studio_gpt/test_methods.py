@@ -28,7 +28,7 @@ def test_a_conversation_keeps_what_was_said(host: studio.Studio, model: str) -> 
     first = "".join(talk.stream("hello", watch=events.append))
     assert talk.turns == ["hello", first.strip()]
     assert isinstance(events[-1], Finished)
-    assert events[-1].media.recipe.seed == 1
+    assert events[-1].media.recipe.spec.seed == 1
     second = talk.say("and then")
     again = host.text("and then", model=model, chat=True, turns=["hello", first.strip()], **GREEDY)
     assert (second, talk.turns[2:]) == (str(again).strip(), ["and then", second])

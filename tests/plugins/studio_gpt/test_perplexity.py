@@ -45,8 +45,8 @@ def theirs(model, ids, window, stride):
 @pytest.mark.parametrize(("window", "stride"), [(512, 512), (300, 300), (64, 24), (33, 1)])
 def test_it_is_what_transformers_computes(name, window, stride, checkpoints):
     path, model = checkpoints(name)
-    generator = PerplexityGenerator(path, "loaded")
-    ours = generator.load("cpu", "float32")
+    generator = PerplexityGenerator(path)
+    ours = generator.load(studio.ModelRef(variant="loaded"), "cpu", "float32")
     ids = torch.tensor([ours.tokens.encode(TEXT)])
     if stride == 1:
         ids = ids[:, :60]
@@ -61,8 +61,9 @@ def test_quantised_weights_lose_little(checkpoints):
     path = checkpoints("llama")[0]
     found = {}
     for kind in ("loaded", "float16", "int8"):
-        generator = PerplexityGenerator(path, kind)
-        found[kind] = told(generator, generator.load("cpu", "float32"))["nats"]
+        generator = PerplexityGenerator(path)
+        model = generator.load(studio.ModelRef(variant=kind), "cpu", "float32")
+        found[kind] = told(generator, model)["nats"]
     assert found["float16"] == pytest.approx(found["loaded"], rel=1e-3)
     assert found["int8"] == pytest.approx(found["loaded"], rel=0.05)
 
@@ -75,4 +76,4 @@ def test_quantised_weights_lose_little(checkpoints):
 def test_what_cannot_be_is_refused(inputs, words, checkpoints):
     generator = PerplexityGenerator(checkpoints("llama")[0])
     with pytest.raises(InputError, match=words):
-        told(generator, generator.load("cpu", "float32"), **inputs)
+        told(generator, generator.load(studio.ModelRef(), "cpu", "float32"), **inputs)

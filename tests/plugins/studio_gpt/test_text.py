@@ -9,12 +9,12 @@ import torch
 import studio
 from studio import models
 from studio.engine import Preview
-from studio.engine.checkpoint import Checkpoint, pack
+from studio.engine.checkpoints.checkpoint import Checkpoint, pack
 from studio.errors import InputError, ModelError, WeightsError
 from studio_gpt.explain import AttentionGenerator, ExplainGenerator
 from studio_gpt.text import CHUNK, WEIGHTS, TextGenerator
+from tests.studio.engine.checkpoints.test_checkpoint import progress
 
-from ...studio.engine.test_checkpoint import identity
 from .conftest import LINES
 
 LONG = " ".join(LINES * 2)
@@ -24,7 +24,7 @@ LONG = " ".join(LINES * 2)
 def made(checkpoints):
     """A generator and its model, both small."""
     generator = TextGenerator(checkpoints("llama")[0])
-    return generator, generator.load("cpu", "float32")
+    return generator, generator.load(studio.ModelRef(), "cpu", "float32")
 
 
 def fresh(model):
@@ -87,7 +87,7 @@ def test_a_saved_request_goes_on_to_the_same_text(made, steps, tmp_path):
     for _ in range(steps):
         (state,) = generator.step(model, [state])
     path = tmp_path / "one.safetensors"
-    path.write_bytes(pack(identity(), state))
+    path.write_bytes(pack(progress(), state))
     assert path.stat().st_size < 40_000, "tokens are saved, and no keys and values"
     again = Checkpoint.open(path).state(begin(made, model=fresh(model), **asked), "cpu")
     assert run(made, again, fresh(model)).text == run(made, state).text
@@ -117,11 +117,11 @@ def test_steps_leave_their_states_and_can_be_made_again(made):
 
 def test_requests_that_share_nothing_take_no_beginning(made):
     generator, model = made
-    model, alone = fresh(model), generator.alone()
-    assert alone is generator.alone() is alone.alone()
+    model = fresh(model)
     run(made, begin(made, model=model, prompt=LONG, temperature=0), model)
     hits = model.prefixes.hits
-    run((alone, model), begin((alone, model), prompt=LONG, temperature=0), model)
+    asked = generator.Inputs(prompt=LONG, temperature=0)
+    run(made, generator.start_isolated(model, asked, studio.Rng(0)), model)
     assert model.prefixes.hits == hits
     begin(made, model=model, prompt=LONG)
     assert model.prefixes.hits > hits
@@ -149,8 +149,8 @@ def test_the_engine_streams_and_keeps_the_recipe(checkpoints, tmp_path):
         media = events[-1].media
         assert all(str(media).startswith(part) for part in shown)
         assert len(shown) > 3
-        assert media.recipe.inputs["model"] == str(path)
-        assert "model.safetensors" in media.recipe.weights
+        assert media.recipe.spec.model.source == str(path)
+        assert "model.safetensors" in media.recipe.spec.model.sha256
         tickets = host.submit_many("text", 4, seed=3, **asked)
         assert [str(each.result()) for each in tickets] == [str(media)] * 4
 
@@ -161,7 +161,7 @@ def test_kinds_of_weights_are_models_of_their_own_and_stand_in_the_recipe(checkp
     with studio.Studio(home=tmp_path, device="cpu") as host:
         for kind in WEIGHTS:
             media = host.text(LINES[0], seed=3, model=path, weights=kind, max_tokens=4)
-            assert media.recipe.inputs["weights"] == kind
+            assert media.recipe.spec.model.variant == kind
             used[kind] = media.recipe.facts["products"]
         (engine,) = host.router.engines
         sizes = {id(model): model.size for model in engine._models.resident()}
@@ -177,7 +177,7 @@ def test_models_are_found_in_the_data_folder_of_the_studio_that_asks(checkpoints
     name = f"file:{checkpoints('llama')[0]}"
     models.Models(tmp_path).pull(name)
     with studio.Studio(home=tmp_path, device="cpu") as host:
-        assert host.text("a", model=name, max_tokens=1, seed=1).recipe.inputs["model"] == name
+        assert host.text("a", model=name, max_tokens=1, seed=1).recipe.spec.model.source == name
     with studio.Studio(device="cpu") as host, pytest.raises(ModelError, match="studio models pull"):
         host.text("a", model=name)
 
@@ -208,7 +208,7 @@ def test_a_schema_holds_however_steps_are_made(made, tmp_path):
     half = begin(made, **asked)
     for _ in range(6):
         (half,) = generator.step(model, [half])
-    (tmp_path / "one.safetensors").write_bytes(pack(identity(), half))
+    (tmp_path / "one.safetensors").write_bytes(pack(progress(), half))
     again = Checkpoint.open(tmp_path / "one.safetensors").state(begin(made, **asked), "cpu")
     assert run(made, again).text == state.text
     short = run(made, begin(made, json_schema=schema, max_tokens=2))
@@ -227,13 +227,13 @@ def test_a_long_prompt_is_cut_when_asked_and_the_text_ends_with_the_context(made
 
 def test_without_a_model_the_remedy_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"does not exist\nhint: name a folder with config.json"):
-        TextGenerator(tmp_path / "none").weights()
+        TextGenerator(tmp_path / "none").weights(studio.ModelRef())
 
 
 def test_it_is_explained_with_the_probabilities_of_transformers(checkpoints):
     path, theirs = checkpoints("llama")
-    generator = ExplainGenerator(path, "loaded")
-    model = generator.load("cpu", "float32")
+    generator = ExplainGenerator(path)
+    model = generator.load(studio.ModelRef(variant="loaded"), "cpu", "float32")
     state = run((generator, model), begin((generator, model), max_tokens=10, temperature=0, top=3))
     told = json.loads(str(generator.finish(model, state)))
     with torch.no_grad():
@@ -247,8 +247,8 @@ def test_it_is_explained_with_the_probabilities_of_transformers(checkpoints):
 @pytest.mark.parametrize("name", ["gpt2", "mistral", "qwen3"])
 def test_the_attention_picture_is_of_what_transformers_attends_to(name, checkpoints):
     path, theirs = checkpoints(name)
-    generator = AttentionGenerator(path, "loaded")
-    model = generator.load("cpu", "float32")
+    generator = AttentionGenerator(path)
+    model = generator.load(studio.ModelRef(variant="loaded"), "cpu", "float32")
     asked = generator.Inputs(prompt=LINES[0], layer=1, head=2)
     (state,) = generator.step(model, [generator.start(model, asked, studio.Rng(0))])
     theirs.set_attn_implementation("eager")

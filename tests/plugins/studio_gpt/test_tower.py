@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from studio import torch_setup
 from studio.cli.main import run
+from studio.devices import torch_setup
 from studio.errors import UsageError, WeightsError
 from studio_gpt import corpus, load, tower
 

@@ -71,7 +71,7 @@ def test_stock_pipelines_in_short_dtypes(folders: dict[str, Path], name: str, dt
     generator = VideoGenerator(folders[name.removesuffix("-image") if name == "ltx-image" else name])
     inputs = generator.Inputs.parse(STOCK | {"steps": 1} | ({"image": PICTURE} if "image" in name else {}))
     with torch.inference_mode():
-        model = generator.load("cpu", dtype)
+        model = generator.load(studio.ModelRef(), "cpu", dtype)
         (state,) = generator.step(model, [generator.start(model, inputs, studio.Rng(1))])
         generator.finish(model, state)
     assert model.pipe.transformer.dtype == model.pipe.text_encoder.dtype == getattr(torch, dtype)
@@ -101,7 +101,7 @@ def test_clips_that_differ_in_everything_take_hardly_more_launches_than_one(
     generator, launches, made = VideoGenerator(tiny_video, PICTURES), [], []
     with FakeGpu.installed() as gpu, torch.no_grad():
         for device in ("cpu", "gpu:0"):
-            model = generator.load(device, "float32")
+            model = generator.load(studio.ModelRef(), device, "float32")
             parsed = [generator.Inputs.parse(SMALL | {"steps": 6} | each) for each in unlike]
             states = [generator.start(model, inputs, studio.Rng(seed)) for seed, inputs in enumerate(parsed)]
             assert len({generator.batch_key(state) for state in states}) == 1

@@ -117,7 +117,7 @@ def run(folder: Path, seed: int = 4, **inputs: Any) -> Any:
     generator = VideoGenerator(folder)
     parsed = generator.Inputs.parse(SMALL | inputs)
     with torch.inference_mode():
-        model = generator.load("cpu", "float32")
+        model = generator.load(studio.ModelRef(), "cpu", "float32")
         state: Any = generator.start(model, parsed, studio.Rng(seed))
         while not state.done:
             (state,) = generator.step(model, [state])
@@ -182,10 +182,10 @@ def test_what_a_pipeline_does_not_take_is_refused(folders: dict[str, Path], tmp_
         run(folders["ltx"], size="80x64")
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(WeightsError, match="is not JSON"):
-        VideoGenerator(tmp_path).load("cpu", "float32")
+        VideoGenerator(tmp_path).load(studio.ModelRef(), "cpu", "float32")
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(WeightsError, match="holds a `StableDiffusionPipeline`; known are LTXPipeline"):
-        VideoGenerator(tmp_path).load("cpu", "float32")
+        VideoGenerator(tmp_path).load(studio.ModelRef(), "cpu", "float32")
 
 
 def test_sides_that_wan_rounds_down_are_refused(folders: dict[str, Path]) -> None:
@@ -199,7 +199,7 @@ def with_patches_of(folder: Path, patch: int, **inputs: Any) -> Any:
     """Start a clip with a net whose patches are `patch` latents wide."""
     generator = VideoGenerator(folder)
     with torch.inference_mode():
-        model: Any = generator.load("cpu", "float32")
+        model: Any = generator.load(studio.ModelRef(), "cpu", "float32")
         model.pipe.transformer.register_to_config(patch_size=(1, patch, patch))
         return generator.start(model, generator.Inputs.parse(SMALL | inputs), studio.Rng(4))
 
@@ -216,7 +216,7 @@ def test_weights_that_are_not_finite_end_the_request_and_are_named(
     save_file(tensors, file, metadata={"format": "pt"})
     generator = VideoGenerator(folder)
     with Engine("cpu", "float32") as engine:
-        request = Request(generator, generator.Inputs.parse(SMALL), 4, PluginRef(name="test", version="1"))
+        request = Request.of(generator, generator.Inputs.parse(SMALL), 4, PluginRef(name="test", version="1"))
         with pytest.raises(GeneratorFailed, match="the weights themselves hold NaN or infinity: `"):
             engine.submit(request).result(500)
 

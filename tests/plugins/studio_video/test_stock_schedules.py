@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import studio
 from studio.errors import WeightsError
 from studio.loaders import diffusers as loaders
 from studio_diffusion.samplers import Level, Move, Past, euler
@@ -118,5 +119,5 @@ def test_published_solvers_are_refused_before_anything_is_loaded(tmp_path: Path,
     index = {"_class_name": "WanPipeline", "scheduler": ["diffusers", kind], "vae": ["diffusers", "AutoencoderKLWan"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(WeightsError, match=f"has a `{kind}`") as raised:
-        VideoGenerator(tmp_path).load("cpu", "float32")
+        VideoGenerator(tmp_path).load(studio.ModelRef(), "cpu", "float32")
     assert "put a " in str(raised.value)

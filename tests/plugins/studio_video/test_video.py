@@ -33,7 +33,7 @@ def make(generator: VideoGenerator, seed: int = 0, **inputs: Any) -> studio.Vide
 
     parsed = generator.Inputs.parse(SMALL | inputs)
     with torch.inference_mode():
-        model = generator.load("cpu", "float32")
+        model = generator.load(studio.ModelRef(), "cpu", "float32")
         state = generator.start(model, parsed, studio.Rng(seed))
         while not state.done:
             (state,) = generator.step(model, [state])
@@ -61,7 +61,7 @@ def test_what_is_given_takes_no_part_in_the_filter(generator: VideoGenerator, mo
 
     parsed = generator.Inputs.parse(SMALL | {"frames": 5, "image": picture((200, 10, 20))} | more)
     with torch.inference_mode():
-        model = generator.load("cpu", "float32")
+        model = generator.load(studio.ModelRef(), "cpu", "float32")
         state = generator.start(model, parsed, studio.Rng(0))
         while not state.done:
             (state,) = generator.step(model, [state])
@@ -84,7 +84,7 @@ def test_a_loop_ends_where_it_begins(generator: VideoGenerator) -> None:
 
     parsed = generator.Inputs.parse(SMALL | {"loop": True, "frames": 4})
     with torch.inference_mode():
-        model = generator.load("cpu", "float32")
+        model = generator.load(studio.ModelRef(), "cpu", "float32")
         state = generator.start(model, parsed, studio.Rng(0))
         while not state.done:
             (state,) = generator.step(model, [state])
@@ -100,7 +100,7 @@ def test_clips_of_unlike_shapes_share_a_step(generator: VideoGenerator) -> None:
 
     asked = [{"frames": 3, "guidance": 1.0}, {"frames": 2, "size": "64x96"}, {"frames": 3, "image": picture((9, 9, 9))}]
     with torch.inference_mode():
-        model = generator.load("cpu", "float32")
+        model = generator.load(studio.ModelRef(), "cpu", "float32")
         states = [
             generator.start(model, generator.Inputs.parse(SMALL | each), studio.Rng(seed))
             for seed, each in enumerate(asked)
@@ -119,7 +119,7 @@ def test_a_clip_ends_as_a_mean_of_what_is_seen_through_fresh_noise(generator: Vi
 
     parsed = generator.Inputs.parse(SMALL | {"steps": 9, "image": picture((200, 10, 20))})
     with torch.inference_mode():
-        model = generator.load("cpu", "float32")
+        model = generator.load(studio.ModelRef(), "cpu", "float32")
         first = state = generator.start(model, parsed, studio.Rng(0))
         while state.position < 6:
             (state,) = generator.step(model, [state])
@@ -178,7 +178,7 @@ def test_attention_that_no_starter_has_learnt_is_said(
     import torch
 
     with torch.inference_mode():
-        model = generator.load("cpu", "float32")
+        model = generator.load(studio.ModelRef(), "cpu", "float32")
         state = generator.start(model, generator.Inputs.parse(SMALL | {"attention": attention}), studio.Rng(0))
     assert state.notices == said
 
@@ -189,7 +189,7 @@ def test_another_aspect_ratio_is_said(generator: VideoGenerator, way: str) -> No
 
     parsed = generator.Inputs.parse(SMALL | {"image": picture((200, 0, 0), (128, 64)), "fit": way})
     with torch.inference_mode():
-        state = generator.start(generator.load("cpu", "float32"), parsed, studio.Rng(0))
+        state = generator.start(generator.load(studio.ModelRef(), "cpu", "float32"), parsed, studio.Rng(0))
     assert "`image` is 128x64, the video 64x64" in state.notices[0]
     corner = state.before[0, 0, 0].tolist()
     assert corner == ([255, 255, 255] if way == "letterbox" else [200, 0, 0])
@@ -218,8 +218,8 @@ def test_bad_inputs_are_refused(inputs: dict[str, Any], said: str) -> None:
 
 
 def test_a_folder_without_a_model_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no video model") as refused:
-        VideoGenerator(tmp_path).weights()
+    with pytest.raises(WeightsError, match="is not a video model") as refused:
+        VideoGenerator(tmp_path).weights(studio.ModelRef())
     assert "studio train video" in (refused.value.hint or "")
 
 
@@ -228,12 +228,12 @@ def test_a_made_clip_is_saved_in_every_format_with_its_recipe(
     generator: VideoGenerator, tmp_path: Path, suffix: str
 ) -> None:
     with Engine("cpu", "float32") as engine:
-        asked = Request(generator, generator.Inputs.parse(SMALL | {"frames": 2, "steps": 1}), 1, PLUGIN)
+        asked = Request.of(generator, generator.Inputs.parse(SMALL | {"frames": 2, "steps": 1}), 1, PLUGIN)
         (made,) = (ticket.result(500) for ticket in engine.submit_many([asked]))
     again = studio.Video.open(made.save(tmp_path / f"a{suffix}"))
     assert len(again.frames) == 2
     assert again.recipe is not None
-    assert again.recipe.inputs["prompt"] == SMALL["prompt"]
+    assert again.recipe.spec.inputs["prompt"] == SMALL["prompt"]
 
 
 def test_a_picture_is_drawn_and_set_in_motion(tmp_path: Path) -> None:
@@ -243,10 +243,10 @@ def test_a_picture_is_drawn_and_set_in_motion(tmp_path: Path) -> None:
         made = host.run(flow, prompt="a cat", motion="growing", frames=5, steps=8)
         assert not made.failed
         clip, drawn = made["clip"], made["picture"]
-        assert clip.recipe.inputs["image"]["sha256"] == drawn.sha256
+        assert clip.recipe.spec.inputs["image"]["sha256"] == drawn.sha256
         seen = (clip.frames.min(-1) < 235).sum((1, 2))  # pixels of the thing in each frame
         assert seen[4] > 1.1 * seen[1], "the first frame is the picture, which fills it"
         for name in ("cat.mp4", "cat.webp"):
             assert clip.save(tmp_path / name).exists()
-            assert host.load(tmp_path / name).recipe.generator == "video"
+            assert host.load(tmp_path / name).recipe.spec.generator == "video"
         assert host.replay(clip.sha256).identical

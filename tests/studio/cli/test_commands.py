@@ -83,7 +83,7 @@ def test_show_reads_a_file_and_an_id(studio: Studio) -> None:
     by_file = json.loads(studio("show", "dot.png", "--json").out)
     by_id = json.loads(studio("show", by_file["sha256"][:10], "--json").out)
     assert by_file["sha256"] == by_id["sha256"]
-    assert by_file["recipe"]["inputs"] == by_id["recipe"]["inputs"] == {"prompt": "a dot", "side": 8}
+    assert by_file["recipe"]["spec"]["inputs"] == by_id["recipe"]["spec"]["inputs"] == {"prompt": "a dot", "side": 8}
     rows = [line.split("\t") for line in studio("show", "dot.png").lines]
     assert rows[0] == ["prompt", "a dot"]
     assert rows[1] == ["seed", "9"]

@@ -14,8 +14,8 @@ from studio import devices
 from studio.attention import Spans, attend_spans, spans
 from studio.devices import Device
 from studio.devices.graphs import AFTER, Graphs
-from studio.engine.ledger import Ledger, tensor_bytes
-from studio.engine.parts import Part, Parts
+from studio.engine.memory.components import Part, Parts
+from studio.engine.memory.ledger import Ledger, tensor_bytes
 from studio.plugins import Plugins
 from studio.testing import check
 from studio.testing.fake_gpu import FakeGpu

@@ -18,8 +18,8 @@ from studio import devices
 from studio.attention import Serving, attend, recorded
 from studio.attention.serving import lending
 from studio.devices.graphs import AFTER, Graphs, keep
-from studio.engine.ledger import Ledger
-from studio.engine.parts import Part, Parts
+from studio.engine.memory.components import Part, Parts
+from studio.engine.memory.ledger import Ledger
 from studio.testing.fake_gpu import FakeGpu
 
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import studio
-from studio import devices, torch_setup
-from studio.devices import cuda
+from studio import devices
+from studio.devices import cuda, torch_setup
 from studio.engine import Engine, Request
-from studio.engine.ledger import tensor_bytes
-from studio.engine.measured import Measured
+from studio.engine.cost.profile import Measured
+from studio.engine.memory.ledger import tensor_bytes
 from studio.recipe import PluginRef
 from studio.testing.fake_gpu import FakeGpu
 from studio_gpt.text import TextGenerator
@@ -212,7 +212,8 @@ class Here(studio.Generator):
 
 def ask(engine: Engine) -> studio.Media:
     made = Here()
-    return engine.submit(Request(made, made.Inputs(), seed=1, plugin=PluginRef(name="test", version="1"))).result(500)
+    request = Request.of(made, made.Inputs(), seed=1, plugin=PluginRef(name="test", version="1"))
+    return engine.submit(request).result(500)
 
 
 def test_what_was_measured_on_another_card_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio.engine.batching import LOOK_AGAIN, choose_width
-from studio.engine.measured import Group, Measured, shape_of
+from studio.engine.cost.profile import Group, Measured, shape_of
 
 GROUP = Group("g", "1", "(4, 16, 16)", "cpu", "float32", 2)
 

@@ -9,15 +9,15 @@ import torch
 
 import studio
 from studio.engine import Engine
-from studio.engine.calls import directly
-from studio.engine.ledger import Ledger
-from studio.engine.models import Models
+from studio.engine.calls.call import directly
+from studio.engine.memory.ledger import Ledger
+from studio.engine.memory.model_cache import Models
 from studio.engine.request import Request
 from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory
 from studio.recipe import PluginRef
 from studio.testing.fake_gpu import FakeGpu
-
-from .test_parts import PART, files, generator  # noqa: F401  (a fixture)
+from tests.studio.engine import asking
+from tests.studio.engine.memory.test_components import PART, files, generator  # noqa: F401  (a fixture)
 
 WAIT_S = 500
 
@@ -65,7 +65,7 @@ class Sum(studio.State):
 
 def ask(engine: Engine, **inputs):
     made = Adds()
-    request = Request(made, made.Inputs(**inputs), seed=1, plugin=PluginRef(name="test", version="1"))
+    request = Request.of(made, made.Inputs(**inputs), seed=1, plugin=PluginRef(name="test", version="1"))
     return engine.submit(request)
 
 
@@ -142,9 +142,9 @@ def test_bringing_a_model_back_costs_what_the_copies_took(gpu: FakeGpu, files) -
     with torch.no_grad():
         source = Models("gpu:0", ledger=Ledger(100 * PART), host=Ledger(100 * PART))
         made = generator("one", [files["a"]])
-        directly(source.get(made, None))
+        directly(source.get(asking.ask(made)))
         source.drop_all(lambda model: 0)
-        model = directly(source.get(made, None))
+        model = directly(source.get(asking.ask(made)))
     assert model.return_s == 7.0
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import studio
 from studio.engine import CancelledEvent, Engine, Failed, Finished, Progress, Request, Started
-from studio.engine.measured import Measured
+from studio.engine.cost.profile import Measured
 from studio.errors import Cancelled, EngineClosed, GeneratorFailed, StoreError, UsageError
 from studio.recipe import PluginRef
 from studio.store import Store
@@ -74,7 +74,7 @@ class Bad(studio.Generator):
 
 
 def request(generator, **inputs):
-    return Request(generator, generator.Inputs.parse(inputs), 1, PLUGIN)
+    return Request.of(generator, generator.Inputs.parse(inputs), 1, PLUGIN)
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_what_is_made_carries_recipe_and_path(tmp_path):
         media = engine.submit(request(gated, steps=2)).result(500)
     assert media.path.read_bytes() == b"done"
     recipe = media.recipe
-    assert (recipe.generator, recipe.steps, recipe.seed, recipe.inputs) == ("gated", 2, 1, {"steps": 2})
+    assert (recipe.spec.generator, recipe.steps, recipe.spec.seed, recipe.spec.inputs) == ("gated", 2, 1, {"steps": 2})
     assert recipe.output == media.ref
     assert recipe.created.endswith("+00:00")
 

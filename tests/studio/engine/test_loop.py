@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import studio
+from studio.engine.cost.profile import Measured
 from studio.engine.loop import Entry, Loop
-from studio.engine.measured import Measured
-from studio.engine.models import Models
+from studio.engine.memory.model_cache import Models
 from studio.engine.request import CancelledEvent, Failed, Finished, Notice, Preview, Progress, Queued, Request, Started
 from studio.errors import GeneratorFailed, OutOfMemory
 from studio.recipe import PluginRef
+from tests.studio.engine.asking import ask
 
 PLUGIN = PluginRef(name="tests", version="1")
 FAULTS = ("raise", "exit", "interrupt", "count", "type", "none", "stay", "memory", "start", "finish", "wrong", "key")
@@ -123,7 +124,7 @@ class Crowd(Adder):
 
 def request(generator, seed=1, **inputs):
     preview_every = inputs.pop("preview_every", 0)
-    return Request(generator, generator.Inputs.parse(inputs), seed, PLUGIN, preview_every=preview_every)
+    return Request.of(generator, generator.Inputs.parse(inputs), seed, PLUGIN, preview_every=preview_every)
 
 
 class Ideal(Measured):
@@ -260,7 +261,7 @@ class LoopMachine(RuleBasedStateMachine):
             assert isinstance(end, Failed), (inputs, end)
             assert isinstance(end.error, GeneratorFailed)
         else:
-            first = studio.Rng(entry.request.seed).python.randrange(1000)
+            first = studio.Rng(entry.request.spec.seed).python.randrange(1000)
             assert end == Finished(studio.Text(str(first + inputs.steps))), inputs
 
 
@@ -317,7 +318,7 @@ def test_clients_share_while_each_finishes_its_oldest_first():
     entries = {client: [] for client in "abc"}
     for client, count in (("a", 9), ("b", 3), ("c", 1)):
         for seed in range(count):
-            entries[client].append(bench.accept(replace(request(adder, seed, steps=6), client=client)))
+            entries[client].append(bench.accept(ask(adder, {"steps": 6}, seed, client=client)))
     ended = []
     while bench.loop.tick():
         ended += [each for mine in entries.values() for each in mine if each.ended and each not in ended]
@@ -384,7 +385,7 @@ def test_what_is_done_together_is_finished_together():
 
 def test_other_keys_other_models_and_those_that_must_be_alone_are_finished_apart():
     crowd = Crowd()
-    strict = replace(request(crowd, 9, steps=2), invariant=True)
+    strict = ask(crowd, {"steps": 2}, 9, invariant=True)
     _, _, ends = run(
         request(crowd, 1, steps=2), request(crowd, 2, steps=2, group=7), strict, request(Crowd(), 4, steps=2)
     )

@@ -11,15 +11,16 @@ import pytest
 import studio
 from studio import devices
 from studio.engine import Engine
-from studio.engine.calls import directly
+from studio.engine.calls.call import directly
+from studio.engine.cost.profile import Measured
 from studio.engine.entry import Entry
-from studio.engine.ledger import Ledger
 from studio.engine.loop import Loop
-from studio.engine.measured import Measured
-from studio.engine.models import Models
+from studio.engine.memory.ledger import Ledger
+from studio.engine.memory.model_cache import Models
 from studio.engine.request import Failed, Finished, Loading, Notice, Request
 from studio.errors import GeneratorFailed, OutOfMemory
 from studio.recipe import PluginRef
+from tests.studio.engine.asking import ask
 
 PLUGIN = PluginRef(name="tests", version="1")
 KIB = 1 << 10
@@ -57,7 +58,7 @@ class Heavy(studio.Generator):
         self.device = None
         self.widths, self.loads, self.oom = [], 0, 0
 
-    def load(self, device, dtype):
+    def load(self, ref, device, dtype):
         self.loads += 1
         return {"w": np.zeros(self.weigh * KIB, np.uint8)}
 
@@ -117,13 +118,13 @@ class Device:
 
     def accept(self, generator, background=False, client="", time_limit_s=None, **inputs):
         generator.device = self
-        made = Request(
+        made = Request.of(
             generator,
             generator.Inputs.parse(inputs),
             1,
             PLUGIN,
             client=client,
-            background=background,
+            priority="background" if background else "interactive",
             time_limit_s=time_limit_s,
         )
         events = []
@@ -353,15 +354,15 @@ def test_generators_with_equal_weights_and_one_load_share_the_model(tmp_path):
             super().__init__(name, weigh=1)
             self.path = path
 
-        def weights(self):
+        def weights(self, ref):
             return [self.path]
 
     source = Models("cpu", ledger=Ledger(100 * KIB))
     one, other = Weighty("one", file), Weighty("other", copy)
-    assert directly(source.get(one, None)) is directly(source.get(other, None))
+    assert directly(source.get(ask(one))) is directly(source.get(ask(other)))
     assert (one.loads, other.loads, source.ledger.used) == (1, 0, KIB)
     copy.write_bytes(b"other" * 300)
-    assert directly(Models("cpu").get(other, None)).weights != directly(source.get(one, None)).weights
+    assert directly(Models("cpu").get(ask(other))).weights != directly(source.get(ask(one))).weights
 
 
 class Loud(studio.Generator):
@@ -381,8 +382,8 @@ def test_a_plugin_that_prints_and_leaves_is_contained():
     loud, good = Loud(), Heavy("good")
     good.device = Device(None)
     with Engine("cpu") as engine:
-        first = engine.submit(Request(loud, loud.Inputs.parse({}), 1, PLUGIN))
-        second = engine.submit(Request(good, good.Inputs.parse({}), 1, PLUGIN))
+        first = engine.submit(Request.of(loud, loud.Inputs.parse({}), 1, PLUGIN))
+        second = engine.submit(Request.of(good, good.Inputs.parse({}), 1, PLUGIN))
         with pytest.raises(GeneratorFailed, match=r"sys\.exit\(0\)"):
             first.result(500)
         assert second.result(500).text == "good 3"

@@ -12,9 +12,9 @@ import torch
 import studio
 from studio.devices.graphs import Graphs
 from studio.engine.entry import Entry
-from studio.engine.ledger import Ledger
 from studio.engine.loop import Loop
-from studio.engine.models import Models
+from studio.engine.memory.ledger import Ledger
+from studio.engine.memory.model_cache import Models
 from studio.engine.request import Finished, Notice, Request
 from studio.testing.fake_gpu import FakeGpu
 
@@ -46,7 +46,7 @@ class Counts(studio.Generator):
     def __init__(self, gpu: FakeGpu, where: str) -> None:
         self.gpu, self.where, self.widths = gpu, where, list[int]()
 
-    def load(self, device: str, dtype: str) -> Graphs:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Graphs:
         return Graphs(device, after=1)
 
     def start(self, model: Graphs, inputs: Any, rng: studio.Rng) -> Counting:
@@ -84,7 +84,7 @@ def test_they_are_dropped_before_a_batch_is_split(gpu: FakeGpu, where: str) -> N
     events: list[list[Any]] = []
     for seed in range(4):
         events.append([])
-        request = Request(made, made.Inputs(), seed=seed, plugin=PLUGIN, preview_every=2)
+        request = Request.of(made, made.Inputs(), seed=seed, plugin=PLUGIN, preview_every=2)
         loop.accept(Entry(request, events[-1].append, seed))
     while loop.tick():
         pass

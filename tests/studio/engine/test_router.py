@@ -32,7 +32,7 @@ class Sleeper(studio.Generator):
     def __init__(self, name="sleeper", load_s=0.0):
         self.name, self.load_s, self.loads = name, load_s, []
 
-    def load(self, device, dtype):
+    def load(self, ref, device, dtype):
         time.sleep(self.load_s)
         self.loads.append(time.monotonic())
         return object()
@@ -51,7 +51,7 @@ def router():
 
 
 def requests(generator, count, pause=0.002):
-    return [Request(generator, generator.Inputs.parse({"pause": pause}), seed, PLUGIN) for seed in range(count)]
+    return [Request.of(generator, generator.Inputs.parse({"pause": pause}), seed, PLUGIN) for seed in range(count)]
 
 
 def places(router):
@@ -89,7 +89,7 @@ def test_two_models_end_up_on_two_devices(router):
     one, other = Sleeper("one", 0.2), Sleeper("other", 0.2)
     router.submit_many(requests(one, 3, 0.3))
     router.submit_many(requests(other, 1))
-    owners = [{ticket.request.generator.name for ticket in queue.open} for queue in router._queues]
+    owners = [{ticket.request.spec.generator for ticket in queue.open} for queue in router._queues]
     assert Counter(name for names in owners for name in names) == {"one": 1, "other": 1}
     assert {"one", "other"} not in owners
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import studio
-from studio.engine import models
-from studio.engine.calls import drive
+from studio.engine.calls.call import drive
+from studio.engine.cost.profile import Measured
 from studio.engine.entry import Entry
-from studio.engine.ledger import Ledger
 from studio.engine.loop import Loop
-from studio.engine.measured import Measured
-from studio.engine.models import Models
+from studio.engine.memory import model_cache
+from studio.engine.memory.ledger import Ledger
+from studio.engine.memory.model_cache import Models
 from studio.engine.request import CancelledEvent, Failed, Finished, Request
 from studio.errors import GeneratorFailed, OutOfMemory, TimedOut
 from studio.recipe import PluginRef
@@ -57,7 +57,7 @@ class Adder(studio.Generator):
         self.name, self.weigh, self.take, self.max_batch = name, weigh, take, max_batch
         self.device = None
 
-    def load(self, device, dtype):
+    def load(self, ref, device, dtype):
         return np.full(self.weigh, 3, np.uint8)
 
     def start(self, model, inputs, rng):
@@ -177,7 +177,9 @@ class Schedules(RuleBasedStateMachine):
     def accept(self, which, client, background, steps, hold, fault, at):
         generator = self.generators[which]
         inputs = generator.Inputs.parse({"steps": steps, "hold": hold, "fault": fault, "at": at})
-        made = Request(generator, inputs, steps, PLUGIN, client=client, background=background)
+        made = Request.of(
+            generator, inputs, steps, PLUGIN, client=client, priority="background" if background else "interactive"
+        )
         events = []
         entry = Entry(made, events.append, accepted=self.device.clock())
         self.device.events[entry] = events
@@ -230,7 +232,7 @@ class Schedules(RuleBasedStateMachine):
             in_steps = inputs.fault in ("raise", "exit", "memory", "hang") and inputs.at <= inputs.steps
             assert not in_steps
             assert inputs.fault not in ("start", "finish")
-            first = studio.Rng(entry.request.seed).python.randrange(100)
+            first = studio.Rng(entry.request.spec.seed).python.randrange(100)
             assert end.media.text == str(first + inputs.steps), "the innocent get what they asked for"
         else:
             assert isinstance(end, Failed)
@@ -247,7 +249,7 @@ def explore(examples):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            models, "give_back", lambda device: None
+            model_cache, "give_back", lambda device: None
         )  # collecting garbage tells nothing here, and takes half the time
         run_state_machine_as_test(Schedules, settings=quiet)
 

@@ -9,11 +9,13 @@ import pytest
 
 import studio
 from studio.engine import Engine
-from studio.engine.calls import ask, directly
+from studio.engine.calls import call as calls
+from studio.engine.calls.call import directly
 from studio.engine.request import Request
 from studio.errors import EngineClosed, GeneratorFailed, NotStored, StoreError, TimedOut
 from studio.recipe import PluginRef
 from studio.store import Store
+from tests.studio.engine.asking import ask
 
 PLUGIN = PluginRef(name="tests", version="0")
 WAIT_S = 500.0  # what only a test that fails waits for
@@ -61,7 +63,7 @@ class Waiting(studio.Generator):
 
 def request(generator, short_s=None, **inputs):
     generator.short_s = short_s or generator.short_s
-    return Request(generator, generator.Inputs.parse(inputs), 1, PLUGIN)
+    return Request.of(generator, generator.Inputs.parse(inputs), 1, PLUGIN)
 
 
 def test_a_call_that_hangs_is_abandoned_and_others_go_on():
@@ -94,7 +96,7 @@ def test_a_shorter_limit_is_kept_while_the_watchdog_sleeps_for_a_longer_one():
     with Engine("cpu") as engine:
         engine.submit(request(Waiting())).result(WAIT_S)
         hanging = Waiting()
-        asked = replace(request(hanging, hangs_at=0), time_limit_s=0.1)
+        asked = ask(hanging, {"hangs_at": 0}, time_limit_s=0.1)
         with pytest.raises(TimedOut, match=r"within 0\.1 s"):
             engine.submit(asked).result(WAIT_S)
         hanging.go.set()
@@ -236,9 +238,9 @@ def test_closing_beside_a_call_that_hangs_waits_no_longer_than_its_limit():
 
 def test_a_calling_is_given_what_its_calls_return_and_raise():
     def both():
-        first = yield from ask("x", lambda: 20, 1)
+        first = yield from calls.ask("x", lambda: 20, 1)
         try:
-            yield from ask("x", lambda: 1 // 0, 1)
+            yield from calls.ask("x", lambda: 1 // 0, 1)
         except ZeroDivisionError:
             return first + 1
 

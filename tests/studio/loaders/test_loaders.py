@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from studio import loaders, torch_setup
+from studio import loaders
+from studio.devices import torch_setup
 from studio.errors import ModelError, WeightsError
 from studio.loaders import CODE, allowed, check_index, offline, read_config, transformers
 from studio.loaders import diffusers as of_diffusers

@@ -18,9 +18,9 @@ ELSEWHERE = {
     "studio/models/source.py": "a file that ships",
     "studio/models/clients.py": "what pip or npm said, in a folder made here",
     "studio/devices": "the system's own files",
-    "studio/torch_setup.py": "the system's own files",
+    "studio/devices/torch_setup.py": "the system's own files",
     "studio/plugins/": "plugins, which are code that the user named, after `is_file`",
-    "studio/engine/models.py": "checksums of a package, after `is_file`",
+    "studio/engine/memory/model_cache.py": "checksums of a package, after `is_file`",
     "studio/cli/lib/destination.py": "a file of that name, after `is_file`",
     "studio/training": "files of the run's own folder, whose checkpoints are looked at with `check_regular`",
     "plugins/studio_gpt/train.py": "what was written just before",
@@ -72,7 +72,7 @@ def _pulled(path: Path) -> object:
 
 
 def _checkpoint(path: Path) -> object:
-    from studio.engine.checkpoint import Checkpoint
+    from studio.engine.checkpoints.checkpoint import Checkpoint
 
     return Checkpoint.open(path)
 

@@ -70,7 +70,7 @@ def test_the_same_content_is_one_object_with_its_first_recipe(tmp_path):
     store = Store(tmp_path)
     first = store.put(with_recipe(picture(), seed=1))
     second = store.put(with_recipe(picture(), seed=2))
-    assert second.recipe.seed == 1
+    assert second.recipe.spec.seed == 1
     assert everything(tmp_path / "objects") == sorted(
         [f"{first.sha256[:2]}/{first.sha256}.json", f"{first.sha256[:2]}/{first.sha256}.png"]
     )
@@ -81,8 +81,8 @@ def test_the_same_content_is_one_object_with_its_first_recipe(tmp_path):
 def test_a_recipe_is_added_to_what_had_none(tmp_path):
     store = Store(tmp_path)
     assert store.put(picture()).recipe is None
-    assert store.put(with_recipe(picture())).recipe.seed == 7
-    assert store.put(picture()).recipe.seed == 7
+    assert store.put(with_recipe(picture())).recipe.spec.seed == 7
+    assert store.put(picture()).recipe.spec.seed == 7
 
 
 @pytest.mark.parametrize("name", ["", "abc", "xyzxyz", "../../etc", "A" * 64, "*" * 8, "a" * 65])
@@ -129,7 +129,7 @@ def test_a_damaged_recipe_is_named(tmp_path):
     with pytest.raises(StoreError):
         store.put(picture())
     store.put(with_recipe(picture(), seed=8))
-    assert store.get(artifact.sha256).recipe.seed == 8
+    assert store.get(artifact.sha256).recipe.spec.seed == 8
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "link", "fdopen"])

@@ -179,7 +179,7 @@ class Hoarding(Good):
 class Heavy(Good):
     """Hold more than its files say."""
 
-    def load(self, device: str, dtype: str) -> Any:
+    def load(self, ref, device: str, dtype: str) -> Any:
         import torch
 
         return {"table": torch.zeros(1 << 20)}
@@ -188,7 +188,7 @@ class Heavy(Good):
 class Stranded(Good):
     """Keep a state on the CPU and the model on the device."""
 
-    def load(self, device: str, dtype: str) -> Any:
+    def load(self, ref, device: str, dtype: str) -> Any:
         import torch
 
         return torch.ones(2, device=device)
@@ -208,7 +208,7 @@ class Stranded(Good):
 class Placed(Good):
     """Compute another thing on a GPU."""
 
-    def load(self, device: str, dtype: str) -> Any:
+    def load(self, ref, device: str, dtype: str) -> Any:
         return device
 
     def finish(self, model: Any, state: Sum) -> studio.Text:

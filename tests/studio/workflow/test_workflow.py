@@ -226,11 +226,11 @@ def test_an_idea_is_illustrated_and_told_in_scenes(tmp_path: Path) -> None:
     with studio.Studio(home=tmp_path, device="cpu", invariant=True) as host:
         drawn = host.run(ROOT / "pipelines" / "illustrate.yaml", idea="a crisp red fruit", n=2, steps=2)
         assert not drawn.failed
-        assert drawn["best"].recipe.inputs["prompt"] == drawn["prompt"].text
+        assert drawn["best"].recipe.spec.inputs["prompt"] == drawn["prompt"].text
         assert host.replay(drawn["sheet"].sha256).identical
         told = host.run(ROOT / "pipelines" / "storyboard.yaml", theme="the sea", scenes=2, steps=2, temperature=1)
         assert not told.failed
-        prompts = [picture.recipe.inputs["prompt"] for picture in told["pictures"]]
+        prompts = [picture.recipe.spec.inputs["prompt"] for picture in told["pictures"]]
         assert prompts == [scene.text for scene in told["story"]]
         assert len(set(prompts)) == 2
 
@@ -242,4 +242,4 @@ def test_a_picture_is_told_in_a_word_and_varied(tmp_path: Path) -> None:
         varied = host.run(ROOT / "pipelines" / "variations.yaml", **asked)
         assert not varied.failed
         assert varied["word"].text in ("house", "apple")
-        assert [each.recipe.inputs["strength"] for each in varied["pictures"]] == [0.5, 1]
+        assert [each.recipe.spec.inputs["strength"] for each in varied["pictures"]] == [0.5, 1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from studio import torch_setup
 from studio.attention import recorded
+from studio.devices import torch_setup
 from studio.errors import UsageError
 
 torch_setup.prepare()

@@ -25,8 +25,8 @@ TOY = Path(__file__).parents[2] / "engine" / "toy_plugin.py"
 VICTIM = """
 import sys
 from studio.cli.main import run
-from studio.engine import keeper
-keeper.YOUNGEST_S, keeper.SHARE, keeper._LOOK_EVERY_S = 0, 1e6, 0
+from studio.engine.checkpoints import autosave
+autosave.YOUNGEST_S, autosave.SHARE, autosave._LOOK_EVERY_S = 0, 1e6, 0
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -65,7 +65,7 @@ def test_it_is_written_where_the_killed_command_was_to_write(
     kill_midway("generate", "chain", "--steps", "300", "--seed", "8", count=1)
     monkeypatch.chdir(tmp_path / "other")
     shutil.rmtree(tmp_path / "work" / strange)
-    listed = {each["seed"]: each["goes_to"] for each in json.loads(resume(capsys, "--list", "--json")[1])}
+    listed = {each["spec"]["seed"]: each["goes_to"] for each in json.loads(resume(capsys, "--list", "--json")[1])}
     folder = f"{tmp_path}/work/{strange}/"
     assert listed == {5: folder, 6: folder, 7: f"{tmp_path}/work/there.txt", 8: "store"}
     code, out, _ = resume(capsys, "--all", "--json")

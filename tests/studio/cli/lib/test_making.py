@@ -131,7 +131,7 @@ def test_control_characters_reach_the_file_and_not_the_terminal(studio: Studio) 
     assert studio("generate", "dot", prompt, "-o", "dot.png").code == 0
     shown = studio("show", "dot.png")
     assert r"red\x1b[31m\r\u202eapple" in shown.out
-    assert json.loads(studio("show", "dot.png", "--json").out)["recipe"]["inputs"]["prompt"] == prompt
+    assert json.loads(studio("show", "dot.png", "--json").out)["recipe"]["spec"]["inputs"]["prompt"] == prompt
     refused = studio("generate", "echo", "a", "--style", prompt)
     assert "\x1b" not in refused.err
     assert "\r" not in refused.err

@@ -19,13 +19,13 @@ GIVEN = ["--client", "me", "--background", "--time-limit", "9.5"]
 def test_a_generators_command_hands_them_on(tmp_path: Path) -> None:
     settings = Settings(plugins=(PROBE,), home=tmp_path, device="cpu")
     command = GeneratorCommand("say", generator="echo")
-    for argv, expected in ((GIVEN, ("me", True, 9.5)), ([], ("", False, None))):
+    for argv, expected in ((GIVEN, ("me", "background", 9.5)), ([], ("", "interactive", None))):
         with click.Context(click.Command("studio"), obj=settings) as root:
             ctx = command.make_context("say", ["hello", "-n", "2", *argv], parent=root)
             tickets = command.submit(settings, ctx.params, command.inputs(settings, ctx.params), 0)
         for ticket in tickets:
-            request = ticket.request
-            assert (request.client, request.background, request.time_limit_s) == expected
+            spec = ticket.request.spec
+            assert (spec.client, spec.priority, spec.time_limit_s) == expected
             ticket.result()
     settings.close()
 

@@ -1,0 +1,148 @@
+"""Turning whatever a plugin raises or returns into one StudioError, and letting go of its memory.
+
+Knows nothing of the loop. Any exception counts, `SystemExit` included: in the engine's thread it can only come from the
+plugin.
+
+Try it: ``pytest tests/studio/engine/calls/test_failures.py``
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeGuard
+
+from studio.errors import GeneratorFailed, OutOfMemory, StudioError, class_name, clean, describe, linked, trace_of
+from studio.finite import NotFinite
+from studio.generator import Generator, State
+from studio.media import Media
+
+_LONGEST = 20_000  # characters of a message
+_RELIED_ON = {  # what the class of an exception shown to users must not override
+    *("message", "hint", "args", "traceback_text", "__traceback__", "__cause__", "__context__", "__suppress_context__"),
+    *("__notes__", "__class__", "__dict__", "__getattribute__", "__getattr__", "__setattr__", "__str__", "__repr__"),
+    *("__format__", "__hash__", "__eq__", "__ne__", "__reduce__", "__reduce_ex__", "__del__"),
+}
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory",
+    "cublas_status_alloc_failed", "cudnn_status_alloc_failed", "cusolver_status_alloc_failed",
+    "unable to find a valid cudnn algorithm", "unable to find an engine", "failed to allocate",
+)  # fmt: skip
+
+
+class Garbage(Exception):
+    """A generator returned what it must not."""
+
+
+def as_error(generator: str, where: str, error: BaseException) -> StudioError:
+    """Return a StudioError for what was raised in `where` (``load``, ``start``, ``step 3`` …).
+
+    A StudioError stays itself, unless its class overrides what Studio relies on. Never raises, whatever the exception's
+    own code does. The traceback is kept as text and dropped, frames and all: a local variable of the plugin must not
+    keep tensors alive.
+    """
+    text = trace_of(error)
+    found = error if _sound(error) else _explain(generator, where, error)
+    found.traceback_text = text
+    _drop_frames(error)
+    return found
+
+
+def _sound(error: BaseException) -> TypeGuard[StudioError]:
+    """Whether an error can be shown to users as it is: it is one of Studio's, or a plain subclass of one."""
+    kind = type(error)  # not `isinstance`, which asks the object's own `__class__`
+    if not issubclass(kind, StudioError):
+        return False
+    foreign = [each for each in kind.__mro__ if issubclass(each, StudioError) and each.__module__ != "studio.errors"]
+    if type(kind) is not type or any(name in _RELIED_ON for each in foreign for name in vars(each)):
+        return False
+    texts = (vars(error).get("message"), vars(error).get("hint") or "")
+    plain = all(type(text) is str and text == clean(text, _LONGEST) for text in texts)
+    return plain and type(kind.exit_code) is int
+
+
+def _explain(generator: str, where: str, error: BaseException) -> GeneratorFailed:
+    kind = type(error)
+    if issubclass(kind, MemoryError) or _torch_out_of_memory(error):
+        said = describe(error, 200).partition(": ")[2] or "no memory left"
+        hint = "ask for a smaller size or fewer at once, or close what else uses the memory"
+        return OutOfMemory(generator, f"`{generator}` ran out of memory in {where}: {said}", hint=hint)
+    if kind is NotFinite and isinstance(error, NotFinite):
+        return GeneratorFailed(generator, f"`{generator}` failed in {where}: {error}", hint=error.hint)
+    reason = str(error) if kind is Garbage else describe(error, 500)
+    hint = "the fault is the plugin's; `--debug` shows its traceback"
+    return GeneratorFailed(generator, f"`{generator}` failed in {where}: {reason}", hint=hint)
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Cut the tracebacks of an exception and of those behind it."""
+    held = vars(BaseException)["__traceback__"]
+    for each in linked(error):
+        traceback.clear_frames(held.__get__(each))
+        held.__set__(each, None)
+
+
+def _torch_out_of_memory(error: BaseException) -> bool:
+    if any(class_name(kind) == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    said = describe(error, 1000).lower()
+    return issubclass(type(error), RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
+
+
+def check_state(state: object) -> State:
+    """Return the state if it is one. Raises Garbage."""
+    if not isinstance(state, State):
+        raise Garbage(f"returned {_kind(state)} where a State is due")
+    if not (_whole(state.position) and _whole(state.steps) and state.position >= 0):
+        place = f"{state.position!r} of {state.steps!r}"
+        raise Garbage(f"returned a State at position {place}; both are whole numbers from 0")
+    notices = state.notices
+    if not isinstance(notices, tuple) or (notices and not all(isinstance(each, str) for each in notices)):
+        raise Garbage("returned a State whose notices are no tuple of texts")
+    return state
+
+
+def check_step(given: Sequence[State], made: object) -> list[State]:
+    """Return the next states if there is one for each given state and each is further on. Raises Garbage."""
+    states = list(map(check_state, _as_many(made, len(given), "state")))
+    for old, new in zip(given, states, strict=True):
+        if new.position <= old.position and not new.done:
+            raise Garbage(f"returned a State that stays at position {new.position} of {new.steps}")
+    return states
+
+
+def check_finish(generator: Generator, made: object, count: int) -> list[Media]:
+    """Return the media if there are so many, each of the kind that the generator promised. Raises Garbage."""
+    return [check_media(generator, each) for each in _as_many(made, count, "media")]
+
+
+def check_key(key: object) -> Hashable:
+    """Return the batch key if it is hashable. Raises Garbage."""
+    try:
+        hash(key)
+    except Exception:
+        raise Garbage(f"returned a batch key that is not hashable, {_kind(key)}") from None
+    return key
+
+
+def check_media(generator: Generator, media: Any) -> Media:
+    """Return the media if it is what the generator promised. Raises Garbage."""
+    if not isinstance(media, generator.output):
+        raise Garbage(f"returned {_kind(media)} where studio.{generator.output.__name__} is due")
+    return media
+
+
+def _as_many(made: object, count: int, what: str) -> Sequence[Any]:
+    if type(made) is not list and (not isinstance(made, Sequence) or isinstance(made, str | bytes)):
+        raise Garbage(f"returned {_kind(made)} where a list of {what}s is due")
+    if len(made) != count:
+        raise Garbage(f"returned {len(made)} {what}s for {count}")
+    return made
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int  # a subclass may compare as it likes
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {class_name(type(value))}"

@@ -1,0 +1,1 @@
+"""States on disk: the file, when it is written, the running process's folder, resuming."""

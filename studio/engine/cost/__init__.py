@@ -1,0 +1,1 @@
+"""What calls cost: step times and peaks as measured, and how many CPU threads pay."""

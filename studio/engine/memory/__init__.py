@@ -1,0 +1,1 @@
+"""What takes memory: the ledger, models and their components, eviction, the heap."""

@@ -1,0 +1,1 @@
+"""Who watches the engine: the watcher's protocol, status, metrics, traces."""

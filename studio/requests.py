@@ -1,0 +1,103 @@
+"""From a JobSpec, or from a caller's values, to a request: the generator, its inputs checked, its weights located.
+
+Python, the command line, workflows, replays and resumed requests all come through here. This module knows nothing of
+engines' loops or of what inputs mean.
+
+Try it: ``studio.Studio().submit(studio.JobSpec(generator="template", inputs={"template": "Hi"}, seed=1)).result()``
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from studio import models
+from studio.engine import Request
+from studio.errors import InputError, UnknownName
+from studio.generator import Generator
+from studio.media import Media
+from studio.plugins import Plugins, missing
+from studio.recipe import MediaRef, PluginRef
+from studio.spec import DTYPES, MAX_SEED, OPTIONS, PRIORITIES, JobSpec, ModelRef
+
+
+class Requests:
+    """Makes requests with the generators of `plugins`, media that `fetch` finds by their hash, and models of `home`."""
+
+    def __init__(
+        self, plugins: Callable[[], Plugins], fetch: Callable[[MediaRef], Media], home: Path, invariant: bool
+    ) -> None:
+        """With `invariant` every request shares no step."""
+        self._plugins, self._fetch, self._home, self._invariant = plugins, fetch, home, invariant
+
+    def of_values(self, name: str, values: Mapping[str, Any]) -> Request:
+        """A request for the inputs and the options of a JobSpec (`OPTIONS`) among `values`; without a seed it is a
+        random one of 32 bits. Raises UnknownName, InputError, MediaError or ModelError.
+        """
+        generator = self._generator(name)
+        options = {key: value for key, value in values.items() if key in OPTIONS}
+        inputs = generator.Inputs.parse({key: value for key, value in values.items() if key not in OPTIONS})
+        return self._of(generator, inputs, **options)
+
+    def of_spec(
+        self, spec: JobSpec, plugin: PluginRef | None = None, fetch: Callable[[MediaRef], Media] | None = None
+    ) -> Request:
+        """The request of a JobSpec, which may be hostile: it names media by hash only. `plugin` is where its generator
+        was, and `fetch` takes the place of the usual one. Raises as `of_values` does, and UsageError for a generator
+        that is gone.
+        """
+        plugins = self._plugins()
+        if plugin is not None and spec.generator not in plugins.generators:
+            raise missing(spec.generator, plugin, plugins.reports)
+        generator = self._generator(spec.generator)
+        inputs = generator.Inputs.from_recipe(spec.inputs, fetch or self._fetch, spec.model)
+        rest = {name: getattr(spec, name) for name in (*OPTIONS, "threads", "parents")}
+        return self._of(generator, inputs, pins=spec.model, **rest)
+
+    def weights(self, spec: JobSpec) -> tuple[Generator, ModelRef]:
+        """The generator of a JobSpec and its weights, located; its inputs are not looked at. Raises as `of_spec`."""
+        generator = self._generator(spec.generator)
+        with models.home(self._home):
+            return generator, models.locate(generator.Inputs.model_ref_in(spec.inputs))
+
+    def owner(self, generator: Generator) -> PluginRef:
+        """The plugin that a generator is of."""
+        return self._plugins().owner(generator.name)
+
+    def _generator(self, name: str) -> Generator:
+        generators = self._plugins().generators
+        if name not in generators:
+            raise UnknownName("generator", name, generators)
+        return generators[name]
+
+    def _of(self, generator: Generator, inputs: Any, *, seed: int | None = None, **options: Any) -> Request:
+        options["invariant"] = self._invariant or bool(options.get("invariant"))
+        _check(options)
+        with models.home(self._home):
+            return Request.of(generator, inputs, _seed(seed), self.owner(generator), **options)
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return secrets.randbits(32)
+    if not _whole(seed) or not 0 <= seed <= MAX_SEED:
+        raise InputError("seed", f"`seed` is {seed!r}, but must be a whole number from 0 to {MAX_SEED}")
+    return seed
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Raises UnknownName or InputError for an option that is out of its range."""
+    every, limit = options.get("preview_every", 0), options.get("time_limit_s")
+    if not _whole(every) or every < 0:
+        raise InputError("preview_every", f"`preview_every` is {every!r}, but must be a whole number from 0 (none)")
+    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+        raise InputError("time_limit_s", f"`time_limit_s` is {limit!r}, but must be a number of seconds above 0")
+    for name, allowed in (("priority", PRIORITIES), ("dtype", (None, *DTYPES))):
+        if options.get(name, allowed[0]) not in allowed:
+            raise UnknownName(name, str(options[name]), [each for each in allowed if each])
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

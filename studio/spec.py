@@ -1,0 +1,156 @@
+"""What crosses a boundary, as data: JobSpec (what to make, and for whom) and ModelRef (with which weights).
+
+Python, the command line, a workflow or a server hands over a JobSpec; requests, checkpoints and recipes contain one.
+Both are frozen, hold JSON values only and have a version, so that they can cross a process, a socket or a database.
+What comes from outside is hostile: `JobSpec.parse` bounds its length and refuses what it does not know. This module
+knows nothing of generators, engines or files.
+
+Try it: ``python -c "import studio; print(studio.JobSpec(generator='image', inputs={'prompt': 'a kiwi'}, seed=7))"``
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from studio.errors import InputError, UnknownName, UsageError
+
+SCHEMA = 1
+MAX_SEED = (1 << 63) - 1  # of a request; a recipe may hold up to 2**64 - 1
+MAX_SPEC_BYTES = 8 << 20
+Priority = Literal["interactive", "background"]
+PRIORITIES: tuple[str, ...] = get_args(Priority)
+DTYPES = ("float32", "bfloat16", "float16")
+OPTIONS = (
+    "seed", "dtype", "invariant", "client", "priority", "time_limit_s", "preview_every", "label", "stored",
+    "destination",
+)  # fmt: skip
+"""The fields of a JobSpec that a caller may give beside a generator's inputs; no input may have one of these names."""
+
+
+class Frozen(BaseModel):
+    """Base of what crosses a boundary: frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRef(Frozen):
+    """Which weights.
+
+    Attributes:
+        source: a pulled model's name or source, a folder or a file; empty is the generator's own. A ref that was
+            located (`studio.models.locate`) has an absolute path here.
+        variant: how the weights are held, in the generator's words, such as ``int8``; empty is its usual one.
+        revision: of a pulled model, such as a commit; where given, the pulled one must be of it.
+        sha256: hashes of the files by name; where given, the files must have these.
+    """
+
+    source: str = Field(default="", max_length=4000)
+    variant: str = Field(default="", max_length=100)
+    revision: str = Field(default="", max_length=200)
+    sha256: dict[str, str] = {}
+
+    @property
+    def path(self) -> Path | None:
+        """Where the weights of a located ref are; None for the generator's own."""
+        return Path(self.source) if self.source else None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells two located refs apart."""
+        return self.source, self.variant
+
+    def unpinned(self) -> Self:
+        """The same with whatever revision and hashes its weights have."""
+        return self.model_copy(update={"revision": "", "sha256": {}})
+
+
+class JobSpec(Frozen):
+    """One execution of one generator (frozen; `schema_version` 1).
+
+    Attributes:
+        generator: by name.
+        inputs: JSON values; media stand as ``{"sha256", "media_type"}``. What names the weights is in `model`.
+        seed: from 0 to 2**63 - 1.
+        model: which weights.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None is the generator's choice.
+        threads: of the CPU, at least 1; None is the host's choice. A replay asks for the recorded ones.
+        invariant: share no step, so that the bytes depend on nothing that runs beside it.
+        parents: hashes of media that made the inputs without being among them, for the recipe.
+        client: on whose behalf; clients share a device evenly.
+        priority: ``background`` gives way to ``interactive``.
+        time_limit_s: of each call of the generator, in seconds; None is the generator's own.
+        preview_every: steps from one preview to the next; 0 makes none.
+        label: the caller's own mark.
+        stored: whether the output and what it was made from are kept in the store.
+        destination: the caller's own note of where the output goes, for whoever resumes the request after a crash.
+    """
+
+    schema_version: int = Field(default=SCHEMA, ge=SCHEMA, le=SCHEMA)
+    generator: str = Field(max_length=200)
+    inputs: dict[str, JsonValue] = {}
+    seed: int = Field(ge=0, lt=1 << 64)
+    model: ModelRef = ModelRef()
+    dtype: str | None = Field(default=None, max_length=50)
+    threads: int | None = Field(default=None, ge=1)
+    invariant: bool = False
+    parents: tuple[str, ...] = ()
+    client: str = Field(default="", max_length=200)
+    priority: Priority = "interactive"
+    time_limit_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    preview_every: int = Field(default=0, ge=0)
+    label: str = Field(default="", max_length=1000)
+    stored: bool = True
+    destination: dict[str, JsonValue] | None = None
+
+    @field_validator("schema_version", mode="before")
+    @classmethod
+    def _not_newer(cls, value: Any) -> Any:
+        if isinstance(value, int) and value > SCHEMA:
+            raise ValueError(f"is {value}, of a newer Studio; this one reads {SCHEMA}")
+        return value
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Self:
+        """Read a JobSpec from JSON of at most 8 MiB. Raises UsageError, UnknownName or InputError, in one line."""
+        size = len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else len(text)
+        if size > MAX_SPEC_BYTES:
+            raise UsageError(f"the job spec has {size:,} bytes; at most {MAX_SPEC_BYTES:,} are read")
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise UsageError("the job spec is not a JSON object", hint='such as {"generator": "image", "seed": 1}')
+        return cls.check(found)
+
+    @classmethod
+    def check(cls, fields: Mapping[str, Any]) -> Self:
+        """Make a JobSpec of fields from outside. Raises UnknownName or InputError, in one line."""
+        try:
+            return cls.model_validate(dict(fields))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            path = [str(part) for part in first["loc"]]
+            name = ".".join(path)[:80]
+            if first["type"] == "extra_forbidden":
+                known = ModelRef if path[0] == "model" and len(path) > 1 else cls
+                raise UnknownName("field of a job spec", name, known.model_fields) from None
+            if first["type"] == "missing":
+                raise InputError(name, f"`{name}` is missing from the job spec") from None
+            if first["type"] == "value_error":
+                raise InputError(name, f"`{name}` {first['ctx']['error']}") from None
+            raise InputError(name, f"`{name}` is {str(first['input'])[:60]!r}; {first['msg'][:200]}") from None
+
+    def portable(self) -> Self:
+        """The part that decides the output, without for whom and where to."""
+        kept = ("generator", "inputs", "seed", "model", "dtype", "threads", "invariant", "parents")
+        return type(self)(**{name: getattr(self, name) for name in kept})
+
+    def to_json(self) -> str:
+        """JSON without fields that have their default; equal specs give equal text."""
+        return self.model_dump_json(exclude_defaults=True)

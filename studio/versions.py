@@ -1,0 +1,34 @@
+"""Versions of Python and of the libraries that can change what is made; none of them is imported.
+
+Try it: ``python -c "from studio.versions import libraries; print(libraries())"``
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from functools import cache
+
+_LIBRARIES = {
+    "studio": "multimodal-studio",
+    "torch": "torch",
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+    "open_clip": "open-clip-torch",
+    "safetensors": "safetensors",
+    "numpy": "numpy",
+    "pillow": "pillow",
+    "av": "av",
+}
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of Python and of the installed libraries that can change what is made; imports none of them."""
+    found = {"python": platform.python_version()}
+    for name, distribution in _LIBRARIES.items():
+        try:
+            found[name] = str(importlib.metadata.version(distribution))
+        except Exception:  # it is not installed, or its metadata are damaged
+            continue
+    return found

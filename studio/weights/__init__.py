@@ -1,0 +1,1 @@
+"""Weights on disk: filling modules, streaming, checksums."""

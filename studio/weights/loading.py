@@ -1,0 +1,316 @@
+"""Torch modules from safetensors files: built without weights, filled from the mapped file, or streamed from it.
+
+`module` is what a generator's `load` calls. Parameters are made on torch's meta device, so nothing is initialised or
+held twice; buffers that no file holds (positions, frequencies) are made for real. Inside an engine whose budget is
+smaller than the model the host asks for the streamed form (see `studio.weights.streaming`); elsewhere the module is
+simply filled. This module knows nothing of engines, generators or ledgers.
+
+Try it: ``studio.module(lambda: torch.nn.Linear(2, 3), [file], device="cpu", dtype="float32")``
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from studio import devices
+from studio.errors import WeightsError
+from studio.files import check_regular
+
+if TYPE_CHECKING:
+    import torch
+
+    from studio.weights.streaming import Ahead
+
+M = TypeVar("M", bound="torch.nn.Module")
+Rename = Callable[[str], str | None]
+SMALL = 64 << 10  # bytes; layers below this are not worth reading again at every call
+_building = threading.Lock()
+
+
+@dataclass
+class Streaming:
+    """How modules are to be streamed, and the room that their layers need; in bytes.
+
+    Attributes:
+        limit: submodules up to this size come and go as a whole; larger ones in parts.
+        largest: the largest group of layers.
+        at_once: groups that are on the device at a time: two where one comes while another computes.
+        ahead: what lets them come there; shared by all modules that are streamed so.
+    """
+
+    limit: int
+    largest: int = 0
+    at_once: int = 1
+    ahead: Ahead | None = None
+
+    @property
+    def passing(self) -> int:
+        """Bytes on the device for layers that come and go."""
+        return self.largest * self.at_once
+
+
+class Holder(Protocol):
+    """Who holds modules for several users."""
+
+    def part(
+        self, built: torch.nn.Module, files: Sequence[Path], dtype: object, fill: Callable[[], Any], pack: Pack | None
+    ) -> Any:
+        """Return what is held already for such a module packed so, or `built` after calling `fill` and `pack`."""
+
+
+class Tensors(Protocol):
+    """Named tensors in files, read one at a time. `Source` is the one for safetensors."""
+
+    files: Sequence[Path]
+    device: str
+    dtype: torch.dtype
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all tensors, as the module has them."""
+
+    def check(self, name: str, shape: Sequence[int]) -> None:
+        """Raise WeightsError if the tensor has another shape."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """A copy of the tensor on the device; floating-point ones are cast."""
+
+    def stored(self, name: str) -> torch.Tensor:
+        """The tensor in host memory, in the dtype of the file; it may be the mapped file itself."""
+
+
+Reader = Callable[[Sequence[Path], str, "torch.dtype"], Tensors]
+
+
+class Pack(Hashable, Protocol):
+    """Changes a filled module for good, in place; equal ones (by ``==`` and `hash`) change it alike."""
+
+    def __call__(self, module: Any, /) -> object:
+        """Change it."""
+
+
+_streaming: ContextVar[Streaming | None] = ContextVar("studio_streaming", default=None)
+_holder: ContextVar[Holder | None] = ContextVar("studio_holder", default=None)
+
+
+@contextmanager
+def hosted(holder: Holder | None, how: Streaming | None) -> Iterator[None]:
+    """Let `module`, meanwhile and in this thread, stream what it makes, or ask the holder first where `how` is None."""
+    tokens = _streaming.set(how), _holder.set(None if how else holder)
+    try:
+        yield
+    finally:
+        _streaming.reset(tokens[0])
+        _holder.reset(tokens[1])
+
+
+class Source:
+    """The tensors of safetensors files by their names in the module, mapped and read one at a time.
+
+    Raises WeightsError for a file that is missing or damaged, and for a name that stands in two files.
+    """
+
+    def __init__(self, files: Sequence[Path], rename: Rename | None, device: str, dtype: torch.dtype) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.files, self.device, self.dtype = files, device, dtype
+        self._places: dict[str, tuple[Path, Any, str]] = {}
+        for file in files:
+            try:
+                check_regular(file)  # the library would wait for a pipe
+                opened = safe_open(file, framework="pt")
+            except (OSError, SafetensorError) as error:
+                message = f"the weights `{file}` cannot be read as safetensors: {error}"
+                raise WeightsError(file, message, hint="install the package again, or make the weights anew") from error
+            for stored in opened.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118  # not a mapping
+                name = rename(stored) if rename else stored
+                if name is None:
+                    continue
+                if name in self._places:
+                    message = f"the tensor `{name}` is in `{self._places[name][0]}` and again in `{file}`"
+                    raise WeightsError(file, message, hint="name the files of one model only")
+                self._places[name] = file, opened, stored
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all tensors, as the module has them."""
+        return set(self._places)
+
+    def check(self, name: str, shape: Sequence[int]) -> None:
+        """Raise WeightsError if the tensor has another shape."""
+        file, opened, stored = self._places[name]
+        found = list(opened.get_slice(stored).get_shape())
+        if found != list(shape):
+            message = (
+                f"the tensor `{stored}` of `{file}` has the shape {found}; the module's `{name}` has {list(shape)}"
+            )
+            raise WeightsError(
+                file, message, hint="the weights belong to another configuration: use the one beside them"
+            )
+
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors hold the same numbers; read in parts of some rows."""
+        import torch
+
+        one, two = (self._places[each][1].get_slice(self._places[each][2]) for each in (name, other))
+        if one.get_shape() != two.get_shape() or one.get_dtype() != two.get_dtype():
+            return False
+        starts = range(0, next(iter(one.get_shape()), 0), 1024)
+        return all(torch.equal(one[start : start + 1024], two[start : start + 1024]) for start in starts)
+
+    def stored(self, name: str) -> torch.Tensor:
+        """The tensor in the mapped file."""
+        _, opened, stored = self._places[name]
+        tensor: torch.Tensor = opened.get_tensor(stored)
+        return tensor
+
+    def read(self, name: str) -> torch.Tensor:
+        """A copy of the tensor on the device, safe from later changes of the file; floating-point ones are cast."""
+        tensor = self.stored(name)
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return devices.device(self.device).send(tensor, dtype)
+
+
+def module(
+    build: Callable[[], M], files: Sequence[Path | str], *, device: str, dtype: str | torch.dtype,
+    rename: Rename | None = None, reader: Reader | None = None, pack: Pack | None = None,
+) -> M:  # fmt: skip
+    """Return the module that `build` makes, with the weights of safetensors files, in evaluation mode and frozen.
+
+    Args:
+        build: makes the module from its configuration; its parameters are on the meta device meanwhile.
+        files: the safetensors files that together hold every parameter and saved buffer.
+        device: where it goes: ``cpu``, ``cuda``, ``cuda:1``.
+        dtype: what floating-point tensors are cast to; buffers that no file holds stay as built.
+        rename: a file's name of a tensor -> the module's, or None to leave the tensor out.
+        reader: opens the files in place of `Source`, where they are of another format, or hold the tensors in pieces.
+        pack: changes the module once it is filled, as by putting quantised layers into it. A generator that gives it
+            names it in its `variant`, and does not stream.
+
+    Raises WeightsError for missing, damaged or ambiguous files, missing or unexpected tensors, and wrong shapes. Of
+    parameters that are tied, one name suffices.
+    """
+    import torch
+
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    with _parameters_on_meta():
+        made = build()
+    paths = [Path(file) for file in files]
+    source = reader(paths, device, dtype) if reader else Source(paths, rename, device, dtype)
+    tied = _match(made, source)
+    if (holder := _holder.get()) is not None:
+        return cast(M, holder.part(made, paths, dtype, lambda: _fill(made, source, tied).eval(), pack))
+    filled = _fill(made, source, tied).eval()
+    if pack is not None:
+        pack(filled)
+    return filled
+
+
+def _fill(made: M, source: Tensors, tied: Mapping[str, Sequence[str]]) -> M:
+    """Read what is not streamed; `tied` maps names in the source to the parameters that they fill."""
+    import torch
+
+    _move_buffers(made, source)
+    how = _streaming.get()
+    kept: set[int] = set()
+    if how is not None:
+        from studio.weights.streaming import stream
+
+        kept = stream(made, source, {names[0]: source_name for source_name, names in tied.items()}, how)
+    for source_name, names in tied.items():
+        if id(made.get_parameter(names[0])) in kept:
+            continue
+        filled = torch.nn.Parameter(source.read(source_name), requires_grad=False)
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            made.get_submodule(owner)._parameters[leaf] = filled
+    return made
+
+
+def _match(made: torch.nn.Module, source: Tensors) -> dict[str, list[str]]:
+    """Name in the source -> names of the (tied) parameters that it fills. Raises WeightsError."""
+    alike: defaultdict[int, list[str]] = defaultdict(list)
+    for name, parameter in made.named_parameters(remove_duplicate=False):
+        alike[id(parameter)].append(name)
+    matched, missing = {}, []
+    for names in alike.values():
+        found = next((name for name in names if name in source.names), None)
+        if found is None:
+            missing.append(names[0])
+            continue
+        source.check(found, made.get_parameter(found).shape)
+        matched[found] = names
+    saved = set(_saved_buffers(made))
+    missing += sorted(saved - source.names)
+    unexpected = sorted(source.names - saved - {name for names in alike.values() for name in names})
+    if missing or unexpected:
+        lack = f"lack {_list(missing)}" if missing else ""
+        more = f"have {_list(unexpected)}, unknown to it" if unexpected else ""
+        where = ", ".join(f"`{file}`" for file in source.files)
+        message = (
+            f"the weights {where} do not fit `{type(made).__name__}`: they {' and '.join(filter(None, (lack, more)))}"
+        )
+        hint = "use the configuration that belongs to them, or map their names with `rename`"
+        raise WeightsError(source.files[0] if source.files else Path(), message, hint=hint)
+    return matched
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"`{name}`" for name in names[:3]) + more
+
+
+def _saved_buffers(made: torch.nn.Module) -> Iterator[str]:
+    for prefix, owner in made.named_modules():
+        for leaf in owner._buffers.keys() - owner._non_persistent_buffers_set:
+            if owner._buffers[leaf] is not None:
+                yield f"{prefix}.{leaf}" if prefix else leaf
+
+
+def _move_buffers(made: torch.nn.Module, source: Tensors) -> None:
+    """Fill saved buffers from the source, and move the others to the device as they were built.
+
+    Raises WeightsError for one that is not finite: an infinite variance gives finite numbers, and wrong ones.
+    """
+    for prefix, owner in made.named_modules():
+        for leaf, buffer in owner._buffers.items():
+            name = f"{prefix}.{leaf}" if prefix else leaf
+            if buffer is None:
+                continue
+            if leaf in owner._non_persistent_buffers_set:
+                owner._buffers[leaf] = buffer.to(source.device)
+            else:
+                source.check(name, buffer.shape)
+                owner._buffers[leaf] = found = source.read(name)
+                if found.is_floating_point() and not bool(found.isfinite().all()):
+                    message = f"`{name}` of `{source.files[0]}` has numbers that are not finite in {found.dtype}"
+                    raise WeightsError(
+                        source.files[0], message.replace("torch.", ""), hint="get the model again, or try float32"
+                    )
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Put each parameter that a module of this thread registers on the meta device; buffers stay real."""
+    import torch
+
+    mine, register = threading.get_ident(), torch.nn.Module.register_parameter
+
+    def registering(self: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        if parameter is not None and threading.get_ident() == mine and not parameter.is_meta:
+            parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(self, name, parameter)
+
+    with _building:  # one at a time changes torch's class
+        torch.nn.Module.register_parameter = registering  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            torch.nn.Module.register_parameter = register  # type: ignore[method-assign]

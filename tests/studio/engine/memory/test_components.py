@@ -1,0 +1,366 @@
+"""Parts that models share, and models that are put off to host memory and come back: counted once, the same bytes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import studio
+from studio.engine.calls.call import directly
+from studio.engine.memory import model_cache
+from studio.engine.memory.ledger import Ledger
+from studio.engine.memory.model_cache import Models, NoRoom
+from tests.studio.engine.asking import ask
+
+WIDE, KIB = 64, 1 << 10
+PART = (WIDE * WIDE + WIDE) * 4  # bytes of a layer in float32
+
+
+class Pair(torch.nn.Module):
+    """A layer, a tied one and a buffer."""
+
+    def __init__(self, slope=0.5):
+        super().__init__()
+        self.config = {"slope": slope}
+        self.one = torch.nn.Linear(WIDE, WIDE)
+        self.two = torch.nn.Linear(WIDE, WIDE, bias=False)
+        self.two.weight = self.one.weight
+        self.register_buffer("shift", torch.full((1,), slope), persistent=False)
+
+    def forward(self, x):
+        return self.two(torch.tanh(self.one(x))) + self.shift
+
+
+def part(folder, name, seed):
+    file = folder / f"{name}.safetensors"
+    weights = torch.nn.Linear(WIDE, WIDE).state_dict()
+    rng = torch.Generator().manual_seed(seed)
+    save_file({f"one.{key}": torch.randn(value.shape, generator=rng) for key, value in weights.items()}, file)
+    return file
+
+
+def generator(name, files, slope=0.5):
+    """A generator of a class of its own, whose `load` no other shares."""
+
+    class Made(studio.Generator):
+        """Run its parts, one after another."""
+
+        output = studio.Text
+        loads = 0
+
+        def weights(self, ref):
+            return files
+
+        def load(self, ref, device, dtype):
+            self.loads += 1
+            return [
+                studio.module(lambda: Pair(slope), [file], device=device, dtype=dtype,
+                              rename=lambda stored: stored) for file in files
+            ]  # fmt: skip
+
+    made = Made()
+    made.name = name
+    return made
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three parts, and a copy of the first under another name."""
+    found = {name: part(tmp_path, name, seed) for seed, name in enumerate("abc")}
+    found["a2"] = part(tmp_path, "a2", 0)
+    return found
+
+
+def run(model):
+    x = torch.linspace(-1, 1, WIDE)[None]
+    with torch.inference_mode():
+        for each in model.value:
+            x = each(x)
+    return x
+
+
+def test_a_part_that_two_models_use_is_held_and_counted_once(files):
+    ledger = Ledger(100 * PART)
+    source = Models("cpu", ledger=ledger)
+    one = directly(source.get(ask(generator("one", [files["a"], files["b"]]))))
+    alone = ledger.used
+    other = directly(source.get(ask(generator("other", [files["a2"], files["c"]]))))
+    assert one.value[0] is other.value[0], "equal content is one part, whatever the file is called"
+    assert one.value[1] is not other.value[1]
+    assert ledger.used - alone == other.parts[1].size + other.own
+    assert ledger.used < alone * 2 - PART / 2
+
+
+def test_what_is_configured_otherwise_is_another_part(files):
+    source = Models("cpu", ledger=Ledger(100 * PART))
+    one = directly(source.get(ask(generator("one", [files["a"]], 0.5))))
+    other = directly(source.get(ask(generator("other", [files["a"]], 0.25))))
+    narrow = directly(source.get(ask(generator("narrow", [files["a"]], 0.5), dtype="bfloat16")))
+    assert len({id(each.value[0]) for each in (one, other, narrow)}) == 3
+
+
+def test_a_shared_part_outlives_either_model(files):
+    ledger = Ledger(100 * PART)
+    source = Models("cpu", ledger=ledger)
+    one = directly(source.get(ask(generator("one", [files["a"], files["b"]]))))
+    kept = generator("kept", [files["a"], files["c"]])
+    other = directly(source.get(ask(kept)))
+    before = run(other)
+    gone = one.freed
+    was = ledger.used
+    assert source.drop_all(lambda model: 0 if model is one else None) == 1
+    assert ledger.used == was - gone
+    assert torch.equal(run(other), before)
+    source.drop_all(lambda model: 0)
+    assert ledger.used == 0
+    assert torch.equal(run(directly(source.get(ask(kept)))), before)
+
+
+def test_two_that_share_leave_together_for_a_third(files):
+    source = Models("cpu", ledger=Ledger(int(2.5 * PART)))
+    one, other = generator("one", [files["a"]]), generator("other", [files["a"]])
+    directly(source.get(ask(one)))
+    directly(source.get(ask(other)))
+    third = directly(source.get(ask(generator("third", [files["b"], files["c"]]))))
+    assert source.resident() == [third]
+    with pytest.raises(NoRoom):
+        directly(source.get(ask(one), rank=lambda model: None))
+
+
+def test_a_load_that_fails_leaves_nothing(files):
+    ledger = Ledger(100 * PART)
+    source = Models("cpu", ledger=ledger)
+    bad = generator("bad", [files["a"], files["b"].with_name("none.safetensors")])
+    bad.weights = lambda ref: [files["a"]]
+    with pytest.raises(studio.StudioError):
+        directly(source.get(ask(bad)))
+    assert ledger.used == 0
+    assert not source.parts._parts
+
+
+def put_off_models(files, budget, host):
+    source = Models("cpu", ledger=Ledger(budget), host=Ledger(host))
+    return source, generator("one", [files["a"]]), generator("other", [files["b"]])
+
+
+def test_put_off_and_back_is_the_same_and_counted_where_it_is(files):
+    """Host memory stands in for the device here; the way is the same."""
+    source, one, other = put_off_models(files, int(1.5 * PART), 10 * PART)
+    first = directly(source.get(ask(one)))
+    expected, weight = run(first), first.value[0].one.weight
+    size = first.freed
+    directly(source.get(ask(other)))
+    assert (first.resident, first.put_off) == (False, True)
+    assert (source.parts.host.used, first.value[0].one.weight is weight) == (size, False)
+    assert first.value[0].two.weight is first.value[0].one.weight, "tied weights stay tied"
+    again = directly(source.get(ask(one)))
+    assert again is first
+    assert torch.equal(run(again), expected)
+    assert one.loads == 1, "it came back without a load"
+    assert source.parts.host.used == size, "now the other is there"
+    source.clear()
+    assert (source.ledger.used, source.parts.host.used) == (0, 0)
+
+
+def test_without_room_on_the_host_it_is_dropped(files):
+    source, one, other = put_off_models(files, int(1.5 * PART), PART // 2)
+    first = directly(source.get(ask(one)))
+    directly(source.get(ask(other)))
+    assert (first.put_off, first.value, source.parts.host.used) == (False, None, 0)
+    directly(source.get(ask(one)))
+    assert one.loads == 2
+
+
+def test_a_prefetch_takes_free_room_only(files):
+    source, one, other = put_off_models(files, int(1.5 * PART), 10 * PART)
+    first = directly(source.get(ask(one)))
+    second = directly(source.get(ask(other)))
+    source.prefetch(ask(one))
+    assert (first.resident, second.resident) == (False, True)
+    source.drop_all(lambda model: 0)
+    source.prefetch(ask(one))
+    assert first.resident
+    assert source.ledger.used <= source.ledger.budget
+
+
+@given(
+    wanted=st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=12),
+    budget=st.floats(2.1, 6), host=st.sampled_from([None, 0.0, 1.2, 3.0]),
+)  # fmt: skip
+@example(wanted=[(0, False), (1, False), (3, False), (1, False)], budget=3.0, host=None)  # who left was shared with
+@settings(max_examples=25, deadline=None)
+def test_ledgers_add_up_whatever_comes_and_goes(tmp_path_factory, wanted, budget, host):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_cache, "give_back", lambda device: None)  # collecting garbage takes time
+        come_and_go(tmp_path_factory, wanted, budget, host)
+
+
+def come_and_go(tmp_path_factory, wanted, budget, host):
+    folder = tmp_path_factory.getbasetemp() / "parts"
+    folder.mkdir(exist_ok=True)
+    files = {name: part(folder, name, seed) for seed, name in enumerate("abc")}
+    sets = (["a"], ["a", "b"], ["b", "c"], ["c"], ["a", "c"])
+    generators = [generator(f"g{index}", [files[name] for name in names]) for index, names in enumerate(sets)]
+    source = Models("cpu", ledger=Ledger(int(budget * PART)), host=None if host is None else Ledger(int(host * PART)))
+    seen = {}
+    for index, drop in wanted:
+        model = directly(source.get(ask(generators[index])))
+        made = run(model)
+        assert torch.equal(seen.setdefault(index, made), made)
+        if drop:
+            source.drop_all(lambda each: 0)
+        used = {part for each in source.resident() for part in each.parts}
+        assert all(part.on_device for part in used)
+        own = sum(each.own for each in source.resident())
+        assert source.ledger.used == own + sum(part.size for part in used) <= source.ledger.budget
+        if source.parts.host is not None:
+            off = {part for part in source.parts._parts.values() if not part.on_device}
+            assert source.parts.host.used == sum(part.size for part in off) <= source.parts.host.budget
+    source.clear()
+    assert source.ledger.used == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_it_waits_in_pinned_memory(files):
+    source = Models("cuda", ledger=Ledger(int(1.5 * PART)), host=Ledger(10 * PART))
+    one, other = generator("one", [files["a"]]), generator("other", [files["b"]])
+    first = directly(source.get(ask(one)))
+    expected = [value.clone() for value in first.value[0].parameters()]
+    directly(source.get(ask(other)))
+    assert first.value[0].one.weight.is_pinned()
+    back = directly(source.get(ask(one))).value[0]
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(expected, back.parameters(), strict=True))
+
+
+class Packed(torch.nn.Module):
+    """Stands for a layer whose weights a library has packed to a quarter, where torch does not see them."""
+
+    packed_bytes = WIDE * WIDE
+
+    def forward(self, x):
+        return x
+
+
+class Shrink:
+    """Puts `Packed` into the place of the layers."""
+
+    def __call__(self, module):
+        module.one = module.two = Packed()
+
+    def __eq__(self, other):
+        return type(other) is Shrink
+
+    def __hash__(self):
+        return 1
+
+
+class Variant(studio.Generator):
+    """One file, loaded as it is or packed."""
+
+    output = studio.Text
+
+    class Inputs(studio.Inputs):
+        packed: str = studio.variant_field("", help="how", choices=["", "packed"])
+
+    def __init__(self, file):
+        self.file = file
+
+    def weights(self, ref):
+        return [self.file]
+
+    def load(self, ref, device, dtype):
+        pack = Shrink() if ref.variant == "packed" else None
+        return studio.module(Pair, [self.file], device=device, dtype=dtype, pack=pack)
+
+
+def test_variants_of_one_file_are_models_of_their_own_and_what_is_packed_is_counted(files):
+    device = Models("cpu", ledger=Ledger(1 << 20))
+    packed, plain, again = (ask(Variant(files["a"]), {"packed": name}) for name in ("packed", "", "packed"))
+    shrunk = directly(device.get(packed))
+    assert device.ledger.used == shrunk.size == Packed.packed_bytes + 4, "a buffer of one number stays"
+    assert shrunk.saved == PART - Packed.packed_bytes
+    whole = directly(device.get(plain))
+    assert isinstance(whole.value.one, torch.nn.Linear)
+    assert device.ledger.used == shrunk.size + whole.size
+    assert directly(device.get(again)) is shrunk
+    assert device.missing(packed) == 0
+    device.drop_all(lambda model: 0)
+    assert device.missing(packed) >= PART, "it is filled before it is packed"
+    device.ledger.hold("others", (1 << 20) - Packed.packed_bytes - 100)
+    with pytest.raises(NoRoom):
+        directly(device.get(packed))
+
+
+def test_a_model_evicted_while_it_comes_back_keeps_its_weights(files):
+    """Its copies are under way on a stream of their own; what is saved of them then is the copies, complete."""
+    from studio.testing.fake_gpu import FakeGpu
+
+    with FakeGpu.installed(), torch.no_grad():
+        source = Models("gpu:0", ledger=Ledger(100 * PART), host=Ledger(100 * PART))
+        made = generator("one", [files["a"]])
+        model = directly(source.get(ask(made)))
+        before = [each.tolist() for each in model.value[0].state_dict().values()]
+        source.drop_all(lambda model: 0)
+        assert model.put_off
+        source.prefetch(ask(made))  # nobody has used it yet
+        source.drop_all(lambda model: 0)
+        directly(source.get(ask(made)))
+        assert [each.tolist() for each in model.value[0].state_dict().values()] == before
+
+
+def with_own(name, files, numbers):
+    """A generator whose model has a tensor of so many float32 besides its parts, and a file that holds no weights."""
+    made = generator(name, files)
+    load = made.load
+    type(made).load = lambda self, ref, device, dtype: Own(load(ref, device, dtype), torch.ones(numbers, device=device))
+    other = files[0].parent / "config.json"
+    other.write_text("{}" * 5000)
+    made.weights = lambda ref: [*files, other]
+    return made
+
+
+class Own:
+    """The parts, and `kept`."""
+
+    def __init__(self, parts, kept):
+        self.parts, self.kept = parts, kept
+
+    def __iter__(self):
+        return iter(self.parts)
+
+
+def test_what_is_outside_of_parts_is_counted_as_tensors_and_stays_while_they_wait(files):
+    source = Models("cpu", ledger=Ledger(3 * PART), host=Ledger(10 * PART))
+    made = with_own("one", [files["a"]], 1000)
+    model = directly(source.get(ask(made)))
+    expected = run(model)
+    assert model.own == 4000, "the file that was not loaded does not count"
+    assert source.ledger.used == model.size == 4000 + model.parts[0].size
+    source.drop_all(lambda each: 0)
+    assert (model.put_off, source.ledger.used) == (True, 4000)
+    assert source.missing(ask(made)) == model.parts[0].size
+    again = directly(source.get(ask(made)))
+    assert (again is model, made.loads, source.ledger.used) == (True, 1, model.size)
+    assert torch.equal(run(again), expected)
+
+
+def test_what_stays_goes_too_when_its_place_is_needed(files):
+    source = Models("cpu", ledger=Ledger(int(2.1 * PART)), host=Ledger(10 * PART))
+    made = with_own("one", [files["a"]], 1000)
+    model = directly(source.get(ask(made)))
+    directly(source.get(ask(generator("two", [files["b"], files["c"]]))))
+    assert (model.put_off, model.value, source.parts.host.used) == (False, None, 0)
+    assert source.ledger.used <= source.ledger.budget
+    run(directly(source.get(ask(made))))
+    assert made.loads == 2
+
+
+def test_a_model_that_is_mostly_outside_of_parts_is_dropped(files):
+    source = Models("cpu", ledger=Ledger(9 * PART), host=Ledger(10 * PART))
+    model = directly(source.get(ask(with_own("one", [files["a"]], WIDE * WIDE))))
+    source.drop_all(lambda each: 0)
+    assert (model.put_off, model.value, source.ledger.used) == (False, None, 0)

@@ -1,0 +1,131 @@
+"""What was freed is returned when it would be over the budget, and never for nothing."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studio.devices.memory import NoGauge
+from studio.engine.memory.heap import Heap
+from studio.engine.memory.ledger import Ledger
+
+MIB = 1 << 20
+
+
+class Process(NoGauge):
+    """A process's memory as four numbers: what is outside of the budget, what grew, what is held, what was freed."""
+
+    def __init__(self, ledger: Ledger, outside: int) -> None:
+        self.ledger, self.outside, self.grown, self.freed, self.trims = ledger, outside, 0, 0, 0
+        self.kept = 0  # by recordings
+
+    def resident(self) -> int:
+        return self.outside + self.grown + self.ledger.used + self.freed
+
+    def recorded(self) -> int:
+        return self.kept
+
+    def trim(self) -> None:
+        self.freed, self.trims = 0, self.trims + 1
+
+
+def begun(budget: int | None, outside: int = 400 * MIB) -> tuple[Ledger, Process, Heap]:
+    ledger = Ledger(budget)
+    process = Process(ledger, outside)
+    heap = Heap(ledger, process, process.trim)
+    heap.make_room(0)
+    return ledger, process, heap
+
+
+TURNS = st.lists(
+    st.tuples(st.integers(0, 200), st.integers(0, 100), st.integers(0, 100), st.integers(0, 10), st.booleans()).map(
+        lambda turn: (*(each * MIB for each in turn[:4]), turn[4])
+    ),
+    max_size=40,
+)
+
+
+@given(TURNS)
+def test_what_was_freed_keeps_no_call_from_the_budget(turns: list[tuple[int, int, int, int, bool]]) -> None:
+    """Calls that leave something held, freed or grown, no more than their peak; now and then all that is held goes."""
+    budget = 300 * MIB
+    ledger, process, heap = begun(budget)
+    for peak, held, freed, grew, released in turns:
+        before, fits = process.trims, process.resident() + peak - process.outside <= budget
+        heap.make_room(peak)
+        assert not fits or process.trims == before, "there was room"
+        over = process.resident() + peak - process.outside - budget
+        assert over <= max(0, ledger.used + process.grown + peak - budget) + 4 * MIB
+        assert heap.grown <= process.grown
+        left = peak
+        for name, size in (("held", held), ("freed", freed), ("grown", grew)):
+            size = min(size, left)
+            left -= size
+            if name == "held":
+                ledger.hold("x", ledger.held("x") + size)
+            else:
+                setattr(process, name, getattr(process, name) + size)
+        if released:
+            process.freed += ledger.held("x")
+            ledger.release("x")
+
+
+def test_nothing_is_asked_without_a_budget() -> None:
+    _, process, heap = begun(None)
+    process.freed = 1000 * MIB
+    heap.make_room(1000 * MIB)
+    assert process.trims == 0
+    assert heap.grown == 0
+
+
+def test_what_grew_is_known_after_a_return_and_may_shrink() -> None:
+    _, process, heap = begun(100 * MIB)
+    process.grown, process.freed = 30 * MIB, 90 * MIB
+    heap.make_room(110 * MIB)
+    assert (process.trims, heap.grown) == (1, 30 * MIB)
+    heap.make_room(110 * MIB)
+    assert process.trims == 1, "nothing was freed since"
+    process.grown, process.freed = 10 * MIB, 120 * MIB
+    heap.make_room(110 * MIB)
+    assert (process.trims, heap.grown) == (2, 10 * MIB)
+
+
+def test_what_is_no_longer_resident_is_forgotten_without_a_return() -> None:
+    _, process, heap = begun(100 * MIB)
+    process.grown, process.freed = 30 * MIB, 90 * MIB
+    heap.make_room(110 * MIB)
+    process.grown = 10 * MIB
+    heap.make_room(110 * MIB)
+    assert (process.trims, heap.grown) == (1, 10 * MIB)
+
+
+def test_what_recordings_keep_counts_as_grown_while_they_do() -> None:
+    _, process, heap = begun(100 * MIB)
+    process.kept = 30 * MIB
+    assert heap.grown == 30 * MIB
+    process.grown = 20 * MIB
+    heap.make_room(110 * MIB)
+    assert heap.grown == 50 * MIB
+    process.kept = 0
+    assert heap.grown == 20 * MIB
+
+
+def test_a_streamed_model_that_is_not_all_there_leaves_no_growth_behind() -> None:
+    """The ledger holds what will come; the process has less."""
+    ledger, process = Ledger(100 * MIB), Process(Ledger(), 0)
+    ledger.hold("model", 60 * MIB)
+    process.grown = 20 * MIB
+    heap = Heap(ledger, process, process.trim)
+    heap.make_room(0)
+    ledger.release("model")
+    process.grown, process.freed = 0, 150 * MIB
+    heap.make_room(110 * MIB)
+    assert (process.trims, heap.grown) == (1, 0)
+
+
+def test_calls_whose_peak_is_not_known_are_found_out() -> None:
+    _, process, heap = begun(100 * MIB)
+    process.freed = 200 * MIB
+    for _ in range(64):
+        heap.make_room(0)
+    assert process.trims == 1
