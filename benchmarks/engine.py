@@ -29,7 +29,7 @@ import studio
 from studio import devices
 from studio.devices import torch_setup
 from studio.engine import Engine, Request, Started
-from studio.engine.request import Progress
+from studio.engine.events import Progress
 from studio.recipe import PluginRef
 
 torch_setup.prepare()

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import studio
-from studio.engine.request import Finished, Started
+from studio.engine.events import Finished, Started
 
 
 def measure(count: int, steps: int, home: str) -> dict[str, object]:

@@ -13,6 +13,7 @@ Try it::
 
 from __future__ import annotations
 
+import collections.abc
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from studio.engine.observe.metrics import Metrics
 from studio.engine.observe.status import Status
 from studio.engine.observe.trace import Trace
 from studio.engine.router import Router
+from studio.engine.ticket import MAX_UNFINISHED, RequestLimit
 from studio.errors import InputError, NotStored, StudioError, TimedOut, UnknownName, UsageError
 from studio.files import expanded
 from studio.generator import Generator, Trainer
@@ -68,7 +70,7 @@ class Studio(Methods):
     needed, and for a device that is not here. `memory` is each device's budget for models, states and steps, in bytes
     or as ``2GiB`` (default: what is free, less a tenth). With `invariant` each request steps by itself, so that its
     bytes depend on nothing that runs beside it. `trace` names a file for a Chrome trace of all work; StoreError if it
-    cannot be written.
+    cannot be written. At most `max_requests` may be unfinished at once; what comes beyond them is refused with Busy.
     """
 
     def __init__(
@@ -81,14 +83,19 @@ class Studio(Methods):
         memory: int | str | None = None,
         invariant: bool = False,
         trace: Path | str | None = None,
+        max_requests: int = MAX_UNFINISHED,
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES)
+        if not isinstance(max_requests, int) or isinstance(max_requests, bool) or max_requests < 1:
+            message = f"`max_requests` is {max_requests!r}, but must be a whole number from 1"
+            raise InputError("max_requests", message)
         self.home = (default_home() if home is None else expanded(home)).absolute()  # a plugin may change the folder
         self.store = Store(self.home)
         self._device, self._dtype, self._paths = device, dtype, tuple(plugins)
         self._memory = parse_bytes(str(memory)) if memory is not None else None
         self._invariant = invariant
+        self._limit = RequestLimit(max_requests)
         self._lock = threading.Lock()
         self._folders = [EngineFolder(self.home)]  # of the engines; checkpoints are taken up by the first
         self._trace = None if trace is None else Trace(Path(trace))
@@ -154,6 +161,7 @@ class Studio(Methods):
             attention=self._attention,
             host_share=host_share,
             notices=notices,
+            limit=self._limit,
         )
 
     def generator(self, name: str) -> Generator:
@@ -170,9 +178,11 @@ class Studio(Methods):
         may have: `seed`, from 0 to 2**63 - 1 (none: a random one of 32 bits, which the recipe names); `dtype`;
         `priority` (``background`` gives way to ``interactive``); `client`, on whose behalf this is (clients share a
         device evenly); `time_limit_s` for each call of the generator; `preview_every` N steps (0: no previews);
+        `stream`, to tell text in Delta events as it is written;
         `invariant`, to share no step; `label`, your own mark; `stored`, false to leave nothing in the store;
         `destination`, your own note of where the output goes, for whoever resumes it after a crash. Raises
-        UnknownName, InputError, ModelError or MediaError before anything runs.
+        UnknownName, InputError, ModelError or MediaError before anything runs, and Busy where too many requests are
+        unfinished.
         """
         return self.router.submit_many([self._request(what, values)])[0]
 
@@ -188,12 +198,14 @@ class Studio(Methods):
             raise InputError("seed", f"`seed` is {seed}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
         return self.router.submit_many([first.with_seed(seed + i, str(i)) for i in range(n)])
 
-    def stream(self, what: str | JobSpec, /, **values: Any) -> Iterator[Event]:
+    def stream(self, what: str | JobSpec, /, **values: Any) -> collections.abc.Generator[Event, None, None]:
         """Run a request and yield its events; leaving the iterator early cancels it. Raises as `submit` does, at once.
 
-        A failure is raised after its Failed event.
+        Text comes in Delta events as it is written. A failure is raised after its Failed event.
         """
-        return _follow(self.submit(what, **values))
+        if isinstance(what, str):
+            return _follow(self.submit(what, **{"stream": True, **values}))
+        return _follow(self.submit(what.model_copy(update={"stream": True}), **values))
 
     def generate(self, what: str | JobSpec, /, **values: Any) -> Media:
         """Run a request, store its output and return it with `recipe` and `path`. Ctrl-C cancels it."""
@@ -425,7 +437,7 @@ def _fetch(store: Store, ref: MediaRef) -> Media:
     return store.open(ref.sha256)
 
 
-def _follow(ticket: Ticket) -> Iterator[Event]:
+def _follow(ticket: Ticket) -> collections.abc.Generator[Event, None, None]:
     try:
         for event in ticket.events():
             yield event

@@ -18,6 +18,7 @@
     │   └── TimedOut               it did not return in time
     ├── DeviceLost              1  a device cannot be used, or cannot be opened
     ├── EngineClosed            1  the engine was closed before or during the work
+    ├── Busy                    1  too many requests are unfinished to accept more
     └── Cancelled             130  the request was cancelled
 
 Every message names the value, the allowed range and, as `hint`, the remedy. This module knows nothing of the rest of
@@ -29,8 +30,9 @@ Try it: ``python -c "import studio; raise studio.errors.UnknownName('generator',
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from studio.media import Media
@@ -50,6 +52,7 @@ class StudioError(Exception):
 
     exit_code = 1
     traceback_text = ""
+    details: ClassVar[tuple[str, ...]] = ()  # attributes, texts or lists of them, that its JSON form has too
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -58,6 +61,27 @@ class StudioError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+    def to_json(self) -> dict[str, Any]:
+        """The error as JSON values: `type` (the nearest class of this module), `message`, `hint` and its details."""
+        kind = next(each for each in type(self).__mro__ if each in _portable().values())
+        told = {"type": kind.__name__, "message": self.message, "hint": self.hint}
+        return told | {name: _plain(getattr(self, name)) for name in kind.details}  # type: ignore[attr-defined]
+
+    @staticmethod
+    def from_json(told: object) -> StudioError:
+        """The error that `to_json` told of, which may be hostile. Raises InputError for anything else."""
+        values = told if isinstance(told, dict) else {}
+        kind = _portable().get(str(values.get("type", "")))
+        hint = values.get("hint")
+        if kind is None or not isinstance(values.get("message"), str) or not isinstance(hint, str | None):
+            raise InputError("error", f"`error` is {str(told)[:60]!r}, but must have a `type` and a `message`")
+        made = kind.__new__(kind)
+        StudioError.__init__(made, values["message"], hint=hint)
+        for name in kind.details:
+            value = _read(values.get(name))
+            setattr(made, name, Path(str(value)) if name == "path" else value)
+        return made
 
 
 class UsageError(StudioError):
@@ -69,6 +93,8 @@ class UsageError(StudioError):
 class InputError(UsageError):
     """A value of an input is refused. `field` names the (first) input at fault."""
 
+    details = ("field",)
+
     def __init__(self, field: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.field = field
@@ -79,6 +105,8 @@ _LISTED = 20
 
 class UnknownName(UsageError):
     """There is no `kind` called `name`; the hint names the nearest of `candidates`."""
+
+    details = ("kind", "name", "nearest", "candidates")
 
     def __init__(self, kind: str, name: str, candidates: Iterable[str]) -> None:
         self.kind, self.name, self.candidates = kind, name, tuple(candidates)
@@ -95,6 +123,7 @@ class WorkflowError(UsageError):
     error's own message tells the first of them, and how many more there are.
     """
 
+    details = ("problems",)
     _TOLD = 20
 
     def __init__(self, problems: Sequence[tuple[str, str | None]]) -> None:
@@ -111,6 +140,8 @@ class PluginError(StudioError):
 
 class WeightsError(StudioError):
     """Weights are missing or damaged. `expected` and `actual` are sha256 in hex, where known."""
+
+    details = ("path", "expected", "actual")
 
     def __init__(
         self,
@@ -140,6 +171,8 @@ class StoreError(StudioError):
 class FileTaken(StoreError):
     """A file to write exists already, and was not to be overwritten. `path` is its path."""
 
+    details = ("path",)
+
     def __init__(self, path: Path) -> None:
         self.path = path
         super().__init__(f"`{path}` exists already", hint="choose another name, or give --force to overwrite it")
@@ -156,6 +189,8 @@ class NotStored(StoreError):
 class CheckpointError(StudioError):
     """A saved request is damaged, or what it was begun with is no longer here. `path` is its file."""
 
+    details = ("path",)
+
     def __init__(self, path: Path, reason: str, *, hint: str | None = None) -> None:
         self.path = path
         hint = hint or "begin the request anew; `studio resume --drop ID` removes what was saved"
@@ -164,6 +199,8 @@ class CheckpointError(StudioError):
 
 class GeneratorFailed(StudioError):
     """The named generator raised or returned what it must not; the engine goes on without it."""
+
+    details = ("generator",)
 
     def __init__(self, generator: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -176,6 +213,8 @@ class OutOfMemory(GeneratorFailed):
 
 class TimedOut(GeneratorFailed):
     """A call did not return in time and was abandoned; `over` says whether it has returned since."""
+
+    over: Callable[[], bool] = staticmethod(lambda: True)
 
     def __init__(
         self, generator: str, message: str, *, hint: str | None = None, over: Callable[[], bool] = lambda: True
@@ -192,10 +231,31 @@ class EngineClosed(StudioError):
     """The engine was closed before the request was done."""
 
 
+class Busy(StudioError):
+    """As many requests are unfinished as may be; none of those given was accepted."""
+
+
 class Cancelled(StudioError):
     """The request was cancelled."""
 
     exit_code = 130
+
+
+@cache
+def _portable() -> dict[str, type[StudioError]]:
+    """The classes that have a JSON form, by name: all of this module but NotStored, which holds media."""
+    known = {name: each for name, each in globals().items() if isinstance(each, type)}
+    return {name: each for name, each in known.items() if issubclass(each, StudioError) and each is not NotStored}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value if value is None else str(value)
+
+
+def _read(value: object) -> Any:
+    return tuple(map(_read, value)) if isinstance(value, list) else value if value is None else str(value)
 
 
 def clean(text: str, limit: int) -> str:

@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
 from typing_extensions import TypeVar
 
+from studio.inputs import Flag
 from studio.inputs import Inputs as BaseInputs
-from studio.media import Media
+from studio.media import Media, Text
 from studio.spec import OPTIONS, ModelRef
 
 if TYPE_CHECKING:
@@ -243,9 +244,18 @@ class Generator(Generic[ModelT, InputsT, StateT]):
         """
         return [self.finish(model, state) for state in states]
 
+    def delta(self, model: ModelT, state: StateT, start: int) -> str:
+        """Return the text that an unfinished state has beyond the first `start` characters, for a generator of text.
+
+        What is returned is shown at once, so it must stay: hold back half a character, and the beginning of what may
+        become a stop string. The output of `finish` must begin with all that was returned. The default returns nothing,
+        and the text is told when it is finished.
+        """
+        return ""
+
     def preview(self, model: ModelT, state: StateT) -> Media | None:
-        """Make a rough view of an unfinished state, cheaply, or None."""
-        return None
+        """Make a rough view of an unfinished state, cheaply, or None. The default is the text of `delta`, if any."""
+        return Text(text) if (text := self.delta(model, state, 0)) else None
 
     def batch_key(self, state: StateT) -> Hashable:
         """States with equal keys may share a step. The default shares none."""
@@ -341,9 +351,18 @@ def _check_types(generator: Generator) -> list[str]:
         for flag in inputs.flags():
             if not flag.help:
                 reasons.append(f"its input `{flag.name}` has no help; declare it with studio.field(help=…)")
-            if flag.name in _HOST_NAMES:
-                reasons.append(f"its input `{flag.name}` takes a name that the host uses for every generator")
+            for name in (flag.name, *(name for alias in flag.aliases for name in alias.names)):
+                if name in _HOST_NAMES:
+                    reasons.append(f"its input `{name}` takes a name that the host uses for every generator")
+        reasons += _check_aliases(inputs.flags())
     return reasons
+
+
+def _check_aliases(flags: Sequence[Flag]) -> list[str]:
+    aliases = [name for flag in flags for alias in flag.aliases for name in alias.names]
+    names = [*(flag.name for flag in flags), *aliases]
+    reasons = [f"its alias `{name}` is also another input" for name in dict.fromkeys(aliases) if names.count(name) > 1]
+    return reasons + [f"its alias {name!r} is not a name" for name in aliases if not name.isidentifier()]
 
 
 def _check_load(generator: Generator) -> list[str]:

@@ -14,6 +14,7 @@ Try it::
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from studio.spec import ModelRef
 
 _VERBS = {"is", "has", "adds", "gives", "needs", "lacks"}  # with which a validator begins that speaks of the value
 _MODEL = "x-studio-model"  # in the JSON Schema: the part of a ModelRef that an input is
+_BRACED = re.compile(r"\{(\w+)\}")
 _SHOWN = 60  # characters of a refused value that a message repeats
 _MediaClass = type[Media]
 
@@ -47,15 +49,54 @@ def field(
     max_length: int | None = None,
     choices: Sequence[Any] | None = None,
     default_factory: Callable[[], Any] | None = None,
+    aliases: Sequence[str] = (),
 ) -> Any:
-    """Declare an input: its default (none: required), help, range, lengths (of text or lists) and allowed choices."""
+    """Declare an input: its default (none: required), help, range, lengths (of text or lists) and allowed choices.
+
+    `aliases` are other names under which it is taken, such as ``num_inference_steps``; one such as
+    ``{width}x{height}`` makes its text of several, which are given together. Help, schema and recipes have the main
+    name only.
+    """
     extra: dict[str, Any] | None = {"enum": list(choices)} if choices is not None else None
     limits = {"ge": ge, "le": le, "gt": gt, "lt": lt, "multiple_of": multiple_of}
     limits |= {"min_length": min_length, "max_length": max_length}
     given: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
     if default_factory is not None:
-        return Field(default_factory=default_factory, description=help, json_schema_extra=extra, **given)
-    return Field(default, description=help, json_schema_extra=extra, **given)
+        info = Field(default_factory=default_factory, description=help, json_schema_extra=extra, **given)
+    else:
+        info = Field(default, description=help, json_schema_extra=extra, **given)
+    info.metadata += [Alias(form) for form in aliases]
+    return info
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another name for an input or, with names in braces, a text that is made of several values."""
+
+    form: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that are taken."""
+        return tuple(_BRACED.findall(self.form)) or (self.form,)
+
+    def value(self, given: Mapping[str, Any]) -> Any:
+        """What the input gets, of a value for each of the names."""
+        return self.form.format(**given) if self.form not in given else given[self.form]
+
+    def take(self, main: str, given: dict[str, Any]) -> Any:
+        """Take the names out of what is given, and return what the input `main` gets; None if none is given.
+
+        Raises InputError where `main` is given too, or only some of several names are.
+        """
+        found = {name: given.pop(name) for name in self.names if name in given}
+        if found and main in given:
+            message = f"`{main}` and `{next(iter(found))}` are one input, and both are given"
+            raise InputError(main, message, hint="give one of them")
+        if lacking := [name for name in self.names if name not in found] if found else []:
+            message = f"`{next(iter(found))}` is given without `{lacking[0]}`"
+            raise InputError(main, message, hint=f"give both, or `{main}`")
+        return self.value(found) if found else None
 
 
 def model_field(help: str) -> Any:
@@ -91,6 +132,7 @@ class Flag:
     minimum: float | None = None
     maximum: float | None = None
     multiple_of: float | None = None
+    aliases: tuple[Alias, ...] = ()
 
     @property
     def option(self) -> str:
@@ -112,13 +154,27 @@ class Inputs(BaseModel):
         return value
 
     @classmethod
+    def main_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values under the inputs' own names, where they were given by aliases.
+
+        Raises InputError where an input is given twice, or a part of one is missing.
+        """
+        made = dict(values)
+        for name, info in cls.model_fields.items():
+            for alias in _aliases(info):
+                if (value := alias.take(name, made)) is not None:
+                    made[name] = value
+        return made
+
+    @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
         """Check values from outside. Raises UnknownName, InputError, or MediaError for a file that cannot be read."""
+        values = cls.main_names(values)
         for name in values:
             if name not in cls.model_fields:
                 raise UnknownName("input", name, cls.model_fields)
         try:
-            return cls.model_validate(dict(values))
+            return cls.model_validate(values)
         except ValidationError as error:
             raise _input_error(cls, error) from None
 
@@ -172,7 +228,7 @@ class Inputs(BaseModel):
         """Take the values of a recipe, which may be hostile: media only by hash through `fetch`, never by path. `model`
         names the weights. Raises InputError where the inputs take none.
         """
-        resolved = dict(values)
+        resolved = cls.main_names(values)
         for part, given in (("source", model.source), ("variant", model.variant)) if model else ():
             if given and part not in cls._model_parts():
                 raise InputError("model", f"`model` has the {part} `{given}`, and the generator takes none")
@@ -212,6 +268,7 @@ def _flag(name: str, info: FieldInfo) -> Flag:
         minimum=low,
         maximum=high,
         multiple_of=_limit(info, "multiple_of"),
+        aliases=_aliases(info),
     )
 
 
@@ -233,6 +290,10 @@ def _choices(info: FieldInfo) -> list[Any]:
     extra = info.json_schema_extra
     found = extra.get("enum") if isinstance(extra, dict) else None
     return found if isinstance(found, list) else []
+
+
+def _aliases(info: FieldInfo) -> tuple[Alias, ...]:
+    return tuple(each for each in info.metadata if isinstance(each, Alias))
 
 
 def _limit(info: FieldInfo, *names: str) -> float | None:
@@ -319,6 +380,8 @@ def _joined(reason: str) -> str:
 
 
 def _show(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of {value.dtype} {tuple(value.shape)}"
     text = repr(value)
     length = len(value) if isinstance(value, str) else len(text)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({length:,} characters)"

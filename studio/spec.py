@@ -26,8 +26,8 @@ Priority = Literal["interactive", "background"]
 PRIORITIES: tuple[str, ...] = get_args(Priority)
 DTYPES = ("float32", "bfloat16", "float16")
 OPTIONS = (
-    "seed", "dtype", "invariant", "client", "priority", "time_limit_s", "preview_every", "label", "stored",
-    "destination",
+    "seed", "dtype", "invariant", "client", "priority", "time_limit_s", "preview_every", "stream", "label",
+    "stored", "destination",
 )  # fmt: skip
 """The fields of a JobSpec that a caller may give beside a generator's inputs; no input may have one of these names."""
 
@@ -85,6 +85,7 @@ class JobSpec(Frozen):
         priority: ``background`` gives way to ``interactive``.
         time_limit_s: of each call of the generator, in seconds; None is the generator's own.
         preview_every: steps from one preview to the next; 0 makes none.
+        stream: whether text is told as it is written, by Delta events.
         label: the caller's own mark.
         stored: whether the output and what it was made from are kept in the store.
         destination: the caller's own note of where the output goes, for whoever resumes the request after a crash.
@@ -103,6 +104,7 @@ class JobSpec(Frozen):
     priority: Priority = "interactive"
     time_limit_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     preview_every: int = Field(default=0, ge=0)
+    stream: bool = False
     label: str = Field(default="", max_length=1000)
     stored: bool = True
     destination: dict[str, JsonValue] | None = None

@@ -42,11 +42,11 @@ class Conversation:
 
         Closing the iterator early, or an interrupt, stops the answer; what was said of it stays. Raises as `say`.
         """
-        from studio.engine import Failed, Finished, Preview
+        from studio.engine import Delta, Failed
 
         seed = None if self._seed is None else self._seed + len(self.turns) // 2
         asked = {**self._inputs, "prompt": message, "chat": True, "turns": list(self.turns)}
-        ticket = self._studio.submit(GENERATOR, seed=seed, preview_every=1, **asked)
+        ticket = self._studio.submit(GENERATOR, seed=seed, stream=True, **asked)
         said = ""
         try:
             for event in ticket.events():
@@ -54,11 +54,9 @@ class Conversation:
                 if isinstance(event, Failed):
                     said = ""
                     raise event.error
-                if isinstance(event, Preview | Finished):
-                    text = str(event.media)
-                    piece, said = text[len(said) :], text
-                    if piece:
-                        yield piece
+                if isinstance(event, Delta):
+                    said += event.text
+                    yield event.text
         finally:
             if not ticket.done:
                 ticket.cancel()

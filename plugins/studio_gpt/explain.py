@@ -46,8 +46,9 @@ class ExplainGenerator(TextGenerator):
     def _start(self, model: TextModel, inputs: Any, rng: studio.Rng, *, shares: bool) -> Writing:
         return replace(super()._start(model, inputs, rng, shares=shares), top=inputs.top)
 
-    def preview(self, model: TextModel, state: Writing) -> None:
-        """None: it is read when it is whole."""
+    def delta(self, model: TextModel, state: Writing, start: int) -> str:
+        """Nothing: it is read when it is whole."""
+        return ""
 
     def finish(self, model: TextModel, state: Writing) -> studio.Text:
         """Tokens with numbers, natural log-probabilities by the model itself, and alternatives."""

@@ -6,14 +6,17 @@ Try it: ``print(studio.Studio().chat(model="smollm2").say("What is a decoder?"))
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from studio.media import Image, Text
 from studio_gpt.conversation import Conversation
 
 if TYPE_CHECKING:
     from studio.api import Studio
+    from studio.engine import Event
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,34 @@ class Explanation:
     attention: Image | None = None
 
 
-def text(studio: Studio, prompt: str, *, seed: int | None = None, **inputs: Any) -> Text:
+@overload
+def text(studio: Studio, prompt: str, *, seed: int | None = None, stream: Literal[False] = False, **inputs: Any
+         ) -> Text: ...  # fmt: skip
+@overload
+def text(studio: Studio, prompt: str, *, seed: int | None = None, stream: Literal[True], **inputs: Any
+         ) -> Iterator[str]: ...  # fmt: skip
+def text(
+    studio: Studio, prompt: str, *, seed: int | None = None, stream: bool = False, **inputs: Any
+) -> Text | Iterator[str]:
     """Write a text with the generator `text`, such as ``studio.text("Once", model="smollm2", weights="int8")``.
 
-    `inputs` are as for `Studio.submit`; raises as it does.
+    With `stream` it comes piece by piece as it is written, and leaving the iterator early cancels the rest. `inputs`
+    are as for `Studio.submit`; raises as it does.
     """
+    if stream:
+        return _pieces(studio.stream("text", seed=seed, prompt=prompt, **inputs))
     media = studio.generate("text", seed=seed, prompt=prompt, **inputs)
     assert isinstance(media, Text)
     return media
+
+
+def _pieces(events: Generator[Event, None, None]) -> Iterator[str]:
+    from studio.engine import Delta
+
+    with closing(events):
+        for event in events:
+            if isinstance(event, Delta):
+                yield event.text
 
 
 def chat(studio: Studio, *, seed: int | None = None, **inputs: Any) -> Conversation:
@@ -57,6 +80,7 @@ def explain(
     """
     from studio.api import wait
 
+    inputs = studio.generator("text-explain").Inputs.main_names(inputs)
     asked = {"text-explain": {"prompt": prompt, **inputs}}
     if layer is not None:
         fields = studio.generator("text-attention").Inputs.model_fields

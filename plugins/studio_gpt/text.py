@@ -234,12 +234,11 @@ class TextGenerator(LanguageModel[TextInputs, Writing]):
         """What was written."""
         return studio.Text(state.text)
 
-    def preview(self, model: TextModel, state: Writing) -> studio.Text | None:
-        """What is written so far and stays: no torn character, and nothing that may become a stop string."""
+    def delta(self, model: TextModel, state: Writing, start: int) -> str:
+        """What was written since and stays: no torn character, and nothing that may become a stop string."""
         from studio_gpt.tokens import held_back
 
-        shown = len(state.text) - held_back(state.text, state.inputs.stop)
-        return studio.Text(state.text[:shown]) if shown else None
+        return state.text[start : len(state.text) - held_back(state.text, state.inputs.stop)]
 
     def batch_key(self, state: Writing) -> Hashable:
         """Those that write share steps; those that read prompts share them by the size of what is left."""

@@ -1,8 +1,9 @@
 """The engine: it owns the loop of every generator. `Engine` runs it in a thread, `Loop` is the loop itself, pure."""
 
-from studio.engine.engine import Engine, Ticket
-from studio.engine.request import (
+from studio.engine.engine import Engine
+from studio.engine.events import (
     CancelledEvent,
+    Delta,
     Event,
     Failed,
     Finished,
@@ -11,13 +12,14 @@ from studio.engine.request import (
     Preview,
     Progress,
     Queued,
-    Request,
     Started,
-    Timing,
 )
+from studio.engine.request import Request, Timing
+from studio.engine.ticket import Ticket
 
 __all__ = [
     "CancelledEvent",
+    "Delta",
     "Engine",
     "Event",
     "Failed",

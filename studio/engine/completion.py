@@ -17,9 +17,9 @@ from studio.engine.batching import Groups
 from studio.engine.calls.call import Call, Outcome
 from studio.engine.calls.failures import as_error
 from studio.engine.entry import Entry
+from studio.engine.events import CancelledEvent, Event, Failed, Finished, Notice
 from studio.engine.fair_queue import Order
 from studio.engine.observe.watcher import Watcher
-from studio.engine.request import CancelledEvent, Event, Failed, Finished, Notice
 from studio.errors import StudioError, TimedOut
 from studio.media import Media
 

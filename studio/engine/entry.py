@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from studio import devices
+from studio.engine.calls.failures import Garbage
 from studio.engine.cost.profile import Group, shape_of
+from studio.engine.events import Delta, Event
 from studio.engine.memory.model_cache import Model
-from studio.engine.request import Event, Request, Timing
+from studio.engine.request import Request, Timing
 from studio.generator import Generator, Rng, State
+from studio.media import Text
 
 _RECENT = 10  # moments of its latest steps, by which the time left is judged
 
@@ -46,6 +49,8 @@ class Entry:
     alone: int = 0
     batch_failures: int = 0
     previews_failed: bool = False
+    told: list[str] = field(default_factory=list)  # the text that was streamed, piece by piece
+    told_length: int = 0  # in characters
     shrunk: int = 0
     drops: int = 0  # of models, for its sake, since its last step
     width_min: int = 0
@@ -59,17 +64,32 @@ class Entry:
     name: str = field(init=False)  # the generator's
     client: str = field(init=False)  # on whose behalf
     background: bool = field(init=False)  # whether it gives way to those that are not
+    streams: bool = field(init=False)  # its text is told as it is written
     lane: str = field(init=False)  # requests of one client in one lane are finished in the order they came
 
     def __post_init__(self) -> None:
         spec = self.request.spec
         self.name, self.client, self.background = spec.generator, spec.client, spec.priority == "background"
+        self.streams = spec.stream and issubclass(self.request.generator.output, Text)
         self.lane = self.name
 
     @property
     def lent(self) -> Any:
         """The model's value, as generators see it."""
         return self.model.value if self.model else None
+
+    def tell_text(self, piece: str) -> None:
+        """Tell the user what was written since."""
+        if piece:
+            self.emit(Delta(self.told_length, piece))
+            self.told.append(piece)
+            self.told_length += len(piece)
+
+    def tell_rest(self, text: str) -> None:
+        """Tell the user the rest of the whole text. Raises Garbage if it does not begin with what was told."""
+        if not text.startswith(told := "".join(self.told)):
+            raise Garbage(f"returned a text that does not begin with the {len(told):,} characters that `delta` gave")
+        self.tell_text(text[len(told) :])
 
     @property
     def limit_s(self) -> float:

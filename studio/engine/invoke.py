@@ -17,7 +17,7 @@ from studio.attention.serving import lending
 from studio.devices import Device, torch_setup
 from studio.devices.memory import Gauge
 from studio.engine.calls.call import Calling, ask
-from studio.engine.calls.failures import check_finish, check_media, check_state, check_step
+from studio.engine.calls.failures import check_delta, check_finish, check_media, check_state, check_step
 from studio.engine.calls.fingerprint import fingerprint
 from studio.engine.cost.cpu_threads import Threads
 from studio.engine.cost.profile import Measured, finishes
@@ -146,6 +146,19 @@ class Actions:
 
         media = yield from self._run([entry], preview, entry.limit_s)
         return None if media is None else check_media(generator, media)
+
+    def deltas(self, batch: Sequence[Entry]) -> Calling[list[str | BaseException]]:
+        """What each has written since it was last asked, or what asking for it raised. Raises as `start` does."""
+        lead = batch[0]
+        generator, model = lead.request.generator, lead.lent
+
+        def delta(entry: Entry) -> str | BaseException:
+            try:
+                return check_delta(generator.delta(model, entry.state, entry.told_length))
+            except BaseException as error:  # a plugin may raise anything; see failures
+                return error
+
+        return (yield from self._run(batch, lambda: [delta(entry) for entry in batch], lead.limit_s))
 
     def finish(self, batch: Sequence[Entry]) -> Calling[list[Media]]:
         """Make the media of states that are done, in one call. Raises as `start` does."""

@@ -30,16 +30,16 @@ from studio.engine.completion import Ending, Keeper, Later, at_once, tell
 from studio.engine.cost.cpu_threads import Threads
 from studio.engine.cost.profile import Measured, finishes
 from studio.engine.entry import Entry, group_of
+from studio.engine.events import Loading, Preview, Progress, Queued, Started
 from studio.engine.fair_queue import Order, Work
 from studio.engine.invoke import Actions
 from studio.engine.memory.heap import Heap
 from studio.engine.memory.model_cache import Models, NoRoom
 from studio.engine.observe.watcher import Watcher, Watchers
 from studio.engine.out_of_memory import climb, drop_models, drop_recordings
-from studio.engine.request import Loading, Preview, Progress, Queued, Started
 from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory, StudioError, TimedOut, describe
 from studio.generator import Generator, State
-from studio.media import Media
+from studio.media import Media, Text
 from studio.units import show_bytes
 
 __all__ = ["MAX_RUNNING", "Entry", "Keeper", "Loop"]
@@ -304,6 +304,25 @@ class Loop:
                 continue
             if due:
                 yield from self._preview(entry, state)
+        if writing := [entry for entry in batch if entry.streams and entry.state is not None and not entry.done]:
+            yield from self._stream(writing)
+
+    def _stream(self, batch: list[Entry]) -> Calling[None]:
+        """Tell what these have written since; one whose text cannot be told fails."""
+        try:
+            pieces = yield from self.actions.deltas(batch)
+        except BaseException as error:  # as above
+            found = as_error(batch[0].name, "delta", error)
+            if isinstance(found, TimedOut):
+                self._hang(batch[0], found)
+            for entry in batch:
+                self.fail(entry, found)
+            return
+        for entry, piece in zip(batch, pieces, strict=True):
+            if isinstance(piece, BaseException):
+                self.fail(entry, as_error(entry.name, "delta", piece))
+            else:
+                entry.tell_text(piece)
 
     def _no_room(self, entry: Entry) -> None:
         """Let the others go first; a request that needs more than there is ends."""
@@ -473,6 +492,8 @@ class Loop:
         entry.width_max = max(entry.width_max, width)
         self.watcher.finished(entry.number, entry.name, begun, ended)
         try:
+            if entry.streams and isinstance(made, Text):
+                entry.tell_rest(made.text)
             rest = self.complete(entry, made)
         except BaseException as error:  # a media's own code may raise anything
             self._failed_alone(entry, "finish", error)

@@ -1,22 +1,17 @@
-"""What goes into the engine (Request) and what comes out (events).
+"""What goes into the engine: a Request. What comes out are events (see `events`).
 
-A request's events come in this order: Queued; Loading, if its model is not loaded yet; Started; Notice, Progress and
-Preview in between; and exactly one last event: Finished, Failed or CancelledEvent (``event.last``).
-
-Try it: ``for event in studio.Studio().stream("image", prompt="a red apple"): print(event)``
+Try it: ``studio.Studio().submit("image", prompt="a red apple").request.spec``
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from studio import models
 from studio.engine.checkpoints.checkpoint import Checkpoint
-from studio.errors import StudioError
 from studio.generator import Generator
 from studio.inputs import Inputs
-from studio.media import Media
 from studio.recipe import PluginRef
 from studio.spec import JobSpec, ModelRef
 
@@ -80,83 +75,3 @@ class Timing:
     def work(self) -> float:
         """What the recipe calls `seconds`: start, steps and finish."""
         return self.start + self.steps + self.finish
-
-
-class Event:
-    """Base of the events; `last` marks those after which none follows, and then `outcome` says what it came to."""
-
-    last: ClassVar[bool] = False
-    outcome: ClassVar[str] = ""
-
-
-@dataclass(frozen=True)
-class Queued(Event):
-    """Accepted; `ahead` other requests were unfinished then."""
-
-    ahead: int = 0
-
-
-@dataclass(frozen=True)
-class Loading(Event):
-    """The model of `generator` is being loaded on `device`."""
-
-    generator: str
-    device: str
-
-
-@dataclass(frozen=True)
-class Started(Event):
-    """The first state stands; `steps` are to be done."""
-
-    steps: int
-
-
-@dataclass(frozen=True)
-class Notice(Event):
-    """Something the user must be told, such as how a prompt was cut."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Progress(Event):
-    """`position` of `steps` steps are done after `elapsed_s` seconds; the rest is expected to take `eta_s` more."""
-
-    position: int
-    steps: int
-    elapsed_s: float
-    eta_s: float
-
-
-@dataclass(frozen=True)
-class Preview(Event):
-    """A rough view after `position` steps."""
-
-    position: int
-    media: Media
-
-
-@dataclass(frozen=True)
-class Finished(Event):
-    """Done; `media` carries its recipe and, where there is a store, its path."""
-
-    media: Media
-    last: ClassVar[bool] = True
-    outcome: ClassVar[str] = "finished"
-
-
-@dataclass(frozen=True)
-class Failed(Event):
-    """Failed; nothing else was touched."""
-
-    error: StudioError
-    last: ClassVar[bool] = True
-    outcome: ClassVar[str] = "failed"
-
-
-@dataclass(frozen=True)
-class CancelledEvent(Event):
-    """Cancelled; its state is released."""
-
-    last: ClassVar[bool] = True
-    outcome: ClassVar[str] = "cancelled"

@@ -14,8 +14,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from studio.engine.engine import Engine, Ticket
+from studio.engine.engine import Engine
 from studio.engine.request import Request
+from studio.engine.ticket import Ticket
 
 _UNKNOWN_REQUEST_S = 1.0  # what a request is taken to cost whose like was never finished
 _UNKNOWN_LOAD_S = 3.0

@@ -22,9 +22,9 @@ from studio import devices
 from studio.devices.memory import Gauge
 from studio.engine import Engine, Ticket
 from studio.engine.checkpoints.encoding import Unsavable, decode_state, encode_state
+from studio.engine.events import CancelledEvent, Failed
 from studio.engine.memory.ledger import tensor_bytes, weight_bytes
 from studio.engine.observe.watcher import Watcher
-from studio.engine.request import CancelledEvent, Failed
 from studio.errors import StudioError
 from studio.generator import check as check_declared
 from studio.plugins import BY_PATH

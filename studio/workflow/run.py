@@ -29,6 +29,8 @@ from studio.workflow.memo import Memo, key_of
 from studio.workflow.resolve import Resolver, refs
 from studio.workflow.seam import News, Outcome, Step, Worker
 
+MAX_UNDER_WAY = 1000  # executions that the worker has at once; the engine bounds its requests too
+
 
 @dataclass
 class NodeReport:
@@ -120,6 +122,8 @@ class Run:
         self._work: dict[str, _Work] = {}
         self._asked = _asked(graph)
         self._used: set[str] = set()
+        self._jobs: deque[tuple[JobSpec, Callable[[News], None]]] = deque()  # that the worker was not given yet
+        self._under_way = 0
         self._news: queue.SimpleQueue[tuple[str, int, News]] = queue.SimpleQueue()
 
     def go(self) -> FlowResult:
@@ -145,8 +149,11 @@ class Run:
         while True:
             tasks: list[tuple[JobSpec, Callable[[News], None]]] = []
             while self._ready:
-                tasks += self._begin(self.graph.nodes[self._ready.popleft()])
+                self._jobs += self._begin(self.graph.nodes[self._ready.popleft()])
+            while self._jobs and len(tasks) + self._under_way < MAX_UNDER_WAY:
+                tasks.append(self._jobs.popleft())
             if tasks:
+                self._under_way += len(tasks)
                 self._worker.submit(tasks)
             if not self._work:
                 return
@@ -246,6 +253,7 @@ class Run:
 
     def _take(self, name: str, index: int, news: News) -> None:
         """Act on news of an execution."""
+        self._under_way -= isinstance(news, Outcome)
         work, report = self._work.get(name), self.reports[name]
         if work is None:
             return

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import studio
-from studio.engine import CancelledEvent, Finished, Preview, Progress
-from studio.errors import Cancelled, InputError, MediaError, UnknownName, UsageError
+from studio.engine import CancelledEvent, Delta, Finished, Preview, Progress
+from studio.errors import Busy, Cancelled, InputError, MediaError, UnknownName, UsageError
 
 
 @pytest.fixture
@@ -76,6 +76,22 @@ def test_events_stream(host):
     assert events[-1].media.path.exists()
 
 
+def test_too_many_requests_are_refused_and_cost_nothing(sample_plugin):
+    with studio.Studio(plugins=[sample_plugin], device="cpu", max_requests=2) as host:
+        with pytest.raises(Busy, match="0 requests are unfinished; with 3 more they exceed 2"):
+            host.submit_many("counter", 3)
+        assert len([ticket.result() for ticket in host.submit_many("counter", 2)]) == 2
+        assert host.generate("counter")
+
+
+def test_a_stream_of_any_generator_of_text_tells_it(host):
+    told = list(host.stream("counter", seed=1, count=4))
+    assert "".join(event.text for event in told if isinstance(event, Delta)) == told[-1].media
+    spec = studio.JobSpec(generator="counter", inputs={"count": 4}, seed=1)
+    assert [event for event in host.stream(spec) if isinstance(event, Delta)]
+    assert not told[-1].media.recipe.spec.stream, "it decides nothing of the output"
+
+
 def test_leaving_a_stream_cancels(host):
     for event in host.stream("counter", count=1000):
         if isinstance(event, Progress):
@@ -112,6 +128,9 @@ def test_bad_calls_are_refused_before_anything_runs(host, call, kind, words):
 
 
 def test_bad_settings_are_refused(tmp_path):
+    for most in (0, -1, True, 2.5):
+        with pytest.raises(InputError, match=f"`max_requests` is {most}, but must be a whole number from 1"):
+            studio.Studio(max_requests=most)
     with pytest.raises(UnknownName, match="dtype"):
         studio.Studio(dtype="float8")
     with pytest.raises(UsageError, match="there is no plugin"):

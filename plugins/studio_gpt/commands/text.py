@@ -39,7 +39,7 @@ class TextCommand(GeneratorCommand):
             return super().invoke(ctx)
         from studio.cli.lib.destination import Destination
 
-        tickets = self.submit(ctx.obj, ctx.params, self.inputs(ctx.obj, ctx.params), preview_every=1)
+        tickets = self.submit(ctx.obj, ctx.params, self.inputs(ctx.obj, ctx.params), stream=True)
         results = Results(tickets, Destination(), None)
         stream = Stream(tickets, quiet=ctx.obj.quiet, mute=ctx.params["as_json"])
         with stray_prints_aside():
@@ -81,29 +81,32 @@ class Stream:
     """Prints the text whose turn it is as it grows; the others wait until those before them are whole."""
 
     def __init__(self, tickets: Sequence[Ticket], *, quiet: bool, mute: bool) -> None:
-        self.texts = [""] * len(tickets)
+        self.waiting: list[list[str]] = [[] for _ in tickets]  # what is not printed yet
         self.whole = [False] * len(tickets)
         self.quiet, self.mute = quiet, mute
-        self._turn, self._shown = 0, 0
+        self._turn, self._begun = 0, False
         self._told: set[str] = set()
 
     def take(self, index: int, event: Event) -> None:
         """Act on an event of the text at `index`."""
-        from studio.engine import Finished, Notice, Preview
+        from studio.engine import Delta, Notice
 
         if isinstance(event, Notice) and not self.quiet and event.text not in self._told:
             self._told.add(event.text)
             note(f"note: {event.text}")
-        if isinstance(event, Preview | Finished):
-            self.texts[index] = str(event.media)
+        if self.mute:
+            return
+        if isinstance(event, Delta):
+            self.waiting[index].append(event.text)
         self.whole[index] = self.whole[index] or event.last
-        while not self.mute and self._turn < len(self.texts):
-            text, whole = self.texts[self._turn], self.whole[self._turn]
-            emit_piece(text[self._shown :] + ("\n" if whole and text else ""))
-            self._shown = len(text)
+        while self._turn < len(self.waiting):
+            text, whole = "".join(self.waiting[self._turn]), self.whole[self._turn]
+            self.waiting[self._turn].clear()
+            self._begun = self._begun or bool(text)
+            emit_piece(text + ("\n" if whole and self._begun else ""))
             if not whole:
                 break
-            self._turn, self._shown = self._turn + 1, 0
+            self._turn, self._begun = self._turn + 1, False
 
 
 command = TextCommand("text", generator="text")

@@ -90,18 +90,21 @@ class GeneratorCommand(click.Command):
         settings: Settings,
         params: dict[str, Any],
         given: dict[str, Any],
-        preview_every: int,
+        preview_every: int = 0,
         generator: str | None = None,
         target: Destination | None = None,
+        *,
+        stream: bool = False,
     ) -> list[Ticket]:
         """Ask for what the parameters and the `given` inputs say, of another generator if one is named. `target` is
-        where it will be written, which is remembered if this process is killed. Raises as `Studio.submit_many`.
+        where it will be written, which is remembered if this process is killed. With `stream`, text is told as it is
+        written. Raises as `Studio.submit_many`.
         """
         name = generator or self.generator
         host = settings.studio()
         return host.submit_many(
-            name, params["count"], seed=params["seed"], preview_every=preview_every, **request_of(params),
-            destination=target.as_json(host.home) if target else None, **given
+            name, params["count"], seed=params["seed"], preview_every=preview_every, stream=stream,
+            destination=target.as_json(host.home) if target else None, **request_of(params), **given
         )  # fmt: skip
 
 

@@ -116,6 +116,13 @@ def check_finish(generator: Generator, made: object, count: int) -> list[Media]:
     return [check_media(generator, each) for each in _as_many(made, count, "media")]
 
 
+def check_delta(piece: object) -> str:
+    """Return the piece of text as a plain `str`. Raises Garbage."""
+    if not isinstance(piece, str):
+        raise Garbage(f"returned {_kind(piece)} where `str` is due")
+    return str(piece)
+
+
 def check_key(key: object) -> Hashable:
     """Return the batch key if it is hashable. Raises Garbage."""
     try:

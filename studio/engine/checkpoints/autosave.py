@@ -21,10 +21,10 @@ from pathlib import Path
 from studio.engine.checkpoints.checkpoint import SUFFIX, Progress, pack
 from studio.engine.checkpoints.encoding import Unsavable
 from studio.engine.checkpoints.run_folder import EngineFolder
+from studio.engine.events import Event, Failed, Notice
 from studio.engine.loop import Entry
 from studio.engine.observe.watcher import Watcher
 from studio.engine.provenance import seen_of, spec_of
-from studio.engine.request import Event, Failed, Notice
 from studio.errors import GeneratorFailed, StoreError
 from studio.store import Store
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
 import studio
-from studio.engine import Finished
-from studio.errors import InputError, UnknownName
+from studio.engine import Finished, Ticket
+from studio.errors import Cancelled, InputError, UnknownName
 from studio_gpt.conversation import Conversation
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6}
@@ -42,6 +42,26 @@ def test_an_answer_that_is_left_early_stays_as_far_as_it_went(host: studio.Studi
         said += next(pieces)
     pieces.close()
     assert talk.turns == ["hello", said.strip()]
+
+
+def test_a_text_that_is_left_early_is_cancelled(
+    host: studio.Studio, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickets, submit = [], host.submit
+
+    def noted(*what: Any, **values: Any) -> Ticket:
+        tickets.append(submit(*what, **values))
+        return tickets[-1]
+
+    monkeypatch.setattr(host, "submit", noted)
+    pieces = host.text("hello", model=model, temperature=3, max_tokens=400, seed=1, stream=True)
+    assert next(pieces)
+    assert isinstance(pieces, Generator)
+    pieces.close()
+    with pytest.raises(Cancelled):
+        tickets[0].result(500)
+    with pytest.raises(InputError, match="`prompt` has"):
+        list(host.text("x" * 3000, model=model, stream=True))
 
 
 def test_a_turn_that_fails_is_taken_back(host: studio.Studio, model: str) -> None:

@@ -8,7 +8,7 @@ import torch
 
 import studio
 from studio import models
-from studio.engine import Preview
+from studio.engine import Delta
 from studio.engine.checkpoints.checkpoint import Checkpoint, pack
 from studio.errors import InputError, ModelError, WeightsError
 from studio_gpt.explain import AttentionGenerator, ExplainGenerator
@@ -132,10 +132,12 @@ def test_stop_strings_end_and_are_never_shown(made):
     stop = whole[20:24]
     generator, model = made
     state = begin(made, temperature=1.0, max_tokens=60, stop=[stop])
+    told = ""
     while not state.done:
         (state,) = generator.step(model, [state])
-        shown = generator.preview(model, state)
-        assert shown is None or (whole.startswith(str(shown)) and stop not in str(shown))
+        told += generator.delta(model, state, len(told))
+        assert whole[: whole.index(stop)].startswith(told)
+        assert told == (generator.preview(model, state) or "")
     assert state.ended == "stop"
     assert str(generator.finish(model, state)) == whole[: whole.index(stop)]
 
@@ -144,14 +146,15 @@ def test_the_engine_streams_and_keeps_the_recipe(checkpoints, tmp_path):
     path = checkpoints("gpt2")[0]
     with studio.Studio(home=tmp_path, device="cpu") as host:
         asked = {"prompt": LINES[0], "model": str(path), "max_tokens": 12, "temperature": 0}
-        events = list(host.stream("text", seed=3, preview_every=1, **asked))
-        shown = [str(each.media) for each in events if isinstance(each, Preview)]
+        events = list(host.stream("text", seed=3, **asked))
+        pieces = [each.text for each in events if isinstance(each, Delta)]
         media = events[-1].media
-        assert all(str(media).startswith(part) for part in shown)
-        assert len(shown) > 3
+        assert "".join(pieces) == media
+        assert len(pieces) > 3
+        assert list(host.text(asked.pop("prompt"), seed=3, stream=True, **asked)) == pieces
         assert media.recipe.spec.model.source == str(path)
         assert "model.safetensors" in media.recipe.spec.model.sha256
-        tickets = host.submit_many("text", 4, seed=3, **asked)
+        tickets = host.submit_many("text", 4, seed=3, prompt=LINES[0], **asked)
         assert [str(each.result()) for each in tickets] == [str(media)] * 4
 
 

@@ -14,9 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import studio
 from studio.engine.cost.profile import Measured
+from studio.engine.events import CancelledEvent, Failed, Finished, Notice, Preview, Progress, Queued, Started
 from studio.engine.loop import Entry, Loop
 from studio.engine.memory.model_cache import Models
-from studio.engine.request import CancelledEvent, Failed, Finished, Notice, Preview, Progress, Queued, Request, Started
+from studio.engine.request import Request
 from studio.errors import GeneratorFailed, OutOfMemory
 from studio.recipe import PluginRef
 from tests.studio.engine.asking import ask

@@ -14,10 +14,11 @@ from studio.engine import Engine
 from studio.engine.calls.call import directly
 from studio.engine.cost.profile import Measured
 from studio.engine.entry import Entry
+from studio.engine.events import Failed, Finished, Loading, Notice
 from studio.engine.loop import Loop
 from studio.engine.memory.ledger import Ledger
 from studio.engine.memory.model_cache import Models
-from studio.engine.request import Failed, Finished, Loading, Notice, Request
+from studio.engine.request import Request
 from studio.errors import GeneratorFailed, OutOfMemory
 from studio.recipe import PluginRef
 from tests.studio.engine.asking import ask

@@ -17,11 +17,12 @@ import studio
 from studio.engine.calls.call import drive
 from studio.engine.cost.profile import Measured
 from studio.engine.entry import Entry
+from studio.engine.events import CancelledEvent, Failed, Finished
 from studio.engine.loop import Loop
 from studio.engine.memory import model_cache
 from studio.engine.memory.ledger import Ledger
 from studio.engine.memory.model_cache import Models
-from studio.engine.request import CancelledEvent, Failed, Finished, Request
+from studio.engine.request import Request
 from studio.errors import GeneratorFailed, OutOfMemory, TimedOut
 from studio.recipe import PluginRef
 

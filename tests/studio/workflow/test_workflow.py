@@ -100,6 +100,20 @@ def test_only_what_hangs_on_a_change_runs_again_also_in_a_new_process(
     assert set(made.values()) == {"remembered"}
 
 
+def test_a_run_has_a_bounded_number_of_executions_under_way(
+    tmp_path: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio.workflow.run.MAX_UNDER_WAY", 2)
+    file = written(
+        tmp_path,
+        "name: many\ninputs:\n  words: {type: 'list[text]', help: words}\nnodes:\n"
+        "  one: {use: shout, map: '${words}', inputs: {text: '${item}'}}\noutputs:\n  all: ${one}\n",
+    )
+    with studio.Studio(home=tmp_path / "home", device="cpu", plugins=[plugin], max_requests=2) as host:
+        assert host.run(file, words=[*"abcdefg"])["all"] == [*"ABCDEFG"]
+        assert set(states(host.run(file, words=["x", "bad", *"yz"])).values()) == {"failed"}
+
+
 def test_a_failed_node_takes_its_descendants_alone_and_a_second_run_goes_on(
     tmp_path: Path, host: studio.Studio
 ) -> None:
