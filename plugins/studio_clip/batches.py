@@ -56,18 +56,16 @@ def _smaller(media: Media) -> Media:
     return Image(media.pil.reduce(factor)).attach(media.recipe, media.path)
 
 
-def parts(pictures: Iterable[Image | Path | str]) -> Iterator[list[Image]]:
+def parts(pictures: Iterable[Any]) -> Iterator[list[Any]]:
     """Lists for one request each: of images that are in memory as many as it takes, of files a few, opened for it."""
-    held: list[Image] = []
+    held: list[Any] = []
     room = MOST
     for each in pictures:
-        if isinstance(each, Image):
-            held.append(each)
-        else:
-            picture = _smaller(Image.open(each))
-            assert isinstance(picture, Image)
-            held.append(picture)
+        if isinstance(each, str | Path):
+            held.append(_smaller(Image.open(each)))
             room = min(room, BATCH)
+        else:
+            held.append(each)  # the generator's inputs say what a picture is
         if len(held) >= room:
             yield held
             held, room = [], MOST

@@ -10,21 +10,25 @@ Try it: ``studio.Studio().rank("a red apple", ["one.png", "two.png"])``
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from studio.media import Embedding, Image
+from studio.media import Embedding, Image, arrays
 from studio_clip.batches import Follow, parts
 
 if TYPE_CHECKING:
+    import PIL.Image
+    import torch
+    from numpy.typing import NDArray
+
     from studio.api import Studio
     from studio.media import Media
 
 AT_ONCE = 256  # requests that `embed` has under way
 
-Picture = Image | Path | str
+Picture: TypeAlias = "Image | Path | str | PIL.Image.Image | NDArray[Any] | torch.Tensor"
 
 
 def rank(
@@ -33,8 +37,9 @@ def rank(
 ) -> list[float]:  # fmt: skip
     """How well each picture goes with a text in English or Chinese: their cosine by CLIP, in the order of the pictures.
 
-    `pictures` are images, or paths of files; `model` is a CLIP folder or a pulled one (default: Studio's own). `follow`
-    is called with every request that is made. Raises MediaError for a file that cannot be read, and as `Studio.submit`.
+    `pictures` are images of Studio or PIL, arrays or paths of files; `model` is a CLIP folder or a pulled one (default:
+    Studio's own). `follow` is called with every request that is made. Raises MediaError for a file that cannot be read,
+    and as `Studio.submit`.
     """
     given = {"text": text, "model": model, **request}
     return [score for made in _each_part(studio, "clip-rank", pictures, follow, given) for score in scores(made)]
@@ -54,26 +59,28 @@ def label(
 
 
 @overload
-def embed(studio: Studio, what: str | Path | Image, *, model: str = "", stored: bool = False, **request: Any
+def embed(studio: Studio, what: Picture, *, model: str = "", stored: bool = False, **request: Any
           ) -> Embedding: ...  # fmt: skip
 @overload
-def embed(studio: Studio, what: Iterable[str | Path | Image], *, model: str = "", stored: bool = False, **request: Any
+def embed(studio: Studio, what: Iterable[Picture], *, model: str = "", stored: bool = False, **request: Any
           ) -> list[Embedding]: ...  # fmt: skip
 def embed(
-    studio: Studio, what: str | Path | Image | Iterable[str | Path | Image], *, model: str = "", stored: bool = False,
+    studio: Studio, what: Picture | Iterable[Picture], *, model: str = "", stored: bool = False,
     **request: Any,
 ) -> Embedding | list[Embedding]:  # fmt: skip
-    """Unit vectors by CLIP: of a text (`str`) or a picture (an image, or a `Path` of a file), or of each of several.
+    """Unit vectors by CLIP: of a text (`str`) or a picture (an image of Studio or PIL, an array, a `Path` of a file),
+    or of each of several.
 
     The cosine of two vectors says how well the two go together. They are kept in the store only if `stored`. Raises as
     `rank`.
     """
     from studio.api import wait
 
-    if isinstance(what, str | Path | Image):
-        return embed(studio, [what], model=model, stored=stored, **request)[0]
+    if isinstance(what, str | Path | Image) or arrays.is_pil(what) or arrays.is_array(what):
+        one: list[Any] = [what]
+        return embed(studio, one, model=model, stored=stored, **request)[0]
     made: list[Media] = []
-    every = iter(what)
+    every: Iterator[Any] = iter(what)  # type: ignore[arg-type]  # mypy knows not what `is_array` says of it
     while some := list(islice(every, AT_ONCE)):
         asked = [{"text": each} if isinstance(each, str) else {"image": each} for each in some]
         made += wait([studio.submit("embed", model=model, stored=stored, **each, **request) for each in asked])

@@ -61,13 +61,22 @@ class DdpmGenerator(studio.Generator):
 
         of: str = studio.field("", help="what to draw, one of the model's labels; empty is any", max_length=200)
         model: str = studio.model_field("a folder in the layout of diffusers' DDPMPipeline, or a pulled one")
-        steps: int = studio.field(20, ge=1, le=1000, help="denoising steps; more are slower and finer")
-        guidance: float = studio.field(2.0, ge=1, le=30, help="how closely to follow the label; 1 is off")
+        steps: int = studio.field(
+            20, ge=1, le=1000, help="denoising steps; more are slower and finer", aliases=("num_inference_steps",)
+        )
+        guidance: float = studio.field(
+            2.0, ge=1, le=30, help="how closely to follow the label; 1 is off", aliases=("guidance_scale",)
+        )
         sampler: str = studio.field(
             "dpmpp-2m", choices=("dpmpp-2m", "unipc", "ddim", "euler", "ddpm"),
             help="how to go from one noise level to the next; ddpm wants many steps",
         )  # fmt: skip
-        size: str = studio.field("", help="WIDTHxHEIGHT, only that of the model; empty is that", max_length=20)
+        size: str = studio.field(
+            "",
+            help="WIDTHxHEIGHT, only that of the model; empty is that",
+            max_length=20,
+            aliases=("{width}x{height}",),
+        )
 
     def __init__(self, folder: Path = STARTER) -> None:
         """Use the weights of `folder`, in the layout of diffusers' `DDPMPipeline`, where inputs name none."""

@@ -83,17 +83,25 @@ class ImageGenerator(studio.Generator):
             min_length=1,
             max_length=2000,
         )
-        negative: str = studio.field("", help="what to keep away from", max_length=2000)
+        negative: str = studio.field("", help="what to keep away from", max_length=2000, aliases=("negative_prompt",))
         model: str = studio.model_field("a folder that `studio train image` wrote, or a pulled one")
-        steps: int = studio.field(STEPS, ge=1, le=1000, help="denoising steps; more are slower and finer")
+        steps: int = studio.field(
+            STEPS, ge=1, le=1000, help="denoising steps; more are slower and finer", aliases=("num_inference_steps",)
+        )
         guidance: float = studio.field(
-            GUIDANCE, ge=1, le=30, help="how closely to follow the prompt; 1 is off and twice as fast"
+            GUIDANCE,
+            ge=1,
+            le=30,
+            help="how closely to follow the prompt; 1 is off and twice as fast",
+            aliases=("guidance_scale",),
         )
         rescale: float = studio.field(
             0.0, ge=0, le=1, help="how far to take back the contrast that guidance adds; 0.7 where colours are harsh"
         )
         size: str = studio.field(
-            "128x128", help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}"
+            "128x128",
+            help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}",
+            aliases=("{width}x{height}",),
         )
         sampler: str = studio.field(
             "dpmpp-2m", choices=("dpmpp-2m", "euler"), help="how to go from one noise level to the next"

@@ -44,12 +44,14 @@ class VideoGenerator(studio.Generator):
         """What `studio video` asks for."""
 
         prompt: str = studio.field(help="what to show and how it moves, in English", min_length=1, max_length=2000)
-        negative: str = studio.field("", help="what to keep away from", max_length=2000)
+        negative: str = studio.field("", help="what to keep away from", max_length=2000, aliases=("negative_prompt",))
         fps: float = studio.field(12, ge=1, le=60, help="frames a second")
         size: str = studio.field(
-            "128x128", help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}"
+            "128x128",
+            help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}",
+            aliases=("{width}x{height}",),
         )
-        frames: int = studio.field(16, ge=1, le=MOST_FRAMES, help="how many frames to make")
+        frames: int = studio.field(16, ge=1, le=MOST_FRAMES, help="how many frames to make", aliases=("num_frames",))
         image: studio.Image | None = studio.field(None, help="a picture to begin with; it is the first frame")
         to: studio.Image | None = studio.field(None, help="a picture to end with; it is the last frame")
         extend: studio.Video | None = studio.field(None, help="a clip to go on with; the frames are added to it")
@@ -58,9 +60,15 @@ class VideoGenerator(studio.Generator):
         )
         loop: bool = studio.field(False, help="let the end meet the beginning")
         model: str = studio.model_field("a folder that `studio train video` wrote, or a pulled one")
-        steps: int = studio.field(20, ge=1, le=1000, help="denoising steps; more are slower and finer")
+        steps: int = studio.field(
+            20, ge=1, le=1000, help="denoising steps; more are slower and finer", aliases=("num_inference_steps",)
+        )
         guidance: float = studio.field(
-            4.0, ge=1, le=30, help="how closely to follow the prompt; 1 is off and twice as fast"
+            4.0,
+            ge=1,
+            le=30,
+            help="how closely to follow the prompt; 1 is off and twice as fast",
+            aliases=("guidance_scale",),
         )
         sampler: str = studio.field(
             "dpmpp-2m", choices=("dpmpp-2m", "euler"), help="how to go from one noise level to the next"

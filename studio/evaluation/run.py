@@ -147,6 +147,7 @@ def settings(
     if by is not None and by in inputs:
         raise InputError(by, f"`{by}` takes the labels, and is given as `{inputs[by]}` too", hint="leave it out")
     kind = host.generator(generator).Inputs
+    inputs = kind.main_names(inputs)
     checked = kind.parse({**inputs, **({by: wanted[0]} if by else {})})
     return {name: value for name, value in checked.as_recipe().items() if name in inputs}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from studio.errors import MediaError
+from studio.media import arrays
 from studio.media.base import Media, check_decoded
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Audio(Media):
 
     media_type, suffix, kind, noun = "audio/wav", ".wav", "audio", "sound"
     max_file_bytes = 512 << 20
+    also = ", (samples, rate)"
 
     def __init__(self, waveform: NDArray[np.floating[Any]], rate: int) -> None:
         import numpy as np
@@ -37,6 +39,19 @@ class Audio(Media):
         array.setflags(write=False)
         self.waveform: NDArray[np.float32] = array
         self.rate = int(rate)
+
+    @classmethod
+    def accept(cls, value: object) -> Self:
+        """Take sound for an input: an `Audio`, the path of a file, or ``(samples, rate)`` with an array or tensor of
+        floats, (n,) or (channels, n). Raises ValueError, MediaError.
+        """
+        if isinstance(value, tuple) and len(value) == 2 and arrays.is_array(value[0]):
+            return cls(arrays.samples(value[0]), arrays.rate(value[1]))
+        return super().accept(value)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """What a notebook shows: a player."""
+        return {"text/plain": repr(self), "text/html": f'<audio controls src="{self.data_url()}"></audio>'}
 
     def samples(self) -> NDArray[np.generic]:
         """The samples, float32 (channels, n)."""

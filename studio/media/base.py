@@ -12,6 +12,7 @@ Try it: ``python -c "import studio; print(studio.Image.open('a.png').sha256)"``
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import json
@@ -77,8 +78,8 @@ class Media:
     """Base of all media: immutable, equal when their content is equal.
 
     A subclass gives `media_type`, `suffix`, `kind`, `noun` (for messages), `data` and `decode`; `others` are suffixes
-    of further formats that its `save` writes. `recipe` and `path` (where the store keeps it) are None until the host
-    attaches them.
+    of further formats that its `save` writes, and `also` says in words what else `accept` takes. `recipe` and `path`
+    (where the store keeps it) are None until the host attaches them.
     """
 
     media_type: ClassVar[str]
@@ -86,6 +87,7 @@ class Media:
     kind: ClassVar[str]
     noun: ClassVar[str]
     others: ClassVar[tuple[str, ...]] = ()
+    also: ClassVar[str] = ""
     max_file_bytes: ClassVar[int] = MAX_FILE_BYTES
 
     _recipe: Recipe | None = None
@@ -162,6 +164,10 @@ class Media:
         """The bytes that `save` writes."""
         return self.data
 
+    def data_url(self) -> str:
+        """The media as a ``data:`` URL, for HTML."""
+        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
+
     def attach(self, recipe: Recipe | None, path: Path | None) -> Self:
         """Return the same media with another recipe and path (the host's part)."""
         other = copy.copy(self)
@@ -192,10 +198,9 @@ class Media:
         """Take media for an input: an instance of this class, or the path of a file. Raises ValueError, MediaError."""
         if isinstance(value, cls):
             return value
-        if isinstance(value, str | Path):
+        if isinstance(value, str | Path) and not isinstance(value, Media):
             return cls.open(value)
-        found = type(value).__name__
-        raise ValueError(f"pass a `studio.{cls.__name__}` or the path of a file, not {found}")
+        raise ValueError(f"pass a `studio.{cls.__name__}`{cls.also} or the path of a file, not {type(value).__name__}")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -209,22 +214,29 @@ class Media:
         return {"type": "string", "format": "path", "contentMediaType": cls.media_type, "x-studio-media": cls.kind}
 
 
-class Text(Media):
-    """Unicode text. `str(text)` and `.text` give it back; encoded as UTF-8."""
+class Text(str, Media):
+    """Unicode text, encoded as UTF-8. It is a `str`, and equal to a `str` of the same characters; what is made of it by
+    slicing, joining and the like is a plain `str`, without recipe and path.
+    """
 
     media_type, suffix, kind, noun = "text/plain", ".txt", "text", "text"
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __new__(cls, text: str) -> Self:
+        """Take the characters of a `str`. Raises TypeError for anything else."""
+        if not isinstance(text, str):
+            raise TypeError(f"a `studio.Text` is made of a `str`, not of {type(text).__name__}")
+        return super().__new__(cls, text)
 
-    def __str__(self) -> str:
-        return self.text
+    @property
+    def text(self) -> str:
+        """The characters as a plain `str`."""
+        return str(self)
 
     @property
     def data(self) -> bytes:
         """The text as UTF-8."""
         try:
-            return self.text.encode()
+            return self.encode()
         except UnicodeEncodeError:
             raise MediaError("the text holds a lone surrogate, which UTF-8 cannot encode") from None
 
@@ -239,4 +251,4 @@ class Text(Media):
     @classmethod
     def accept(cls, value: object) -> Self:
         """Take a string as the text itself; only a `Path` is opened."""
-        return cls(value) if isinstance(value, str) else super().accept(value)
+        return cls(value) if isinstance(value, str) and not isinstance(value, Media) else super().accept(value)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from studio.caching import cached_property
 from studio.errors import MediaError
 from studio.files import write_atomically
-from studio.media import animation, pictures, png
+from studio.media import animation, arrays, pictures, png
 from studio.media.base import UNREAD, Media, recipe_of, told
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Image(Media):
 
     media_type, suffix, kind, noun = "image/png", ".png", "image", "a picture"
     others = (AVIF,)
+    also = ", a PIL picture, an array, a tensor"
 
     def __init__(self, pil: PIL.Image.Image) -> None:
         pictures.check_pixels(pil.size)
@@ -53,6 +54,17 @@ class Image(Media):
         if kind != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))) or 0 in shape:
             raise MediaError(f"pixels must be uint8 (H, W), (H, W, 3) or (H, W, 4), not {kind} {shape}")
         return cls(PIL.Image.fromarray(array))
+
+    @classmethod
+    def accept(cls, value: object) -> Self:
+        """Take a picture for an input: an `Image`, a Pillow picture, the path of a file, or an array or tensor of uint8
+        or of floats from 0 to 1, (H, W), (H, W, C) or (C, H, W). Raises ValueError, MediaError.
+        """
+        if arrays.is_pil(value):
+            return cls(value)
+        if arrays.is_array(value):
+            return cls.from_array(arrays.pixels(value))
+        return super().accept(value)
 
     @property
     def pil(self) -> PIL.Image.Image:
@@ -81,6 +93,10 @@ class Image(Media):
         buffer = io.BytesIO()
         self._pil.save(buffer, "PNG", compress_level=4)
         return buffer.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return self.data
 
     def file_bytes(self) -> bytes:
         """The PNG with the recipe in the chunk `studio` and the `parameters` text that other tools read."""

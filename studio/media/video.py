@@ -49,6 +49,10 @@ class Video(Media):
         self.frames = frames
         self.fps = float(fps)
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """What a notebook shows: a player."""
+        return {"text/plain": repr(self), "text/html": f'<video controls loop src="{self.data_url()}"></video>'}
+
     def samples(self) -> NDArray[np.generic]:
         """The frames, uint8 (T, H, W, 3)."""
         return self.frames

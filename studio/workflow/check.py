@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from studio.errors import MediaError, UsageError, WorkflowError
+from studio.errors import InputError, MediaError, UsageError, WorkflowError
 from studio.generator import Generator
 from studio.inputs import Flag, Inputs
 from studio.media import Media
@@ -218,6 +218,7 @@ class _Checker:
     def _inputs(self, given: Value, flags: list[Flag], place: Place, generator: Generator) -> dict[str, Expression]:
         """The inputs of a generator's node: known, none missing, and those written out as the generator allows."""
         known = {flag.name: flag for flag in flags}
+        given = self._main_names(given, flags)
         self._keys(given, f"input of `{generator.name}`", tuple(known))
         made: dict[str, Expression] = {}
         for name, value in given.data.items():
@@ -233,6 +234,23 @@ class _Checker:
             elif len(plain) == len(given.data):  # what holds of all together is judged only where all are written out
                 self._problems.add(place, message)
         return made
+
+    def _main_names(self, given: Value, flags: list[Flag]) -> Value:
+        """The inputs under their own names; values that are one text together, such as width and height, are joined."""
+        made = dict(given.data)
+        for flag in flags:
+            for alias in flag.aliases:
+                found = {name: value for name, value in made.items() if name in alias.names}
+                try:
+                    if alias.take(flag.name, made) is None:
+                        continue
+                except InputError as error:
+                    self._problems.add(next(iter(found.values())).place, error.message, error.hint)
+                    continue
+                place = next(iter(found.values())).place
+                plain = {name: value.data for name, value in found.items()}
+                made[flag.name] = Value(alias.value(plain), place)
+        return Value(made, given.place)
 
     def _literal(self, expression: Expression, value: Value, flag: Flag) -> Expression:
         """An input written out: a list of plain values in one piece, and files opened."""

@@ -11,6 +11,7 @@ from pydantic import field_validator
 
 import studio
 from studio.errors import InputError, MediaError, UnknownName
+from studio.generator import check
 
 
 class Sample(studio.Inputs):
@@ -53,7 +54,7 @@ def picture(value=0):
         ({"prompt": "x", "sampler": "dim"}, "must be one of `ddim`, `euler`"),
         ({"prompt": "x", "mode": "bad"}, "must be one of `fast`, `good`"),
         ({"prompt": "x", "odd": 2}, "`odd` is 2: it must be odd"),
-        ({"prompt": "x", "image": 3}, "pass a `studio.Image` or the path of a file, not int"),
+        ({"prompt": "x", "image": 3}, "or the path of a file, not int"),
         ({"prompt": "x", "steps": 0, "side": 3}, "; `side` is 3"),
     ],
 )
@@ -164,3 +165,71 @@ def test_the_length_of_a_list_is_told_as_such():
         Listed.parse({"words": ["a"]})
     with pytest.raises(InputError, match=r"but must be text of at most 9 characters$"):
         Listed.parse({"words": ["a", "b"], "word": "x" * 10})
+
+
+class Aliased(studio.Inputs):
+    steps: int = studio.field(20, ge=1, le=1000, help="how many", aliases=("num_inference_steps", "n_steps"))
+    size: str = studio.field("8x8", help="WIDTHxHEIGHT", max_length=20, aliases=("{width}x{height}",))
+    negative: str | None = studio.field(None, help="what to avoid", aliases=("negative_prompt",))
+
+
+@given(
+    steps=st.none() | st.tuples(st.sampled_from(["steps", "num_inference_steps", "n_steps"]), st.integers(1, 1000)),
+    size=st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)),
+    apart=st.booleans(),
+)
+def test_aliases_are_taken_for_the_main_name(steps, size, apart):
+    values = dict([steps] if steps else [])
+    if size:
+        values |= {"width": size[0], "height": size[1]} if apart else {"size": f"{size[0]}x{size[1]}"}
+    found = Aliased.parse(values)
+    assert found.steps == (steps[1] if steps else 20)
+    assert found.size == (f"{size[0]}x{size[1]}" if size else "8x8")
+    assert set(found.as_recipe()) == {"steps", "size", "negative"}, "recipes hold the main names"
+    assert Aliased.from_recipe(values, fetch=lambda ref: None) == found
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": 1, "num_inference_steps": 1}, "`steps` and `num_inference_steps` are one input, and both are given"),
+        ({"n_steps": 1, "num_inference_steps": 1}, "are one input, and both are given"),
+        ({"width": 8}, "`width` is given without `height`"),
+        ({"height": 8}, "`height` is given without `width`"),
+        ({"size": "8x8", "width": 8, "height": 8}, "`size` and `width` are one input"),
+        ({"num_inference_steps": 0}, "`steps` is 0, but must be a whole number from 1 to 1000"),
+    ],
+)
+def test_an_input_is_given_by_one_name(values, words):
+    with pytest.raises(InputError) as caught:
+        Aliased.parse(values)
+    assert words in caught.value.message
+    assert caught.value.field in Aliased.model_fields
+
+
+def test_schema_and_unknown_names_know_the_main_names_only():
+    assert set(Aliased.model_json_schema()["properties"]) == {"steps", "size", "negative"}
+    assert "num_inference" not in str(Aliased.model_json_schema())
+    with pytest.raises(UnknownName) as caught:
+        Aliased.parse({"num_steps": 3})
+    assert caught.value.candidates == ("steps", "size", "negative")
+    assert Aliased.parse({"negative_prompt": None}).negative is None
+
+
+def test_aliases_that_clash_are_no_good():
+    class Clashing(studio.Generator):
+        """Clash."""
+
+        name, output = "clashing", studio.Text
+
+        class Inputs(studio.Inputs):
+            steps: int = studio.field(20, ge=1, le=9, help="how many", aliases=("count", "seed", "no-name"))
+            count: int = studio.field(20, ge=1, le=9, help="how many")
+
+        def generate(self, model, inputs, rng):
+            return studio.Text("")
+
+    told = "; ".join(check(Clashing()))
+    assert "its alias `count` is also another input" in told
+    assert "its input `seed` takes a name that the host uses" in told
+    assert "its alias 'no-name' is not a name" in told

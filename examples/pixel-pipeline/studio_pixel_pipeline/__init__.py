@@ -23,7 +23,7 @@ class PixelPipeline(studio.Generator):
     output = studio.Image
 
     class Inputs(studio.Inputs):
-        steps: int = studio.field(8, ge=1, le=1000, help="denoising steps")
+        steps: int = studio.field(8, ge=1, le=1000, help="denoising steps", aliases=("num_inference_steps",))
         eta: float = studio.field(0.0, ge=0, le=1, help="new noise at each step; 0 is DDIM, 1 is DDPM")
 
     def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Any:

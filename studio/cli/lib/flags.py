@@ -27,8 +27,11 @@ _PREFIX = "input_"  # keeps the inputs' names apart from the command's own optio
 
 
 def parameters(flags: Sequence[Flag], taken: Collection[str] = ()) -> list[click.Parameter]:
-    """Make the click parameters for `flags`; a flag spelled as one `taken` becomes `--input-NAME`."""
+    """Make the click parameters for `flags`; a flag spelled as one `taken` becomes `--input-NAME`. Aliases are taken
+    too, and help does not show them.
+    """
     made: list[click.Parameter] = [_option(flag, taken) for flag in flags]
+    made += [_alias(name) for name in _alias_names(flags) if f"--{name.replace('_', '-')}" not in taken]
     required = [flag.name.upper() for flag in flags if flag.required]
     if required:
         words = click.Argument([WORDS], nargs=-1, metavar=" ".join(f"[{name}]" for name in required))
@@ -43,6 +46,15 @@ def _option(flag: Flag, taken: Collection[str]) -> click.Option:
         return click.Option([f"{spelling}/--no{spelling[1:]}", name], default=None, help=_help(flag))
     metavar = {"int": "N", "float": "X", "media": "FILE"}.get(flag.type, "TEXT")
     return click.Option([spelling, name], metavar=metavar, multiple=flag.multiple, default=None, help=_help(flag))
+
+
+def _alias_names(flags: Sequence[Flag]) -> list[str]:
+    return [name for flag in flags for alias in flag.aliases for name in alias.names]
+
+
+def _alias(name: str) -> click.Option:
+    spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))  # scripts of diffusers have `_`
+    return click.Option([*spellings, _PREFIX + name], default=None, hidden=True)
 
 
 def _help(flag: Flag) -> str:
@@ -70,6 +82,7 @@ def values(flags: Sequence[Flag], given: dict[str, Any]) -> dict[str, Any]:
         value = given[_PREFIX + flag.name]
         if value is not None and value != ():
             found[flag.name] = [_value(flag, each) for each in value] if flag.multiple else _value(flag, value)
+    found |= {name: value for name in _alias_names(flags) if (value := given.get(_PREFIX + name)) is not None}
     words = list(given.get(WORDS) or ())
     for flag in flags:
         if words and flag.required and flag.name not in found:

@@ -11,7 +11,7 @@ import PIL.ImageDraw
 import pytest
 
 import studio
-from studio.errors import MediaError
+from studio.errors import InputError, MediaError
 from studio_clip import batches, methods
 
 COLOURS = ("red", "blue", "yellow", "green", "black")
@@ -49,6 +49,17 @@ def test_pictures_in_memory_and_files_are_ranked_alike(
     assert host.rank("a red circle", []) == []
     with pytest.raises(MediaError, match=r"gone\.png"):
         host.rank("a red circle", [tmp_path / "gone.png"])
+
+
+def test_pictures_of_other_libraries_are_taken(host: studio.Studio, discs: list[studio.Image]) -> None:
+    scores = host.rank("a red circle", discs[:3])
+    array = np.asarray(discs[1].pil)
+    assert host.rank("a red circle", [discs[0].pil, array, array.transpose(2, 0, 1) / 255])[:2] == scores[:2]
+    vectors = host.embed([discs[0], discs[0].pil, np.asarray(discs[0].pil)])
+    assert len({each.sha256 for each in vectors}) == 1
+    assert host.embed(discs[0].pil) == host.embed(np.asarray(discs[0].pil)) == vectors[0]
+    with pytest.raises(InputError, match="or the path of a file, not int"):
+        host.rank("a red circle", [discs[0], 3])  # type: ignore[list-item]
 
 
 def test_labels_come_with_their_shares(host: studio.Studio, discs: list[studio.Image]) -> None:
