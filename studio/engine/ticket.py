@@ -45,7 +45,7 @@ class Ticket:
     def __init__(
         self, request: Request, cancel: Callable[[Entry], None], ended: Callable[[], None] = lambda: None
     ) -> None:
-        """`ended` is called once, with the last event."""
+        """`ended` is called once, before the last event is told."""
         self.request = request
         self._guard = threading.RLock()
         self._news = threading.Condition(self._guard)
@@ -156,6 +156,8 @@ class Ticket:
 
     def _emit(self, event: Event) -> None:
         last, events = event.last, self._events
+        if last:
+            self._ended()  # before anyone hears of it, and asks for more
         with self._guard:  # each step comes through here: what is written out is not called
             events.count = number = events.count + 1
             _set(event, "number", number)
@@ -169,8 +171,6 @@ class Ticket:
                     wake()
             for listener in self._listeners:
                 listener(event)
-        if last:
-            self._ended()
 
 
 def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from studio.errors import describe
+
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
@@ -65,8 +67,11 @@ def _numpy(value: Any) -> NDArray[Any]:
 
     if isinstance(value, np.ndarray):
         return value
-    tensor = value.detach().cpu()
-    return np.asarray(tensor.float() if tensor.is_floating_point() else tensor)  # numpy has no bfloat16
+    try:
+        tensor = value.detach().cpu()
+        return np.asarray(tensor.float() if tensor.is_floating_point() else tensor)  # numpy has no bfloat16
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, or without data
+        raise ValueError(f"the tensor cannot be read: {describe(error, 100)}") from error
 
 
 def _channels_last(array: NDArray[Any]) -> NDArray[Any]:

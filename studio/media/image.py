@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from studio.caching import cached_property
-from studio.errors import MediaError
+from studio.errors import MediaError, describe
 from studio.files import write_atomically
 from studio.media import animation, arrays, pictures, png
 from studio.media.base import UNREAD, Media, recipe_of, told
@@ -61,7 +61,10 @@ class Image(Media):
         or of floats from 0 to 1, (H, W), (H, W, C) or (C, H, W). Raises ValueError, MediaError.
         """
         if arrays.is_pil(value):
-            return cls(value)
+            try:
+                return cls(value)
+            except pictures.DAMAGED as error:  # Pillow reads a file's pixels only now
+                raise ValueError(f"it cannot be read: {describe(error)}") from error
         if arrays.is_array(value):
             return cls.from_array(arrays.pixels(value))
         return super().accept(value)

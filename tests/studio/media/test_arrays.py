@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 
 import numpy as np
 import PIL.Image
@@ -105,6 +106,16 @@ def test_what_leaves_a_doubt_is_refused_by_name(value, words):
 def test_a_batch_is_a_list_of_pictures():
     assert Sample.parse({"more": np.stack([PIXELS, PIXELS])}).more == [PICTURE, PICTURE]
     assert Sample.parse({"more": torch.tensor(PIXELS).permute(2, 0, 1)[None]}).more == [PICTURE]
+
+
+def test_what_cannot_be_read_is_refused_by_name():
+    cut, closed = (PIL.Image.open(io.BytesIO(data)) for data in (PICTURE.data[:60], PICTURE.data))
+    closed.close()
+    meta, sparse = torch.zeros(8, 8, device="meta"), torch.zeros(8, 8).to_sparse()
+    for value in (cut, closed, meta, sparse):
+        with pytest.raises(InputError, match=r"`image` is .* cannot be read: ") as caught:
+            taken(value)
+        assert "\n" not in caught.value.message
 
 
 def test_too_many_pixels_are_refused():

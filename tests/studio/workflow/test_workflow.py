@@ -106,7 +106,7 @@ def test_a_run_has_a_bounded_number_of_executions_under_way(
     monkeypatch.setattr("studio.workflow.run.MAX_UNDER_WAY", 2)
     file = written(
         tmp_path,
-        "name: many\ninputs:\n  words: {type: 'list[text]', help: words}\nnodes:\n"
+        "name: many\ninputs:\n  words: {type: text, list: true, help: words}\nnodes:\n"
         "  one: {use: shout, map: '${words}', inputs: {text: '${item}'}}\noutputs:\n  all: ${one}\n",
     )
     with studio.Studio(home=tmp_path / "home", device="cpu", plugins=[plugin], max_requests=2) as host:
