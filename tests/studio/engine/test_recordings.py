@@ -12,10 +12,11 @@ import torch
 import studio
 from studio.devices.graphs import Graphs
 from studio.engine.entry import Entry
+from studio.engine.events import Finished, Notice
 from studio.engine.loop import Loop
 from studio.engine.memory.ledger import Ledger
 from studio.engine.memory.model_cache import Models
-from studio.engine.request import Finished, Notice, Request
+from studio.engine.request import Request
 from studio.testing.fake_gpu import FakeGpu
 
 from .test_memory import PLUGIN, Ideal
