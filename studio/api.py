@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from studio import configuration, devices, models
 from studio.attention.serving import Serving
 from studio.caching import cached_property
-from studio.devices import torch_setup
-from studio.engine import Engine, Event, Failed, Request, Ticket
+from studio.engine import Engine, Event, Request, Ticket
 from studio.engine.checkpoints import resume
 from studio.engine.checkpoints.autosave import Keeper
 from studio.engine.checkpoints.resume import Resumed, Unfinished
@@ -37,15 +36,16 @@ from studio.engine.observe.metrics import Metrics
 from studio.engine.observe.status import Status
 from studio.engine.observe.trace import Trace
 from studio.engine.router import Router
-from studio.engine.ticket import MAX_UNFINISHED, RequestLimit
-from studio.errors import InputError, NotStored, StudioError, TimedOut, UnknownName, UsageError
+from studio.engine.ticket import MAX_UNFINISHED, RequestLimit, follow, wait
+from studio.errors import InputError, StudioError, UnknownName, UsageError
 from studio.files import expanded
 from studio.generator import Generator, Trainer
 from studio.home import default_home
 from studio.media import Media
 from studio.methods import Methods
 from studio.plugins import Plugins
-from studio.recipe import MediaRef, Recipe
+from studio.recipe import MediaRef
+from studio.remake import Remake
 from studio.requests import Requests
 from studio.spec import DTYPES, MAX_SEED, JobSpec, Priority
 from studio.store import Artifact, Store, replay
@@ -204,8 +204,8 @@ class Studio(Methods):
         Text comes in Delta events as it is written. A failure is raised after its Failed event.
         """
         if isinstance(what, str):
-            return _follow(self.submit(what, **{"stream": True, **values}))
-        return _follow(self.submit(what.model_copy(update={"stream": True}), **values))
+            return follow(self.submit(what, **{"stream": True, **values}))
+        return follow(self.submit(what.model_copy(update={"stream": True}), **values))
 
     def generate(self, what: str | JobSpec, /, **values: Any) -> Media:
         """Run a request, store its output and return it with `recipe` and `path`. Ctrl-C cancels it."""
@@ -281,53 +281,8 @@ class Studio(Methods):
         It runs in the recorded dtype and, unless this Studio was given a device, on the recorded one if it is here.
         Raises StoreError if there is no recipe, MediaError if it cannot be read, and what `submit` raises.
         """
-        original = self.load(what)
-        recipe = asked = replay.recipe_of(original, what)
-        ours = replay.is_ours(recipe, original.sha256, self.store)
-        if not ours:
-            if not elsewhere:
-                raise replay.not_ours(recipe, what)
-            asked = replay.with_pulled_model(recipe, self.home)
-        made: dict[str, Media] = {}
-        remade = []
-        *line, _ = replay.ancestry(original.sha256, recipe, self.store).in_order()
-        for each in line:
-            if each.recipe is None:
-                continue
-            reason = ""
-            try:
-                made[each.sha256] = self._make_again(each.recipe, made)
-            except UsageError as error:  # its plugin is gone, say; what was made then may still be there
-                if self.store.path(each.sha256) is None:
-                    raise
-                reason = error.message
-            identical = each.sha256 in made and made[each.sha256].sha256 == each.sha256
-            remade.append(replay.Remade(each.sha256, each.recipe.spec.generator, identical, reason))
-        with nullcontext() if ours else models.no_paths_but():
-            media = self._make_again(asked, made, None if ours else replay.MOST_SECONDS)
-        return replay.compare(original, media, recipe, tuple(remade))
-
-    def _make_again(self, recipe: Recipe, made: Mapping[str, Media], seconds: float | None = None) -> Media:
-        """Make what a recipe tells of; `made` are media that take the place of those with these hashes.
-
-        What the data folder cannot take has no path, and a notice that says why. Raises TimedOut if that takes more
-        than `seconds`.
-        """
-        try:
-            return self._made_again(recipe, made, seconds)
-        except NotStored as error:
-            return error.media.noticing([f"it is not in the store: {error.message}"])
-
-    def _made_again(self, recipe: Recipe, made: Mapping[str, Media], seconds: float | None) -> Media:
-        request = self._request_again(recipe, made, bounded=seconds is not None)
-        router = self.router
-        here = [engine.device for engine in router.engines]
-        recorded = _name(recipe.device)
-        if self._device is None and recorded not in here and _usable(recorded):
-            with Engine(recorded, self._dtype, store=self.store) as engine:
-                return wait([engine.submit(request)], seconds)[0]
-        wanted = recorded if recorded in here else None
-        return wait(router.submit_many([request], wanted), seconds)[0]
+        remake = Remake(self.store, self._requests, self.router, self._device, self._dtype)
+        return remake.replay(self.load(what), what, elsewhere=elsewhere)
 
     def unfinished(self) -> list[Unfinished]:
         """List the requests that a crash left half done; those of processes that live are not among them."""
@@ -405,24 +360,6 @@ class Studio(Methods):
             raise UsageError(f"`{next(iter(values))}` is given beside a JobSpec", hint="put it into the spec")
         return self._requests.of_spec(what)
 
-    def _request_again(self, recipe: Recipe, made: Mapping[str, Media], *, bounded: bool) -> Request:
-        """The request that a recipe, which may be hostile, asks for; one that is `bounded` keeps to `replay.MOST`."""
-        spec = recipe.spec
-
-        def fetch(ref: MediaRef) -> Media:
-            return made[ref.sha256] if ref.sha256 in made else _fetch(self.store, ref)
-
-        threads = spec.threads if spec.threads and 1 <= spec.threads <= torch_setup.cores() else None
-        changed = {
-            "dtype": None if self._dtype else spec.dtype, "threads": threads, "label": "replay",
-            "model": spec.model.unpinned(),  # that its weights changed is reported
-            "parents": spec.parents or recipe.parents,
-        }  # fmt: skip
-        request = self._requests.of_spec(spec.portable().model_copy(update=changed), recipe.plugin, fetch)
-        if bounded:
-            replay.check_bounds(recipe, request.inputs)
-        return request
-
 
 def _texts(values: Iterable[Any]) -> Iterator[str]:
     """The texts and paths among values that a user gave, lists taken apart."""
@@ -435,42 +372,3 @@ def _texts(values: Iterable[Any]) -> Iterator[str]:
 
 def _fetch(store: Store, ref: MediaRef) -> Media:
     return store.open(ref.sha256)
-
-
-def _follow(ticket: Ticket) -> collections.abc.Generator[Event, None, None]:
-    try:
-        for event in ticket.events():
-            yield event
-            if isinstance(event, Failed):
-                raise event.error
-    finally:
-        if not ticket.done:
-            ticket.cancel()
-
-
-def wait(tickets: list[Ticket], seconds: float | None = None) -> list[Media]:
-    """Wait for all; whatever goes wrong, and Ctrl-C, cancels the rest. Raises TimedOut after `seconds` for one."""
-    try:
-        return [ticket.result(seconds) for ticket in tickets]
-    except TimeoutError:
-        message = f"it took longer than {seconds:g} seconds, the most that a recipe from elsewhere may"
-        name = tickets[0].request.spec.generator
-        raise TimedOut(name, message, hint="ask for it yourself with the inputs that `studio show` tells") from None
-    finally:
-        for ticket in tickets:
-            if not ticket.done:
-                ticket.cancel()
-
-
-def _name(device: str) -> str:
-    """``cuda:0`` of a recipe's ``cuda:0 (NVIDIA H200)``."""
-    return device.partition(" ")[0]
-
-
-def _usable(device: str) -> bool:
-    """Whether a recorded device, which may be any text, is here."""
-    try:
-        devices.choose(_name(device))
-    except UsageError:
-        return False
-    return True

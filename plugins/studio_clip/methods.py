@@ -74,7 +74,7 @@ def embed(
     The cosine of two vectors says how well the two go together. They are kept in the store only if `stored`. Raises as
     `rank`.
     """
-    from studio.api import wait
+    from studio.engine.ticket import wait
 
     if isinstance(what, str | Path | Image) or arrays.is_pil(what) or arrays.is_array(what):
         one: list[Any] = [what]

@@ -30,7 +30,7 @@ def images(
     With `best` only so many are returned, those that go best with the prompt by CLIP, the best first. Raises InputError
     for one that is not from 1 to n, and as `Studio.submit_many`.
     """
-    from studio.api import wait
+    from studio.engine.ticket import wait
 
     if best is not None and not 1 <= best <= n:
         raise InputError("best", f"`best` is {best}, but must be a whole number from 1 to `n`, which is {n}")

@@ -78,7 +78,7 @@ def explain(
     Both are counted from 0. `inputs` are those of the generator `text-explain`; `priority`, `client` and `time_limit_s`
     are as for `Studio.submit`. Raises as it does, before anything runs.
     """
-    from studio.api import wait
+    from studio.engine.ticket import wait
 
     inputs = studio.generator("text-explain").Inputs.main_names(inputs)
     asked = {"text-explain": {"prompt": prompt, **inputs}}

@@ -21,7 +21,7 @@ from studio.engine.cost.profile import Measured
 from studio.engine.entry import Entry
 from studio.engine.events import Delta, Event, Failed, Finished, Loading, Preview, Progress
 from studio.engine.request import Request, Timing
-from studio.errors import Busy, Cancelled
+from studio.errors import Busy, Cancelled, TimedOut
 from studio.media import Media
 
 if TYPE_CHECKING:
@@ -286,3 +286,29 @@ class RequestLimit:
         """So many have ended."""
         with self._guard:
             self._unfinished -= count
+
+
+def follow(ticket: Ticket) -> Generator[Event, None, None]:
+    """The events of a ticket. Leaving them early cancels the request; a failure is raised after its Failed event."""
+    try:
+        for event in ticket.events():
+            yield event
+            if isinstance(event, Failed):
+                raise event.error
+    finally:
+        if not ticket.done:
+            ticket.cancel()
+
+
+def wait(tickets: list[Ticket], seconds: float | None = None) -> list[Media]:
+    """Wait for all; whatever goes wrong, and Ctrl-C, cancels the rest. Raises TimedOut after `seconds` for one."""
+    try:
+        return [ticket.result(seconds) for ticket in tickets]
+    except TimeoutError:
+        message = f"it took longer than {seconds:g} seconds, the most that a recipe from elsewhere may"
+        name = tickets[0].request.spec.generator
+        raise TimedOut(name, message, hint="ask for it yourself with the inputs that `studio show` tells") from None
+    finally:
+        for ticket in tickets:
+            if not ticket.done:
+                ticket.cancel()

@@ -27,7 +27,7 @@ LAYERS = (
     ("store", "training", "configuration"),
     ("engine", "requests"),
     ("workflow",),
-    ("doctor", "scaffold", "methods"),
+    ("doctor", "remake", "scaffold", "methods"),
     ("api", "testing", "evaluation"),
     ("cli",),
 )

@@ -17,6 +17,7 @@ from studio.engine.cost.profile import Group, Measured
 from studio.engine.engine import Engine
 from studio.engine.request import Request
 from studio.recipe import MediaRef, PluginRef, Recipe
+from studio.remake import Remake
 from studio.spec import JobSpec
 
 
@@ -251,8 +252,9 @@ def of_threads(count):
 
 def test_a_hostile_recipe_asks_for_threads_in_vain(tmp_path):
     with studio.Studio(home=tmp_path / "home", device="cpu") as host:
-        assert host._request_again(of_threads(10**9), {}, bounded=False).spec.threads is None
-        assert host._request_again(of_threads(1), {}, bounded=False).spec.threads == 1
+        remake = Remake(host.store, host._requests, host.router, None, None)
+        assert remake.request(of_threads(10**9), {}, bounded=False).spec.threads is None
+        assert remake.request(of_threads(1), {}, bounded=False).spec.threads == 1
     for count in (0, -3):
         with pytest.raises(ValidationError, match="threads"):
             of_threads(count)

@@ -1,0 +1,118 @@
+"""Making media again from their recipes, which may be hostile, and comparing the results.
+
+What media were made from is made again first. A recipe from elsewhere keeps to the bounds of `studio.store.replay` and
+names models only as they were pulled.
+
+Try it: ``studio replay FILE``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+from studio import devices, models
+from studio.devices import torch_setup
+from studio.engine import Engine, Request
+from studio.engine.router import Router
+from studio.engine.ticket import wait
+from studio.errors import NotStored, UsageError
+from studio.media import Media
+from studio.recipe import MediaRef, Recipe
+from studio.requests import Requests
+from studio.store import Store, replay
+from studio.store.replay import Remade, ReplayReport
+
+
+class Remake:
+    """Makes media again on the engines of `router`, in the recorded dtype and on the recorded device, unless a `dtype`
+    or a `device` was chosen.
+    """
+
+    def __init__(self, store: Store, requests: Requests, router: Router, device: str | None, dtype: str | None) -> None:
+        self._store, self._requests, self._router, self._device, self._dtype = store, requests, router, device, dtype
+
+    def replay(self, original: Media, what: Path | str, *, elsewhere: bool) -> ReplayReport:
+        """Make `original`, which was read from `what`, again and compare. Raises as `Studio.replay` does."""
+        recipe = asked = replay.recipe_of(original, what)
+        ours = replay.is_ours(recipe, original.sha256, self._store)
+        if not ours:
+            if not elsewhere:
+                raise replay.not_ours(recipe, what)
+            asked = replay.with_pulled_model(recipe, self._store.root)
+        made: dict[str, Media] = {}
+        remade = tuple(self._ancestors(recipe, original.sha256, made))
+        with nullcontext() if ours else models.no_paths_but():
+            media = self.make(asked, made, None if ours else replay.MOST_SECONDS)
+        return replay.compare(original, media, recipe, remade)
+
+    def _ancestors(self, recipe: Recipe, sha256: str, made: dict[str, Media]) -> list[Remade]:
+        """Make again what the media were made from, and put it into `made` by the hash that it had."""
+        remade = []
+        *line, _ = replay.ancestry(sha256, recipe, self._store).in_order()
+        for each in line:
+            if each.recipe is None:
+                continue
+            reason = ""
+            try:
+                made[each.sha256] = self.make(each.recipe, made)
+            except UsageError as error:  # its plugin is gone, say; what was made then may still be there
+                if self._store.path(each.sha256) is None:
+                    raise
+                reason = error.message
+            identical = each.sha256 in made and made[each.sha256].sha256 == each.sha256
+            remade.append(Remade(each.sha256, each.recipe.spec.generator, identical, reason))
+        return remade
+
+    def make(self, recipe: Recipe, made: Mapping[str, Media], seconds: float | None = None) -> Media:
+        """Make what a recipe describes; `made` are media that take the place of those with these hashes.
+
+        What the data folder cannot take has no path, and a notice that says why. Raises TimedOut if that takes more
+        than `seconds`.
+        """
+        request = self.request(recipe, made, bounded=seconds is not None)
+        try:
+            return self._run(request, _name(recipe.device), seconds)
+        except NotStored as error:
+            return error.media.noticing([f"it is not in the store: {error.message}"])
+
+    def _run(self, request: Request, recorded: str, seconds: float | None) -> Media:
+        here = [engine.device for engine in self._router.engines]
+        if self._device is None and recorded not in here and _usable(recorded):
+            with Engine(recorded, self._dtype, store=self._store) as engine:
+                return wait([engine.submit(request)], seconds)[0]
+        wanted = recorded if recorded in here else None
+        return wait(self._router.submit_many([request], wanted), seconds)[0]
+
+    def request(self, recipe: Recipe, made: Mapping[str, Media], *, bounded: bool) -> Request:
+        """The request that a recipe asks for; one that is `bounded` keeps to `studio.store.replay.MOST`."""
+        spec = recipe.spec
+
+        def fetch(ref: MediaRef) -> Media:
+            return made[ref.sha256] if ref.sha256 in made else self._store.open(ref.sha256)
+
+        threads = spec.threads if spec.threads and 1 <= spec.threads <= torch_setup.cores() else None
+        changed = {
+            "dtype": None if self._dtype else spec.dtype, "threads": threads, "label": "replay",
+            "model": spec.model.unpinned(),  # that its weights changed is reported
+            "parents": spec.parents or recipe.parents,
+        }  # fmt: skip
+        request = self._requests.of_spec(spec.portable().model_copy(update=changed), recipe.plugin, fetch)
+        if bounded:
+            replay.check_bounds(recipe, request.inputs)
+        return request
+
+
+def _name(device: str) -> str:
+    """``cuda:0`` of a recipe's ``cuda:0 (NVIDIA H200)``."""
+    return device.partition(" ")[0]
+
+
+def _usable(device: str) -> bool:
+    """Whether a recorded device, which may be any text, is here."""
+    try:
+        devices.choose(_name(device))
+    except UsageError:
+        return False
+    return True
