@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,17 +93,35 @@ def test_a_stream_of_any_generator_of_text_tells_it(host):
     assert not told[-1].media.recipe.spec.stream, "it decides nothing of the output"
 
 
-def test_leaving_a_stream_cancels(host):
-    for event in host.stream("counter", count=1000):
+class Endless(studio.Generator):
+    """Never be done."""
+
+    name = "endless"
+    output = studio.Text
+
+    def start(self, model, inputs, rng):
+        return studio.State(steps=10**9)
+
+    def step(self, model, states):
+        return [replace(state, position=state.position + 1) for state in states]
+
+    def finish(self, model, state):
+        raise NotImplementedError
+
+
+def test_leaving_a_stream_cancels(host, monkeypatch):
+    monkeypatch.setitem(host.plugins.generators, "endless", Endless())
+    monkeypatch.setitem(host.plugins._owners, "endless", host.plugins.owner("counter"))
+    submitted, submit = [], host.submit
+    monkeypatch.setattr(
+        host, "submit", lambda *what, **values: submitted.append(submit(*what, **values)) or submitted[0]
+    )
+    for event in host.stream("endless"):
         if isinstance(event, Progress):
             break
-    ticket = host.submit("counter", count=1000)
-    ticket.cancel()
-    last = list(ticket.events())[-1]
-    assert isinstance(last, CancelledEvent | Finished)
-    if isinstance(last, CancelledEvent):
-        with pytest.raises(Cancelled):
-            ticket.result()
+    with pytest.raises(Cancelled):
+        submitted[0].result(500)
+    assert [type(event) for event in submitted[0].events()][-1] is CancelledEvent
 
 
 @pytest.mark.parametrize(
