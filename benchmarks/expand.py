@@ -60,10 +60,10 @@ def expand(path: Path, asked: Sequence[str]) -> list[str]:
     return made
 
 
-def nearest(tower: clip.Clip, texts: Sequence[str], names: Sequence[str]) -> list[str]:
+def nearest(tower: clip.ClipModel, texts: Sequence[str], names: Sequence[str]) -> list[str]:
     """For each text the name whose embedding is nearest to its own."""
-    embedded = [tower.texts(texts[start : start + 256]) for start in range(0, len(texts), 256)]
-    return [names[place] for place in (torch.cat(embedded) @ tower.texts(names).T).argmax(1).tolist()]
+    embedded = [tower.encode_text(texts[start : start + 256]) for start in range(0, len(texts), 256)]
+    return [names[place] for place in (torch.cat(embedded) @ tower.encode_text(names).T).argmax(1).tolist()]
 
 
 def kinds(records: Sequence[dict[str, Any]]) -> dict[str, Asked]:
@@ -71,14 +71,14 @@ def kinds(records: Sequence[dict[str, Any]]) -> dict[str, Asked]:
     told = [record for record in records if record["split"] == "train" and ideas.looks(record)]
     rows = json.loads(recognition.PROMPTS.read_text("utf-8"))
     return {
-        "held-out": [(idea, prompt.split(",")[0]) for idea, prompt in ideas.kept(records)],
-        "chinese": [(idea, prompt.split(",")[0]) for idea, prompt in ideas.kept_chinese(records)],
+        "held-out": [(idea, prompt.split(",")[0]) for idea, prompt in ideas.held_out_pairs(records)],
+        "chinese": [(idea, prompt.split(",")[0]) for idea, prompt in ideas.held_out_chinese_pairs(records)],
         "paraphrase": [(row["paraphrase"], row["label"]) for row in rows],
         "name": [(record["label"], record["label"]) for record in told],
     }
 
 
-def words(model: Path, asked: Asked, names: Sequence[str], tower: clip.Clip) -> None:
+def words(model: Path, asked: Asked, names: Sequence[str], tower: clip.ClipModel) -> None:
     """Print the figures of one kind of ideas, and samples."""
     texts, meant = [idea for idea, _ in asked], [name for _, name in asked]
     prompts = expand(model, texts)

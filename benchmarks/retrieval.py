@@ -27,7 +27,7 @@ from studio.devices import torch_setup
 
 torch_setup.prepare()
 
-from studio_clip import captions, places, wordings  # noqa: E402  (needs prepare)
+from studio_clip import captions, folders, wordings  # noqa: E402  (needs prepare)
 from studio_clip import model as clip  # noqa: E402
 from studio_datasets import build  # noqa: E402
 from studio_datasets.wordnet import WordNet  # noqa: E402
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument(
         "--wordings", type=Path, help="of `studio train text` (default: `text/wordings.json` beside it)"
     )
-    parser.add_argument("--model", type=Path, default=places.WEIGHTS, help="CLIP's folder (default: what ships)")
+    parser.add_argument("--model", type=Path, default=folders.WEIGHTS, help="CLIP's folder (default: what ships)")
     parser.add_argument("--starter", type=Path, help="where its text tower is (default: the image model that ships)")
     given = parser.parse_args()
     pictures, records = build.load(given.data)
@@ -107,13 +107,15 @@ def main() -> None:
     rest = [index for index, record in enumerate(records) if record["split"] == "train"]
     more = np.random.default_rng(0).choice(rest, CANDIDATES - len(held), replace=False).tolist()
     chosen, loaded = [*held, *more], clip.load(given.model, given.starter)
-    images = torch.cat([loaded.pictures(pictures[chosen[start : start + 64]]) for start in range(0, len(chosen), 64)])
+    images = torch.cat(
+        [loaded.encode_pixels(pictures[chosen[start : start + 64]]) for start in range(0, len(chosen), 64)]
+    )
     print(f"{len(held)} held-out pictures among {len(chosen)}; chance: {1 / len(chosen):.1%}, {5 / len(chosen):.1%}\n")
     print("| words | queries | recall@1 | recall@5 (95% interval) | recall@10 |\n|---|---|---|---|---|")
     asked = rows([records[i] for i in held], net, [records[i] for i in rest])
     for name, queries in asked.items():
         meant = [place for place, _ in queries]
-        rank = ranks(images, loaded.texts([text for _, text in queries]), meant)
+        rank = ranks(images, loaded.encode_text([text for _, text in queries]), meant)
         one, five, ten = ((rank < k).astype(float) for k in (1, 5, 10))
         low, high = interval(five, meant)
         figures = f"{one.mean():.1%} | {five.mean():.1%} ({low:.0%} to {high:.0%}) | {ten.mean():.1%}"

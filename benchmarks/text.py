@@ -1,6 +1,6 @@
 """Text at batch 1: our decoder against transformers and CTranslate2, and what one-row products read from memory.
 
-    python benchmarks/text.py --products           # each kernel of studio_gpt.linear at 1 to 64 rows
+    python benchmarks/text.py --products           # each kernel of studio_gpt.quantized_linear at 1 to 64 rows
     python benchmarks/text.py                      # 128 new tokens of a GPT-2 124M with random weights, all by turns
     python benchmarks/text.py --compiled           # and transformers' compiled static cache, which takes a minute more
     python benchmarks/text.py --profile int8       # where the time of a step goes
@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from turns import by_turns
 
 from studio.devices import torch_setup
-from studio_gpt.cache import Cache, Piece
-from studio_gpt.linear import KINDS, fact, size, speed_up
-from studio_gpt.model import GPT, Config
+from studio_gpt.config import Config
+from studio_gpt.kv_cache import ContiguousKVCache, Segment
+from studio_gpt.model import GPT
+from studio_gpt.quantized_linear import KINDS, kernel_summary, quantize, size
 
 torch_setup.prepare()
 
@@ -59,7 +60,7 @@ def products(rounds: int) -> None:
         dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
         layers.to(dtype)
         if kind in KINDS:
-            speed_up(layers, kind)
+            quantize(layers, kind)
         given = {rows: {n: torch.randn(rows, n).to(dtype) for n in (768, 3072)} for rows in (1, 4, 16, 64)}
         inputs = [n for _, n, count in (*SHAPES.values(), HEAD) for _ in range(count)]
 
@@ -72,7 +73,7 @@ def products(rounds: int) -> None:
         limit = held / speed
         others = " | ".join(f"{rows / taken[rows]:.0f}" for rows in (4, 16, 64))
         share = f"{limit / taken[1]:.0%}"
-        print(f"| {kind} | {fact(layers)} | {held / 1e6:.0f} | {1 / taken[1]:.0f} | {share} | {others} |")
+        print(f"| {kind} | {kernel_summary(layers)} | {held / 1e6:.0f} | {1 / taken[1]:.0f} | {share} | {others} |")
     print()
 
 
@@ -82,19 +83,19 @@ class Ours:
     def __init__(self, weights: str, source: GPT) -> None:
         self.model = GPT(source.config).eval()
         self.model.load_state_dict(source.state_dict())
-        speed_up(self.model, weights)
+        quantize(self.model, weights)
         # What a token reads: all but the embeddings, of which it takes a row; a tied one is read by the head.
         self.read = size(self.model) - self.model.places.weight.nbytes
         if self.model.embed.weight is not getattr(self.model.head, "weight", None):
             self.read -= self.model.embed.weight.nbytes
 
     def __call__(self, new: int) -> list[int]:
-        cache = Cache(self.model.config, len(PROMPT) + new, torch.float32, torch.device("cpu"))
+        cache = ContiguousKVCache(self.model.config, len(PROMPT) + new, torch.float32, torch.device("cpu"))
         made: list[int] = []
         tokens = PROMPT
         while True:
             start = len(PROMPT) + len(made) - 1 if made else 0
-            made.append(int(self.model.decode([Piece(tokens, start, cache)])[-1].argmax()))
+            made.append(int(self.model.decode([Segment(tokens, start, cache)])[-1].argmax()))
             if len(made) == new:
                 return made
             tokens = made[-1:]

@@ -22,10 +22,10 @@ import torch
 import studio
 from studio import models
 from studio.devices import torch_setup
-from studio_gpt.cache import Cache, Piece
-from studio_gpt.linear import KINDS, size
+from studio_gpt.kv_cache import ContiguousKVCache, Segment
 from studio_gpt.model import GPT
 from studio_gpt.perplexity import PerplexityGenerator
+from studio_gpt.quantized_linear import KINDS, size
 from studio_gpt.text import STARTER
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -37,15 +37,15 @@ def speeds(gpt: GPT, tokens: list[int], rounds: int) -> tuple[float, float]:
     """Tokens a second after a short prompt, and seconds to read `PREFILL` tokens in chunks as the generator does."""
     rates, reads = [], []
     for turn in range(rounds + 1):
-        cache = Cache(gpt.config, PREFILL + NEW, gpt.embed.weight.dtype, torch.device("cpu"))
+        cache = ContiguousKVCache(gpt.config, PREFILL + NEW, gpt.embed.weight.dtype, torch.device("cpu"))
         begun = time.perf_counter()
         for at in range(0, PREFILL, 256):
-            gpt.decode([Piece(tokens[at : at + 256], at, cache, wanted=int(at + 256 == PREFILL))])
+            gpt.decode([Segment(tokens[at : at + 256], at, cache, num_logits=int(at + 256 == PREFILL))])
         read = time.perf_counter() - begun
         begun, given = time.perf_counter(), tokens[:16]
         start = 0
         for _ in range(NEW):
-            given, start = [int(gpt.decode([Piece(given, start, cache)])[-1].argmax())], start + len(given)
+            given, start = [int(gpt.decode([Segment(given, start, cache)])[-1].argmax())], start + len(given)
         if turn:
             rates.append(NEW / (time.perf_counter() - begun))
             reads.append(read)

@@ -23,8 +23,9 @@ import torch
 from text import stock
 
 from studio.devices import torch_setup
+from studio_gpt.config import Config
 from studio_gpt.load import save
-from studio_gpt.model import GPT, Config
+from studio_gpt.model import GPT
 
 COUNT, APART_S = 16, 0.05
 KINDS = ("loaded", "float16", "int8", "int8-dynamic")

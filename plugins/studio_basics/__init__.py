@@ -1,4 +1,4 @@
-"""Studio's basics: generators without a model that workflows are joined by: `template` and `grid`."""
+"""Studio's basic generators for workflows, which need no model: `template` and `grid`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The generator `grid`: pictures side by side, each with its label: a contact sheet.
+"""The generator `grid`: a contact sheet of pictures with labels.
 
-The labels are set in the font that comes with Pillow, which has Latin letters only; others are left out, with a notice.
+Labels use the font of Pillow, which has only Latin letters; other letters are dropped, with a notice.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ MOST = 400  # pictures
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sheet(studio.State):
-    """Inputs, and the sheet once it is made."""
+    """The inputs and, after the only step, the contact sheet."""
 
     inputs: Any
     made: studio.Image | None = None
 
 
 class Grid(studio.Generator):
-    """Put pictures side by side, each with its label."""
+    """Arrange pictures in a grid, each with its label (contact sheet)."""
 
     name = "grid"
     output = studio.Image
@@ -37,20 +37,22 @@ class Grid(studio.Generator):
     class Inputs(studio.Inputs):
         """Pictures and labels."""
 
-        images: list[studio.Image] = studio.field(help="the pictures", min_length=1, max_length=MOST)
-        labels: list[str] = studio.field([], help="a label for each picture, or none at all", max_length=MOST)
-        columns: int = studio.field(4, ge=1, le=50, help="pictures in a row, at the most")
-        cell: int = studio.field(128, ge=16, le=1024, help="pixels of a picture's longer side")
+        images: list[studio.Image] = studio.field(help="pictures", min_length=1, max_length=MOST)
+        labels: list[str] = studio.field([], help="one label per picture, or none", max_length=MOST)
+        columns: int = studio.field(4, ge=1, le=50, help="maximum number of pictures per row")
+        cell: int = studio.field(128, ge=16, le=1024, help="longer side of a picture, in pixels")
 
         @model_validator(mode="after")
         def _even(self) -> Self:
             if self.labels and len(self.labels) != len(self.images):
-                raise ValueError(f"there are {len(self.labels)} labels for {len(self.images)} pictures")
+                raise ValueError(
+                    f"there are {len(self.labels)} labels for {len(self.images)} pictures; give one each, or none"
+                )
             return self
 
     def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Sheet:
         lost = letterless(inputs.labels)
-        notices = (f"the font has no letters for these, which the labels leave out: {lost[:20]}",) if lost else ()
+        notices = (f"the font lacks these letters, which were dropped from the labels: {lost[:20]}",) if lost else ()
         return Sheet(inputs=inputs, notices=notices)
 
     def step(self, model: Any, states: Sequence[Sheet]) -> list[Sheet]:

@@ -1,6 +1,6 @@
-"""The generator `template`: a text, which a workflow has put together of others.
+"""The generator `template`: a text that a workflow assembles from others.
 
-In a workflow every text may hold references; this generator makes such a text a result of its own.
+Every text in a workflow may contain references; this generator makes such a text an output of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import studio
 
 
 class Template(studio.Generator):
-    """Give a text back as it is; in a workflow, the text that its references come to."""
+    """Return a text unchanged; in a workflow, with its references resolved."""
 
     name = "template"
     output = studio.Text
@@ -19,7 +19,7 @@ class Template(studio.Generator):
     class Inputs(studio.Inputs):
         """The text."""
 
-        text: str = studio.field(help="the text", max_length=100_000)
+        text: str = studio.field(help="text, with references in a workflow", max_length=100_000)
 
     def generate(self, model: Any, inputs: Any, rng: studio.Rng) -> studio.Text:
         return studio.Text(inputs.text)

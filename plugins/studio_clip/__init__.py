@@ -1,6 +1,6 @@
-"""Studio's CLIP plugin: vectors of texts and pictures, what is told by them, and the training of its CLIP.
+"""Studio's CLIP plugin: embeddings of texts and pictures, ranking, zero-shot labels, search, and training of CLIP.
 
-Its text tower is the image model's. Importing it imports none of its modules, so that its commands are listed at once.
+Its text tower is the image model's. Importing it imports none of its modules, so that listing its commands is fast.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ def studio_trainers() -> list[studio.Trainer]:
 def studio_commands() -> list[studio.Command]:
     """The commands of this plugin."""
     return [
-        studio.Command("embed", "Turn texts and pictures into vectors.", ".commands.embed:command"),
-        studio.Command("rank", "Order pictures by how well they go with a text.", ".commands.rank:command"),
-        studio.Command("label", "Tell which of some labels fits each picture.", ".commands.label:command"),
-        studio.Command("search", "Find pictures by words.", ".commands.search:command"),
+        studio.Command("embed", "Embed texts and pictures as vectors.", ".commands.embed:command"),
+        studio.Command("rank", "Rank pictures by how well they match a text.", ".commands.rank:command"),
+        studio.Command("label", "Classify pictures among given labels.", ".commands.label:command"),
+        studio.Command("search", "Search pictures by text.", ".commands.search:command"),
     ]
 
 
 @studio.hookimpl
 def studio_methods() -> list[studio.Method]:
-    """What this plugin adds to `Studio`."""
+    """The methods that this plugin adds to `Studio`."""
     judging = [studio.Method(name, f".methods:{name}") for name in ("embed", "rank", "label")]
     return [*judging, studio.Method("search", ".search:search")]
 
 
 @studio.hookimpl
 def studio_embedders() -> list[studio.Embedder]:
-    """CLIP, which sees pictures and reads what is to be in them."""
+    """CLIP, which embeds pictures and texts."""
     return [studio.Embedder("clip", pictures="embed-pictures", texts="embed")]

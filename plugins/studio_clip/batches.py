@@ -1,7 +1,4 @@
-"""Pictures given to a generator a few at a time, so that any number of them fits into memory and into its inputs.
-
-This module knows nothing of CLIP.
-"""
+"""Batches of pictures for a generator, so that any number of them fits into memory and the limits of its inputs."""
 
 from __future__ import annotations
 
@@ -12,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from studio.errors import StudioError
 from studio.media import Image, Media
 from studio.media.folders import BATCH, few_at_a_time
-from studio_clip.family import MOST
+from studio_clip.family import MAX_PICTURES
 
 if TYPE_CHECKING:
     from studio.api import Studio
     from studio.engine import Ticket
     from studio.recipe import Recipe
 
-ENOUGH = 512  # pixels of the shorter side; encoders of pictures take 128 to 448
+ENOUGH = 512  # pixels of the shorter side; image encoders take 128 to 448
 
 Follow = Callable[["Ticket"], None]
 
@@ -34,10 +31,10 @@ def in_batches(
     follow: Follow = lambda _: None,
     **inputs: Any,
 ) -> Iterator[tuple[dict[Path, Recipe | None], Media]]:
-    """Give pictures to a generator's `images`, a few at a time, and yield the recipes of those few and what it made.
+    """Run a generator with the input `images` on batches of pictures; yield each batch's recipes and the output.
 
-    What cannot be opened goes into `broken` and is left out. Nothing is stored. A large picture is made smaller first,
-    its shorter side to no less than `ENOUGH`: encoders take less. Raises what `Studio.submit` raises.
+    Files that cannot be opened go into `broken` and are skipped. Outputs are not stored. Large pictures are downscaled
+    first, the shorter side to no less than `ENOUGH`. Raises as `Studio.submit`.
     """
     for held in few_at_a_time(paths, broken, lambda path: _smaller(opened(path))):
         recipes = {path: each.recipe for path, each in held.items()}
@@ -45,29 +42,31 @@ def in_batches(
         held.clear()
         follow(ticket)
         made = ticket.result()
-        del ticket  # it holds the pictures, and the next are opened meanwhile
+        del ticket  # it holds the pictures, while the next ones are opened
         yield recipes, made
 
 
 def _smaller(media: Media) -> Media:
-    """A picture with fewer pixels, where an encoder has no use for more."""
+    """Downscale a picture that has more pixels than an encoder uses."""
     if not isinstance(media, Image) or (factor := min(media.size) // ENOUGH) < 2:
         return media
     return Image(media.pil.reduce(factor)).attach(media.recipe, media.path)
 
 
 def parts(pictures: Iterable[Any]) -> Iterator[list[Any]]:
-    """Lists for one request each: of images that are in memory as many as it takes, of files a few, opened for it."""
+    """Batches, one per request: of images in memory up to the request's limit, of files a few, which are opened
+    here.
+    """
     held: list[Any] = []
-    room = MOST
+    room = MAX_PICTURES
     for each in pictures:
         if isinstance(each, str | Path):
             held.append(_smaller(Image.open(each)))
             room = min(room, BATCH)
         else:
-            held.append(each)  # the generator's inputs say what a picture is
+            held.append(each)  # the generator's inputs check it
         if len(held) >= room:
             yield held
-            held, room = [], MOST
+            held, room = [], MAX_PICTURES
     if held:
         yield held

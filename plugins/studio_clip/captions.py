@@ -1,6 +1,6 @@
-"""What people say of a picture: the training captions of a record, in English and Chinese.
+"""Training captions of a record's picture, in English and Chinese.
 
-`phrases` gives a record's distinct names; `caption` dresses one at random as a prompt would have it.
+`phrases` gives a record's distinct names; `caption` puts one at random in the form of a prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CHINESE = ("{}", "{}", "{}", "一个{}", "一只{}", "{}的图片", "一张{}的
 
 
 def phrases(record: dict[str, Any]) -> dict[str, list[str]]:
-    """Names of the record's picture by kind: `label`, `synonym`, `tagged` (label, tag), `tags` (no label), `gloss`,
+    """Texts for the record's picture by kind: `label`, `synonym`, `tagged` (label, tag), `tags` (no label), `gloss`,
     `description` (see studio_datasets/descriptions.py), `wording` (see wordings.py), `zh`, `zh_tagged`.
     """
     label, zh = record["label"], record["zh_label"]
@@ -37,7 +37,7 @@ WEIGHTS = {"label": 8, "synonym": 2, "tagged": 3, "tags": 2, "gloss": 3, "descri
 
 
 def caption(record: dict[str, Any], rng: random.Random) -> str:
-    """One caption of the record, drawn by `WEIGHTS` among the kinds it has, in a template where it is a name."""
+    """A random caption of the record: its kind is drawn by `WEIGHTS`, and names are put in a template."""
     kinds = {kind: names for kind, names in phrases(record).items() if names}
     kind = rng.choices(list(kinds), [WEIGHTS[kind] for kind in kinds])[0]
     name = rng.choice(kinds[kind])

@@ -1,9 +1,9 @@
 """The contrastive loss of a large batch in little memory: gradient caching (Gao et al. 2021, arXiv 2101.06983).
 
-Every pair of a batch is in the loss of every other, so a batch cannot be split as it can elsewhere. But the loss knows
-the towers by their embeddings alone: these are made chunk by chunk without a graph, the loss is differentiated down to
-them, and each chunk is made once more, with a graph, and given its part of that gradient. The gradients are those of
-the whole batch, at the memory of a chunk and the price of a second forward pass. Knows nothing of models or data.
+Every pair of a batch is in the loss of every other, so gradients cannot simply be accumulated. But the loss depends
+only on the towers' embeddings: these are computed chunk by chunk without a graph, the loss is differentiated with
+respect to them, and each chunk is computed again, with a graph, and backpropagates its part of that gradient. The
+gradients are those of the whole batch, at the memory of a chunk and the cost of a second forward pass.
 
 Try it: ``pytest tests/plugins/studio_clip/test_contrast.py``
 """
@@ -20,15 +20,15 @@ Encode = Callable[[Tensor], Tensor]
 
 
 def loss(image: Tensor, text: Tensor, log_scale: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
-    """CLIP's symmetric cross entropy (Radford et al. 2021), and the share of pictures that find their text.
+    """CLIP's symmetric cross-entropy (Radford et al. 2021), and the accuracy of picture to text.
 
     Args:
         image, text: unit vectors (B, D) in float32; row i of one belongs to row i of the other.
         log_scale: logarithm of the inverse temperature.
-        same: bool (B, B), which texts are equal: the text of another pair that is one's own is no negative.
+        same: bool (B, B), which texts are equal: an equal text of another pair is not a negative.
     """
-    own = torch.eye(len(image), dtype=torch.bool, device=image.device)
-    logits = (log_scale.exp() * image @ text.T).masked_fill(same & ~own, -1e4)  # (B, B)
+    diagonal = torch.eye(len(image), dtype=torch.bool, device=image.device)
+    logits = (log_scale.exp() * image @ text.T).masked_fill(same & ~diagonal, -1e4)  # (B, B)
     target = torch.arange(len(image), device=image.device)
     value = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
     return value, (logits.argmax(1) == target).float().mean()
@@ -43,11 +43,11 @@ def backward(
     """Add the gradients of `objective(*embeddings)` to the parameters that the encoders and it use; return its values.
 
     Args:
-        encoders: each makes embeddings (N, D) of inputs (N, ...), row by row: no row may see another (no batch
-            normalisation in training mode).
+        encoders: each computes embeddings (N, D) of inputs (N, ...), with independent rows (no batch normalisation in
+            training mode).
         inputs: for each encoder its inputs (B, ...).
-        objective: the loss of all embeddings, and a figure that is not differentiated.
-        chunk: rows in one forward pass. A batch that is no larger is made once, the plain way.
+        objective: the loss of all embeddings, and a metric that is not differentiated.
+        chunk: rows per forward pass. A batch that is not larger is computed once.
 
     Randomness in an encoder (dropout) is the same in both passes.
     """
@@ -80,7 +80,7 @@ def backward(
 
 
 def _random_state() -> list[Tensor]:
-    """The states of torch's generators: the CPU's, then each GPU's that is in use."""
+    """The states of torch's generators: the CPU's, then each GPU's in use."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
 
 

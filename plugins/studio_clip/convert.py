@@ -1,6 +1,6 @@
-"""One CLIP in two forms: the text tower as transformers' `CLIPTextModelWithProjection`, all as open_clip's `CLIP`.
+"""Convert CLIP weights between transformers' `CLIPTextModelWithProjection` (text tower) and open_clip's `CLIP`.
 
-Both forms give the same embeddings; the tests hold them to it.
+Both give the same embeddings, as the tests check.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ TOWERS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 64, "patch_size": 8, "layers": 6, "width": 192, "head_width": 64},
     "efficientnet": {"image_size": 128, "timm_model_name": "tf_efficientnet_lite0", "timm_proj": "linear"},
 }
-"""Image towers by name, as open_clip configures them."""
+"""open_clip's configurations of image towers, by name."""
 
-MEAN, DEVIATION = 0.5, 0.5
-"""What pixels in [0, 1] are brought by to the image tower's input."""
+MEAN, STD = 0.5, 0.5
+"""Normalisation of pixels in [0, 1] for the image tower."""
 
 _NAMES = {
     "attn.out_proj": "self_attn.out_proj",
@@ -27,7 +27,7 @@ _NAMES = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-"""A layer's parts by open_clip's name, and transformers' names of them."""
+"""Names of a layer's modules in open_clip, and in transformers."""
 
 
 def config(text: Any, vision: dict[str, Any]) -> dict[str, Any]:

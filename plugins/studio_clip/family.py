@@ -1,6 +1,6 @@
-"""What CLIP's generators share: the model that ships, or the one that an input names.
+"""The base class of CLIP's generators: it loads the model that ships, or the one of the input `model`.
 
-A model is a folder, in one of two forms: what `studio train clip` writes, or open_clip's own (`open_clip_config.json`
+A model is a folder, in one of two layouts: the output of `studio train clip`, or open_clip's (`open_clip_config.json`
 and a safetensors file, as on hubs). Importing this loads no torch; `load` does.
 
 Try it: `studio embed "a red apple" --model file:my-clip`
@@ -13,40 +13,42 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import studio
 from studio.errors import WeightsError
-from studio_clip import places
+from studio_clip import folders
 
 if TYPE_CHECKING:
-    from studio_clip.model import Clip
-    from studio_clip.stock import Stock
+    from studio_clip.model import ClipModel
+    from studio_clip.stock import OpenClipModel
 
 MODEL: Any = studio.model_field(
-    "a folder with open_clip_config.json and safetensors, or a pulled one; empty is Studio's own"
+    "a pulled model, or a folder with open_clip_config.json and safetensors; empty is Studio's starter"
 )
-TOGETHER = 32  # pictures in a step
-MOST = 1000  # pictures in a request
+PER_STEP = 32  # pictures (or texts) per step
+MAX_PICTURES = 1000  # per request
 
 
-class Family(studio.Generator):
-    """A generator on CLIP. All that are given one folder share one model."""
+class ClipGenerator(studio.Generator):
+    """Base class of generators that run CLIP. Requests for the same folder share the model."""
 
     streams: ClassVar[bool] = True
 
-    def __init__(self, folder: Path = places.WEIGHTS) -> None:
-        """Use the CLIP in `folder` where inputs name none."""
+    def __init__(self, folder: Path = folders.WEIGHTS) -> None:
+        """`folder` is the default model."""
         self.folder = folder
 
     def weights(self, ref: studio.ModelRef) -> list[Path]:
-        """What decides the vectors. Raises WeightsError for a folder that is no CLIP, or has pickles alone."""
+        """The files that the embeddings depend on. Raises WeightsError for a folder without a CLIP, or with only
+        pickles.
+        """
         folder = ref.path or self.folder
-        if not (folder / places.CONFIG).is_file():
-            reason = f"`{folder}` is no CLIP: it has no `{places.CONFIG}`"
-            raise WeightsError(folder, reason, hint="name a folder in open_clip's layout")
-        return places.files(folder) if places.is_own(folder) else places.stock_files(folder)
+        if not (folder / folders.CONFIG).is_file():
+            reason = f"`{folder}` is not a CLIP model: it has no `{folders.CONFIG}`"
+            raise WeightsError(folder, reason, hint="give a folder in open_clip's layout")
+        return folders.files(folder) if folders.is_studio_layout(folder) else folders.stock_files(folder)
 
-    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Clip | Stock:
-        """Both towers. The text tower of the CLIP that ships is the image model's, if that is loaded likewise."""
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> ClipModel | OpenClipModel:
+        """Load both towers. The CLIP that ships shares its text tower with the image model, if the dtype is equal."""
         folder = ref.path or self.folder
-        if places.is_own(folder):
+        if folders.is_studio_layout(folder):
             from studio_clip import model
 
             return model.load(folder, device=device, dtype=dtype)

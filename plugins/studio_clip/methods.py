@@ -1,8 +1,7 @@
-"""What the plugin adds to `Studio`: pictures ranked and labelled, texts and pictures embedded. `search` is beside it.
+"""The methods that the plugin adds to `Studio`: `rank`, `label` and `embed`; `search` is in its own module.
 
-Lists of any length are taken: they are given to the generators in parts, and files are opened a few at a time. Each
-function also takes what `Studio.submit` takes besides inputs: `priority`, `client` and `time_limit_s`. This module
-knows nothing of terminals.
+Lists may have any length: they are split into requests, and files are opened a few at a time. Each function also
+accepts the options of `Studio.submit`: `priority`, `client` and `time_limit_s`.
 
 Try it: ``studio.Studio().rank("a red apple", ["one.png", "two.png"])``
 """
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from studio.api import Studio
     from studio.media import Media
 
-AT_ONCE = 256  # requests that `embed` has under way
+AT_ONCE = 256  # concurrent requests of `embed`
 
 Picture: TypeAlias = "Image | Path | str | PIL.Image.Image | NDArray[Any] | torch.Tensor"
 
@@ -35,11 +34,11 @@ def rank(
     studio: Studio, text: str, pictures: Iterable[Picture], *, model: str = "", follow: Follow = lambda _: None,
     **request: Any,
 ) -> list[float]:  # fmt: skip
-    """How well each picture goes with a text in English or Chinese: their cosine by CLIP, in the order of the pictures.
+    """The cosine similarity of each picture with a text (English or Chinese) by CLIP, in the order of the pictures.
 
-    `pictures` are images of Studio or PIL, arrays or paths of files; `model` is a CLIP folder or a pulled one (default:
-    Studio's own). `follow` is called with every request that is made. Raises MediaError for a file that cannot be read,
-    and as `Studio.submit`.
+    `pictures` are images of Studio or PIL, arrays or file paths; `model` is a pulled model or a CLIP folder (default:
+    Studio's starter). `follow` is called with every ticket. Raises MediaError for a file that cannot be read, and as
+    `Studio.submit`.
     """
     given = {"text": text, "model": model, **request}
     return [score for made in _each_part(studio, "clip-rank", pictures, follow, given) for score in scores(made)]
@@ -49,10 +48,11 @@ def label(
     studio: Studio, pictures: Iterable[Picture], labels: Sequence[str], *, prompt: str = "{}", top: int = 5,
     model: str = "", follow: Follow = lambda _: None, **request: Any,
 ) -> list[list[dict[str, Any]]]:  # fmt: skip
-    """The `top` likeliest of the labels for each picture, by CLIP: `{"label", "share"}`, the likeliest first.
+    """Zero-shot classification by CLIP: the `top` labels of each picture as `{"label", "share"}`, the most likely
+    first.
 
-    The shares of all labels of a picture sum to 1. `prompt` is what is said of a label, which stands for ``{}``. Raises
-    as `rank`.
+    `share` is a probability: those of all labels of a picture sum to 1. `prompt` is a template, in which ``{}`` is
+    replaced by the label. Raises as `rank`.
     """
     given = {"labels": list(labels), "prompt": prompt, "top": top, "model": model, **request}
     return [row for made in _each_part(studio, "clip-label", pictures, follow, given) for row in labelled(made)]
@@ -68,11 +68,11 @@ def embed(
     studio: Studio, what: Picture | Iterable[Picture], *, model: str = "", stored: bool = False,
     **request: Any,
 ) -> Embedding | list[Embedding]:  # fmt: skip
-    """Unit vectors by CLIP: of a text (`str`) or a picture (an image of Studio or PIL, an array, a `Path` of a file),
-    or of each of several.
+    """CLIP embeddings (unit vectors) of a text (`str`) or a picture (an image of Studio or PIL, an array, a `Path`), or
+    of several.
 
-    The cosine of two vectors says how well the two go together. They are kept in the store only if `stored`. Raises as
-    `rank`.
+    The cosine similarity of two embeddings says how well they match. They are saved in the store only if `stored`.
+    Raises as `rank`.
     """
     from studio.engine.ticket import wait
 
@@ -80,7 +80,7 @@ def embed(
         one: list[Any] = [what]
         return embed(studio, one, model=model, stored=stored, **request)[0]
     made: list[Media] = []
-    every: Iterator[Any] = iter(what)  # type: ignore[arg-type]  # mypy knows not what `is_array` says of it
+    every: Iterator[Any] = iter(what)  # type: ignore[arg-type]  # mypy cannot narrow by `is_array`
     while some := list(islice(every, AT_ONCE)):
         asked = [{"text": each} if isinstance(each, str) else {"image": each} for each in some]
         made += wait([studio.submit("embed", model=model, stored=stored, **each, **request) for each in asked])
@@ -88,14 +88,14 @@ def embed(
 
 
 def scores(made: Media) -> list[float]:
-    """The scores that `clip-rank` made, in the order of the pictures."""
+    """The scores in the output of `clip-rank`, in the order of the pictures."""
     return [float(each) for each in made.vector] if isinstance(made, Embedding) else []
 
 
 def labelled(made: Media) -> list[list[dict[str, Any]]]:
-    """What `clip-label` made, in the order of the pictures."""
-    told: list[list[dict[str, Any]]] = json.loads(str(made))
-    return told
+    """The labels in the output of `clip-label`, in the order of the pictures."""
+    labels: list[list[dict[str, Any]]] = json.loads(str(made))
+    return labels
 
 
 def _each_part(

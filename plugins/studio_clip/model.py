@@ -1,9 +1,9 @@
-"""The starter CLIP as open_clip's `CLIP`: an image tower of its own, and the text tower that the image model ships.
+"""CLIP in Studio's layout: an image tower of open_clip, and a text tower of transformers, shared with the image model.
 
-The text tower is stored once, in the image model's folder (`text_encoder/`, as stock diffusers wants it); `weights/`
-here holds the rest: image tower, projection of texts, temperature. Importing this loads torch.
+The text tower is stored once, in the image model's folder (`text_encoder/`, diffusers layout); `weights/` here has the
+rest: image tower, text projection, temperature. Importing this loads torch.
 
-Try it: `clip = load(); clip.texts(["a red apple"]) @ clip.pictures(array).T`
+Try it: `clip = load(); clip.encode_text(["a red apple"]) @ clip.encode_pixels(array).T`
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from studio.caching import cached_property
 from studio.loaders import open_clip as loaders
 from studio.loaders import transformers
 from studio_clip import convert
-from studio_clip.places import CONFIG, TENSORS, WEIGHTS, files, home, tokenizer_folder
+from studio_clip.folders import CONFIG, TENSORS, WEIGHTS, files, home, tokenizer_folder
 from studio_datasets.record import on_white
 
 
 class Head(torch.nn.Module):
-    """What of CLIP belongs to neither tower: the projection of texts (W, D) and the temperature."""
+    """The parameters of CLIP outside the towers: the text projection (W, D) and the temperature."""
 
     def __init__(self, width: int, embed: int) -> None:
-        """`width` is that of the text tower's states, `embed` that of the embeddings."""
+        """`width` is the hidden size of the text tower, `embed` that of the embeddings."""
         super().__init__()
         self.text_projection = torch.nn.Parameter(torch.empty(width, embed))
         self.logit_scale = torch.nn.Parameter(torch.empty(()))
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipModel:
     """A loaded CLIP.
 
     Attributes:
         visual: open_clip's image tower, for pictures of `size` x `size` pixels.
-        text_encoder: transformers' `CLIPTextModel`, as the image model has it.
-        head: the projection of texts, and the temperature.
-        mean, deviation: what pixels in [0, 1] are brought by.
+        text_encoder: transformers' `CLIPTextModel`.
+        head: the text projection and the temperature.
+        mean, std: normalisation of pixels in [0, 1].
     """
 
     visual: torch.nn.Module
@@ -62,58 +62,60 @@ class Clip:
     tokenizer: CLIPTokenizer
     size: int
     mean: tuple[float, float, float]
-    deviation: tuple[float, float, float]
+    std: tuple[float, float, float]
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors, float32 (len(texts), 384), on the model's device. Texts are cut at 46 tokens."""
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Text embeddings: unit vectors, float32 (len(texts), D), on the model's device. Texts are truncated at 46
+        tokens.
+        """
         length = self.tokenizer.model_max_length
         tokens = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
-        states = self.text_encoder(input_ids=self.here(tokens.input_ids))
+        states = self.text_encoder(input_ids=self.to_device(tokens.input_ids))
         return F.normalize((states.pooler_output @ self.head.text_projection).float(), dim=-1)
 
     @torch.inference_mode()
-    def pictures(self, pictures: np.ndarray) -> Tensor:
-        """Unit vectors, float32 (N, 384), on the model's device, of uint8 pictures (N, H, W, 3) of any one size."""
-        x = self.here(torch.from_numpy(np.array(pictures))).permute(0, 3, 1, 2).float() / 255
+    def encode_pixels(self, pictures: np.ndarray) -> Tensor:
+        """Image embeddings: unit vectors, float32 (N, D), on the model's device, of uint8 pictures (N, H, W, 3)."""
+        x = self.to_device(torch.from_numpy(np.array(pictures))).permute(0, 3, 1, 2).float() / 255
         x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        mean, deviation = self.here(torch.tensor([self.mean, self.deviation]))[..., None, None]
-        return F.normalize(self.visual(((x - mean) / deviation).to(self.head.logit_scale.dtype)).float(), dim=-1)
+        mean, std = self.to_device(torch.tensor([self.mean, self.std]))[..., None, None]
+        return F.normalize(self.visual(((x - mean) / std).to(self.head.logit_scale.dtype)).float(), dim=-1)
 
-    def here(self, x: Tensor) -> Tensor:
-        """The tensor on the model's device."""
+    def to_device(self, x: Tensor) -> Tensor:
+        """Move a tensor to the model's device."""
         return devices.upload(x, self.head.logit_scale.device)
 
     @cached_property
     def temperature(self) -> float:
-        """What cosines are multiplied by before a softmax."""
+        """The logit scale: cosine similarities are multiplied by it before a softmax."""
         return float(self.head.logit_scale.exp())
 
-    def images(self, pictures: Iterable[PIL.Image.Image]) -> Tensor:
-        """As `pictures`, of pictures of any sizes: they become square on white, as those are that it was trained on."""
-        return self.pictures(np.stack([on_white(each, self.size) for each in pictures]))
+    def encode_image(self, pictures: Iterable[PIL.Image.Image]) -> Tensor:
+        """As `encode_pixels`, for pictures of any sizes: they are padded to a white square, as in training."""
+        return self.encode_pixels(np.stack([on_white(each, self.size) for each in pictures]))
 
 
 def save(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, vision: dict[str, Any]) -> None:
-    """Write all but the text tower into `folder`, float16, with the configuration and `SHA256SUMS`."""
+    """Write all but the text tower to `folder`, in float16, with the configuration and `SHA256SUMS`."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {
+    tensors = {
         name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
         for name, value in model.state_dict().items()
         if name.startswith("visual.") or name in ("logit_scale", "text_projection")
     }
-    safetensors.torch.save_file(kept, folder / TENSORS)
+    safetensors.torch.save_file(tensors, folder / TENSORS)
     digest = hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
     (folder / "SHA256SUMS").write_text(f"{digest}  {TENSORS}\n", "utf-8")
-    preprocess = {"mean": [convert.MEAN] * 3, "std": [convert.DEVIATION] * 3}
+    preprocess = {"mean": [convert.MEAN] * 3, "std": [convert.STD] * 3}
     config = {"model_cfg": convert.config(text, vision), "preprocess_cfg": preprocess}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def save_text(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, tokenizer: CLIPTokenizer) -> None:
-    """Write a text tower that no image model ships beside the rest: `text_encoder/` and `tokenizer/`, float32."""
+    """Write a text tower that is not shared with an image model: `text_encoder/` and `tokenizer/`, float32."""
     tower = CLIPTextModelWithProjection(text)
     tower.load_state_dict(convert.from_open_clip(model.state_dict()))
     tower.save_pretrained(folder / "text_encoder")
@@ -121,7 +123,7 @@ def save_text(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, tokeniz
 
 
 def text_tower(folder: Path = WEIGHTS, starter: Path | None = None) -> CLIPTextModelWithProjection:
-    """The text tower with its projection, float32, put together from the two places where they are kept."""
+    """The text tower with its projection, float32, assembled from its two folders."""
     encoder = (starter or home(folder)) / "text_encoder"
     tower = CLIPTextModelWithProjection(transformers.config("CLIPTextConfig", encoder))
     state = safetensors.torch.load_file(encoder / "model.safetensors")
@@ -131,14 +133,14 @@ def text_tower(folder: Path = WEIGHTS, starter: Path | None = None) -> CLIPTextM
     return tower.float()
 
 
-def load(folder: Path = WEIGHTS, starter: Path | None = None, device: str = "cpu", dtype: str = "float32") -> Clip:
-    """Load CLIP by way of `studio.module`: mapped, counted, and its text tower shared with the image model.
+def load(folder: Path = WEIGHTS, starter: Path | None = None, device: str = "cpu", dtype: str = "float32") -> ClipModel:
+    """Load CLIP with `studio.module`, which shares the text tower with the image model.
 
     Args:
-        folder: what `save` wrote.
+        folder: the output of `save`.
         starter: a folder with `text_encoder/` and `tokenizer/`; by default `folder` if it has them, else the image
             model that ships.
-        device, dtype: where and what the weights become.
+        device, dtype: of the weights.
 
     Raises WeightsError for weights that are missing, damaged or of another shape.
     """
@@ -149,7 +151,7 @@ def load(folder: Path = WEIGHTS, starter: Path | None = None, device: str = "cpu
     tensors, text = files(folder, starter)
     network = loaders.build(shape, folder)
     place: Any = {"device": device, "dtype": dtype}
-    return Clip(
+    return ClipModel(
         studio.module(lambda: network().visual, [tensors], rename=_visual_name, **place),
         studio.module(partial(_text_encoder, encoder), [text], rename=_text_name, **place),
         studio.module(partial(Head, width, embed), [tensors], rename=_head_name, **place),
@@ -161,7 +163,7 @@ def load(folder: Path = WEIGHTS, starter: Path | None = None, device: str = "cpu
 
 
 def stock(folder: Path = WEIGHTS, starter: Path | None = None) -> open_clip.CLIP:
-    """The same as one stock open_clip model, float32, in evaluation mode: to train on, or to give to open_clip."""
+    """The same as open_clip's `CLIP`, float32, in evaluation mode, for training or use with open_clip."""
     model: open_clip.CLIP = loaders.build(loaders.configuration(folder)["model_cfg"], folder)()
     state = safetensors.torch.load_file(folder / TENSORS)
     tower = text_tower(folder, starter)
@@ -174,7 +176,7 @@ def _text_encoder(folder: Path) -> CLIPTextModel:
 
 
 def _text_name(stored: str) -> str | None:
-    """Transformers 5 keeps the tower without the prefix that files have; the projection is the head's."""
+    """The name in transformers 5, without the prefix of the file; None for the projection, which is the head's."""
     return None if stored == "text_projection.weight" else stored.removeprefix("text_model.")
 
 

@@ -1,9 +1,9 @@
-"""Any CLIP in open_clip's own layout, from a local folder: its towers, its tokenizer, its way with pictures.
+"""Any CLIP in open_clip's layout, from a local folder: its towers, tokenizer and image transform.
 
-Nothing is fetched: a text tower that is another library's (`hf_model_name`) needs its `config.json` in the folder.
-Knows nothing of the host. Importing this loads torch.
+Nothing is downloaded: a text tower of transformers (`hf_model_name`) needs its `config.json` in the folder. Importing
+this loads torch.
 
-Try it: `stock.load(Path("folder"), "cpu", "float32").texts(["a red apple"])`
+Try it: `stock.load(Path("folder"), "cpu", "float32").encode_text(["a red apple"])`
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ from studio.caching import cached_property
 from studio.errors import StudioError, WeightsError
 from studio.loaders import open_clip as loaders
 from studio.media.pictures import on_white
-from studio_clip.places import CONFIG, stock_files
+from studio_clip.folders import CONFIG, stock_files
 
 
 @dataclass(frozen=True)
-class Stock:
+class OpenClipModel:
     """A loaded open_clip model.
 
     Attributes:
         net: open_clip's `CLIP`, `CustomTextCLIP` or `CoCa`.
         tokenize: texts -> int64 (N, context).
-        transform: a picture (RGB) -> float32 (3, H, W), as open_clip evaluates.
+        transform: a picture (RGB) -> float32 (3, H, W), open_clip's evaluation transform.
     """
 
     net: Any
     tokenize: Callable[[list[str]], Tensor]
     transform: Callable[[PIL.Image.Image], Tensor]
 
-    def here(self, x: Tensor) -> Tensor:
-        """The tensor on the model's device."""
+    def to_device(self, x: Tensor) -> Tensor:
+        """Move a tensor to the model's device."""
         return devices.upload(x, self.net.logit_scale.device)
 
     @cached_property
     def temperature(self) -> float:
-        """What cosines are multiplied by before a softmax."""
+        """The logit scale: cosine similarities are multiplied by it before a softmax."""
         return float(self.net.logit_scale.exp())
 
     @torch.inference_mode()
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors, float32 (len(texts), D), on the model's device."""
-        tokens = self.here(self.tokenize(list(texts)))
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Text embeddings: unit vectors, float32 (len(texts), D), on the model's device."""
+        tokens = self.to_device(self.tokenize(list(texts)))
         return F.normalize(self.net.encode_text(tokens).float(), dim=-1)
 
     @torch.inference_mode()
-    def images(self, pictures: Iterable[PIL.Image.Image]) -> Tensor:
-        """Unit vectors, float32 (N, D), on the model's device; what is transparent becomes white."""
+    def encode_image(self, pictures: Iterable[PIL.Image.Image]) -> Tensor:
+        """Image embeddings: unit vectors, float32 (N, D), on the model's device; transparency becomes white."""
         x = torch.stack([self.transform(on_white(each)) for each in pictures])  # (N, 3, H, W)
-        return F.normalize(self.net.encode_image(self.here(x).to(self.net.logit_scale.dtype)).float(), dim=-1)
+        return F.normalize(self.net.encode_image(self.to_device(x).to(self.net.logit_scale.dtype)).float(), dim=-1)
 
 
-def load(folder: Path, device: str, dtype: str) -> Stock:
-    """Read the folder. Raises WeightsError for what is missing, damaged, unknown or of another shape."""
+def load(folder: Path, device: str, dtype: str) -> OpenClipModel:
+    """Load a folder. Raises WeightsError for files that are missing, damaged, unsupported or of another shape."""
     config = loaders.configuration(folder)
     shape = config["model_cfg"]
     try:
@@ -75,7 +75,7 @@ def load(folder: Path, device: str, dtype: str) -> Stock:
         transform = image_transform_v2(settings, is_train=False)
     except StudioError:
         raise
-    except Exception as error:  # what a config of another version makes of open_clip is not a closed list
+    except Exception as error:  # a config of another version may fail anywhere in open_clip
         reason = f"open_clip cannot build the model of `{folder}`: {error}"
-        raise WeightsError(folder / CONFIG, reason, hint="its config may be of a newer open_clip") from error
-    return Stock(net, tokenizer, transform)
+        raise WeightsError(folder / CONFIG, reason, hint="its config may need a newer open_clip") from error
+    return OpenClipModel(net, tokenizer, transform)

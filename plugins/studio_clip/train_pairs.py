@@ -1,7 +1,7 @@
 """Contrastive training on pictures and captions (Radford et al. 2021): open_clip's `CLIP`, its loss, its temperature.
 
-Either tower may be locked, both, or none. For the starter the text tower is: it comes from `train_text`, and must keep
-its meaning for the image model; the image tower learns to meet it (the mirror of LiT, Zhai et al. 2022).
+Either tower may be locked (frozen), both, or none. For the starter the text tower is locked, since the image model
+depends on it: it comes from `train_text`, and the image tower is trained to match it (reverse LiT, Zhai et al. 2022).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from studio.training.run import Run
 from studio_clip import captions, contrast, convert
 
 LOCKS = ("text", "image", "both", "none")
-"""Which tower may stay as it is. Of a locked image tower the last projection learns all the same, as in open_clip."""
+"""Which tower is locked. The last projection of a locked image tower is trained all the same, as in open_clip."""
 
 
 def build(text: CLIPTextModelWithProjection, tower: str = "vit") -> open_clip.CLIP:
@@ -40,17 +40,17 @@ def build(text: CLIPTextModelWithProjection, tower: str = "vit") -> open_clip.CL
 
 
 def lock(model: open_clip.CLIP, which: str) -> None:
-    """Let the towers that `which` (of `LOCKS`) does not name learn, and the temperature."""
+    """Freeze the towers of `which` (one of `LOCKS`); the temperature is always trained."""
     for name, parameter in model.named_parameters():
         if name.startswith("visual."):
-            kept = which in ("image", "both") and not name.startswith(("visual.head.", "visual.proj"))
+            frozen = which in ("image", "both") and not name.startswith(("visual.head.", "visual.proj"))
         else:
-            kept = which in ("text", "both") and name != "logit_scale"
-        parameter.requires_grad_(not kept)
+            frozen = which in ("text", "both") and name != "logit_scale"
+        parameter.requires_grad_(not frozen)
 
 
-def views(pictures: np.ndarray, rows: Sequence[int], rng: np.random.Generator, size: int = 64) -> Tensor:
-    """Pictures as they might stand: shifted, scaled by 0.7 to 1.15, mirrored. float32 (len(rows), 3, size, size)."""
+def augment(pictures: np.ndarray, rows: Sequence[int], rng: np.random.Generator, size: int = 64) -> Tensor:
+    """Augmented pictures: shifted, scaled by 0.7 to 1.15, mirrored. float32 (len(rows), 3, size, size)."""
     x = torch.from_numpy(np.ascontiguousarray(pictures[list(rows)])).permute(0, 3, 1, 2).float() / 255
     n = len(rows)
     zoom = torch.from_numpy(1 / rng.uniform(0.7, 1.15, n)).float()
@@ -61,20 +61,20 @@ def views(pictures: np.ndarray, rows: Sequence[int], rng: np.random.Generator, s
     grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
     small = F.interpolate(x, (size, size), mode="area")
     moved = 1 - F.grid_sample(1 - small, grid, align_corners=False)  # white outside
-    return (moved - convert.MEAN) / convert.DEVIATION
+    return (moved - convert.MEAN) / convert.STD
 
 
 def train(pictures: np.ndarray, records: list[dict[str, Any]], model: open_clip.CLIP, tokenizer: CLIPTokenizer,
           folder: Path, *, device: torch.device, steps: int, minutes: float, batch: int = 128, chunk: int = 64,
           peak: float = 1e-3, seed: int = 0) -> open_clip.CLIP:  # fmt: skip
-    """Train what of `model` is not locked, or go on training, in `folder`; return the averaged CLIP.
+    """Train the unlocked parameters of `model`, or resume training, in `folder`; return the EMA of the CLIP.
 
-    Batch normalisation keeps the statistics that it has: no row of a batch may see another (`contrast.backward`).
+    Batch normalisation keeps its statistics, as rows must be independent (`contrast.backward`).
 
     Args:
         pictures, records: row i of one belongs to row i of the other.
-        batch: pairs in a step's loss; every other pair is a negative.
-        chunk: pairs in one forward pass; a larger batch is made chunk by chunk, by gradient caching.
+        batch: pairs in a step's loss; all other pairs are negatives.
+        chunk: pairs per forward pass; a larger batch uses gradient caching.
     """
     torch.manual_seed(seed)
     model = _training(model.to(device))
@@ -101,10 +101,10 @@ def train(pictures: np.ndarray, records: list[dict[str, Any]], model: open_clip.
     for _ in run:
         run.rate(peak, warmup=20)
         rows = rng.choice(len(records), batch, replace=False).tolist()
-        said = [captions.caption(records[i], words) for i in rows]
-        tokens = tokenizer(said, padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
+        texts = [captions.caption(records[i], words) for i in rows]
+        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length,
                            return_tensors="pt").input_ids.to(device)  # fmt: skip
-        x = views(pictures, rows, rng, model.visual.image_size[0]).to(device)  # (B, 3, S, S)
+        x = augment(pictures, rows, rng, model.visual.image_size[0]).to(device)  # (B, 3, S, S)
         same = (tokens[:, None] == tokens).all(-1)  # (B, B)
         optimizer.zero_grad(set_to_none=True)
         objective = partial(contrast.loss, log_scale=model.logit_scale, same=same)
@@ -125,7 +125,7 @@ def train(pictures: np.ndarray, records: list[dict[str, Any]], model: open_clip.
 
 
 def _training(model: open_clip.CLIP) -> open_clip.CLIP:
-    """In training mode, but for batch normalisation."""
+    """Training mode, except for batch normalisation."""
     model.train()
     for part in model.modules():
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):

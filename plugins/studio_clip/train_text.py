@@ -1,8 +1,8 @@
-"""Train the text tower by distillation: transformers' `CLIPTextModelWithProjection` learns MiniLM's space.
+"""Train the text tower by distillation of MiniLM into transformers' `CLIPTextModelWithProjection`.
 
-The student reads captions (English and Chinese), WordNet's nouns and their definitions; the target of each is a
-sentence embedding of the teacher: for a caption that of its record's English label and tags (so Chinese lands on the
-English meaning), for a noun its own, for a definition the mean of its own and its noun's (a reverse dictionary). The
+The texts are captions (English and Chinese), WordNet's nouns and their definitions; the target of each is a sentence
+embedding of the teacher: for a caption that of its record's English label and tags (so Chinese maps to the English
+meaning), for a noun its own, for a definition the mean of its own and its noun's (a reverse dictionary). The
 loss is InfoNCE against the batch's targets plus the cosine distance.
 """
 
@@ -29,7 +29,7 @@ from studio_datasets.wordnet import LEXNAMES, WordNet
 
 CONTEXT = 48
 TEMPERATURE = 0.05
-SPAN = 4096  # texts that are neighbours in length, among which a step's are drawn
+SPAN = 4096  # texts of similar length, from which those of a step are drawn
 
 
 def build(vocabulary: int) -> CLIPTextModelWithProjection:
@@ -43,10 +43,10 @@ def build(vocabulary: int) -> CLIPTextModelWithProjection:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts and the unit vectors they should land on.
+    """Texts and their target embeddings, unit vectors.
 
     Attributes:
-        records: the pictures' words; `record_targets` is (len(records), 384).
+        records: the pictures' captions; `record_targets` is (len(records), 384).
         texts: WordNet's nouns and definitions, with `text_targets` (len(texts), 384).
     """
 
@@ -56,13 +56,13 @@ class Corpus:
     text_targets: Tensor
 
 
-def corpus(records: list[dict[str, Any]], wordnet: WordNet, minilm: Path, kept: Path) -> Corpus:
-    """Embed everything with the teacher, once: six minutes on one core, kept in the safetensors file `kept`."""
+def corpus(records: list[dict[str, Any]], wordnet: WordNet, minilm: Path, cached: Path) -> Corpus:
+    """Embed all texts with the teacher, once: six minutes on one core, cached in the safetensors file `cached`."""
     synsets = [synset for synset in wordnet.synsets.values() if synset.lexname in LEXNAMES]
-    # A name with a capital is a person, a place or a Latin genus: rarely what a picture prompt says.
+    # Capitalised names are persons, places or genera, which picture prompts rarely have.
     synsets = [synset for synset in synsets if synset.words[0].islower()]
     nouns = list(dict.fromkeys(word for synset in synsets for word in synset.words if word.islower()))
-    if not kept.exists():
+    if not cached.exists():
         labels = teacher.embed(minilm, [record["label"] for record in records]).float()
         tagged = teacher.embed(
             minilm, [", ".join([record["label"], *record["tags"][:4]]) for record in records]
@@ -73,16 +73,16 @@ def corpus(records: list[dict[str, Any]], wordnet: WordNet, minilm: Path, kept: 
         heads = vectors[[row[synset.words[0]] for synset in synsets]]
         targets = {"records": F.normalize(labels + 0.5 * tagged, dim=-1),
                    "texts": torch.cat([vectors, F.normalize(glosses + heads, dim=-1)])}  # fmt: skip
-        write_atomically(kept, safetensors.torch.save(targets))
-    found = safetensors.torch.load_file(kept)
+        write_atomically(cached, safetensors.torch.save(targets))
+    found = safetensors.torch.load_file(cached)
     texts = [*nouns, *(synset.gloss for synset in synsets)]
     if len(found["records"]) != len(records) or len(found["texts"]) != len(texts):
-        raise ValueError(f"{kept} is of another data set: remove it and run again")
+        raise ValueError(f"{cached} is of another data set: remove it and run again")
     return Corpus(records, found["records"], texts, found["texts"])
 
 
 def embed(model: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, texts: list[str], parts: int = 6) -> Tensor:
-    """Embeddings (len(texts), 384) in float32. Texts alike in length go together: half the work.
+    """Embeddings (len(texts), 384) in float32. Texts of similar length are batched: half the work.
 
     The tower is causal and pools at the text's end, so padding changes nothing.
     """
@@ -102,11 +102,11 @@ def embed(model: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, texts: l
 def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch.device, steps: int, minutes: float,
           peak: float = 1.5e-3, batch: int = 384, seed: int = 0,
           begin: CLIPTextModelWithProjection | None = None) -> CLIPTextModelWithProjection:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged tower. Half of each batch are captions.
+    """Train, or resume training, in `folder`; return the EMA of the tower. Half of each batch are captions.
 
     Args:
-        batch: texts a step, over all processes of the run.
-        begin: a tower whose weights a new run begins with.
+        batch: texts per step, over all processes of the run.
+        begin: a tower whose weights initialise a new run.
     """
     torch.manual_seed(seed)
     model = (begin or build(len(tokenizer))).to(device).train()
@@ -119,7 +119,7 @@ def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch
     )  # fmt: skip
     rng = random.Random(f"{seed}-{run.step}-{run.peers.rank}")
     batch = max(2, batch // run.peers.count)
-    order = sorted(range(len(data.texts)), key=lambda i: len(data.texts[i]))  # neighbours are alike in length
+    order = sorted(range(len(data.texts)), key=lambda i: len(data.texts[i]))  # by length
     for _ in run:
         run.rate(peak)
         chosen = rng.choices(range(len(data.records)), k=batch // 2)
@@ -129,7 +129,7 @@ def train(data: Corpus, tokenizer: CLIPTokenizer, folder: Path, *, device: torch
         target = torch.cat([data.record_targets[chosen], data.text_targets[others]]).to(device)  # (B, 384)
         with autocast(device):
             made = F.normalize(embed(model, tokenizer, texts), dim=-1)  # (B, 384)
-        same = target @ target.T > 0.999  # other captions of the same record are no negatives
+        same = target @ target.T > 0.999  # other captions of the same record are not negatives
         logits = (made @ target.T / TEMPERATURE).masked_fill(
             same & ~torch.eye(len(same), dtype=torch.bool, device=device), -1e4
         )

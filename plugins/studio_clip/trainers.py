@@ -1,4 +1,4 @@
-"""`studio train text` and `studio train clip`: from a data set to the two towers. Loads no torch until run."""
+"""`studio train text` and `studio train clip`: train the two towers on a data set. Loads no torch until run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import studio
 from studio.errors import StudioError
 from studio.training.options import TrainingOptions
-from studio_clip import places
+from studio_clip import folders
 
 
 class TrainText(studio.Trainer):
@@ -20,7 +20,7 @@ class TrainText(studio.Trainer):
     class Options(TrainingOptions):
         """See TrainingOptions."""
 
-        from_starter: bool = studio.field(False, help="begin with the tokenizer and the weights of the starter")
+        from_starter: bool = studio.field(False, help="initialise with the tokenizer and the weights of the starter")
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/text/tower` (transformers' CLIPTextModelWithProjection), `work/text/tokenizer` and
@@ -43,7 +43,7 @@ class TrainText(studio.Trainer):
             if options.from_starter:
                 begin = clip.text_tower()
                 with new_folder(work / "text" / "tokenizer") as part:
-                    shutil.copytree(places.tokenizer_folder(), part, dirs_exist_ok=True)
+                    shutil.copytree(folders.tokenizer_folder(), part, dirs_exist_ok=True)
             elif not (work / "text" / "tokenizer" / "vocab.json").exists():
                 with new_folder(work / "text" / "tokenizer") as part:
                     tokenizer.train(tokenizer.texts(records, net), part)
@@ -67,7 +67,7 @@ class TrainText(studio.Trainer):
 
 
 class TrainClip(studio.Trainer):
-    """Train CLIP by contrast of pictures and captions: from scratch, or with a tower locked (LiT)."""
+    """Train CLIP on pictures and captions with a contrastive loss: from scratch, or with a locked tower (LiT)."""
 
     name = "clip"
 
@@ -76,17 +76,20 @@ class TrainClip(studio.Trainer):
 
         lock: Literal["text", "image", "both", "none"] = studio.field(
             "text",
-            help="which tower stays as it is: that of `studio train text`, that of pictures (all but its last "
-            "projection; LiT), both (only that projection learns) or none (both begin from scratch)",
+            help="which tower is locked: the text tower of `studio train text`, the image tower (except its last "
+            "projection; LiT), both (only that projection is trained) or none (both from scratch)",
         )
         tower: Literal["efficientnet", "vit"] = studio.field(
-            "efficientnet", help="image tower: EfficientNet-Lite0 with its ImageNet weights, or a small fresh ViT"
+            "efficientnet",
+            help="image tower: EfficientNet-Lite0 with its ImageNet weights, or a small ViT from scratch",
         )
-        batch: int = studio.field(256, ge=8, le=65536, help="pairs in a step's loss; every other pair is a negative")
-        chunk: int = studio.field(64, ge=1, le=4096, help="pairs in one forward pass; larger batches cache gradients")
-        rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
+        batch: int = studio.field(
+            256, ge=8, le=65536, help="batch size: pairs in a step's loss; all other pairs are negatives"
+        )
+        chunk: int = studio.field(64, ge=1, le=4096, help="pairs per forward pass; larger batches use gradient caching")
+        rate: float = studio.field(1e-3, gt=0, lt=0.1, help="peak learning rate")
         from_starter: bool = studio.field(
-            False, help="begin with the image tower of the starter, if it is of this form"
+            False, help="initialise with the image tower of the starter, if `tower` is the same"
         )
 
     def run(self, options: Any, console: studio.Console) -> None:
@@ -129,28 +132,28 @@ class TrainClip(studio.Trainer):
 
 
 def _begin(model: Any, options: Any) -> None:
-    """Give the image tower what it begins with, if that is not chance. Raises StudioError for what does not fit."""
+    """Initialise the image tower, if it is not from scratch. Raises StudioError for options that do not fit."""
     from studio.loaders import open_clip as loaders
-    from studio_clip import convert, encoder
+    from studio_clip import convert, efficientnet
     from studio_clip import model as clip
     from studio_datasets import fetch
 
     if options.from_starter:
-        shipped = loaders.configuration(places.WEIGHTS)["model_cfg"]["vision_cfg"]
+        shipped = loaders.configuration(folders.WEIGHTS)["model_cfg"]["vision_cfg"]
         if shipped != convert.TOWERS[options.tower]:
             fits = next(name for name, vision in convert.TOWERS.items() if vision == shipped)
             raise StudioError(
                 f"the starter's image tower is `{fits}`, not `{options.tower}`",
-                hint=f"give `--tower {fits}`, or leave out --from-starter",
+                hint=f"give `--tower {fits}`, or remove `--from-starter`",
             )
         begin = clip.stock()
         model.visual.load_state_dict(begin.visual.state_dict())
         model.logit_scale.data.copy_(begin.logit_scale)
     elif options.tower == "efficientnet":
-        weights = encoder.read(fetch.fetch(fetch.EFFICIENTNET, options.folder / "cache"))
-        model.visual.trunk.load_state_dict(encoder.to_timm(weights, model.visual.trunk))
+        weights = efficientnet.read(fetch.fetch(fetch.EFFICIENTNET, options.folder / "cache"))
+        model.visual.trunk.load_state_dict(efficientnet.to_timm(weights, model.visual.trunk))
     elif options.lock in ("image", "both"):
         raise StudioError(
-            "a fresh ViT that is locked learns nothing",
-            hint="give `--tower efficientnet`, or lock the text tower alone",
+            "a locked ViT from scratch would not be trained",
+            hint="give `--tower efficientnet`, or lock only the text tower",
         )

@@ -1,8 +1,8 @@
-"""What else people may say when they mean a picture: WordNet's nouns and definitions, given to the nearest record.
+"""More captions of pictures: WordNet's nouns and definitions, assigned to the nearest record.
 
-A record has one label and at most one definition, so a model that is told to draw by these alone meets hardly any
-free wording. The corpus of the text tower holds 140,000 texts with the teacher's embeddings; each is a caption of the
-record that it lies nearest to, if it lies near at all ("a small short-legged smooth-coated breed of hound": dog).
+A record has one label and at most one definition, which is little variety for a model that is trained on prompts. The
+corpus of the text tower has 140,000 texts with the teacher's embeddings; each becomes a caption of the nearest record,
+if it is near enough ("a small short-legged smooth-coated breed of hound": dog).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from studio.files import write_atomically
 from studio_clip.train_text import Corpus
 
 NEAR = 0.6
-"""Lowest cosine between a text's target and a record's for the text to be its wording."""
+"""Minimum cosine similarity of a text's target and a record's for the text to become its wording."""
 
 MOST = 64
-"""Wordings a record keeps: the nearest."""
+"""Maximum number of wordings per record: the nearest."""
 
 
 @torch.inference_mode()
@@ -37,14 +37,14 @@ def assign(data: Corpus, near: float = NEAR, most: int = MOST) -> dict[str, list
 
 
 def save(path: Path, wordings: dict[str, list[str]]) -> None:
-    """Keep what `assign` found."""
+    """Save the output of `assign`."""
     write_atomically(path, json.dumps(wordings, ensure_ascii=False).encode())
 
 
 def load(path: Path) -> dict[str, list[str]]:
-    """What `save` kept."""
-    kept: dict[str, list[str]] = json.loads(path.read_text("utf-8"))
-    return kept
+    """Load wordings from the file of `save`."""
+    wordings: dict[str, list[str]] = json.loads(path.read_text("utf-8"))
+    return wordings
 
 
 def join(records: list[dict[str, Any]], wordings: dict[str, list[str]]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Studio's text plugin: `text` and three that look into it, on one decoder; chats; and what trains a decoder.
+"""Studio's text plugin: text generation, chat, interpretability, perplexity, and training of language models.
 
-Importing it imports none of its modules, so that its commands are listed at once.
+Importing it imports none of its modules, so that listing its commands is fast.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def studio_trainers() -> list[studio.Trainer]:
 def studio_commands() -> list[studio.Command]:
     """The commands of this plugin."""
     return [
-        studio.Command("text", "Write text that goes on from a prompt.", ".commands.text:command"),
-        studio.Command("chat", "Talk with a language model.", ".commands.chat:command"),
+        studio.Command("text", "Generate text from a prompt.", ".commands.text:command"),
+        studio.Command("chat", "Chat with a language model.", ".commands.chat:command"),
     ]
 
 
 @studio.hookimpl
 def studio_methods() -> list[studio.Method]:
-    """What this plugin adds to `Studio`."""
+    """The methods that this plugin adds to `Studio`."""
     return [studio.Method(name, f".methods:{name}") for name in ("text", "chat", "explain")]

@@ -1,9 +1,9 @@
-"""The process in which chat templates run: a JSON line in, a JSON line out, and little that it could do.
+"""The sandboxed process that renders chat templates: a JSON line in, a JSON line out.
 
-A template comes with a model, from a stranger. Its language has loops and arithmetic, and jinja2's sandbox bounds
-neither time nor memory; so it runs here, where the kernel does. Before the first template this process gives up opening
-files and sockets, writing files and having children, and its memory is bounded; every render has its own processor
-time. It imports nothing of Studio. See `chat.py`, which starts it.
+A template comes with an untrusted model. Jinja has loops and arithmetic, and jinja2's sandbox limits neither time nor
+memory; so templates run here, under limits of the kernel. Before the first template this process gives up opening files
+and sockets, writing files and starting processes, and its memory is limited; every render has its own CPU time limit.
+It imports nothing of Studio. `chat.py` starts it.
 
 Try it: ``echo '{"template": "{{ 6 * 7 }}", "values": {}}' | python chat_worker.py 512 2 100000``
 """
@@ -27,30 +27,30 @@ from jinja2.utils import Namespace
 
 
 class Generation(Extension):
-    """`{% generation %}…{% endgeneration %}` marks what a model wrote, for training; here it changes nothing."""
+    """`{% generation %}…{% endgeneration %}` marks the model's text for training; it is ignored here."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2's)
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Read the block."""
+        """Parse the block."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
 
 
 def raise_exception(message: str) -> NoReturn:
-    """How a template refuses a conversation."""
+    """Called by a template to reject a conversation."""
     raise jinja2.TemplateError(message)
 
 
 def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None,
            sort_keys: bool = False) -> str:  # fmt: skip
-    """JSON as it is; jinja2's own filter writes it for HTML."""
+    """Plain JSON; jinja2's own filter escapes it for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def strftime_now(form: str) -> str:
-    """The date, of this machine."""
+    """The local date and time."""
     return datetime.now().strftime(form)
 
 
@@ -67,7 +67,7 @@ ENVIRONMENT = environment()
 
 @lru_cache(maxsize=16)
 def compiled(template: str) -> jinja2.Template:
-    """A template, read once."""
+    """A compiled template, cached."""
     return ENVIRONMENT.from_string(template)
 
 
@@ -78,13 +78,13 @@ def render(template: str, values: dict[str, Any], most: int) -> dict[str, Any]:
         for part in compiled(template).generate(**values):
             length += len(part)
             if length > most:
-                return {"error": f"it writes more than {most:,} characters"}
+                return {"error": f"its output has more than {most:,} characters"}
             parts.append(part)
         return {"text": "".join(parts)}
     except MemoryError:
-        return {"error": "it takes too much memory"}
+        return {"error": "it needs too much memory"}
     except RecursionError:
-        return {"error": "it calls itself too deeply"}
+        return {"error": "its recursion is too deep"}
     except jinja2.TemplateSyntaxError as error:
         return {"error": f"line {error.lineno}: {error.message}"}
     except Exception as error:  # a template can make any operator and any filter fail
@@ -102,20 +102,20 @@ WARM_UP = (
 
 
 def confine(memory_mib: int) -> None:
-    """Give up what a template needs not; not all kernels know every limit."""
-    for template in WARM_UP:  # Python and jinja2 read some of their own files when they are first needed
+    """Set resource limits; not every platform supports each."""
+    for template in WARM_UP:  # Python and jinja2 load some of their own files on first use
         render(template, {"a": {"b": 1}}, 1000)
     for name, most in (("AS", memory_mib << 20), ("CORE", 0), ("FSIZE", 0), ("NPROC", 0), ("NOFILE", 3)):
         kind = getattr(resource, f"RLIMIT_{name}")
         _, hard = resource.getrlimit(kind)
         try:
             resource.setrlimit(kind, (min(most, hard) if hard != resource.RLIM_INFINITY else most,) * 2)
-        except (OSError, ValueError):  # macOS refuses a bound of the address space
+        except (OSError, ValueError):  # macOS rejects a limit of the address space
             continue
 
 
 def main(memory_mib: str, seconds: str, most: str) -> None:
-    """Answer until nobody asks any more. A render that takes longer ends the process (SIGPROF)."""
+    """Render until standard input is closed. A render that exceeds its CPU time kills the process (SIGPROF)."""
     confine(int(memory_mib))
     for line in sys.stdin:
         asked = json.loads(line)

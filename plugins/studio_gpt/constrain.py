@@ -1,9 +1,8 @@
-"""Text that must be JSON of a given schema: at each step, which tokens keep the answer completable.
+"""Constrained decoding (structured output): which tokens keep the output valid JSON for a JSON Schema.
 
-The grammar work is llguidance's (MIT; `docs/log.md` says why it was chosen). What stands here is its use: compiled once
-for a schema and a tokenizer, a mask for each step, and a state that is nothing but the tokens so far, so that a saved
-request is taken up by replaying them. It knows nothing of models or sampling. Whitespace is fixed (`{"a": 1, "b": 2}`),
-so that no model can write blanks for ever.
+The grammars are llguidance's (MIT; `docs/log.md` says why it was chosen). A schema is compiled once for a tokenizer,
+and gives a mask for each step; its state is only the tokens so far, so a resumed request replays them. Whitespace is
+fixed (`{"a": 1, "b": 2}`), so that no model can generate blanks for ever.
 
 Try it::
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from tokenizers import Tokenizer
 
-TOKENIZERS, CONSTRAINTS = 4, 64  # how many are kept; reading a tokenizer of 49,152 tokens takes about 0.5 s
+TOKENIZERS, CONSTRAINTS = 4, 64  # cached; reading a tokenizer of 49,152 tokens takes about 0.5 s
 SPACING: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 _lock = threading.Lock()
@@ -37,9 +36,9 @@ _constraints: OrderedDict[tuple[int, str], Constraint] = OrderedDict()
 
 
 class Constraint:
-    """A schema, ready for the tokens of one tokenizer. Shared by all requests that ask for it.
+    """A schema compiled for one tokenizer, shared by all requests with that schema.
 
-    `width`: entries of a mask, those of the model's logits.
+    `width`: entries of a mask, as many as the model's logits.
     """
 
     def __init__(self, grammar: str, tokenizer: LLTokenizer, eos: tuple[int, ...], width: int) -> None:
@@ -54,15 +53,15 @@ class Constraint:
         eos: int | Sequence[int],
         width: int | None = None,
     ) -> Constraint:
-        """Make the constraint, or return the one made before.
+        """Compile a constraint, or return the cached one.
 
         Args:
-            schema: a JSON Schema, as JSON text or as what that text means.
+            schema: a JSON Schema, as JSON text or parsed.
             tokenizer: byte-level BPE (GPT-2, Llama 3, Qwen) or sentencepiece style (Llama 2, Mistral).
             eos: the token or tokens that end an answer.
-            width: of the model's logits, where padding makes them wider than the tokenizer.
+            width: size of the model's logits, if padding makes them larger than the vocabulary.
 
-        Raises InputError (`json_schema`) for what is not a schema, or asks for what is not supported.
+        Raises InputError (`json_schema`) for an invalid or unsupported schema.
         """
         text = checked(schema)
         ends = (eos,) if isinstance(eos, int) else tuple(eos)
@@ -77,7 +76,9 @@ class Constraint:
             return _constraints[key]
 
     def start(self, tokens: Sequence[int] = ()) -> Matcher:
-        """A matcher at the beginning of an answer, or after `tokens`. Raises StudioError if they do not fit."""
+        """A matcher at the beginning of the output, or after `tokens`. Raises StudioError if the schema rejects
+        them.
+        """
         from llguidance import LLMatcher
 
         matcher = Matcher(self, LLMatcher(self._tokenizer, self._grammar, log_level=0))
@@ -87,14 +88,14 @@ class Constraint:
 
 
 class Matcher:
-    """How far one answer is. `tokens` is all that there is to save: `constraint.start(tokens)` is the same again."""
+    """The progress of one output. Only `tokens` needs to be saved: `constraint.start(tokens)` restores a matcher."""
 
     def __init__(self, constraint: Constraint, matcher: LLMatcher) -> None:
         self.constraint, self.tokens = constraint, list[int]()
         self._matcher = matcher
 
     def mask(self) -> torch.Tensor:
-        """Which tokens may come next: (width,) bool, on the CPU. When the answer is done, those that end it alone."""
+        """The allowed next tokens: (width,) bool, on the CPU. After the output is done, only end tokens."""
         if self.done:
             allowed = torch.zeros(self.constraint.width, dtype=torch.bool)
             allowed[list(self.constraint.eos)] = True
@@ -104,27 +105,27 @@ class Matcher:
         return torch.frombuffer(bytearray(bias), dtype=torch.uint8).bool()  # (width,)
 
     def accept(self, token: int) -> Self:
-        """Go on by one token. Raises StudioError for one that the schema does not allow here."""
+        """Advance by one token. Raises StudioError for a token that the schema does not allow here."""
         ended = self.done and token in self.constraint.eos
         if not ended and not (0 <= token < self.constraint.width and self._matcher.try_consume_tokens([token])):
             self._check()
             place = len(self.tokens)
-            raise StudioError(f"the token {token} cannot stand at place {place} of what the schema allows")
+            raise StudioError(f"the schema does not allow the token {token} at position {place}")
         self.tokens.append(token)
         return self
 
     @property
     def done(self) -> bool:
-        """Whether the answer is complete and nothing may follow."""
+        """Whether the output is complete and nothing may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     @property
     def accepting(self) -> bool:
-        """Whether the answer would be complete if it ended here."""
+        """Whether the output would be complete if it ended here."""
         return self._matcher.is_accepting()
 
     def copy(self) -> Matcher:
-        """Another matcher at the same place, which goes its own way: a step leaves its states as they were."""
+        """An independent matcher at the same position."""
         twin = Matcher(self.constraint, self._matcher.deep_copy())
         twin.tokens = list(self.tokens)
         return twin
@@ -135,17 +136,17 @@ class Matcher:
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = self._matcher.get_error().strip().splitlines()[0]
-            raise StudioError(f"the schema became too much to follow: {reason}", hint="use a simpler schema")
+            raise StudioError(f"the schema is too complex: {reason}", hint="use a simpler schema")
 
 
 class SchemaRule:
-    """A constraint as a `Rule` of `sampling`: the mask after what was written, which may go back and branch."""
+    """A constraint as a `Rule` of `sampling`; the tokens may go back and branch between calls."""
 
     def __init__(self, constraint: Constraint) -> None:
         self.constraint, self._matcher = constraint, constraint.start()
 
     def mask(self, written: Sequence[int]) -> torch.Tensor:
-        """Which tokens may follow: (width,) bool. Raises StudioError if what was written does not fit the schema."""
+        """The allowed next tokens: (width,) bool. Raises StudioError if the schema rejects `written`."""
         known = self._matcher.tokens
         if list(written[: len(known)]) != known:
             self._matcher = self.constraint.start()
@@ -155,7 +156,7 @@ class SchemaRule:
 
 
 def _known_tokenizer(tokenizer: Tokenizer, eos: tuple[int, ...], width: int | None) -> LLTokenizer:
-    """llguidance's form of a tokenizer, which is kept as long as this holds on to the tokenizer itself."""
+    """llguidance's form of a tokenizer, cached together with the tokenizer itself."""
     from llguidance import LLTokenizer
 
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1 if width is None else width
@@ -163,9 +164,9 @@ def _known_tokenizer(tokenizer: Tokenizer, eos: tuple[int, ...], width: int | No
     if key not in _tokenizers:
         try:
             made = LLTokenizer(tokenizer.to_str(), n_vocab=size, eos_token=list(eos), slices=LLTokenizer.json_slices())
-        except Exception as error:  # its own are plain Exceptions
+        except Exception as error:  # llguidance raises plain Exceptions
             reason = (str(error).strip().splitlines() or ["unknown"])[0]
-            raise StudioError(f"this tokenizer cannot be held to a schema: {reason}") from error
+            raise StudioError(f"JSON Schemas do not work with this tokenizer: {reason}") from error
         _tokenizers[key] = (tokenizer, made)
         if len(_tokenizers) > TOKENIZERS:
             _, gone = _tokenizers.popitem(last=False)[1]
@@ -189,8 +190,8 @@ def _grammar(text: str, tokenizer: LLTokenizer) -> str:
 
 
 def _refused(reason: str) -> InputError:
-    """What to raise for what llguidance says of a schema."""
-    told = " ".join(reason.split())[:300]
-    if keys := re.search(r"Unimplemented keys: \[(.*?)\]", told):
+    """The error for a schema that llguidance rejects with a reason."""
+    message = " ".join(reason.split())[:300]
+    if keys := re.search(r"Unimplemented keys: \[(.*?)\]", message):
         return refused(f"uses {keys[1].replace(chr(34), '`')}, which is not supported", SUPPORTED)
-    return refused(f"cannot be followed: {told}", SUPPORTED)
+    return refused(f"cannot be compiled: {message}", SUPPORTED)

@@ -1,6 +1,4 @@
-"""A conversation with the generator `text`: what was said is kept, and given to the model with each message.
-
-It knows nothing of templates, since the generator has an input `chat`, and nothing of terminals.
+"""A conversation with the generator `text`: earlier turns are stored, and given to the model with each message.
 
 Try it: ``print(studio.Studio().chat(model="smollm2").say("What is a decoder?"))``
 """
@@ -17,16 +15,17 @@ if TYPE_CHECKING:
     from studio.engine import Event
 
 GENERATOR = "text"
-OURS = ("prompt", "chat", "turns")  # inputs that the conversation itself gives
+CONVERSATION_INPUTS = ("prompt", "chat", "turns")  # inputs that the conversation sets
 
 
 class Conversation:
-    """What was said so far: `turns` has the person's messages and the model's answers, in turn."""
+    """A conversation so far: `turns` has the user's messages and the model's answers, in turn."""
 
     def __init__(self, studio: Studio, *, seed: int | None = None, **inputs: Any) -> None:
-        """`inputs` are those of `text` for every answer, and what `Studio.submit` takes besides.
+        """`inputs` are those of `text` for every answer, and options of `Studio.submit`.
 
-        With a `seed`, equal turns give equal answers. Raises ModelError or UnknownName for a model that is not here.
+        With a `seed`, equal turns give equal answers. Raises ModelError or UnknownName for a model that is not
+        installed.
         """
         if model := inputs.get("model"):
             Models(studio.home).path(model)
@@ -34,13 +33,14 @@ class Conversation:
         self._studio, self._inputs, self._seed = studio, inputs, seed
 
     def say(self, message: str) -> str:
-        """The whole answer to a message. Raises as `Studio.submit`; a turn that failed is taken back."""
+        """The complete answer to a message. Raises as `Studio.submit`; a failed turn is removed."""
         return "".join(self.stream(message)).strip()
 
     def stream(self, message: str, watch: Callable[[Event], None] = lambda _: None) -> Generator[str, None, None]:
-        """The answer to a message, piece by piece as it is written; `watch` is called with every event of the request.
+        """Yield the answer to a message in pieces as they are generated; `watch` is called with every event of the
+        request.
 
-        Closing the iterator early, or an interrupt, stops the answer; what was said of it stays. Raises as `say`.
+        Closing the iterator early, or an interrupt, stops the answer and keeps its text so far. Raises as `say`.
         """
         from studio.engine import Delta, Failed
 

@@ -1,7 +1,7 @@
-"""Texts to train a decoder on: the starter's own, a byte-level BPE learnt from them, and a memory-mapped token file.
+"""Training texts of a decoder: the starter's corpus, a byte-level BPE tokenizer, and a memory-mapped token file.
 
-A text file may hold several documents, with `<|end|>` between them. Tokens are kept as uint16 or uint32 in one file, so
-a corpus may be larger than memory. One row in 64 is kept for validation and never trained on. Knows nothing of models.
+A text file may hold several documents, with `<|end|>` between them. Tokens are stored as uint16 or uint32 in one file,
+so a corpus may be larger than memory. One row in 64 is held out for validation.
 
 Try it: ``pytest tests/plugins/studio_gpt/test_train.py``
 """
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 END = "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
-# Each message is its role, its text and an end; the answer begins after the last role.
+# Each message is its role, its text and an end token; the answer begins after the last role.
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-BLOCK = 1 << 20  # characters that are encoded at a time
-HELD_OUT = 64  # one row in so many is for validation
+BLOCK = 1 << 20  # characters per call of the tokenizer
+HELD_OUT = 64  # one row in 64 is for validation
 
 
 def documents(records: Sequence[dict[str, Any]], net: WordNet) -> list[str]:
-    """The starter's: what each record of the training split is called and looks like, WordNet's things, and ideas with
-    their prompts, shuffled.
+    """The starter's corpus: names and descriptions of the records of the training split, WordNet's nouns with glosses,
+    and ideas with their prompts, shuffled.
 
-    Things with a capital (people, places, genera) are left out; a picture prompt rarely names them.
+    Capitalised nouns (people, places, genera) are left out, as picture prompts rarely have them.
     """
     made = []
     for record in records:
@@ -63,7 +63,7 @@ def documents(records: Sequence[dict[str, Any]], net: WordNet) -> list[str]:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
-    """A byte-level BPE of `vocabulary` tokens, in which no text is unknown. The same texts give the same tokens."""
+    """Train a byte-level BPE tokenizer of `vocabulary` tokens. The same texts give the same tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE())
@@ -78,12 +78,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokeniz
 
 
 def as_tokens(tokenizer: tokenizers.Tokenizer) -> Tokens:
-    """The tokenizer of `train_tokenizer` with what its special tokens are for."""
+    """The tokenizer of `train_tokenizer` with its end token, chat template and special tokens."""
     return Tokens(tokenizer, frozenset(tokenizer.encode(END).ids), TEMPLATE, {"eos_token": END, "pad_token": END})
 
 
 def save_tokenizer(tokens: Tokens, folder: Path, context: int) -> None:
-    """Write `tokenizer.json`, `tokenizer_config.json` and `generation_config.json` as transformers reads them."""
+    """Write `tokenizer.json`, `tokenizer_config.json` and `generation_config.json` in the layout of transformers."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens.tokenizer.save(str(folder / "tokenizer.json"))
     values = {
@@ -95,24 +95,26 @@ def save_tokenizer(tokens: Tokens, folder: Path, context: int) -> None:
 
 
 def text_files(paths: Sequence[str]) -> list[Path]:
-    """The files named, and the `.txt` of the folders named, in order. Raises InputError where there is none."""
+    """The given files, and the `.txt` files of the given folders, in order. Raises InputError if there are none."""
     files = []
     for each in map(Path, paths):
         found = sorted(each.rglob("*.txt")) if each.is_dir() else [each]
         if not found or not each.exists():
-            raise InputError("texts", f"`{each}` is no text file and no folder of `.txt`", hint="name UTF-8 text files")
+            raise InputError(
+                "texts", f"`{each}` is not a text file or a folder of `.txt` files", hint="give UTF-8 text files"
+            )
         for file in found:
             try:
                 check_regular(file)
             except OSError as error:
                 reason = error.strerror or error
-                raise InputError("texts", f"`{file}` cannot be read: {reason}", hint="name UTF-8 text files") from None
+                raise InputError("texts", f"`{file}` cannot be read: {reason}", hint="give UTF-8 text files") from None
         files += found
     return files
 
 
 def blocks(files: Iterable[Path]) -> Iterator[str]:
-    """What the files hold, in pieces of about a million characters that end with a line; an end after each file.
+    """The texts of files in blocks of about a million characters, cut at line ends, with `<|end|>` after each file.
 
     Raises InputError for a file that cannot be read or is not UTF-8. A byte order mark is not part of the text.
     """
@@ -123,7 +125,7 @@ def blocks(files: Iterable[Path]) -> Iterator[str]:
                     yield block + file.readline()
         except OSError as error:
             reason = error.strerror or error
-            raise InputError("texts", f"`{path}` cannot be read: {reason}", hint="name UTF-8 text files") from None
+            raise InputError("texts", f"`{path}` cannot be read: {reason}", hint="give UTF-8 text files") from None
         except UnicodeDecodeError as error:
             raise InputError("texts", f"`{path}` is not UTF-8: {error.reason} at byte {error.start:,}",
                              hint="convert it, for instance with `iconv`") from None  # fmt: skip
@@ -131,7 +133,7 @@ def blocks(files: Iterable[Path]) -> Iterator[str]:
 
 
 def encode(texts: Iterable[str], tokenizer: tokenizers.Tokenizer, path: Path) -> int:
-    """Write the tokens of the texts one after another; return how many. Two bytes each if the vocabulary allows."""
+    """Write the tokens of the texts to a file, as uint16 if the vocabulary allows; return their number."""
     from studio.files import make_folder, new_file
 
     make_folder(path.parent)
@@ -145,24 +147,24 @@ def encode(texts: Iterable[str], tokenizer: tokenizers.Tokenizer, path: Path) ->
 
 
 def width(vocabulary: int) -> type[np.unsignedinteger[Any]]:
-    """The numbers that a token file is made of."""
+    """The dtype of a token file."""
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
 class TokenFile:
-    """Rows of `context` tokens of a token file, each with the token after its last: a row is a sample.
+    """Samples of a token file: rows of `context` tokens and the one after.
 
     Attributes:
-        training, validation: row numbers of each.
+        training, validation: row numbers of each split.
     """
 
     def __init__(self, path: Path, vocabulary: int, context: int) -> None:
-        """Map the file. Raises InputError if it has not one row of each kind."""
+        """Map the file. Raises InputError if it has fewer than two rows."""
         self.tokens, self.context = np.memmap(path, width(vocabulary), "r"), context
         count = (len(self.tokens) - 1) // context
         if count < 2:
             message = f"the texts have {len(self.tokens):,} tokens; a context of {context} needs {2 * context + 1:,}"
-            raise InputError("texts", message, hint="give more text, or a shorter `--context`")
+            raise InputError("texts", message, hint="give more text, or lower `--context`")
         self.validation = np.arange(0, count, HELD_OUT)
         self.training = np.setdiff1d(np.arange(count), self.validation)
 
@@ -172,6 +174,6 @@ class TokenFile:
         return np.stack([self.tokens[n * size : (n + 1) * size + 1] for n in numbers]).astype(np.int64)
 
     def drawn(self, sample: int) -> int:
-        """Row number of the sample-th sample: every training row once an epoch, in another order each."""
+        """The row number of the `sample`-th sample: every training row once per epoch, shuffled in each."""
         epoch, place = divmod(sample, len(self.training))
         return int(np.random.default_rng(epoch).permutation(self.training)[place])

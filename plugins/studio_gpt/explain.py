@@ -1,6 +1,6 @@
-"""Looking into a text: `text-explain` notes how likely each token was, `text-attention` draws where a head looks.
+"""Interpretability: `text-explain` gives the log-probability of each token, `text-attention` draws attention weights.
 
-Both are generators on the models of `text`, and share them. Importing this loads no torch.
+Both generators use the models of `text`, and share them with it. Importing this loads no torch.
 
 Try it: ``studio text --explain --attention 0.0 --model model.gguf "The animal was too tired"``
 """
@@ -14,60 +14,63 @@ from typing import TYPE_CHECKING, Any
 
 import studio
 from studio.errors import InputError
-from studio_gpt.text import WEIGHTS, LanguageModel, TextGenerator, TextInputs, Writing
+from studio_gpt.state import WEIGHTS, TextInputs, TextState
+from studio_gpt.text import LanguageModel, TextGenerator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio_gpt.writer import TextModel
+    from studio_gpt.decoding import TextModel
 
-MOST_DRAWN = 128  # tokens of a prompt whose attention is drawn
+MOST_DRAWN = 128  # prompt tokens
 _CELL, _LABEL = 18, 96  # pixels
 
 
 class ExplainGenerator(TextGenerator):
-    """Go on from a text, and tell as JSON how likely each token was, and which others were.
+    """Generate text, and report the log-probability of each token and of the likeliest alternatives as JSON.
 
-    It neither shares beginnings of prompts nor guesses ahead: the last digits of its numbers would depend on what was
-    asked before, and on whether it was interrupted.
+    It uses neither the prefix cache nor speculative decoding: the last digits of its numbers would depend on earlier
+    requests, and on whether it was interrupted.
     """
 
     name = "text-explain"
 
     class Inputs(TextInputs):
-        """What `text` asks for, and how many alternatives to tell."""
+        """The inputs of `text`, and the number of alternatives."""
 
-        top: int = studio.field(5, ge=1, le=100, help="likeliest tokens to tell at each step")
+        top: int = studio.field(5, ge=1, le=100, help="most likely tokens to report at each step")
 
-    def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Writing:
-        """As `text` does, but nothing is taken from the prefix cache: which of it is known changes the last digits."""
+    def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> TextState:
+        """As `text`, without the prefix cache, whose contents change the last digits."""
         return self.start_isolated(model, inputs, rng)
 
-    def _start(self, model: TextModel, inputs: Any, rng: studio.Rng, *, shares: bool) -> Writing:
-        return replace(super()._start(model, inputs, rng, shares=shares), top=inputs.top)
+    def _start(self, model: TextModel, inputs: Any, rng: studio.Rng, *, use_prefix_cache: bool) -> TextState:
+        return replace(super()._start(model, inputs, rng, use_prefix_cache=use_prefix_cache), top=inputs.top)
 
-    def delta(self, model: TextModel, state: Writing, start: int) -> str:
-        """Nothing: it is read when it is whole."""
+    def delta(self, model: TextModel, state: TextState, start: int) -> str:
+        """Nothing: the JSON is complete only at the end."""
         return ""
 
-    def finish(self, model: TextModel, state: Writing) -> studio.Text:
-        """Tokens with numbers, natural log-probabilities by the model itself, and alternatives."""
+    def finish(self, model: TextModel, state: TextState) -> studio.Text:
+        """JSON of the tokens with their ids, natural log-probabilities (before penalties and temperature), and
+        alternatives.
+        """
 
-        def told(token: int, **more: Any) -> dict[str, Any]:
+        def entry(token: int, **more: Any) -> dict[str, Any]:
             return {"id": token, "token": model.tokens.spell(token), **more}
 
         written = [
-            told(token, logprob=logprob, top=[told(each, logprob=value) for each, value in top])
+            entry(token, logprob=logprob, top=[entry(each, logprob=value) for each, value in top])
             for token, logprob, top in state.logprobs
         ]
-        prompt = [told(token) for token in state.tokens[: state.prompt]]
+        prompt = [entry(token) for token in state.tokens[: state.prompt]]
         whole = {"prompt": prompt, "written": written, "text": state.text, "ended": state.ended}
         return studio.Text(json.dumps(whole, ensure_ascii=False, indent=1) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Looking(studio.State):
-    """A prompt's tokens and, after the only step, how much each looks at each: (T, T), rows sum to 1."""
+class AttentionState(studio.State):
+    """A prompt's tokens and, after the only step, the attention weights (T, T), whose rows sum to 1."""
 
     tokens: tuple[int, ...]
     layer: int
@@ -75,8 +78,8 @@ class Looking(studio.State):
     weights: Tensor | None = None
 
 
-class AttentionGenerator(LanguageModel[Any, Looking]):
-    """Draw where each word of a text looks, for one head of one layer of a language model."""
+class AttentionGenerator(LanguageModel[Any, AttentionState]):
+    """Draw the attention weights of one head of one layer of a language model over a text."""
 
     name = "text-attention"
     output = studio.Image
@@ -84,41 +87,41 @@ class AttentionGenerator(LanguageModel[Any, Looking]):
     class Inputs(studio.Inputs):
         """A text, a model, a layer and a head."""
 
-        prompt: str = studio.field(help="the text to look at", min_length=1, max_length=10_000)
+        prompt: str = studio.field(help="text to analyse", min_length=1, max_length=10_000)
         model: str = studio.model_field("as for `studio text`")
         weights: str = studio.variant_field(WEIGHTS[0], help="as for `studio text`", choices=WEIGHTS)
-        layer: int = studio.field(0, ge=0, le=1023, help="counted from 0")
-        head: int = studio.field(0, ge=0, le=4095, help="counted from 0")
+        layer: int = studio.field(0, ge=0, le=1023, help="layer index, from 0")
+        head: int = studio.field(0, ge=0, le=4095, help="head index, from 0")
 
-    def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> Looking:
-        """Read the text. Raises InputError for a layer or head that is not there, and a text of too many tokens."""
+    def start(self, model: TextModel, inputs: Any, rng: studio.Rng) -> AttentionState:
+        """Tokenize the text. Raises InputError for a layer or head out of range, and for a text that is too long."""
         tokens = model.tokens.encode(inputs.prompt)
         for name, count in (("layer", model.config.layers), ("head", model.config.heads)):
             if getattr(inputs, name) >= count:
-                message = f"`{name}` is {getattr(inputs, name)}; the model has {count}, counted from 0"
+                message = f"`{name}` is {getattr(inputs, name)}; the model has 0 to {count - 1}"
                 raise InputError(name, message)
         most = min(MOST_DRAWN, model.config.context)
         if not 1 <= len(tokens) <= most:
             raise InputError("prompt", f"`prompt` has {len(tokens)} tokens; from 1 to {most} can be drawn")
-        return Looking(tokens=tuple(tokens), layer=inputs.layer, head=inputs.head)
+        return AttentionState(tokens=tuple(tokens), layer=inputs.layer, head=inputs.head)
 
-    def step(self, model: TextModel, states: Sequence[Looking]) -> list[Looking]:
-        """Run the decoder over each text and keep what the head saw."""
-        from studio_gpt.writer import attention_of
+    def step(self, model: TextModel, states: Sequence[AttentionState]) -> list[AttentionState]:
+        """Run the decoder over each text and keep the attention weights of the head."""
+        from studio_gpt.decoding import attention_of
 
         return [
             replace(each, position=1, weights=attention_of(model, each.tokens, each.layer, each.head))
             for each in states
         ]
 
-    def finish(self, model: TextModel, state: Looking) -> studio.Image:
-        """The picture: a row for each token, darker where it looks."""
+    def finish(self, model: TextModel, state: AttentionState) -> studio.Image:
+        """The attention map: a row for each token, darker where its weight is higher."""
         assert state.weights is not None
         return studio.Image(draw([model.tokens.spell(token) for token in state.tokens], state.weights.tolist()))
 
 
 def draw(words: Sequence[str], weights: Sequence[Sequence[float]]) -> Any:
-    """A Pillow picture of weights (T, T) with their words at the left and, turned, at the top."""
+    """A Pillow picture of weights (T, T), with the tokens at the left and, rotated, at the top."""
     from PIL import Image, ImageDraw, ImageFont
 
     font, size = ImageFont.load_default(11), len(words) * _CELL

@@ -1,8 +1,7 @@
-"""What the config.json of each family says, and where its tensors stand: transformers' layout to ours, and back.
+"""Architectures: config.json and tensor names of transformers, mapped to this decoder's, and back.
 
-Known are GPT-2, Llama (SmolLM too), Mistral, Qwen2 and Qwen3. What a configuration asks for and this decoder does not
-do (other RoPE scalings, experts, odd activations) is refused by name. This module knows nothing of files; `load.py`
-reads them.
+Supported are GPT-2, Llama (SmolLM too), Mistral, Qwen2 and Qwen3. A configuration that needs more (other RoPE scalings,
+mixture of experts, other activations) is rejected by name. Files are read by `load.py`.
 
 Try it: ``python -c "from studio_gpt.families import *; print(config_of({'model_type': 'gpt2', 'n_layer': 2}))"``
 """
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.errors import UsageError
-from studio_gpt.model import Config, Rope
+from studio_gpt.config import Config, Rope
 
 HEAD = "lm_head.weight"
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
@@ -22,7 +21,7 @@ _LARGEST = {"vocab": 1 << 22, "context": 1 << 24, "layers": 1024, "heads": 4096,
             "width": 1 << 17, "hidden": 1 << 20}  # fmt: skip
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
                 "silu": "silu", "swish": "silu"}  # fmt: skip
-# Where transformers' classes differ in what a config.json leaves out.
+# Defaults of transformers' classes for fields that a config.json omits.
 _ABSENT: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048},
     "mistral": {"max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": 4096},
@@ -32,14 +31,14 @@ _ABSENT: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Where one parameter of ours stands: stored tensors, laid on one another along the first axis.
+class StoredParameter:
+    """Where a parameter of this decoder is stored: tensors that are concatenated along the first axis.
 
     Attributes:
         names: of the stored tensors.
-        rows: of each of them, as ours count.
-        transposed: stored as (in, out), as GPT-2 has its layers.
-        pairs: for each of them how many heads have their rows stored in turned pairs, as GGUF has Llama's; 0 is none.
+        rows: of each of them, in this decoder's layout.
+        transposed: stored as (in, out), as in GPT-2.
+        pairs: for each of them the number of heads whose rows are interleaved pairs, as GGUF stores Llama; 0 is none.
     """
 
     names: tuple[str, ...]
@@ -49,13 +48,13 @@ class Stored:
 
 
 class Fields:
-    """A configuration of unknown origin, read with its types and ranges checked. Raises UsageError."""
+    """An untrusted configuration, whose types and ranges are checked. Raises UsageError."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
 
     def whole(self, name: str, default: int | None, kind: str) -> int:
-        """A whole number from 1 to what is sane for its kind."""
+        """A whole number from 1 to the limit of its kind."""
         value = self.values.get(name)
         value = default if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST[kind]:
@@ -78,29 +77,29 @@ class Fields:
         return default if value is None else value
 
     def activation(self, name: str, default: str) -> str:
-        """The name of ours."""
+        """The activation, under this decoder's name."""
         value = self.values.get(name) or default
         if value not in _ACTIVATIONS:
-            raise UsageError(f"`{name}` is {value!r:.60}; known are {', '.join(_ACTIVATIONS)}")
+            raise UsageError(f"`{name}` is {value!r:.60}; supported: {', '.join(_ACTIVATIONS)}")
         return _ACTIVATIONS[value]
 
 
 def config_of(values: Mapping[str, Any]) -> Config:
-    """The shape that a transformers config.json describes. Raises UsageError for what is unknown or not supported."""
+    """The decoder shape of a transformers config.json. Raises UsageError for what is not supported."""
     family = values.get("model_type")
     if family not in FAMILIES:
-        raise UsageError(f"the model is of the type {family!r:.60}; this decoder knows {', '.join(FAMILIES)}")
+        raise UsageError(f"the model type is {family!r:.60}; supported: {', '.join(FAMILIES)}")
     if values.get("quantization_config"):
         raise UsageError(
-            "its weights are quantised in a way of transformers' that is not read here",
-            hint="take the unquantised weights, or a GGUF file",
+            "its weights have a `quantization_config`, which is not supported",
+            hint="use the unquantized weights, or a GGUF file",
         )
     return _gpt2(Fields(values)) if family == "gpt2" else _llama(Fields({**_ABSENT[family], **values}), family)
 
 
 def _gpt2(f: Fields) -> Config:
     if not f.flag("scale_attn_weights", True) or f.flag("scale_attn_by_inverse_layer_idx", False):
-        raise UsageError("it scales attention in another way than by the head's size, which is not supported")
+        raise UsageError("it scales attention by other than head_dim, which is not supported")
     width = f.whole("n_embd", 768, "width")
     return Config(
         vocab=f.whole("vocab_size", 50257, "vocab"), context=f.whole("n_positions", 1024, "context"),
@@ -127,7 +126,7 @@ def _llama(f: Fields, family: str) -> Config:
 
 
 def _windows(f: Fields, family: str, layers: int) -> tuple[int | None, ...]:
-    """Mistral's window holds in every layer; Qwen's in those that `layer_types` names, or the last ones."""
+    """Sliding windows: in every layer of Mistral, in Qwen in the layers that `layer_types` names, or the last ones."""
     if family == "llama" or f.values.get("sliding_window") is None:
         return ()
     window = f.whole("sliding_window", None, "context")
@@ -140,20 +139,22 @@ def _windows(f: Fields, family: str, layers: int) -> tuple[int | None, ...]:
         "sliding_attention" if layer >= first else "full_attention" for layer in range(layers)
     ]
     if len(kinds) != layers or not set(kinds) <= {"sliding_attention", "full_attention"}:
-        raise UsageError(f"`layer_types` is {kinds!r:.60}; it must be `full_attention` or `sliding_attention` a layer")
+        raise UsageError(
+            f"`layer_types` is {kinds!r:.60}; it must be `full_attention` or `sliding_attention` for each layer"
+        )
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def _rope(f: Fields) -> Rope:
-    """Transformers 5 keeps all of it in `rope_parameters`; before, there were `rope_theta` and `rope_scaling`."""
+    """RoPE: transformers 5 has `rope_parameters`; earlier versions have `rope_theta` and `rope_scaling`."""
     found = f.values.get("rope_parameters") or f.values.get("rope_scaling") or {}
     if not isinstance(found, dict):
         raise UsageError(f"`rope_parameters` is {found!r:.60}; it must be an object")
     kind = found.get("rope_type", found.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
-        raise UsageError(f"its positions are scaled by `{kind!s:.40}`; known are default, linear and llama3")
+        raise UsageError(f"the RoPE scaling is `{kind!s:.40}`; supported: default, linear, llama3")
     if f.values.get("partial_rotary_factor", found.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise UsageError("it turns a part of each head only (`partial_rotary_factor`), which is not supported")
+        raise UsageError("it has partial RoPE (`partial_rotary_factor`), which is not supported")
     theta = Fields({"rope_theta": found.get("rope_theta", f.values.get("rope_theta"))}).number("rope_theta", 10_000.0)
     r = Fields(found)
     if kind == "default":
@@ -166,14 +167,14 @@ def _rope(f: Fields) -> Rope:
     )  # fmt: skip
 
 
-def plan_of(config: Config, family: str) -> dict[str, Stored]:
-    """Where each parameter of ours stands in a folder of that family; a tied head stands nowhere."""
-    plan: dict[str, Stored] = {}
+def plan_of(config: Config, family: str) -> dict[str, StoredParameter]:
+    """Where each parameter is stored in a folder of that family; a tied head is not stored."""
+    plan: dict[str, StoredParameter] = {}
 
     def add(ours: str, names: tuple[str, ...], rows: tuple[int, ...], bias: bool = False, turn: bool = False) -> None:
-        plan[f"{ours}.weight"] = Stored(tuple(f"{name}.weight" for name in names), rows, turn)
+        plan[f"{ours}.weight"] = StoredParameter(tuple(f"{name}.weight" for name in names), rows, turn)
         if bias:
-            plan[f"{ours}.bias"] = Stored(tuple(f"{name}.bias" for name in names), rows)
+            plan[f"{ours}.bias"] = StoredParameter(tuple(f"{name}.bias" for name in names), rows)
 
     gpt2, layer = family == "gpt2", _gpt2_layer if family == "gpt2" else _llama_layer
     for i in range(config.layers):
@@ -216,9 +217,9 @@ def _llama_layer(c: Config, i: int, add: Callable[..., None]) -> None:
 
 
 def plain_name(stored: str, tied: bool) -> str | None:
-    """A stored name without the prefix that depends on the class that saved it; None for what is no weight of ours.
+    """A stored name without the prefix of the class that saved it; None for tensors that this decoder does not have.
 
-    Left out are masks and frequencies, which old folders hold, and the copy of a tied head.
+    These are masks and frequencies in old folders, and the copy of a tied head.
     """
     name = stored.removeprefix("transformer.").removeprefix("model.")
     if name.endswith((".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")) or (tied and name == HEAD):
@@ -249,7 +250,7 @@ def values_of(config: Config) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": c.rope.theta if c.rope else 0},
     }  # fmt: skip
     if c.rope is None or config_of(found) != c:
-        raise UsageError("the decoder has a shape that is neither GPT-2's nor Llama's nor Qwen3's, and is not written")
+        raise UsageError("the decoder cannot be saved: its shape is not that of GPT-2, Llama or Qwen3")
     return found
 
 

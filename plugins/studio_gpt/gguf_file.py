@@ -1,8 +1,7 @@
-"""GGUF files: the header read with every count and size checked against the file, tensors dequantised one at a time.
+"""GGUF files: the header, with every count and size checked against the file, and dequantization of tensors.
 
-The header is read here and not by the `gguf` package, whose reader trusts what it says (and takes seconds for a large
-vocabulary); the package's tables and kernels turn blocks into numbers. Nothing is allocated for what a header only
-claims. This module knows nothing of models.
+The header is parsed here because the reader of the package `gguf` trusts it (and takes seconds for a large vocabulary);
+the package's tables and kernels dequantize blocks. Nothing is allocated for sizes that the file does not have.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian)
 
@@ -31,7 +30,7 @@ _MOST_DIMS = 4
 
 @dataclass(frozen=True)
 class Info:
-    """A tensor: its shape as NumPy has it (the last axis runs fastest), its type by name, and where it stands."""
+    """A tensor: its shape in NumPy's order, the name of its type, and its byte offset and size in the file."""
 
     shape: tuple[int, ...]
     kind: str
@@ -40,7 +39,7 @@ class Info:
 
 
 class Gguf:
-    """An opened file: `metadata` by key, `tensors` by name. Raises WeightsError for all that is wrong with it."""
+    """An open file: `metadata` by key, `tensors` by name. Raises WeightsError for a damaged or unsupported file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,10 +52,10 @@ class Gguf:
             self._at = 0
             self.metadata, self.tensors = self._header()
         except struct.error:
-            raise self._error("is cut short within its header") from None
+            raise self._error("is truncated within its header") from None
 
     def tensor(self, name: str) -> NDArray[np.float32]:
-        """The numbers of a tensor, as float32 and a copy. Raises WeightsError for a type that is not known."""
+        """A tensor, dequantized to a float32 copy. Raises WeightsError for an unsupported type."""
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
@@ -70,22 +69,24 @@ class Gguf:
         try:
             return np.array(dequantize(raw, kind), np.float32).reshape(info.shape)
         except NotImplementedError:
-            message = f"has the tensor `{name}` in {info.kind}, which cannot be read"
-            raise self._error(message, "take the model in F16, Q8_0, Q4_0, Q4_1 or a K-quant") from None
+            message = f"has the tensor `{name}` in {info.kind}, which is not supported"
+            raise self._error(message, "use the model in F16, Q8_0, Q4_0, Q4_1 or a K-quant") from None
 
-    def _error(self, what: str, hint: str = "get the file again: it is damaged, or no GGUF") -> WeightsError:
+    def _error(
+        self, what: str, hint: str = "download the file again: it is damaged, or not a GGUF file"
+    ) -> WeightsError:
         return WeightsError(self.path, f"`{self.path}` {what}", hint=hint)
 
     def _header(self) -> tuple[dict[str, Any], dict[str, Info]]:
         if self._data[:4] not in (b"GGUF", b"FUGG"):
-            raise self._error("does not begin as a GGUF file")
+            raise self._error("does not begin with a GGUF header")
         self._at = 4
         version = self._scalar("<I")
         if self._data[:4] == b"FUGG" or int.from_bytes(self._data[4:8], "big") in range(1, 256):
-            hint = "take the little-endian file of the same model, or convert this with `gguf-convert-endian`"
-            raise self._error("is a big-endian GGUF file; only little-endian ones are read", hint)
+            hint = "use the little-endian file of the same model, or convert this one with `gguf-convert-endian`"
+            raise self._error("is a big-endian GGUF file; only little-endian is supported", hint)
         if version not in (2, 3):
-            raise self._error(f"is of GGUF version {version}; known are 2 and 3")
+            raise self._error(f"has GGUF version {version}; supported: 2 and 3")
         count, pairs = self._count(24, "tensors"), self._count(12, "metadata entries")
         metadata: dict[str, Any] = {}
         for _ in range(pairs):
@@ -111,17 +112,19 @@ class Gguf:
         except (KeyError, ValueError):
             raise self._error(f"has the tensor `{name}` in the unknown type {kind}") from None
         if shape and shape[-1] % block:
-            raise self._error(f"has rows of {shape[-1]} numbers in `{name}`; its type packs {block} at a time")
+            raise self._error(f"has rows of {shape[-1]} numbers in `{name}`; its type has blocks of {block}")
         size = prod(shape) // block * block_bytes
         if offset + size > len(self._data):
-            raise self._error(f"says that `{name}` ends at byte {offset + size:,}, and has {len(self._data):,} bytes")
+            raise self._error(
+                f"declares that `{name}` ends at byte {offset + size:,}, but has {len(self._data):,} bytes"
+            )
         return Info(shape, GGMLQuantizationType(kind).name, offset, size)
 
     def _info(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string()
         dims = self._scalar("<I")
         if dims > _MOST_DIMS:
-            raise self._error(f"has a tensor of {dims} axes; at most {_MOST_DIMS} are allowed")
+            raise self._error(f"has a tensor with {dims} axes; the maximum is {_MOST_DIMS}")
         shape = tuple(self._scalar("<Q") for _ in range(dims))
         return name, shape[::-1], self._scalar("<I"), self._scalar("<Q")
 
@@ -131,10 +134,10 @@ class Gguf:
         return value
 
     def _count(self, least: int, what: str) -> int:
-        """A count of things that take at least so many bytes each; the file must have room for them."""
+        """A count of entries of at least `least` bytes each, checked against the bytes that are left."""
         count: int = self._scalar("<Q")
         if count * least > len(self._data) - self._at:
-            raise self._error(f"says that it has {count:,} {what}, and has {len(self._data):,} bytes")
+            raise self._error(f"declares {count:,} {what}, but has {len(self._data):,} bytes")
         return count
 
     def _string(self) -> str:

@@ -1,7 +1,7 @@
-"""What a GGUF file says of a model: its shape, where its tensors stand, and its tokenizer.
+"""A model in a GGUF file: its shape, its tensor names, and its tokenizer.
 
-Known are the architectures gpt2, llama (Mistral and SmolLM too), qwen2 and qwen3. Llama's rows of queries and keys are
-stored in another order, pairs side by side, and are put back. This module knows nothing of the file's bytes.
+Supported architectures are gpt2, llama (Mistral and SmolLM too), qwen2 and qwen3. Llama's query and key rows are stored
+as interleaved pairs, and are reordered.
 
 Try it: ``studio text --model model.gguf "Once upon a time"``
 """
@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import UsageError
-from studio_gpt.families import Fields, Stored
-from studio_gpt.model import Config, Rope
+from studio_gpt.config import Config, Rope
+from studio_gpt.families import Fields, StoredParameter
 from studio_gpt.tokens import TURN_ENDS, Tokens
 
 if TYPE_CHECKING:
@@ -26,27 +26,26 @@ _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-# How a text is cut before pairs of bytes are joined, by the name that llama.cpp gave it: a pattern, or digits one by
-# one and then GPT-2's own pattern, or that alone.
+# Pre-tokenizers by the name of llama.cpp: a pattern, or single digits and then GPT-2's pattern, or GPT-2's pattern.
 _CUTS: dict[str, str] = {
     "gpt-2": "", "smollm": "digits", "llama-bpe": _WORDS % 3, "llama3": _WORDS % 3, "llama-v3": _WORDS % 3,
     "qwen2": _WORDS % 1, "deepseek-r1-qwen": _WORDS % 1,
 }  # fmt: skip
-_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")  # these take whole words first, and begin a text with BOS
+_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")  # these match whole words first, and begin a text with BOS
 
 
 def config_of(metadata: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]], divisors: Sequence[float]) -> Config:
-    """The shape that the metadata describe; `tensors` are shapes by name, `divisors` those of `rope_freqs.weight`.
+    """The shape in the metadata; `tensors` are shapes by name, `divisors` the numbers of `rope_freqs.weight`.
 
-    Raises UsageError for what is unknown or not supported.
+    Raises UsageError for what is not supported.
     """
     family = metadata.get("general.architecture")
     if family not in ARCHITECTURES:
-        raise UsageError(f"the model is of the type {family!r:.60}; of GGUF files are known {', '.join(ARCHITECTURES)}")
+        raise UsageError(f"the GGUF architecture is {family!r:.60}; supported: {', '.join(ARCHITECTURES)}")
     prefix = f"{family}."
     f = Fields({key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)})
     if f.values.get("expert_count"):
-        raise UsageError("it has experts, which is not supported")
+        raise UsageError("it is a mixture of experts, which is not supported")
     heads, width = f.whole("attention.head_count", None, "heads"), f.whole("embedding_length", None, "width")
     layers, gpt2 = f.whole("block_count", None, "layers"), family == "gpt2"
     head_dim = f.whole("attention.key_length", width // heads, "head_dim")
@@ -65,7 +64,7 @@ def config_of(metadata: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]
 
 def _rope(f: Fields, head_dim: int, divisors: Sequence[float]) -> Rope:
     if f.values.get("rope.dimension_count", head_dim) != head_dim:
-        raise UsageError("it turns a part of each head only (`rope.dimension_count`), which is not supported")
+        raise UsageError("it has partial RoPE (`rope.dimension_count`), which is not supported")
     kind, theta = f.values.get("rope.scaling.type", "none"), f.number("rope.freq_base", 10_000.0)
     if divisors:
         if len(divisors) != head_dim // 2 or not all(0 < each < 1e12 for each in divisors):
@@ -74,20 +73,20 @@ def _rope(f: Fields, head_dim: int, divisors: Sequence[float]) -> Rope:
     if kind == "linear":
         return Rope(theta, "linear", f.number("rope.scaling.factor", 1.0))
     if kind != "none":
-        raise UsageError(f"its positions are scaled by `{kind!s:.40}`; known are none, linear and `rope_freqs`")
+        raise UsageError(f"the RoPE scaling is `{kind!s:.40}`; supported: none, linear and `rope_freqs`")
     return Rope(theta)
 
 
-def plan_of(config: Config, family: str) -> dict[str, Stored]:
-    """Where each parameter of ours stands in a file of that architecture."""
+def plan_of(config: Config, family: str) -> dict[str, StoredParameter]:
+    """Where each parameter is stored in a file of that architecture."""
     c, gpt2 = config, family == "gpt2"
     qkv = (c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim)
     pairs = (c.heads, c.kv_heads, 0) if family == "llama" else ()
-    plan: dict[str, Stored] = {}
+    plan: dict[str, StoredParameter] = {}
 
     def add(ours: str, names: tuple[str, ...], rows: tuple[int, ...], bias: bool, pairs: tuple[int, ...] = ()) -> None:
         for kind in ("weight", "bias") if bias else ("weight",):
-            plan[f"{ours}.{kind}"] = Stored(tuple(f"{name}.{kind}" for name in names), rows, pairs=pairs)
+            plan[f"{ours}.{kind}"] = StoredParameter(tuple(f"{name}.{kind}" for name in names), rows, pairs=pairs)
 
     for i in range(c.layers):
         ours, at = f"blocks.{i}.", f"blk.{i}."
@@ -113,14 +112,14 @@ def plan_of(config: Config, family: str) -> dict[str, Stored]:
 
 
 def tokens_of(metadata: Mapping[str, Any]) -> Tokens:
-    """The tokenizer in the file. Raises UsageError if it has none, or one of a kind that is not known."""
+    """The tokenizer in the file. Raises UsageError if there is none, or an unsupported one."""
     kind, words, merges = (metadata.get(f"tokenizer.ggml.{each}") for each in ("model", "tokens", "merges"))
-    cut = metadata.get("tokenizer.ggml.pre") or _usual_cut(metadata)
+    cut = metadata.get("tokenizer.ggml.pre") or _default_cut(metadata)
     if kind != "gpt2" or cut not in _CUTS or not isinstance(words, list) or not isinstance(merges, list):
         known = ", ".join(_CUTS)
         raise UsageError(
-            f"its tokenizer is {kind!r:.40} cut by {cut!r:.40}; known is gpt2 (byte-level BPE) cut by {known}",
-            hint="put the model's tokenizer.json beside the file, and it is taken instead",
+            f"its tokenizer is {kind!r:.40}, pre-tokenizer {cut!r:.40}; supported: gpt2 (byte-level BPE) with {known}",
+            hint="put the model's tokenizer.json beside the file, and it is used instead",
         )
     tokenizer = _byte_level(words, merges, cut)
     special = {name: _special(metadata, name, len(words)) for name in ("bos", "eos", "eot", "eom")}
@@ -131,9 +130,9 @@ def tokens_of(metadata: Mapping[str, Any]) -> Tokens:
 
 
 def with_metadata(tokens: Tokens, metadata: Mapping[str, Any]) -> Tokens:
-    """A tokenizer with what the file's metadata say besides: its ends, its named tokens and its chat template.
+    """A tokenizer with the end tokens, named tokens and chat template of the file's metadata.
 
-    What `tokens` already say goes first. Raises UsageError for a special token that it has not.
+    Values that `tokens` already has take precedence. Raises UsageError for a special token that does not exist.
     """
     vocab, count = tokens.tokenizer.get_vocab(with_added_tokens=True), tokens.size
     special = {name: _special(metadata, name, count) for name in ("bos", "eos", "eot", "eom")}
@@ -151,8 +150,8 @@ def with_metadata(tokens: Tokens, metadata: Mapping[str, Any]) -> Tokens:
     )  # fmt: skip
 
 
-def _usual_cut(metadata: Mapping[str, Any]) -> str | None:
-    """How texts are cut where an early file does not say it; None if nothing else tells."""
+def _default_cut(metadata: Mapping[str, Any]) -> str | None:
+    """The pre-tokenizer of an early file that does not name it; None if it is unknown."""
     family = metadata.get("general.architecture")
     if family == "llama" and "<|begin_of_text|>" in (metadata.get("tokenizer.ggml.tokens") or []):
         return "llama-bpe"
@@ -160,7 +159,7 @@ def _usual_cut(metadata: Mapping[str, Any]) -> str | None:
 
 
 def _special(metadata: Mapping[str, Any], name: str, count: int) -> int | None:
-    """The number of a special token. Raises UsageError for one beyond the `count` tokens."""
+    """The id of a special token. Raises UsageError for an id beyond the `count` tokens."""
     number = metadata.get(key := f"tokenizer.ggml.{name}_token_id")
     if number is not None and (not isinstance(number, int) or not 0 <= number < count):
         raise UsageError(f"`{key}` is {number!r:.40}; its tokenizer has the tokens 0 to {count - 1:,}")
@@ -168,11 +167,11 @@ def _special(metadata: Mapping[str, Any], name: str, count: int) -> int | None:
 
 
 def _around(metadata: Mapping[str, Any], name: str, number: int | None, *, usual: bool = False) -> bool:
-    """Whether BOS or EOS stands at each text: as the file says, else as is `usual`. Raises UsageError."""
-    told = Fields(metadata).flag(key := f"tokenizer.ggml.add_{name}_token", usual and number is not None)
-    if told and number is None:
-        raise UsageError(f"`{key}` is true, and `tokenizer.ggml.{name}_token_id` is missing: which token is it?")
-    return told
+    """Whether BOS or EOS is added to each text: as the file says, else `usual`. Raises UsageError."""
+    added = Fields(metadata).flag(key := f"tokenizer.ggml.add_{name}_token", usual and number is not None)
+    if added and number is None:
+        raise UsageError(f"`{key}` is true, but `tokenizer.ggml.{name}_token_id` is missing")
+    return added
 
 
 def _byte_level(words: list[Any], merges: list[Any], cut: str) -> tokenizers.Tokenizer:
@@ -181,7 +180,7 @@ def _byte_level(words: list[Any], merges: list[Any], cut: str) -> tokenizers.Tok
     vocab = {word: number for number, word in enumerate(words)}
     pairs = [(first, second) for first, _, second in (str(merge).partition(" ") for merge in merges)]
     if len(vocab) != len(words) or not all(second for _, second in pairs):
-        raise UsageError("its tokenizer is damaged: a token stands twice, or a merge is no pair")
+        raise UsageError("its tokenizer is damaged: a token occurs twice, or a merge is not a pair")
     try:
         tokenizer = Tokenizer(models.BPE(vocab, pairs, ignore_merges=cut in _LLAMA3))
     except Exception as error:  # the library raises a bare Exception
@@ -202,19 +201,21 @@ def _byte_level(words: list[Any], merges: list[Any], cut: str) -> tokenizers.Tok
 def _add_special(
     tokenizer: tokenizers.Tokenizer, words: list[str], metadata: Mapping[str, Any], special: Mapping[str, int | None]
 ) -> None:
-    """Tell the tokenizer which tokens are not text: those of a kind, a role or a name for it."""
+    """Add special tokens to the tokenizer: those marked as control tokens, those with a role, and known end-of-turn
+    tokens.
+    """
     from tokenizers import AddedToken
 
     kinds = metadata.get("tokenizer.ggml.token_type") or []
     control = [word for word, kind in zip(words, kinds, strict=False) if kind == _CONTROL or word in TURN_ENDS]
     control += [words[number] for number in special.values() if number is not None]
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in control])
-    own = [word for word, kind in zip(words, kinds, strict=False) if kind == _USER_DEFINED]
-    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in own])
+    user_defined = [word for word, kind in zip(words, kinds, strict=False) if kind == _USER_DEFINED]
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in user_defined])
 
 
 def _surround(tokenizer: tokenizers.Tokenizer, words: list[str], first: int | None, last: int | None) -> None:
-    """Have the tokenizer put tokens before and after every text."""
+    """Make the tokenizer add BOS and EOS to every text."""
     from tokenizers import processors
 
     around = [words[number] for number in (first, last) if number is not None]

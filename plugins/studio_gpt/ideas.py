@@ -1,11 +1,11 @@
-"""What the starter is tuned on: ideas as people have them, and the picture prompt that each should become.
+"""Fine-tuning data of the starter: short ideas, and the picture prompt for each.
 
-A prompt is the name of a thing that the image model was trained on, and a description of how it looks. Ideas are that
-name, other words for the thing, in English and Chinese, and descriptions that do not name it, dressed and worn as
-people write them. One description in ten is in no idea and no prompt: `held_out` ones are for evaluation.
+A prompt is the name of a thing that the image model was trained on, and a description of its looks. Ideas are that
+name, its synonyms, in English and Chinese, and descriptions that do not name it, with added phrases and dropped words.
+One description in ten is `held_out` for evaluation and occurs in no idea and no prompt.
 
-English descriptions are the records' own. `chinese.jsonl` has Chinese ones of the commonest things by their Chinese
-names; it was written for Studio with the help of a language model, from the names alone, and is the project's own.
+English descriptions come from the records. `chinese.jsonl` has Chinese ones of the most common things by their Chinese
+names; it was written for Studio with the help of a language model, only from the names, and belongs to the project.
 
 Try it: ``pytest tests/plugins/studio_gpt/test_ideas.py``
 """
@@ -21,15 +21,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-HELD_OUT = 10  # one description in so many is for evaluation
-WORDINGS = 12  # of WordNet's texts that lie nearest to a thing, so many are ideas of it
+HELD_OUT = 10  # one description in ten is for evaluation
+WORDINGS = 12  # the nearest WordNet texts that become ideas of a thing
 LOOKS = frozenset((
     "red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown", "tan", "beige", "grey", "gray",
     "black", "white", "gold", "golden", "silver", "dark", "pale", "bright", "round", "square", "flat", "long", "tall",
     "short", "small", "tiny", "big", "large", "huge", "wooden", "metal", "glass", "striped", "spotted", "furry",
     "shiny", "curved", "pointed",
 ))  # fmt: skip
-RIDDLES = frozenset(("i", "my", "me", "we", "our", "you", "your", "who", "what", "it"))  # words of no picture prompt
+RIDDLES = frozenset(
+    ("i", "my", "me", "we", "our", "you", "your", "who", "what", "it")
+)  # words that picture prompts do not have
 ARTICLES = ("a ", "an ", "the ", "any ", "two ", "some ")
 NAMED = ("{}", "{}", "a {}", "the {}", "{} please", "draw a {}", "picture of a {}", "a cute {}", "one small {}")
 TOLD = ("{}", "{}", "{}", "{}", "{}", "draw {}", "a picture of {}", "something like {}", "i want to see {}")
@@ -38,12 +40,12 @@ CHINESE_TOLD = ("{}", "{}", "画一个{}", "我想要{}", "{}，是什么")
 
 
 def held_out(text: str) -> bool:
-    """Whether a description is kept for evaluation: one in ten, the same on every machine."""
+    """Whether a description is held out for evaluation: one in ten, the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % HELD_OUT == 0
 
 
 def looks(record: dict[str, Any]) -> list[str]:
-    """The record's descriptions that say what it looks like, else the shortest two; no riddles, none held out."""
+    """The record's descriptions of its looks, else the shortest two, without riddles and held-out ones."""
     kept = [text for text in record["descriptions"] if not held_out(text) and "?" not in text]
     plain = [text for text in kept if not RIDDLES & set(text.split())]
     seen = [text for text in plain if LOOKS & set(text.replace(",", " ").split())]
@@ -51,25 +53,25 @@ def looks(record: dict[str, Any]) -> list[str]:
 
 
 def pairs(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Ideas and the prompts that they should become, of the training split; the same records give the same pairs.
+    """Pairs of ideas and prompts of the training split; the same records give the same pairs.
 
-    A record that nothing describes has ideas that name it only, and its tags for a description.
+    A record without descriptions has only ideas that name it, and its tags as its description.
     """
     made = []
     for record in records:
         if record["split"] != "train":
             continue
         rng = random.Random(record["id"])
-        told = looks(record) or [", ".join(record["tags"][:3])]
+        described = looks(record) or [", ".join(record["tags"][:3])]
         for place, idea in enumerate(_ideas(record, rng)):
-            others = [text for text in told if text not in idea] or told
+            others = [text for text in described if text not in idea] or described
             prompt = ", ".join(filter(None, (record["label"], others[place % len(others)])))
             made.append((idea, prompt))
     return made
 
 
-def kept(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The held-out descriptions as ideas, and a prompt of the thing each means."""
+def held_out_pairs(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Held-out descriptions as ideas, and a prompt of the thing that each describes."""
     return [
         (text, f"{record['label']}, {looks(record)[0]}")
         for record in records if record["split"] == "train" and looks(record)
@@ -77,8 +79,8 @@ def kept(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def kept_chinese(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The same of the Chinese descriptions."""
+def held_out_chinese_pairs(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The same for the Chinese descriptions."""
     return [
         (text, f"{record['label']}, {looks(record)[0]}")
         for record in records if record["split"] == "train" and looks(record)
@@ -88,7 +90,7 @@ def kept_chinese(records: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
 
 @cache
 def chinese() -> dict[str, tuple[str, ...]]:
-    """Chinese descriptions by the Chinese name of what they tell of."""
+    """Chinese descriptions by the Chinese name of the thing."""
     rows = map(json.loads, Path(__file__).with_name("chinese.jsonl").read_text("utf-8").splitlines())
     return {row["zh_label"]: tuple(row["texts"]) for row in rows}
 
@@ -115,16 +117,16 @@ def _ideas(record: dict[str, Any], rng: random.Random) -> Iterator[str]:
             yield rng.choice(CHINESE_TOLD).format(text)
             yield rng.choice(re.split("[，、]", text))
     if record["gloss"]:
-        yield from {record["gloss"], record["gloss"].split(";")[0], _worn(record["gloss"].split(";")[0], rng)}
+        yield from {record["gloss"], record["gloss"].split(";")[0], _dropped(record["gloss"].split(";")[0], rng)}
     yield from record.get("wordings", ())[:WORDINGS]
     for text in kept:
         yield text
-        yield _dressed(_worn(text, rng), rng)
+        yield _phrased(_dropped(text, rng), rng)
         yield f"{text}, {rng.choice(kept)}"
 
 
-def _dressed(text: str, rng: random.Random) -> str:
-    """As part of a request, with or without an article."""
+def _phrased(text: str, rng: random.Random) -> str:
+    """Within a phrase of a request, with or without an article."""
     if text.startswith(ARTICLES):
         text = text.split(" ", 1)[1] if rng.random() < 0.3 else text
     elif rng.random() < 0.5:
@@ -132,8 +134,8 @@ def _dressed(text: str, rng: random.Random) -> str:
     return rng.choice(TOLD).format(text)
 
 
-def _worn(text: str, rng: random.Random) -> str:
-    """Without a fifth of its words, one at least, if it has more than three."""
+def _dropped(text: str, rng: random.Random) -> str:
+    """Drop a fifth of its words, at least one, if it has more than three."""
     words = text.split()
     if len(words) <= 3:
         return text

@@ -1,8 +1,9 @@
-"""The kernels that take the place of `nn.Linear`: what each holds of the weights, and which devices it runs on.
+"""Quantized and fast replacements of `nn.Linear`, each with its weight format and its supported devices.
 
-See the table in `linear.py`. Each says why it cannot serve a module; which one does is not decided here.
+See the table in `linear.py`. Each gives the reason why it does not support a module;
+`quantized_linear.py` selects one.
 
-Try it: ``pytest tests/plugins/studio_gpt/test_linear.py``
+Try it: ``pytest tests/plugins/studio_gpt/test_quantized_linear.py``
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from torch.nn import functional as F
 
 from studio.devices.precision import fast_dtype
 
-FEW = 32  # rows up to which torch's int8 kernel is asked; above, reading the weights is not what costs
-VERY_FEW = 4  # rows up to which MKL multiplies a part of the matrix faster from the left
-PARTS = 32  # a matrix is cut into at most so many parts; 8 to 64 read equally fast on two cores
+FEW = 32  # rows up to which torch's int8 kernel is used; above, the product is not memory-bound
+VERY_FEW = 4  # rows up to which MKL is faster with the matrix on the left
+PARTS = 32  # maximum number of parts of a matrix; 8 to 64 are equally fast on two cores
 GROUP = 32  # weights that share a scale in int4
 FLOAT16_MOST = 65504.0
 INT4_CAPABILITY = (8, 0)  # of a CUDA card, for torch's int4 kernel
@@ -27,12 +28,12 @@ _KEYS = {"cpu": "CPU", "cuda": "CUDA", "mps": "MPS", "xpu": "XPU"}  # of torch's
 
 
 class Kernel(nn.Module):
-    """What takes the place of an `nn.Linear`: called with (..., in) it gives (..., out) in the dtype of its input.
+    """A replacement of an `nn.Linear`: (..., in) to (..., out), in the dtype of its input.
 
     Attributes:
         name: for reports and recipes.
-        bits: of a weight, at the most.
-        packed_bytes: what it holds outside of parameters and buffers; the host's ledger counts it by this name.
+        bits: per weight, at most.
+        packed_bytes: memory outside of parameters and buffers; the host's memory ledger reads this name.
     """
 
     name: ClassVar[str]
@@ -40,20 +41,20 @@ class Kernel(nn.Module):
     packed_bytes: int = 0
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Pack the weights; the given module is left as it is."""
+        """Pack the weights; the given module is not changed."""
         super().__init__()
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
-        """Why it cannot serve this one; empty if it can."""
+        """The reason why it does not support this module; empty if it does."""
         raise NotImplementedError
 
 
 class Split(Kernel):
-    """The weights as they are, multiplied in a batch of parts of the matrix, so that all threads read; MKL is faster at
-    very few rows if these stand at the right, and above at the left.
+    """Unchanged weights, multiplied as a batch of parts of the matrix, so that all threads read memory. With very few
+    rows MKL is faster with the matrix on the left, with more on the right.
 
-    The parameters stay those of the `nn.Linear` it was made of: tied weights stay tied, and nothing is held twice.
+    It shares the parameters of the `nn.Linear`: tied weights stay tied, and no memory is copied.
     """
 
     name: ClassVar[str] = "split"
@@ -66,9 +67,9 @@ class Split(Kernel):
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
-        """Only what MKL multiplies: other libraries, and 16-bit weights, have other habits."""
+        """Only float32 products by MKL are supported."""
         if not (linear.weight.device.type == "cpu" and torch.backends.mkl.is_available()):
-            return "the product is not made by MKL on a CPU"
+            return "the product does not run by MKL on a CPU"
         if linear.weight.dtype != torch.float32:
             return f"the weights are {linear.weight.dtype}, not float32"
         return "" if _parts(linear.out_features) > 1 else f"{linear.out_features} rows cannot be cut into equal parts"
@@ -83,15 +84,15 @@ class Split(Kernel):
             y = torch.bmm(rows.expand(self.parts, -1, -1), matrix.mT).transpose(0, 1)  # (N, P, out / P)
         else:
             y = torch.bmm(matrix, rows.t().expand(self.parts, -1, -1)).flatten(0, 1).t()  # (N, out)
-        y = y.reshape(len(rows), -1).contiguous()  # kernels after it want whole rows
+        y = y.reshape(len(rows), -1).contiguous()  # later kernels need contiguous rows
         return _shaped(y if self.bias is None else y.add_(self.bias), x)
 
 
 class Half(Kernel):
     """Weights in float16, products and sums in float32, by FBGEMM (x86).
 
-    Without AVX-512 it sums in another order where it works on one row, or two, and it cuts rows into threes to sixes as
-    far as their number allows. Rows of zeros are added up to a multiple of three there, which costs next to nothing.
+    Without AVX-512 the order of summation differs between groups of one or two rows and groups of three to six. So rows
+    are padded with zeros to a multiple of three there, which costs little.
     """
 
     name: ClassVar[str] = "fbgemm-float16"
@@ -110,7 +111,7 @@ class Half(Kernel):
         if reason := _no_fbgemm(linear):
             return reason
         most = float(linear.weight.detach().abs().amax())
-        return "" if most <= FLOAT16_MOST else f"a weight is as large as {most:g}; float16 holds up to {FLOAT16_MOST:g}"
+        return "" if most <= FLOAT16_MOST else f"a weight is {most:g}; the maximum of float16 is {FLOAT16_MOST:g}"
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out) in the dtype of x."""
@@ -121,8 +122,8 @@ class Half(Kernel):
 
 
 class Short(Kernel):
-    """Weights in the short dtype that a GPU multiplies fastest. In float16 rows are divided by their largest number
-    before, since sums beyond 65504 are infinite there.
+    """Weights in the fastest 16-bit dtype of a GPU. In float16 rows are first divided by their largest number, since
+    sums beyond 65504 overflow.
     """
 
     name: ClassVar[str] = "short"
@@ -136,18 +137,18 @@ class Short(Kernel):
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
-        """Weights that are short already, devices that are slower with them, and what float16 does not hold."""
+        """Rejects 16-bit weights, devices without a faster 16-bit dtype, and weights that overflow float16."""
         device = linear.weight.device
         if device.type == "cpu":
-            return "it is for GPUs"
+            return "it is only for GPUs"
         if linear.weight.dtype.itemsize <= 2:
             return f"the weights are {linear.weight.dtype} already"
         short = fast_dtype(str(device))
         if short == "float32":
-            return f"`{device}` multiplies nothing faster than float32"
+            return f"`{device}` has no dtype that is faster than float32"
         most = float(linear.weight.detach().abs().sum(1).amax())
         if short == "float16" and most > FLOAT16_MOST:
-            return f"the weights of an output come to {most:g}; float16 holds up to {FLOAT16_MOST:g}"
+            return f"the weights of an output sum to {most:g}; the maximum of float16 is {FLOAT16_MOST:g}"
         return ""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,12 +164,13 @@ class Short(Kernel):
 
 
 class Int8(Kernel):
-    """Weights in int8, a scale for each output; each row of x in 8 bits with its own scale; exact sums, by FBGEMM.
+    """Dynamic int8 quantization by FBGEMM: int8 weights with a scale per output, 8-bit activations with a scale per
+    row.
 
-    FBGEMM's own dynamic form takes one scale for all rows, and then what a request gets depends on its neighbours. So
-    rows are divided by their largest number before, and the fixed scale is that of -1 to 1.
+    FBGEMM's own dynamic form has one scale for all rows, so a request's result would depend on its batch. So rows are
+    divided by their largest number first, and the fixed scale is that of -1 to 1.
 
-    Processors without VNNI add pairs of products in 16 bits, which do not hold those of 8 bits. Rows have 7 there.
+    CPUs without VNNI add pairs of products in 16 bits, where 8-bit products overflow; activations have 7 bits there.
     """
 
     name: ClassVar[str] = "fbgemm-int8"
@@ -180,14 +182,14 @@ class Int8(Kernel):
         scales = _scales(weight, 127)
         self._packed = _packed_int8(weight, scales)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float(), requires_grad=False)
-        self.steps = 63 if _saturates() else 127  # from zero to a row's largest number
+        self.steps = 63 if _saturates() else 127  # quantization steps from zero to a row's largest number
         self.packed_bytes = weight.numel() + 12 * len(scales)  # FBGEMM holds scale, zero point and sum of each output
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
-        """Needs FBGEMM and torch's quantised tensors, which a later torch may drop."""
+        """Needs FBGEMM and torch's quantized tensors, which a later torch may remove."""
         gone = not hasattr(torch, "quantize_per_channel") or not hasattr(torch.ops.quantized, "linear_prepack")
-        return _no_fbgemm(linear) or ("this torch has no quantised tensors" if gone else _not_finite(linear))
+        return _no_fbgemm(linear) or ("this torch has no quantized tensors" if gone else _not_finite(linear))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out) in the dtype of x."""
@@ -200,15 +202,15 @@ class Int8(Kernel):
 
 @cache
 def _saturates() -> bool:
-    """Whether FBGEMM loses what 8-bit products add up to on this processor: asked of it, with the largest ones."""
+    """Whether FBGEMM saturates on this CPU: tested with the largest 8-bit products."""
     weight = torch.ones(8, 64)
     sums = _product_int8(torch.ones(1, 64), 127, _packed_int8(weight, _scales(weight, 127)))
     return bool((sums - 64).abs().max() > 0.01)
 
 
 def _packed_int8(weight: Tensor, scales: Tensor) -> torch.ScriptObject:
-    """Weights (out, in) as FBGEMM holds them, with a scale for each output (out,)."""
-    with warnings.catch_warnings():  # there is no other way yet to hand int8 weights to FBGEMM
+    """Weights (out, in) packed for FBGEMM, with a scale for each output (out,)."""
+    with warnings.catch_warnings():  # FBGEMM has no other interface for int8 weights yet
         warnings.filterwarnings("ignore", message=".*quantized tensor creation", category=UserWarning)
         int8 = torch.quantize_per_channel(weight, scales.double(), torch.zeros(len(scales)).long(), 0, torch.qint8)
     return torch.ops.quantized.linear_prepack(int8, None)
@@ -220,7 +222,7 @@ def _product_int8(rows: Tensor, steps: int, packed: torch.ScriptObject) -> Tenso
 
 
 class Int8Weights(Kernel):
-    """Weights in int8, a scale for each output; activations keep their numbers. Runs on CPUs and GPUs."""
+    """Weight-only int8 quantization, with a scale for each output. For CPUs and GPUs."""
 
     name: ClassVar[str] = "int8-weights"
     bits: ClassVar[int] = 8
@@ -237,7 +239,7 @@ class Int8Weights(Kernel):
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
-        """Devices that torch has no such kernel for, and what is not finite."""
+        """Rejects devices without a kernel in torch, and weights that are NaN or infinite."""
         kind = linear.weight.device.type
         key = _KEYS.get(kind)
         if key and not torch._C._dispatch_has_kernel_for_dispatch_key("aten::_weight_int8pack_mm", key):
@@ -251,7 +253,7 @@ class Int8Weights(Kernel):
         if few and not on_cpu:  # in float32: scales are too small for float16, and sums without them too large
             y = torch._weight_int8pack_mm(rows.float(), self.weight, self.scales)
         elif few and not rows.shape[1] % 16:
-            # torch's kernel is quick in bfloat16 alone, and reads beyond the end of rows that are no multiple of 16.
+            # torch's kernel is fast only in bfloat16, and reads beyond rows whose length is not a multiple of 16.
             y = torch._weight_int8pack_mm(
                 rows.bfloat16(), self.weight, torch.ones_like(self.scales, dtype=torch.bfloat16)
             )
@@ -259,17 +261,16 @@ class Int8Weights(Kernel):
         elif on_cpu:
             short = getattr(torch, fast_dtype("cpu"))
             y = F.linear(rows.to(short), self.weight.to(short)) * self.scales
-        else:  # many rows earn weights that are written out
+        else:  # with many rows it pays to dequantize the weights
             y = F.linear(rows, (self.weight * self.scales[:, None]).to(x.dtype))
         y = y if self.bias is None else y + self.bias
         return _shaped(y, x)
 
 
 class Int4(Kernel):
-    """Weights in 4 bits, with a scale and an offset for each `GROUP` inputs of an output, by torch's own kernels.
+    """Weight-only int4 quantization, with a scale and an offset per group of `GROUP` inputs, by torch's kernels.
 
-    Activations are rounded to bfloat16: the kernel of the CPU takes float32 too, at a thirtieth of the speed. The one
-    for CUDA has not been run.
+    Activations are rounded to bfloat16: the CPU kernel is 30 times slower in float32. The CUDA kernel has not been run.
     """
 
     name: ClassVar[str] = "int4-weights"
@@ -295,7 +296,7 @@ class Int4(Kernel):
 
     @classmethod
     def refuses(cls, linear: nn.Linear) -> str:
-        """Inputs come in whole groups, and only CPUs and CUDA from a compute capability on have the kernel."""
+        """Rejects inputs that are not a multiple of `GROUP`, and devices without the kernel."""
         device = linear.weight.device
         if device.type not in ("cpu", "cuda"):
             return f"torch has no int4 kernel with this layout for {device.type}"
@@ -315,12 +316,12 @@ class Int4(Kernel):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(..., in) as whole rows (N, in)."""
+    """(..., in) as contiguous rows (N, in)."""
     return x.reshape(-1, x.shape[-1]).contiguous()
 
 
 def _shaped(y: Tensor, x: Tensor) -> Tensor:
-    """Answers (N, out) in the shape and dtype that belong to x (..., in)."""
+    """Results (N, out) in the shape and dtype of x (..., in)."""
     return y.to(x.dtype).view(*x.shape[:-1], y.shape[-1])
 
 
@@ -340,11 +341,11 @@ def _no_fbgemm(linear: nn.Linear) -> str:
 
 
 def _not_finite(linear: nn.Linear) -> str:
-    return "" if bool(linear.weight.detach().isfinite().all()) else "a weight is not finite"
+    return "" if bool(linear.weight.detach().isfinite().all()) else "a weight is NaN or infinite"
 
 
 def _pack_int4(integers: Tensor, cuda: bool) -> Tensor:
-    """The layout that torch's kernels read; on CUDA as many tiles of 16 inputs together as fit (2, 4 or 8)."""
+    """The packed layout of torch's kernels; on CUDA with the most tiles of 16 inputs that fit (2, 4 or 8)."""
     if not cuda:
         return torch.ops.aten._convert_weight_to_int4pack_for_cpu(integers, 1)
     tiles = next(tiles for tiles in (8, 4, 2) if integers.shape[1] % (16 * tiles) == 0)

@@ -1,9 +1,9 @@
-"""Models from disk: a folder in the layout of transformers (safetensors, also sharded), or a GGUF file.
+"""Load models from disk: a folder in the layout of transformers (safetensors, also sharded), or a GGUF file.
 
-`find` reads what is small (configuration, index, GGUF header) and says which files hold the weights; `Found.build`
-fills a decoder with them, `Found.tokens` reads the tokenizer. Sizes are checked before anything is read, and a weight
-that is not finite is refused. `save` writes a folder that transformers reads. This module knows nothing
-of generators.
+`find` reads the small files (configuration, index, GGUF header) and determines which files hold the weights;
+`ModelFiles.build` fills a decoder with them, `ModelFiles.tokens` reads the tokenizer. Sizes are checked before anything
+is read, and a weight that is not finite is refused. `save` writes a folder that transformers reads. This module knows
+nothing of generators.
 
 Try it: ``python -c "from studio_gpt.load import *; print(find(Path('folder')).config)"``
 """
@@ -26,54 +26,54 @@ from studio.errors import UsageError, WeightsError
 from studio.loaders import MOST_CONFIG, MOST_INDEX, MOST_TOKENIZER, read_config, regular, tokenizer_json
 from studio.weights.loading import Source, Tensors
 from studio_gpt import families, gguf_model
-from studio_gpt.families import Stored
+from studio_gpt.config import Config
+from studio_gpt.families import StoredParameter
 from studio_gpt.gguf_file import Gguf
-from studio_gpt.linear import Pack
-from studio_gpt.model import GPT, Config
+from studio_gpt.model import GPT
+from studio_gpt.quantized_linear import Quantizer
 from studio_gpt.tokens import Tokens
 
 INDEX = "model.safetensors.index.json"
 _LARGEST = {"tokenizer.json": MOST_TOKENIZER, INDEX: MOST_INDEX}  # bytes
 _OTHERS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_OTHER = "name another model, or get this one again if it should be sound"
+_OTHER = "use another model, or download this one again"
 _FORMATS = "a folder with config.json and *.safetensors, or a .gguf file"
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelFiles:
     """A model on disk.
 
     Attributes:
         path: the folder or the GGUF file.
         config: its shape.
-        plan: where each parameter of the decoder stands in the files.
-        files: those that hold weights.
-        tied: whether the head has no weights of its own.
+        plan: where each parameter of the decoder is stored in the files.
+        files: the files that hold weights.
     """
 
     path: Path
     config: Config
-    plan: Mapping[str, Stored]
+    plan: Mapping[str, StoredParameter]
     files: tuple[Path, ...]
     gguf: Gguf | None = None
 
     @property
     def others(self) -> list[Path]:
-        """The small files that the model is made of too."""
+        """The other files of the model, such as its configuration and tokenizer."""
         folder = self.path if self.gguf is None else self.path.parent
         if self.gguf is not None and not (folder / "tokenizer.json").exists():
-            return []  # all is in the file
+            return []  # the GGUF file has everything
         return [folder / name for name in _OTHERS if (folder / name).exists()]
 
-    def build(self, device: str, dtype: str | torch.dtype, pack: Pack | None = None) -> GPT:
-        """The decoder with its weights, frozen, and packed if that is asked for.
+    def build(self, device: str, dtype: str | torch.dtype, pack: Quantizer | None = None) -> GPT:
+        """The decoder with its weights, frozen, and quantized by `pack` if given.
 
-        Raises WeightsError if they are damaged or do not fit.
+        Raises WeightsError if the weights are damaged or have other shapes.
         """
-        made: GPT = studio.module(
+        model: GPT = studio.module(
             partial(GPT, self.config), self.files, device=device, dtype=dtype, reader=self._open, pack=pack
         )
-        return made
+        return model
 
     def tokens(self) -> Tokens:
         """The tokenizer: a tokenizer.json in the folder or beside the file, else the one inside a GGUF file."""
@@ -90,20 +90,22 @@ class Found:
         except UsageError as error:
             raise _unusable(self.path, error) from None
         if found.size > self.config.vocab:
-            message = f"the tokenizer of `{self.path}` knows {found.size:,} tokens and the model {self.config.vocab:,}"
+            message = (
+                f"the tokenizer of `{self.path}` has {found.size:,} tokens, but the model only {self.config.vocab:,}"
+            )
             raise WeightsError(self.path, message, hint="put the model's own tokenizer.json there")
         return replace(found, ends=frozenset(each for each in found.ends if 0 <= each < self.config.vocab))
 
     def _open(self, files: Sequence[Path], device: str, dtype: torch.dtype) -> Tensors:
         if self.gguf is not None:
-            return Arranged(_GgufTensors(self.gguf, device, dtype), self.plan)
+            return RemappedTensors(_GgufTensors(self.gguf, device, dtype), self.plan)
         embedded_by_head = self.plan["embed.weight"].names == (families.HEAD,)
         rename = partial(families.plain_name, tied=self.config.tied and not embedded_by_head)
-        return Arranged(Source(files, rename, device, dtype), self.plan)
+        return RemappedTensors(Source(files, rename, device, dtype), self.plan)
 
 
-def find(path: Path) -> Found:
-    """Look at a model. Raises WeightsError if it is missing, damaged, or of a kind that is not known."""
+def find(path: Path) -> ModelFiles:
+    """Inspect a model. Raises WeightsError if it is missing, damaged, or of an unsupported architecture."""
     try:
         if path.is_file() and path.suffix.lower() == ".gguf":
             return _find_gguf(path)
@@ -111,41 +113,45 @@ def find(path: Path) -> Found:
             return _find_folder(path)
     except UsageError as error:
         raise _unusable(path, error) from None
-    what = "is no model" if path.exists() else "does not exist"
-    raise WeightsError(path, f"the model `{path}` {what}", hint=f"name {_FORMATS}")
+    what = "is not a model" if path.exists() else "does not exist"
+    raise WeightsError(path, f"the model `{path}` {what}", hint=f"give {_FORMATS}")
 
 
 def _unusable(path: Path, error: UsageError) -> WeightsError:
     return WeightsError(path, f"the model `{path}` cannot be used: {error.message}", hint=error.hint or _OTHER)
 
 
-def _find_folder(path: Path) -> Found:
+def _find_folder(path: Path) -> ModelFiles:
     values = read_json(path / "config.json")
     config = families.config_of(values)
     files = sorted(path.glob("*.safetensors"))
     if (path / INDEX).exists():
         shards = read_json(path / INDEX).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(each, str) for each in shards.values()):
-            raise WeightsError(path / INDEX, f"`{path / INDEX}` has no map of weights", hint="get the model again")
+            raise WeightsError(
+                path / INDEX, f"`{path / INDEX}` has no valid `weight_map`", hint="download the model again"
+            )
         files = [path / Path(name).name for name in sorted(set(shards.values()))]
     elif (path / "model.safetensors").exists():
         files = [path / "model.safetensors"]
     missing = [file.name for file in files if not file.exists()]
     if missing or not files:
         lacks = f"lacks `{missing[0]}`, which its index names" if missing else "has no *.safetensors"
-        raise WeightsError(path, f"the model `{path}` {lacks}", hint="get the model again; pickles are not read")
-    own = _own_head(files, families.embedding_of(values["model_type"])) if config.tied else ""
-    if own == "untied":
+        raise WeightsError(
+            path, f"the model `{path}` {lacks}", hint="download the model again; pickles are not supported"
+        )
+    head = _unshared_head(files, families.embedding_of(values["model_type"])) if config.tied else ""
+    if head == "untied":
         config = replace(config, tied=False)
     plan = families.plan_of(config, values["model_type"])
-    if own == "embedding":
+    if head == "embedding":
         plan["embed.weight"] = replace(plan["embed.weight"], names=(families.HEAD,))
-    return Found(path, config, plan, tuple(files))
+    return ModelFiles(path, config, plan, tuple(files))
 
 
-def _own_head(files: Sequence[Path], embedding: str) -> str:
-    """What files of a tied model hold of a head: nothing or a copy (``""``), other weights than the embedding's
-    (``untied``: they are used, as transformers does), or a head in place of the embedding (``embedding``).
+def _unshared_head(files: Sequence[Path], embedding: str) -> str:
+    """What the files of a model with tied weights have as its head: nothing or a copy (``""``), other weights than the
+    embedding's (``untied``: they are used, as in transformers), or a head but no embedding (``embedding``).
     """
     source = Source(files, partial(families.plain_name, tied=False), "cpu", torch.float32)
     if families.HEAD not in source.names:
@@ -155,45 +161,45 @@ def _own_head(files: Sequence[Path], embedding: str) -> str:
     return "" if source.equal(families.HEAD, embedding) else "untied"
 
 
-def _find_gguf(path: Path) -> Found:
+def _find_gguf(path: Path) -> ModelFiles:
     gguf = Gguf(path)
     shapes = {name: info.shape for name, info in gguf.tensors.items()}
     divisors = gguf.tensor("rope_freqs.weight").tolist() if "rope_freqs.weight" in shapes else ()
     config = gguf_model.config_of(gguf.metadata, shapes, divisors)
     plan = gguf_model.plan_of(config, gguf.metadata["general.architecture"])
-    return Found(path, config, plan, (path,), gguf)
+    return ModelFiles(path, config, plan, (path,), gguf)
 
 
-class Arranged:
-    """Tensors by the decoder's names, put together from those that are stored. Raises WeightsError where one lacks."""
+class RemappedTensors:
+    """Tensors under the decoder's names, assembled from stored ones. Raises WeightsError if one is missing."""
 
-    def __init__(self, pieces: Tensors, plan: Mapping[str, Stored]) -> None:
+    def __init__(self, pieces: Tensors, plan: Mapping[str, StoredParameter]) -> None:
         self._pieces, self.plan = pieces, plan
         self.files, self.device, self.dtype = pieces.files, pieces.device, pieces.dtype
         self._used = {name for each in plan.values() for name in each.names}
         if missing := sorted(self._used - pieces.names):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             message = f"the weights of `{self.files[0].parent}` lack the tensor `{missing[0]}`{more}"
-            raise WeightsError(self.files[0], message, hint="get the model again, or use the config.json beside it")
+            raise WeightsError(self.files[0], message, hint="download the model again, with its own config.json")
 
     @property
     def names(self) -> set[str]:
-        """The decoder's names, and those that are stored and mean nothing to it."""
+        """The decoder's names, and stored names that it does not use."""
         return {*self.plan, *(self._pieces.names - self._used)}
 
     def check(self, name: str, shape: Sequence[int]) -> None:
-        """Raise WeightsError unless what is stored makes a tensor of this shape."""
+        """Raise WeightsError unless the stored tensors make one of this shape."""
         each = self.plan[name]
         for stored, rows in zip(each.names, each.rows, strict=True):
             piece = (rows, *shape[1:])
             self._pieces.check(stored, piece[::-1] if each.transposed else piece)
 
     def read(self, name: str) -> Tensor:
-        """The tensor, on the device and in the dtype. Raises WeightsError if a number is not finite."""
+        """The tensor, on the device and in the dtype. Raises WeightsError for NaN or infinity."""
         return self._arrange(name, self._pieces.read)
 
     def stored(self, name: str) -> Tensor:
-        """The tensor in host memory, in the dtype already. Raises as `read` does."""
+        """The tensor in host memory, in the dtype. Raises as `read` does."""
         return self._arrange(name, lambda stored: self._pieces.stored(stored).to(self.dtype))
 
     def _arrange(self, name: str, read: Callable[[str], Tensor]) -> Tensor:
@@ -201,11 +207,11 @@ class Arranged:
         for i, stored in enumerate(each.names):
             piece = read(stored)
             if not piece.isfinite().all():
-                message = f"the tensor `{stored}` has numbers that are not finite in {str(self.dtype).split('.')[1]}"
+                message = f"the tensor `{stored}` has NaN or infinity in {str(self.dtype).split('.')[1]}"
                 wider = "" if self.dtype == torch.float32 else "; or load it in float32"
-                raise WeightsError(self.files[0], message, hint=f"get the model again{wider}")
+                raise WeightsError(self.files[0], message, hint=f"download the model again{wider}")
             if each.pairs and each.pairs[i]:
-                piece = _side_by_side(piece, each.pairs[i])
+                piece = _uninterleaved(piece, each.pairs[i])
             pieces.append(piece.t().contiguous() if each.transposed else piece)
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
@@ -219,13 +225,15 @@ class _GgufTensors:
 
     @property
     def names(self) -> set[str]:
-        return {*self.gguf.tensors} - {"rope_freqs.weight"}  # it is part of the configuration
+        return {*self.gguf.tensors} - {"rope_freqs.weight"}  # part of the configuration
 
     def check(self, name: str, shape: Sequence[int]) -> None:
         found = self.gguf.tensors[name].shape
         if found != tuple(shape):
             message = f"the tensor `{name}` of `{self.gguf.path}` has the shape {list(found)}; it must be {list(shape)}"
-            raise WeightsError(self.gguf.path, message, hint="get the file again: its metadata are of another model")
+            raise WeightsError(
+                self.gguf.path, message, hint="download the file again: its metadata belong to another model"
+            )
 
     def read(self, name: str) -> Tensor:
         return devices.device(self.device).send(self.stored(name), self.dtype)
@@ -234,19 +242,19 @@ class _GgufTensors:
         return torch.from_numpy(self.gguf.tensor(name))
 
 
-def _side_by_side(piece: Tensor, heads: int) -> Tensor:
-    """Rows of each head from turned pairs (0, D/2, 1, …), as llama.cpp has them, to halves (0, 1, …, D/2, …)."""
+def _uninterleaved(piece: Tensor, heads: int) -> Tensor:
+    """Rows of each head from interleaved pairs (0, D/2, 1, …), the order of llama.cpp, to halves (0, 1, …, D/2, …)."""
     return piece.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a size that is sane for its name. Raises WeightsError."""
+    """A JSON object from a file of bounded size. Raises WeightsError."""
     try:
         found = json.loads(regular(path, _LARGEST.get(path.name, MOST_CONFIG)))
     except (ValueError, RecursionError) as error:
-        raise WeightsError(path, f"`{path}` is no JSON: {error}", hint="get the model again") from None
+        raise WeightsError(path, f"`{path}` is not JSON: {error}", hint="download the model again") from None
     if not isinstance(found, dict):
-        raise WeightsError(path, f"`{path}` is no JSON object", hint="get the model again")
+        raise WeightsError(path, f"`{path}` is not a JSON object", hint="download the model again")
     return found
 
 
@@ -255,22 +263,22 @@ def _folder_tokens(folder: Path, vocab: int) -> Tokens:
 
     path = folder / "tokenizer.json"
     if not path.exists():
-        hint = f"make it: `transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained(…)`"
+        hint = f"create it: `transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained(…)`"
         raise WeightsError(path, f"the model `{folder}` has no tokenizer.json", hint=hint)
     more = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     template = _template(folder, more)
-    # Prompts are neither cut nor padded, whatever was saved with the tokenizer.
+    # Prompts are neither truncated nor padded, whatever the tokenizer's settings.
     content = {**read_config(path, MOST_TOKENIZER), "truncation": None, "padding": None}
-    content["added_tokens"] = _embedded(content.get("added_tokens"), vocab, template or "")
+    content["added_tokens"] = _without_unembedded(content.get("added_tokens"), vocab, template or "")
     tokenizer = tokenizer_json.build(content, path)
-    told = [read_json(file) for name in ("config.json", "generation_config.json")
+    configs = [read_json(file) for name in ("config.json", "generation_config.json")
             if (file := folder / name).exists()]  # fmt: skip
-    found = [each.get("eos_token_id") for each in told]
+    found = [each.get("eos_token_id") for each in configs]
     ends = {one for each in found for one in (each if isinstance(each, list) else [each]) if isinstance(one, int)}
     specials = {
         name: _text(more[name]) for name in ("bos_token", "eos_token", "pad_token", "unk_token") if more.get(name)
     }
-    # transformers takes named tokens as special ones, even where tokenizer.json has them among its words
+    # transformers treats named tokens as special, even if tokenizer.json has them as ordinary tokens
     named = [tokenizers.AddedToken(each, special=True, normalized=False) for each in specials.values()
              if tokenizer.token_to_id(each) is not None]  # fmt: skip
     tokenizer.add_special_tokens(named)
@@ -279,10 +287,10 @@ def _folder_tokens(folder: Path, vocab: int) -> Tokens:
                   one_turn=more.get("one_turn") is True)  # fmt: skip
 
 
-def _embedded(added: Any, vocab: int, template: str) -> Any:
-    """A tokenizer's added tokens without special ones that the model has no embedding for, such as one for padding.
+def _without_unembedded(added: Any, vocab: int, template: str) -> Any:
+    """A tokenizer's added tokens without special tokens that have no embedding, such as one for padding.
 
-    They are never needed, unless the chat template writes them; then they stay, and the tokenizer is refused.
+    They are not needed unless the chat template writes them; then they stay, and the tokenizer is rejected.
     """
     if not isinstance(added, list) or not all(isinstance(each, dict) for each in added):
         return added  # the library says what is wrong with it
@@ -297,19 +305,19 @@ def _embedded(added: Any, vocab: int, template: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A special token, which may be written as an object."""
+    """A special token, which may be stored as an object."""
     return str(value.get("content", "") if isinstance(value, dict) else value)
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """The chat template: a file of its own, a text, or the one called `default` of several."""
+    """The chat template: a separate file, a text, or the one named `default` of several."""
     file = folder / "chat_template.jinja"
     if file.exists():
         try:
             return regular(file, MOST_CONFIG).decode()
         except UnicodeDecodeError as error:
             message = f"`{file}` is not UTF-8 text: {error.reason} at byte {error.start:,}"
-            raise WeightsError(file, message, hint="get the model again") from None
+            raise WeightsError(file, message, hint="download the model again") from None
     found = config.get("chat_template")
     if isinstance(found, list):
         named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
@@ -318,7 +326,9 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def save(model: GPT, folder: Path) -> None:
-    """Write config.json and model.safetensors as transformers reads them, as GPT-2 or Llama by the decoder's shape."""
+    """Write config.json and model.safetensors in the layout of transformers, as GPT-2 or Llama by the decoder's
+    shape.
+    """
     from safetensors.torch import save_file
 
     values = families.values_of(model.config)

@@ -1,4 +1,4 @@
-"""What the plugin adds to `Studio`: `text`, `chat` and `explain`. This module knows nothing of terminals.
+"""The methods that the plugin adds to `Studio`: `text`, `chat` and `explain`.
 
 Try it: ``print(studio.Studio().chat(model="smollm2").say("What is a decoder?"))``
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How likely each token was.
+    """The log-probability of each generated token.
 
     `tokens` has the tokens of the `prompt` and those `written`: `id` and `token` (its text), and for the latter
-    `logprob` and the alternatives, `top`; besides `text` and `ended`. `attention` is a picture of where one head looks.
+    `logprob` and the alternatives, `top`; also `text` and `ended`. `attention` is a picture of one head's attention.
     """
 
     tokens: dict[str, Any]
@@ -40,9 +40,9 @@ def text(studio: Studio, prompt: str, *, seed: int | None = None, stream: Litera
 def text(
     studio: Studio, prompt: str, *, seed: int | None = None, stream: bool = False, **inputs: Any
 ) -> Text | Iterator[str]:
-    """Write a text with the generator `text`, such as ``studio.text("Once", model="smollm2", weights="int8")``.
+    """Generate text with the generator `text`, such as ``studio.text("Once", model="smollm2", weights="int8")``.
 
-    With `stream` it comes piece by piece as it is written, and leaving the iterator early cancels the rest. `inputs`
+    With `stream`, yield the text in pieces as it is generated; closing the iterator early cancels the request. `inputs`
     are as for `Studio.submit`; raises as it does.
     """
     if stream:
@@ -62,9 +62,9 @@ def _pieces(events: Generator[Event, None, None]) -> Iterator[str]:
 
 
 def chat(studio: Studio, *, seed: int | None = None, **inputs: Any) -> Conversation:
-    """Begin a conversation with a language model; `inputs` are those of the generator `text`, for every answer.
+    """Start a conversation with a language model; `inputs` are those of the generator `text`, for every answer.
 
-    Raises ModelError or UnknownName for a model that is not here.
+    Raises ModelError or UnknownName for a model that is not installed.
     """
     return Conversation(studio, seed=seed, **inputs)
 
@@ -73,9 +73,10 @@ def explain(
     studio: Studio, prompt: str, *, layer: int | str | None = None, head: int | str = 0, seed: int | None = None,
     priority: str = "interactive", client: str = "", time_limit_s: float | None = None, **inputs: Any,
 ) -> Explanation:  # fmt: skip
-    """Go on from a prompt and say how likely each token was; with a `layer`, draw where a head of it looks, too.
+    """Generate text and report the log-probability of each token; with a `layer`, also draw the attention of its
+    `head`.
 
-    Both are counted from 0. `inputs` are those of the generator `text-explain`; `priority`, `client` and `time_limit_s`
+    Both are indices from 0. `inputs` are those of the generator `text-explain`; `priority`, `client` and `time_limit_s`
     are as for `Studio.submit`. Raises as it does, before anything runs.
     """
     from studio.engine.ticket import wait
@@ -90,5 +91,5 @@ def explain(
         studio.generator(name).Inputs.parse(given)
     request: dict[str, Any] = {"seed": seed, "priority": priority, "client": client, "time_limit_s": time_limit_s}
     tickets = [studio.submit(name, **request, **given) for name, given in asked.items()]
-    told, *drawn = wait(tickets)
-    return Explanation(json.loads(str(told)), next((each for each in drawn if isinstance(each, Image)), None))
+    tokens, *pictures = wait(tickets)
+    return Explanation(json.loads(str(tokens)), next((each for each in pictures if isinstance(each, Image)), None))

@@ -1,11 +1,11 @@
-"""Which token comes next: penalties, filters and a draw, each a pure function of logits (N, vocab), of N rows at once.
+"""Sampling of the next token: penalties, filters and a draw, pure functions of logits (N, vocab), for N rows at once.
 
-They are what transformers' processors of the same names do, in the same order: penalties and biases, what is allowed,
-temperature, top-k, top-p, min-p. The draw takes a number in [0, 1) that depends on the seed and the token's place alone
-(`uniform`), so a text is the same however its steps were made: packed with others, resumed, or guessed ahead.
+They equal the logits processors of transformers, in the same order: penalties and biases, masks, temperature, top-k,
+top-p, min-p. The draw uses a number in [0, 1) that depends only on the seed and the token's position (`uniform`), so
+the output is the same whether a step is batched, resumed or speculative.
 
-A rule (`Rule`) says which tokens may come next, such as those that keep a text within a JSON Schema. This module knows
-nothing of models or texts.
+A rule (`Rule`) says which tokens are allowed next, such as those that keep the output valid for a JSON Schema. Prompt
+lookup (`prompt_lookup`) drafts tokens for speculative decoding.
 
 Try it: ``python -c "from studio_gpt.sampling import *; print(Sampling(top_p=0.9))"``
 """
@@ -26,23 +26,23 @@ import studio
 from studio import devices
 from studio.errors import StudioError
 
-LARGEST = 1e30  # logits after biases and penalties, so that sums and quotients of theirs stay finite
-COLD = 1e-3  # the temperature below which logits are measured from the likeliest
-STEPS = 1 << 52  # of a probability, where they are added as integers
+LARGEST = 1e30  # bound of logits, so that their sums and quotients stay finite
+COLD = 1e-3  # below this temperature logits are shifted by their maximum
+STEPS = 1 << 52  # resolution of probabilities that are summed as integers
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen. The defaults change nothing but that the likeliest is taken.
+    """Sampling parameters. The defaults are greedy decoding.
 
     Attributes:
-        temperature: above 1 flattens, below sharpens; 0 takes the likeliest.
-        top_k: only the k likeliest; 0 is all.
-        top_p: only the likeliest that together have this probability (nucleus sampling, arXiv:1904.09751).
-        min_p: only those at least this probable in relation to the likeliest (arXiv:2407.01082).
-        repetition: logits of tokens that stand in prompt or text are divided by it (multiplied, if below 0)
+        temperature: above 1 flattens the distribution, below 1 sharpens it; 0 is greedy decoding.
+        top_k: sample from the k most likely tokens; 0 is all.
+        top_p: sample from the most likely tokens that together have this probability (nucleus, arXiv:1904.09751).
+        min_p: drop tokens below this fraction of the highest probability (arXiv:2407.01082).
+        repetition: divides positive logits of tokens in prompt and output, and multiplies negative ones
             (CTRL, arXiv:1909.05858).
-        presence, frequency: taken from the logits of tokens that were written, once, and each time.
+        presence, frequency: subtracted from the logits of generated tokens, once, and once per occurrence.
         bias: added to the logits of these tokens.
     """
 
@@ -57,24 +57,24 @@ class Sampling:
 
 
 class Rule(Protocol):
-    """What may be written."""
+    """Which tokens are allowed next."""
 
     def mask(self, written: Sequence[int]) -> Tensor | None:
-        """Which tokens may follow those that were written: bool (up to vocab,), on the CPU; None is all.
+        """The tokens allowed after the generated tokens `written`: bool (up to vocab,), on the CPU; None is all.
 
-        It depends on `written` alone, which may be longer or shorter than the last time.
+        The result depends only on `written`, which may be longer or shorter than in the last call.
         """
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a token is chosen by, besides its logits.
+class SamplingInput:
+    """The inputs of sampling one token, besides its logits.
 
     Attributes:
-        tokens: those before it; the first `prompt` were given, the rest written.
-        seed: what the draw follows from.
-        mask: which tokens may follow, as a `Rule` says it.
-        top: how many likeliest tokens to tell.
+        tokens: the tokens before it; the first `prompt` are the prompt, the rest are generated.
+        seed: the request's seed.
+        mask: the allowed tokens, from a `Rule`.
+        top: how many most likely tokens to report.
     """
 
     sampling: Sampling
@@ -86,9 +86,9 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A token, whether its logits were finite, and, where `top` was asked for, its log-probability by the model itself,
-    before penalties and temperature, and the likeliest tokens with theirs.
+class SampledToken:
+    """A token, whether its logits were finite, and, with `top`, its log-probability (before penalties and temperature)
+    and the most likely tokens with theirs.
     """
 
     token: int
@@ -98,14 +98,16 @@ class Chosen:
 
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float | Tensor) -> Tensor:
-    """Make the tokens at the places `seen` of flat logits less likely by a factor, a float64."""
+    """Apply a repetition penalty, a float64 factor, to the indices `seen` of flat logits."""
     found = logits[seen].double()
-    weighed = torch.where(found < 0, found * penalty, found / penalty).clamp(-LARGEST, LARGEST)
-    return logits.index_copy(0, seen, weighed.to(logits.dtype))
+    penalised = torch.where(found < 0, found * penalty, found / penalty).clamp(-LARGEST, LARGEST)
+    return logits.index_copy(0, seen, penalised.to(logits.dtype))
 
 
-def allow(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
-    """Rule out of each row what its mask does not allow, and tokens beyond it. Raises StudioError if none is left."""
+def apply_masks(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
+    """Mask out the tokens that each row's mask does not allow, and those beyond it. Raises StudioError if none is
+    left.
+    """
     if all(mask is None for mask in masks):
         return logits
     whole = torch.zeros(logits.shape, dtype=torch.bool)  # (N, V)
@@ -116,15 +118,15 @@ def allow(logits: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
             row[: len(mask)] = mask[: len(row)]
     if not whole.any(-1).all():
         raise StudioError(
-            "no token may follow what is written", hint="ask for something less strict, or for more tokens"
+            "no token is allowed after the text so far", hint="use a less strict schema, or raise `--max-tokens`"
         )
     return logits.masked_fill(~_upload(whole, logits.device), -torch.inf)
 
 
 def keep_top_k(logits: Tensor, k: int | Tensor, most: int) -> Tensor:
-    """Rule out all but the k likeliest, and what is as likely as the last of them.
+    """Mask out all but the k most likely tokens, and those as likely as the last of them.
 
-    `k` is from 1 to `most` for all rows, or for each (N, 1); a row whose k is 0 stays as it is.
+    `k` is from 1 to `most` for all rows, or one per row (N, 1); a row with k = 0 is unchanged.
     """
     likeliest = logits.topk(most).values  # (..., most)
     if isinstance(k, int):
@@ -134,9 +136,9 @@ def keep_top_k(logits: Tensor, k: int | Tensor, most: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float | Tensor) -> Tensor:
-    """Rule out the least likely as long as what is left has the probability `p`; the likeliest always stays.
+    """Mask out the least likely tokens while the rest has probability `p`; the most likely token always stays.
 
-    `p` is for all rows, or for each (N, 1); infinity rules out nothing.
+    `p` is for all rows, or one per row (N, 1); infinity masks out nothing.
     """
     ordered, order = logits.sort(descending=True, stable=True)
     probabilities = ordered.softmax(-1)
@@ -146,15 +148,15 @@ def keep_top_p(logits: Tensor, p: float | Tensor) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float | Tensor) -> Tensor:
-    """Rule out what has less than `p` times the probability of the likeliest, `p` for all rows or for each (N, 1)."""
+    """Mask out tokens with less than `p` times the highest probability; `p` is for all rows or one per row (N, 1)."""
     probabilities = logits.softmax(-1)
     return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
 
 
-def heat(logits: Tensor, temperature: float | Tensor, cold: bool) -> Tensor:
-    """Logits over a temperature above 0, one for all rows or one for each (N, 1) float64.
+def apply_temperature(logits: Tensor, temperature: float | Tensor, cold: bool) -> Tensor:
+    """Logits divided by a temperature above 0, one for all rows or one per row (N, 1) float64.
 
-    At the smallest ones, which are `cold`, all but the likeliest are ruled out.
+    At the smallest temperatures, which are `cold`, all but the most likely tokens are masked out.
     """
     if not cold:
         return logits / (temperature if isinstance(temperature, float) else temperature.to(logits.dtype))
@@ -166,8 +168,8 @@ def heat(logits: Tensor, temperature: float | Tensor, cold: bool) -> Tensor:
 
 
 def draw(logits: Tensor, u: float | Tensor) -> Tensor:
-    """The token of each row (N, 1) at `u` in [0, 1), (N, 1) or for all, of the summed probabilities; one that is ruled
-    out is never drawn.
+    """Sample the token of each row (N, 1) by inverse transform: at `u` in [0, 1), (N, 1) or for all rows. A token that
+    is masked out is never drawn.
     """
     sums = _sums(logits.double().softmax(-1))  # (N, V)
     whole = sums[..., -1:]
@@ -179,37 +181,37 @@ def draw(logits: Tensor, u: float | Tensor) -> Tensor:
 
 
 def _sums(probabilities: Tensor) -> Tensor:
-    """Running sums of rows. A GPU adds floats in an order of its own each time, so there they are added as integers."""
+    """Cumulative sums of rows. On a GPU they are sums of integers, as float sums depend on its order of execution."""
     if probabilities.device.type == "cpu":
         return probabilities.cumsum(-1)
     return (probabilities.double() * STEPS).round().long().cumsum(-1).double() / STEPS
 
 
 def uniform(seed: int, place: int) -> float:
-    """A number in [0, 1) for the token at a place of a text; equal for equal seeds and places, on every machine."""
+    """A number in [0, 1) for the token at a position; equal for equal seeds and positions, on every machine."""
     return (studio.Rng(seed).fork(place).seed >> 11) / (1 << 53)
 
 
 class _Numbers:
-    """Numbers of many rows, sent to the device in one tensor."""
+    """Numbers of many rows, uploaded to the device in one tensor."""
 
     def __init__(self) -> None:
         self._numbers: list[float] = []
         self._sent: Tensor | None = None
 
     def add(self, numbers: Sequence[float]) -> slice:
-        """Where they will be."""
+        """Add numbers; return where they will be."""
         begin = len(self._numbers)
         self._numbers += numbers
         return slice(begin, len(self._numbers))
 
     def send(self, device: torch.device) -> None:
-        """No more are added."""
+        """Upload them; no more are added afterwards."""
         if self._numbers:
             self._sent = _upload(torch.tensor(self._numbers, dtype=torch.float64), device)
 
     def get(self, where: slice) -> Tensor:
-        """Those of a place, (n,) float64 on the device."""
+        """The numbers of a slice, (n,) float64 on the device."""
         assert self._sent is not None
         return self._sent[where]
 
@@ -220,7 +222,7 @@ def _upload(host: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class _Changes:
-    """Places of flat logits, and the number that belongs to each."""
+    """Indices of flat logits, and a number for each."""
 
     places: slice
     numbers: slice
@@ -239,9 +241,9 @@ class _Changes:
 
 
 class _Plan:
-    """What is done to the logits of rows: first everything is added to the one tensor that is sent, then used."""
+    """The processing of logits of rows: all parameters are first collected into one tensor, uploaded, and then used."""
 
-    def __init__(self, rows: Sequence[Row], vocab: int) -> None:
+    def __init__(self, rows: Sequence[SamplingInput], vocab: int) -> None:
         self.rows, self.vocab, self.numbers = rows, vocab, _Numbers()
         self.repeated = _Changes.of(self._each(_repeated), self.numbers)
         self.counted = _Changes.of(self._each(_counted), self.numbers)
@@ -258,24 +260,24 @@ class _Plan:
             [uniform(row.seed, len(row.tokens) - row.prompt) if row.sampling.temperature else 0.0 for row in rows]
         )
 
-    def _each(self, changes: Callable[[Row], Iterable[tuple[int, float]]]) -> Iterator[tuple[int, float]]:
+    def _each(self, changes: Callable[[SamplingInput], Iterable[tuple[int, float]]]) -> Iterator[tuple[int, float]]:
         return ((i * self.vocab + token, x) for i, row in enumerate(self.rows) for token, x in changes(row))
 
     def _add(self, numbers: Sequence[float]) -> float | slice:
-        """One number for each row; a single row's is no tensor."""
+        """Add one number per row; the number of a single row stays a float."""
         return float(numbers[0]) if len(numbers) == 1 else self.numbers.add(numbers)
 
     def _get(self, number: float | slice, dtype: torch.dtype) -> Any:
-        """What was added: a float, or (N, 1) in a dtype."""
+        """The added numbers: a float, or (N, 1) in a dtype."""
         return number if isinstance(number, float) else self.numbers.get(number).to(dtype)[:, None]
 
     def tokens(self, logits: Tensor) -> Tensor:
-        """Of logits (N, V) float32 the token of each row, (N,)."""
+        """The sampled tokens (N,) of logits (N, V) float32."""
         self.numbers.send(logits.device)
         logits = self._adjusted(logits.clamp(-LARGEST, LARGEST))
         if not any(self.drawn):
             return logits.argmax(-1)
-        scaled = heat(logits, self._get(self.temperature, torch.float64), self.cold)
+        scaled = apply_temperature(logits, self._get(self.temperature, torch.float64), self.cold)
         if any(self.ks):
             k = self._get(self.top_k, torch.long)
             scaled = keep_top_k(scaled, int(k) if isinstance(k, float) else k, max(self.ks))
@@ -290,7 +292,7 @@ class _Plan:
         return torch.where(_upload(torch.tensor(self.drawn), logits.device), drawn, likeliest)
 
     def _adjusted(self, logits: Tensor) -> Tensor:
-        """After penalties, biases and masks."""
+        """Logits after penalties, biases and masks."""
         if self.repeated or self.counted or self.biased:
             flat = logits.flatten()
             if self.repeated:
@@ -300,15 +302,15 @@ class _Plan:
                     places, added = changes.get(self.numbers)
                     flat = flat.index_add(0, places, added.to(flat.dtype))
             logits = flat.view(logits.shape)
-        return allow(logits, [row.mask for row in self.rows])
+        return apply_masks(logits, [row.mask for row in self.rows])
 
 
-def _repeated(row: Row) -> Iterable[tuple[int, float]]:
+def _repeated(row: SamplingInput) -> Iterable[tuple[int, float]]:
     penalty = row.sampling.repetition
     return () if penalty == 1 else ((token, penalty) for token in sorted(set(row.tokens)))
 
 
-def _counted(row: Row) -> Iterable[tuple[int, float]]:
+def _counted(row: SamplingInput) -> Iterable[tuple[int, float]]:
     presence, frequency = row.sampling.presence, row.sampling.frequency
     if presence == frequency == 0:
         return ()
@@ -316,21 +318,21 @@ def _counted(row: Row) -> Iterable[tuple[int, float]]:
     return ((token, -(presence + frequency * count)) for token, count in counts.items())
 
 
-def _biased(row: Row) -> Iterable[tuple[int, float]]:
+def _biased(row: SamplingInput) -> Iterable[tuple[int, float]]:
     return ((token, min(max(added, -LARGEST), LARGEST)) for token, added in row.sampling.bias)
 
 
-def choose(logits: Tensor, rows: Sequence[Row]) -> list[Chosen]:
-    """The token of each row of logits (N, vocab) float32; the others make no difference to it.
+def sample_tokens(logits: Tensor, rows: Sequence[SamplingInput]) -> list[SampledToken]:
+    """Sample a token for each row of logits (N, vocab) float32, independently of the other rows.
 
-    On a GPU what is needed of the rows is sent in one tensor, or two with masks, and all that was chosen is read at
-    once, which is the only wait. Raises StudioError if a mask allows none.
+    On a GPU the parameters of all rows are uploaded in one tensor, or two with masks, and all results are downloaded at
+    once, which is the only synchronisation. Raises StudioError if a mask allows no token.
     """
     tokens, sums = _Plan(rows, logits.shape[-1]).tokens(logits), logits.sum(-1)  # (N,) each
     most = min(max(row.top for row in rows), logits.shape[-1])
-    if not most and logits.device.type == "cpu":  # a step chooses row by row there, so that each operator counts
+    if not most and logits.device.type == "cpu":  # on a CPU rows are sampled one by one, so each operator counts
         both = zip(tokens.tolist(), sums.tolist(), strict=True)
-        return [Chosen(token, math.isfinite(total)) for token, total in both]
+        return [SampledToken(token, math.isfinite(total)) for token, total in both]
     found = [tokens[:, None], sums[:, None]]
     if most:
         logprobs = logits.log_softmax(-1)
@@ -338,22 +340,22 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Chosen]:
     made = []
     for row, (token, total, *more) in zip(rows, _read(found), strict=True):
         likeliest = tuple(zip(map(int, more[1 + most :]), more[1 : 1 + most], strict=True))[: row.top]
-        made.append(Chosen(int(token), math.isfinite(total), *((more[0], likeliest) if row.top else ())))
+        made.append(SampledToken(int(token), math.isfinite(total), *((more[0], likeliest) if row.top else ())))
     return made
 
 
 def _read(found: Sequence[Tensor]) -> list[list[float]]:
-    """The rows of tensors (N, …), one after another, with one wait."""
+    """The rows of tensors (N, …), joined, with one synchronisation."""
     if found[0].device.type == "cpu":
         return [[*chain(*parts)] for parts in zip(*(each.tolist() for each in found), strict=True)]
     rows: list[list[float]] = devices.download(torch.cat([each.double() for each in found], 1)).tolist()
     return rows
 
 
-def guess(tokens: Sequence[int], most: int, longest: int = 3) -> list[int]:
-    """Up to `most` tokens that may follow: those that followed the last 3 (else 2) when they last stood in the text.
+def prompt_lookup(tokens: Sequence[int], most: int, longest: int = 3) -> list[int]:
+    """Draft tokens for speculative decoding: up to `most` that followed the last 3 tokens (else 2) earlier in the text.
 
-    Prompt lookup (Saxena 2023): free of cost, and often right where a text repeats what was said.
+    Prompt lookup decoding (Saxena 2023): it costs no forward pass, and is often right where a text repeats itself.
     """
     for length in range(min(longest, len(tokens) - 1), 1, -1):
         end = list(tokens[-length:])

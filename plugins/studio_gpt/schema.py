@@ -1,9 +1,10 @@
-"""A JSON Schema from elsewhere, looked at before it is compiled: what it refers to, and whether any answer could end.
+"""Check an untrusted JSON Schema before it is compiled: its references, its size, and whether any finite value is
+valid.
 
-The compiler (llguidance) finds a `$ref` that leads back to itself only when the first token is due, follows references
-until its stack ends, and takes `oneOf` only where it sees that branches exclude each other. So this refuses cycles,
-schemas that no finite value fits and those that are too large, each by its place, and writes `oneOf` as `anyOf` where
-the branches are apart. It loads no torch and knows nothing of tokens.
+The compiler (llguidance) detects a `$ref` cycle only at the first token, follows references until its stack overflows,
+and supports `oneOf` only if it sees that the branches exclude each other. So cycles, schemas without a finite valid
+value and schemas that are too large are rejected here with their location, and `oneOf` is rewritten as `anyOf` where
+the branches are disjoint. Loads no torch.
 
 Specification: https://json-schema.org/draft/2020-12/json-schema-core
 
@@ -21,9 +22,9 @@ from studio.errors import InputError
 
 FIELD = "json_schema"
 MOST_CHARACTERS = 256 << 10
-MOST_DEPTH = 800  # schemas within schemas, references followed; the compiler's stack ended between 1200 and 2400
-MOST_PROPERTIES = 2000  # in all; the compiler's time grows with their square
-MOST_WAYS = 1024  # combinations of the alternatives that `allOf` joins; the compiler tries each
+MOST_DEPTH = 800  # nesting, with references followed; the compiler's stack overflowed between 1200 and 2400
+MOST_PROPERTIES = 2000  # in total; the compiler's time grows quadratically
+MOST_WAYS = 1024  # combinations of alternatives under `allOf`; the compiler tries each
 SUPPORTED = (
     "supported: type, enum, const, $ref, $defs, anyOf, allOf, oneOf (branches that exclude each other), properties,"
     " required, additionalProperties, patternProperties, minProperties, maxProperties, items, prefixItems, minItems,"
@@ -32,21 +33,21 @@ SUPPORTED = (
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _ONES = ("items", "additionalProperties", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames")
-_HERE = ("anyOf", "oneOf", "allOf")  # these speak of the same value as the schema that they stand in
+_HERE = ("anyOf", "oneOf", "allOf")  # subschemas that apply to the same value as their parent
 _TYPES = frozenset({"null", "boolean", "object", "array", "number", "string"})
 
 Schema = Mapping[str, Any] | bool
 
 
 def checked(schema: Mapping[str, Any] | bool | str) -> str:
-    """A schema as JSON text, in its own order, ready for the compiler. Raises InputError (`json_schema`)."""
+    """A checked schema as JSON text for the compiler, in its own order. Raises InputError (`json_schema`)."""
     meant, text = _read(schema)
     try:
         root = _Root(meant)
         root.check()
         return json.dumps(root.rewritten(meant)) if '"oneOf"' in text else text
     except RecursionError:
-        raise refused("has a `oneOf` whose branches are too deep to compare", "use `anyOf`") from None
+        raise refused("has a `oneOf` whose branches are nested too deeply to compare", "use `anyOf`") from None
     except (TypeError, AttributeError) as error:
         raise refused(f"is not a JSON Schema: {error}") from None
 
@@ -58,21 +59,21 @@ def _read(schema: Mapping[str, Any] | bool | str) -> tuple[dict[str, Any], str]:
     except (ValueError, TypeError, RecursionError) as error:
         raise refused(f"is not JSON: {error}") from None
     if meant is True:
-        return {}, "{}"  # any JSON: the one is short for the other
+        return {}, "{}"  # any JSON value: the two are equivalent
     if not isinstance(meant, dict):
         raise refused(f"is {text[:60]}; a JSON Schema must be an object, or true")
     if len(text) > MOST_CHARACTERS:
-        raise refused(f"has {len(text):,} characters; it may have {MOST_CHARACTERS:,}")
+        raise refused(f"has {len(text):,} characters; the maximum is {MOST_CHARACTERS:,}")
     return meant, text
 
 
 def refused(why: str, hint: str | None = None) -> InputError:
-    """What to raise for a schema."""
+    """The error for a rejected schema."""
     return InputError(FIELD, f"`{FIELD}` {why}", hint=hint)
 
 
 def _children(schema: Schema) -> Iterator[tuple[str, Any]]:
-    """The schemas that stand in one, with their places (JSON pointers from it)."""
+    """The direct subschemas of a schema, with their locations (JSON pointers from it)."""
     if isinstance(schema, Mapping):
         for key, value in schema.items():
             if key in _MAPS and isinstance(value, Mapping):
@@ -84,7 +85,7 @@ def _children(schema: Schema) -> Iterator[tuple[str, Any]]:
 
 
 def _at(whole: Any, place: str) -> Any:
-    """What stands at a place, a JSON pointer (RFC 6901). Raises InputError if nothing does, or no schema."""
+    """The schema at a JSON pointer (RFC 6901). Raises InputError if there is none."""
     found = whole
     for name in place.split("/")[1:]:
         key = name.replace("~1", "/").replace("~0", "~")
@@ -93,7 +94,7 @@ def _at(whole: Any, place: str) -> Any:
         if not isinstance(found, Mapping | list | bool):
             break
     if not isinstance(found, Mapping | bool):
-        raise refused(f"refers to `{place[:80]}`, where no schema stands")
+        raise refused(f"refers to `{place[:80]}`, which is not a schema")
     return found
 
 
@@ -102,9 +103,9 @@ def _escaped(name: str) -> str:
 
 
 class _Root:
-    """A whole schema, with all that stand in it by their places (``#/properties/a``).
+    """A root schema and all its subschemas by location (``#/properties/a``).
 
-    Raises InputError for a reference to something else than a place within it.
+    Raises InputError for a reference to anything but a location within it.
     """
 
     def __init__(self, whole: Mapping[str, Any]) -> None:
@@ -112,7 +113,7 @@ class _Root:
         todo: list[tuple[str, Any]] = [("#", whole)]
         while todo:
             place, schema = todo.pop()
-            self.places.pop(place, None)  # what stands in another comes behind it
+            self.places.pop(place, None)  # subschemas come behind their parent
             self.places[place] = schema
             todo += [(place + more, each) for more, each in _children(schema)]
             target = self.target(schema)
@@ -120,43 +121,47 @@ class _Root:
                 todo.insert(0, (target, _at(whole, target)))
 
     def target(self, schema: Schema) -> str | None:
-        """The place that a schema refers to; None if it refers to none."""
+        """The location that a schema refers to, or None."""
         ref = schema.get("$ref") if isinstance(schema, Mapping) else None
         if ref is None:
             return None
         if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
             raise refused(
-                f"has the reference {json.dumps(ref)[:80]}", "refer to a place within the schema: `#/$defs/…`"
+                f"has the reference {json.dumps(ref)[:80]}", "refer to a location within the schema: `#/$defs/…`"
             )
         return unquote(ref).rstrip("/")
 
     def here(self, place: str) -> list[str]:
-        """The places of schemas that speak of the same value as the one at `place`."""
+        """The locations of subschemas that apply to the same value as the one at `place`."""
         schema = self.places[place]
         found = [place + more for more, _ in _children(schema) if more.split("/")[1] in _HERE]
         target = self.target(schema)
         return found if target is None else [*found, target]
 
     def check(self) -> None:
-        """Raise InputError for what is too large, goes round in a circle, or fits no finite value."""
+        """Raise InputError for a schema that is too large, has a cycle, or has no finite valid value."""
         count = sum(len(each.get("properties", ())) for each in self.places.values() if isinstance(each, Mapping))
         if count > MOST_PROPERTIES:
-            raise refused(f"has {count:,} properties; it may have {MOST_PROPERTIES:,}")
+            raise refused(f"has {count:,} properties; the maximum is {MOST_PROPERTIES:,}")
         depth = self._depth()
         if depth > MOST_DEPTH:
-            raise refused(f"has up to {depth:,} schemas within each other; it may have {MOST_DEPTH}")
+            raise refused(f"has {depth:,} levels of nesting; the maximum is {MOST_DEPTH}")
         ways: dict[str, int] = {}
         for place in self._inside_out():
             ways[place] = self._ways(place, ways)
             if ways[place] > MOST_WAYS:
-                raise refused(f"has too many combinations of alternatives at `{place[:60]}`; at most {MOST_WAYS:,}")
+                raise refused(
+                    f"has too many combinations of alternatives at `{place[:60]}`; the maximum is {MOST_WAYS:,}"
+                )
         if "#" not in self._finite():
-            raise refused("fits no finite value: what it requires contains itself", "make the reference optional")
+            raise refused(
+                "has no finite valid value: a required property contains itself", "make the reference optional"
+            )
 
     def _depth(self) -> int:
-        """At most so many schemas stand within each other on any way through it: each target is passed once."""
+        """An upper bound of the nesting depth; each reference target is counted once."""
         height: dict[str, int] = {}
-        for place in reversed(self.places):  # those within others come behind them
+        for place in reversed(self.places):  # subschemas come behind their parents
             inner = (height[place + more] for more, _ in _children(self.places[place])
                      if more.split("/")[1] not in ("$defs", "definitions"))  # fmt: skip
             height[place] = 1 + max(inner, default=0)
@@ -164,7 +169,7 @@ class _Root:
         return sum(height[each] for each in {"#", *targets})
 
     def _inside_out(self) -> list[str]:
-        """All places, each after those that speak of its value. Raises InputError where these go in a circle."""
+        """All locations, each after the subschemas that apply to its value. Raises InputError for a cycle of these."""
         done: dict[str, None] = {}
         for start in self.places:
             path: list[str] = []
@@ -175,14 +180,14 @@ class _Root:
                     done[path.pop()] = None
                 elif place in path:
                     circle = " -> ".join([*path[path.index(place) :], place][:5])
-                    raise refused(f"refers to itself with nothing between: {circle[:200]}", "end it in a type")
+                    raise refused(f"has a reference cycle: {circle[:200]}", "end it with a type")
                 elif place not in done:
                     path.append(place)
                     todo += [(place, True), *((each, False) for each in self.here(place))]
         return [*done]
 
     def _ways(self, place: str, known: Mapping[str, int]) -> int:
-        """How many combinations of alternatives the compiler tries for one value."""
+        """The number of combinations of alternatives that the compiler tries for one value."""
         total, here = 1, self.here(place)
         for name in ("anyOf", "oneOf"):
             total *= max(1, sum(known[each] for each in here if each.startswith(f"{place}/{name}/")))
@@ -192,7 +197,7 @@ class _Root:
         return total
 
     def _finite(self) -> set[str]:
-        """The places of schemas that some finite value fits: the least set that contains all that follow from it."""
+        """The locations of schemas with a finite valid value, as a least fixed point."""
         found: set[str] = set()
         left, before = [*self.places], 0
         while len(left) != before:
@@ -200,7 +205,7 @@ class _Root:
             for place in reversed(left):
                 if self._fits(place, found):
                     found.add(place)
-            left = [place for place in reversed(left) if place not in found]  # by turns from either end
+            left = [place for place in reversed(left) if place not in found]  # alternately from either end
         return found
 
     def _fits(self, place: str, found: set[str]) -> bool:
@@ -237,7 +242,7 @@ class _Root:
         return all(each in found for each in needed)
 
     def rewritten(self, schema: Any) -> Any:
-        """The schema with `oneOf` as `anyOf`, where its branches exclude each other. Raises InputError elsewhere."""
+        """The schema with `oneOf` as `anyOf`. Raises InputError if the branches may not exclude each other."""
         if not isinstance(schema, Mapping):
             return schema
         made: dict[str, Any] = {}
@@ -253,14 +258,14 @@ class _Root:
             return schema if branches is not None else made
         for second, one in enumerate(branches):
             for first in range(second):
-                if not self.apart(branches[first], one):
-                    why = f"has a `oneOf` whose branches {first} and {second} may both fit a value"
+                if not self.disjoint(branches[first], one):
+                    why = f"has a `oneOf` whose branches {first} and {second} may both be valid for a value"
                     raise refused(why, "use `anyOf`, or give each branch a required property with its own `const`")
         taken = {"allOf": [*made.get("allOf", ()), {"anyOf": branches}]} if "anyOf" in made else {"anyOf": branches}
         return {**made, **taken}
 
-    def apart(self, one: Schema, two: Schema) -> bool:
-        """Whether it is sure that no value fits both schemas."""
+    def disjoint(self, one: Schema, two: Schema) -> bool:
+        """Whether it is certain that no value is valid for both schemas."""
         one, two = self._followed(one), self._followed(two)
         if not self._types(one) & self._types(two):
             return True
@@ -275,7 +280,7 @@ class _Root:
             return False
         known = [each.get("properties") or {} for each in (one, two)]
         both = {*one.get("required", ())} & {*two.get("required", ())} & known[0].keys() & known[1].keys()
-        return any(self.apart(known[0][name], known[1][name]) for name in both)
+        return any(self.disjoint(known[0][name], known[1][name]) for name in both)
 
     def _followed(self, schema: Schema) -> Schema:
         while (target := self.target(schema)) is not None and isinstance(schema, Mapping) and len(schema) == 1:
@@ -283,7 +288,7 @@ class _Root:
         return schema
 
     def _types(self, schema: Schema) -> frozenset[str]:
-        """Types of the values that may fit."""
+        """Types of the values that may be valid."""
         if not isinstance(schema, Mapping):
             return _TYPES if schema else frozenset()
         if (values := _values(schema)) is not None:
@@ -309,7 +314,7 @@ def _values(schema: Schema) -> set[str] | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value with 1.0 as 1, which JSON Schema takes for the same."""
+    """A value with 1.0 as 1, which are equal in JSON Schema."""
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -323,7 +328,7 @@ def _type_of(value: Any) -> str:
 
 
 def _above(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether each number of the first is larger than each of the second."""
+    """Whether each valid number of the first is larger than each of the second."""
     low = max((one[key] for key in ("minimum", "exclusiveMinimum") if _type_of(one.get(key)) == "number"), default=None)
     top = min((two[key] for key in ("maximum", "exclusiveMaximum") if _type_of(two.get(key)) == "number"), default=None)
     return low is not None and top is not None and low > top

@@ -1,8 +1,8 @@
-"""Text to tokens and back: a tokenizer with what ends a text, detokenising bit by bit, and stop strings.
+"""Text to tokens and back: a model's tokenizer, incremental detokenization, and stop strings.
 
-Bit by bit means that a character whose bytes are spread over tokens appears when it is whole, and never as a torn one.
-A special token that is spelt out in a text (`<|im_end|>`) is that token or plain text, as the caller says.
-All of it is pure: how far a text has come is a value (`Written`). This module knows nothing of models or files.
+A character whose bytes are spread over several tokens appears when it is complete, and never as U+FFFD before. A
+special token that is spelt out in a text (`<|im_end|>`) is that token or plain text, as the caller says. All of it is
+pure: the progress of detokenization is a value (`DetokenizedText`).
 
 Try it: ``pytest tests/plugins/studio_gpt/test_tokens.py``
 """
@@ -22,13 +22,13 @@ from studio.errors import InputError
 if TYPE_CHECKING:
     import tokenizers
 
-TORN = "\ufffd"  # what bytes that are no whole character decode to
+TORN = "\ufffd"  # what an incomplete character decodes to
 TURN_ENDS = frozenset({
     "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>", "<|endoftext|>",
     "<|end_of_text|>", "<|END_OF_TURN_TOKEN|>", "<|eot|>", "<|eom|>", "<|return|>", "<|call|>", "<EOT>", "_<EOT>",
     "[EOT]", "<turn|>", "<end_of_utterance>", "<|endofturn|>", "<｜end▁of▁sentence｜>",
 })  # fmt: skip
-"""Names that end a turn in published chat models; llama.cpp knows most of them by name too."""
+"""End-of-turn tokens of published chat models; llama.cpp lists most of them too."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Tokens:
 
     Attributes:
         tokenizer: of the library `tokenizers`.
-        ends: tokens after which nothing follows.
-        chat_template: how the model's own chats are written, in Jinja, if it has one.
+        ends: tokens that end a text.
+        chat_template: the model's Jinja chat template, or None.
         specials: the texts of named special tokens (``bos_token``, ``eos_token`` …), as chat templates use them.
-        first: the token that a chat begins with even where its template does not write it; None is none.
-        one_turn: it was trained on single questions, so what was said before would only mislead it.
+        first: the token that a chat begins with even if its template does not write it, or None.
+        one_turn: the model was trained on single messages, so earlier turns are left out.
     """
 
     tokenizer: tokenizers.Tokenizer
@@ -53,7 +53,7 @@ class Tokens:
 
     @cached_property
     def size(self) -> int:
-        """Tokens that it knows: one more than the highest number."""
+        """The vocabulary size: one more than the highest token id."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def control(self, template: str = "") -> dict[str, int]:
@@ -65,10 +65,10 @@ class Tokens:
         }
 
     def encode(self, text: str, *, plain: bool = True, literal: bool = False) -> list[int]:
-        """The tokens of a text. A special token that is spelt out in it is taken as that token, unless it is `literal`.
+        """The tokens of a text. A special token that is spelt out in it becomes that token, unless `literal`.
 
-        What the tokenizer puts around every text (a first token, for Llama) is added if `plain`; a rendered chat has it
-        already. Raises InputError for a lone surrogate, which no tokenizer can take.
+        The tokens that the tokenizer puts around every text (BOS, for Llama) are added if `plain`; a rendered chat has
+        them already. Raises InputError for a lone surrogate, which no tokenizer accepts.
         """
         _check_whole(text)
         tokenizer = self._split.tokenizer if literal else self.tokenizer
@@ -76,10 +76,10 @@ class Tokens:
         return ids
 
     def encode_marked(self, text: str, mark: str) -> list[int]:
-        """The tokens of a text in which only control tokens without a `mark` inside are taken as such.
+        """The tokens of a text; a control token with a `mark` inside is plain text.
 
-        What the tokenizer's normaliser would make one of (full-width brackets, capitals) is text. `mark` is a character
-        that the text has nowhere else; it is left out. Raises InputError as `encode` does.
+        Text that the tokenizer's normaliser would turn into a control token (full-width brackets, capitals) is plain
+        text too. `mark` is a character that occurs nowhere else; it is removed. Raises InputError as `encode` does.
         """
         _check_whole(text)
         control = self.control(self.chat_template or "")
@@ -90,68 +90,68 @@ class Tokens:
 
     @cached_property
     def _split(self) -> _Literal:
-        """A twin of the tokenizer that takes control tokens as text."""
+        """A copy of the tokenizer for which control tokens are text."""
         return _Literal.of(self.tokenizer, self.control(self.chat_template or ""))
 
     @cached_property
     def _always_split(self) -> _Literal:
-        """One that looks for what stands for control tokens before its normaliser: a normaliser that puts a blank
-        before every text makes tokens that are looked for behind it unfindable in the middle of a text.
+        """A copy that matches the stand-ins of control tokens before its normaliser: a normaliser that puts a blank
+        before every text would hide those that are matched behind it.
         """
         return _Literal.of(self.tokenizer, self.control(self.chat_template or ""), normalized=False)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
+        """The text of tokens, without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
     def spell(self, token: int) -> str:
-        """One token as it is shown to people: special ones by name, torn bytes as U+FFFD."""
+        """One token for display: special tokens by name, incomplete characters as U+FFFD."""
         text: str = self.tokenizer.decode([token], skip_special_tokens=False)
         return text
 
 
 @dataclass(frozen=True)
 class _Literal:
-    """A tokenizer for which control tokens are text, and what stands for each of them where it is meant as a token.
+    """A tokenizer for which control tokens are text, with a stand-in for each control token that is meant as a token.
 
     Attributes:
-        places: for each control token a text that nobody can guess, and that is found in the same way.
-        numbers: the numbers of these texts.
+        stand_ins: for each control token a random text that is matched in the same way.
+        numbers: the token ids of these texts.
     """
 
     tokenizer: tokenizers.Tokenizer
-    places: dict[str, str]
+    stand_ins: dict[str, str]
     numbers: frozenset[int]
 
     @classmethod
     def of(cls, tokenizer: tokenizers.Tokenizer, control: Collection[str], normalized: bool = True) -> _Literal:
-        """`normalized` is whether tokens that are looked for behind the normaliser have a place there too."""
+        """`normalized` is whether tokens that are matched behind the normaliser keep being matched there."""
         from tokenizers import AddedToken, Tokenizer
 
-        told = json.loads(tokenizer.to_str())
-        for each in told["added_tokens"]:
+        content = json.loads(tokenizer.to_str())
+        for each in content["added_tokens"]:
             each["special"] = each["special"] or each["content"] in control
-        twin = Tokenizer.from_str(json.dumps(told))
-        for each in told["added_tokens"]:
+        twin = Tokenizer.from_str(json.dumps(content))
+        for each in content["added_tokens"]:
             each["normalized"] = each["normalized"] and normalized
-        kinds = {_flags(each): f"\ufdd0{secrets.token_hex(8)}\ufdd1" for each in told["added_tokens"]}
+        kinds = {_flags(each): f"\ufdd0{secrets.token_hex(8)}\ufdd1" for each in content["added_tokens"]}
         twin.add_tokens([AddedToken(text, **dict(flags)) for flags, text in kinds.items()])
         twin.encode_special_tokens = True
-        places = {each["content"]: kinds[_flags(each)] for each in told["added_tokens"]}
+        stand_ins = {each["content"]: kinds[_flags(each)] for each in content["added_tokens"]}
         numbers: list[Any] = [twin.token_to_id(text) for text in kinds.values()]
-        return cls(twin, places, frozenset(numbers))
+        return cls(twin, stand_ins, frozenset(numbers))
 
     def encode_marked(self, text: str, mark: str, control: Mapping[str, int]) -> list[int] | None:
-        """As `Tokens.encode_marked`; None if the tokenizer did not find each control token again."""
+        """As `Tokens.encode_marked`; None if the tokenizer did not find each stand-in."""
         found: list[int] = []
 
-        def put_aside(match: re.Match[str]) -> str:
+        def substitute(match: re.Match[str]) -> str:
             found.append(control[match[0]])
-            return self.places[match[0]]
+            return self.stand_ins[match[0]]
 
-        told = _any_of(control).sub(put_aside, text).replace(mark, "") if control else text.replace(mark, "")
-        ids: list[int] = self.tokenizer.encode(told, add_special_tokens=False).ids
+        marked = _any_of(control).sub(substitute, text).replace(mark, "") if control else text.replace(mark, "")
+        ids: list[int] = self.tokenizer.encode(marked, add_special_tokens=False).ids
         if sum(each in self.numbers for each in ids) != len(found):
             return None
         numbers = iter(found)
@@ -159,14 +159,15 @@ class _Literal:
 
 
 def _flags(added: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
-    """How an added token is found in a text."""
+    """How an added token is matched in a text."""
     return tuple((name, bool(added[name])) for name in ("lstrip", "rstrip", "single_word", "normalized"))
 
 
 def breaker(control: Collection[str], mark: str) -> Callable[[str], str]:
-    """What puts a `mark` into every control token that a text spells out, and where the text may be a piece of one.
+    """A function that puts a `mark` into every control token that a text spells out, and where the text may be part of
+    one.
 
-    Blanks around a text stay outside, so that a chat template that trims it gives the same.
+    Blanks around a text stay outside the marks, so that a chat template that trims it gives the same.
     """
     starts = {each[:size] for each in control for size in range(1, len(each))}
     ends = {each[-size:] for each in control for size in range(1, len(each))}
@@ -187,12 +188,12 @@ def breaker(control: Collection[str], mark: str) -> Callable[[str], str]:
 
 
 def _any_of(texts: Collection[str]) -> re.Pattern[str]:
-    """A pattern that finds the first of these texts, and the longest of those that begin there."""
+    """A pattern that matches the first of these texts, and the longest that begins there."""
     return re.compile("(?:" + "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) + ")")
 
 
 def _bracketed(text: str) -> bool:
-    """Whether it looks as a control token does: in brackets of any kind, and more than one character."""
+    """Whether it looks like a control token: in brackets of any kind, and more than two characters."""
     return len(text) > 2 and not (text[0].isalnum() or text[0].isspace() or text[-1].isalnum() or text[-1].isspace())
 
 
@@ -201,41 +202,44 @@ def _check_whole(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         message = f"`prompt` has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start + 1}"
-        raise InputError("prompt", message, hint="it is half of a character: take it out") from None
+        raise InputError("prompt", message, hint="it is half of a character: remove it") from None
 
 
 @dataclass(frozen=True)
-class Written:
-    """A text so far. `text` is the text of tokens up to `read`; those from `start` on decide how the next are read.
+class DetokenizedText:
+    """The text so far: `text` is that of the tokens up to `read`; the tokens from `start` on are context for the next
+    ones.
 
-    A tokenizer may read a token otherwise at the beginning of a text (a space is dropped), so the next tokens are
-    decoded together with some that are known.
+    A tokenizer may decode a token differently at the beginning of a text (without its space), so the next tokens are
+    decoded together with some earlier ones.
     """
 
     text: str = ""
     start: int = 0
     read: int = 0
 
-    def grow(self, tokens: Sequence[int], decode: Callable[[Sequence[int]], str], *, last: bool = False) -> Written:
-        """The text now that there are these tokens (all from the beginning); torn characters wait unless it is the
-        `last` time.
+    def grow(
+        self, tokens: Sequence[int], decode: Callable[[Sequence[int]], str], *, last: bool = False
+    ) -> DetokenizedText:
+        """The text of all `tokens`, of which those up to `read` are known; incomplete characters wait unless this is
+        the `last` call.
         """
         known = decode(tokens[self.start : self.read])
         now = decode(tokens[self.start :])
         if len(now) <= len(known) or (now.endswith(TORN) and not last):
             return self
-        return Written(self.text + now[len(known) :], self.read, len(tokens))
+        return DetokenizedText(self.text + now[len(known) :], self.read, len(tokens))
 
 
 def find_stop(text: str, stops: Sequence[str], seen: int = 0) -> int | None:
-    """Where the first of the stop strings begins, or None. The first `seen` characters are known to have none."""
+    """Where the first stop string begins, or None. The first `seen` characters were searched before."""
     longest = max(map(len, stops), default=0)
     found = [at for stop in stops if (at := text.find(stop, max(0, seen - longest + 1))) >= 0]
     return min(found, default=None)
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:
-    """How many of the last characters may be the beginning of a stop string, and must not be shown yet."""
+    """How many of the last characters may be the beginning of a stop string, and are not shown yet."""
     for length in range(min(len(text), max(map(len, stops), default=1) - 1), 0, -1):
         if any(stop.startswith(text[-length:]) for stop in stops):
             return length

@@ -1,9 +1,9 @@
-"""A decoder that begins with what a CLIP text tower knows.
+"""Initialise a decoder from a CLIP text tower.
 
-CLIP's text tower (Radford 2021, arXiv:2103.00020) is a GPT-2 in all but names: causal, learned positions, LayerNorm
-before each part. So its blocks become a decoder's as they are, and each token of another tokenizer begins with the
-embedding of the tower's token of the same text, or the mean of those that spell it. A tower has never said a token: the
-head is a matrix of its own, of zeros. Knows nothing of training.
+CLIP's text tower (Radford 2021, arXiv:2103.00020) has the architecture of GPT-2: causal attention, learned positions,
+pre-LayerNorm. So its blocks become a decoder's unchanged, and each token of another tokenizer is initialised with the
+embedding of the tower's token of the same text, or the mean of the tokens that spell it. A tower has no output head:
+the decoder's is an untied matrix of zeros.
 
 Try it: ``studio train gpt --begin PIPELINE/text_encoder`` (with the tower's ``tokenizer`` folder beside it)
 """
@@ -21,20 +21,21 @@ import studio.weights.loading
 from studio.errors import WeightsError
 from studio.loaders import transformers
 from studio_gpt import load
+from studio_gpt.config import Config
 from studio_gpt.corpus import END, ROLES
-from studio_gpt.families import Fields, Stored
-from studio_gpt.model import GPT, Config
+from studio_gpt.families import Fields, StoredParameter
+from studio_gpt.model import GPT
 
 if TYPE_CHECKING:
     import tokenizers
 
-SPACE = "Ġ"  # how a byte-level BPE writes a space
+SPACE = "Ġ"  # a space in byte-level BPE
 SPECIALS = {END: "<|endoftext|>", **dict.fromkeys(ROLES, "<|startoftext|>"), ROLES[-1]: "<|endoftext|>"}
-"""The tower pools a text at its end, so there its meaning stands: that is where the assistant begins."""
+"""The tower pools a text at its end token, so the assistant's role, which ends a prompt, begins with that embedding."""
 
 
 def config_of(values: Mapping[str, Any], vocab: int, context: int) -> Config:
-    """The decoder's shape, of a tower's config.json. Raises UsageError for what this decoder has not."""
+    """The decoder's shape, from a tower's config.json. Raises UsageError for what is not supported."""
     f = Fields(values)
     width = f.whole("hidden_size", 512, "width")
     return Config(
@@ -44,16 +45,16 @@ def config_of(values: Mapping[str, Any], vocab: int, context: int) -> Config:
     )  # fmt: skip
 
 
-def plan_of(config: Config, vocab: int, context: int) -> dict[str, Stored]:
-    """Where the decoder's parameters stand in a tower of `vocab` tokens and `context` positions."""
+def plan_of(config: Config, vocab: int, context: int) -> dict[str, StoredParameter]:
+    """Where the decoder's parameters are stored in a tower of `vocab` tokens and `context` positions."""
     plan = {
-        "embed.weight": Stored(("embeddings.token_embedding.weight",), (vocab,)),
-        "places.weight": Stored(("embeddings.position_embedding.weight",), (context,)),
+        "embed.weight": StoredParameter(("embeddings.token_embedding.weight",), (vocab,)),
+        "places.weight": StoredParameter(("embeddings.position_embedding.weight",), (context,)),
     }
 
     def add(ours: str, names: tuple[str, ...], rows: int) -> None:
         for kind in ("weight", "bias"):
-            plan[f"{ours}.{kind}"] = Stored(tuple(f"{name}.{kind}" for name in names), (rows,) * len(names))
+            plan[f"{ours}.{kind}"] = StoredParameter(tuple(f"{name}.{kind}" for name in names), (rows,) * len(names))
 
     for i in range(config.layers):
         ours, theirs = f"blocks.{i}.", f"encoder.layers.{i}."
@@ -68,16 +69,16 @@ def plan_of(config: Config, vocab: int, context: int) -> dict[str, Stored]:
 
 
 def decoder(folder: Path, tokenizer: tokenizers.Tokenizer, context: int) -> GPT:
-    """A GPT-2 of the tower's layers and the tokenizer's tokens, in float32; positions beyond the tower's begin as its
-    last.
+    """A GPT-2 of the tower's layers and the tokenizer's tokens, in float32; positions beyond the tower's are
+    initialised with its last.
 
-    Raises WeightsError if the folder is no tower, is damaged, or has no tokenizer beside it, and UsageError for an
-    activation that this decoder has not (`quick_gelu` of OpenAI's own towers).
+    Raises WeightsError if the folder is not a text tower, is damaged, or has no tokenizer beside it, and UsageError for
+    an unsupported activation (`quick_gelu` of OpenAI's towers).
     """
     values = load.read_json(folder / "config.json")
     if (kind := values.get("model_type")) != "clip_text_model":
-        message = f"`{folder}` is no CLIP text tower but of the type {kind!r:.60}"
-        raise WeightsError(folder, message, hint="name the folder `text_encoder` of a pipeline")
+        message = f"`{folder}` is not a CLIP text tower: its model type is {kind!r:.60}"
+        raise WeightsError(folder, message, hint="use the folder `text_encoder` of a diffusers pipeline")
     rows, known = (
         Fields(values).whole("vocab_size", 49408, "vocab"),
         Fields(values).whole("max_position_embeddings", 77, "context"),
@@ -85,10 +86,10 @@ def decoder(folder: Path, tokenizer: tokenizers.Tokenizer, context: int) -> GPT:
     config = config_of(values, tokenizer.get_vocab_size(), context)
     beside = folder.parent / "tokenizer"
     if not beside.is_dir():
-        hint = "copy the tower's tokenizer there: its tokens' embeddings are taken over by their texts"
+        hint = "copy the tower's tokenizer there: embeddings are matched by token text"
         raise WeightsError(beside, f"there is no `{beside}` beside the text tower", hint=hint)
     source = studio.weights.loading.Source([folder / "model.safetensors"], _plain_name, "cpu", torch.float32)
-    stored = load.Arranged(source, plan_of(config, rows, known))
+    stored = load.RemappedTensors(source, plan_of(config, rows, known))
     weights = {name: stored.read(name) for name in stored.plan}
     theirs = transformers.tokenizer("CLIPTokenizer", beside)
     weights["embed.weight"] = embeddings(weights["embed.weight"], theirs, tokenizer)
@@ -101,12 +102,12 @@ def decoder(folder: Path, tokenizer: tokenizers.Tokenizer, context: int) -> GPT:
 
 
 def embeddings(rows: Tensor, theirs: Any, ours: tokenizers.Tokenizer) -> Tensor:
-    """For each of our tokens its row to begin with (vocab, C), from the tower's `rows` by the text that it stands for.
+    """The initial embeddings (vocab, C) of our tokens, from the tower's embeddings `rows` by token text.
 
-    Both are byte-level, so a token's spelling says its bytes; the tower's are lower case, and `</w>` ends a word.
+    Both tokenizers are byte-level; the tower's is lower case, and `</w>` ends a word.
     """
     known: dict[str, int] = theirs.get_vocab()
-    made = rows.mean(0).repeat(ours.get_vocab_size(), 1)  # what nothing of the tower's spells: newlines, for one
+    made = rows.mean(0).repeat(ours.get_vocab_size(), 1)  # for tokens that the tower's cannot spell, such as newlines
     for token, place in ours.get_vocab().items():
         if token in SPECIALS:
             made[place] = rows[known[SPECIALS[token]]]
@@ -121,6 +122,6 @@ def embeddings(rows: Tensor, theirs: Any, ours: tokenizers.Tokenizer) -> Tensor:
 
 
 def _plain_name(stored: str) -> str | None:
-    """A tensor's name whichever class saved it; None for the projection, which a decoder has not."""
+    """A tensor's name without the prefix of the class that saved it; None for the projection, which a decoder lacks."""
     name = stored.removeprefix("text_model.")
     return None if name.startswith(("text_projection", "embeddings.position_ids")) else name

@@ -1,7 +1,6 @@
 """Pre-train the decoder on a token file: next-token cross-entropy, AdamW, warm-up and cosine, accumulated gradients.
 
-Which rows a step sees follows from its number, so a run that was stopped goes on as if it had not been. Knows nothing
-of texts; `corpus.py` makes the token file.
+The rows of a step depend only on its number, so a stopped run resumes exactly. `corpus.py` makes the token file.
 
 Try it: ``studio train gpt --texts my.txt --minutes 5``
 """
@@ -29,7 +28,7 @@ from studio_gpt.tokens import Tokens
 
 
 def groups(model: torch.nn.Module, decay: float = 0.1) -> list[dict[str, object]]:
-    """What AdamW is given: matrices decay, norms and biases do not (Radford 2018)."""
+    """Parameter groups for AdamW: weight decay for matrices, none for norms and biases (Radford 2018)."""
     learning = [each for each in model.parameters() if each.requires_grad]
     return [
         {"params": [each for each in learning if each.dim() >= 2], "weight_decay": decay},
@@ -38,7 +37,7 @@ def groups(model: torch.nn.Module, decay: float = 0.1) -> list[dict[str, object]
 
 
 def loss_of(model: torch.nn.Module, rows: Tensor) -> Tensor:
-    """Mean cross-entropy, in nats, of each next token of rows (B, T + 1)."""
+    """Mean next-token cross-entropy of rows (B, T + 1), in nats."""
     with autocast(rows.device):
         logits = model(rows[:, :-1])  # (B, T, V)
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
@@ -58,12 +57,12 @@ def validate(model: torch.nn.Module, data: TokenFile, batch: int, most: int = 64
 
 def train(model: GPT, data: TokenFile, folder: Path, *, steps: int, minutes: float = math.inf, batch: int = 8,
           accumulate: int = 1, peak: float = 2e-3, warmup: int = 50, save_every: float = 60.0) -> GPT:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged decoder.
+    """Train, or resume training, in `folder`; return the EMA of the decoder.
 
     Args:
-        batch: rows of one forward pass, over all processes of the run.
-        accumulate: forward passes that one step of the optimizer sums up.
-        peak: highest learning rate.
+        batch: rows per forward pass, over all processes of the run.
+        accumulate: gradient accumulation steps.
+        peak: peak learning rate.
     """
     device = next(model.parameters()).device
     model.train()

@@ -1,4 +1,4 @@
-"""`studio train gpt` and `gpt-chat`: a decoder from text files, and from conversations. Loads no torch until run."""
+"""`studio train gpt` (pre-training) and `gpt-chat` (fine-tuning). Loads no torch until run."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ class TrainGPT(studio.Trainer):
         """See TrainingOptions."""
 
         texts: list[str] = studio.field(
-            default_factory=list, help="UTF-8 text files, or folders of `.txt`; by default the starter's own texts"
+            default_factory=list, help="UTF-8 text files, or folders of `.txt` files; by default the starter's corpus"
         )
-        vocab: int = studio.field(4096, ge=300, le=1 << 20, help="tokens that the byte-level BPE learns")
-        context: int = studio.field(256, ge=8, le=1 << 17, help="tokens that the model sees at once")
-        layers: int = studio.field(4, ge=1, le=1024, help="layers")
-        width: int = studio.field(256, ge=8, le=1 << 15, help="numbers that stand for a token; a multiple of `heads`")
-        heads: int = studio.field(4, ge=1, le=1024, help="attention heads")
-        batch: int = studio.field(8, ge=1, le=65536, help="rows of `context` tokens in one forward pass")
-        accumulate: int = studio.field(1, ge=1, le=65536, help="forward passes that one step sums up")
-        rate: float = studio.field(2e-3, gt=0, lt=0.1, help="highest learning rate")
+        vocab: int = studio.field(4096, ge=300, le=1 << 20, help="vocabulary size of the byte-level BPE tokenizer")
+        context: int = studio.field(256, ge=8, le=1 << 17, help="context length in tokens")
+        layers: int = studio.field(4, ge=1, le=1024, help="number of layers")
+        width: int = studio.field(256, ge=8, le=1 << 15, help="embedding dimension (d_model); a multiple of `heads`")
+        heads: int = studio.field(4, ge=1, le=1024, help="number of attention heads")
+        batch: int = studio.field(8, ge=1, le=65536, help="batch size: rows of `context` tokens per forward pass")
+        accumulate: int = studio.field(1, ge=1, le=65536, help="gradient accumulation steps")
+        rate: float = studio.field(2e-3, gt=0, lt=0.1, help="peak learning rate")
         begin: str = studio.field(
-            "", help="folder of a CLIP text tower, its tokenizer beside it, to begin with: the decoder has its layers"
+            "", help="folder of a CLIP text tower, with its tokenizer beside it, to initialise the decoder from"
         )
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/gpt/model` in transformers' layout: a Llama, or a GPT-2 where it began with a text tower."""
+        """Write `work/gpt/model` in transformers' layout: a Llama, or a GPT-2 if it was initialised from a text
+        tower.
+        """
         device = options.torch_device()
         import torch
 
@@ -44,22 +46,25 @@ class TrainGPT(studio.Trainer):
         from studio.training.peers import Peers
         from studio.training.run import CHECKPOINT
         from studio_gpt import corpus, train
-        from studio_gpt.model import GPT, llama
+        from studio_gpt.config import llama
+        from studio_gpt.model import GPT
         from studio_gpt.tower import decoder
 
         work = options.folder / "gpt"
         with Peers().first_alone():
-            files = corpus.text_files(options.texts) if options.texts else _own_texts(options.folder)
+            files = corpus.text_files(options.texts) if options.texts else _starter_texts(options.folder)
             form = [options.context, options.layers, options.width, options.heads]
             fixed = {"texts": fingerprint(*files), "vocab": options.vocab, "context, layers, width, heads": form}
             if not Peers().rank and not agree(work, fixed, begun=(work / "run" / CHECKPOINT).exists()):
-                for name in ("tokens.bin", "tokenizer.json"):  # of other texts, of which nothing has learnt yet
+                for name in ("tokens.bin", "tokenizer.json"):  # of other texts, and not trained on yet
                     (work / name).unlink(missing_ok=True)
-            tokenizer = _tokenizer(files if options.texts else files[:1], work, options)  # names whole: see docs/log.md
+            tokenizer = _tokenizer(
+                files if options.texts else files[:1], work, options
+            )  # names are tokens: see docs/log.md
             vocabulary = tokenizer.get_vocab_size()
             if not (work / "tokens.bin").exists():
                 count = corpus.encode(corpus.blocks(files), tokenizer, work / "tokens.bin")
-                console.print(f"{count:,} tokens of {vocabulary:,} kinds")
+                console.print(f"{count:,} tokens, vocabulary size {vocabulary:,}")
         data = corpus.TokenFile(work / "tokens.bin", vocabulary, options.context)
         if options.begin:
             model = decoder(Path(options.begin), tokenizer, options.context)
@@ -76,7 +81,7 @@ class TrainGPT(studio.Trainer):
             return  # the first process of the run writes the result
         train.publish(model, corpus.as_tokens(tokenizer), work / "model")
         loss = train.validate(model, data, options.batch)
-        console.print(f"validation loss {loss:.4f} nats a token; the model is in {work / 'model'}")
+        console.print(f"validation loss {loss:.4f} nats per token; the model is in {work / 'model'}")
 
 
 class TuneGPT(studio.Trainer):
@@ -88,30 +93,29 @@ class TuneGPT(studio.Trainer):
         """See TrainingOptions."""
 
         chats: str = studio.field(
-            "", help="JSON lines with `messages`, or `prompt` and `completion`; by default ideas and picture prompts"
+            "",
+            help="JSON lines with `messages`, or `prompt` and `completion`; by default ideas and picture prompts",
         )
         kept: str = studio.field(
-            "", help="the same, to judge by and not to learn; without it one of `chats` in 64 is kept"
+            "", help="validation conversations, in the same format; by default 1 in 64 of `chats` is held out"
         )
         model: str = studio.field(
-            "", help="what to begin with: a model as for `studio text`; by default that of `studio train gpt`"
+            "", help="base model, as for `studio text`; by default the output of `studio train gpt`"
         )
-        lora: int = studio.field(0, ge=0, le=4096, help="rank of adapters that are trained in place of all weights")
-        batch: int = studio.field(32, ge=1, le=65536, help="conversations in a step")
+        lora: int = studio.field(0, ge=0, le=4096, help="LoRA rank; 0 trains all weights")
+        batch: int = studio.field(32, ge=1, le=65536, help="batch size: conversations per step")
         emphasis: float = studio.field(
-            1.0, ge=0, le=1000, help="how much a token of an answer's first phrase, up to a comma, counts"
+            1.0, ge=0, le=1000, help="loss weight of the tokens of an answer's first phrase, up to a comma"
         )
         probe: int = studio.field(
-            0, ge=0, le=1 << 24, help="fit only the head at first, to this many conversations (linear probing)"
+            0, ge=0, le=1 << 24, help="first fit only the output head, on this many conversations (linear probing)"
         )
-        rate: float = studio.field(1e-3, gt=0, lt=0.1, help="highest learning rate")
+        rate: float = studio.field(1e-3, gt=0, lt=0.1, help="peak learning rate")
         texts: list[str] = studio.field(
             default_factory=list,
-            help="for `rows`: UTF-8 text files, or folders of `.txt`; by default the starter's novels",
+            help="for `rows`: UTF-8 text files, or folders of `.txt` files; by default the starter's novels",
         )
-        rows: int = studio.field(
-            0, ge=0, le=65536, help="rows of plain text that each step learns beside its conversations"
-        )
+        rows: int = studio.field(0, ge=0, le=65536, help="rows of plain text per step, mixed with the conversations")
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/gpt-chat/model`, in transformers' layout and float16."""
@@ -123,32 +127,34 @@ class TuneGPT(studio.Trainer):
         work = options.folder / "gpt-chat"
         found = load.find(models.path(options.model) if options.model else options.folder / "gpt" / "model")
         tokens = found.tokens()
-        chats, kept = (Path(options.chats), options.kept) if options.chats else _own_chats(options.folder)
-        learnt = _samples(chats, tokens, found.config.context, console)
+        chats, kept = (Path(options.chats), options.kept) if options.chats else _starter_chats(options.folder)
+        training = _samples(chats, tokens, found.config.context, console)
         if kept:
-            judged = _samples(Path(kept), tokens, found.config.context, console)
+            validation_set = _samples(Path(kept), tokens, found.config.context, console)
         else:
-            judged = learnt[:: corpus.HELD_OUT]
-            learnt = [each for place, each in enumerate(learnt) if place % corpus.HELD_OUT]
-        if not learnt or not judged:
-            raise StudioError(f"`{chats}` has no two conversations that fit the context", hint="give more of them")
+            validation_set = training[:: corpus.HELD_OUT]
+            training = [each for place, each in enumerate(training) if place % corpus.HELD_OUT]
+        if not training or not validation_set:
+            raise StudioError(
+                f"`{chats}` has fewer than 2 conversations that fit the context", hint="give more conversations"
+            )
         phrase = sorted(number for token, number in tokens.tokenizer.get_vocab().items() if "," in token)
         model = found.build(str(device), "float32")
         if options.probe and not (work / "run" / "run.safetensors").exists():
-            chosen = random.Random(0).sample(learnt, min(options.probe, len(learnt)))
+            chosen = random.Random(0).sample(training, min(options.probe, len(training)))
             tune.probe(model, chosen, phrase=phrase, emphasis=options.emphasis)
-            console.print(f"the head alone: {tune.validate(model, judged, phrase)}")
+            console.print(f"head only: {tune.validate(model, validation_set, phrase)}")
         model = tune.train(
-            model, learnt, work / "run", steps=options.steps, minutes=options.minutes,
-            batch=options.batch, lora=options.lora, peak=options.rate, kept=judged, phrase=phrase,
+            model, training, work / "run", steps=options.steps, minutes=options.minutes,
+            batch=options.batch, lora=options.lora, peak=options.rate, held_out=validation_set, phrase=phrase,
             emphasis=options.emphasis, rows=options.rows,
             texts=_plain(options, work, tokens, found.config.context) if options.rows else None,
         )  # fmt: skip
         if Peers().rank:
             return  # the first process of the run writes the result
-        told = tune.validate(model, judged, phrase)
+        result = tune.validate(model, validation_set, phrase)
         train.publish(model.half(), tokens, work / "model")
-        console.print(f"validation {told}; the model is in {work / 'model'}")
+        console.print(f"validation {result}; the model is in {work / 'model'}")
 
 
 def _samples(path: Path, tokens: Any, context: int, console: studio.Console) -> list[Any]:
@@ -157,12 +163,12 @@ def _samples(path: Path, tokens: Any, context: int, console: studio.Console) -> 
 
     made = [tune.sample(messages, tokens, context) for messages in tune.read(path)]
     samples = [each for each in made if each is not None]
-    console.print(f"{path}: {len(samples):,} conversations; {len(made) - len(samples):,} are longer than the context")
+    console.print(f"{path}: {len(samples):,} conversations; {len(made) - len(samples):,} exceed the context length")
     return samples
 
 
 def _records(work: Path) -> list[dict[str, Any]]:
-    """The data set's, with what `studio train text` found of WordNet's wordings of them, where it ran."""
+    """The records of the data set, with WordNet's wordings of them if `studio train text` ran."""
     from studio_clip import wordings
     from studio_datasets import build
 
@@ -170,21 +176,21 @@ def _records(work: Path) -> list[dict[str, Any]]:
     return wordings.join(records, wordings.load(found)) if found.exists() else records
 
 
-def _own_chats(work: Path) -> tuple[Path, str]:
-    """Ideas and picture prompts of the data set, those to learn and those held out, written if they are not there."""
+def _starter_chats(work: Path) -> tuple[Path, str]:
+    """The starter's ideas and picture prompts, for training and held out, written if they do not exist."""
     from studio_gpt import ideas
 
     chats, kept = work / "gpt-chat" / "chats.jsonl", work / "gpt-chat" / "kept.jsonl"
     if not chats.exists():
         make_folder(chats.parent)
         records = _records(work)
-        for path, pairs in ((kept, ideas.kept(records)), (chats, ideas.pairs(records))):
+        for path, pairs in ((kept, ideas.held_out_pairs(records)), (chats, ideas.pairs(records))):
             write_atomically(path, "".join(f"{ideas.chat(*pair)}\n" for pair in pairs).encode())
     return chats, str(kept)
 
 
-def _own_texts(work: Path) -> list[Path]:
-    """The starter's texts: what is said of things, and novels. Each file is written if it is not there."""
+def _starter_texts(work: Path) -> list[Path]:
+    """The starter's corpus: descriptions, and novels. Each file is written if it does not exist."""
     from studio_datasets import build
     from studio_datasets.novels import novels
     from studio_gpt import corpus
@@ -201,14 +207,14 @@ def _own_texts(work: Path) -> list[Path]:
 
 
 def _plain(options: Any, work: Path, tokens: Any, context: int) -> Any:
-    """The token file of the plain text that `gpt-chat` learns beside, written when it begins."""
+    """The token file of the plain text for `gpt-chat`, written at the start."""
     from studio.training.agreement import agree, fingerprint
     from studio.training.peers import Peers
     from studio_gpt import corpus
 
     path = work / "tokens.bin"
     with Peers().first_alone():
-        files = corpus.text_files(options.texts) if options.texts else _own_texts(options.folder)[1:]
+        files = corpus.text_files(options.texts) if options.texts else _starter_texts(options.folder)[1:]
         fixed = {"texts": fingerprint(*files), "tokenizer": fingerprint(tokens.tokenizer.to_str())}
         if not Peers().rank and not agree(work, fixed, begun=False):
             path.unlink(missing_ok=True)
@@ -218,7 +224,7 @@ def _plain(options: Any, work: Path, tokens: Any, context: int) -> Any:
 
 
 def _tokenizer(files: list[Path], work: Path, options: Any) -> Any:
-    """The BPE of this run, learnt when it begins."""
+    """The BPE tokenizer of this run, trained at the start."""
     from studio.loaders import tokenizer_json
     from studio_gpt import corpus
 

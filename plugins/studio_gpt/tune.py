@@ -1,8 +1,7 @@
-"""Supervised fine-tuning on conversations: the loss is on what the assistant says, of all weights or by LoRA.
+"""Supervised fine-tuning (SFT) on conversations, of all weights or with LoRA; the loss is on the assistant's tokens.
 
-A JSON line is `{"messages": [{"role": …, "content": …}, …]}` or `{"prompt": …, "completion": …}`. Each is written by
-the model's own chat template. LoRA (Hu 2021, arXiv:2106.09685) is peft's; what it learns is merged back, so the result
-is a model like any other.
+A JSON line is `{"messages": [{"role": …, "content": …}, …]}` or `{"prompt": …, "completion": …}`. Each is rendered
+with the model's chat template. LoRA (Hu 2021, arXiv:2106.09685) is peft's; adapters are merged into the weights.
 
 Try it: ``studio train gpt-chat --model FOLDER --chats chats.jsonl --lora 8``
 """
@@ -38,29 +37,29 @@ from studio_gpt.train import groups
 from studio_gpt.train import loss_of as plain_loss_of
 from studio_gpt.train import validate as plain_loss
 
-IGNORED = -100  # a target that has no loss
+IGNORED = -100  # target without loss
 LAYERS = ["qkv", "out", "up", "down"]  # every matrix of a block
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation as tokens, and which of them the assistant said."""
+    """One conversation as tokens, and a mask of the assistant's tokens."""
 
     tokens: tuple[int, ...]
-    said: tuple[bool, ...]
+    assistant: tuple[bool, ...]
 
 
 def read(path: Path) -> Iterator[list[dict[str, str]]]:
-    """The conversations of a JSONL file. A content that is a list of parts of text is their lines.
+    """The conversations of a JSONL file. The text parts of a content list become lines.
 
-    Raises InputError with the line that is not a conversation, or whose content is not text.
+    Raises InputError with the number of a line that is not a conversation, or whose content is not text.
     """
     hint = 'write `{"messages": [{"role": "user", "content": "…"}, …]}` or `{"prompt": "…", "completion": "…"}`'
     try:
         with open_regular(path) as file:
             text = file.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("chats", f"`{path}` cannot be read: {error}", hint="name a UTF-8 file of JSON lines") from None
+        raise InputError("chats", f"`{path}` cannot be read: {error}", hint="give a UTF-8 JSONL file") from None
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a text may hold U+2028
         if not line.strip():
             continue
@@ -71,25 +70,25 @@ def read(path: Path) -> Iterator[list[dict[str, str]]]:
             message = f"line {number} of `{path}` is not a conversation{reason}"
             raise InputError("chats", message, hint=hint) from None
         if not any(each["role"] == "assistant" for each in found):
-            message = f"in line {number} of `{path}` the assistant says nothing"
+            message = f"line {number} of `{path}` has no message of the assistant"
             raise InputError("chats", message, hint=hint)
         yield found
 
 
 class _Refused(ValueError):
-    """A conversation that is not one, with the reason."""
+    """An invalid conversation, with the reason."""
 
 
 def _messages(row: Any) -> Iterator[dict[str, str]]:
-    """The messages of a row, in whichever of its forms. Raises what reading anything else raises."""
+    """The messages of a row, in either form. Raises the error of reading any other row."""
     if row.get("messages"):
         rows = row["messages"]
     else:
         rows = []
         for name, role in (("prompt", "user"), ("completion", "assistant")):
-            said = row[name]
-            turns = isinstance(said, list) and any(isinstance(each, dict) and "role" in each for each in said)
-            rows += said if turns else [{"role": role, "content": said}]
+            value = row[name]
+            turns = isinstance(value, list) and any(isinstance(each, dict) and "role" in each for each in value)
+            rows += value if turns else [{"role": role, "content": value}]
     for each in rows:
         if not isinstance(each["role"], str):
             raise _Refused(f"a role is {_kind(each['role'])}, not text")
@@ -97,7 +96,7 @@ def _messages(row: Any) -> Iterator[dict[str, str]]:
 
 
 def _content(content: Any, role: str) -> str:
-    """What a message says: text, or the lines of a list of parts of type text."""
+    """The content of a message: text, or the lines of a list of text parts."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -106,7 +105,7 @@ def _content(content: Any, role: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str):
             named = f"of type {json.dumps(kind)[:40]}" if isinstance(part, dict) else _kind(part)
-            raise _Refused(f"the content of `{role}` has a part {named}; only parts of type text can be learnt")
+            raise _Refused(f"the content of `{role}` has a part {named}; only parts of type text are supported")
     return "\n".join(part["text"] for part in content)
 
 
@@ -123,31 +122,31 @@ def _kind(value: Any) -> str:
 
 
 def sample(messages: Sequence[dict[str, str]], tokens: Tokens, context: int) -> Sample | None:
-    """A conversation as the model's template writes it; None if it is longer than the context.
+    """A conversation rendered with the model's chat template; None if it is longer than the context.
 
-    Raises InputError if the model has no template, or one that writes the beginning of a conversation otherwise when
-    more follows: then nobody can say which tokens are the answer.
+    Raises InputError if the model has no template, or one that renders the beginning of a conversation differently when
+    more follows: then the answer's tokens are ambiguous.
     """
     if tokens.chat_template is None:
-        raise InputError("model", "the model has no chat template", hint="put a chat_template.jinja into its folder")
+        raise InputError("model", "the model has no chat template", hint="put a chat_template.jinja in its folder")
 
     def ids(count: int, asked: bool) -> list[int]:
         return conversation_tokens(tokens, messages[:count], add_generation_prompt=asked)
 
     whole = ids(len(messages), False)
-    said = [False] * len(whole)
+    assistant = [False] * len(whole)
     for place, message in enumerate(messages):
         if message["role"] == "assistant":
             before, after = ids(place, True), whole if place + 1 == len(messages) else ids(place + 1, False)
             if whole[: len(before)] != before or whole[: len(after)] != after:
-                text = "the model's chat template writes a conversation otherwise when it goes on"
-                raise InputError("model", text, hint="give each conversation one answer")
-            said[len(before) : len(after)] = [True] * (len(after) - len(before))
-    return Sample(tuple(whole), tuple(said)) if len(whole) <= context + 1 else None
+                text = "the model's chat template renders earlier turns differently when a conversation continues"
+                raise InputError("model", text, hint="use conversations with one answer each")
+            assistant[len(before) : len(after)] = [True] * (len(after) - len(before))
+    return Sample(tuple(whole), tuple(assistant)) if len(whole) <= context + 1 else None
 
 
 class Batches:
-    """Samples in batches of about equal length, every sample once an epoch, in another order each."""
+    """Samples in batches of similar length, every sample once per epoch, shuffled in each."""
 
     def __init__(self, samples: Sequence[Sample], size: int) -> None:
         self.samples, self.size = samples, size
@@ -161,73 +160,75 @@ class Batches:
         return [parts[i] for i in rng.permutation(len(parts))]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T) and what should follow each (B, T), `IGNORED` where the assistant does not speak."""
+        """Tokens (B, T) and their next-token targets (B, T), `IGNORED` except for the assistant's tokens."""
         epoch, place = divmod(step, -(-len(self.samples) // self.size))
         return pad([self.samples[i] for i in self._epoch(epoch)[place]])
 
 
 def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """See `Batches.batch`. Padding stands behind: a causal decoder does not see it."""
+    """Pad samples on the right to tokens and targets; see `Batches.batch`."""
     longest = max(len(each.tokens) for each in samples)
     tokens = torch.zeros(len(samples), longest, dtype=torch.long)
     targets = torch.full((len(samples), longest), IGNORED)
     for row, each in enumerate(samples):
         tokens[row, : len(each.tokens)] = torch.tensor(each.tokens)
-        said = torch.tensor(each.said)
-        targets[row, : len(said)][said] = tokens[row, : len(said)][said]
+        mask = torch.tensor(each.assistant)
+        targets[row, : len(mask)][mask] = tokens[row, : len(mask)][mask]
     return tokens[:, :-1], targets[:, 1:]
 
 
 def opening(targets: Tensor, phrase: Tensor) -> Tensor:
-    """Where the first phrase of what the assistant says stands: a mask (B, T) of `targets` (B, T).
+    """A mask (B, T) of the first phrase of the assistant's answer in `targets` (B, T).
 
-    It ends with the first of the tokens `phrase` (P,), which is part of it, or with all that is said.
+    The phrase ends with the first of the tokens `phrase` (P,), inclusive, or with the answer.
     """
-    said = targets != IGNORED
-    ends = said & torch.isin(targets, phrase)
-    return said & (ends.cumsum(1) - ends.long() == 0)
+    mask = targets != IGNORED
+    ends = mask & torch.isin(targets, phrase)
+    return mask & (ends.cumsum(1) - ends.long() == 0)
 
 
 def loss_of(model: torch.nn.Module, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy, in nats, of the assistant's tokens; `weights` (B, T) says how much each counts."""
-    said = targets != IGNORED
+    """Mean cross-entropy of the assistant's tokens, in nats, weighted by `weights` (B, T) if given."""
+    mask = targets != IGNORED
     with autocast(tokens.device):
-        logits = model(tokens, said)  # (N, V)
-    losses = F.cross_entropy(logits.float(), targets[said], reduction="none")
-    return losses.mean() if weights is None else (losses * weights[said]).sum() / weights[said].sum()
+        logits = model(tokens, mask)  # (N, V)
+    losses = F.cross_entropy(logits.float(), targets[mask], reduction="none")
+    return losses.mean() if weights is None else (losses * weights[mask]).sum() / weights[mask].sum()
 
 
 def with_lora(model: GPT, rank: int) -> Any:
-    """The decoder frozen, with adapters of this rank on the matrices of its blocks. Raises StudioError without peft."""
+    """The frozen decoder with LoRA adapters of this rank on the matrices of its blocks. Raises StudioError without
+    peft.
+    """
     try:
         import peft
     except ImportError:
         hint = "`pip install 'multimodal-studio[train]'`, or train all weights with `--lora 0`"
-        raise StudioError("LoRA needs the library `peft`", hint=hint) from None
+        raise StudioError("LoRA needs the package `peft`", hint=hint) from None
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LAYERS, bias="none")
     return peft.get_peft_model(model, config)
 
 
 def probe(model: GPT, samples: Sequence[Sample], *, phrase: Sequence[int] = (), emphasis: float = 1.0,
           batch: int = 512, epochs: int = 2, peak: float = 1e-2, seed: int = 0) -> None:  # fmt: skip
-    """Fit the head alone to what the assistant says, on the states that the decoder has of it now.
+    """Linear probing: fit only the output head to the assistant's tokens, on the decoder's current hidden states.
 
-    Fine-tuning that begins with a random head spoils what the layers know before the head can use it (Kumar 2022,
-    arXiv:2202.10054). States are computed once, so an epoch costs little. A tied head's embedding moves with it.
+    Fine-tuning with a random head distorts the features of the layers (Kumar 2022, arXiv:2202.10054). Hidden states are
+    computed once, so an epoch is cheap. A tied head changes the embedding too.
     """
     device, ends = model.head.weight.device, torch.tensor(phrase, device=model.head.weight.device)
-    states, said, weights = [], [], []
+    states, labels, weights = [], [], []
     short = getattr(torch, fast_dtype(device.type))
     hook = model.norm.register_forward_hook(lambda _, given, made: states.append(made.to(short)))
     with torch.inference_mode(), autocast(device):
-        alike = sorted(samples, key=lambda each: len(each.tokens))  # less padding
-        for start in range(0, len(alike), 64):
-            tokens, targets = (each.to(device) for each in pad(alike[start : start + 64]))
+        by_length = sorted(samples, key=lambda each: len(each.tokens))  # less padding
+        for start in range(0, len(by_length), 64):
+            tokens, targets = (each.to(device) for each in pad(by_length[start : start + 64]))
             model(tokens, targets != IGNORED)
-            said.append(targets[targets != IGNORED])
+            labels.append(targets[targets != IGNORED])
             weights.append((1 + (emphasis - 1) * opening(targets, ends))[targets != IGNORED])
     hook.remove()
-    x, y, counts = (torch.cat(each).clone() for each in (states, said, weights))  # (N, C), (N,), (N,)
+    x, y, counts = (torch.cat(each).clone() for each in (states, labels, weights))  # (N, C), (N,), (N,)
     head = model.head.weight.requires_grad_(True)
     optimizer, generator = torch.optim.Adam([head], lr=peak), torch.Generator().manual_seed(seed)
     steps = epochs * -(-len(x) // batch)
@@ -244,24 +245,23 @@ def probe(model: GPT, samples: Sequence[Sample], *, phrase: Sequence[int] = (), 
 
 def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, minutes: float = math.inf,
           batch: int = 32, lora: int = 0, peak: float = 1e-3, warmup: int = 50, save_every: float = 60.0,
-          kept: Sequence[Sample] = (), judge_every: int = 400, phrase: Sequence[int] = (),
+          held_out: Sequence[Sample] = (), validate_every: int = 400, phrase: Sequence[int] = (),
           emphasis: float = 1.0, texts: TokenFile | None = None, rows: int = 0, seed: int = 0) -> GPT:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged decoder, adapters merged in.
+    """Train, or resume training, in `folder`; return the EMA of the decoder with adapters merged.
 
     Args:
-        batch: conversations a step.
+        batch: conversations per step.
         lora: rank of the adapters; 0 trains all weights.
-        peak: highest learning rate.
-        kept: conversations that are judged every `judge_every` steps and at the end; the weights that judged best are
-            what is returned, or the last where there are none.
+        peak: peak learning rate.
+        held_out: validation conversations, evaluated every `validate_every` steps and at the end; the weights with the
+            best score are returned, or the last weights without validation.
         phrase: tokens that end a phrase (see `opening`).
-        emphasis: how much more a token of the first phrase counts than one after it.
-        texts, rows: so many rows of plain text are learnt in each step beside the conversations, one of them counting
-            as much as one of those (Ouyang 2022, arXiv:2203.02155, mixes pre-training in for the same reason: what
-            is not practised is forgotten).
+        emphasis: loss weight of the tokens of the first phrase, against 1 of the others.
+        texts, rows: number of rows of plain text mixed into each step, each with the weight of a conversation (Ouyang
+            2022, arXiv:2203.02155, mixes in pre-training data too, against forgetting).
     """
     device = next(model.parameters()).device
-    torch.manual_seed(seed)  # what adapters begin with
+    torch.manual_seed(seed)  # initialisation of adapters
     learner: Any = (with_lora(model, lora) if lora else model.requires_grad_(True)).train()
     optimizer = torch.optim.AdamW(groups(learner, 0.01), lr=peak, betas=(0.9, 0.95))
     ema = Ema(learner, 0.99)
@@ -273,16 +273,16 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
     batches, best = Batches(samples, batch), Best(folder / "best.safetensors")
     ends = torch.tensor(phrase, device=device)
 
-    def judge() -> None:
-        if kept and not run.peers.rank:
-            found = validate(ema.module, kept, phrase)
+    def evaluate() -> None:
+        if held_out and not run.peers.rank:
+            found = validate(ema.module, held_out, phrase)
             plain = f"; plain text {plain_loss(ema.module, texts, 4):.4f}" if texts and rows else ""
             print(f"step {run.step}: {found}{plain}", file=sys.stderr, flush=True)
             best.offer(ema.module, found.score)
 
     for step in run:
-        if step and step % judge_every == 0:
-            judge()
+        if step and step % validate_every == 0:
+            evaluate()
         run.rate(peak, warmup)
         tokens, targets = batches.batch(step * run.peers.count + run.peers.rank)
         tokens, targets = tokens.to(device), targets.to(device)
@@ -300,7 +300,7 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
         optimizer.step()
         ema.update(learner)
         run.log(**losses)
-    judge()
+    evaluate()
     if best.path.exists():
         best.restore(ema.module)
     made: Any = ema.module
@@ -308,12 +308,12 @@ def train(model: GPT, samples: Sequence[Sample], folder: Path, *, steps: int, mi
 
 
 @dataclass(frozen=True)
-class Judged:
-    """How well a model answers.
+class Validation:
+    """Validation results.
 
     Attributes:
-        loss: mean nats of the assistant's tokens.
-        right: share of the conversations whose first phrase greedy decoding says as it stands there.
+        loss: mean cross-entropy of the assistant's tokens, in nats.
+        right: share of the conversations whose first phrase greedy decoding reproduces.
     """
 
     loss: float
@@ -321,27 +321,29 @@ class Judged:
 
     @property
     def score(self) -> float:
-        """More is better: what begins right, and among equals the loss."""
+        """Higher is better: the share of right first phrases, then the loss."""
         return self.right - 1e-4 * self.loss
 
     def __str__(self) -> str:
-        return f"loss {self.loss:.4f} nats a token; {self.right:.1%} of the answers begin right"
+        return f"loss {self.loss:.4f} nats per token; {self.right:.1%} of first phrases right"
 
 
 @torch.inference_mode()
-def validate(model: torch.nn.Module, samples: Sequence[Sample], phrase: Sequence[int] = (), batch: int = 64) -> Judged:
-    """Judge a model by conversations; `phrase` are the tokens that end a phrase (see `opening`)."""
+def validate(
+    model: torch.nn.Module, samples: Sequence[Sample], phrase: Sequence[int] = (), batch: int = 64
+) -> Validation:
+    """Validate a model on conversations; `phrase` are the tokens that end a phrase (see `opening`)."""
     total, count, right = 0.0, 0, 0
     device = next(model.parameters()).device
     ends = torch.tensor(phrase, device=device)
     for start in range(0, len(samples), batch):
         tokens, targets = (each.to(device) for each in pad(samples[start : start + batch]))
-        said = targets != IGNORED
+        mask = targets != IGNORED
         with autocast(device):
-            logits = model(tokens, said)  # (N, V)
-        total += float(F.cross_entropy(logits.float(), targets[said], reduction="sum"))
-        count += int(said.sum())
-        hits = torch.zeros_like(said)
-        hits[said] = logits.argmax(-1) == targets[said]
+            logits = model(tokens, mask)  # (N, V)
+        total += float(F.cross_entropy(logits.float(), targets[mask], reduction="sum"))
+        count += int(mask.sum())
+        hits = torch.zeros_like(mask)
+        hits[mask] = logits.argmax(-1) == targets[mask]
         right += int((hits | ~opening(targets, ends)).all(1).sum())
-    return Judged(total / count, right / len(samples))
+    return Validation(total / count, right / len(samples))

@@ -104,16 +104,16 @@ def test_from_packages_to_a_picture(work: Path, capfd: pytest.CaptureFixture[str
     tower = CLIPTextModelWithProjection.from_pretrained(work / "text" / "tower", local_files_only=True)
     with torch.no_grad():
         wanted = torch.nn.functional.normalize(train_text.embed(tower, clip.tokenizer, ["red apple", "红苹果"]), dim=-1)
-    assert (clip.texts(["red apple", "红苹果"]) * wanted).sum(1).min() > 0.999  # kept in float16
+    assert (clip.encode_text(["red apple", "红苹果"]) * wanted).sum(1).min() > 0.999  # kept in float16
     pictures, _ = build.load(work / "data")
-    assert clip.pictures(pictures[:2]).isfinite().all()
+    assert clip.encode_pixels(pictures[:2]).isfinite().all()
 
     shutil.rmtree(work / "clip")  # from scratch, with a text tower of its own
     train("clip", "--steps", "2", "--batch", "8", "--lock", "none", "--tower", "vit")
     clip = model.load(work / "clip" / "model")
-    assert (clip.texts(["red apple"]) * wanted[:1]).sum() < 0.9
+    assert (clip.encode_text(["red apple"]) * wanted[:1]).sum() < 0.9
     assert run(["train", "clip", "--work", str(work), "--tower", "vit", "--lock", "both"]) == 1
-    assert "a fresh ViT that is locked learns nothing" in capfd.readouterr().err
+    assert "a locked ViT from scratch would not be trained" in capfd.readouterr().err
     assert run(["train", "clip", "--work", str(work), "--tower", "vit", "--from-starter"]) == 1
     assert "the starter's image tower is `efficientnet`, not `vit`" in capfd.readouterr().err
 

@@ -37,7 +37,8 @@ def randn(*shape: int) -> torch.Tensor:
 
 
 def decoder(device: torch.device, tied: bool = True) -> Any:
-    from studio_gpt.model import GPT, llama
+    from studio_gpt.config import llama
+    from studio_gpt.model import GPT
 
     shape = llama(vocab=300, context=48, layers=1, heads=2, width=32, hidden=64, tied=tied)
     return GPT(shape).initialise(torch.Generator().manual_seed(0)).to(device)
@@ -70,8 +71,8 @@ def gpt_chat(folder: Path, device: torch.device, lora: int = 0) -> Any:
     samples = [each for each in found if each is not None]
     model = decoder(device, tied=False)
     tune.probe(model, samples, phrase=[5], emphasis=2.0, batch=4)
-    return tune.train(model, samples, folder, steps=2, batch=2, lora=lora, kept=samples, phrase=[5], emphasis=2.0,
-                      judge_every=1, texts=texts, rows=2)  # fmt: skip
+    return tune.train(model, samples, folder, steps=2, batch=2, lora=lora, held_out=samples, phrase=[5], emphasis=2.0,
+                      validate_every=1, texts=texts, rows=2)  # fmt: skip
 
 
 def lora(folder: Path, device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""`studio embed TEXT… -i FILE`: texts and pictures as vectors, by the generators `embed`."""
+"""`studio embed TEXT… -i FILE`: embeddings of texts and pictures, by the generator `embed`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @click.command("embed", epilog=EPILOG)
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
-@click.option("-i", "--image", "images", multiple=True, metavar="FILE|DIR", help="A picture. May be given again.")
-@click.option("-o", "--output", metavar="FILE|DIR", help="Write .npy files here.  [default: the store]")
-@click.option("--force", is_flag=True, help="Overwrite files that exist.")
-@click.option("--model", default="", metavar="TEXT", help="A CLIP folder in open_clip's layout, or a pulled one.")
+@click.option("-i", "--image", "images", multiple=True, metavar="FILE|DIR", help="Picture to embed; may be repeated.")
+@click.option("-o", "--output", metavar="FILE|DIR", help="Write .npy files to this path.  [default: the store]")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@click.option("--model", default="", metavar="TEXT", help="A pulled model, or a CLIP folder in open_clip's layout.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the numbers, instead of paths.")
 @takes_request
 @click.pass_obj
@@ -30,9 +30,9 @@ def command(
     settings: Settings, texts: tuple[str, ...], images: tuple[str, ...], output: str | None, force: bool, model: str,
     as_json: bool, request: dict[str, Any],
 ) -> int:  # fmt: skip
-    """Embed each TEXT (English or Chinese), then each picture, as a unit vector by CLIP, and print where it is.
+    """Embed each TEXT (English or Chinese), then each picture, as a unit vector by CLIP, and print its path.
 
-    The cosine of two vectors, which is their product, says how well the two go together.
+    The cosine similarity of two vectors (their dot product) says how well they match.
     """
     from studio.cli.lib.destination import choose
     from studio.cli.lib.pictures import expand, tell_broken
@@ -45,7 +45,7 @@ def command(
     broken: dict[Path, StudioError] = {}
     paths = expand(images, broken)
     target = choose(output, len(texts) + len(paths), Embedding.suffix, force=force)
-    told: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     code = 0
     few = few_at_a_time(paths, broken)
     pictures: Iterator[dict[str, dict[str, Any]]] = (
@@ -54,18 +54,18 @@ def command(
     words: dict[str, dict[str, Any]] = {each: {"text": each} for each in texts}
     for given in chain([words], pictures):
         if given:
-            made, failed = _embed(settings, given, target, {"model": model, **request}, len(told), as_json=as_json)
-            told, code = [*told, *made], max(code, failed)
+            made, failed = _embed(settings, given, target, {"model": model, **request}, len(results), as_json=as_json)
+            results, code = [*results, *made], max(code, failed)
     if as_json:
-        emit_json(told)
-    return max(code, tell_broken(broken, rest=bool(told), debug=settings.debug))
+        emit_json(results)
+    return max(code, tell_broken(broken, rest=bool(results), debug=settings.debug))
 
 
 def _embed(
     settings: Settings, given: dict[str, dict[str, Any]], target: Destination, more: dict[str, Any], first: int, *,
     as_json: bool,
 ) -> tuple[list[dict[str, Any]], int]:  # fmt: skip
-    """Embed a few together, with seeds from `first` up; what is told of them as JSON, and the exit code."""
+    """Embed a batch, with seeds from `first` up; return the results as JSON, and the exit code."""
     from studio.cli.lib.making import Results, follow
     from studio.cli.lib.output import stray_prints_aside
     from studio.cli.lib.progress import Display
@@ -80,8 +80,8 @@ def _embed(
     if not as_json:
         results.print_ready()
     vectors = [results.made[i][1].samples() if i in results.made else None for i in range(len(given))]
-    told = [
+    rows = [
         {"of": of, **one, "vector": None if vector is None else [round(float(x), 6) for x in vector]}
         for of, one, vector in zip(given, results.as_json(), vectors, strict=True)
     ]
-    return told, results.report(debug=settings.debug)
+    return rows, results.report(debug=settings.debug)

@@ -1,4 +1,4 @@
-"""`studio rank TEXT FILES…`: pictures in the order of how well they go with a text, by the generator `clip-rank`."""
+"""`studio rank TEXT FILES…`: pictures ranked by how well they match a text, by the generator `clip-rank`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from studio.cli.lib.settings import EPILOG, Settings
 @click.command("rank", epilog=EPILOG)
 @click.argument("text")
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR...")
-@click.option("--best", type=click.IntRange(1), metavar="K", help="Print the first K only.")
-@click.option("--model", default="", metavar="TEXT", help="A CLIP folder in open_clip's layout, or a pulled one.")
+@click.option("--best", type=click.IntRange(1), metavar="K", help="Print only the best K.")
+@click.option("--model", default="", metavar="TEXT", help="A pulled model, or a CLIP folder in open_clip's layout.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @takes_request
 @click.pass_obj
@@ -24,9 +24,10 @@ def command(
     settings: Settings, text: str, files: tuple[str, ...], best: int | None, model: str, as_json: bool,
     request: dict[str, Any],
 ) -> int:  # fmt: skip
-    """Score each picture by its cosine with TEXT (English or Chinese) in CLIP's space, and print the best first.
+    """Score each picture by its CLIP cosine similarity with TEXT (English or Chinese), and print the best first.
 
-    A folder stands for the pictures in it. A picture that cannot be read is left out and named, and the exit code is 1.
+    For a folder, all its pictures are used. Pictures that cannot be read are reported and skipped, and the exit code is
+    1.
     """
     from studio.cli.lib.pictures import Counter, expand, tell_broken
     from studio.errors import StudioError

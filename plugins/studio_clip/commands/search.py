@@ -1,4 +1,4 @@
-"""`studio search TEXT [DIR]`: pictures of the store, or of a folder, that go with a text; see `studio_clip.search`."""
+"""`studio search TEXT [DIR]`: search the pictures of the store, or of a folder; see `studio_clip.search`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from studio.cli.lib.settings import EPILOG, Settings
 @click.argument("text")
 @click.argument("folder", required=False, metavar="[DIR]")
 @click.option("-n", "count", type=click.IntRange(1, 1000), default=5, show_default=True, metavar="N",
-              help="How many to show.")  # fmt: skip
-@click.option("--model", default="", metavar="TEXT", help="A CLIP folder in open_clip's layout, or a pulled one.")
+              help="Number of results.")  # fmt: skip
+@click.option("--model", default="", metavar="TEXT", help="A pulled model, or a CLIP folder in open_clip's layout.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @takes_request
 @click.pass_obj
 def command(
     settings: Settings, text: str, folder: str | None, count: int, model: str, as_json: bool, request: dict[str, Any]
 ) -> int:
-    """Find the pictures that go best with TEXT (English or Chinese), among those in the store, or those in DIR.
+    """Find the pictures in the store, or in DIR, that match TEXT (English or Chinese) best.
 
-    A picture is judged by CLIP, and by the prompt or label that its recipe tells, if it has one. Pictures are looked at
-    once: their vectors are kept, and the next search looks at new and changed pictures only. One that cannot be read is
-    left out and named, and the exit code is 1.
+    The score is CLIP's, averaged with that of the prompt or label in the picture's recipe, if there is one. Embeddings
+    are cached, so the next search embeds only new and changed pictures. Pictures that cannot be read are reported and
+    skipped, and the exit code is 1.
     """
     from studio.cli.lib.pictures import Counter, tell_broken
     from studio_clip.search import search
@@ -40,8 +40,8 @@ def command(
     code = tell_broken(found.broken, rest=bool(found.hits), debug=settings.debug)
     if not settings.quiet:
         if found.renewed:
-            note("note: the file of vectors was damaged and is begun anew")
-        note(f"{found.looked_at} pictures were looked at, {found.known} were known")
+            note("note: the embedding cache was damaged; it was created again")
+        note(f"{found.looked_at} pictures embedded, {found.known} cached")
     if as_json:
         emit_json([{"score": each.score, "path": str(each.path), "sha256": each.sha256} for each in found.hits])
     else:

@@ -1,8 +1,8 @@
 """`studio chat`: a conversation with the generator `text`, turn by turn.
 
-Lines that a person types are turns; `/new` begins anew, `/quit` and Ctrl-D end it. Ctrl-C stops an answer, and what was
-said of it stays. Answers go to standard output as they are written, everything else to standard error, so that it works
-in a pipe too. A notice is shown once. What was said is kept by `studio_gpt.conversation`.
+Each line of input is a message; `/new` starts a new conversation, `/quit` and Ctrl-D end it. Ctrl-C stops an answer and
+keeps its text so far. Answers are streamed to standard output, everything else goes to standard error, so that it works
+in a pipe too. A notice is shown once. The conversation is stored by `studio_gpt.conversation`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from studio_gpt.conversation import Conversation
 
 STARTER = (
-    "without `--model` this is Studio's starter, which turns an idea into a picture prompt and cannot converse;"
-    " `studio models pull smollm2`, then `studio chat --model smollm2`, can"
+    "Studio's starter only turns ideas into picture prompts; for a chat model run `studio models pull smollm2`,"
+    " then `studio chat --model smollm2`"
 )
-NOT_OF_CHATS = ("literal",)  # a chat's messages are plain text in any case
+EXCLUDED_INPUTS = ("literal",)  # chat messages are always plain text
 
 
 class ChatCommand(click.Command):
-    """The command; its flags are those of the generator, but for what the conversation gives."""
+    """The command; its flags are those of the generator, except the inputs that the conversation sets."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The generator's inputs, then `--seed` and the options of a request."""
@@ -43,44 +43,44 @@ class ChatCommand(click.Command):
         return [*parameters(_flags(ctx.obj), taken), *own]
 
     def invoke(self, ctx: click.Context) -> int:
-        """Talk until the person ends it."""
+        """Chat until the user ends it."""
         from studio.cli.lib.flags import values
 
         inputs = values(_flags(ctx.obj), ctx.params)
         conversation = ctx.obj.studio().chat(seed=ctx.params["seed"], **inputs, **request_of(ctx.params))
         if not (inputs.get("model") or ctx.obj.quiet):
             note(f"note: {STARTER}")
-        talk = Talk(conversation, ctx.obj)
+        session = ChatSession(conversation, ctx.obj)
         for line in _lines():
             if line == "/quit":
                 break
             if line == "/new":
                 conversation.turns.clear()
             elif line.startswith("/"):
-                note(f"note: there is no `{line.split()[0]}`; `/new` begins anew, `/quit` ends")
+                note(f"note: unknown command `{line.split()[0]}`; `/new` starts a new conversation, `/quit` exits")
             elif line:
-                talk.say(line)
-        return 1 if talk.failed and not _typed() else 0
+                session.say(line)
+        return 1 if session.failed and not _typed() else 0
 
 
 def _flags(settings: Settings) -> list[Flag]:
-    from studio_gpt.conversation import GENERATOR, OURS
+    from studio_gpt.conversation import CONVERSATION_INPUTS, GENERATOR
 
     flags = settings.generator(GENERATOR).Inputs.flags()
-    wanted = [flag for flag in flags if flag.name not in (*OURS, *NOT_OF_CHATS)]
-    return [replace(flag, help=flag.help.removeprefix("with `chat`: ")) for flag in wanted]
+    chosen = [flag for flag in flags if flag.name not in (*CONVERSATION_INPUTS, *EXCLUDED_INPUTS)]
+    return [replace(flag, help=flag.help.removeprefix("with `chat`: ")) for flag in chosen]
 
 
-class Talk:
+class ChatSession:
     """A conversation shown on a terminal. `failed` counts turns without an answer."""
 
     def __init__(self, conversation: Conversation, settings: Settings) -> None:
         self.failed = 0
-        self._told: set[str] = set()
+        self._shown_notes: set[str] = set()
         self._conversation, self._settings = conversation, settings
 
     def say(self, message: str) -> None:
-        """Show the answer as it is written; a failure is told, and the turn taken back."""
+        """Show the answer as it is generated; after a failure, report it and remove the turn."""
         from studio.errors import StudioError
 
         try:
@@ -103,23 +103,23 @@ class Talk:
                 emit_piece("\n")
 
     def _watch(self, event: Event) -> None:
-        """Say once what the host has to say."""
+        """Show each notice of the host once."""
         from studio.engine import Loading, Notice
 
         if isinstance(event, Loading | Notice) and not self._settings.quiet:
             text = f"note: {event.text}" if isinstance(event, Notice) else f"loading the model on {event.device}"
-            if text not in self._told:
-                self._told.add(text)
+            if text not in self._shown_notes:
+                self._shown_notes.add(text)
                 note(text)
 
 
 def _typed() -> bool:
-    """Whether a person types; standard input may also be a pipe, or closed (None)."""
+    """Whether standard input is a terminal; it may also be a pipe, or closed (None)."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _lines() -> Iterator[str]:
-    """What a person types, line by line, without blanks around it. Ctrl-C takes back the line, Ctrl-D ends.
+    """The lines of standard input, stripped. Ctrl-C discards the line, Ctrl-D ends.
 
     A pipe may begin with a byte order mark, which is not part of the first line.
     """
@@ -141,15 +141,15 @@ def _lines() -> Iterator[str]:
 
 command = ChatCommand(
     "chat",
-    help="Talk with a language model, in its own chat template. `/new` begins anew; `/quit` or Ctrl-D ends; Ctrl-C"
-    " stops an answer.",
+    help="Chat with a language model in its chat template. `/new` starts a new conversation, `/quit` or Ctrl-D exits,"
+    " Ctrl-C stops an answer.",
     epilog=EPILOG,
     params=[
         click.Option(
             ["--seed"],
             type=int,
             metavar="N",
-            help="From 0 to 2^63 - 1. Equal seeds and turns give equal answers.  [default: new ones]",
+            help="Random seed, from 0 to 2^63 - 1. Equal seeds and turns give equal answers.  [default: random]",
         ),
         *request_options(),
     ],

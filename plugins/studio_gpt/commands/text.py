@@ -1,7 +1,7 @@
-"""`studio text PROMPT`: the generator `text`, whose text is written to standard output as it comes.
+"""`studio text PROMPT`: the generator `text`, whose output is streamed to standard output.
 
-With `-o` it goes into files, as with any other generator. `--explain` prints how likely each token was instead, by
-`Studio.explain`. This module knows nothing of models.
+With `-o` it is written to files, as with any other generator. `--explain` prints the probability of each token instead,
+by `Studio.explain`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 class TextCommand(GeneratorCommand):
-    """The command of a generator that makes text."""
+    """The command of a generator of text."""
 
     def __init__(self, name: str, generator: str) -> None:
         super().__init__(name, generator)
         self.params += [
-            click.Option(["--explain"], is_flag=True, help="Tell how likely each token was, and which others were."),
+            click.Option(["--explain"], is_flag=True, help="Print the probability of each token, and alternatives."),
             click.Option(["--attention"], metavar="LAYER.HEAD",
-                         help="Explain, and draw where this head looks; both are counted from 0."),
+                         help="Explain, and draw the attention of this head; both are indices from 0."),
         ]  # fmt: skip
 
     def invoke(self, ctx: click.Context) -> int:
-        """Print the texts, in the order of their seeds, each ended by a line break; or write files with `-o`."""
+        """Print the texts, in the order of their seeds, each followed by a line break; or write files with `-o`."""
         if ctx.params["explain"] or ctx.params["attention"]:
             return self._explain(ctx)
         if ctx.params["output"] or ctx.params["previews"]:
@@ -52,19 +52,19 @@ class TextCommand(GeneratorCommand):
         return results.report(debug=ctx.obj.debug)
 
     def _explain(self, ctx: click.Context) -> int:
-        """Print a table of what was written, or its JSON; then the path of the attention picture, if one is asked."""
+        """Print a table of the tokens, or JSON; then the path of the attention picture, if requested."""
         params = ctx.params
         layer, _, head = (params["attention"] or "").partition(".")
-        looking = {"layer": layer, "head": head or "0"} if params["attention"] else {}
+        attention = {"layer": layer, "head": head or "0"} if params["attention"] else {}
         given = self.inputs(ctx.obj, params, "text-explain")
         with stray_prints_aside():
-            found = ctx.obj.studio().explain(**given, **looking, seed=params["seed"], **request_of(params))
-        told, paths = found.tokens, [str(found.attention.path)] if found.attention else []
+            found = ctx.obj.studio().explain(**given, **attention, seed=params["seed"], **request_of(params))
+        tokens, paths = found.tokens, [str(found.attention.path)] if found.attention else []
         if params["as_json"]:
-            emit_json({**told, "attention": paths})
+            emit_json({**tokens, "attention": paths})
             return 0
-        rows = [[str(each["id"]), each["token"], "", ""] for each in told["prompt"]]
-        table(("id", "token", "probability", "others"), rows + [_row(each) for each in told["written"]])
+        rows = [[str(each["id"]), each["token"], "", ""] for each in tokens["prompt"]]
+        table(("id", "token", "probability", "others"), rows + [_row(each) for each in tokens["written"]])
         for path in paths:
             emit(path)
         return 0
@@ -78,21 +78,21 @@ def _row(each: dict[str, Any]) -> list[str]:
 
 
 class Stream:
-    """Prints the text whose turn it is as it grows; the others wait until those before them are whole."""
+    """Prints the texts in order: the current one as it grows, the next after it is complete."""
 
     def __init__(self, tickets: Sequence[Ticket], *, quiet: bool, mute: bool) -> None:
-        self.waiting: list[list[str]] = [[] for _ in tickets]  # what is not printed yet
+        self.waiting: list[list[str]] = [[] for _ in tickets]  # not printed yet
         self.whole = [False] * len(tickets)
         self.quiet, self.mute = quiet, mute
         self._turn, self._begun = 0, False
-        self._told: set[str] = set()
+        self._shown_notes: set[str] = set()
 
     def take(self, index: int, event: Event) -> None:
         """Act on an event of the text at `index`."""
         from studio.engine import Delta, Notice
 
-        if isinstance(event, Notice) and not self.quiet and event.text not in self._told:
-            self._told.add(event.text)
+        if isinstance(event, Notice) and not self.quiet and event.text not in self._shown_notes:
+            self._shown_notes.add(event.text)
             note(f"note: {event.text}")
         if self.mute:
             return

@@ -62,7 +62,7 @@ def test_a_broken_picture_is_left_out_and_told(command: Command, discs: Path) ->
         (("search", "red"), "the store has no pictures yet"),
         (("search", "red", "nowhere"), "`nowhere` is not a folder"),
         (("label", "discs", "--labels", "one"), "labels"),
-        (("label", "discs", "--labels", "one,one"), "stands there twice"),
+        (("label", "discs", "--labels", "one,one"), "occurs twice"),
         (("embed",), "nothing to embed"),
         (("rank", "red", "discs", "--model", "nowhere"), "nowhere"),
     ],
@@ -88,7 +88,7 @@ def test_embed(command: Command, discs: Path) -> None:
 def test_search_looks_only_at_what_is_new(command: Command, discs: Path, own_home: Path) -> None:
     first = command("search", "a red circle", str(discs), "-n", "1")
     assert first.out.split("\t")[1].strip().endswith("red.png")
-    assert "3 pictures were looked at, 0 were known" in first.err
+    assert "3 pictures embedded, 0 cached" in first.err
     with studio.Studio(home=own_home, device="cpu") as host:
         again = search(host, "blue", discs)
         assert (again.looked_at, again.known) == (0, 3)

@@ -21,7 +21,7 @@ def test_it_says_the_nearest_word(tmp_path: Path) -> None:
         for colour in ("red", "blue", "green"):
             picture = studio.Image(PIL.Image.new("RGB", (40, 40), colour))
             made = host.generate("clip-describe", image=picture, words=words)
-            cosines = clip.texts(words) @ clip.images([picture.pil])[0]
+            cosines = clip.encode_text(words) @ clip.encode_image([picture.pil])[0]
             assert made.text == words[int(cosines.argmax())]
 
 

@@ -31,7 +31,7 @@ def test_it_gives_what_the_towers_give(host: studio.Studio) -> None:
     clip = model.load()
     text = host.generate("embed", text="a red circle")
     assert isinstance(text, studio.Embedding)
-    np.testing.assert_allclose(text.vector, clip.texts(["a red circle"])[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(text.vector, clip.encode_text(["a red circle"])[0].numpy(), atol=1e-5)
     red, blue = (host.generate("embed", image=disc(colour)) for colour in ("red", "blue"))
     assert isinstance(red, studio.Embedding)
     assert isinstance(blue, studio.Embedding)
@@ -50,5 +50,5 @@ def test_pictures_of_every_mode_and_shape(host: studio.Studio, mode: str) -> Non
 
 def test_one_of_both_is_needed() -> None:
     for given in ({}, {"text": "  "}, {"text": "a", "image": disc("red")}):
-        with pytest.raises(InputError, match="a text or a picture, and not both"):
+        with pytest.raises(InputError, match="give either `text` or `image`"):
             EmbedGenerator.Inputs.parse(given)

@@ -25,8 +25,8 @@ def flat(colour: str) -> studio.Image:
 def test_it_gives_the_softmax_of_the_cosines(tmp_path: Path) -> None:
     images = [flat(COLOURS[i % 3]) for i in range(35)]
     clip = model.load()
-    texts = clip.texts([f"a {each} square" for each in COLOURS])
-    wanted = (clip.temperature * clip.images([each.pil for each in images]) @ texts.T).softmax(-1).numpy()
+    texts = clip.encode_text([f"a {each} square" for each in COLOURS])
+    wanted = (clip.temperature * clip.encode_image([each.pil for each in images]) @ texts.T).softmax(-1).numpy()
     with studio.Studio(home=tmp_path, device="cpu") as host:
         made = host.generate("clip-label", images=images, labels=COLOURS, prompt="a {} square", top=2)
     told = json.loads(str(made))
@@ -42,8 +42,8 @@ def test_it_gives_the_softmax_of_the_cosines(tmp_path: Path) -> None:
     [
         ({"labels": ["a"]}, "labels"),
         ({"labels": ["a", " "]}, "a label is empty"),
-        ({"labels": ["a", "b", "a"]}, "`a` stands there twice"),
-        ({"labels": ["a", "b"], "prompt": "a picture"}, "must have one {}"),
+        ({"labels": ["a", "b", "a"]}, "`a` occurs twice"),
+        ({"labels": ["a", "b"], "prompt": "a picture"}, "must contain {} once"),
         ({"labels": ["a", "b"], "images": []}, "images"),
     ],
 )

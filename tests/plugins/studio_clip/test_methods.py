@@ -42,7 +42,7 @@ def test_pictures_in_memory_and_files_are_ranked_alike(
     asked = []
     assert host.rank("a red circle", paths, follow=asked.append) == pytest.approx(scores, abs=1e-5)
     assert len(asked) == 2, "four files and one"
-    monkeypatch.setattr(batches, "MOST", 2)
+    monkeypatch.setattr(batches, "MAX_PICTURES", 2)
     asked.clear()
     assert host.rank("a red circle", iter(discs), follow=asked.append) == pytest.approx(scores, abs=1e-5)
     assert len(asked) == 3

@@ -17,7 +17,7 @@ from studio.engine.memory.components import Parts
 from studio.engine.memory.ledger import Ledger
 from studio.errors import WeightsError
 from studio.weights.loading import hosted
-from studio_clip import convert, encoder, model, places, train_pairs
+from studio_clip import convert, efficientnet, folders, model, train_pairs
 from studio_diffusion.image import STARTER
 from studio_diffusion.latent import LatentDiffusion
 
@@ -25,7 +25,7 @@ TEXTS = ["a red apple", "一个红苹果", "", "octopus " * 60]
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), np.uint8)
 
 
-def stock_answers(clip: open_clip.CLIP, loaded: model.Clip) -> tuple[torch.Tensor, torch.Tensor]:
+def stock_answers(clip: open_clip.CLIP, loaded: model.ClipModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings of `TEXTS` and `PICTURES` by open_clip's own calls."""
     tokens = loaded.tokenizer(TEXTS, padding="max_length", truncation=True, max_length=48, return_tensors="pt")
     x = torch.from_numpy(PICTURES).permute(0, 3, 1, 2).float() / 255
@@ -37,18 +37,18 @@ def stock_answers(clip: open_clip.CLIP, loaded: model.Clip) -> tuple[torch.Tenso
 def test_stock_open_clip_builds_what_ships_from_its_configuration(tmp_path: Path) -> None:
     """`create_model` by name, after `add_model_config`; the embeddings are ours."""
     loaded = model.load()
-    config = json.loads((places.WEIGHTS / places.CONFIG).read_text("utf-8"))["model_cfg"]
+    config = json.loads((folders.WEIGHTS / folders.CONFIG).read_text("utf-8"))["model_cfg"]
     (tmp_path / "studio-starter.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path)
     made = open_clip.create_model("studio-starter").eval()
     made.load_state_dict(model.stock().state_dict())
     text, image = stock_answers(made, loaded)
-    torch.testing.assert_close(loaded.texts(TEXTS), text, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(loaded.pictures(PICTURES), image, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded.encode_text(TEXTS), text, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded.encode_pixels(PICTURES), image, rtol=1e-4, atol=1e-5)
 
 
 def test_what_ships_is_small_and_frozen() -> None:
-    assert (places.WEIGHTS / places.TENSORS).stat().st_size <= 8 << 20
+    assert (folders.WEIGHTS / folders.TENSORS).stat().st_size <= 8 << 20
     loaded = model.load()
     for part in (loaded.visual, loaded.text_encoder, loaded.head):
         assert not part.training
@@ -64,8 +64,8 @@ def test_a_text_tower_of_its_own_is_kept_beside_the_rest(
     model.save_text(tmp_path, trained, tower.config, tokens)
     loaded = model.load(tmp_path)
     text, image = stock_answers(trained, loaded)
-    torch.testing.assert_close(loaded.texts(TEXTS), text, rtol=0, atol=3e-3)  # the rest is kept in float16
-    torch.testing.assert_close(loaded.pictures(PICTURES), image, rtol=0, atol=3e-3)
+    torch.testing.assert_close(loaded.encode_text(TEXTS), text, rtol=0, atol=3e-3)  # the rest is kept in float16
+    torch.testing.assert_close(loaded.encode_pixels(PICTURES), image, rtol=0, atol=3e-3)
     for name, value in model.stock(tmp_path).state_dict().items():
         torch.testing.assert_close(value, trained.state_dict()[name], rtol=1e-3, atol=1e-3)
 
@@ -80,19 +80,19 @@ def test_the_text_tower_is_one_with_the_image_models() -> None:
         made = parts._made.parts
     assert loaded.text_encoder is latent.text_encoder
     assert len({id(part) for part in made}) == len(made) - 1
-    assert loaded.texts(TEXTS).isfinite().all(), "attention's route serves both"
+    assert loaded.encode_text(TEXTS).isfinite().all(), "attention's route serves both"
 
 
 def test_damaged_weights_are_told(tower: Any, tokens: Any, tmp_path: Path) -> None:
     trained = train_pairs.build(tower, "vit")
     model.save(tmp_path, trained, tower.config, convert.TOWERS["vit"])
     model.save_text(tmp_path, trained, tower.config, tokens)
-    state = safetensors.torch.load_file(tmp_path / places.TENSORS)
+    state = safetensors.torch.load_file(tmp_path / folders.TENSORS)
     del state["visual.proj"]
-    safetensors.torch.save_file(state, tmp_path / places.TENSORS)
+    safetensors.torch.save_file(state, tmp_path / folders.TENSORS)
     with pytest.raises(WeightsError, match=r"lack `proj`"):
         model.load(tmp_path)
-    (tmp_path / places.TENSORS).write_bytes(b"no weights")
+    (tmp_path / folders.TENSORS).write_bytes(b"no weights")
     with pytest.raises(WeightsError, match="cannot be read as safetensors"):
         model.load(tmp_path)
 
@@ -106,7 +106,7 @@ def test_the_trunk_is_the_packages_network() -> None:
             if value.is_floating_point() and "_bn" in name:
                 value.copy_(torch.rand_like(value) + 0.5)
     trunk = open_clip.CLIP(**convert.config(_text_config(), convert.TOWERS["efficientnet"])).visual.trunk.eval()
-    trunk.load_state_dict(encoder.to_timm(original.state_dict(), trunk))
+    trunk.load_state_dict(efficientnet.to_timm(original.state_dict(), trunk))
     for size in (128, 224):
         x = torch.randn(2, 3, size, size)
         with torch.inference_mode():
@@ -118,7 +118,7 @@ def test_the_trunk_is_the_packages_network() -> None:
 def test_weights_of_another_network_are_refused() -> None:
     trunk = torch.nn.Linear(2, 3)
     with pytest.raises(ValueError, match="1 tensors of EfficientNet-Lite0 do not fit the 2"):
-        encoder.to_timm({"weight": torch.zeros(3, 2)}, trunk)
+        efficientnet.to_timm({"weight": torch.zeros(3, 2)}, trunk)
 
 
 def _text_config() -> Any:

@@ -15,7 +15,7 @@ import torch
 
 import studio
 from studio.errors import UnknownName, WeightsError
-from studio_clip import places
+from studio_clip import folders
 from studio_clip.embed import EmbedGenerator
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -33,7 +33,7 @@ def write(folder: Path, shape: dict[str, Any]) -> Path:
     folder.mkdir()
     config = {**shape, "text_cfg": TEXT}
     kept = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.2], "interpolation": "bicubic", "resize_mode": "shortest"}
-    (folder / places.CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": kept}))
+    (folder / folders.CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": kept}))
     arguments = {name: value for name, value in config.items() if name != "custom_text"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -65,7 +65,7 @@ def test_any_config_gives_what_open_clip_gives(kind: str, tmp_path: Path) -> Non
     assert isinstance(scores, studio.Embedding)
     np.testing.assert_allclose(scores.vector, [image @ text], atol=1e-5)
     assert made[0].recipe is not None
-    assert places.CONFIG in made[0].recipe.spec.model.sha256
+    assert folders.CONFIG in made[0].recipe.spec.model.sha256
 
 
 def test_a_pulled_model(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_pulled_model(tmp_path: Path) -> None:
 def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "clip", SHAPES["vit"])
     tensors = folder / "open_clip_model.safetensors"
-    with pytest.raises(WeightsError, match=r"no CLIP: it has no `open_clip_config\.json`"):
+    with pytest.raises(WeightsError, match=r"not a CLIP model: it has no `open_clip_config\.json`"):
         EmbedGenerator(tmp_path).weights(studio.ModelRef())
     tensors.rename(folder / "one.safetensors")
     (folder / "two.safetensors").write_bytes(b"")
@@ -90,7 +90,7 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
     for each in ("one", "two"):
         (folder / f"{each}.safetensors").unlink()
     (folder / "open_clip_pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(WeightsError, match="a pickle, and loading one runs its code"):
+    with pytest.raises(WeightsError, match="a pickle, which could run code"):
         EmbedGenerator(folder).weights(studio.ModelRef())
     with pytest.raises(UnknownName, match="nowhere"), studio.Studio(home=tmp_path / "home", device="cpu") as host:
         host.generate("embed", text="a cat", model=str(tmp_path / "nowhere"))
@@ -98,7 +98,7 @@ def test_what_is_no_clip_is_refused(tmp_path: Path) -> None:
 
 def test_a_config_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "clip", SHAPES["vit"])
-    path = folder / places.CONFIG
+    path = folder / folders.CONFIG
     good = json.loads(path.read_text())
     for vision, reason in (({"width": 128}, "shape"), ({"wings": 2}, "open_clip cannot build")):
         bad = {**good["model_cfg"], "vision_cfg": {**good["model_cfg"]["vision_cfg"], **vision}}

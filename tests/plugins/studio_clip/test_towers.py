@@ -102,7 +102,7 @@ def test_the_teacher_embeds_in_the_given_order(minilm: Path) -> None:
 
 
 def test_white_stays_white_in_every_view() -> None:
-    made = train_pairs.views(np.full((3, 128, 128, 3), 255, np.uint8), [0, 2, 2, 1], np.random.default_rng(0))
+    made = train_pairs.augment(np.full((3, 128, 128, 3), 255, np.uint8), [0, 2, 2, 1], np.random.default_rng(0))
     assert made.shape == (4, 3, 64, 64)
     torch.testing.assert_close(made, torch.ones_like(made), rtol=0, atol=1e-5)
 
@@ -113,11 +113,11 @@ def test_views_are_their_pictures_moved_a_little(seed: int) -> None:
     pictures = np.full((2, 64, 64, 3), 255, np.uint8)
     pictures[0, 20:44, 20:44] = (255, 0, 0)
     pictures[1, 20:44, 20:44] = (0, 0, 255)
-    red, blue = train_pairs.views(pictures, [0, 1], np.random.default_rng(seed), 32)
+    red, blue = train_pairs.augment(pictures, [0, 1], np.random.default_rng(seed), 32)
     assert red.min() >= -1.001
     assert red.max() <= 1.001
     assert red[0].min() > 0.99  # red's own channel stays full
     assert blue[2].min() > 0.99
     assert red[1].min() < -0.9  # and the square is still in the picture
-    again = train_pairs.views(pictures, [0, 1], np.random.default_rng(seed), 32)
+    again = train_pairs.augment(pictures, [0, 1], np.random.default_rng(seed), 32)
     assert torch.equal(again[0], red)

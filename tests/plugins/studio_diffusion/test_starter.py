@@ -66,7 +66,7 @@ def test_clip_tells_the_pictures_apart(host: studio.Studio) -> None:
     tickets = [host.submit("image", seed=i, prompt=thing) for i, thing in enumerate(things)]
     pictures = np.stack([np.asarray(ticket.result().pil) for ticket in tickets])
     clip = load()
-    named = (clip.pictures(pictures) @ clip.texts(things).T).argmax(1)
+    named = (clip.encode_pixels(pictures) @ clip.encode_text(things).T).argmax(1)
     assert (named == np.arange(len(things))).sum() >= 5
 
 
@@ -83,7 +83,7 @@ def test_chinese_and_english_are_one_thing_to_the_text_tower() -> None:
 
     rows = json.loads((ROOT / "benchmarks" / "recognition_prompts.json").read_text("utf-8"))
     clip = load()
-    english, chinese = clip.texts([row["label"] for row in rows]), clip.texts([row["zh"] for row in rows])
+    english, chinese = clip.encode_text([row["label"] for row in rows]), clip.encode_text([row["zh"] for row in rows])
     nearest = (chinese @ english.T).argmax(1)
     assert (nearest == np.arange(len(rows))).sum() >= 0.9 * len(rows)
 

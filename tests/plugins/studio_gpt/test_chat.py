@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from studio.errors import InputError, ModelError
 from studio_gpt import chat
 from studio_gpt.chat import ChatTemplate
-from studio_gpt.text import TextInputs
+from studio_gpt.state import TextInputs
 from studio_gpt.tokens import Tokens
 
 from .tiny_tokenizers import byte_level
@@ -143,11 +143,11 @@ def test_any_text_goes_through_as_it_is(contents: list[str]) -> None:
         ("{{ [0] * 10**9 }}", "too much memory"),
         ("{{ 'x' * 5000000 }}", "more than 4,194,304 characters"),
         ("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", "more than 4,194,304 characters"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself too deeply"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion is too deep"),
     ],
 )
 def test_refused_at_once(template: str, reason: str) -> None:
-    with pytest.raises(ModelError, match="the chat template cannot be used") as caught:
+    with pytest.raises(ModelError, match="the chat template failed") as caught:
         ChatTemplate(template).render(CHAT)
     assert reason in caught.value.message
     assert "\n" not in caught.value.message
@@ -173,7 +173,7 @@ def test_what_the_sandbox_hides_is_nothing(template: str) -> None:
 
 
 def test_a_template_of_a_megabyte() -> None:
-    with pytest.raises(ModelError, match="has 1,000,000 characters; it may have 262,144"):
+    with pytest.raises(ModelError, match="has 1,000,000 characters; the maximum is 262,144"):
         ChatTemplate("x" * 1_000_000)
 
 
@@ -186,7 +186,7 @@ def test_a_model_without_a_template(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("more", [{"system": "a"}, {"turns": ["a", "b"]}, {"chat": True, "turns": ["a"]}])
 def test_what_belongs_to_a_chat(more: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"give `chat` too|take turns"):
+    with pytest.raises(InputError, match=r"need `chat`|even number"):
         TextInputs.parse({"prompt": "hello", **more})
 
 

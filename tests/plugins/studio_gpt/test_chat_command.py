@@ -38,7 +38,7 @@ def test_the_model_is_told_what_was_said(model: str) -> None:
         second = host.generate("text", prompt="and then", chat=True, turns=["hello", first.strip()], **more).text
     assert first == plain, "the template's text, and nothing in front of it"
     assert done.stdout == f"{first}\n{second}\n{first}\n"
-    assert "there is no `/nothing`; `/new` begins anew, `/quit` ends" in done.stderr
+    assert "unknown command `/nothing`; `/new` starts a new conversation, `/quit` exits" in done.stderr
 
 
 def test_a_turn_that_fails_is_told_and_taken_back(model: str) -> None:
@@ -57,8 +57,8 @@ def test_without_a_model_each_message_is_answered_by_itself_and_it_says_what_ans
     done = talk("a loyal pet that barks\na red fruit\na red fruit\n", *words)
     alone = talk("a red fruit\n", *words, "-q")
     assert done.stdout.splitlines()[1:] == 2 * alone.stdout.splitlines()
-    assert "cannot converse; `studio models pull smollm2`" in done.stderr
-    assert done.stderr.count("what was said before is left out") == 1, "it is told once"
+    assert "for a chat model run `studio models pull smollm2`" in done.stderr
+    assert done.stderr.count("earlier turns are left out") == 1, "it is told once"
     assert alone.stderr == ""
 
 

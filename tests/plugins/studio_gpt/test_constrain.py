@@ -123,7 +123,7 @@ def test_random_schemas_hold_in_the_generator(count: int, checkpoints: Any) -> N
                     ended += 1
                     jsonschema.validate(json.loads(each.text), schema, cls=jsonschema.Draft202012Validator)
                 else:
-                    assert "cut off before its end" in each.notices[-1], schema
+                    assert "incomplete" in each.notices[-1], schema
     assert ended > count / 2
 
 
@@ -180,7 +180,7 @@ def test_a_rule_depends_on_what_is_written_alone() -> None:
     for text, length in [(0, 3), (0, 9), (0, 4), (1, 0), (1, 9), (0, 9), (0, len(texts[0]))]:
         written = texts[text][:length]
         assert torch.equal(rule.mask(written), constraint.start(written).mask())
-    with pytest.raises(StudioError, match="cannot stand"):
+    with pytest.raises(StudioError, match="does not allow the token"):
         rule.mask([*texts[0], 5])
 
 
@@ -188,7 +188,7 @@ def test_nothing_follows_the_end() -> None:
     matcher = write(Constraint.compile({"enum": ["yes"]}, byte_level(), EOS).start(), 0)
     assert matcher.done
     assert matcher.mask().nonzero().flatten().tolist() == [EOS]
-    with pytest.raises(StudioError, match="cannot stand at place"):
+    with pytest.raises(StudioError, match=r"does not allow the token .* at position"):
         matcher.accept(5)
 
 
@@ -214,7 +214,7 @@ def test_compiled_once() -> None:
     [
         ({"type": "strin"}, "Invalid type: strin"),
         ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum (5) is greater than maximum (3)"),
-        ({"properties": {"a": {"$ref": "#/nope"}}}, "refers to `#/nope`, where no schema stands"),
+        ({"properties": {"a": {"$ref": "#/nope"}}}, "refers to `#/nope`, which is not a schema"),
         ({"type": "string", "pattern": "("}, "unclosed group"),
         ({"not": {"type": "string"}}, "uses `not`, which is not supported"),
         ({"enum": []}, "Unsatisfiable"),

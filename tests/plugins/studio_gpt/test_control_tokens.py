@@ -13,7 +13,8 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 
 import studio
 from studio_gpt.chat import ChatTemplate, chat_tokens, conversation_tokens, turn_ends
-from studio_gpt.text import TextGenerator, TextInputs
+from studio_gpt.state import TextInputs
+from studio_gpt.text import TextGenerator
 from studio_gpt.tokens import Tokens, breaker
 
 from .conftest import train_tokenizer

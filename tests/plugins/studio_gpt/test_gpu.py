@@ -17,12 +17,12 @@ from studio.attention import spans
 from studio.engine.checkpoints.checkpoint import Checkpoint, pack
 from studio.engine.memory.ledger import tensor_bytes
 from studio.testing.fake_gpu import FakeGpu
+from studio_gpt.config import llama
+from studio_gpt.decoding import TextModel
 from studio_gpt.explain import AttentionGenerator, ExplainGenerator
-from studio_gpt.model import llama
+from studio_gpt.kv_pool import IDLE_BYTES, KVCachePool
 from studio_gpt.perplexity import PerplexityGenerator
-from studio_gpt.pool import KEPT, Pool
 from studio_gpt.text import TextGenerator
-from studio_gpt.writer import TextModel
 from tests.studio.engine.checkpoints.test_checkpoint import progress
 
 from .conftest import LINES
@@ -133,7 +133,7 @@ def test_a_chat_goes_on_from_what_it_has_read(gpu, checkpoints, tmp_path) -> Non
                     [state] = generator.step(model, [state])
                 assert counts.waited <= 1, counts.waits
             turns += [said, state.text]
-        assert model.prefixes.hits > len(model.tokens.encode(LONG)) // 32
+        assert model.prefix_cache.hits > len(model.tokens.encode(LONG)) // 32
         return turns
 
     assert talk(generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")) == talk(on_cpu(generator))
@@ -285,13 +285,13 @@ ROOMS = st.lists(st.one_of(st.integers(1, 300), st.just("drop")), max_size=25)
 @settings(max_examples=40)
 @given(asked=ROOMS)
 def test_spans_never_overlap_and_keep_what_they_hold(asked) -> None:
-    pool = Pool(llama(vocab=9, layers=1, heads=1, width=2), torch.float32, torch.device("cpu"))
+    pool = KVCachePool(llama(vocab=9, layers=1, heads=1, width=2), torch.float32, torch.device("cpu"))
     held = []
     for i, room in enumerate(asked):
         if room == "drop":
             del held[i % 2 : i % 2 + 1]
             continue
-        span = pool.span(room)
+        span = pool.allocate(room)
         span.kv.fill_(i)
         held.append((span, i))
         assert span.kv.shape[2] == room
@@ -301,17 +301,17 @@ def test_spans_never_overlap_and_keep_what_they_hold(asked) -> None:
     assert pool.kv.shape[2] >= lent
     held, span = [], None
     size = pool.kv.shape[2]
-    pool.span(max(size, 1))
+    pool.allocate(max(size, 1))
     assert pool.kv.shape[2] == max(size, 1), "all of it was given back"
 
 
 def test_the_ledger_counts_a_request_by_its_share_of_the_pool(gpu) -> None:
-    pool = Pool(llama(vocab=9, layers=1, heads=1, width=8), torch.float32, torch.device("gpu:0"))
-    one, other = pool.span(100), pool.span(50)
+    pool = KVCachePool(llama(vocab=9, layers=1, heads=1, width=8), torch.float32, torch.device("gpu:0"))
+    one, other = pool.allocate(100), pool.allocate(50)
     assert tensor_bytes({"cache": one}, "gpu:0") == 100 * 2 * 8 * 4
     assert tensor_bytes([one, other, pool], "gpu:0") == 150 * 2 * 8 * 4
-    huge = pool.span(KEPT // 64 + 1)
+    huge = pool.allocate(IDLE_BYTES // 64 + 1)
     del one, other
-    assert pool.kv.nbytes > KEPT
+    assert pool.kv.nbytes > IDLE_BYTES
     del huge
     assert pool.kv.nbytes == 0, "what nobody uses is given up"

@@ -23,7 +23,7 @@ def test_held_out_descriptions_are_in_no_text_no_idea_and_no_prompt():
     pairs = ideas.pairs([record])
     texts = corpus.documents([record], Net())
     assert not any(text in each for text in kept for each in [*texts, *(part for pair in pairs for part in pair)])
-    assert [idea for idea, _ in ideas.kept([record])] == kept
+    assert [idea for idea, _ in ideas.held_out_pairs([record])] == kept
     assert not ideas.pairs([{**record, "split": "test"}])
 
 
@@ -43,7 +43,7 @@ def test_what_nothing_tells_of_is_named_and_nothing_more():
     assert {prompt for _, prompt in ideas.pairs([plain])} == {"crab, sea, claw, red"}
     assert {prompt for _, prompt in ideas.pairs([{**plain, "tags": []}])} == {"crab"}
     assert all("crab" in idea or "螃蟹" in idea for idea, _ in ideas.pairs([plain]))
-    assert ideas.kept([plain]) == []
+    assert ideas.held_out_pairs([plain]) == []
 
 
 def test_chinese_descriptions_become_ideas_and_none_names_its_thing():
@@ -51,7 +51,7 @@ def test_chinese_descriptions_become_ideas_and_none_names_its_thing():
     assert all(texts and zh not in text for zh, texts in told.items() for text in texts)
     record = {**RECORD, "zh_label": "狗", "descriptions": TOLD}
     asked = [idea for idea, _ in ideas.pairs([record])]
-    kept = [idea for idea, _ in ideas.kept_chinese([record])]
+    kept = [idea for idea, _ in ideas.held_out_chinese_pairs([record])]
     assert len(kept) == sum(map(ideas.held_out, told["狗"]))
     assert not any(text in each for text in kept for each in asked)
     assert {text for text in told["狗"] if text not in kept} <= {*asked}

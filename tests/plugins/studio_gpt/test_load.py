@@ -168,7 +168,7 @@ def test_a_damaged_gguf_header_is_an_error_or_another_file_and_never_a_crash(dat
 
 
 @pytest.mark.parametrize(("at", "value", "words"), [
-    (8, 1 << 60, "tensors, and has"), (16, 1 << 50, "metadata entries, and has"), (24, 1 << 40, "characters in a name"),
+    (8, 1 << 60, "tensors, but has"), (16, 1 << 50, "metadata entries, but has"), (24, 1 << 40, "characters in a name"),
 ])  # fmt: skip
 def test_a_lying_gguf_header_is_refused_before_anything_is_allocated(at, value, words, small_gguf, tmp_path):
     path = tmp_path / "model.gguf"
@@ -236,19 +236,19 @@ def swell_tokenizer(folder):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (break_nan, "`norm.weight` has numbers that are not finite"),
+    (break_nan, "`norm.weight` has NaN or infinity"),
     (break_shape, r"the module's `norm.weight` has|shape \[31\]"),
     (break_cut, "cannot be read as safetensors"),
     (break_lack, "lack the tensor `layers.1.mlp.up_proj.weight`"),
     (break_more, "`extra`, unknown"),
     (break_shard, "lacks `model-00001-of-00002.safetensors`"),
-    (change_config(model_type="rwkv"), "of the type 'rwkv'"),
+    (change_config(model_type="rwkv"), "type is 'rwkv'"),
     (change_config(hidden_size=10**9), "`hidden_size` is 1000000000; it must be a whole number from 1 to"),
     (change_config(hidden_act="magic"), "`hidden_act` is 'magic'"),
-    (change_config(rope_parameters={"rope_type": "yarn"}), "scaled by `yarn`; known are default, linear and llama3"),
-    (change_config(quantization_config={"bits": 4}), "quantised in a way"),
+    (change_config(rope_parameters={"rope_type": "yarn"}), "scaling is `yarn`; supported: default, linear, llama3"),
+    (change_config(quantization_config={"bits": 4}), "quantization_config"),
     (change_config(vocab_size=VOCAB - 8), "shape|knows"),
-    (lambda folder: (folder / "config.json").write_text("{"), "is no JSON"),
+    (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
     (lambda folder: (folder / "model.safetensors").unlink(), "has no \\*.safetensors"),
     (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
     (break_tokenizer, "is not a tokenizer"),

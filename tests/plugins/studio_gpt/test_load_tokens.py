@@ -121,7 +121,7 @@ def test_texts_of_a_gguf_file_begin_as_llama_cpp_has_it(
 
 @pytest.mark.parametrize(("more", "words"), [
     ({"add_bos_token": True}, "bos_token_id` is missing"), ({"eot_token_id": 10**6}, "the tokens 0 to 319"),
-    ({"pre": None}, "cut by None"),
+    ({"pre": None}, "pre-tokenizer None"),
 ])  # fmt: skip
 def test_what_a_gguf_file_leaves_open_is_refused(more: Any, words: str, tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=words):

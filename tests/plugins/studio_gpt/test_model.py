@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from studio.errors import UsageError
-from studio_gpt.cache import Cache, Piece
+from studio_gpt.config import Config, llama
+from studio_gpt.kv_cache import ContiguousKVCache, Segment
 from studio_gpt.load import find, save
-from studio_gpt.model import GPT, Config, llama
+from studio_gpt.model import GPT
 
 from .conftest import CHECKPOINTS, VOCAB
 
@@ -31,13 +32,13 @@ def test_logits_are_those_of_transformers(name, checkpoints):
 
 def greedy(model, prompts, steps):
     """Decode prompts of unlike lengths together, each from its own end on."""
-    caches = [Cache(model.config, len(prompt) + steps, torch.float32, CPU) for prompt in prompts]
+    caches = [ContiguousKVCache(model.config, len(prompt) + steps, torch.float32, CPU) for prompt in prompts]
     rows = [list(prompt) for prompt in prompts]
-    pieces = [Piece(row, 0, cache) for row, cache in zip(rows, caches, strict=True)]
+    pieces = [Segment(row, 0, cache) for row, cache in zip(rows, caches, strict=True)]
     for _ in range(steps):
         for row, token in zip(rows, model.decode(pieces).argmax(-1).tolist(), strict=True):
             row.append(token)
-        pieces = [Piece(row[-1:], len(row) - 1, cache) for row, cache in zip(rows, caches, strict=True)]
+        pieces = [Segment(row[-1:], len(row) - 1, cache) for row, cache in zip(rows, caches, strict=True)]
     return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
 
 
@@ -75,11 +76,11 @@ def test_pieces_of_any_length_give_the_logits_of_the_whole(name, checkpoints):
     model = build(checkpoints(name)[0])
     rows = draw(2, 60)
     whole = model(rows)
-    caches = [Cache(model.config, 60, torch.float32, CPU) for _ in rows]
+    caches = [ContiguousKVCache(model.config, 60, torch.float32, CPU) for _ in rows]
     at, made = [0, 0], [[], []]
     for sizes in [(1, 30), (25, 1), (4, 28), (30, 1)]:
         pieces = [
-            Piece(row[start : start + size].tolist(), start, cache, size)
+            Segment(row[start : start + size].tolist(), start, cache, size)
             for row, start, size, cache in zip(rows, at, sizes, caches, strict=True)
         ]
         logits = model.decode(pieces).split(sizes)
@@ -100,14 +101,14 @@ def test_gradients_flow_to_every_weight():
 
 def test_what_does_not_fit_is_refused_with_the_numbers():
     model = GPT(Config(50, context=8, layers=1, heads=2, width=8))
-    with pytest.raises(UsageError, match="9 tokens; the context has room for 8"):
+    with pytest.raises(UsageError, match="9 tokens; the context length is 8"):
         model(torch.zeros(1, 9, dtype=torch.long))
-    cache = Cache(model.config, 4, torch.float32, CPU)
-    for piece in (Piece([1] * 5, 0, cache), Piece([], 0, cache), Piece([1], 8, cache)):
-        with pytest.raises(UsageError, match="room for 8 and the cache for 4"):
-            model.decode([piece])
-    with pytest.raises(UsageError, match="2 tokens are wanted; there are 1"):
-        model.decode([Piece([1], 0, cache, 2)])
+    cache = ContiguousKVCache(model.config, 4, torch.float32, CPU)
+    for segment in (Segment([1] * 5, 0, cache), Segment([], 0, cache), Segment([1], 8, cache)):
+        with pytest.raises(UsageError, match="the context of 8 and the KV cache of 4"):
+            model.decode([segment])
+    with pytest.raises(UsageError, match="`num_logits` is 2; it must be from 0 to the 1 tokens"):
+        model.decode([Segment([1], 0, cache, 2)])
     with pytest.raises(UsageError, match="the second must divide"):
         Config(50, heads=3, width=12, kv_heads=2)
 

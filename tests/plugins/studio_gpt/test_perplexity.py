@@ -70,7 +70,7 @@ def test_quantised_weights_lose_little(checkpoints):
 
 @pytest.mark.parametrize(("inputs", "words"), [
     ({"text": ""}, "has 0 tokens; from 2 to 4,000,000"),
-    ({"window": 600}, "`window` is 600; the model reads 2 to 512 tokens"),
+    ({"window": 600}, "`window` is 600; it must be from 2 to the context length, 512"),
     ({"window": 32, "stride": 33}, "`stride` is 33 and the window 32"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(inputs, words, checkpoints):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from studio.errors import StudioError
 from studio.testing.fake_gpu import FakeGpu
 from studio_gpt import sampling
-from studio_gpt.sampling import Row, Sampling
+from studio_gpt.sampling import Sampling, SamplingInput
 
 SIZE = 40
 seeds = st.integers(0, 1 << 30)
@@ -21,7 +21,7 @@ def logits_of(seed):
 
 
 def choose(logits, settings, tokens, prompt, seed, mask=None):
-    (found,) = sampling.choose(logits[None], [Row(settings, tokens, prompt, seed, mask)])
+    (found,) = sampling.sample_tokens(logits[None], [SamplingInput(settings, tokens, prompt, seed, mask)])
     return found.token
 
 
@@ -77,13 +77,13 @@ def test_a_mask_has_the_last_word():
         token = choose(logits_of(seed), Sampling(temperature=2.0), [1, 4], 1, seed, torch.arange(SIZE - 2) % 2 == 0)
         assert token % 2 == 0
         assert token < SIZE - 2
-    with pytest.raises(StudioError, match="no token may follow"):
+    with pytest.raises(StudioError, match="no token is allowed"):
         choose(logits_of(0), Sampling(), [1], 1, 0, torch.zeros(3, dtype=torch.bool))
 
 
 @given(tokens=st.lists(st.integers(0, 4), max_size=40), most=st.integers(1, 8))
 def test_a_guess_is_what_followed_the_same_tokens_before(tokens, most):
-    guessed = sampling.guess(tokens, most)
+    guessed = sampling.prompt_lookup(tokens, most)
     assert len(guessed) <= most
     pairs = [tokens[i : i + 2] for i in range(len(tokens) - 2)]
     assert bool(guessed) == (len(tokens) > 2 and tokens[-2:] in pairs)
@@ -109,7 +109,7 @@ def test_no_setting_makes_a_draw_fail_or_leave_the_rule(seed, temperature, penal
 
 
 ROWS = st.builds(
-    lambda settings, tokens, prompt, seed, allowed, top: Row(
+    lambda settings, tokens, prompt, seed, allowed, top: SamplingInput(
         settings, tokens, min(prompt, len(tokens)), seed,
         None if allowed is None else torch.tensor([place in allowed for place in range(SIZE - 1)]), top,
     ),
@@ -130,8 +130,8 @@ def test_rows_together_get_what_each_gets_alone(rows, seed, ties):
     logits = torch.stack([logits_of(seed + i) for i in range(len(rows))])
     if ties:  # which of equally likely ones are the likeliest is not said
         logits, rows = logits.round(), [replace(row, top=0) for row in rows]
-    alone = [sampling.choose(each[None], [row])[0] for each, row in zip(logits, rows, strict=True)]
-    assert sampling.choose(logits, rows) == alone
+    alone = [sampling.sample_tokens(each[None], [row])[0] for each, row in zip(logits, rows, strict=True)]
+    assert sampling.sample_tokens(logits, rows) == alone
 
 
 @settings(max_examples=20)
@@ -142,19 +142,21 @@ def test_on_a_gpu_rows_are_chosen_with_one_wait_as_on_a_cpu(rows, seed):
     with FakeGpu.installed() as gpu:
         there = logits.to("gpu:0")
         with gpu.counting() as counts:
-            found = sampling.choose(there, rows)
+            found = sampling.sample_tokens(there, rows)
         assert counts.waited == 1, counts.waits
-    assert found == sampling.choose(logits, rows)
+    assert found == sampling.sample_tokens(logits, rows)
 
 
 def test_launches_of_a_choice_do_not_depend_on_the_rows():
-    row = Row(Sampling(0.9, 5, 0.9, 0.05, 1.2, 0.5, 0.1, ((3, 1.0),)), [1, 2, 3, 2], 2, 1, torch.ones(SIZE) > 0, 3)
+    row = SamplingInput(
+        Sampling(0.9, 5, 0.9, 0.05, 1.2, 0.5, 0.1, ((3, 1.0),)), [1, 2, 3, 2], 2, 1, torch.ones(SIZE) > 0, 3
+    )
     launched = []
     with FakeGpu.installed() as gpu:
         for width in (2, 32):
             logits = torch.randn(width, SIZE).to("gpu:0")
             with gpu.counting() as counts:
-                sampling.choose(logits, [row] * width)
+                sampling.sample_tokens(logits, [row] * width)
             launched.append(counts.launched)
     assert launched[0] == launched[1]
 
@@ -162,4 +164,7 @@ def test_launches_of_a_choice_do_not_depend_on_the_rows():
 def test_a_row_of_numbers_that_are_not_finite_is_told():
     logits = torch.stack([logits_of(0), logits_of(1)])
     logits[1, 5] = torch.nan
-    assert [each.finite for each in sampling.choose(logits, [Row(Sampling(), [0], 1, 0)] * 2)] == [True, False]
+    assert [each.finite for each in sampling.sample_tokens(logits, [SamplingInput(Sampling(), [0], 1, 0)] * 2)] == [
+        True,
+        False,
+    ]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from studio.errors import InputError
 from studio_gpt.constrain import Constraint
 from studio_gpt.schema import SUPPORTED, checked
-from studio_gpt.text import TextInputs
+from studio_gpt.state import TextInputs
 
 from .tiny_tokenizers import EOS, byte_level
 
@@ -29,34 +29,34 @@ def chain(count: int, link: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("schema", "words"), [
-    ({"$ref": "#"}, "nothing between: # -> #"),
+    ({"$ref": "#"}, "reference cycle: # -> #"),
     ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
      "#/$defs/a -> #/$defs/b -> #/$defs/a"),
     ({"anyOf": [{"type": "null"}, {"$ref": "#"}]}, "# -> #/anyOf/1 -> #"),
-    ({"properties": {"a/b": {"allOf": [{"$ref": "#/properties/a~1b"}]}}}, "nothing between"),
+    ({"properties": {"a/b": {"allOf": [{"$ref": "#/properties/a~1b"}]}}}, "reference cycle"),
     ({"$ref": "#/x/0", "x": [{"$ref": "#/y/z"}], "y": {"z": {"$ref": "#/x/0"}}}, "#/x/0 -> #/y/z -> #/x/0"),
     ({"$ref": "#/a", "a": {"properties": {"b": {"$ref": "#/a/properties"}}}}, ""),
     ({"$anchor": "a", "$ref": "#a"}, "has the reference \"#a\""),
     ({"$id": "http://a/b", "$ref": "http://a/b"}, "has the reference"),
     ({"items": {"$ref": "other.json#/a"}}, "has the reference"),
     ({"$ref": 5}, "has the reference 5"),
-    ({"$ref": "#/$defs/b", "$defs": {"a": {}}}, "refers to `#/$defs/b`, where no schema stands"),
-    ({"$ref": "#/title", "title": "a"}, "where no schema stands"),
-    ({"$ref": "#/allOf/1", "allOf": [{}]}, "where no schema stands"),
-    ({"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]}, "fits no finite value"),
-    ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "fits no finite value"),
-    ({"type": "array", "minItems": 2, "prefixItems": [{"type": "null"}, {"$ref": "#"}]}, "fits no finite value"),
+    ({"$ref": "#/$defs/b", "$defs": {"a": {}}}, "refers to `#/$defs/b`, which is not a schema"),
+    ({"$ref": "#/title", "title": "a"}, "which is not a schema"),
+    ({"$ref": "#/allOf/1", "allOf": [{}]}, "which is not a schema"),
+    ({"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]}, "no finite valid value"),
+    ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "no finite valid value"),
+    ({"type": "array", "minItems": 2, "prefixItems": [{"type": "null"}, {"$ref": "#"}]}, "no finite valid value"),
     ({"$ref": "#/$defs/a", "$defs": {
         "a": {"type": "object", "properties": {"b": {"$ref": "#/$defs/b"}}, "required": ["b"]},
         "b": {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1}, {"$ref": "#/$defs/a"}]}}},
-     "fits no finite value"),
-    (chain(2000, {"type": "array", "items": {"$ref": "NEXT"}}), "schemas within each other; it may have 800"),
-    (chain(2000, {"$ref": "NEXT"}), "schemas within each other"),
+     "no finite valid value"),
+    (chain(2000, {"type": "array", "items": {"$ref": "NEXT"}}), "levels of nesting; the maximum is 800"),
+    (chain(2000, {"$ref": "NEXT"}), "levels of nesting"),
     (chain(40, {"anyOf": [{"$ref": "NEXT"}, {"$ref": "NEXT"}]}), "too many combinations"),
     ({"allOf": [{"anyOf": [{"minimum": i}, {"maximum": i}]} for i in range(20)]}, "too many combinations"),
-    ({"properties": {f"p{i}": {"type": "null"} for i in range(2001)}}, "has 2,001 properties; it may have 2,000"),
-    ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "branches 0 and 1 may both fit"),
-    ({"oneOf": [{"type": "null"}, {"minimum": 1}, {"type": "string"}]}, "branches 0 and 1 may both fit"),
+    ({"properties": {f"p{i}": {"type": "null"} for i in range(2001)}}, "has 2,001 properties; the maximum is 2,000"),
+    ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "branches 0 and 1 may both be valid"),
+    ({"oneOf": [{"type": "null"}, {"minimum": 1}, {"type": "string"}]}, "branches 0 and 1 may both be valid"),
     ({"properties": [1], "required": 5, "oneOf": 3, "type": 5, "anyOf": {"a": 1}}, ""),
 ], ids=lambda value: json.dumps(value)[:40])  # fmt: skip
 def test_each_fault_is_told_before_any_model_is_loaded(schema: dict[str, Any], words: str) -> None:

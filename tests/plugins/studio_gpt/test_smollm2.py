@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from studio_gpt.cache import Cache, Piece
+from studio_gpt.kv_cache import ContiguousKVCache, Segment
 from studio_gpt.load import find
 
 PROMPTS = ["What is the capital of France?", "Write a short story about a red apple.", "Count from one to twenty."]
@@ -29,11 +29,11 @@ def test_the_greedy_answers_are_those_of_transformers():
         text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
         ids = tokens.encode(text)
         assert ids == words(text)["input_ids"]
-        cache, made = Cache(model.config, len(ids) + 64, torch.float32, torch.device("cpu")), list(ids)
-        piece = Piece(ids, 0, cache)
+        cache, made = ContiguousKVCache(model.config, len(ids) + 64, torch.float32, torch.device("cpu")), list(ids)
+        piece = Segment(ids, 0, cache)
         while len(made) < len(ids) + 64 and made[-1] not in tokens.ends - {ids[-1]}:
             made.append(int(model.decode([piece]).argmax()))
-            piece = Piece(made[-1:], len(made) - 1, cache)
+            piece = Segment(made[-1:], len(made) - 1, cache)
         with torch.no_grad():
             logits = theirs(torch.tensor([made])).logits[0]
         assert made[len(ids) :] == logits.argmax(-1)[len(ids) - 1 : -1].tolist()

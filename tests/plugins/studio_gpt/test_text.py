@@ -29,7 +29,9 @@ def made(checkpoints):
 
 def fresh(model):
     """The same model that knows no prefixes yet."""
-    return dataclasses.replace(model, prefixes=type(model.prefixes)(model.config, torch.float32, torch.device("cpu")))
+    return dataclasses.replace(
+        model, prefix_cache=type(model.prefix_cache)(model.config, torch.float32, torch.device("cpu"))
+    )
 
 
 def begin(made, seed=1, model=None, **inputs):
@@ -98,7 +100,7 @@ def test_a_shared_beginning_is_computed_once(made):
     model = fresh(model)
     states = [begin(made, i, model, prompt=LONG + line, temperature=0) for i, line in enumerate(LINES)]
     together = generator.step(model, states)
-    hits = model.prefixes.hits
+    hits = model.prefix_cache.hits
     assert hits >= 3 * (len(model.tokens.encode(LONG)) // 32 - 1)
     for line, state in zip(LINES, together, strict=True):
         other = fresh(model)
@@ -119,12 +121,12 @@ def test_requests_that_share_nothing_take_no_beginning(made):
     generator, model = made
     model = fresh(model)
     run(made, begin(made, model=model, prompt=LONG, temperature=0), model)
-    hits = model.prefixes.hits
+    hits = model.prefix_cache.hits
     asked = generator.Inputs(prompt=LONG, temperature=0)
     run(made, generator.start_isolated(model, asked, studio.Rng(0)), model)
-    assert model.prefixes.hits == hits
+    assert model.prefix_cache.hits == hits
     begin(made, model=model, prompt=LONG)
-    assert model.prefixes.hits > hits
+    assert model.prefix_cache.hits > hits
 
 
 def test_stop_strings_end_and_are_never_shown(made):
@@ -186,10 +188,10 @@ def test_models_are_found_in_the_data_folder_of_the_studio_that_asks(checkpoints
 
 
 @pytest.mark.parametrize(("inputs", "words"), [
-    ({"prompt": "word " * 2000}, "tokens; the context has 512"),
+    ({"prompt": "word " * 2000}, "tokens; the context of 512"),
     ({"prompt": ""}, "`prompt` is ''"),
-    ({"stop": [""]}, "ends nothing"),
-    ({"logit_bias": {400: 1.0}}, "names the token 400; the model has 0 to 319"),
+    ({"stop": [""]}, "stop string is empty"),
+    ({"logit_bias": {400: 1.0}}, "has the token id 400; ids of this model are 0 to 319"),
     ({"prompt": "\ud800"}, "prompt"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_with_the_numbers(made, inputs, words):
@@ -215,21 +217,21 @@ def test_a_schema_holds_however_steps_are_made(made, tmp_path):
     again = Checkpoint.open(tmp_path / "one.safetensors").state(begin(made, **asked), "cpu")
     assert run(made, again).text == state.text
     short = run(made, begin(made, json_schema=schema, max_tokens=2))
-    assert "cut off before its end" in short.notices[-1]
+    assert "incomplete" in short.notices[-1]
     with pytest.raises(InputError, match="is not JSON"):
         begin(made, json_schema="{")
 
 
 def test_a_long_prompt_is_cut_when_asked_and_the_text_ends_with_the_context(made):
     state = begin(made, prompt="word " * 2000, truncate=True, max_tokens=1000)
-    assert "tokens were left out" in state.notices[0]
+    assert "prompt tokens were dropped" in state.notices[0]
     state = run(made, state)
     assert len(state.tokens) == 512
     assert any("is full" in notice for notice in state.notices) or state.ended == "end"
 
 
 def test_without_a_model_the_remedy_is_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"does not exist\nhint: name a folder with config.json"):
+    with pytest.raises(WeightsError, match=r"does not exist\nhint: give a folder with config.json"):
         TextGenerator(tmp_path / "none").weights(studio.ModelRef())
 
 
@@ -259,5 +261,5 @@ def test_the_attention_picture_is_of_what_transformers_attends_to(name, checkpoi
         seen = theirs(torch.tensor([state.tokens]), output_attentions=True).attentions[1][0, 2]
     torch.testing.assert_close(state.weights, seen, atol=1e-4, rtol=0)
     assert generator.finish(model, state).size[0] > 18 * len(state.tokens)
-    with pytest.raises(InputError, match="`layer` is 2; the model has 2, counted from 0"):
+    with pytest.raises(InputError, match="`layer` is 2; the model has 0 to 1"):
         generator.start(model, generator.Inputs(prompt="a", layer=2), studio.Rng(0))

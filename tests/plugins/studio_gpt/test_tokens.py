@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio.errors import InputError
-from studio_gpt.tokens import TORN, Tokens, Written, find_stop, held_back
+from studio_gpt.tokens import TORN, DetokenizedText, Tokens, find_stop, held_back
 
 from .conftest import VOCAB, train_tokenizer
 
@@ -15,7 +15,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 def grown(ids, step=1):
     """The texts on the way, fed so many tokens at a time."""
-    written, shown = Written(), []
+    written, shown = DetokenizedText(), []
     for end in [*range(step, len(ids), step), len(ids)]:
         written = written.grow(ids[:end], TOKENS.decode, last=end == len(ids))
         shown.append(written.text)

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from studio.cli.main import run
 from studio.errors import InputError
 from studio_gpt import corpus, train
+from studio_gpt.config import llama
 from studio_gpt.corpus import TokenFile
 from studio_gpt.load import find
-from studio_gpt.model import GPT, llama
+from studio_gpt.model import GPT
 
 LINES = ["the red apple lies on the table", "a green pear lies on the chair", "the blue bird sings in the tree"]
 TINY = ["--vocab", "300", "--context", "16", "--layers", "1", "--width", "32", "--heads", "2", "--batch", "4"]
@@ -82,7 +83,7 @@ def test_bad_texts_are_refused_by_name(bpe, tmp_path):
         list(corpus.blocks([tmp_path / "latin.txt"]))
     for nothing in (tmp_path / "missing", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(InputError, match="no text file and no folder"):
+        with pytest.raises(InputError, match="not a text file or a folder"):
             corpus.text_files([str(nothing)])
     corpus.encode(["a pear"], bpe, tmp_path / "short.bin")
     with pytest.raises(InputError, match=r"a context of 16 needs 33"):

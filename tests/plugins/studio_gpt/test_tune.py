@@ -13,7 +13,8 @@ from studio.cli.main import run
 from studio.errors import InputError
 from studio.training import agreement
 from studio_gpt import corpus, ideas, train, tune
-from studio_gpt.model import GPT, llama
+from studio_gpt.config import llama
+from studio_gpt.model import GPT
 from studio_gpt.tokens import Tokens
 
 PAIRS = [("round fruit", "a red apple"), ("it sings", "a blue bird"), ("where to sit", "a brown chair")]
@@ -42,7 +43,7 @@ def test_the_assistant_and_its_ends_alone_are_learnt(tokens, turns, told):
     for asked, answer in turns:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     made = tune.sample(messages, tokens, 1000)
-    learnt = [token for token, said in zip(made.tokens, made.said, strict=True) if said]
+    learnt = [token for token, said in zip(made.tokens, made.assistant, strict=True) if said]
     written = tokens.tokenizer.decode(learnt, skip_special_tokens=False)
     assert written == "".join(f"{answer}{corpus.END}" for _, answer in turns)
     assert tune.sample(messages, tokens, len(made.tokens) - 1) == made
@@ -61,7 +62,7 @@ def test_control_tokens_spelt_out_in_a_conversation_are_learnt_as_text(tokens):
         made = [tune.sample(row, tokens, 1000) for row in rows]
         assert len({tuple(each for each in one.tokens if each in control) for one in made}) == 1
         assert spelt in tokens.tokenizer.decode(made[0].tokens, skip_special_tokens=False)
-        learnt = [token for token, said in zip(made[0].tokens, made[0].said, strict=True) if said]
+        learnt = [token for token, said in zip(made[0].tokens, made[0].assistant, strict=True) if said]
         assert sum(each in control for each in learnt) == 1
 
 
@@ -72,7 +73,7 @@ def test_the_loss_of_a_batch_is_that_of_its_answers_one_by_one(tokens):
         with torch.no_grad():
             logprobs = model(torch.tensor([each.tokens]))[0].log_softmax(-1)
         for place in range(1, len(each.tokens)):
-            if each.said[place]:
+            if each.assistant[place]:
                 total -= float(logprobs[place - 1, each.tokens[place]])
                 count += 1
     assert tune.validate(model, made, batch=2).loss == pytest.approx(total / count, rel=1e-2)  # in bfloat16
@@ -120,10 +121,10 @@ def test_a_weight_counts_as_so_many_of_the_same_token(tokens):
 def test_the_weights_that_judged_best_are_returned(tokens, tmp_path):
     made = samples(tokens)
     kept = made[:1]  # learnt for thirty steps, then unlearnt
-    tune.train(tiny(), kept, tmp_path, steps=30, batch=3, peak=2e-2, warmup=1, kept=kept, judge_every=30)
+    tune.train(tiny(), kept, tmp_path, steps=30, batch=3, peak=2e-2, warmup=1, held_out=kept, validate_every=30)
     (tmp_path / agreement.FILE).unlink()  # else other conversations are refused
     best = tune.validate(tune.train(
-        tiny(), made[1:], tmp_path, steps=60, batch=3, peak=2e-2, warmup=1, kept=kept, judge_every=30
+        tiny(), made[1:], tmp_path, steps=60, batch=3, peak=2e-2, warmup=1, held_out=kept, validate_every=30
     ), kept)  # fmt: skip
     assert best.right == 1
     last = tune.train(tiny(), made[1:], tmp_path, steps=61, batch=3, peak=2e-2, warmup=1)  # from where that run ended
@@ -156,7 +157,7 @@ def test_a_template_that_rewrites_what_was_said_is_refused():
     template = "{% for m in messages %}{{ m.content if loop.last else 'x' }}{% endfor %}"
     forgetful = Tokens(bpe, frozenset({0}), template)
     messages = [{"role": role, "content": role} for role in ("user", "assistant") * 2]
-    with pytest.raises(InputError, match="otherwise when it goes on"):
+    with pytest.raises(InputError, match="differently when a conversation continues"):
         tune.sample(messages, forgetful, 48)
     with pytest.raises(InputError, match="no chat template"):
         tune.sample(messages, Tokens(bpe, frozenset({0})), 48)
@@ -270,8 +271,8 @@ def test_the_command_teaches_answers(tokens, tmp_path, capfd):
     done = run([*given, "--steps", "150", "--probe", "9", "--kept", str(chats)])
     told = " ".join(capfd.readouterr().err.split())
     assert done == 0, told
-    assert "the head alone: loss" in told
-    assert "100.0% of the answers begin right" in told.partition("validation loss")[2]
+    assert "head only: loss" in told
+    assert "100.0% of first phrases right" in told.partition("validation loss")[2]
     folder = tmp_path / "gpt-chat" / "model"
     assert run(["text", PAIRS[1][0], "--chat", "--temperature", "0", "--model", str(folder)]) == 0
     assert PAIRS[1][1] in capfd.readouterr().out

@@ -1,6 +1,7 @@
-"""Where a CLIP's files lie: its own folder, and the image model's, whose text tower it shares. Loads no torch.
+"""The folders and files of a CLIP model. Loads no torch.
 
-Two forms of folder are read: ours, whose text tower is in transformers' layout, and open_clip's, which is one file.
+Two layouts are supported: Studio's, whose text tower is in transformers' layout and may be the image model's, and
+open_clip's, which is one file.
 """
 
 from __future__ import annotations
@@ -18,46 +19,46 @@ TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vo
 
 
 def starter_folder() -> Path:
-    """The image model that ships."""
+    """The folder of the image model that ships with Studio."""
     return Path(str(importlib.resources.files("studio_diffusion"))) / "weights" / "starter"
 
 
 def home(folder: Path) -> Path:
-    """Where the text tower of a CLIP lies: beside the rest, or in the image model that ships."""
+    """The folder with the text tower of a CLIP: its own, or that of the image model that ships."""
     return folder if (folder / "text_encoder").exists() else starter_folder()
 
 
 def tokenizer_folder(starter: Path | None = None) -> Path:
-    """Where the tokenizer lies: in the image model's folder, by default of the one that ships."""
+    """The tokenizer's folder, in that of the image model; by default the one that ships."""
     return (starter or starter_folder()) / "tokenizer"
 
 
 def files(folder: Path = WEIGHTS, starter: Path | None = None) -> list[Path]:
-    """The weight files that `load` reads."""
+    """The weight files of a CLIP in Studio's layout."""
     return [folder / TENSORS, (starter or home(folder)) / "text_encoder" / "model.safetensors"]
 
 
-def is_own(folder: Path) -> bool:
-    """Whether it is of our form."""
+def is_studio_layout(folder: Path) -> bool:
+    """Whether the folder has Studio's layout."""
     return (folder / TENSORS).is_file()
 
 
 def stock_files(folder: Path) -> list[Path]:
-    """What decides the vectors of an open_clip folder: its one safetensors file, the config and the tokenizer's files.
+    """The files of an open_clip folder that its embeddings depend on: weights, config and tokenizer.
 
-    Raises WeightsError where there is no such file, or several of which none has open_clip's name.
+    Raises WeightsError if there is no safetensors file, or several of which none has open_clip's name.
     """
     tensors = sorted(folder.glob("*.safetensors"))
     named = [each for each in tensors if each.name in STOCK_TENSORS]
     chosen = named[:1] or tensors
     if not chosen:
         pickles = sorted(each.name for each in folder.iterdir() if is_pickle(each.name))
-        found = f"only `{pickles[0]}`, a pickle, and loading one runs its code" if pickles else "no weights"
-        hint = "`studio models pull --convert` keeps a checkpoint's tensors as safetensors" if pickles else None
-        raise WeightsError(folder, f"the CLIP `{folder}` has {found}", hint=hint or "get its *.safetensors")
+        found = f"only `{pickles[0]}`, a pickle, which could run code" if pickles else "no weights"
+        hint = "convert it to safetensors with `studio models pull --convert`" if pickles else None
+        raise WeightsError(folder, f"the CLIP `{folder}` has {found}", hint=hint or "download its *.safetensors")
     if len(chosen) > 1:
         several = ", ".join(f"`{each.name}`" for each in tensors[:5])
         raise WeightsError(folder, f"the CLIP `{folder}` has {len(tensors)} weight files: {several}",
-                           hint=f"name the one that is meant `{STOCK_TENSORS[0]}`")  # fmt: skip
+                           hint=f"rename the right one to `{STOCK_TENSORS[0]}`")  # fmt: skip
     words = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return [*chosen, folder / CONFIG, *words]

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from studio.errors import UnknownName
 from studio.testing.fake_gpu import FakeGpu
-from studio_gpt.cache import Cache, Piece
+from studio_gpt.config import Config
 from studio_gpt.kernels import FEW, Half, Int4, Int8, Int8Weights, Kernel, Short, Split
-from studio_gpt.linear import KINDS, fact, size, speed_up
-from studio_gpt.model import GPT, Config
+from studio_gpt.kv_cache import ContiguousKVCache, Segment
+from studio_gpt.model import GPT
+from studio_gpt.quantized_linear import KINDS, kernel_summary, quantize, size
 
 KERNELS = (Split, Half, Int8, Int8Weights, Int4)
 # Error against float64 over what the sum of so many random products is expected to be; all numbers are normal.
@@ -141,18 +142,18 @@ def tiny() -> GPT:
 
 
 def logits(model: GPT, count: int) -> Tensor:
-    cache = Cache(model.config, 64, torch.float32, torch.device("cpu"))
-    return model.decode([Piece(list(range(count)), 0, cache, wanted=count)])
+    cache = ContiguousKVCache(model.config, 64, torch.float32, torch.device("cpu"))
+    return model.decode([Segment(list(range(count)), 0, cache, num_logits=count)])
 
 
 @pytest.mark.parametrize("weights", KINDS)
 def test_a_model_keeps_its_answers(weights: str) -> None:
     plain, fast = tiny(), tiny()
-    report = speed_up(fast, weights)
+    report = quantize(fast, weights)
     assert set(report.kernels) == {name for name, module in plain.named_modules() if isinstance(module, nn.Linear)}
     assert report.before == size(plain)
     assert report.after == size(fast)
-    assert "x9" in fact(fast)
+    assert "x9" in kernel_summary(fast)
     bound = 3 * max(BOUNDS[kernel] for kernel in KINDS[weights] if kernel is not Short)
     for count in (1, 9):
         right = logits(plain, count)
@@ -175,11 +176,11 @@ def test_on_a_gpu_float16_is_the_dtype_that_it_multiplies_fastest(gpu, monkeypat
         assert module.weight.dtype == getattr(torch, short)
         assert lost(module(x.to("gpu:0")).cpu(), drawn(48, 64, bias=True), x) < 0.01
     linear.weight.data.mul_(1e4)
-    assert ("float16 holds up to 65504" in Short.refuses(linear)) == (short == "float16")
+    assert ("the maximum of float16 is 65504" in Short.refuses(linear)) == (short == "float16")
     assert "are torch.float16 already" in Short.refuses(linear.half())
     assert Short.refuses(drawn(4, 4, False)) == "it is for GPUs"
     monkeypatch.setattr(gpu, "fast_dtype", lambda: "float32")
-    assert "nothing faster than float32" in Short.refuses(linear.float())
+    assert "no dtype that is faster than float32" in Short.refuses(linear.float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -200,10 +201,10 @@ def test_on_a_gpu_int8_overflows_in_no_dtype_and_few_rows_write_no_weight_out(gp
 def test_int4_is_refused_on_cards_without_the_kernel_and_the_user_is_told(gpu, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert Int4.refuses(OnCuda()) == "int4 needs compute capability 8.0; the card has 7.5"
-    report = speed_up(nn.Sequential(drawn(32, 64, True)).to("gpu:0"), "int4")
-    assert report.missed.startswith("1 of 1 matrices are not held as `int4` but as int8-weights: torch has no int4")
-    assert not speed_up(tiny(), "int4").missed
-    assert not speed_up(tiny().bfloat16(), "float16").missed
+    report = quantize(nn.Sequential(drawn(32, 64, True)).to("gpu:0"), "int4")
+    assert report.missed.startswith("1 of 1 matrices are in int8-weights, not `int4`: torch has no int4")
+    assert not quantize(tiny(), "int4").missed
+    assert not quantize(tiny().bfloat16(), "float16").missed
 
 
 class OnCuda(nn.Linear):
@@ -220,11 +221,11 @@ class OnCuda(nn.Linear):
 
 def test_tied_weights_stay_one() -> None:
     model = tiny()
-    report = speed_up(model)
+    report = quantize(model)
     assert report.before == report.after
     assert model.head.weight is model.embed.weight
 
 
 def test_an_unknown_kind_names_the_known() -> None:
     with pytest.raises(UnknownName, match="int8-dynamic"):
-        speed_up(tiny(), "int8-dynamik")
+        quantize(tiny(), "int8-dynamik")
