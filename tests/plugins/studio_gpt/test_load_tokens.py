@@ -88,12 +88,12 @@ def test_a_token_beyond_the_embedding_that_is_needed_is_refused(folder: Path) ->
     tokenizer = train_tokenizer()
     tokenizer.add_special_tokens(["<|turn|>"])
     write(folder, tokenizer, chat_template="<|turn|>{{ messages[0].content }}")
-    with pytest.raises(WeightsError, match="knows 321 tokens and the model 320"):
+    with pytest.raises(WeightsError, match="has 321 tokens, but the model only 320"):
         find(folder).tokens()
     tokenizer = train_tokenizer()
     tokenizer.add_tokens([AddedToken("word", normalized=False)])
     write(folder, tokenizer)
-    with pytest.raises(WeightsError, match="knows 321 tokens and the model 320"):
+    with pytest.raises(WeightsError, match="has 321 tokens, but the model only 320"):
         find(folder).tokens()
 
 

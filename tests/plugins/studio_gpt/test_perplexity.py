@@ -69,9 +69,9 @@ def test_quantised_weights_lose_little(checkpoints):
 
 
 @pytest.mark.parametrize(("inputs", "words"), [
-    ({"text": ""}, "has 0 tokens; from 2 to 4,000,000"),
+    ({"text": ""}, "has 0 tokens; it must have 2 to 4,000,000"),
     ({"window": 600}, "`window` is 600; it must be from 2 to the context length, 512"),
-    ({"window": 32, "stride": 33}, "`stride` is 33 and the window 32"),
+    ({"window": 32, "stride": 33}, "`stride` is 33 and `window` 32"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(inputs, words, checkpoints):
     generator = PerplexityGenerator(checkpoints("llama")[0])
