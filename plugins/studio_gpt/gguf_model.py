@@ -27,7 +27,7 @@ _WORDS = (
     r"|\s+(?!\S)|\s+"
 )
 # Pre-tokenizers by the name of llama.cpp: a pattern, or single digits and then GPT-2's pattern, or GPT-2's pattern.
-_CUTS: dict[str, str] = {
+_PRE_TOKENIZERS: dict[str, str] = {
     "gpt-2": "", "smollm": "digits", "llama-bpe": _WORDS % 3, "llama3": _WORDS % 3, "llama-v3": _WORDS % 3,
     "qwen2": _WORDS % 1, "deepseek-r1-qwen": _WORDS % 1,
 }  # fmt: skip
@@ -114,16 +114,16 @@ def plan_of(config: Config, family: str) -> dict[str, StoredParameter]:
 def tokens_of(metadata: Mapping[str, Any]) -> Tokens:
     """The tokenizer in the file. Raises UsageError if there is none, or an unsupported one."""
     kind, words, merges = (metadata.get(f"tokenizer.ggml.{each}") for each in ("model", "tokens", "merges"))
-    cut = metadata.get("tokenizer.ggml.pre") or _default_cut(metadata)
-    if kind != "gpt2" or cut not in _CUTS or not isinstance(words, list) or not isinstance(merges, list):
-        known = ", ".join(_CUTS)
+    pre = metadata.get("tokenizer.ggml.pre") or _default_cut(metadata)
+    if kind != "gpt2" or pre not in _PRE_TOKENIZERS or not isinstance(words, list) or not isinstance(merges, list):
+        known = ", ".join(_PRE_TOKENIZERS)
         raise UsageError(
-            f"its tokenizer is {kind!r:.40}, pre-tokenizer {cut!r:.40}; supported: gpt2 (byte-level BPE) with {known}",
+            f"its tokenizer is {kind!r:.40}, pre-tokenizer {pre!r:.40}; supported: gpt2 (byte-level BPE) with {known}",
             hint="put the model's tokenizer.json beside the file, and it is used instead",
         )
-    tokenizer = _byte_level(words, merges, cut)
+    tokenizer = _byte_level(words, merges, pre)
     special = {name: _special(metadata, name, len(words)) for name in ("bos", "eos", "eot", "eom")}
-    first = special["bos"] if _around(metadata, "bos", special["bos"], usual=cut in _LLAMA3) else None
+    first = special["bos"] if _around(metadata, "bos", special["bos"], usual=pre in _LLAMA3) else None
     _add_special(tokenizer, words, metadata, special)
     _surround(tokenizer, words, first, special["eos"] if _around(metadata, "eos", special["eos"]) else None)
     return with_metadata(Tokens(tokenizer, frozenset(), first=first), metadata)
@@ -174,7 +174,7 @@ def _around(metadata: Mapping[str, Any], name: str, number: int | None, *, usual
     return added
 
 
-def _byte_level(words: list[Any], merges: list[Any], cut: str) -> tokenizers.Tokenizer:
+def _byte_level(words: list[Any], merges: list[Any], pre: str) -> tokenizers.Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     vocab = {word: number for number, word in enumerate(words)}
@@ -182,18 +182,18 @@ def _byte_level(words: list[Any], merges: list[Any], cut: str) -> tokenizers.Tok
     if len(vocab) != len(words) or not all(second for _, second in pairs):
         raise UsageError("its tokenizer is damaged: a token occurs twice, or a merge is not a pair")
     try:
-        tokenizer = Tokenizer(models.BPE(vocab, pairs, ignore_merges=cut in _LLAMA3))
+        tokenizer = Tokenizer(models.BPE(vocab, pairs, ignore_merges=pre in _LLAMA3))
     except Exception as error:  # the library raises a bare Exception
         raise UsageError(f"its tokenizer is damaged: {error}") from None
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=_CUTS[cut] in ("", "digits"))
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=_PRE_TOKENIZERS[pre] in ("", "digits"))
     steps: list[Any] = [bytes_]
-    if _CUTS[cut] == "digits":
+    if _PRE_TOKENIZERS[pre] == "digits":
         steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
-    elif _CUTS[cut]:
-        steps.insert(0, pre_tokenizers.Split(Regex(_CUTS[cut]), "isolated"))
+    elif _PRE_TOKENIZERS[pre]:
+        steps.insert(0, pre_tokenizers.Split(Regex(_PRE_TOKENIZERS[pre]), "isolated"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
-    if cut == "qwen2":
+    if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     return tokenizer
 

@@ -1,4 +1,4 @@
-"""The decoder against transformers: same logits, same greedy tokens, alone and packed with others."""
+"""The decoder against transformers: same logits, same greedy tokens, single and batched."""
 
 import pytest
 import torch

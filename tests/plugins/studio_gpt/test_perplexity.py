@@ -1,4 +1,4 @@
-"""How well a text is foretold: transformers' numbers, whatever the windows; quantised weights lose little."""
+"""Perplexity: equal to transformers for any windows; quantized weights lose little."""
 
 from __future__ import annotations
 

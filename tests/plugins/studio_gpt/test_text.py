@@ -1,4 +1,4 @@
-"""The generator in the engine: packed with others, guessed ahead, resumed, on shared prefixes it writes the same."""
+"""The generator in the engine: batched, speculative, resumed or with a prefix cache, the output is the same."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def made(checkpoints):
 
 
 def fresh(model):
-    """The same model that knows no prefixes yet."""
+    """The same model with an empty prefix cache."""
     return dataclasses.replace(
         model, prefix_cache=type(model.prefix_cache)(model.config, torch.float32, torch.device("cpu"))
     )

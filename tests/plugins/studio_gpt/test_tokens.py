@@ -1,4 +1,4 @@
-"""Texts grow by whole characters, and stop strings end them wherever tokens are cut."""
+"""Incremental detokenization yields whole characters, and stop strings end a text within tokens too."""
 
 import pytest
 from hypothesis import given
