@@ -227,7 +227,7 @@ def test_a_long_prompt_is_cut_when_asked_and_the_text_ends_with_the_context(made
     assert "prompt tokens were dropped" in state.notices[0]
     state = run(made, state)
     assert len(state.tokens) == 512
-    assert any("is full" in notice for notice in state.notices) or state.ended == "end"
+    assert any("context length" in notice for notice in state.notices) or state.ended == "end"
 
 
 def test_without_a_model_the_remedy_is_named(tmp_path):
