@@ -21,7 +21,7 @@ from typing import Any
 
 import studio
 from studio.devices import torch_setup
-from studio.engine.memory.model_cache import give_back
+from studio.engine.memory.model_cache import release_freed
 from studio.errors import StudioError
 from studio.units import parse_bytes, show_bytes
 
@@ -112,8 +112,8 @@ def mixture(minutes: float, memory: str) -> None:
         for size in SIZES:
             host.image("a cat", seed=1, size=size, steps=2)
         host.generate("grow", seed=1, steps=400, wide=8192)
-        engine._models.drop_all(lambda model: 0)
-        give_back()
+        engine._models.evict_all(lambda model: 0)
+        release_freed()
         base, ledger = resident(), engine.ledger
         ledger.most_used = ledger.used
         sampler = Sampler()

@@ -27,10 +27,10 @@ from studio.attention.serving import Serving
 from studio.caching import cached_property
 from studio.engine import Engine, Event, Request, Ticket
 from studio.engine.checkpoints import resume
-from studio.engine.checkpoints.autosave import Keeper
+from studio.engine.checkpoints.autosave import Autosaver
 from studio.engine.checkpoints.resume import Resumed, Unfinished
-from studio.engine.checkpoints.run_folder import EngineFolder
-from studio.engine.cost.profile import MEASURED, Measured
+from studio.engine.checkpoints.run_folder import RunFolder
+from studio.engine.cost.profile import MEASURED, Profile
 from studio.engine.observe import status
 from studio.engine.observe.metrics import Metrics
 from studio.engine.observe.status import Status
@@ -97,7 +97,7 @@ class Studio(Methods):
         self._invariant = invariant
         self._limit = RequestLimit(max_requests)
         self._lock = threading.Lock()
-        self._folders = [EngineFolder(self.home)]  # of the engines; checkpoints are taken up by the first
+        self._folders = [RunFolder(self.home)]  # of the engines; checkpoints are taken up by the first
         self._trace = None if trace is None else Trace(Path(trace))
         self._metrics = Metrics()
         self._statuses: list[Status] = []
@@ -133,7 +133,7 @@ class Studio(Methods):
             if self._router is None:
                 numbers = itertools.count(1)
                 chosen = devices.choose_many(self._device)
-                notices = () if self._device else devices.passed_over()
+                notices = () if self._device else devices.unusable_devices()
                 self._router = Router([self._make(each, numbers, 0.5 / len(chosen), notices) for each in chosen])
             return self._router
 
@@ -144,19 +144,19 @@ class Studio(Methods):
     def _make(self, device: str, numbers: Iterator[int], host_share: float, notices: Sequence[str]) -> Engine:
         """An engine, and those who watch it."""
         if self._statuses:
-            self._folders.append(EngineFolder(self.home))
+            self._folders.append(RunFolder(self.home))
         folder = self._folders[-1]
         self._statuses.append(Status(folder, device))
         seeing = (self._metrics, self._statuses[-1], *([self._trace.lane(device)] if self._trace else ()))
-        keeper = Keeper(folder, self.store, seeing)
+        autosaver = Autosaver(folder, self.store, seeing)
         return Engine(
             device,
             self._dtype,
             store=self.store,
             memory=self._memory,
-            measured=Measured(self.home / MEASURED, libraries()),
-            watchers=(*seeing, keeper),
-            keeper=keeper,
+            profile=Profile(self.home / MEASURED, libraries()),
+            watchers=(*seeing, autosaver),
+            saver=autosaver,
             numbers=numbers,
             attention=self._attention,
             host_share=host_share,

@@ -19,7 +19,7 @@ import studio
 from studio import devices
 from studio.attention import Availability, availability
 from studio.devices import torch_setup
-from studio.engine.cost.profile import MEASURED, Measured, Row
+from studio.engine.cost.profile import MEASURED, Profile, ProfileRow
 from studio.plugins import PluginReport, Plugins
 from studio.versions import libraries
 
@@ -66,7 +66,7 @@ class DoctorReport(_Frozen):
     attention: tuple[Availability, ...]
     home: HomeReport
     plugins: tuple[PluginReport, ...]
-    steps: tuple[Row, ...] = ()
+    steps: tuple[ProfileRow, ...] = ()
 
 
 def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
@@ -87,7 +87,7 @@ def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
         attention=found,
         home=_home(home),
         plugins=tuple(plugins.reports),
-        steps=tuple(Measured(home / MEASURED, libraries()).rows()),
+        steps=tuple(Profile(home / MEASURED, libraries()).rows()),
     )
 
 
@@ -98,14 +98,16 @@ def _devices() -> tuple[DeviceReport, ...]:
         (devices.Cuda, "NVIDIA or AMD GPU"), (devices.Mps, "Apple GPU, untested"), (devices.Xpu, "Intel GPU, untested")
     ):  # fmt: skip
         found += [_device(name) for name in kind.names()] or [
-            DeviceReport(name=kind.kind, description=description, usable=False, reason=devices.why_not(kind.kind) or "")
+            DeviceReport(
+                name=kind.kind, description=description, usable=False, reason=devices.why_unavailable(kind.kind) or ""
+            )
         ]
     return tuple(found)
 
 
 def _device(name: str) -> DeviceReport:
     each = devices.device(name)
-    if reason := each.why_not():
+    if reason := each.why_unavailable():
         return DeviceReport(name=name, description=each.kind, usable=False, reason=reason)
     return DeviceReport(
         name=name,

@@ -71,10 +71,10 @@ class Bench:
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Until the device has done it; nothing is waiting before."""
-        self.device.settle()
+        self.device.synchronize()
         begun = time.perf_counter()
         work()
-        self.device.settle()
+        self.device.synchronize()
         return time.perf_counter() - begun
 
     def timed(self, work: Callable[[], object], rounds: int = 12) -> dict[str, float]:
@@ -86,13 +86,13 @@ class Bench:
         launches, runs, events = [], [], []
         for turn in range(self.of(rounds, 1) + warm):
             first, last = mark(enable_timing=True), mark(enable_timing=True)
-            self.device.settle()
+            self.device.synchronize()
             begun = time.perf_counter()
             first.record()
             work()
             last.record()
             asked = time.perf_counter()
-            self.device.settle()
+            self.device.synchronize()
             if turn >= warm:
                 launches.append(asked - begun)
                 runs.append(time.perf_counter() - begun)

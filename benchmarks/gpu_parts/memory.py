@@ -13,10 +13,10 @@ from torch import nn
 
 import studio
 from gpu_parts.bench import Bench, Found, generators
-from studio.engine.memory.components import Part, Parts
+from studio.engine.memory.components import Component, Components
 from studio.engine.memory.ledger import Ledger, tensor_bytes
 from studio.testing.subject import Subject
-from studio.weights.loading import Streaming, hosted
+from studio.weights.loading import Streaming, hosting
 
 
 class Layers(nn.Module):
@@ -36,32 +36,32 @@ def offload(bench: Bench, found: Found) -> None:
     """2 GiB: to pinned host memory, back, back beside products, and off while coming back."""
     name, width = bench.device.name, bench.of(4096, 64)
     module = Layers(bench.of(64, 3), width).to(name, bench.dtype).requires_grad_(False)
-    part = Part(module, tensor_bytes(module, name), frozenset())
-    parts = Parts(name, Ledger(), str, Ledger())
-    parts.use([part], "bench")
+    component = Component(module, tensor_bytes(module, name), frozenset())
+    components = Components(name, Ledger(), str, Ledger())
+    components.use([component], "bench")
     before = [each.cpu() for each in module.parameters()]
-    gb, x = part.size / 1e9, bench.randn(width, width)
+    gb, x = component.size / 1e9, bench.randn(width, width)
 
     def back() -> None:
-        parts.bring_back([part])
-        parts.wait([part])
+        components.restore([component])
+        components.wait([component])
 
     def products() -> None:
         for _ in range(bench.of(60, 2)):
             x @ x
 
     for turn in ("first", "again"):
-        found[f"off_{turn}_gb_s"] = round(gb / bench.seconds(lambda: parts.put_off([part])), 2)
+        found[f"off_{turn}_gb_s"] = round(gb / bench.seconds(lambda: components.offload([component])), 2)
         found[f"back_{turn}_gb_s"] = round(gb / bench.seconds(back), 2)
-    alone = bench.seconds(products)
-    parts.put_off([part])
-    beside = bench.seconds(lambda: (parts.bring_back([part]), products()))
-    parts.wait([part])
-    parts.put_off([part])
-    found |= {"products_s": alone, "products_beside_copy_s": beside, "copy_alone_s": bench.seconds(back)}
-    parts.put_off([part])
-    parts.bring_back([part])
-    parts.put_off([part])  # while it comes back
+    isolated_steps = bench.seconds(products)
+    components.offload([component])
+    beside = bench.seconds(lambda: (components.restore([component]), products()))
+    components.wait([component])
+    components.offload([component])
+    found |= {"products_s": isolated_steps, "products_beside_copy_s": beside, "copy_alone_s": bench.seconds(back)}
+    components.offload([component])
+    components.restore([component])
+    components.offload([component])  # while it comes back
     back()
     same = [torch.equal(each.cpu(), old) for each, old in zip(module.parameters(), before, strict=True)]
     found["same_bytes"] = all(same)
@@ -83,7 +83,7 @@ def loading(bench: Bench, found: Found) -> None:
 
         found["load_gb_s"] = [round(gb / bench.seconds(load), 2) for _ in range(3)]
         whole = load()
-        with hosted(None, Streaming(0)):
+        with hosting(None, Streaming(0)):
             streamed = load()
         with torch.inference_mode():
             found["streamed_gb_s"] = [round(gb / bench.seconds(lambda: streamed(x)), 2) for _ in range(4)]
@@ -111,12 +111,12 @@ def mixed(bench: Bench) -> str:
     subject = Subject(generators()["image"], {"prompt": "a cat", "steps": 60}, bench.device.name,
                       bench.device.fast_dtype())  # fmt: skip
     states = [subject.start(seed) for seed in range(bench.of(48, 3))]
-    rng, gauge = random.Random(0), bench.device.gauge()
-    gauge.begin(first=True)
+    rng, probe = random.Random(0), bench.device.memory_probe()
+    probe.begin(first=True)
     for _ in range(bench.of(50, 2)):
         subject.step(rng.sample(states, rng.randint(1, len(states))))
-    bench.device.settle()
-    found = {"peak": gauge.peak(), "allocated": torch.cuda.max_memory_allocated(),
+    bench.device.synchronize()
+    found = {"peak": probe.peak(), "allocated": torch.cuda.max_memory_allocated(),
              "reserved": torch.cuda.max_memory_reserved()}  # fmt: skip
     bench.device.release_cached()
     found["kept_by_graphs"] = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()

@@ -72,7 +72,7 @@ def shapes(bench: Bench, found: ModelFiles) -> None:
     """
     from torch._dynamo.utils import counters
 
-    dispatch, backend, gauge = Dispatch(), bench.of("flex", "sdpa-flash"), bench.device.gauge()
+    dispatch, backend, probe = Dispatch(), bench.of("flex", "sdpa-flash"), bench.device.memory_probe()
     for frames in range(2, bench.of(12, 4)):
         grid = (frames, 16, 16)
         q, k, v = (bench.randn(1, frames * 256, 8, 64, seed=seed) for seed in range(3))
@@ -83,9 +83,9 @@ def shapes(bench: Bench, found: ModelFiles) -> None:
             return dispatch.attend(q, k, v, bias=b, backend=backend)
 
         first = bench.seconds(work)
-        gauge.begin()
+        probe.begin()
         line = bench.timed(work, 3)
         found[str(frames * 256)] = {
-            "first_s": round(first, 3), **line, "peak": gauge.peak(), "scores": 8 * q.dtype.itemsize * q.shape[1] ** 2,
+            "first_s": round(first, 3), **line, "peak": probe.peak(), "scores": 8 * q.dtype.itemsize * q.shape[1] ** 2,
             "apart": error_of(work, due), "compiled": counters["stats"]["unique_graphs"],
         }  # fmt: skip

@@ -24,7 +24,7 @@ import studio
 from studio import devices
 from studio.errors import UsageError, WeightsError
 from studio.loaders import MOST_CONFIG, MOST_INDEX, MOST_TOKENIZER, read_config, regular, tokenizer_json
-from studio.weights.loading import Source, Tensors
+from studio.weights.loading import SafetensorsSource, Tensors
 from studio_gpt import families, gguf_model
 from studio_gpt.config import Config
 from studio_gpt.families import StoredParameter
@@ -101,7 +101,7 @@ class ModelFiles:
             return RemappedTensors(_GgufTensors(self.gguf, device, dtype), self.plan)
         embedded_by_head = self.plan["embed.weight"].names == (families.HEAD,)
         rename = partial(families.plain_name, tied=self.config.tied and not embedded_by_head)
-        return RemappedTensors(Source(files, rename, device, dtype), self.plan)
+        return RemappedTensors(SafetensorsSource(files, rename, device, dtype), self.plan)
 
 
 def find(path: Path) -> ModelFiles:
@@ -153,7 +153,7 @@ def _unshared_head(files: Sequence[Path], embedding: str) -> str:
     """What the files of a model with tied weights have as its head: nothing or a copy (``""``), other weights than the
     embedding's (``untied``: they are used, as in transformers), or a head but no embedding (``embedding``).
     """
-    source = Source(files, partial(families.plain_name, tied=False), "cpu", torch.float32)
+    source = SafetensorsSource(files, partial(families.plain_name, tied=False), "cpu", torch.float32)
     if families.HEAD not in source.names:
         return ""
     if embedding not in source.names:
@@ -217,7 +217,7 @@ class RemappedTensors:
 
 
 class _GgufTensors:
-    """The tensors of a GGUF file, as `studio.weights.loading.Source` has those of safetensors."""
+    """The tensors of a GGUF file, as `studio.weights.loading.SafetensorsSource` has those of safetensors."""
 
     def __init__(self, gguf: Gguf, device: str, dtype: torch.dtype) -> None:
         self.gguf, self.device, self.dtype = gguf, device, dtype

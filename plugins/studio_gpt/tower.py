@@ -88,7 +88,7 @@ def decoder(folder: Path, tokenizer: tokenizers.Tokenizer, context: int) -> GPT:
     if not beside.is_dir():
         hint = "copy the tower's tokenizer there: embeddings are matched by token text"
         raise WeightsError(beside, f"there is no `{beside}` beside the text tower", hint=hint)
-    source = studio.weights.loading.Source([folder / "model.safetensors"], _plain_name, "cpu", torch.float32)
+    source = studio.weights.loading.SafetensorsSource([folder / "model.safetensors"], _plain_name, "cpu", torch.float32)
     stored = load.RemappedTensors(source, plan_of(config, rows, known))
     weights = {name: stored.read(name) for name in stored.plan}
     theirs = transformers.tokenizer("CLIPTokenizer", beside)

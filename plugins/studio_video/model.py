@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from studio import devices
 from studio.attention import Blocks, SpaceTime, attend
 from studio.caching import cached_property
-from studio.devices.graphs import keep
+from studio.devices.graphs import keep_alive
 
 PATCH = 2  # latents along each side of a patch; a frame is never joined with its neighbours
 _PLACE = 8  # frequencies an axis of the embedding of places
@@ -170,7 +170,7 @@ class Packed:
     def grouped(self, views: Views, shift: int) -> tuple[Tensor, tuple[int, ...]]:
         """All patches (N,) in the order of the groups of `Views.apart`, and where each group begins."""
         order, bounds = _grouped(tuple(self.grids), views, shift, str(self.patches.device))
-        return keep(order), bounds
+        return keep_alive(order), bounds
 
     def runs(self) -> Iterator[tuple[tuple[int, int, int], int, int, int]]:
         """(grid, how many, first patch, last + 1) of neighbouring clips of one grid."""

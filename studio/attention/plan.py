@@ -20,7 +20,7 @@ from torch import Tensor
 
 from studio import devices
 from studio.attention.bias import Bias, Lengths, Shape, SpaceTime, Span, Sum
-from studio.devices.graphs import keep
+from studio.devices.graphs import keep_alive
 
 MASKED_BLOCK = 256  # queries whose mask is written out at a time
 PER_KEY = 5  # in pairs: kernels are slower the fewer queries share a key, by a seventh at 32
@@ -226,7 +226,7 @@ def _window(pattern: tuple[_Pattern, ...], device: torch.device) -> Tensor:
     """Which pairs of a box are within the window: (queries, keys)."""
     seen = torch.ones((1,) * 6, dtype=torch.bool, device=device)
     for axis, (keys, sees) in enumerate(pattern):
-        bounds = torch.tensor(sees) if device.type == "cpu" else keep(_sent(sees, device))  # (q, 2)
+        bounds = torch.tensor(sees) if device.type == "cpu" else keep_alive(_sent(sees, device))  # (q, 2)
         at = torch.arange(keys, device=device)
         along = (at >= bounds[:, :1]) & (at < bounds[:, 1:])  # (q, k) of this axis
         place = [1] * 6

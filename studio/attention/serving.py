@@ -84,4 +84,4 @@ def served(name: str) -> None:
 
 
 # A step that is repeated was served by those that served it once.
-graphs.register(graphs.Witness(lent, recorded, served))
+graphs.register(graphs.Observer(lent, recorded, served))

@@ -1,8 +1,8 @@
-"""Devices: the CPU, CUDA (ROCm builds of torch too), MPS and XPU behind one protocol, and which one to use.
+"""Devices: the CPU, CUDA (also ROCm builds of torch), MPS and XPU behind one protocol, and which one to use.
 
-A device knows its memory, its fast dtype, how to wait for its queued work and how to copy beside it. Nothing here
-loads torch until a device that needs it is asked. A kind of device that is not listed can be added with `register`;
-`studio.testing.fake_gpu` adds one that runs on the CPU and catches mistakes that only a GPU would show.
+A device knows its memory, its fast dtype, how to wait for queued work and how to copy asynchronously. Nothing here
+loads torch until a device needs it. Other kinds of device can be added with `register`; `studio.testing.fake_gpu` adds
+one that runs on the CPU and catches mistakes that only a GPU would show.
 
 Try it: ``python -c "from studio import devices; print(devices.device(devices.choose(None)).description)"``
 """
@@ -15,14 +15,27 @@ from typing import TYPE_CHECKING
 from studio.devices.accelerator import Mps, Xpu
 from studio.devices.cpu import Cpu
 from studio.devices.cuda import Cuda
-from studio.devices.device import Copy, Device
+from studio.devices.device import Device
+from studio.devices.staging import Copy
 from studio.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Copy", "Cpu", "Cuda", "Device", "Mps", "Xpu", "choose", "choose_many", "device", "names", "passed_over"]
-__all__ += ["download", "register", "upload", "why_not"]
+__all__ = [
+    "Copy",
+    "Cpu",
+    "Cuda",
+    "Device",
+    "Mps",
+    "Xpu",
+    "choose",
+    "choose_many",
+    "device",
+    "names",
+    "unusable_devices",
+]
+__all__ += ["download", "register", "upload", "why_unavailable"]
 
 _NAME = re.compile(r"([a-z]+)(?::([0-9]{1,2}))?")
 _kinds: dict[str, type[Device]] = {"cpu": Cpu, "cuda": Cuda, "mps": Mps, "xpu": Xpu}
@@ -35,9 +48,9 @@ def register(kind: str, made_by: type[Device]) -> None:
 
 
 def device(name: str) -> Device:
-    """The device of a name that `choose` returned; one object a name.
+    """The device with a name that `choose` returned; one object per name.
 
-    Raises UsageError for a name that is not a device's.
+    Raises UsageError for a name that is not a device.
     """
     name = _full(name)
     if name not in _devices:
@@ -46,9 +59,9 @@ def device(name: str) -> Device:
 
 
 def upload(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
-    """A tensor on a device of torch's: itself if it is there, else a copy, without a wait where that can be.
+    """A tensor on a torch device: itself if it is there, else a copy, without a wait if possible.
 
-    See `Device.upload`; a device of a kind that is not known here is copied to as torch does.
+    See `Device.upload`. For an unknown kind of device torch copies.
     """
     if tensor.device == where:
         return tensor
@@ -56,10 +69,8 @@ def upload(tensor: torch.Tensor, where: torch.device) -> torch.Tensor:
 
 
 def download(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor in host memory: itself if it is there, else a copy, by way of pinned memory where that can be.
-    The thread waits for it.
-
-    A device of a kind that is not known here is copied from as torch does.
+    """A tensor in host memory: itself if it is there, else a copy, through pinned memory if possible. The thread waits
+    for it. For an unknown kind of device torch copies.
     """
     if tensor.device.type == "cpu":
         return tensor
@@ -68,27 +79,27 @@ def download(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def names() -> tuple[str, ...]:
-    """Every accelerator that can be used, best first: ``cuda:0``, ``cuda:1`` …; empty where there is only the CPU."""
+    """All usable accelerators, best first: ``cuda:0``, ``cuda:1`` …; empty if there is only the CPU."""
     for kind in (Cuda, Xpu, Mps):
-        if found := tuple(name for name in kind.names() if not kind(name).why_not()):
+        if found := tuple(name for name in kind.names() if not kind(name).why_unavailable()):
             return found
     return ()
 
 
-def passed_over() -> tuple[str, ...]:
-    """A sentence for each card that the driver sees and that cannot be used, for whoever left the choice to Studio."""
-    found = [(name, Cuda(name).why_not()) for name in Cuda.names()]
+def unusable_devices() -> tuple[str, ...]:
+    """A notice for each GPU that the driver sees and that cannot be used, for users who did not choose a device."""
+    found = [(name, Cuda(name).why_unavailable()) for name in Cuda.names()]
     return tuple(f"the device `{name}` is not used: {reason}" for name, reason in found if reason)
 
 
 def choose(wanted: str | None) -> str:
     """Check a device's name and complete it (``cuda`` is ``cuda:0``), or choose: the first accelerator, else the CPU.
 
-    Raises UsageError for a name that is not a device's, and for a device that is not there or cannot be used.
+    Raises UsageError for a name that is not a device, and for a device that is missing or cannot be used.
     """
     if wanted is None:
         return next(iter(names()), "cpu")
-    if reason := why_not(wanted):
+    if reason := why_unavailable(wanted):
         raise UsageError(f"the device `{wanted}` cannot be used: {reason}", hint="use `--device cpu`")
     return _full(wanted)
 
@@ -102,18 +113,18 @@ def choose_many(wanted: str | None) -> tuple[str, ...]:
         return names() or ("cpu",)
     chosen = tuple(choose(each.strip()) for each in wanted.split(","))
     if len(set(chosen)) < len(chosen):
-        raise UsageError(f"the devices are `{wanted}`; each may be named once", hint="one engine is made for each")
+        raise UsageError(f"the devices are `{wanted}`; each may be named only once", hint="remove the repeated name")
     return chosen
 
 
-def why_not(name: str) -> str | None:
-    """Why a device cannot be used, or None if it can. Raises UsageError for a name that is not a device's."""
-    return device(name).why_not()
+def why_unavailable(name: str) -> str | None:
+    """Why a device cannot be used, or None if it can. Raises UsageError for a name that is not a device."""
+    return device(name).why_unavailable()
 
 
 def _full(name: str) -> str:
     match = _NAME.fullmatch(name)
     if match is None or match[1] not in _kinds or (match[1] == "cpu" and match[2]):
         kinds = ", ".join(f"`{kind}`" for kind in _kinds)
-        raise UsageError(f"the device is `{name}`; it must be {kinds}, or one with a number such as `cuda:1`")
+        raise UsageError(f"the device is `{name}`; it must be {kinds}, optionally with a number such as `cuda:1`")
     return "cpu" if match[1] == "cpu" else f"{match[1]}:{int(match[2] or 0)}"

@@ -1,6 +1,6 @@
-"""MPS (Apple) and XPU (Intel), by torch's own modules of those names. The project has run on neither.
+"""MPS (Apple) and XPU (Intel), by torch's modules of those names. The project has run on neither.
 
-They have the same protocol as CUDA and less of it: no pinned copies beside, so models that leave are read again.
+They have the protocol of CUDA without async copies from pinned memory, so evicted models are loaded again.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from studio.devices.device import Device
 
 
 class _Accelerator(Device):
-    """What the two share: torch is asked for everything."""
+    """The common part: everything comes from torch."""
 
-    queues = True
+    asynchronous = True
 
     @property
     def _module(self) -> Any:
@@ -28,7 +28,7 @@ class _Accelerator(Device):
         """``xpu:0 (Intel(R) Arc(TM) A770 Graphics)``."""
         return f"{self.name} ({self.description})"
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Wait for all queued work."""
         self._module.synchronize()
 
@@ -46,13 +46,13 @@ class Mps(_Accelerator):
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """One, on a Mac."""
+        """One device, on a Mac."""
         return ("mps:0",) if sys.platform == "darwin" else ()
 
-    def why_not(self) -> str | None:
-        """No Mac, or a torch without it."""
+    def why_unavailable(self) -> str | None:
+        """Not a Mac, or a torch without MPS."""
         if self.index or not self.names():
-            return "MPS needs a Mac, and has one device" if sys.platform != "darwin" else "there is one MPS device, 0"
+            return "MPS needs a Mac" if sys.platform != "darwin" else "the only MPS device is number 0"
         if importlib.util.find_spec("torch") is None:
             return "torch is not installed"
         import torch
@@ -61,19 +61,19 @@ class Mps(_Accelerator):
 
     @property
     def description(self) -> str:
-        """Apple's processors do not name their GPU."""
+        """A fixed name, as Apple's processors do not name their GPU."""
         return "Apple GPU"
 
     def free_memory(self) -> int | None:
-        """What torch recommends as the most, less what it holds."""
+        """torch's recommended maximum, minus what it has allocated."""
         return int(self._module.recommended_max_memory() - self._module.driver_allocated_memory())
 
     def total_memory(self) -> int | None:
-        """What torch recommends as the most."""
+        """torch's recommended maximum."""
         return int(self._module.recommended_max_memory())
 
     def fast_dtype(self) -> str:
-        """float16: bfloat16 is not served by all macOS versions."""
+        """float16, as some macOS versions do not support bfloat16."""
         return "float16"
 
 
@@ -84,7 +84,7 @@ class Xpu(_Accelerator):
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """One for each card, if torch is built for XPU."""
+        """One per GPU, if torch is built for XPU."""
         spec = importlib.util.find_spec("torch")
         if spec is None or not spec.submodule_search_locations or not _built_for_xpu(spec.submodule_search_locations):
             return ()
@@ -92,16 +92,16 @@ class Xpu(_Accelerator):
 
         return tuple(f"xpu:{index}" for index in range(torch.xpu.device_count()))
 
-    def why_not(self) -> str | None:
-        """A torch without it, or no such card."""
+    def why_unavailable(self) -> str | None:
+        """A torch without XPU, or no such GPU."""
         count = len(self.names())
         if not count:
-            return "this torch is not built for XPU, or sees no card"
+            return "this torch is not built for XPU, or sees no GPU"
         return None if self.index < count else f"torch sees {count} XPU devices, numbered from 0"
 
     @property
     def description(self) -> str:
-        """The card's name."""
+        """The name of the GPU."""
         return str(self._module.get_device_name(self.index))
 
     def enter(self) -> None:
@@ -113,11 +113,11 @@ class Xpu(_Accelerator):
         return int(self._module.mem_get_info(self.index)[0])
 
     def total_memory(self) -> int | None:
-        """Bytes that the card has."""
+        """The memory of the GPU in bytes."""
         return int(self._module.mem_get_info(self.index)[1])
 
     def fast_dtype(self) -> str:
-        """bfloat16, which every card that torch serves has."""
+        """bfloat16, which every GPU that torch supports has."""
         return "bfloat16"
 
 

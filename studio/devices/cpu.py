@@ -8,26 +8,26 @@ from pathlib import Path
 
 from studio.devices import torch_setup
 from studio.devices.device import Device
-from studio.devices.memory import Gauge, NoGauge, ResidentGauge, host_free_memory, may_reset
+from studio.devices.memory import MemoryProbe, NoMemoryProbe, ResidentMemoryProbe, host_free_memory, may_reset
 
 
 class Cpu(Device):
-    """The processor; work is done when a call returns."""
+    """The processor; work is complete when a call returns."""
 
     kind = "cpu"
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """There is one."""
+        """One device."""
         return ("cpu",)
 
-    def why_not(self) -> str | None:
-        """It can always be used."""
+    def why_unavailable(self) -> str | None:
+        """None: it can always be used."""
         return None
 
     @property
     def description(self) -> str:
-        """The processor's name, as the system gives it."""
+        """The processor's name, from the system."""
         cpuinfo = Path("/proc/cpuinfo")
         if cpuinfo.exists():
             models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
@@ -36,7 +36,7 @@ class Cpu(Device):
         return platform.processor() or platform.machine()
 
     def free_memory(self) -> int | None:
-        """Bytes that are available on the machine, within the cgroup's limit."""
+        """Available host memory in bytes, within the cgroup's limit."""
         return host_free_memory()
 
     def total_memory(self) -> int | None:
@@ -45,17 +45,17 @@ class Cpu(Device):
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return None
 
-    def gauge(self) -> Gauge:
-        """The high-water mark of resident memory, where the system lets it be reset."""
-        return ResidentGauge() if may_reset() else NoGauge()
+    def memory_probe(self) -> MemoryProbe:
+        """The high-water mark of resident memory, if the system can reset it."""
+        return ResidentMemoryProbe() if may_reset() else NoMemoryProbe()
 
     def fast_dtype(self) -> str:
-        """bfloat16 where the processor multiplies it, else float32.
+        """bfloat16 if the processor has instructions for it, else float32.
 
         Processors without AVX-512 have to widen and round each bfloat16: a training step of the video model took
         thirteen times as long on one.
         """
-        torch_setup.prepare()  # this may be what loads torch first, and how its threads wait is settled then
+        torch_setup.prepare()  # this may load torch first, and loading it fixes how its threads wait
         import torch
 
         return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"

@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from studio.devices.device import Copy, Device
-from studio.devices.memory import Gauge
-from studio.devices.staging import ALIGNMENT
+from studio.devices.device import Device
+from studio.devices.memory import MemoryProbe
+from studio.devices.staging import ALIGNMENT, Copy
 from studio.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,29 +35,26 @@ _STICKY = (
 
 
 class Cuda(Device):
-    """One card. Work is queued; copies to it have one stream of their own."""
+    """One GPU. Work is queued; copies to it use a stream of their own."""
 
     kind = "cuda"
-    pins = True
-    queues = True
-    records = True
-    channels_last = True  # cuDNN's tensor cores take it; otherwise it transposes around each convolution. Unmeasured
+    pins_memory = True
+    asynchronous = True
+    records_graphs = True
+    channels_last = True  # cuDNN's tensor cores need it, else it transposes around each convolution. Not measured
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._copies: Any = None  # the stream of copies: one, as memory of a stream is not given to others
-        self._graph_memory: Any = None  # that all graphs have between their inputs and outputs
+        self._copies: Any = None  # the copy stream; only one, as the allocator keeps memory per stream
+        self._graph_memory: Any = None  # the memory pool that all graphs share
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """A name for each card that the driver sees; none where torch is built without CUDA."""
+        """A name for each GPU that the driver sees; none if torch is built without CUDA."""
         return tuple(f"cuda:{index}" for index in range(0 if _no_cuda() else _ask_driver()[0]))
 
-    def why_not(self) -> str | None:
-        """No build for CUDA, no driver, no such card, or none that this torch has kernels for.
-
-        Where there is such a card, this loads torch.
-        """
+    def why_unavailable(self) -> str | None:
+        """No CUDA build, no driver, no such GPU, or no kernels for it in this torch. Loads torch if there is a GPU."""
         if reason := _no_cuda():
             return reason
         count = len(self.names())
@@ -67,7 +64,7 @@ class Cuda(Device):
 
     @property
     def description(self) -> str:
-        """The card's name."""
+        """The name of the GPU."""
         import torch
 
         return str(torch.cuda.get_device_name(self.index))
@@ -86,7 +83,7 @@ class Cuda(Device):
 
     @property
     def float32(self) -> str:
-        """``tf32`` if ``STUDIO_TF32`` asks for it: numbers of 10 bits, several times as fast. Else ``ieee``: 23 bits.
+        """``tf32`` if ``STUDIO_TF32`` is ``1``: 10 mantissa bits, several times as fast. Else ``ieee``: 23 bits.
 
         Raises UsageError for another value than ``1`` or ``0``.
         """
@@ -96,8 +93,8 @@ class Cuda(Device):
         return "tf32" if wanted == "1" else "ieee"
 
     def enter(self) -> None:
-        """Make it this thread's current device: Triton, xformers and pinned memory use that one. Let all float32
-        products and convolutions of the process be exact, or none: torch's own default is one of each.
+        """Make it this thread's current device, which Triton, xformers and pinned memory use. Make all float32
+        products and convolutions of the process exact, or none; torch's default is one of each.
         """
         import torch
 
@@ -114,17 +111,17 @@ class Cuda(Device):
         return int(torch.cuda.mem_get_info(self.index)[0])
 
     def total_memory(self) -> int | None:
-        """Bytes that the card has."""
+        """The memory of the GPU in bytes."""
         import torch
 
         return int(torch.cuda.mem_get_info(self.index)[1])
 
-    def gauge(self) -> Gauge:
-        """torch's allocator keeps count."""
-        return _AllocatorGauge(self)
+    def memory_probe(self) -> MemoryProbe:
+        """A probe that reads torch's allocator."""
+        return _AllocatorProbe(self)
 
     def release_cached(self) -> None:
-        """Return cached blocks of the card's memory and of pinned host memory."""
+        """Return cached blocks of device memory and of pinned host memory."""
         super().release_cached()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
@@ -133,20 +130,20 @@ class Cuda(Device):
             torch.accelerator.empty_host_cache()
 
     def fast_dtype(self) -> str:
-        """bfloat16 where the hardware has it (compute capability 8.0 and later), else float16."""
+        """bfloat16 if the hardware has it (compute capability 8.0 and later), else float16."""
         import torch
 
         with torch.cuda.device(self.index):
             return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
-    def settle(self) -> None:
-        """Wait for this thread's stream alone: others may be copying beside."""
+    def synchronize(self) -> None:
+        """Wait only for this thread's stream; async copies may still run."""
         import torch
 
         torch.cuda.current_stream(self.index).synchronize()
 
     def to_host(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Copies in one block of pinned memory: torch rounds each block that it pins to a power of two."""
+        """Copies in one block of pinned memory, as torch rounds each pinned block up to a power of two."""
         import torch
 
         places, size = [], 0
@@ -159,22 +156,22 @@ class Cuda(Device):
             flat = block[place : place + tensor.nbytes].view(tensor.dtype)
             copies.append(torch.as_strided(flat, tensor.shape, _dense(tensor)))
             copies[-1].copy_(tensor, non_blocking=True)
-        self.settle()
+        self.synchronize()
         return copies
 
     def host_bytes(self, size: int) -> int:
-        """The power of two that pinned memory is taken in."""
+        """The next power of two, the size that torch pins."""
         return 1 << max(0, size - 1).bit_length()
 
     def pinned(self, size: int) -> torch.Tensor:
-        """torch's allocator keeps it until copies from it are over."""
+        """torch's allocator keeps it until copies from it are complete."""
         import torch
 
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        """By way of pinned memory, which torch's allocator keeps until the copy is over. Raises RuntimeError while
-        launches are recorded: they would read that memory again.
+        """Through pinned memory, which torch's allocator keeps until the copy is complete. Raises RuntimeError while
+        a CUDA graph is recorded, as it would read that memory again.
         """
         import torch
 
@@ -184,8 +181,8 @@ class Cuda(Device):
             raise RuntimeError("a copy from the host cannot be recorded")
         return tensor.pin_memory().to(self.name, non_blocking=True)
 
-    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
-        """Copy on the stream of copies. The memory of the new tensors is kept until this thread's stream is done."""
+    def copy_async(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
+        """Copy on the copy stream. The memory of the new tensors is kept until this thread's stream is done."""
         import torch
 
         if self._copies is None:
@@ -203,20 +200,22 @@ class Cuda(Device):
         return _Copy(self.index, begun, ended)
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-        """By a CUDA graph. Other threads may allocate meanwhile; graphs share memory, so outputs are read before the
+        """As a CUDA graph. Other threads may allocate meanwhile; graphs share memory, so read the outputs before the
         next replay.
         """
         import torch
 
         if not self.recordings:
-            self._graph_memory = torch.cuda.graph_pool_handle()  # torch takes none up again whose graphs are all gone
+            self._graph_memory = (
+                torch.cuda.graph_pool_handle()
+            )  # torch does not reuse a pool after all its graphs are deleted
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
             made = work()
         return made, graph.replay
 
     def recorded_bytes(self) -> int:
-        """What was freed in the memory that graphs share: it stays theirs."""
+        """Free memory in the pool that graphs share, which stays reserved."""
         import torch
 
         if not self.recordings or self._graph_memory is None:
@@ -225,7 +224,7 @@ class Cuda(Device):
         return sum(int(each["total_size"]) - int(each["allocated_size"]) for each in segments)
 
     def is_lost(self, error: BaseException) -> bool:
-        """An illegal access, a device-side assert and the like end the context: every later call fails."""
+        """Sticky errors (illegal access, device-side assert …) end the CUDA context: every later call fails."""
         text = str(error).lower()
         accelerator = type(error).__name__ == "AcceleratorError" or "cuda error" in text or "hip error" in text
         return accelerator and any(words in text for words in _STICKY)
@@ -233,43 +232,43 @@ class Cuda(Device):
 
 @dataclass
 class _Copy:
-    """Copies between two events of the stream of copies."""
+    """Copies between two events of the copy stream."""
 
     index: int
     begun: torch.cuda.Event
     ended: torch.cuda.Event
 
     def wait(self) -> None:
-        """The stream waits, not the thread."""
+        """Make the current stream wait, not the thread."""
         import torch
 
         torch.cuda.current_stream(self.index).wait_event(self.ended)
 
     def join(self) -> None:
-        """The thread waits."""
+        """Make the thread wait."""
         self.ended.synchronize()
 
     def seconds(self) -> float | None:
-        """Between the two events, once both were reached."""
+        """Seconds between the two events, once both have occurred."""
         return self.begun.elapsed_time(self.ended) / 1000 if self.ended.query() else None  # type: ignore[no-untyped-call]
 
 
 def _dense(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The strides of a tensor if its numbers lie without gaps in whatever order, else those of a contiguous one."""
+    """The strides of a tensor if it is dense in any order of dimensions, else those of a contiguous one."""
     import torch
 
     return torch.empty_like(tensor, device="meta").stride()
 
 
-class _AllocatorGauge:
-    """torch's allocator: what tensors take, or what it had to reserve for them if that rose by more."""
+class _AllocatorProbe:
+    """Peak memory by torch's allocator: allocated, or reserved if that rose by more."""
 
     def __init__(self, device: Cuda) -> None:
         self._device, self._allocated, self._reserved = device, 0, 0
         self._recordings, self._recorded = 0, 0
 
     def begin(self, *, first: bool = False) -> None:
-        """Reset the peak, and note what is allocated; nothing is, as long as torch is not loaded."""
+        """Reset the peak statistics; nothing is allocated before torch is loaded."""
         torch, index = sys.modules.get("torch"), self._device.index
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.reset_peak_memory_stats(index)
@@ -277,7 +276,7 @@ class _AllocatorGauge:
             self._reserved = int(torch.cuda.memory_reserved(index))
 
     def peak(self) -> int | None:
-        """How far above that it rose."""
+        """How far the peak rose above the start, in bytes."""
         torch, index = sys.modules.get("torch"), self._device.index
         if torch is None or not torch.cuda.is_initialized():
             return None
@@ -286,16 +285,14 @@ class _AllocatorGauge:
         return max(0, allocated, reserved)
 
     def resident(self) -> int | None:
-        """What tensors have. What is reserved beyond that goes to the next call, or back to the driver when torch finds
-        no room.
-        """
+        """Bytes of live tensors. Other reserved memory is reused, or returned to the driver when memory runs out."""
         torch = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_initialized():
             return None
         return int(torch.cuda.memory_allocated(self._device.index))
 
     def recorded(self) -> int:
-        """Counted anew, which takes milliseconds, when there are more or fewer recordings."""
+        """Bytes that recordings reserve; counted again, which takes milliseconds, when their number changes."""
         count = self._device.recordings
         if count != self._recordings:
             self._recordings, self._recorded = count, self._device.recorded_bytes()
@@ -304,7 +301,7 @@ class _AllocatorGauge:
 
 @cache
 def _no_cuda() -> str | None:
-    """Why CUDA cannot be used at all, or None; asks torch's version file and the driver, not torch."""
+    """Why CUDA cannot be used, or None; reads torch's version file and asks the driver, without loading torch."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return "torch is not installed"
@@ -320,11 +317,11 @@ def _rocm() -> str | None:
     """Why ROCm cannot be used; only torch knows."""
     import torch
 
-    return None if torch.cuda.is_available() else "torch is built for ROCm and sees no card"
+    return None if torch.cuda.is_available() else "torch is built for ROCm and sees no GPU"
 
 
 def _ask_driver() -> tuple[int, str | None]:
-    """Ask the CUDA driver for its devices, and why there are none: cuInit and cuDeviceGetCount of the driver API."""
+    """The number of devices of the CUDA driver, and why there are none (cuInit, cuDeviceGetCount)."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.version.hip:
         return int(torch.cuda.device_count()), None
@@ -333,7 +330,7 @@ def _ask_driver() -> tuple[int, str | None]:
         return 0, "no CUDA driver is installed"
     count = ctypes.c_int(0)
     if code := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0, f"the CUDA driver answers with error {code}"
+        return 0, f"the CUDA driver returned error {code}"
     return count.value, None if count.value else "the CUDA driver sees no device"
 
 
@@ -345,7 +342,7 @@ def _driver() -> Any:
 
 
 def _driver_version() -> str | None:
-    """The newest CUDA that the driver serves (cuDriverGetVersion): ``13.0``."""
+    """The newest CUDA version that the driver supports (cuDriverGetVersion): ``13.0``."""
     driver, version = _driver(), ctypes.c_int(0)
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)):
         return None
@@ -354,7 +351,7 @@ def _driver_version() -> str | None:
 
 @cache
 def _no_kernels(index: int) -> str | None:
-    """Why this torch cannot compute on a card: its architecture is not in the build, or a small product fails."""
+    """Why this torch cannot compute on a GPU: no kernels for its architecture, or a small product fails."""
     import torch
 
     try:
@@ -363,4 +360,4 @@ def _no_kernels(index: int) -> str | None:
     except Exception as error:  # torch raises RuntimeError and its own kinds; the first line says enough
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return f"this torch cannot compute on it: {first[:200]}"
-    return None if total == 512 else f"it multiplies wrongly: {total:g} for 512"
+    return None if total == 512 else f"a test product is wrong: {total:g} instead of 512"

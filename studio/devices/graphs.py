@@ -1,14 +1,14 @@
-"""Launches that are recorded once and then repeated by the device without Python: CUDA graphs.
+"""CUDA graphs: launches that are recorded once and then replayed by the device without Python.
 
-A recording holds addresses and sizes. So all that differs from call to call must be in the inputs, which are copied to
-where they were at the recording; the key says all else that the launches depend on. `Graphs` is the one way to use
-them, for Studio's own plugins and for others::
+A recording contains addresses and sizes. So everything that differs from call to call must be in the inputs, which are
+copied to the recorded addresses; the key must contain everything else that the launches depend on. Built-in and other
+plugins use `Graphs`::
 
     model.graphs = Graphs(device, model.net)  # in `load`
     x0 = model.graphs.run(("step", guided), work, [x, t, text])  # in `step`
 
-A device that records nothing, such as a CPU, calls `work` each time. Recordings are dropped when weights leave the
-device or lie elsewhere, when modules are changed, and when memory runs short.
+A device that cannot record, such as a CPU, calls `work` each time. Recordings are dropped when weights leave the device
+or move, when modules change, and when memory runs out.
 
 Try it: ``pytest tests/studio/devices/test_graphs.py``
 """
@@ -31,60 +31,60 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-AFTER = 3  # calls with a key before it is recorded: kernels are chosen and workspaces taken in the first ones
-MOST = 64  # recordings kept
+AFTER = 3  # calls with a key before it is recorded: the first ones choose kernels and allocate workspaces
+MOST = 64  # stored recordings
 _MOST_COUNTED = 4096  # keys whose calls are counted
 _read: ContextVar[list[object] | None] = ContextVar("studio_recording", default=None)
 
 
-def keep(read: T) -> T:
-    """The tensor, or what holds tensors, as it is: a recording that is made now keeps it for as long as it is repeated.
+def keep_alive(read: T) -> T:
+    """Return `read` unchanged, and keep it alive as long as the recording that is being made.
 
-    For tensors on the device that `work` takes from a cache, which might let go of them.
+    For tensors on the device that `work` reads from a cache, which may delete them.
     """
-    if (kept := _read.get()) is not None:
-        kept.append(read)
+    if (recording := _read.get()) is not None:
+        recording.append(read)
     return read
 
 
 @dataclass(frozen=True)
-class Witness:
-    """Who is told of what happens while launches are asked for, and must be told again when they are repeated.
+class Observer:
+    """Collects what happens in Python during a recording, to report it again at each replay.
 
     Attributes:
-        key: what the launches depend on besides, as it is now.
-        watch: collects what is told within a block.
-        tell: tells it again.
+        key: returns the current value of other things that the launches depend on.
+        collect: collects reports within a block.
+        report: reports one of them again.
     """
 
     key: Callable[[], Hashable]
-    watch: Callable[[], AbstractContextManager[set[str]]]
-    tell: Callable[[str], None]
+    collect: Callable[[], AbstractContextManager[set[str]]]
+    report: Callable[[str], None]
 
 
-_witnesses: list[Witness] = []
+_observers: list[Observer] = []
 
 
-def register(witness: Witness) -> None:
-    """Have a witness to all recordings from now on."""
-    _witnesses.append(witness)
+def register(observer: Observer) -> None:
+    """Add an observer to all later recordings."""
+    _observers.append(observer)
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A recording, the inputs that it reads, what else it reads, and what each witness was told."""
+class _Recording:
+    """A recording, its inputs, the other tensors that it reads, and the reports of each observer."""
 
     inputs: Sequence[torch.Tensor]
     made: Any
     replay: Callable[[], None]
     read: list[object]
-    told: Sequence[tuple[Witness, set[str]]]
+    reported: Sequence[tuple[Observer, set[str]]]
 
 
 class Graphs:
-    """Recordings by key, of one thread. `reads` are the modules whose weights `work` reads.
+    """The recordings (CUDA graphs) of one thread, by key. `reads` are the modules whose weights `work` reads.
 
-    `failed` says of keys that could not be recorded why; they go on as before.
+    `failed` has the reasons of keys that could not be recorded; their calls run unrecorded.
     """
 
     def __init__(
@@ -96,29 +96,29 @@ class Graphs:
         self._reads = reads
         self._weights: _Weights | None = None
         self._calls: dict[Hashable, int] = {}
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()  # those used longest ago first
-        self.device.keeps(self)
+        self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()  # those used longest ago first
+        self.device.register_graphs(self)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._recordings)
 
     def run(self, key: Hashable, work: Callable[..., T], inputs: Sequence[torch.Tensor]) -> T:
-        """`work(*inputs)`, recorded or repeated where the device can.
+        """`work(*inputs)`, recorded or replayed if the device can.
 
         Args:
-            key: all that the launches depend on besides the inputs: which branches are taken, how many rows there are.
-                Shapes, strides and dtypes of the inputs are added to it.
-            work: a function of the inputs and the modules' weights. It must neither wait for the device nor copy to it.
-            inputs: tensors on the device, with all that differs between calls of one key.
+            key: everything that the launches depend on besides the inputs: branches, number of rows. Shapes, strides
+                and dtypes of the inputs are added to it.
+            work: a function of the inputs and the modules' weights. It must not wait for the device or copy to it.
+            inputs: tensors on the device, with everything that differs between calls with one key.
 
-        What is returned holds until the next call, which may write to the same place. Raises what `work` raises.
+        The result is valid until the next call, which may write to the same memory. Raises what `work` raises.
         """
-        if not (self.device.records and self._may_record()):
+        if not (self.device.records_graphs and self._may_record()):
             return work(*inputs)
-        around = (witness.key() for witness in _witnesses)
+        around = (observer.key() for observer in _observers)
         whole = (key, *around, *((each.shape, each.stride(), each.dtype) for each in inputs))
-        if (found := self._kept.get(whole)) is not None:
-            self._kept.move_to_end(whole)
+        if (found := self._recordings.get(whole)) is not None:
+            self._recordings.move_to_end(whole)
             for place, given in zip(found.inputs, inputs, strict=True):
                 place.copy_(given)
             made: T = self._repeat(found)
@@ -132,28 +132,26 @@ class Graphs:
         return made
 
     def drop(self, *, short: bool = False) -> None:
-        """Forget all recordings: what they read has moved, or goes. If memory is `short`, they are made again
-        only after twice as many calls as before.
-        """
-        if short and (self._kept or self._calls):
+        """Delete all recordings. If memory is `short`, they are made again only after twice as many calls as before."""
+        if short and (self._recordings or self._calls):
             self.after = 2 * max(1, self.after)
-        self._kept.clear()
+        self._recordings.clear()
         self._calls.clear()
 
     def _may_record(self) -> bool:
-        """Whether all weights are on the device, where recordings read them; those that are streamed are not. If they
-        have moved, or the modules have changed, recordings are dropped.
+        """Whether all weights are on the device (streamed weights are not). Drops recordings if weights have moved or
+        modules have changed.
         """
         if self._weights is None or not self._weights.unchanged():
             self.drop()
             self._weights = _Weights(self._reads, self.device.kind)
         return self._weights.fixed and not self._weights.learns()
 
-    def _repeat(self, found: _Kept) -> Any:
+    def _repeat(self, found: _Recording) -> Any:
         found.replay()
-        for witness, told in found.told:
-            for each in told:
-                witness.tell(each)
+        for observer, reported in found.reported:
+            for each in reported:
+                observer.report(each)
         return found.made
 
     def _record(self, key: Hashable, whole: Hashable, work: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Any:
@@ -164,7 +162,7 @@ class Graphs:
         try:
             places = [each.clone() for each in inputs]
             with ExitStack() as stack:
-                told = [(each, stack.enter_context(each.watch())) for each in _witnesses]
+                reported = [(each, stack.enter_context(each.collect())) for each in _observers]
                 made, replay = self.device.record(lambda: work(*places))
         except torch.OutOfMemoryError:
             self.device.drop_recordings(short=True)
@@ -173,19 +171,17 @@ class Graphs:
                 raise
             self.failed[key] = (str(error).splitlines() or [type(error).__name__])[0]
         else:
-            if len(self._kept) >= self.most:
-                self._kept.popitem(last=False)
-            self._kept[whole] = kept = _Kept(places, made, replay, read, told)
-            return self._repeat(kept)  # recording computes nothing
+            if len(self._recordings) >= self.most:
+                self._recordings.popitem(last=False)
+            self._recordings[whole] = recording = _Recording(places, made, replay, read, reported)
+            return self._repeat(recording)  # recording computes nothing, so replay
         finally:
             _read.reset(token)
         return work(*inputs)
 
 
 class _Weights:
-    """Where the tensors of modules lie, and what the modules consist of. `fixed` says whether all is on the device
-    and stays there.
-    """
+    """The addresses of the tensors of modules, and their submodules. `fixed` says whether all are on the device."""
 
     def __init__(self, modules: Sequence[torch.nn.Module], kind: str) -> None:
         import torch
@@ -202,7 +198,7 @@ class _Weights:
         self._places = self._addresses() if self.fixed else []
 
     def learns(self) -> bool:
-        """Whether gradients are to be computed."""
+        """Whether gradients are enabled."""
         import torch
 
         return self._learning and torch.is_grad_enabled()
@@ -211,7 +207,7 @@ class _Weights:
         return [each.data_ptr() for each in self._tensors]
 
     def unchanged(self) -> bool:
-        """Whether all is as it was; 0.1 ms for a thousand modules."""
+        """Whether nothing has changed; 0.1 ms for a thousand modules."""
         now = chain.from_iterable(map(dict.values, self._tables))
         same = list(map(len, self._tables)) == self._lengths and all(map(is_, now, self._things))
         return same and (not self.fixed or self._addresses() == self._places)

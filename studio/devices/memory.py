@@ -1,9 +1,9 @@
-"""Memory: how much a call takes at its peak besides what was held before it, and what is free on the host.
+"""Memory probes: the peak memory of a call, and the free memory of the host.
 
 On Linux the peak is the kernel's high-water mark of the process's resident memory, reset before each call (about 25
-µs). It counts everything, libraries' scratch memory and other threads included, in whole pages. Memory that the
-allocator had kept from earlier calls is not counted again; so the allocator is asked to return it before the first call
-of a kind, and of several readings the greatest is kept. CUDA's gauge is in `cuda`. Elsewhere nothing is measured.
+µs). It includes everything, also scratch memory of libraries and other threads, in whole pages. Memory that the
+allocator has cached from earlier calls is not counted again; so the allocator is trimmed before the first call of a
+kind, and the highest of several readings is used. The probe for CUDA is in `cuda`. Other systems are not measured.
 
 Try it: ``python -c "from studio.devices.memory import *; print(host_free_memory())"``
 """
@@ -24,34 +24,34 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _NOW = re.compile(rb"^VmRSS:\s*(\d+) kB", re.MULTILINE)
 
 
-class Gauge(Protocol):
-    """Measures one call at a time."""
+class MemoryProbe(Protocol):
+    """Measures the memory of one call at a time."""
 
     def begin(self, *, first: bool = False) -> None:
-        """A call begins, perhaps the `first` of its kind."""
+        """A call starts; `first` says whether it is the first of its kind."""
 
     def peak(self) -> int | None:
-        """Bytes that it took at its peak besides what was held before it, or None if that is not known."""
+        """Peak bytes of the call above what was in use before, or None if unknown."""
 
     def resident(self) -> int | None:
-        """Bytes of the process in the device's memory, with what was freed and `trim` returns, or None if not known."""
+        """Bytes of the process in device memory, including freed memory that `trim` returns, or None if unknown."""
 
     def recorded(self) -> int:
-        """Bytes that recordings (`Device.record`) keep to themselves, besides tensors that are alive."""
+        """Bytes that recordings (`Device.record`, CUDA graphs) reserve, besides live tensors."""
 
 
-class NoGauge:
+class NoMemoryProbe:
     """Measures nothing."""
 
     def begin(self, *, first: bool = False) -> None:
         """Do nothing."""
 
     def peak(self) -> int | None:
-        """Not known."""
+        """Unknown."""
         return None
 
     def resident(self) -> int | None:
-        """Not known."""
+        """Unknown."""
         return None
 
     def recorded(self) -> int:
@@ -59,25 +59,25 @@ class NoGauge:
         return 0
 
 
-class ResidentGauge(NoGauge):
+class ResidentMemoryProbe(NoMemoryProbe):
     """Linux: the high-water mark of resident memory."""
 
     def __init__(self) -> None:
         self._before = 0
 
     def begin(self, *, first: bool = False) -> None:
-        """Reset the mark, and note where it stands."""
+        """Reset the mark, and read it."""
         if first:
             trim()
         _write(_CLEAR, _RESET_PEAK)
         self._before = _read(_NOW)
 
     def peak(self) -> int | None:
-        """How far above that it rose."""
+        """How far the mark has risen, in bytes."""
         return max(0, _read(_HIGH) - self._before)
 
     def resident(self) -> int | None:
-        """Bytes of the process that are in memory."""
+        """Resident bytes of the process."""
         descriptor = os.open(_PAGES, os.O_RDONLY)
         try:
             return int(os.read(descriptor, 128).split()[1]) * _PAGE_BYTES
@@ -86,13 +86,13 @@ class ResidentGauge(NoGauge):
 
 
 def trim() -> None:
-    """Let the C library return to the system what was freed, where it can."""
+    """Return freed memory of the C library to the system (`malloc_trim`), where supported."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 
 
 def host_free_memory() -> int | None:
-    """Bytes of host memory that are free, or None if the system does not say; on Linux within the cgroup's limit."""
+    """Free host memory in bytes, or None if the system does not say; on Linux within the cgroup's limit."""
     if not Path("/proc/meminfo").exists():
         return None
     match = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
@@ -104,7 +104,7 @@ def host_free_memory() -> int | None:
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file of the control group; it says ``max`` where there is no limit."""
+    """The number in a cgroup file; ``max`` means no limit."""
     try:
         text = file.read_text().strip()
     except OSError:
@@ -113,7 +113,7 @@ def _number(file: Path) -> int | None:
 
 
 def may_reset() -> bool:
-    """Whether this system lets the high-water mark be reset."""
+    """Whether this system can reset the high-water mark."""
     try:
         _write(_CLEAR, _RESET_PEAK)
         return _read(_HIGH) > 0
@@ -130,7 +130,7 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _read(what: re.Pattern[bytes]) -> int:
-    """Bytes in a line of the process's status."""
+    """The bytes in a line of /proc/self/status."""
     descriptor = os.open(_STATUS, os.O_RDONLY)
     try:
         match = what.search(os.read(descriptor, 8192))

@@ -1,6 +1,4 @@
-"""Which numbers a device multiplies quickly: bfloat16 where its hardware does, else float32.
-
-This module knows nothing of models. Loads no torch until asked.
+"""The fast dtype of a device: bfloat16 if its hardware supports it, else float32. Loads no torch until called.
 
 Try it: `fast_dtype("cpu")` is `float32` on many laptops
 """
@@ -21,7 +19,7 @@ def fast_dtype(device: str) -> str:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """What to compute a model with float32 weights in: products in `fast_dtype`, what they leave wanting in float32."""
+    """The autocast context for a model with float32 weights: matrix products in `fast_dtype`, the rest in float32."""
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device.type) == "bfloat16")

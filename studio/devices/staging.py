@@ -1,39 +1,63 @@
-"""Staging: two blocks of pinned memory, by turns, through which host tensors go to a device.
+"""Staging: two alternating blocks of pinned memory through which host tensors are copied to a device.
 
-One block is filled while the other is copied, and is written again only when its copies are over. Numbers are cast on
-the narrower side: to a shorter dtype while the block is filled, which takes as long as filling it, and fewer bytes go
-over the bus; to a longer one on the device.
+One block is filled while the other is copied, and a block is written again only when its copies are complete. Casts run
+on the side with fewer bytes: to a shorter dtype while the block is filled, which costs nothing extra and sends fewer
+bytes over the bus; to a longer dtype on the device.
 
 Try it: ``pytest tests/studio/devices``
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
 
-    from studio.devices.device import Copy, Device
-
 BLOCK = 32 << 20  # bytes
-ALIGNMENT = 256  # bytes; what kernels read fastest
+ALIGNMENT = 256  # bytes; the fastest alignment for kernels
+
+
+class Copy(Protocol):
+    """Copies to a device that run concurrently with its computation."""
+
+    def wait(self) -> None:
+        """Make everything that this thread queues from now on wait for them."""
+
+    def join(self) -> None:
+        """Block the host until they are complete: the memory that they read may be changed from then on."""
+
+    def seconds(self) -> float | None:
+        """How long they took, or None while they run."""
+
+
+class CopyTarget(Protocol):
+    """What staging needs of a device."""
+
+    name: str
+
+    def pinned(self, size: int) -> torch.Tensor:
+        """`size` bytes of pinned host memory."""
+
+    def copy_async(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
+        """Run `copy` concurrently with the device's computation."""
 
 
 class Staging:
-    """Two blocks of `size` bytes. Not for several threads at once."""
+    """Two blocks of `size` bytes. Not safe for several threads at once."""
 
-    def __init__(self, device: Device, size: int = BLOCK) -> None:
+    def __init__(self, device: CopyTarget, size: int = BLOCK) -> None:
         import torch
 
-        with torch.inference_mode(False):  # else they could not be written outside of it
+        with torch.inference_mode(False):  # inference tensors could not be written outside inference mode
             self._blocks = [device.pinned(size) for _ in range(2)]
         self._device, self._size = device, size
         self._flying: list[list[Copy]] = [[], []]  # by block
         self._turn = self._used = 0
 
     def send(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A copy on the device, for all that this thread queues from now on."""
+        """A copy on the device, valid for everything that this thread queues from now on."""
         import torch
 
         sent = dtype if dtype.itemsize < tensor.dtype.itemsize else tensor.dtype
@@ -45,7 +69,7 @@ class Staging:
         return made.to(dtype)
 
     def _send(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """One piece, at most a block."""
+        """Send at most a block."""
         size = target.numel() * target.itemsize
         if self._used + size > self._size:
             self._turn, self._used = 1 - self._turn, 0
@@ -55,7 +79,7 @@ class Staging:
         piece = self._blocks[self._turn][self._used : self._used + size].view(target.dtype)
         self._used += -(-size // ALIGNMENT) * ALIGNMENT
         piece.copy_(source)
-        copying = self._device.copy_beside(lambda: [target.copy_(piece, non_blocking=True)])
+        copying = self._device.copy_async(lambda: [target.copy_(piece, non_blocking=True)])
         if copying is not None:
             copying.wait()
             self._flying[self._turn].append(copying)

@@ -1,11 +1,9 @@
-"""What torch needs before it is used, without importing it: the torchvision trap and threads.
+"""Set-up of torch before its first use, without importing it: the torchvision workaround, threads, inference mode.
 
-**The torchvision trap.** open_clip depends on torchvision. Beside a CPU build of torch, the torchvision of the
-package index cannot load its compiled library, and importing it then fails with ``operator torchvision::nms does not
-exist``, taking diffusers and transformers down with it. Declaring the two missing operators first is enough, as nothing
-here calls them. `prepare` arranges that this happens when torchvision is first imported, and only if its
-own library does not load. This module knows
-nothing of models or engines.
+open_clip depends on torchvision. With a CPU build of torch, torchvision from the package index cannot load its compiled
+library, and importing it fails with ``operator torchvision::nms does not exist``, which also breaks diffusers and
+transformers. Declaring the two missing operators first is enough, as nothing here calls them. `prepare` does so when
+torchvision is first imported, if its library does not load.
 
 Try it: ``python -c "from studio.devices import torch_setup; torch_setup.prepare(); import torchvision"``
 """
@@ -25,20 +23,20 @@ from typing import Any, Self
 from studio.errors import UsageError
 
 THREADS_VARIABLE = "STUDIO_THREADS"
-_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # threads that wait for others sleep instead of spin
+_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # waiting threads sleep instead of spin
 _PRESSURE = Path("/proc/pressure/cpu")  # Linux: pressure stall information
-_CROWDED_PERCENT = 25.0  # of the last ten seconds, in which something waited for a core
+_CROWDED_PERCENT = 25.0  # of the last ten seconds in which a task waited for a core
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _KEPT_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
-# Segments that grow: blocks of unlike sizes leave less of a GPU's memory unused.
+# Expandable segments: less fragmentation of GPU memory.
 _ALLOCATORS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-_usual: list[int] = []  # the count that torch came with, once it was asked
+_usual: list[int] = []  # torch's default number of threads, once it is known
 _loaded: ModuleType | None = None  # torch
 _declared: list[object] = []  # torch.library.Library objects; the operators live as long as they do
 
 
 class _BeforeTorchvision:
-    """A finder that finds nothing: it acts when torchvision is looked for, and steps aside."""
+    """An import hook that finds nothing: it runs the workaround when torchvision is imported."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
         if name == "torchvision":
@@ -50,12 +48,12 @@ class _BeforeTorchvision:
 
 
 def prepare() -> None:
-    """Arrange for torchvision to import, bound what oneDNN keeps, apply ``STUDIO_THREADS``, and let OpenMP threads wait
-    passively if the machine is crowded and the user's environment does not say how they wait.
+    """Install the torchvision workaround, limit oneDNN's cache, apply ``STUDIO_THREADS``, and make OpenMP threads wait
+    passively if the machine is busy and the environment does not say how they wait.
 
-    Cheap, repeatable, imports nothing. oneDNN reads its bound at the first layer, OpenMP when torch is imported.
+    Cheap and repeatable; imports nothing. oneDNN reads its limit at the first layer, OpenMP when torch is imported.
 
-    Raises UsageError if ``STUDIO_THREADS`` is no whole number of at least 1.
+    Raises UsageError if ``STUDIO_THREADS`` is not an integer from 1 to 1024.
     """
     if "torchvision" not in sys.modules and not any(isinstance(each, _BeforeTorchvision) for each in sys.meta_path):
         sys.meta_path.insert(0, _BeforeTorchvision())
@@ -65,7 +63,7 @@ def prepare() -> None:
         os.environ.update(_PASSIVE)
     if wanted := os.environ.get(THREADS_VARIABLE):
         if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
-            raise UsageError(f"{THREADS_VARIABLE} is `{wanted}`; it must be a whole number from 1 to 1024")
+            raise UsageError(f"{THREADS_VARIABLE} is `{wanted}`; it must be an integer from 1 to 1024")
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(int(wanted))
         else:
@@ -86,7 +84,7 @@ def _declare_missing(spec: ModuleSpec) -> None:
 
 
 def _compiled_operators_load(spec: ModuleSpec) -> bool:
-    """Whether torchvision's compiled library loads; it does not if built for another torch, or for a CUDA not here."""
+    """Whether torchvision's compiled library loads; it does not if built for another torch or a missing CUDA."""
     import torch
 
     places = [Path(place) for place in spec.submodule_search_locations or ()]
@@ -98,10 +96,7 @@ def _compiled_operators_load(spec: ModuleSpec) -> bool:
 
 
 def why_torchvision_needs_help() -> str | None:
-    """Say that stock diffusers and transformers need `prepare` first, or None where they import by themselves.
-
-    Imports torch.
-    """
+    """Why diffusers and transformers cannot be imported without `prepare`, or None if they can. Imports torch."""
     spec = PathFinder.find_spec("torchvision")
     if spec is None or _compiled_operators_load(spec):
         return None
@@ -112,7 +107,7 @@ def why_torchvision_needs_help() -> str | None:
 
 
 def _torch() -> Any:
-    """torch, where it is loaded to the end, else None. Asked for at every step, so it is remembered."""
+    """torch if it is completely loaded, else None. Cached, as every step needs it."""
     global _loaded
     if _loaded is None:
         torch = sys.modules.get("torch")
@@ -122,16 +117,16 @@ def _torch() -> Any:
 
 
 def inference() -> AbstractContextManager[object]:
-    """``torch.inference_mode()`` where torch is loaded, else a context that does nothing."""
+    """``torch.inference_mode()`` if torch is loaded, else a context that does nothing."""
     torch = _torch()
     return nullcontext() if torch is None else torch.inference_mode()
 
 
 class Inference:
-    """Holds the thread that enters it in ``torch.inference_mode()``, from the first `hold` when torch is loaded, and
-    torch's default dtype at what it was then: a call that changes it changes it for itself only.
+    """Keeps its thread in ``torch.inference_mode()`` from the first `hold` after torch is loaded, and restores torch's
+    default dtype after each call that changes it.
 
-    For many calls in one thread: to enter the mode and to leave it costs 50 µs where caches are cold.
+    For many calls in one thread: entering and leaving the mode costs 50 µs if caches are cold.
     """
 
     def __init__(self) -> None:
@@ -145,7 +140,7 @@ class Inference:
         self._held.close()
 
     def hold(self) -> None:
-        """See to it that both are as they should be, whatever the last call did."""
+        """Restore both, whatever the last call did."""
         torch = _torch()
         if torch is None:
             return
@@ -159,13 +154,13 @@ class Inference:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def crowded() -> bool:
-    """Whether other work keeps the cores busy: something waited for a core in a quarter of the last ten seconds. Where
-    the system does not tell that, whether the load of the last minute exceeds the cores.
+    """Whether other processes keep the cores busy: tasks waited for a core in a quarter of the last ten seconds, or, if
+    the system does not measure that, the load of the last minute exceeds the number of cores.
     """
     try:
         found = re.match(r"some avg10=(\d+(?:\.\d+)?)", _PRESSURE.read_text())
@@ -177,15 +172,15 @@ def crowded() -> bool:
 
 
 def threads() -> int | None:
-    """How many threads torch computes with in this thread, or None where it is not loaded."""
+    """The number of threads that torch uses in this thread, or None if torch is not loaded."""
     torch = _torch()
     return None if torch is None else int(torch.get_num_threads())
 
 
 def usual_threads() -> int | None:
-    """How many torch takes by itself, or ``STUDIO_THREADS`` says; None where torch is not loaded.
+    """torch's default number of threads, or ``STUDIO_THREADS``; None if torch is not loaded.
 
-    Asked before the count is changed for the first time: a change in one thread is what later threads begin with.
+    Must be called before the first change: later threads inherit a change.
     """
     for name, most in _KEPT_KERNELS.items():
         os.environ.setdefault(name, most)
@@ -197,7 +192,7 @@ def usual_threads() -> int | None:
 
 
 def use_threads(count: int | None) -> None:
-    """Let torch compute with so many threads in this thread; None leaves it as it is."""
+    """Set torch's number of threads in this thread; None leaves it unchanged."""
     torch = _torch()
     if count is None or torch is None or torch.get_num_threads() == count:
         return
@@ -206,5 +201,5 @@ def use_threads(count: int | None) -> None:
 
 
 def threads_are_free(device: str) -> bool:
-    """Whether the host may choose: on a CPU, unless ``STUDIO_THREADS`` has chosen."""
+    """Whether the host may choose the number of threads: on a CPU, unless ``STUDIO_THREADS`` is set."""
     return device == "cpu" and not os.environ.get(THREADS_VARIABLE)

@@ -18,14 +18,15 @@ from studio import devices
 from studio.attention.serving import Serving
 from studio.devices import torch_setup
 from studio.devices.memory import host_free_memory
-from studio.engine.completion import Later
-from studio.engine.cost.profile import Measured
-from studio.engine.loop import MAX_RUNNING, Entry, Keeper, Loop
+from studio.engine.cost.profile import Profile
+from studio.engine.loop import MAX_RUNNING, Loop
 from studio.engine.memory.ledger import MARGIN, Ledger
-from studio.engine.memory.model_cache import Models
+from studio.engine.memory.model_cache import ModelCache
 from studio.engine.observe.watcher import Watcher
+from studio.engine.outcomes.completion import Later, Saver
 from studio.engine.provenance import recipe_writer
 from studio.engine.request import Request
+from studio.engine.scheduling.tracked import TrackedRequest
 from studio.engine.ticket import RequestLimit, Ticket
 from studio.engine.worker import Worker
 from studio.errors import NotStored, StoreError
@@ -41,8 +42,8 @@ class Engine:
 
     `device`: ``cpu``, ``cuda``, ``cuda:N`` or None to choose; `dtype` overrides what generators choose; what is made
     goes into `store`, if one is given, together with the media it was made from. `memory` is the budget in bytes for
-    models, states and steps (None: what is free when the first request comes, less a tenth). `measured` is what was
-    learned of step times and memory. `watchers` are told of all work, and `keeper` may save states between steps.
+    models, states and steps (None: what is free when the first request comes, less a tenth). `profile` is what was
+    learned of step times and memory. `watchers` are told of all work, and `saver` may save states between steps.
     `numbers` gives the requests their numbers, where engines share their watchers. `attention` is who serves `attend`
     within generators (None: Studio's own backends). `host_share` is the part of free host memory that models may be put
     off to; `notices` go to every request. `limit` counts the requests that are unfinished (None: at most 10,000).
@@ -56,10 +57,10 @@ class Engine:
         *,
         store: Store | None = None,
         memory: int | None = None,
-        measured: Measured | None = None,
+        profile: Profile | None = None,
         max_running: int = MAX_RUNNING,
         watchers: Sequence[Watcher] = (),
-        keeper: Keeper | None = None,
+        saver: Saver | None = None,
         numbers: Iterator[int] | None = None,
         attention: Serving | None = None,
         host_share: float = 0.5,
@@ -68,9 +69,9 @@ class Engine:
     ) -> None:
         self._limit = limit or RequestLimit()
         self.device = devices.choose(device)
-        self.measured = measured or Measured()
+        self.profile = profile or Profile()
         host = _host_ledger(self.device, host_share)
-        self._models = Models(self.device, dtype, Ledger(memory), host=host, attention=attention)
+        self._models = ModelCache(self.device, dtype, Ledger(memory), host=host, attention=attention)
 
         def make(later: Later) -> Loop:
             return Loop(
@@ -79,10 +80,10 @@ class Engine:
                 time.perf_counter,
                 max_running,
                 watchers,
-                keeper,
+                saver,
                 later=later,
-                measured=self.measured,
-                gauge=devices.device(self.device).gauge(),
+                profile=self.profile,
+                probe=devices.device(self.device).memory_probe(),
                 free_threads=torch_setup.threads_are_free(self.device),
                 numbers=numbers,
                 notices=notices,
@@ -92,8 +93,8 @@ class Engine:
             make,
             enter=devices.device(self.device).enter,
             opened=partial(_open, self._models),
-            idle=partial(self.measured.save, every_s=_SAVE_EVERY_S),
-            closed=partial(_close, self._models, self.measured),
+            idle=partial(self.profile.save, every_s=_SAVE_EVERY_S),
+            closed=partial(_close, self._models, self.profile),
         )
         self._finalizer = weakref.finalize(self, self._worker.close, _EXIT_PATIENCE_S)
 
@@ -141,22 +142,22 @@ class Engine:
 
 def _host_ledger(device: str, share: float) -> Ledger | None:
     """Host memory that models may be put off to, a share of what is free; None where it cannot be pinned for copies."""
-    free = host_free_memory() if devices.device(device).pins else None
+    free = host_free_memory() if devices.device(device).pins_memory else None
     return None if free is None else Ledger(int(free * share))
 
 
-def _open(models: Models) -> None:
+def _open(models: ModelCache) -> None:
     """Where no budget was given, it is what is free when the first request comes."""
     if models.ledger.budget is None and (free := devices.device(models.device).free_memory()) is not None:
         models.ledger.budget = int(free * (1 - MARGIN))
 
 
-def _close(models: Models, measured: Measured) -> None:
+def _close(models: ModelCache, profile: Profile) -> None:
     models.clear()
-    measured.save()
+    profile.save()
 
 
-def _complete(store: Store | None, entry: Entry, media: Media) -> Callable[[], Media]:
+def _complete(store: Store | None, entry: TrackedRequest, media: Media) -> Callable[[], Media]:
     """What is left to do: write the recipe, and store what was made and what it was made from."""
     write, parents, stored = recipe_writer(entry), entry.request.inputs.media(), entry.request.spec.stored
 

@@ -1,9 +1,8 @@
-"""Actions: what generators are asked to do for the loop (start, step, preview, finish), measured and checked.
+"""Invoker: calls of generators for the loop (start, step, preview, finish), measured and checked.
 
-Each runs as a call of its own with the request's number of threads, the model's attention and within its time limit;
-what it took and who served its attention is noted, and what it returned is checked, for NaN and infinity too (see
-`finite`). After a step the same one may be tried once more with another number of threads (see `threads`). This module
-knows nothing of whose turn it is, and decides nothing when a call fails.
+Each call runs with the request's number of CPU threads, the model's attention dispatch and a timeout. Its time, peak
+memory and attention backends are recorded, and what it returned is checked, also for NaN and infinity (see `finite`).
+After a step the same step may run once more with another number of threads (see `cpu_threads`).
 
 Try it: ``pytest tests/studio/engine/test_loop.py``
 """
@@ -15,75 +14,76 @@ from typing import Any, TypeVar
 
 from studio.attention.serving import lending
 from studio.devices import Device, torch_setup
-from studio.devices.memory import Gauge
+from studio.devices.memory import MemoryProbe
 from studio.engine.calls.call import Calling, ask
 from studio.engine.calls.failures import check_delta, check_finish, check_media, check_state, check_step
 from studio.engine.calls.fingerprint import fingerprint
-from studio.engine.cost.cpu_threads import Threads
-from studio.engine.cost.profile import Measured, finishes
-from studio.engine.entry import Entry, group_of
+from studio.engine.cost.cpu_threads import ThreadTuner
+from studio.engine.cost.profile import Profile, finishes
 from studio.engine.memory.heap import Heap
+from studio.engine.scheduling.tracked import TrackedRequest, group_of
 from studio.errors import TimedOut
 from studio.finite import NotFinite, look, read_late
 from studio.generator import Rng, State
 from studio.media import Media
 
 T = TypeVar("T")
-_GAUGED_FIRST, _GAUGED_EVERY = 64, 64  # steps whose memory is read; reading it takes 70 µs, and 200 if caches are cold
+_PROBED_FIRST, _PROBED_EVERY = 64, 64  # steps whose memory is measured; that takes 70 µs, and 200 if caches are cold
 
 
-class Actions:
-    """Has generators called on `device`, one call at a time; `gauge` reads their memory, `heap` makes room for it."""
+class Invoker:
+    """Calls generators on `device`, one call at a time; `probe` measures their memory, `heap` trims freed memory."""
 
     def __init__(
-        self, clock: Callable[[], float], measured: Measured, gauge: Gauge, heap: Heap, threads: Threads,
+        self, clock: Callable[[], float], profile: Profile, probe: MemoryProbe, heap: Heap, threads: ThreadTuner,
         device: Device,
     ) -> None:  # fmt: skip
         self.clock = clock
-        self.measured, self.gauge, self.heap, self.threads, self.device = measured, gauge, heap, threads, device
-        self._before: list[tuple[Entry, State, int]] = []  # states as they were, while they are stepped
+        self.profile, self.probe, self.heap, self.threads, self.device = profile, probe, heap, threads, device
+        self._before: list[
+            tuple[TrackedRequest, State, int]
+        ] = []  # input states with their fingerprints, during a step
 
-    def start(self, entry: Entry) -> Calling[tuple[State, int | None]]:
-        """Return the first state, or the one to go on from, and the memory that it took; sets `entry.rng`.
+    def start(self, entry: TrackedRequest) -> Calling[tuple[State, int | None]]:
+        """Return the first state, or the saved state to resume from, and the peak memory in bytes; sets `entry.rng`.
 
-        The Rng is a fresh one each time, as a start may be tried again. Raises what the generator raises, Garbage,
-        TimedOut.
+        The Rng is new each time, as a start may be retried. Raises what the generator raises, InvalidReturn, TimedOut.
         """
-        request, model = entry.request, entry.lent
+        request, model = entry.request, entry.model_value
         rng, generator, saved = Rng(request.spec.seed), request.generator, request.resume
         begin = generator.start_isolated if request.spec.invariant else generator.start
 
         def start() -> State:
             state: State = begin(model, request.inputs, rng)
-            if saved is not None:  # what `start` made tells the class of the state, and has what is not saved
+            if saved is not None:  # the state from `start` has the class, and the fields that are not saved
                 return saved.state(check_state(state), self.device.name)
             entry.late[:] = [("start", total) for total in look(None, state)]
             return state
 
-        self.heap.make_room(self.measured.greatest_peak("cpu"))  # its shape, which says how much, is not known yet
+        self.heap.trim_for(self.profile.device_peak("cpu"))  # its batch key, and so its peak, is not known yet
         entry.rng = rng
-        state, peak = yield from self._gauged([entry], start, first=False)
+        state, peak = yield from self._probed([entry], start, first=False)
         if saved is not None:
             width = saved.progress.batch_width
             entry.width_min, entry.width_max = width.min, width.max
             entry.timing.steps = saved.progress.seconds
         return check_state(state), peak
 
-    def settle(self, entry: Entry, peak: int | None) -> None:
-        """Now that its shape is known: note what the start took, and choose the threads for the rest.
+    def choose_threads(self, entry: TrackedRequest, peak: int | None) -> None:
+        """Record the peak of the start, now that the batch key is known, and choose the number of CPU threads.
 
-        An invariant request takes torch's own number, so that its bytes depend on nothing that was measured.
+        An invariant request uses torch's default, so that its bytes do not depend on measurements.
         """
         group = group_of(entry)
-        self.measured.learn_peak(group._replace(call="start"), peak)
+        self.profile.record_peak(group._replace(call="start"), peak)
         request = entry.request
         if request.spec.threads is not None and self.threads.free:
             entry.threads = request.spec.threads
         elif entry.model is not None and entry.model.weights:
             entry.threads = self.threads.usual if request.spec.invariant else self.threads.standing(group)
 
-    def reconsider(self, entry: Entry, width: int) -> str:
-        """Change the threads of a running request where others are much faster; returns what to tell of it, or ''."""
+    def reconsider(self, entry: TrackedRequest, width: int) -> str:
+        """Change the number of threads of a running request if another is much faster; returns a notice, or ''."""
         group, spec = entry.group, entry.request.spec
         if group is None or entry.threads is None or spec.invariant or spec.threads is not None:
             return ""
@@ -91,27 +91,27 @@ class Actions:
         if better is None or entry.state is None:
             return ""
         was, entry.threads = entry.threads, better
-        return f"{was} threads were slow beside other work; from step {entry.state.position + 1} on it is {better}"
+        return f"{was} CPU threads were slow: using {better} from step {entry.state.position + 1}"
 
-    def step(self, batch: Sequence[Entry]) -> Calling[tuple[list[State], float, float]]:
-        """Step a batch once; return the next states, when it began and when it ended. Raises as `start` does."""
+    def step(self, batch: Sequence[TrackedRequest]) -> Calling[tuple[list[State], float, float]]:
+        """Step a batch once; returns the next states, start time and end time. Raises what `start` raises."""
         lead = batch[0]
-        group, generator, model = lead.group, lead.request.generator, lead.lent
+        group, generator, model = lead.group, lead.request.generator, lead.model_value
         assert group is not None
         states = [entry.state for entry in batch if entry.state is not None]
         limit_s = lead.limit_s if len(batch) == 1 else max(entry.limit_s for entry in batch)
         self._before = list(zip(batch, states, map(fingerprint, states), strict=True))
-        self.heap.make_room(self.measured.peak(group, len(batch)))
-        turn = self.measured.turn(group)
-        gauged = turn < _GAUGED_FIRST or not turn % _GAUGED_EVERY
-        if gauged:
-            self.gauge.begin(first=not self.measured.weighed(group, len(batch)))
+        self.heap.trim_for(self.profile.peak(group, len(batch)))
+        turn = self.profile.count(group)
+        probed = turn < _PROBED_FIRST or not turn % _PROBED_EVERY
+        if probed:
+            self.probe.begin(first=not self.profile.peak_known(group, len(batch)))
         begun = self.clock()
         late: list[list[Any]] = []
 
         def step() -> Any:
             made = generator.step(model, states)
-            if isinstance(made, Sequence):  # else it is refused below
+            if isinstance(made, Sequence):  # else it is rejected below
                 late.extend(look(old, new) for old, new in zip(states, made, strict=False))
             return made
 
@@ -121,22 +121,22 @@ class Actions:
         self._before = []
         for entry, state, totals in zip(batch, checked, late, strict=True):
             entry.late += [(f"step {state.position}", total) for total in totals]
-        self.measured.learn(group, len(batch), ended - begun, self.gauge.peak() if gauged else None)
+        self.profile.record(group, len(batch), ended - begun, self.probe.peak() if probed else None)
         self.threads.stepped(group, len(batch), ended - begun)
         other = self.threads.due(group, len(batch))
         if other is not None:
             yield from self._try(batch, states, other, limit_s)
         return checked, begun, ended
 
-    def spoilt(self) -> list[Entry]:
-        """After a step that failed: those whose states it had changed before it did."""
+    def mutated(self) -> list[TrackedRequest]:
+        """After a failed step: the requests whose states the step has mutated."""
         before, self._before = self._before, []
         return [entry for entry, state, was in before if fingerprint(state) != was]
 
-    def preview(self, entry: Entry, state: State) -> Calling[Media | None]:
-        """Return a preview, if the generator makes one now. Raises as `start` does."""
+    def preview(self, entry: TrackedRequest, state: State) -> Calling[Media | None]:
+        """Return a preview, if the generator makes one now. Raises what `start` raises."""
         generator = entry.request.generator
-        model = entry.lent
+        model = entry.model_value
 
         def preview() -> Media | None:
             media = generator.preview(model, state)
@@ -147,23 +147,23 @@ class Actions:
         media = yield from self._run([entry], preview, entry.limit_s)
         return None if media is None else check_media(generator, media)
 
-    def deltas(self, batch: Sequence[Entry]) -> Calling[list[str | BaseException]]:
-        """What each has written since it was last asked, or what asking for it raised. Raises as `start` does."""
+    def deltas(self, batch: Sequence[TrackedRequest]) -> Calling[list[str | BaseException]]:
+        """The new text of each request, or the exception of its `delta`. Raises what `start` raises."""
         lead = batch[0]
-        generator, model = lead.request.generator, lead.lent
+        generator, model = lead.request.generator, lead.model_value
 
-        def delta(entry: Entry) -> str | BaseException:
+        def delta(entry: TrackedRequest) -> str | BaseException:
             try:
-                return check_delta(generator.delta(model, entry.state, entry.told_length))
+                return check_delta(generator.delta(model, entry.state, entry.emitted_length))
             except BaseException as error:  # a plugin may raise anything; see failures
                 return error
 
         return (yield from self._run(batch, lambda: [delta(entry) for entry in batch], lead.limit_s))
 
-    def finish(self, batch: Sequence[Entry]) -> Calling[list[Media]]:
-        """Make the media of states that are done, in one call. Raises as `start` does."""
+    def finish(self, batch: Sequence[TrackedRequest]) -> Calling[list[Media]]:
+        """Make the output of complete states, in one call. Raises what `start` raises."""
         lead = batch[0]
-        group, generator, model = lead.group, lead.request.generator, lead.lent
+        group, generator, model = lead.group, lead.request.generator, lead.model_value
         assert group is not None
         states = [entry.state for entry in batch]
         begun = self.clock()
@@ -175,35 +175,37 @@ class Actions:
                 entry.facts = dict(generator.facts(model, entry.request.inputs))
             return made
 
-        self.heap.make_room(self.measured.peak(finishes(group), len(batch)))
-        first = not self.measured.weighed(finishes(group), len(batch))
-        made, peak = yield from self._gauged(batch, finish, first=first)
+        self.heap.trim_for(self.profile.peak(finishes(group), len(batch)))
+        first = not self.profile.peak_known(finishes(group), len(batch))
+        made, peak = yield from self._probed(batch, finish, first=first)
         media = check_finish(generator, made, len(batch))
-        self.measured.learn(finishes(group), len(batch), self.clock() - begun, peak)
+        self.profile.record(finishes(group), len(batch), self.clock() - begun, peak)
         return media
 
-    def _try(self, batch: Sequence[Entry], states: list[State], threads: int, limit_s: float) -> Calling[None]:
-        """Make the step once more with another number of threads, and throw away what it returns."""
+    def _try(self, batch: Sequence[TrackedRequest], states: list[State], threads: int, limit_s: float) -> Calling[None]:
+        """Run the step once more with another number of threads, and discard the result."""
         lead = batch[0]
-        group, generator, model = lead.group, lead.request.generator, lead.lent
+        group, generator, model = lead.group, lead.request.generator, lead.model_value
         assert group is not None
         begun = self.clock()
         try:
             yield from self._run(batch, lambda: generator.step(model, states), limit_s, threads)
         except TimedOut:
             raise
-        except BaseException:  # the step itself was made: a trial that fails is nobody's failure
+        except BaseException:  # the step itself succeeded: a failed trial affects no request
             self.threads.give_up(group)
             return
         self.threads.tried(group, threads, len(batch), self.clock() - begun)
 
-    def _gauged(self, batch: Sequence[Entry], work: Callable[[], T], *, first: bool) -> Calling[tuple[T, int | None]]:
-        self.gauge.begin(first=first)
+    def _probed(
+        self, batch: Sequence[TrackedRequest], work: Callable[[], T], *, first: bool
+    ) -> Calling[tuple[T, int | None]]:
+        self.probe.begin(first=first)
         made = yield from self._run(batch, work, batch[0].limit_s)
-        return made, self.gauge.peak()
+        return made, self.probe.peak()
 
     def _run(
-        self, batch: Sequence[Entry], work: Callable[[], T], limit_s: float, threads: int | None = None
+        self, batch: Sequence[TrackedRequest], work: Callable[[], T], limit_s: float, threads: int | None = None
     ) -> Calling[T]:
         lead = batch[0]
         threads = threads or lead.threads or self.threads.usual
@@ -214,9 +216,9 @@ class Actions:
             with lending(serving) as used:
                 try:
                     made = work()
-                    self.device.settle()  # what is timed, limited and blamed is the run, not the launch
+                    self.device.synchronize()  # so that times, timeouts and errors are of the run, not the launch
                 except NotFinite as error:
-                    raise _first(batch, error).because(lead.lent) from None
+                    raise _first(batch, error).because(lead.model_value) from None
             if used:
                 for entry in batch:
                     entry.attention |= used
@@ -225,15 +227,15 @@ class Actions:
         return ask(lead.name, run, limit_s)
 
 
-def _read(batch: Sequence[Entry]) -> None:
-    """Read the sums that were left on the device, now that what is made of the states was. Raises NotFinite."""
+def _read(batch: Sequence[TrackedRequest]) -> None:
+    """Read the sums of states (for the NaN check) that are still on the device. Raises NotFinite."""
     for entry in batch:
         read_late(entry.late)
         entry.late.clear()
 
 
-def _first(batch: Sequence[Entry], error: NotFinite) -> NotFinite:
-    """Where it arose: an earlier step of one request, if its sums were not read yet, else where it was found."""
+def _first(batch: Sequence[TrackedRequest], error: NotFinite) -> NotFinite:
+    """The earliest step where the value arose, if its sums were not read yet, else where it was found."""
     if len(batch) == 1:
         try:
             _read(batch)

@@ -1,15 +1,11 @@
-"""The loop: pure, single-threaded, with an injectable clock. Each `tick` does one small piece of work.
+"""The loop of the engine: single-threaded, with an injectable clock. Each `tick` does one small piece of work.
 
-`order` says whose turn it is: to be finished, to be admitted (load its model, start it), or to be stepped. A step is
-led by that request, and others whose batch key is equal ride along, as many as was measured to pay and as fit into
-memory.
+The fair queue says which request runs next and whether it is finished, admitted (model loaded, request started) or
+stepped. This is continuous batching: a step is led by that request, and others with an equal batch key join it, as many
+as measured step times and free memory allow.
 
-What a plugin raises or returns wrongly ends its own request. If a batch fails, its states are as they were, and its
-members go on alone for a while (1, 2, 4 … steps for each failure), so that the guilty one fails by itself. A step that
-runs out of memory is tried again, one rung of a ladder further: without idle models, at half the width, with a state
-that needs less, without the others' models. A call that does not return in time ends all requests to its generator,
-which is refused more work while it hangs. This module knows nothing of threads, files or recipes: `complete` is called
-for what is made; and where plugins are to be called, the turn that this is part of yields a Call (see `calls`).
+Calls that fail are handled in `recovery`. Calls of plugins are yielded as `Call` objects (see `calls.call`), so that
+the thread that runs them can be replaced when one hangs. `complete` does what is left to do with the output.
 
 Try it: ``pytest tests/studio/engine/test_loop.py``
 """
@@ -21,155 +17,152 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 
 from studio import devices
-from studio.devices.memory import Gauge, NoGauge
-from studio.engine.admission import Room
-from studio.engine.batching import LATENCY_GOAL_S, Groups, finish_together, same_key
-from studio.engine.calls.call import Calling, directly
+from studio.devices.memory import MemoryProbe, NoMemoryProbe
+from studio.engine.calls.call import Calling, run_inline
 from studio.engine.calls.failures import as_error, check_key
-from studio.engine.completion import Ending, Keeper, Later, at_once, tell
-from studio.engine.cost.cpu_threads import Threads
-from studio.engine.cost.profile import Measured, finishes
-from studio.engine.entry import Entry, group_of
-from studio.engine.events import Loading, Preview, Progress, Queued, Started
-from studio.engine.fair_queue import Order, Work
-from studio.engine.invoke import Actions
+from studio.engine.cost.cpu_threads import ThreadTuner
+from studio.engine.cost.profile import Profile
+from studio.engine.events import Loading, Progress, Queued, Started
+from studio.engine.invoke import Invoker
 from studio.engine.memory.heap import Heap
-from studio.engine.memory.model_cache import Models, NoRoom
+from studio.engine.memory.model import NotEnoughMemory
+from studio.engine.memory.model_cache import ModelCache
 from studio.engine.observe.watcher import Watcher, Watchers
-from studio.engine.out_of_memory import climb, drop_models, drop_recordings
-from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory, StudioError, TimedOut, describe
-from studio.generator import Generator, State
+from studio.engine.outcomes.completion import Completion, Later, Saver, at_once, notify
+from studio.engine.outcomes.live import LiveOutput
+from studio.engine.outcomes.recovery import Recovery
+from studio.engine.scheduling.admission import Admission
+from studio.engine.scheduling.batching import LATENCY_GOAL_S, Groups, finish_batch, same_key
+from studio.engine.scheduling.fair_queue import FairQueue, Work
+from studio.engine.scheduling.tracked import TrackedRequest, group_of
+from studio.errors import GeneratorFailed, StudioError
+from studio.generator import State
 from studio.media import Media, Text
 from studio.units import show_bytes
 
-__all__ = ["MAX_RUNNING", "Entry", "Keeper", "Loop"]
-
-MAX_RUNNING = 32  # states that one client may have on the way at once, in each class
+MAX_RUNNING = 32  # running requests of one client in each class
 _STEP, _FINISH = Work.STEP, Work.FINISH  # Python 3.11 looks members up by a call
 _number, _position = attrgetter("number"), attrgetter("position")
 
 
 class Loop:
-    """Requests in, events out. `complete(entry, media)` returns the rest of the work on what was made, which `later`
-    does and which returns what Finished carries; if either raises, that fails.
+    """Requests in, events out.
 
-    `keeper` is called between steps, when `entry.state` may be saved, and at a request's end.
+    `complete(entry, media)` returns a function that stores the output; `later` runs it, and its result is what the
+    Finished event carries. If either raises, the request fails. `saver` is called between steps, when `entry.state` may
+    be saved, and at the end of each request.
     """
 
     def __init__(
         self,
-        models: Models,
-        complete: Callable[[Entry, Media], Callable[[], Media]],
+        models: ModelCache,
+        complete: Callable[[TrackedRequest, Media], Callable[[], Media]],
         clock: Callable[[], float],
         max_running: int = MAX_RUNNING,
         watchers: Sequence[Watcher] = (),
-        keeper: Keeper | None = None,
+        saver: Saver | None = None,
         *,
         later: Later = at_once,
-        measured: Measured | None = None,
-        gauge: Gauge | None = None,
+        profile: Profile | None = None,
+        probe: MemoryProbe | None = None,
         goal_s: float = LATENCY_GOAL_S,
         free_threads: bool = False,
         numbers: Iterator[int] | None = None,
         notices: Sequence[str] = (),
     ) -> None:
         self.models, self.complete, self.clock = models, complete, clock
-        self.watcher, self.keeper = Watchers(watchers), keeper
-        self.measured = measured or Measured()
-        gauge = gauge or NoGauge()
-        heap = Heap(models.ledger, gauge)
-        self.room = Room(models, self.measured, heap, goal_s)
-        self.order: Order[Entry] = Order(max_running)
+        self.watcher, self.saver = Watchers(watchers), saver
+        self.profile = profile or Profile()
+        probe = probe or NoMemoryProbe()
+        heap = Heap(models.ledger, probe)
+        self.admission = Admission(models, self.profile, heap, goal_s)
+        self.queue: FairQueue[TrackedRequest] = FairQueue(max_running)
         models.watcher = self.watcher
-        threads = Threads(self.measured, free=free_threads)
-        self.actions = Actions(clock, self.measured, gauge, heap, threads, devices.device(models.device))
+        threads = ThreadTuner(self.profile, free=free_threads)
+        self.invoker = Invoker(clock, self.profile, probe, heap, threads, devices.device(models.device))
         self._groups = Groups()
-        self.ending = Ending(self.room, self.order, self._groups, self.watcher, keeper, clock, later, self._hang)
-        self._hung: dict[Generator, TimedOut] = {}
+        self.completion = Completion(
+            self.admission, self.queue, self._groups, self.watcher, saver, clock, later,
+            lambda entry, error: self.recovery.abandon(entry, error),
+        )  # fmt: skip
+        self.recovery = Recovery(self.admission, self.queue, self.completion, self.invoker, self.watcher, clock)
+        self.live = LiveOutput(self.invoker, self.completion, self.recovery, self.watcher, clock)
         self._numbers = numbers or itertools.count(1)
         self._last_step = 0.0  # when it ended
-        self._told_of_threads = False
+        self._threads_reported = False
         self._stepped = False  # since a request was last admitted
         self._notices = tuple(notices)  # to every request
-        self._lost: DeviceLost | None = None
-        self._told = 0  # bytes held, as the watchers know
+        self._reported_used = 0  # bytes in use, as last reported to the watchers
 
     @property
-    def waiting(self) -> list[Entry]:
-        """The requests that wait to be admitted."""
-        return self.order.waiting()
+    def waiting(self) -> list[TrackedRequest]:
+        """The requests in the queue, not admitted yet."""
+        return self.queue.waiting()
 
     @property
-    def running(self) -> list[Entry]:
-        """The requests that have begun and not ended."""
-        return self.room.entered()
+    def running(self) -> list[TrackedRequest]:
+        """The requests that have started and not ended."""
+        return self.admission.admitted_requests()
 
-    def accept(self, entry: Entry) -> None:
-        """Take a request in; one that can never run ends at once."""
+    def accept(self, entry: TrackedRequest) -> None:
+        """Accept a request; one that can never run ends at once."""
         entry.number = next(self._numbers)
         self.watcher.accepted(entry.number, entry.name, entry.client, entry.background, self.clock())
-        entry.emit(Queued(ahead=len(self.order)))
-        self.order.accept(entry)
+        entry.emit(Queued(ahead=len(self.queue)))
+        self.queue.accept(entry)
         try:
-            refusal = self._lost or self._refusal(entry.request.generator) or self.room.refusal(entry)
+            refusal = self.recovery.refusal(entry.request.generator) or self.admission.refusal(entry)
         except BaseException as error:  # a plugin may raise anything; see failures
             refusal = as_error(entry.name, "load", error)
         if refusal is not None:
             self.fail(entry, refusal)
 
-    def cancel(self, entry: Entry) -> None:
+    def cancel(self, entry: TrackedRequest) -> None:
         """End a request and release its state, unless its work is done."""
-        self.ending.cancel(entry)
+        self.completion.cancel(entry)
 
-    def fail(self, entry: Entry, error: StudioError) -> None:
+    def fail(self, entry: TrackedRequest, error: StudioError) -> None:
         """End a request with an error, unless it has ended."""
-        self.ending.fail(entry, error)
-
-    def lose(self, error: DeviceLost) -> None:
-        """The device is lost: end all requests with the reason, and accept none."""
-        self._lost = error
-        for entry in self.order.jobs():
-            self.fail(entry, error)
+        self.completion.fail(entry, error)
 
     def tick(self) -> bool:
-        """Do one piece of work, plugins' calls included; return False if there is none."""
-        return directly(self.turn())
+        """Do one piece of work, calls of plugins included; return False if there is none."""
+        return run_inline(self.turn())
 
     def turn(self) -> Calling[bool]:
-        """One piece of work, for another to run its calls; returns False if there is none."""
+        """One piece of work, whose calls the driver of this Calling runs; returns False if there is none."""
         did = yield from self._work()
         ledger = self.models.ledger
-        if ledger.used != self._told:
-            self._told = ledger.used
+        if ledger.used != self._reported_used:
+            self._reported_used = ledger.used
             self.watcher.memory(self.models.device, ledger.used, ledger.budget or 0)
         return did
 
     def _work(self) -> Calling[bool]:
-        due = self.order.next(self._enough)
+        due = self.queue.next(self._enough)
         if due is None:
-            parked = self.order.parked
-            if parked:  # all that run wait for room that none of them leaves
-                self.fail(parked[-1], self.room.crowded(parked[-1]))
+            parked = self.queue.parked
+            if parked:  # all running requests wait for memory that none of them releases
+                self.fail(parked[-1], self.admission.exhausted(parked[-1]))
             return bool(parked)
         work, entry = due
         try:
             yield from self._serve(work, entry)
         except GeneratorExit:
             raise
-        except BaseException as error:  # of a plugin's object that was only looked at: a property may raise too
+        except BaseException as error:  # reading a property of a plugin's object may raise too
             self.fail(entry, as_error(entry.name, work.value, error))
         return True
 
-    def _enough(self, oldest: Entry) -> bool:
-        """Whether the batch that pays is full without those of the client that wait. Between two steps one of these may
-        begin nevertheless, so that it can be saved.
-        """
+    def _enough(self, oldest: TrackedRequest) -> bool:
+        """Whether running requests fill the preferred batch size, so that the client's queued requests can wait."""
         try:
-            return not self._stepped and self._groups.size(oldest) >= self.room.wanted(oldest)
-        except BaseException:  # a plugin's properties may raise anything; its step will tell
+            # One may still start between two steps, so that it can be saved.
+            return not self._stepped and self._groups.size(oldest) >= self.admission.preferred_width(oldest)
+        except BaseException:  # a plugin's properties may raise anything; its step will report that
             return True
 
-    def _serve(self, work: Work, entry: Entry) -> Calling[None]:
+    def _serve(self, work: Work, entry: TrackedRequest) -> Calling[None]:
         if work is _STEP:
             yield from self._step(entry)
         elif work is _FINISH:
@@ -178,16 +171,16 @@ class Loop:
             self._stepped = False
             begun = self.clock()
             yield from self._admit(entry)
-            self.order.served(entry, self.clock() - begun)
+            self.queue.charge(entry, self.clock() - begun)
 
-    def _admit(self, entry: Entry) -> Calling[None]:
-        """Load the model and start the request, if there is room; else its class waits."""
+    def _admit(self, entry: TrackedRequest) -> Calling[None]:
+        """Load the model and start the request, if memory allows; else its class waits."""
         begun = self.clock()
         entry.timing.queue = begun - entry.accepted
         where = "load"
         try:
-            if not self.room.may_admit(entry):
-                self._wait_for_room(entry)
+            if not self.admission.may_admit(entry):
+                self._wait_for_memory(entry)
                 return
             yield from self._ensure_model(entry)
             loaded = self.clock()
@@ -196,68 +189,70 @@ class Loop:
                 self.cancel(entry)
                 return
             where = "start"
-            state, peak = yield from self.actions.start(entry)
+            state, peak = yield from self.invoker.start(entry)
             key, done = check_key(entry.request.generator.batch_key(state)), bool(state.done)
-        except NoRoom:
-            self._wait_for_room(entry)
+        except NotEnoughMemory:
+            self._wait_for_memory(entry)
             return
         except BaseException as error:  # a plugin may raise anything; see failures
-            self._failed_alone(entry, where, error)
+            self.recovery.call_failed(entry, where, error)
             return
         entry.state, entry.key, entry.done = state, key, done
-        self.actions.settle(entry, peak)
-        if not self.room.enter(entry):
+        self.invoker.choose_threads(entry, peak)
+        if not self.admission.hold_state(entry):
             entry.state = entry.rng = entry.key = None
-            self._wait_for_room(entry)
+            self._wait_for_memory(entry)
             return
         self._began(entry, state, loaded)
 
-    def _began(self, entry: Entry, state: State, loaded: float) -> None:
-        self.room.regroup(entry, group_of(entry))
+    def _began(self, entry: TrackedRequest, state: State, loaded: float) -> None:
+        self.admission.regroup(entry, group_of(entry))
         self._groups.file(entry)
-        self.order.admitted(entry)
+        self.queue.admitted(entry)
         entry.started = self.clock()
         entry.timing.start = entry.started - loaded
         self.watcher.started(entry.number, entry.name, state.steps, loaded, entry.started)
         entry.emit(Started(state.steps))
         read = [text for media in entry.request.inputs.media() for text in media.notices]
-        tell(entry, (*self._notices, *entry.request.notices, *read, *state.notices))
+        notify(entry, (*self._notices, *entry.request.notices, *read, *state.notices))
         if entry.done:
             self._done(entry, 0.0)
-        elif self.keeper is not None:
-            self.keeper.keep(entry)
+        elif self.saver is not None:
+            self.saver.save_if_due(entry)
 
-    def _ensure_model(self, entry: Entry) -> Calling[None]:
-        """Have the request's model on the device. Raises NoRoom, or what loading raises."""
+    def _ensure_model(self, entry: TrackedRequest) -> Calling[None]:
+        """Put the request's model on the device. Raises NotEnoughMemory, or what loading raises."""
         request = entry.request
         if entry.model is not None and entry.model.resident:
-            self.models.parts.wait(entry.model.parts)  # it may have come back beside another's step
+            self.models.components.wait(
+                entry.model.components
+            )  # it may have been restored concurrently with another request's step
             entry.model.used = self.clock()
             return
         running = entry.state is not None
         if not self.models.loaded(request):
             entry.emit(Loading(entry.name, self.models.device))
-        rank = self.room.all_but(entry) if running else self.room.beside(entry)
+        rank = self.admission.rank_for_step(entry) if running else self.admission.rank_for_admission(entry)
         model = yield from self.models.get(request, entry.limit_s, rank)
         if entry.model not in (None, model):
-            raise GeneratorFailed(entry.name, f"the weights of `{entry.name}` were changed while it ran")
+            raise GeneratorFailed(entry.name, f"the weights of `{entry.name}` changed while it ran")
         entry.model = model
         if model.streamed:
-            tell(entry, (f"its weights of {show_bytes(model.whole)} were streamed, for they exceed the memory",))
+            notify(entry, (f"weights of {show_bytes(model.whole)} were streamed: they exceed the memory budget",))
 
-    def _wait_for_room(self, entry: Entry) -> None:
-        """Wait until something is released; where nothing runs that could, fail."""
+    def _wait_for_memory(self, entry: TrackedRequest) -> None:
+        """Wait until memory is released; fail if no running request can release any."""
         entry.model = None
-        if refusal := self.room.refusal(entry):
+        if refusal := self.admission.refusal(entry):
             self.fail(entry, refusal)
-        elif self.room.empty:
-            self.fail(entry, self.room.crowded(entry))
+        elif self.admission.empty:
+            self.fail(entry, self.admission.exhausted(entry))
         else:
-            self.order.block(entry)
+            self.queue.block(entry)
 
-    def _step(self, lead: Entry) -> Calling[None]:
-        """Step a batch once; on failure leave every state as it was."""
-        if lead.done:  # it stood aside before its end
+    def _step(self, lead: TrackedRequest) -> Calling[None]:
+        """Step a batch once; on failure every state stays unchanged."""
+        if lead.done:  # it was parked before its finish
             self._done(lead, 0.0)
             return
         self._stepped = True
@@ -265,160 +260,70 @@ class Loop:
         batch = [lead]
         try:
             yield from self._ensure_model(lead)
-            width = self.room.width(lead, self._groups.most(lead))
+            width = self.admission.width(lead, self._groups.most(lead))
             if width:
                 batch = self._groups.batch(lead, width)
                 self._prefetch()
                 yield from self._step_together(batch)
             else:
-                self._no_room(lead)
-        except NoRoom:
-            self._no_room(lead)
+                self._no_memory(lead)
+        except NotEnoughMemory:
+            self._no_memory(lead)
         except BaseException as error:  # a plugin may raise anything; see failures
-            yield from self._step_failed(batch, error, begun)
+            yield from self.recovery.step_failed(batch, error, begun)
         seconds = (self.clock() - begun) / len(batch)
         for entry in batch:
             if entry.done and not entry.ended:
                 self._done(entry, seconds)
             else:
-                self.order.served(entry, seconds)
+                self.queue.charge(entry, seconds)
 
     def _prefetch(self) -> None:
-        """Let a model that was put off come back beside this step, if one that waits wants it and there is room."""
-        if self.models.any_put_off:
-            for entry in self.order.waiting()[:1]:
+        """Restore an offloaded model concurrently with this step, if the next queued request needs it."""
+        if self.models.any_offloaded:
+            for entry in self.queue.waiting()[:1]:
                 self.models.prefetch(entry.request)
 
-    def _step_together(self, batch: list[Entry]) -> Calling[None]:
-        made, begun, ended = yield from self.actions.step(batch)
+    def _step_together(self, batch: list[TrackedRequest]) -> Calling[None]:
+        made, begun, ended = yield from self.invoker.step(batch)
         numbers, positions = tuple(map(_number, batch)), tuple(map(_position, made))
         self.watcher.stepped(numbers, positions, batch[0].name, begun, ended)
         before, self._last_step = self._last_step, ended
         for entry, state in zip(batch, made, strict=True):
             if not entry.recent:
-                entry.recent.append(max(entry.started, before))  # waiting while others are stepped tells no pace
+                entry.recent.append(max(entry.started, before))  # time spent waiting for other steps does not count
             try:
                 due = self._advance(entry, state, len(batch), ended - begun, ended)
             except BaseException as error:  # a state's properties may raise anything
                 self.fail(entry, as_error(entry.name, "step", error))
                 continue
             if due:
-                yield from self._preview(entry, state)
+                yield from self.live.preview(entry, state)
         if writing := [entry for entry in batch if entry.streams and entry.state is not None and not entry.done]:
-            yield from self._stream(writing)
+            yield from self.live.stream(writing)
 
-    def _stream(self, batch: list[Entry]) -> Calling[None]:
-        """Tell what these have written since; one whose text cannot be told fails."""
-        try:
-            pieces = yield from self.actions.deltas(batch)
-        except BaseException as error:  # as above
-            found = as_error(batch[0].name, "delta", error)
-            if isinstance(found, TimedOut):
-                self._hang(batch[0], found)
-            for entry in batch:
-                self.fail(entry, found)
-            return
-        for entry, piece in zip(batch, pieces, strict=True):
-            if isinstance(piece, BaseException):
-                self.fail(entry, as_error(entry.name, "delta", piece))
-            else:
-                entry.tell_text(piece)
-
-    def _no_room(self, entry: Entry) -> None:
-        """Let the others go first; a request that needs more than there is ends."""
-        if refusal := self.room.refusal(entry):
+    def _no_memory(self, entry: TrackedRequest) -> None:
+        """There is no memory for a running request now: park it, or fail it if it can never fit."""
+        if refusal := self.admission.refusal(entry):
             self.fail(entry, refusal)
             return
         self._groups.remove(entry)
-        self.order.park(entry)
+        self.queue.park(entry)
 
-    def _step_failed(self, batch: list[Entry], error: BaseException, begun: float) -> Calling[None]:
-        if self._loses(error):
-            return
-        lead = batch[0]
-        position = lead.state.position + 1 if lead.state else 0
-        found = as_error(lead.name, f"step {position}", error)
-        self.watcher.stumbled(tuple(map(_number, batch)), lead.name, found.message, begun, self.clock())
-        if isinstance(found, TimedOut):
-            self._hang(lead, found)
-            return
-        batch = self._without_spoilt(batch, found)
-        if not batch:
-            return
-        rung = (yield from climb(self.room, batch)) if isinstance(found, OutOfMemory) else ""
-        if rung:
-            for entry in batch:
-                tell(entry, (f"out of memory at width {len(batch)}: {rung}",))
-        elif len(batch) == 1:
-            self.fail(batch[0], found)
-        else:
-            for entry in batch:
-                entry.alone = 2**entry.batch_failures
-                entry.batch_failures += 1
-
-    def _without_spoilt(self, batch: list[Entry], found: StudioError) -> list[Entry]:
-        """Fail those whose states the step changed before it failed: they cannot be tried again."""
-        spoilt = self.actions.spoilt()
-        for entry in spoilt:
-            message = f"{found.message}; and it had changed its state before, which a step must not"
-            self.fail(entry, GeneratorFailed(entry.name, message, hint=found.hint))
-        return [entry for entry in batch if entry not in spoilt]
-
-    def _failed_alone(self, entry: Entry, where: str, error: BaseException) -> None:
-        """A load, start or finish failed: try again with fewer models beside it if memory ran out, else fail."""
-        if self._loses(error):
-            return
-        found = as_error(entry.name, where, error)
-        if isinstance(found, TimedOut):
-            self._hang(entry, found)
-        elif isinstance(found, OutOfMemory) and (rung := drop_models(self.room, entry)):
-            tell(entry, (f"out of memory in {where}: {rung}",))
-        else:
-            self.fail(entry, found)
-
-    def _loses(self, error: BaseException) -> bool:
-        """Whether an error has made the device unusable; then all requests are ended here."""
-        device = self.actions.device
-        if not device.is_lost(error):
-            return False
-        message = f"the device `{device.name}` failed and is lost to this process: {describe(error, 200)}"
-        self.lose(DeviceLost(message, hint="start Studio again; `--device cpu` does without it"))
-        return True
-
-    def _hang(self, entry: Entry, error: TimedOut) -> None:
-        """A call was abandoned: end what its generator has in hand, and lend it nothing until the call returns."""
-        generator = entry.request.generator
-        self._hung[generator] = error
-        if entry.model is not None:
-            self.room.stuck[entry.model] = error
-        for each in self.order.jobs():
-            if each.request.generator is generator:
-                self.fail(each, error)
-
-    def _refusal(self, generator: Generator) -> StudioError | None:
-        """The reason why a generator is given no work, or None."""
-        error = self._hung.get(generator)
-        if error is not None and error.over():
-            del self._hung[generator]
-            return None
-        return error
-
-    def _advance(self, entry: Entry, state: State, width: int, seconds: float, now: float) -> bool:
-        """Take over the next state, tell the user, and find the batch key for the step to come; returns whether a
-        preview is due.
-        """
+    def _advance(self, entry: TrackedRequest, state: State, width: int, seconds: float, now: float) -> bool:
+        """Store the next state, report progress, get the next batch key. Returns whether a preview is due."""
         entry.done = bool(state.done)
-        entry.state, entry.drops = state, 0
-        if entry.alone:
-            entry.alone -= 1
+        entry.state, entry.evictions = state, 0
+        if entry.isolated_steps:
+            entry.isolated_steps -= 1
         entry.width_min = min(entry.width_min or width, width)
         entry.width_max = max(entry.width_max, width)
         entry.timing.steps += seconds
         entry.recent.append(now)
-        self.room.moved(entry)
+        self.admission.state_changed(entry)
         entry.emit(Progress(state.position, state.steps, now - entry.started, entry.eta_s(state)))
         if len(state.notices) > len(entry.notices):
-            tell(entry, state.notices)
+            notify(entry, state.notices)
         if entry.done:
             return False
         try:
@@ -426,94 +331,61 @@ class Loop:
         except BaseException as error:  # a plugin may raise anything; see failures
             self.fail(entry, as_error(entry.name, "batch_key", error))
             return False
-        if self.keeper is not None:
-            self.keeper.keep(entry)
+        if self.saver is not None:
+            self.saver.save_if_due(entry)
         every = 0 if entry.previews_failed else entry.request.spec.preview_every
         return bool(every) and state.position % every == 0
 
-    def _regroup(self, entry: Entry, state: State, width: int) -> None:
-        """File the request under the batch key of its next step, behind those that wait longer."""
+    def _regroup(self, entry: TrackedRequest, state: State, width: int) -> None:
+        """Put the request into the batch group of its next step, behind older requests."""
         key = check_key(entry.request.generator.batch_key(state))
-        changed = self.actions.reconsider(entry, width)
+        changed = self.invoker.reconsider(entry, width)
         if changed:
-            entry.notices.append(changed)  # for the recipe; the user is told once, at the end
-            entry.last_notice = "" if self._told_of_threads else changed
-            self._told_of_threads = True
+            entry.notices.append(changed)  # for the recipe; the user gets one notice, at the end
+            entry.last_notice = "" if self._threads_reported else changed
+            self._threads_reported = True
         if changed or not same_key(key, entry.key):
             entry.key = key
-            self.room.regroup(entry, group_of(entry))
+            self.admission.regroup(entry, group_of(entry))
             self._groups.file(entry)
 
-    def _preview(self, entry: Entry, state: State) -> Calling[None]:
-        """Make a preview; one that fails costs the preview, not the work, and is told."""
-        begun = self.clock()
-        try:
-            if (media := (yield from self.actions.preview(entry, state))) is not None:
-                entry.emit(Preview(state.position, media))
-        except BaseException as error:  # a plugin may raise anything; see failures
-            found = as_error(entry.name, "preview", error)
-            if isinstance(found, TimedOut):
-                self._hang(entry, found)
-                return
-            entry.previews_failed = True
-            tell(entry, (f"no more previews: {found.message}",))
-        self.watcher.previewed(entry.number, entry.name, begun, self.clock())
-
-    def _done(self, entry: Entry, seconds: float) -> None:
-        """The last step is made: what is left is to finish."""
+    def _done(self, entry: TrackedRequest, seconds: float) -> None:
+        """The last step is complete: the request is due for its finish."""
         self._groups.remove(entry)
-        self.order.served(entry, seconds, done=True)
+        self.queue.charge(entry, seconds, done=True)
 
-    def _finish(self, lead: Entry) -> Calling[None]:
-        """Make the media of a request that is done, and of others in the same call."""
+    def _finish(self, lead: TrackedRequest) -> Calling[None]:
+        """Make the output of a request whose steps are complete, and of others in the same call."""
         begun = self.clock()
         batch = [lead]
         try:
             yield from self._ensure_model(lead)
-            alike = finish_together(lead, self.order.done(lead))
-            width = self.room.finishing(lead, len(alike))
+            alike = finish_batch(lead, self.queue.done(lead))
+            width = self.admission.finish_width(lead, len(alike))
             if not width:
-                raise NoRoom
+                raise NotEnoughMemory
             batch = alike[:width]
-            media = yield from self.actions.finish(batch)
+            media = yield from self.invoker.finish(batch)
             ended = self.clock()
             for entry, made in zip(batch, media, strict=True):
                 self._finished(entry, made, len(batch), begun, ended)
-        except NoRoom:
-            self._no_room(lead)
+        except NotEnoughMemory:
+            self._no_memory(lead)
         except BaseException as error:  # a plugin may raise anything; see failures
-            self._finish_failed(batch, error)
+            self.recovery.finish_failed(batch, error)
         for entry in batch:
-            self.order.served(entry, (self.clock() - begun) / len(batch))
+            self.queue.charge(entry, (self.clock() - begun) / len(batch))
 
-    def _finished(self, entry: Entry, made: Media, width: int, begun: float, ended: float) -> None:
-        """The media is made: end the request with what is left to do on it."""
+    def _finished(self, entry: TrackedRequest, made: Media, width: int, begun: float, ended: float) -> None:
+        """The output exists: release the request and have the output stored."""
         entry.timing.finish = ended - begun
         entry.width_max = max(entry.width_max, width)
         self.watcher.finished(entry.number, entry.name, begun, ended)
         try:
             if entry.streams and isinstance(made, Text):
-                entry.tell_rest(made.text)
+                entry.emit_rest(made.text)
             rest = self.complete(entry, made)
-        except BaseException as error:  # a media's own code may raise anything
-            self._failed_alone(entry, "finish", error)
+        except BaseException as error:  # code of a Media subclass may raise anything
+            self.recovery.call_failed(entry, "finish", error)
             return
-        self.ending.finish(entry, rest)
-
-    def _finish_failed(self, batch: list[Entry], error: BaseException) -> None:
-        """One fails by itself; several are finished anew, fewer at once or each alone."""
-        lead = batch[0]
-        if len(batch) == 1:
-            self._failed_alone(lead, "finish", error)
-            return
-        found = as_error(lead.name, "finish", error)
-        if isinstance(found, TimedOut):
-            self._hang(lead, found)
-        elif isinstance(found, OutOfMemory) and lead.group is not None:
-            rung = drop_recordings(self.room, lead)
-            rung = rung or f"the width was reduced to {self.room.halve(finishes(lead.group), len(batch))}"
-            for entry in batch:
-                tell(entry, (f"out of memory in finishing {len(batch)}: {rung}",))
-        else:
-            for entry in batch:
-                entry.alone = 1
+        self.completion.finish(entry, rest)

@@ -1,6 +1,4 @@
-"""Writing down how media were made: everything the host saw, as a Recipe.
-
-Knows nothing of the loop's order or of stores.
+"""Provenance: how an output was made, as a Recipe with everything that the host recorded.
 
 Try it: ``studio show FILE``
 """
@@ -13,36 +11,36 @@ from typing import Any
 
 from studio import devices
 from studio.devices import torch_setup
-from studio.engine.entry import Entry
+from studio.engine.scheduling.tracked import TrackedRequest
 from studio.media import Media
 from studio.recipe import BatchWidth, Recipe
 from studio.spec import JobSpec
 from studio.versions import libraries
 
 
-def _uses_torch(entry: Entry) -> bool:
-    """Whether the threads of torch are a fact of this request: torch may be loaded for another's sake."""
+def _uses_torch(entry: TrackedRequest) -> bool:
+    """Whether this request used torch, so that its number of threads matters."""
     return bool(entry.model and entry.model.weights) or bool(entry.rng and entry.rng.drew_torch)
 
 
-def _seen(entry: Entry, device: devices.Device) -> dict[str, object]:
-    """Facts that the host saw itself: the attention backends that served the request's calls, and how the device
-    multiplies float32 numbers, where it has several ways.
+def _seen(entry: TrackedRequest, device: devices.Device) -> dict[str, object]:
+    """Facts from the host: the attention backends of the request's calls, and the float32 precision of the device, if
+    it has several.
     """
     seen = {"attention": sorted(entry.attention), "float32": device.float32}
     return {name: value for name, value in seen.items() if value}
 
 
-def spec_of(entry: Entry, threads: int | None) -> JobSpec:
-    """The request's JobSpec with what was used where it left that open: dtype, threads, hashes of the weights."""
+def spec_of(entry: TrackedRequest, threads: int | None) -> JobSpec:
+    """The request's JobSpec, completed with the dtype, threads and weight hashes that were used."""
     assert entry.model is not None
     spec = entry.request.spec
     model = spec.model.model_copy(update={"sha256": entry.model.weights})
     return spec.model_copy(update={"model": model, "dtype": entry.model.dtype, "threads": threads})
 
 
-def seen_of(entry: Entry) -> dict[str, Any]:
-    """What recipes and checkpoints tell of a request besides its JobSpec."""
+def seen_of(entry: TrackedRequest) -> dict[str, Any]:
+    """Fields of recipes and checkpoints besides the JobSpec."""
     assert entry.model is not None
     assert entry.state is not None
     return {
@@ -55,10 +53,9 @@ def seen_of(entry: Entry) -> dict[str, Any]:
     }
 
 
-def recipe_writer(entry: Entry) -> Callable[[Media], Recipe]:
-    """Note what is known of a request that is finished; returns what writes the recipe of its media, which may take
-    long: media are known by the hash of their encoding. That raises ValidationError if the generator's facts are not
-    JSON.
+def recipe_writer(entry: TrackedRequest) -> Callable[[Media], Recipe]:
+    """Collect the facts of a finished request. Returns a function that writes the recipe of its output, which may take
+    long, as it hashes the encoded output; it raises ValidationError if the generator's facts are not JSON.
     """
     request, model, state = entry.request, entry.model, entry.state
     assert model is not None

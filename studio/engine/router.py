@@ -1,9 +1,8 @@
-"""The router: one engine for each device, and which of them a request goes to.
+"""The router: one engine per device; each request goes to one of them.
 
-A request goes where it will be done soonest, as far as that was measured: to the engine with the least left to do,
-where having to load the model first counts with twice what loading it took. So requests stay where their model is
-resident until the wait there is longer than that. A request does not move once it was accepted. This module knows
-nothing of loops or devices.
+A request goes to the engine that is expected to finish it first: the one with the least work left, by measured step
+times, where loading the model first counts twice. So requests stay where their model is resident until the queue there
+is longer than that. An accepted request does not move to another engine.
 
 Try it: ``pytest tests/studio/engine/test_router.py``
 """
@@ -18,21 +17,21 @@ from studio.engine.engine import Engine
 from studio.engine.request import Request
 from studio.engine.ticket import Ticket
 
-_UNKNOWN_REQUEST_S = 1.0  # what a request is taken to cost whose like was never finished
+_UNKNOWN_REQUEST_S = 1.0  # assumed cost of a request to a generator that was never measured
 _UNKNOWN_LOAD_S = 3.0
-_RELUCTANCE = 2.0  # a second copy of a model also takes memory that another will want
+_RELUCTANCE = 2.0  # a second copy of a model also uses memory
 
 
 @dataclass
 class _Queue:
-    """One engine's open tickets, and what requests to each generator took there."""
+    """The open tickets of one engine, and the seconds that requests to each generator took there."""
 
     engine: Engine
     open: list[Ticket] = field(default_factory=list)
     took: dict[str, float] = field(default_factory=dict)
 
     def tidy(self) -> None:
-        """Learn from the tickets that are done, and forget them."""
+        """Record the times of finished tickets, and remove them."""
         for ticket in self.open:
             if ticket.done:
                 name, seconds = ticket.request.generator.name, ticket.timing.work
@@ -40,11 +39,11 @@ class _Queue:
         self.open = [ticket for ticket in self.open if not ticket.done]
 
     def backlog_s(self) -> float:
-        """Seconds of work that are accepted and not done."""
+        """Seconds of work that are accepted and not finished."""
         return sum(self.left_s(ticket) for ticket in self.open)
 
     def left_s(self, ticket: Ticket) -> float:
-        left = ticket.left_s(self.engine.measured)
+        left = ticket.left_s(self.engine.profile)
         return self.cost_s(ticket.request) if left is None else left
 
     def cost_s(self, request: Request) -> float:
@@ -52,7 +51,7 @@ class _Queue:
 
 
 class Router:
-    """Engines side by side, at least one; `close` closes them all. Safe to use from any thread."""
+    """One or more engines; `close` closes them all. Thread-safe."""
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self.engines = tuple(engines)
@@ -76,7 +75,7 @@ class Router:
         return [tickets[index] for index in range(len(requests))]
 
     def close(self) -> None:
-        """Cancel what is unfinished on every engine, and wait for the steps in flight."""
+        """Cancel unfinished requests on every engine, and wait for the steps in flight."""
         for engine in self.engines:
             engine.close()
 
@@ -98,6 +97,6 @@ class Router:
             costs = [wait + _RELUCTANCE * load for wait, load in zip(waits, load_s, strict=True)]
             best = costs.index(min(costs))
             waits[best] += load_s[best] + may[best].cost_s(request)
-            loads[best].add(name)  # the next of these finds the model there
+            loads[best].add(name)  # the next request of this generator finds the model loaded
             places.append(may[best])
         return places

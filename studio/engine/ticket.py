@@ -17,10 +17,10 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Self, cast
 
-from studio.engine.cost.profile import Measured
-from studio.engine.entry import Entry
+from studio.engine.cost.profile import Profile
 from studio.engine.events import Delta, Event, Failed, Finished, Loading, Preview, Progress
 from studio.engine.request import Request, Timing
+from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import Busy, Cancelled, TimedOut
 from studio.media import Media
 
@@ -43,7 +43,7 @@ class Ticket:
     """
 
     def __init__(
-        self, request: Request, cancel: Callable[[Entry], None], ended: Callable[[], None] = lambda: None
+        self, request: Request, cancel: Callable[[TrackedRequest], None], ended: Callable[[], None] = lambda: None
     ) -> None:
         """`ended` is called once, before the last event is told."""
         self.request = request
@@ -54,7 +54,7 @@ class Ticket:
         self._listeners: list[Callable[[Event], None]] = []
         self._wakers: list[Callable[[], None]] = []  # of coroutines that wait
         self._cancel, self._ended = cancel, ended
-        self._entry = Entry(request, self._emit, accepted=time.perf_counter())
+        self._entry = TrackedRequest(request, self._emit, accepted=time.perf_counter())
 
     @property
     def done(self) -> bool:
@@ -66,10 +66,10 @@ class Ticket:
         """Where the time went so far, in seconds."""
         return self._entry.timing
 
-    def left_s(self, measured: Measured) -> float | None:
+    def left_s(self, profile: Profile) -> float | None:
         """Seconds of the device that its steps will still take, as measured; None where that is not known yet."""
         state, group = self._entry.state, self._entry.group  # the engine's thread may let go of them meanwhile
-        widths = measured.seconds(group) if group else {}
+        widths = profile.seconds(group) if group else {}
         if state is None or not widths:
             return None
         return min(seconds / width for width, seconds in list(widths.items())) * max(0, state.steps - state.position)
@@ -191,7 +191,7 @@ class EventStream:
 
     def __init__(self, ticket: Ticket, after: int) -> None:
         self._ticket, self._after = ticket, after
-        self._told = 0  # characters of text
+        self._reported_used = 0  # characters of text
         self._over = False
 
     def __iter__(self) -> Self:
@@ -213,9 +213,11 @@ class EventStream:
     def _take(self, event: Event) -> Event:
         self._after, self._over = event.number, event.last
         if isinstance(event, Delta):
-            if event.start < self._told:  # it was joined with what was told already
-                event = Delta(self._told, event.text[self._told - event.start :]).numbered(event.number)
-            self._told = event.start + len(event.text)
+            if event.start < self._reported_used:  # it was joined with what was told already
+                event = Delta(self._reported_used, event.text[self._reported_used - event.start :]).numbered(
+                    event.number
+                )
+            self._reported_used = event.start + len(event.text)
         return event
 
 

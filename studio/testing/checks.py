@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import TypeVar
 
 from studio import devices
-from studio.devices.memory import Gauge
+from studio.devices.memory import MemoryProbe
 from studio.engine import Engine, Ticket
 from studio.engine.checkpoints.encoding import Unsavable, decode_state, encode_state
 from studio.engine.events import CancelledEvent, Failed
@@ -263,10 +263,10 @@ def memory_claimed(subject: Subject) -> Finding:
     """The model holds what its weight files say, or less; what states and calls take is measured."""
     files = subject.generator.weights(subject.request.weights)
     claimed, held = weight_bytes(files, subject.dtype), tensor_bytes(subject.model, subject.device)
-    gauge = devices.device(subject.device).gauge()
+    probe = devices.device(subject.device).memory_probe()
     peaks: dict[str, Number] = {}
-    state = _gauged(gauge, lambda: subject.start(0), peaks, "start")
-    [after] = _gauged(gauge, lambda: subject.step([state]), peaks, "step")
+    state = _probed(probe, lambda: subject.start(0), peaks, "start")
+    [after] = _probed(probe, lambda: subject.step([state]), peaks, "step")
     size = max(tensor_bytes(each, subject.device) for each in (state, after))
     numbers = {"claimed": claimed, "held": held, "state": size, **peaks}
     assert held <= claimed * 1.01 + SLACK, (
@@ -278,11 +278,11 @@ def memory_claimed(subject: Subject) -> Finding:
     return Finding("memory", "passed", said.removesuffix("; "), numbers)
 
 
-def _gauged(gauge: Gauge, work: Callable[[], T], peaks: dict[str, Number], name: str) -> T:
+def _probed(probe: MemoryProbe, work: Callable[[], T], peaks: dict[str, Number], name: str) -> T:
     """Do it, and note what memory it took at its peak besides what was held, where that can be measured."""
-    gauge.begin()
+    probe.begin()
     made = work()
-    if (found := gauge.peak()) is not None:
+    if (found := probe.peak()) is not None:
         peaks[name] = found
     return made
 

@@ -7,7 +7,7 @@ torch's PrivateUse1 backend for Python. On it
 - waits for the device are counted with the line that waits: copies of pageable memory, `item`, `nonzero`, host indices;
 - copies from and to pageable host memory are counted by themselves too;
 - launches are counted: operators that are not views and do not only allocate;
-- what is copied beside (`Device.copy_beside`) reads NaN until it is waited for, and host memory that changes before
+- what is copied beside (`Device.copy_async`) reads NaN until it is waited for, and host memory that changes before
   the copy from it is over raises;
 - queued work takes time (`seconds_per_launch`) that passes for the host only when it waits.
 
@@ -35,7 +35,7 @@ from weakref import WeakSet
 
 from studio import devices
 from studio.devices import Copy, Device
-from studio.devices.memory import Gauge, NoGauge
+from studio.devices.memory import MemoryProbe, NoMemoryProbe
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,7 @@ class _Recording:
     size: int = 0
 
 
-class _Gauge(NoGauge):
+class _Gauge(NoMemoryProbe):
     """Knows what recordings keep."""
 
     def __init__(self, gpu: FakeGpu) -> None:
@@ -121,8 +121,8 @@ class FakeGpu(Device):
     """
 
     kind = _KIND
-    pins = True
-    queues = True
+    pins_memory = True
+    asynchronous = True
     current: ClassVar[FakeGpu | None] = None
 
     def __init__(self, name: str) -> None:
@@ -133,10 +133,10 @@ class FakeGpu(Device):
         self.clock = 0.0  # seconds that have passed for the host
         self._queued = 0.0  # seconds of work that the device has still to do
         self._counts: list[Counts] = []
-        self._landing: _Arrival | None = None  # while `copy_beside` copies
+        self._landing: _Arrival | None = None  # while `copy_async` copies
         self._arrivals: list[_Arrival] = []  # copies beside that the host has not waited for
         self._pinned = False  # while what is copied is pinned
-        self.records = False  # whether it records launches as a CUDA graph does; set it to test that
+        self.records_graphs = False  # whether it records launches as a CUDA graph does; set it to test that
         self.recording: _Recording | None = None  # what `record` records
         self._recorded: WeakSet[_Recording] = WeakSet()
         self.record_failure: BaseException | None = None
@@ -163,7 +163,7 @@ class FakeGpu(Device):
         """There is one."""
         return ("gpu:0",)
 
-    def why_not(self) -> str | None:
+    def why_unavailable(self) -> str | None:
         """It can be used while it is installed."""
         return None if self.index == 0 else "there is one fake GPU, 0"
 
@@ -186,7 +186,7 @@ class FakeGpu(Device):
         """All of `memory`."""
         return self.memory
 
-    def gauge(self) -> Gauge:
+    def memory_probe(self) -> MemoryProbe:
         """Measures what recordings keep, and nothing else."""
         return _Gauge(self)
 
@@ -194,7 +194,7 @@ class FakeGpu(Device):
         """float32, in which outputs equal the CPU's."""
         return "float32"
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Let the queued work take its time."""
         self.clock += self._queued
         self._queued = 0.0
@@ -221,7 +221,7 @@ class FakeGpu(Device):
         finally:
             self._pinned = False
 
-    def copy_beside(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
+    def copy_async(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
         """What `copy` copies here reads NaN until it is waited for."""
         self._landing = arrival = _Arrival([], self.seconds_per_copy, [])
         self._arrivals.append(arrival)
@@ -281,7 +281,7 @@ class FakeGpu(Device):
         """
         if self.recording is not None:
             raise RuntimeError(f"operation not permitted when stream is capturing: it {why}")
-        self.settle()
+        self.synchronize()
         if not self._counts:
             return
         frames = [each for each in traceback.extract_stack() if not each.filename.startswith(_HERE)]
@@ -310,7 +310,7 @@ class FakeGpu(Device):
 
     def record_after(self, calls: int) -> None:
         """Record launches, in all that has been loaded here, after so many calls of a kind."""
-        self.records = True
+        self.records_graphs = True
         for graphs in list(self._graphs):
             graphs.after = calls
 

@@ -58,14 +58,14 @@ def runs_on_a_gpu(subject: Subject, tolerance: float) -> Finding:
         walker = _Walker(subject, model, gpu.name, gpu)
         gpu.record_after(1)
         there = walker.walk()
-        gpu.records = False
+        gpu.records_graphs = False
         wide = walker.wide()
-        gpu.records = True
+        gpu.records_graphs = True
         repeated, recorded = walker.wide(), (gpu.recordings, gpu.not_recorded)
     distance = _furthest(here.media, there.media)
     off = max(distance, _furthest(here.together, there.together))
     assert off <= tolerance, f"on the fake GPU it comes out otherwise than on the CPU: {off:.2%} of the range"
-    said, numbers = _told(there, wide, distance)
+    said, numbers = _reported_used(there, wide, distance)
     return Finding(CHECK, "passed", *_told_of_recordings(said, numbers, repeated, *recorded))
 
 
@@ -73,7 +73,7 @@ def _furthest(some: Sequence[Media], others: Sequence[Media]) -> float:
     return max((apart(one, other) for one, other in zip(some, others, strict=True)), default=0.0)
 
 
-def _told(walk: _Walk, wide: Mapping[int, Counts], distance: float) -> tuple[str, dict[str, Number]]:
+def _reported_used(walk: _Walk, wide: Mapping[int, Counts], distance: float) -> tuple[str, dict[str, Number]]:
     """The sentence and the numbers of the finding."""
     most = max((counts for _, counts in walk.steps), key=lambda counts: counts.waited)
     width = max(wide)
@@ -151,7 +151,7 @@ class _Walker:
             states = [self.subject.start_on(self.model, seed) for seed in range(width)]
             members = self._together(states)[0]
             for some in ([states[members[0]]], [states[i] for i in members]):
-                for _ in range(3 if self.gpu and self.gpu.records else 2):
+                for _ in range(3 if self.gpu and self.gpu.records_graphs else 2):
                     with self._counting() as counts:
                         self.generator.step(self.model, some)
                 assert counts is not None

@@ -1,1 +1,1 @@
-"""Weights on disk: filling modules, streaming, checksums."""
+"""Weights in safetensors files: filling modules, streaming, checksums."""

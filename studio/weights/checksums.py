@@ -1,4 +1,4 @@
-"""Hashes of weight files, each file hashed once in a process, and checked against a ``SHA256SUMS`` beside it.
+"""SHA-256 of weight files, computed once per process and checked against a ``SHA256SUMS`` file.
 
 Try it: ``sha256sum -c SHA256SUMS`` in a folder of weights says the same
 """
@@ -32,10 +32,10 @@ def hash_weights(paths: Iterable[Path]) -> dict[str, str]:
         if listed and listed[1] != actual:
             raise WeightsError(
                 file,
-                f"the weights `{file}` are damaged: their sha256 is {actual}, not {listed[1]} as `{SUMS}` has it",
+                f"the weights `{file}` are damaged: their sha256 is {actual}; `{SUMS}` lists {listed[1]}",
                 expected=listed[1],
                 actual=actual,
-                hint="install the package again, or make the weights anew",
+                hint="reinstall the package, or make the weights again",
             )
         hashes[(listed[0] if listed else file.relative_to(common).as_posix())] = actual
     return hashes
@@ -56,7 +56,7 @@ def _listed(file: Path) -> tuple[str, str] | None:
 
 
 def sha256_once(file: Path) -> str:
-    """Hash a file, once per process for the same path, size and time of change."""
+    """Hash a file, once per process for the same path, size and modification time."""
     try:
         stat = file.stat()
         key = (str(file), stat.st_size, stat.st_mtime_ns)
@@ -65,5 +65,5 @@ def sha256_once(file: Path) -> str:
                 _hashes[key] = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         message = f"the weights `{file}` cannot be read: {error.strerror or error}"
-        raise WeightsError(file, message, hint="install the package again") from error
+        raise WeightsError(file, message, hint="reinstall the package") from error
     return _hashes[key]

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: the JSON text that says what each tensor is.
+"""The header of a safetensors file: the JSON text that describes each tensor.
 
 Format: https://huggingface.co/docs/safetensors. Nothing here reads a tensor or needs torch.
 
@@ -13,7 +13,7 @@ MOST_HEADER = 100_000_000  # bytes; what safetensors itself allows
 
 
 def read_header(file: IO[bytes], size: int) -> bytes | None:
-    """The header of a file of `size` bytes that is read from its beginning, or None if it has none or is cut short."""
+    """The header of a file of `size` bytes, read from its start, or None if it is missing or truncated."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= min(MOST_HEADER, size - 8):

@@ -1,9 +1,8 @@
-"""Torch modules from safetensors files: built without weights, filled from the mapped file, or streamed from it.
+"""Torch modules from safetensors files: built without weights, then filled from the mapped file or streamed.
 
-`module` is what a generator's `load` calls. Parameters are made on torch's meta device, so nothing is initialised or
-held twice; buffers that no file holds (positions, frequencies) are made for real. Inside an engine whose budget is
-smaller than the model the host asks for the streamed form (see `studio.weights.streaming`); elsewhere the module is
-simply filled. This module knows nothing of engines, generators or ledgers.
+A generator's `load` calls `module`. Parameters are created on torch's meta device, so nothing is initialised or stored
+twice; buffers that no file contains (positions, frequencies) are created for real. If the model exceeds the memory
+budget of the engine, its layers are streamed (see `studio.weights.streaming`).
 
 Try it: ``studio.module(lambda: torch.nn.Linear(2, 3), [file], device="cpu", dtype="float32")``
 """
@@ -26,47 +25,47 @@ from studio.files import check_regular
 if TYPE_CHECKING:
     import torch
 
-    from studio.weights.streaming import Ahead
+    from studio.weights.streaming import Prefetcher
 
 M = TypeVar("M", bound="torch.nn.Module")
 Rename = Callable[[str], str | None]
-SMALL = 64 << 10  # bytes; layers below this are not worth reading again at every call
+SMALL = 64 << 10  # bytes; smaller layers stay on the device
 _building = threading.Lock()
 
 
 @dataclass
 class Streaming:
-    """How modules are to be streamed, and the room that their layers need; in bytes.
+    """How modules are streamed, and the memory that their layers need, in bytes.
 
     Attributes:
-        limit: submodules up to this size come and go as a whole; larger ones in parts.
+        limit: submodules up to this size are streamed as a whole; larger ones in parts.
         largest: the largest group of layers.
-        at_once: groups that are on the device at a time: two where one comes while another computes.
-        ahead: what lets them come there; shared by all modules that are streamed so.
+        at_once: groups on the device at a time: two if one is prefetched while another computes.
+        prefetcher: copies groups to the device ahead of time; shared by all modules that are streamed.
     """
 
     limit: int
     largest: int = 0
     at_once: int = 1
-    ahead: Ahead | None = None
+    prefetcher: Prefetcher | None = None
 
     @property
     def passing(self) -> int:
-        """Bytes on the device for layers that come and go."""
+        """Bytes on the device for streamed layers."""
         return self.largest * self.at_once
 
 
-class Holder(Protocol):
-    """Who holds modules for several users."""
+class ModuleHolder(Protocol):
+    """Shares modules among several models."""
 
-    def part(
+    def component(
         self, built: torch.nn.Module, files: Sequence[Path], dtype: object, fill: Callable[[], Any], pack: Pack | None
     ) -> Any:
-        """Return what is held already for such a module packed so, or `built` after calling `fill` and `pack`."""
+        """Return the module that is already stored for these arguments, or `built` after calling `fill` and `pack`."""
 
 
 class Tensors(Protocol):
-    """Named tensors in files, read one at a time. `Source` is the one for safetensors."""
+    """Named tensors in files, read one at a time; `SafetensorsSource` for safetensors."""
 
     files: Sequence[Path]
     device: str
@@ -74,7 +73,7 @@ class Tensors(Protocol):
 
     @property
     def names(self) -> set[str]:
-        """Names of all tensors, as the module has them."""
+        """Names of all tensors, as in the module."""
 
     def check(self, name: str, shape: Sequence[int]) -> None:
         """Raise WeightsError if the tensor has another shape."""
@@ -83,26 +82,26 @@ class Tensors(Protocol):
         """A copy of the tensor on the device; floating-point ones are cast."""
 
     def stored(self, name: str) -> torch.Tensor:
-        """The tensor in host memory, in the dtype of the file; it may be the mapped file itself."""
+        """The tensor in host memory, in the dtype of the file; it may be a view of the mapped file."""
 
 
 Reader = Callable[[Sequence[Path], str, "torch.dtype"], Tensors]
 
 
 class Pack(Hashable, Protocol):
-    """Changes a filled module for good, in place; equal ones (by ``==`` and `hash`) change it alike."""
+    """Modifies a filled module in place (quantization); equal ones, by ``==`` and `hash`, modify it equally."""
 
     def __call__(self, module: Any, /) -> object:
-        """Change it."""
+        """Modify it."""
 
 
 _streaming: ContextVar[Streaming | None] = ContextVar("studio_streaming", default=None)
-_holder: ContextVar[Holder | None] = ContextVar("studio_holder", default=None)
+_holder: ContextVar[ModuleHolder | None] = ContextVar("studio_holder", default=None)
 
 
 @contextmanager
-def hosted(holder: Holder | None, how: Streaming | None) -> Iterator[None]:
-    """Let `module`, meanwhile and in this thread, stream what it makes, or ask the holder first where `how` is None."""
+def hosting(holder: ModuleHolder | None, how: Streaming | None) -> Iterator[None]:
+    """Within the block, in this thread, `module` streams if `how` is given, else it shares through `holder`."""
     tokens = _streaming.set(how), _holder.set(None if how else holder)
     try:
         yield
@@ -111,10 +110,10 @@ def hosted(holder: Holder | None, how: Streaming | None) -> Iterator[None]:
         _holder.reset(tokens[1])
 
 
-class Source:
-    """The tensors of safetensors files by their names in the module, mapped and read one at a time.
+class SafetensorsSource:
+    """The tensors of safetensors files by their names in the module; mapped, and read one at a time.
 
-    Raises WeightsError for a file that is missing or damaged, and for a name that stands in two files.
+    Raises WeightsError for a missing or damaged file, and for a name that is in two files.
     """
 
     def __init__(self, files: Sequence[Path], rename: Rename | None, device: str, dtype: torch.dtype) -> None:
@@ -124,23 +123,23 @@ class Source:
         self._places: dict[str, tuple[Path, Any, str]] = {}
         for file in files:
             try:
-                check_regular(file)  # the library would wait for a pipe
+                check_regular(file)  # opening a pipe would block
                 opened = safe_open(file, framework="pt")
             except (OSError, SafetensorError) as error:
                 message = f"the weights `{file}` cannot be read as safetensors: {error}"
-                raise WeightsError(file, message, hint="install the package again, or make the weights anew") from error
+                raise WeightsError(file, message, hint="reinstall the package, or make the weights again") from error
             for stored in opened.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118  # not a mapping
                 name = rename(stored) if rename else stored
                 if name is None:
                     continue
                 if name in self._places:
-                    message = f"the tensor `{name}` is in `{self._places[name][0]}` and again in `{file}`"
-                    raise WeightsError(file, message, hint="name the files of one model only")
+                    message = f"the tensor `{name}` is in both `{self._places[name][0]}` and `{file}`"
+                    raise WeightsError(file, message, hint="give the files of only one model")
                 self._places[name] = file, opened, stored
 
     @property
     def names(self) -> set[str]:
-        """Names of all tensors, as the module has them."""
+        """Names of all tensors, as in the module."""
         return set(self._places)
 
     def check(self, name: str, shape: Sequence[int]) -> None:
@@ -149,14 +148,13 @@ class Source:
         found = list(opened.get_slice(stored).get_shape())
         if found != list(shape):
             message = (
-                f"the tensor `{stored}` of `{file}` has the shape {found}; the module's `{name}` has {list(shape)}"
+                f"the tensor `{stored}` of `{file}` has the shape {found}; `{name}` of the module has {list(shape)}"
             )
-            raise WeightsError(
-                file, message, hint="the weights belong to another configuration: use the one beside them"
-            )
+            hint = "the weights belong to another configuration: use the one in their folder"
+            raise WeightsError(file, message, hint=hint)
 
     def equal(self, name: str, other: str) -> bool:
-        """Whether two tensors hold the same numbers; read in parts of some rows."""
+        """Whether two tensors have equal values; read in blocks of rows."""
         import torch
 
         one, two = (self._places[each][1].get_slice(self._places[each][2]) for each in (name, other))
@@ -185,17 +183,17 @@ def module(
     """Return the module that `build` makes, with the weights of safetensors files, in evaluation mode and frozen.
 
     Args:
-        build: makes the module from its configuration; its parameters are on the meta device meanwhile.
+        build: makes the module from its configuration, with its parameters on the meta device.
         files: the safetensors files that together hold every parameter and saved buffer.
-        device: where it goes: ``cpu``, ``cuda``, ``cuda:1``.
-        dtype: what floating-point tensors are cast to; buffers that no file holds stay as built.
-        rename: a file's name of a tensor -> the module's, or None to leave the tensor out.
-        reader: opens the files in place of `Source`, where they are of another format, or hold the tensors in pieces.
-        pack: changes the module once it is filled, as by putting quantised layers into it. A generator that gives it
-            names it in its `variant`, and does not stream.
+        device: the device of the module: ``cpu``, ``cuda``, ``cuda:1``.
+        dtype: the dtype that floating-point tensors are cast to; buffers that no file contains stay as built.
+        rename: maps a tensor's name in the file to its name in the module, or to None to skip the tensor.
+        reader: opens the files in place of `SafetensorsSource`, for other formats or tensors that are stored in pieces.
+        pack: modifies the filled module, such as by quantization. A generator that uses it names it in its `variant`
+            and does not stream.
 
-    Raises WeightsError for missing, damaged or ambiguous files, missing or unexpected tensors, and wrong shapes. Of
-    parameters that are tied, one name suffices.
+    Raises WeightsError for missing, damaged or ambiguous files, missing or unexpected tensors, and wrong shapes. For
+    tied parameters, one name is enough.
     """
     import torch
 
@@ -203,10 +201,10 @@ def module(
     with _parameters_on_meta():
         made = build()
     paths = [Path(file) for file in files]
-    source = reader(paths, device, dtype) if reader else Source(paths, rename, device, dtype)
+    source = reader(paths, device, dtype) if reader else SafetensorsSource(paths, rename, device, dtype)
     tied = _match(made, source)
     if (holder := _holder.get()) is not None:
-        return cast(M, holder.part(made, paths, dtype, lambda: _fill(made, source, tied).eval(), pack))
+        return cast(M, holder.component(made, paths, dtype, lambda: _fill(made, source, tied).eval(), pack))
     filled = _fill(made, source, tied).eval()
     if pack is not None:
         pack(filled)
@@ -214,7 +212,7 @@ def module(
 
 
 def _fill(made: M, source: Tensors, tied: Mapping[str, Sequence[str]]) -> M:
-    """Read what is not streamed; `tied` maps names in the source to the parameters that they fill."""
+    """Read the tensors that are not streamed; `tied` maps names in the source to the parameters that they fill."""
     import torch
 
     _move_buffers(made, source)
@@ -252,12 +250,12 @@ def _match(made: torch.nn.Module, source: Tensors) -> dict[str, list[str]]:
     unexpected = sorted(source.names - saved - {name for names in alike.values() for name in names})
     if missing or unexpected:
         lack = f"lack {_list(missing)}" if missing else ""
-        more = f"have {_list(unexpected)}, unknown to it" if unexpected else ""
+        more = f"have the unexpected {_list(unexpected)}" if unexpected else ""
         where = ", ".join(f"`{file}`" for file in source.files)
         message = (
             f"the weights {where} do not fit `{type(made).__name__}`: they {' and '.join(filter(None, (lack, more)))}"
         )
-        hint = "use the configuration that belongs to them, or map their names with `rename`"
+        hint = "use the matching configuration, or map their names with `rename`"
         raise WeightsError(source.files[0] if source.files else Path(), message, hint=hint)
     return matched
 
@@ -275,9 +273,9 @@ def _saved_buffers(made: torch.nn.Module) -> Iterator[str]:
 
 
 def _move_buffers(made: torch.nn.Module, source: Tensors) -> None:
-    """Fill saved buffers from the source, and move the others to the device as they were built.
+    """Fill persistent buffers from the source, and move the others to the device as built.
 
-    Raises WeightsError for one that is not finite: an infinite variance gives finite numbers, and wrong ones.
+    Raises WeightsError for non-finite values: an infinite variance gives finite but wrong results.
     """
     for prefix, owner in made.named_modules():
         for leaf, buffer in owner._buffers.items():
@@ -290,15 +288,15 @@ def _move_buffers(made: torch.nn.Module, source: Tensors) -> None:
                 source.check(name, buffer.shape)
                 owner._buffers[leaf] = found = source.read(name)
                 if found.is_floating_point() and not bool(found.isfinite().all()):
-                    message = f"`{name}` of `{source.files[0]}` has numbers that are not finite in {found.dtype}"
+                    message = f"`{name}` of `{source.files[0]}` has non-finite values in {found.dtype}"
                     raise WeightsError(
-                        source.files[0], message.replace("torch.", ""), hint="get the model again, or try float32"
+                        source.files[0], message.replace("torch.", ""), hint="download the model again, or try float32"
                     )
 
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Put each parameter that a module of this thread registers on the meta device; buffers stay real."""
+    """Create parameters of modules of this thread on the meta device; buffers stay real."""
     import torch
 
     mine, register = threading.get_ident(), torch.nn.Module.register_parameter

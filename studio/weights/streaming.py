@@ -1,11 +1,11 @@
-"""A module larger than the memory for it: its layers come from the file when they are called, and go again after.
+"""Weight streaming: for a model larger than the memory budget, layers are read from the file when they are called.
 
-Submodules up to a limit are groups; larger ones are looked into, except torch's own layers, which use their parts'
-weights without calling them. What is directly in a module that was looked into, what is tied, and what is small stays.
-On a device that pins host memory the next group is on its way while one computes. Results are those of the loaded
-module, byte for byte. This module knows nothing of ledgers or engines.
+Submodules up to a size limit are groups; larger ones are divided, except torch's own layers, which use the weights of
+their children without calling them. Small and tied parameters, and those of divided modules, stay on the device. On a
+device that pins host memory the next group is prefetched while one computes. Results equal those of the loaded model,
+byte for byte.
 
-Try it: ``pytest tests/studio/test_weights.py``
+Try it: ``pytest tests/studio/weights/test_loading.py``
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ if TYPE_CHECKING:
 
 
 def stream(made: torch.nn.Module, source: Tensors, names: Mapping[str, str], how: Streaming) -> set[int]:
-    """Hook the groups of a module whose parameters are on meta; returns the ids of the parameters that are streamed.
+    """Hook the groups of a module with parameters on the meta device; returns the ids of the streamed parameters.
 
-    `names` maps a parameter's first name to its name in the source; one that is not a key has been tied to another.
+    `names` maps a parameter's first name to its name in the source; other names are tied to one of these.
     """
     device = devices.device(source.device)
-    if device.pins and how.ahead is None:
-        how.ahead, how.at_once = Ahead(device, how), 2
+    if device.pins_memory and how.prefetcher is None:
+        how.prefetcher, how.at_once = Prefetcher(device, how), 2
     places = Counter(id(parameter) for _, parameter in made.named_parameters(remove_duplicate=False))
     prefixes = {id(each): prefix for prefix, each in made.named_modules()}
     streamed: set[int] = set()
     for module in _groups(made, how.limit, source.dtype):
         prefix = prefixes[id(module)]
-        own = [
+        parameters = [
             (owner, leaf, parameter, names[".".join(filter(None, (prefix, inner, leaf)))])
             for inner, owner in module.named_modules()
             for leaf, parameter in owner._parameters.items()
             if parameter is not None and places[id(parameter)] == 1
         ]
-        sizes = [_bytes(parameter, source.dtype) for _, _, parameter, _ in own]
+        sizes = [_bytes(parameter, source.dtype) for _, _, parameter, _ in parameters]
         if sum(sizes) < SMALL:
             continue
-        streamed |= {id(parameter) for _, _, parameter, _ in own}
-        how.largest = max(how.largest, sum(sizes) if how.ahead is None else _ends(sizes)[-1])
-        _hook(module, _Group(own, source), how.ahead)
+        streamed |= {id(parameter) for _, _, parameter, _ in parameters}
+        how.largest = max(how.largest, sum(sizes) if how.prefetcher is None else _ends(sizes)[-1])
+        _hook(module, _Group(parameters, source), how.prefetcher)
     return streamed
 
 
 def _groups(whole: torch.nn.Module, limit: int, dtype: torch.dtype) -> Iterator[torch.nn.Module]:
-    """The submodules that come and go as one. The whole is none: its methods may be called past its hooks."""
+    """The submodules that are streamed as a unit; never the whole model, whose methods may bypass its hooks."""
     for child in whole.children():
         size = sum(_bytes(parameter, dtype) for parameter in child.parameters())
         container = isinstance(child, torch.nn.ModuleList | torch.nn.ModuleDict)  # never called itself
@@ -71,7 +71,7 @@ def _bytes(parameter: torch.nn.Parameter, dtype: torch.dtype) -> int:
 
 
 def _ends(sizes: Sequence[int]) -> list[int]:
-    """Where each of several tensors ends in one buffer, filled up to where the next may begin."""
+    """Where each of several tensors ends in one buffer, with alignment padding."""
     ends = [0]
     for size in sizes:
         ends.append(ends[-1] + -(-size // ALIGNMENT) * ALIGNMENT)
@@ -80,44 +80,44 @@ def _ends(sizes: Sequence[int]) -> list[int]:
 
 @dataclass(eq=False)
 class _Group:
-    """Parameters that come and go as one: for each its owner, its name there, what stands for it while it is away, and
-    its name in the source.
+    """Parameters that are streamed as a unit: for each its module, its name there, its meta placeholder, and its name
+    in the source.
     """
 
-    own: Sequence[tuple[torch.nn.Module, str, torch.nn.Parameter, str]]
+    parameters: Sequence[tuple[torch.nn.Module, str, torch.nn.Parameter, str]]
     source: Tensors
 
     def read(self) -> list[torch.Tensor]:
         """Copies on the device."""
-        return [self.source.read(name) for *_, name in self.own]
+        return [self.source.read(name) for *_, name in self.parameters]
 
-    def come(self, weights: Sequence[torch.Tensor]) -> None:
-        """Put these into their places."""
-        for (owner, leaf, *_), weight in zip(self.own, weights, strict=True):
+    def load(self, weights: Sequence[torch.Tensor]) -> None:
+        """Set these as the parameters."""
+        for (owner, leaf, *_), weight in zip(self.parameters, weights, strict=True):
             owner._parameters[leaf] = torch.nn.Parameter(weight, requires_grad=False)
 
-    def go(self) -> None:
-        """Take them away."""
-        for owner, leaf, parameter, _ in self.own:
+    def unload(self) -> None:
+        """Restore the meta placeholders."""
+        for owner, leaf, parameter, _ in self.parameters:
             owner._parameters[leaf] = parameter
 
 
-def _hook(module: torch.nn.Module, group: _Group, ahead: Ahead | None) -> None:
-    def come(_: torch.nn.Module, given: Any) -> None:
-        group.come(group.read() if ahead is None else ahead.come(group))
+def _hook(module: torch.nn.Module, group: _Group, prefetcher: Prefetcher | None) -> None:
+    def load(_: torch.nn.Module, given: Any) -> None:
+        group.load(group.read() if prefetcher is None else prefetcher.load(group))
 
-    def go(_: torch.nn.Module, given: Any, made: Any) -> None:
-        group.go()
-        if ahead is not None:
-            ahead.go(group)
+    def unload(_: torch.nn.Module, given: Any, made: Any) -> None:
+        group.unload()
+        if prefetcher is not None:
+            prefetcher.unload(group)
 
-    module.register_forward_pre_hook(come)
-    module.register_forward_hook(go, always_call=True)
+    module.register_forward_pre_hook(load)
+    module.register_forward_hook(unload, always_call=True)
 
 
 @dataclass
 class _Slot:
-    """Memory for one group: pinned on the host, and as much on the device. `copy` is the last from one to the other."""
+    """Memory for one group: pinned on the host, and as much on the device. `copy` is the last copy to the device."""
 
     host: torch.Tensor
     there: torch.Tensor | None = None
@@ -127,7 +127,7 @@ class _Slot:
     computes: bool = False
 
 
-class Ahead:
+class Prefetcher:
     """Groups on a device that pins: the next is on its way while one computes, in two slots by turns.
 
     Which is next is learned from the last time. The stream of copies waits for what was queued when a copy is asked
@@ -138,10 +138,10 @@ class Ahead:
     def __init__(self, device: Device, how: Streaming) -> None:
         self._device, self._how = device, how
         self._slots: list[_Slot] = []
-        self._after: dict[_Group, _Group] = {}
+        self._following: dict[_Group, _Group] = {}
         self._last: _Group | None = None
 
-    def come(self, group: _Group) -> list[torch.Tensor]:
+    def load(self, group: _Group) -> list[torch.Tensor]:
         """The group's weights, for all that this thread queues from now on; the next group begins to come."""
         slot = self._find(group) or self._begin(group)
         if slot is None:
@@ -150,15 +150,15 @@ class Ahead:
         if slot.copy is not None:
             slot.copy.wait()
         if self._last is not None:
-            self._after[self._last] = group
+            self._following[self._last] = group
         self._last = group
-        following = self._after.get(group)
+        following = self._following.get(group)
         if following is not None and self._find(following) is None:
             self._begin(following)
         return slot.weights
 
-    def go(self, group: _Group) -> None:
-        """The group has computed, or failed to."""
+    def unload(self, group: _Group) -> None:
+        """The group has computed, or failed."""
         for slot in self._slots:
             slot.computes = slot.computes and slot.group is not group
 
@@ -166,27 +166,27 @@ class Ahead:
         return next((slot for slot in self._slots if slot.group is group and not slot.computes), None)
 
     def _begin(self, group: _Group) -> _Slot | None:
-        """Begin to copy a group to the device; None where both slots compute, or it does not fit."""
+        """Start to copy a group to the device; None if both slots compute, or it does not fit."""
         if not self._slots or len(self._slots[0].host) < self._how.largest:
-            with torch.inference_mode(False):  # else they could not be written outside of it
+            with torch.inference_mode(False):  # inference tensors could not be written outside inference mode
                 self._slots = [_Slot(self._device.pinned(self._how.largest)) for _ in range(2)]
         slot = next((each for each in self._slots if not each.computes), None)
         if slot is None:
             return None
         slot.group, slot.weights = None, []
         if slot.copy is not None:
-            slot.copy.join()  # long over, unless the host is far ahead
+            slot.copy.join()  # complete, unless the host is far ahead
         places = _fill(slot.host, group)
         if places is None:
             return None
-        slot.copy = self._device.copy_beside(lambda: [_copy(slot, places, self._device)])
+        slot.copy = self._device.copy_async(lambda: [_copy(slot, places, self._device)])
         slot.group = group
         return slot
 
 
 def _fill(host: torch.Tensor, group: _Group) -> list[tuple[int, torch.Size, torch.dtype]] | None:
-    """Read a group into pinned memory: where each tensor begins, its shape and its dtype; None if it does not fit."""
-    stored = [group.source.stored(name) for *_, name in group.own]
+    """Read a group into pinned memory. Returns start, shape and dtype of each tensor, or None if it does not fit."""
+    stored = [group.source.stored(name) for *_, name in group.parameters]
     dtypes = [group.source.dtype if each.is_floating_point() else each.dtype for each in stored]
     sizes = [each.numel() * dtype.itemsize for each, dtype in zip(stored, dtypes, strict=True)]
     ends = _ends(sizes)
@@ -200,7 +200,7 @@ def _fill(host: torch.Tensor, group: _Group) -> list[tuple[int, torch.Size, torc
 
 
 def _copy(slot: _Slot, places: Sequence[tuple[int, torch.Size, torch.dtype]], device: Device) -> torch.Tensor:
-    """Copy a slot to the device, whose memory is made here: on the stream of copies, which alone writes there."""
+    """Copy a slot to the device; its device memory is allocated here, on the copy stream, the only one to write it."""
     if slot.there is None:
         with torch.inference_mode(False):
             slot.there = torch.empty(len(slot.host), dtype=torch.uint8, device=device.name)

@@ -97,22 +97,22 @@ def test_what_a_living_process_writes_is_not_removed(tmp_path, naming):
 
 
 def test_the_folder_of_an_engine_that_was_killed_while_it_was_made_goes_with_the_next(tmp_path):
-    from studio.engine.checkpoints.run_folder import ROOM, EngineFolder, folders
+    from studio.engine.checkpoints.run_folder import RUNNING, RunFolder, folders
 
     program = f"""
 import os, signal
 from pathlib import Path
-from studio.engine.checkpoints.run_folder import EngineFolder
+from studio.engine.checkpoints.run_folder import RunFolder
 os.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-EngineFolder(Path({str(tmp_path)!r})).path()
+RunFolder(Path({str(tmp_path)!r})).path()
 """
     subprocess.run([sys.executable, "-c", program], check=False, timeout=500)
-    assert len(os.listdir(tmp_path / ROOM)) == 1
-    folder = EngineFolder(tmp_path)
+    assert len(os.listdir(tmp_path / RUNNING)) == 1
+    folder = RunFolder(tmp_path)
     assert [folder.path()] == folders(tmp_path)
-    assert os.listdir(tmp_path / ROOM) == [folder.path().name]
+    assert os.listdir(tmp_path / RUNNING) == [folder.path().name]
     folder.close()
-    assert os.listdir(tmp_path / ROOM) == []
+    assert os.listdir(tmp_path / RUNNING) == []
 
 
 def test_files_of_others_are_not_removed(tmp_path):

@@ -19,7 +19,7 @@ from torch import Tensor
 from studio.attention.backend import Backend
 from studio.attention.bias import Bias, Blocks, Causal, Lengths, Shape, SpaceTime
 from studio.attention.problem import Problem
-from studio.devices.graphs import keep
+from studio.devices.graphs import keep_alive
 
 _OWN_LIMIT = {"recompile_limit": 16, "isolate_recompiles": True}  # in torch's function, not in its stubs
 _SERVED = {"Causal", "Lengths", "Blocks", "SpaceTime"}
@@ -48,7 +48,7 @@ class Flex(Backend):
         q, k, v = (each.transpose(1, 2) for each in (q, k, v))  # (B, H, T, D)
         mask = None
         if problem.bias is not None and not problem.open:
-            mask = keep(_block_mask(problem.bias, problem.shape, q.device))
+            mask = keep_alive(_block_mask(problem.bias, problem.shape, q.device))
         kind = (problem.sizes, problem.dtype, problem.device, problem.grad, _kind(problem))
         made = _compiled(kind)(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         return made.transpose(1, 2)  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from torch import Tensor
 from studio.attention.bias import Bias
 from studio.attention.plan import Kept
 from studio.attention.problem import Problem
-from studio.devices.graphs import keep
+from studio.devices.graphs import keep_alive
 
 MOST_MASK = 64 << 20  # bytes of a mask that may be written out; more would grow with the square of the tokens
 
@@ -33,7 +33,7 @@ def written_out(problem: Problem) -> Tensor | None:
         return _made(problem, bias)
     key = (bias, problem.shape, problem.device, problem.dtype)
     with _keeping:
-        return keep(_kept.get(key, lambda: cast(Tensor, _made(problem, bias))))
+        return keep_alive(_kept.get(key, lambda: cast(Tensor, _made(problem, bias))))
 
 
 def _made(problem: Problem, bias: Bias) -> Tensor | None:

@@ -17,7 +17,7 @@ from studio.attention.backend import Backend
 from studio.attention.backends.sdpa import neighbours
 from studio.attention.bias import Blocks
 from studio.attention.problem import Problem
-from studio.devices.graphs import keep
+from studio.devices.graphs import keep_alive
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Blocks, float], Tensor]  # of (T, H, D)
 
@@ -67,7 +67,7 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, bias: Blocks, scale: float) -> Tens
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = neighbours(q, k, v)
-    queries, keys = (keep(_sent(each, q.device)) for each in (bias.bounds, bias.key_bounds))
+    queries, keys = (keep_alive(_sent(each, q.device)) for each in (bias.bounds, bias.key_bounds))
     most = (max(b - a for a, b in pairwise(each)) for each in (bias.bounds, bias.key_bounds))
     made = varlen_attn(q, k, v, queries, keys, *most, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     assert isinstance(made, Tensor)

@@ -17,7 +17,7 @@ from torch import Tensor
 from studio.attention.backend import Backend
 from studio.attention.bias import Blocks, Causal
 from studio.attention.problem import Problem
-from studio.devices.graphs import keep
+from studio.devices.graphs import keep_alive
 
 
 class Xformers(Backend):
@@ -57,7 +57,7 @@ def mask_of(problem: Problem) -> Any:
     kinds = importlib.import_module("xformers.ops.fmha.attn_bias")
     bias = problem.bias
     if isinstance(bias, Blocks):
-        return keep(_block_diagonal(bias, problem.device))
+        return keep_alive(_block_diagonal(bias, problem.device))
     assert isinstance(bias, Causal)
     if bias.window is None:
         return kinds.LowerTriangularFromBottomRightMask()

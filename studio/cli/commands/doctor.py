@@ -13,7 +13,7 @@ from studio.units import show_bytes
 
 if TYPE_CHECKING:
     from studio.doctor import DoctorReport
-    from studio.engine.cost.profile import Row
+    from studio.engine.cost.profile import ProfileRow
 
 
 @click.command("doctor")
@@ -60,7 +60,7 @@ def _threads(count: int) -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
 
 
-def _measured(row: Row) -> tuple[str, str]:
+def _measured(row: ProfileRow) -> tuple[str, str]:
     """`170.2 ms` and `47.0 a second, 18.1 MiB, cpu, bfloat16, 2 threads`."""
     took = "not timed" if row.median is None else f"{row.median * 1000:.1f} ms"
     facts = [f"{row.width / row.median:.1f} a second"] if row.median else []

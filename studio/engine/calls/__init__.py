@@ -1,1 +1,1 @@
-"""Calls of plugins: how they are made, given up when they hang, checked and blamed."""
+"""Calls of plugins: how they run, their timeouts, and checks of what they raise and return."""

@@ -1,11 +1,9 @@
-"""Calling plugins: whoever has a plugin called asks for it, and another runs it.
+"""Calls of plugins: code that needs one yields it, and the driver runs it.
 
-What calls plugins is written as a `Calling`: a Python generator that yields a `Call` and is sent what the plugin
-returned, or has thrown into it what it raised. So the thread that runs the call can be another than the one that asked,
-and where one is stuck in a call the next takes over right there (see `worker`). `drive` runs a Calling to its end. This
-module knows nothing of threads or requests.
+Code that calls plugins is a `Calling`: a Python generator that yields a `Call` and receives what the plugin returned
+or raised. So another thread can continue it when a call hangs (see `worker`). `drive` runs a Calling to its end.
 
-Try it: ``python -c "from studio.engine.calls.call import *; print(directly(ask('x', lambda: 1 + 1, 60)))"``
+Try it: ``python -c "from studio.engine.calls.call import *; print(run_inline(ask('x', lambda: 1 + 1, 60)))"``
 """
 
 from __future__ import annotations
@@ -22,21 +20,19 @@ Outcome = tuple[object, BaseException | None]
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """`work` is to be done for a generator, and may take `limit_s` seconds. Not frozen: that doubles what it costs."""
+    """`work` to run for a generator, with a timeout of `limit_s` seconds. Not frozen: that doubles its cost."""
 
     generator: str
     work: Callable[[], object]
     limit_s: float
 
     def run(self) -> object:
-        """Do it, here and now."""
+        """Run it inline."""
         with torch_setup.inference():
             return self.work()
 
     def outcome(self) -> Outcome:
-        """Do it in a thread that is in inference mode: what it returns and None, or None and what it raised, whatever
-        that is.
-        """
+        """Run it, in a thread that is in inference mode. Returns (result, None) or (None, the exception)."""
         try:
             return self.work(), None
         except GeneratorExit:  # thrown into a Calling, it would close it
@@ -49,19 +45,19 @@ Calling = Generator[Call, Any, T]
 
 
 def ask(generator: str, work: Callable[[], T], limit_s: float) -> Calling[T]:
-    """Have `work` done for a generator, in at most `limit_s` seconds. Raises what it raises, or TimedOut."""
+    """Run `work` for a generator, with a timeout of `limit_s` seconds. Raises what it raises, or TimedOut."""
     made: T = yield Call(generator, work, limit_s)
     return made
 
 
 def drive(calling: Calling[T], run: Callable[[Call], object]) -> T:
-    """Run each call by `run`, to the end. Returns what `calling` returns, raises what it raises."""
+    """Run a Calling to its end, each call by `run`. Returns what `calling` returns, raises what it raises."""
     try:
         call = next(calling)
         while True:
             try:
                 made = run(call)
-            except BaseException as error:  # the asker's to catch
+            except BaseException as error:  # for the Calling to catch
                 call = calling.throw(error)
             else:
                 call = calling.send(made)
@@ -69,6 +65,6 @@ def drive(calling: Calling[T], run: Callable[[Call], object]) -> T:
         return cast(T, end.value)
 
 
-def directly(calling: Calling[T]) -> T:
-    """Run its calls here and now, without a limit."""
+def run_inline(calling: Calling[T]) -> T:
+    """Run a Calling and its calls inline, without a timeout."""
     return drive(calling, Call.run)

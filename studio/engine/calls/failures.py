@@ -1,7 +1,6 @@
-"""Turning whatever a plugin raises or returns into one StudioError, and letting go of its memory.
+"""Turning whatever a plugin raises or returns into one StudioError, without keeping its memory alive.
 
-Knows nothing of the loop. Any exception counts, `SystemExit` included: in the engine's thread it can only come from the
-plugin.
+Any exception counts, also `SystemExit`: in the engine's thread only a plugin can raise it.
 
 Try it: ``pytest tests/studio/engine/calls/test_failures.py``
 """
@@ -30,8 +29,8 @@ _OUT_OF_MEMORY = (
 )  # fmt: skip
 
 
-class Garbage(Exception):
-    """A generator returned what it must not."""
+class InvalidReturn(Exception):
+    """A generator returned an invalid value."""
 
 
 def as_error(generator: str, where: str, error: BaseException) -> StudioError:
@@ -49,7 +48,7 @@ def as_error(generator: str, where: str, error: BaseException) -> StudioError:
 
 
 def _sound(error: BaseException) -> TypeGuard[StudioError]:
-    """Whether an error can be shown to users as it is: it is one of Studio's, or a plain subclass of one."""
+    """Whether an error can be shown to users unchanged: it is an error of Studio, or a plain subclass of one."""
     kind = type(error)  # not `isinstance`, which asks the object's own `__class__`
     if not issubclass(kind, StudioError):
         return False
@@ -65,17 +64,17 @@ def _explain(generator: str, where: str, error: BaseException) -> GeneratorFaile
     kind = type(error)
     if issubclass(kind, MemoryError) or _torch_out_of_memory(error):
         said = describe(error, 200).partition(": ")[2] or "no memory left"
-        hint = "ask for a smaller size or fewer at once, or close what else uses the memory"
+        hint = "use a smaller size or fewer requests at once, or free memory that other programs use"
         return OutOfMemory(generator, f"`{generator}` ran out of memory in {where}: {said}", hint=hint)
     if kind is NotFinite and isinstance(error, NotFinite):
         return GeneratorFailed(generator, f"`{generator}` failed in {where}: {error}", hint=error.hint)
-    reason = str(error) if kind is Garbage else describe(error, 500)
-    hint = "the fault is the plugin's; `--debug` shows its traceback"
+    reason = str(error) if kind is InvalidReturn else describe(error, 500)
+    hint = "this is a bug in the plugin; `--debug` shows the traceback"
     return GeneratorFailed(generator, f"`{generator}` failed in {where}: {reason}", hint=hint)
 
 
 def _drop_frames(error: BaseException) -> None:
-    """Cut the tracebacks of an exception and of those behind it."""
+    """Clear the tracebacks of an exception and of its causes and contexts."""
     held = vars(BaseException)["__traceback__"]
     for each in linked(error):
         traceback.clear_frames(held.__get__(each))
@@ -90,60 +89,60 @@ def _torch_out_of_memory(error: BaseException) -> bool:
 
 
 def check_state(state: object) -> State:
-    """Return the state if it is one. Raises Garbage."""
+    """Return the state if it is valid. Raises InvalidReturn."""
     if not isinstance(state, State):
-        raise Garbage(f"returned {_kind(state)} where a State is due")
+        raise InvalidReturn(f"returned {_kind(state)}, expected a State")
     if not (_whole(state.position) and _whole(state.steps) and state.position >= 0):
         place = f"{state.position!r} of {state.steps!r}"
-        raise Garbage(f"returned a State at position {place}; both are whole numbers from 0")
+        raise InvalidReturn(f"returned a State at position {place}; both must be integers, at least 0")
     notices = state.notices
     if not isinstance(notices, tuple) or (notices and not all(isinstance(each, str) for each in notices)):
-        raise Garbage("returned a State whose notices are no tuple of texts")
+        raise InvalidReturn("returned a State whose notices are not a tuple of str")
     return state
 
 
 def check_step(given: Sequence[State], made: object) -> list[State]:
-    """Return the next states if there is one for each given state and each is further on. Raises Garbage."""
+    """Return the next states if there is one for each given state, each at a later position. Raises InvalidReturn."""
     states = list(map(check_state, _as_many(made, len(given), "state")))
     for old, new in zip(given, states, strict=True):
         if new.position <= old.position and not new.done:
-            raise Garbage(f"returned a State that stays at position {new.position} of {new.steps}")
+            raise InvalidReturn(f"returned a State that is still at position {new.position} of {new.steps}")
     return states
 
 
 def check_finish(generator: Generator, made: object, count: int) -> list[Media]:
-    """Return the media if there are so many, each of the kind that the generator promised. Raises Garbage."""
+    """Return the media if there are `count`, each of the generator's output type. Raises InvalidReturn."""
     return [check_media(generator, each) for each in _as_many(made, count, "media")]
 
 
 def check_delta(piece: object) -> str:
-    """Return the piece of text as a plain `str`. Raises Garbage."""
+    """Return the piece of text as a plain `str`. Raises InvalidReturn."""
     if not isinstance(piece, str):
-        raise Garbage(f"returned {_kind(piece)} where `str` is due")
+        raise InvalidReturn(f"returned {_kind(piece)}, expected str")
     return str(piece)
 
 
 def check_key(key: object) -> Hashable:
-    """Return the batch key if it is hashable. Raises Garbage."""
+    """Return the batch key if it is hashable. Raises InvalidReturn."""
     try:
         hash(key)
     except Exception:
-        raise Garbage(f"returned a batch key that is not hashable, {_kind(key)}") from None
+        raise InvalidReturn(f"returned a batch key that is not hashable: {_kind(key)}") from None
     return key
 
 
 def check_media(generator: Generator, media: Any) -> Media:
-    """Return the media if it is what the generator promised. Raises Garbage."""
+    """Return the media if it is of the generator's output type. Raises InvalidReturn."""
     if not isinstance(media, generator.output):
-        raise Garbage(f"returned {_kind(media)} where studio.{generator.output.__name__} is due")
+        raise InvalidReturn(f"returned {_kind(media)}, expected studio.{generator.output.__name__}")
     return media
 
 
 def _as_many(made: object, count: int, what: str) -> Sequence[Any]:
     if type(made) is not list and (not isinstance(made, Sequence) or isinstance(made, str | bytes)):
-        raise Garbage(f"returned {_kind(made)} where a list of {what}s is due")
+        raise InvalidReturn(f"returned {_kind(made)}, expected a list of {what}s")
     if len(made) != count:
-        raise Garbage(f"returned {len(made)} {what}s for {count}")
+        raise InvalidReturn(f"returned {len(made)} {what}s for {count}")
     return made
 
 

@@ -1,9 +1,8 @@
-"""Fingerprints: did a step that failed leave its states as they were?
+"""Fingerprints: detect whether a failed step has mutated its input states.
 
-A step must not write into the states it is given; torch's own counter of such writes is off in inference mode. So the
-bytes of a state's tensors and arrays in host memory are summed up (CRC-32) before each step, and looked at again if it
-fails: up to 16 KiB a state, which takes some ten microseconds; what is larger or on a GPU is not looked at. This module
-knows nothing of requests.
+A step must not write into its input states; torch's own counter of such writes is off in inference mode. So a CRC-32 of
+a state's tensors and arrays in host memory is computed before each step and compared if the step fails: up to 16 KiB
+per state, which takes about ten microseconds; larger tensors and tensors on a GPU are not covered.
 
 Try it: ``pytest tests/studio/engine/calls/test_fingerprint.py``
 """

@@ -1,8 +1,7 @@
-"""The watchdog over calls that may not return, and the archivists: threads that run calls beside the engine's.
+"""The watchdog (call timeouts), and the writer threads that run calls concurrently with the engine's.
 
-A call that outlives its limit is left to its thread, as Python cannot end one, and another thread takes the place of
-that. A call that holds Python's global lock for ever cannot be left behind in this way. This module knows nothing of
-plugins, requests or loops.
+A call that exceeds its timeout keeps its thread, as Python cannot stop one, and another thread takes its place. A call
+that never releases Python's global lock (GIL) cannot be abandoned.
 
 Try it: ``pytest tests/studio/engine/test_worker.py``
 """
@@ -21,14 +20,14 @@ from studio.errors import TimedOut
 
 
 def timed_out(call: Call, stuck: threading.Thread) -> TimedOut:
-    """What a call raises whose thread did not come back from it in time."""
+    """The error of a call that exceeded its timeout."""
     message = f"`{call.generator}` did not return within {call.limit_s:g} s and was abandoned"
-    hint = "ask for less, or allow more time; it is refused further work while it hangs"
+    hint = "raise the time limit, or reduce the work; the generator gets no work until the call returns"
     return TimedOut(call.generator, message, hint=hint, over=lambda: not stuck.is_alive())
 
 
 class Watchdog:
-    """Looks, in a thread of its own, after calls that are not over in time; such a call is watched no more.
+    """Finds calls that exceed their timeout, in a thread of its own; each is reported once.
 
     It sleeps from one due time to the next that it finds, so that watching a call wakes nobody. Watching takes no lock
     either: whoever takes a call out of the dictionary has it, and only one can.
@@ -36,13 +35,13 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._news = threading.Condition()
-        self._watched: dict[Call, tuple[float, Callable[[], None]]] = {}  # when a call is late, and what to do then
-        self._wakes = -math.inf  # when it looks next; before its thread was started, never
+        self._watched: dict[Call, tuple[float, Callable[[], None]]] = {}  # its deadline, and what to call then
+        self._wakes = -math.inf  # the next check; never, before the thread starts
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def watch(self, call: Call, late: Callable[[], None]) -> None:
-        """Begin to watch; `late` is called if the call is not over in its time."""
+        """Start to watch a call; `late` is called if it exceeds its timeout."""
         due = time.monotonic() + call.limit_s
         self._watched[call] = due, late
         if self._thread is None:
@@ -58,7 +57,7 @@ class Watchdog:
                 self._thread.start()
 
     def over(self, call: Call) -> bool:
-        """The call is over; False if that comes too late."""
+        """The call has returned. Returns False if it was abandoned before."""
         return self._watched.pop(call, None) is not None
 
     def close(self) -> None:
@@ -72,12 +71,12 @@ class Watchdog:
     def _run(self) -> None:
         with self._news:
             while not self._closed:
-                self._wakes = math.inf  # from here on a call that comes in is seen below, or notifies
+                self._wakes = math.inf  # from here on a new call is seen below, or notifies
                 self._look(now := time.monotonic())
                 self._news.wait(None if self._wakes == math.inf else self._wakes - now)
 
     def _look(self, now: float) -> None:
-        """Find what is late, and when to look next. Apart from `_run`, which would keep calls alive while it waits."""
+        """Report late calls, and find the next deadline. A method of its own, so that `_run` keeps no call alive."""
         for call, (due, late) in self._watched.copy().items():
             if due > now:
                 self._wakes = min(self._wakes, due)
@@ -85,8 +84,8 @@ class Watchdog:
                 late()
 
 
-class Archivists:
-    """Up to `most` daemon threads that run calls, each within its limit."""
+class WriterThreads:
+    """Up to `most` daemon threads that run calls (encoding and storing output), each with its timeout."""
 
     def __init__(self, most: int, watchdog: Watchdog) -> None:
         self._most, self._watchdog = most, watchdog
@@ -95,18 +94,18 @@ class Archivists:
         self._threads: set[threading.Thread] = set()
 
     def submit(self, call: Call, then: Callable[[Outcome], None]) -> None:
-        """Run a call in one of the threads, and hand its outcome to `then` there, or TimedOut in the watchdog's."""
+        """Run a call in one of the threads. `then` gets its outcome there, or TimedOut in the watchdog's thread."""
         self._work.put((call, then))
         with self._guard:
             if len(self._threads) < self._most:
                 self._start()
 
-    def own(self, thread: threading.Thread) -> bool:
+    def owns(self, thread: threading.Thread) -> bool:
         """Whether this is one of the threads."""
         return thread in self._threads
 
     def close(self) -> None:
-        """Let the threads end when they have done what was submitted."""
+        """End the threads after the submitted calls."""
         for _ in range(len(self._threads)):
             self._work.put(None)
 
@@ -119,10 +118,10 @@ class Archivists:
         while (found := self._work.get()) is not None:
             if not self._do(*found):
                 return
-            del found  # it holds on to media
+            del found  # it references media
 
     def _do(self, call: Call, then: Callable[[Outcome], None]) -> bool:
-        """Run a call; False if that came to its end too late: another thread has the place of this one."""
+        """Run a call. Returns False if it was abandoned: another thread has replaced this one."""
         self._watchdog.watch(call, partial(self._replace, call, then, threading.current_thread()))
         outcome = call.outcome()
         if not self._watchdog.over(call):

@@ -1,1 +1,1 @@
-"""States on disk: the file, when it is written, the running process's folder, resuming."""
+"""Checkpoints: states in files, autosave, run folders of living processes, resume."""

@@ -1,9 +1,8 @@
-"""A request on its way, as one file: what is known of it, and its state between two steps.
+"""A checkpoint: one file with a running request and its state between two steps.
 
-The file is a safetensors file: the state's tensors as they are, and in its metadata JSON texts: `request` (`Progress`),
-`state` (see `encoding`) and `sha256`, the hash of the whole file with that hash itself written as zeros. Nothing in it
-names a class to import: the class of the state is that of what the generator's own `start` returns. A file that is not
-such a one is refused with `CheckpointError`, whatever it holds. This module knows nothing of folders or schedules.
+It is a safetensors file with the state's tensors, and JSON in its metadata: `request` (`Progress`), `state` (see
+`encoding`) and `sha256`, the hash of the whole file with zeros in place of the hash. It names no class to import: the
+state has the class of what the generator's own `start` returns. Any other file is rejected with `CheckpointError`.
 
 Try it: ``studio resume --list``
 """
@@ -37,9 +36,9 @@ _S = TypeVar("_S", bound=State)
 
 
 class Progress(Run):
-    """What another process needs to know of a request on its way (`schema_version` 2; 1 is read too).
+    """What another process needs to resume a request (`schema_version` 2; 1 is read too).
 
-    `position` of `steps` steps were done when it was saved, at `saved` (ISO 8601, UTC), after `seconds` of work.
+    `position` of `steps` steps were complete when it was saved, at `saved` (ISO 8601, UTC), after `seconds` of work.
     """
 
     position: int = Field(ge=0)
@@ -49,7 +48,7 @@ class Progress(Run):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved request: its id, its file, and how far it is. The state is read when it is asked for."""
+    """A saved request: its id, its file and its progress. The state is read on demand."""
 
     id: str
     path: Path
@@ -57,7 +56,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read what a file is of, and not its state. Raises CheckpointError."""
+        """Read a file without its state. Raises CheckpointError."""
         try:
             with open_regular(path) as file:
                 header = _header(file, os.fstat(file.fileno()).st_size)
@@ -65,10 +64,10 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(path, f"it cannot be read: {error.strerror or error}") from error
         except (Damaged, KeyError, ValidationError):
-            raise CheckpointError(path, "it is damaged, or not written by this version of Studio") from None
+            raise CheckpointError(path, "it is damaged, or was not written by this version of Studio") from None
 
     def state(self, first: _S, device: str) -> _S:
-        """Read the state onto `device`; `first` is what `start` made. Raises CheckpointError."""
+        """Read the state onto `device`; `first` is the state that `start` returned. Raises CheckpointError."""
         try:
             with open_regular(self.path) as file:
                 data = file.read()
@@ -84,7 +83,7 @@ class Checkpoint:
 
 
 def pack(progress: Progress, state: State) -> bytes:
-    """Return the bytes of a checkpoint. Raises Unsavable for a state that holds something of another type."""
+    """Return the bytes of a checkpoint. Raises Unsavable if a value of the state has an unsupported type."""
     fields, tensors = encode_state(state)
     try:
         described = json.dumps(fields, allow_nan=False, separators=(",", ":"))
@@ -97,7 +96,7 @@ def pack(progress: Progress, state: State) -> bytes:
 
 
 def _serialize(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    """Write safetensors; without tensors there is no need of torch."""
+    """Write safetensors; without tensors this does not need torch."""
     metadata["sha256"] = _ZEROS.decode()
     if tensors:
         from safetensors.torch import save
@@ -138,8 +137,8 @@ def _metadata(header: bytes) -> dict[str, str]:
 
 
 def _check_hash(data: bytes, header: bytes) -> None:
-    """The hash stands unescaped in the header alone; the texts beside it have their quotes escaped."""
+    """Only the hash is unescaped in the header; quotes in the JSON texts are escaped."""
     told = _metadata(header).get("sha256", "").encode()
     unsigned = data.replace(_HASH % told, _HASH % _ZEROS, 1)
     if hashlib.sha256(unsigned).hexdigest().encode() != told:
-        raise Damaged("it is damaged: its bytes are not those that were written")
+        raise Damaged("it is damaged: its contents do not match its sha256")

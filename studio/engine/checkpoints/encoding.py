@@ -1,10 +1,9 @@
-"""A state's fields as JSON and tensors, and back, bit for bit.
+"""States as JSON and tensors, and back, bit for bit.
 
-What may stand in a state: None, true and false, numbers, text, lists, tuples, dicts, tensors and `Rng`, nested as one
-likes; fields declared with `unsaved()` are left out. JSON has no tuples, no keys but text and no NaN, so whatever it
-lacks stands as an object with one key, its tag.
-A tensor or an Rng that stands in two places is one object again afterwards; tensors that only share memory become
-apart. This module knows nothing of files, requests or engines, and imports torch only where there are tensors.
+A state may contain None, booleans, numbers, str, lists, tuples, dicts, tensors and `Rng`, nested to any depth; fields
+declared with `unsaved()` are left out. JSON lacks tuples, keys other than str, and NaN, so those are objects with one
+key, a tag. A tensor or an Rng that is referenced twice is one object again afterwards; tensors that only share memory
+become separate. torch is imported only if there are tensors.
 
 Try it: ``python -c "from studio.engine.checkpoints.encoding import *; print(encode({'a': (1, float('nan'))}))"``
 """
@@ -25,11 +24,11 @@ _S = TypeVar("_S", bound=State)
 
 
 class Unsavable(Exception):
-    """A value of a type that cannot be saved; the text names the field and the type."""
+    """A value of a type that cannot be saved; the message names the field and the type."""
 
 
 class Damaged(Exception):
-    """What was saved does not fit together; the text says where."""
+    """Saved data is inconsistent; the message says where."""
 
 
 class Encoder:
@@ -39,7 +38,7 @@ class Encoder:
         self.tensors: dict[str, torch.Tensor] = {}
         self.rngs: list[dict[str, Any]] = []
         self._seen: dict[int, dict[str, Any]] = {}
-        self._kept: list[object] = []  # while an id is in `_seen`, its object lives
+        self._kept: list[object] = []  # keeps objects alive while their ids are in `_seen`
 
     def encode(self, value: Any, where: str) -> Any:
         """Return `value` as JSON; `where` names it in errors. Raises Unsavable."""
@@ -68,7 +67,7 @@ class Encoder:
         if (kind.__module__, kind.__name__) == ("torch", "Tensor"):
             return self._tensor(value, where)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-        raise Unsavable(f"`{where}` is a {name}; a state holds tensors, JSON values, tuples and Rng")
+        raise Unsavable(f"`{where}` is a {name}; a state may hold tensors, JSON values, tuples and Rng")
 
     def _tensor(self, value: torch.Tensor, where: str) -> dict[str, Any]:
         import torch
@@ -78,7 +77,7 @@ class Encoder:
         name = str(len(self.tensors))
         plain = value.detach().resolve_conj().resolve_neg()
         copy = torch.empty(plain.shape, dtype=plain.dtype)
-        self.tensors[name] = copy.copy_(plain)  # on the CPU, contiguous, and no other's memory
+        self.tensors[name] = copy.copy_(plain)  # on the CPU, contiguous, not shared
         return {"tensor": name, "stride": _dense_stride(plain), "cpu": value.device.type == "cpu"}
 
 
@@ -88,28 +87,29 @@ def encode_state(state: State) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
     try:
         values = {name: encoder.encode(getattr(state, name), name) for name, kept in _fields(state) if kept}
     except RecursionError:
-        raise Unsavable("a field holds itself, or is nested too deeply") from None
+        raise Unsavable("a field contains itself, or is nested too deeply") from None
     return {"fields": values, "rngs": encoder.rngs}, encoder.tensors
 
 
 def decode_state(saved: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], first: _S, device: str) -> _S:
-    """Make a state like `first` from what `encode_state` gave; tensors that were not on the CPU go to `device`.
+    """Make a state of the class of `first` from the result of `encode_state`; tensors that were not on the CPU go to
+    `device`.
 
-    What is not saved is taken from `first`. The class's own `__init__` is not run: what it once derived is among the
-    fields. Raises Damaged.
+    Unsaved fields come from `first`. The class's `__init__` does not run: what it derived is in the fields. Raises
+    Damaged.
     """
     kind = type(first)
     names = {name for name, kept in _fields(first) if kept}
     try:
         if set(saved["fields"]) != names:
             differing = ", ".join(f"`{name}`" for name in sorted(names.symmetric_difference(saved["fields"])))
-            raise Damaged(f"its state has other fields than {kind.__name__} has now: {differing}")
+            raise Damaged(f"the fields of its state differ from those of {kind.__name__} now: {differing}")
         decoder = _Decoder(tensors, [Rng.from_state_dict(each) for each in saved["rngs"]], device)
         values = {name: decoder.decode(value) for name, value in saved["fields"].items()}
         values |= {name: getattr(first, name) for name, kept in _fields(first) if not kept}
     except Damaged:
         raise
-    except Exception as error:  # hostile data may break anything on the way, and nothing but data is touched
+    except Exception as error:  # hostile data may fail anywhere, but only data is read
         raise Damaged(f"its state cannot be read: {type(error).__name__}: {error}") from error
     state = object.__new__(kind)
     for name, value in values.items():
@@ -160,9 +160,9 @@ class _Decoder:
 
 
 def _dense_stride(tensor: torch.Tensor) -> list[int] | None:
-    """The strides of a tensor that fills its memory without gaps but in another order (channels last, transposed).
+    """The strides of a dense tensor in another memory order (channels last, transposed), else None.
 
-    They are kept because kernels choose by them, and with them the last bit; None is the usual order, or gaps.
+    They are saved because kernels are chosen by them, which can change the last bit.
     """
     if tensor.is_contiguous() or 0 in tensor.shape:
         return None

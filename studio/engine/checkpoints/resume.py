@@ -1,7 +1,6 @@
-"""Resuming the requests that a crash left: which there are, and each as a request to the engine.
+"""Resuming the requests that a crash left: lists them, and turns each into a request to the engine.
 
-One that cannot be resumed is refused with its reason, stays where it is, and keeps no other from going on. This module
-knows nothing of terminals.
+A request that cannot be resumed is rejected with its reason; its checkpoint stays, and the others go on.
 
 Try it: ``studio resume --list``
 """
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from studio.engine import Request, Ticket
 from studio.engine.checkpoints.checkpoint import Checkpoint
-from studio.engine.checkpoints.run_folder import EngineFolder, left
+from studio.engine.checkpoints.run_folder import RunFolder, left
 from studio.errors import CheckpointError, StudioError, UnknownName
 from studio.requests import Requests
 from studio.weights.checksums import hash_weights
@@ -22,7 +21,7 @@ from studio.weights.checksums import hash_weights
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A request that a crash left. `checkpoint` is None where the file cannot be read, and `error` says why."""
+    """A request that a crash left. `checkpoint` is None if the file cannot be read, and `error` says why."""
 
     id: str
     path: Path
@@ -32,19 +31,19 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Resumed:
-    """What was resumed, and what was refused: the ticket, or the error, of each id."""
+    """The ticket of each request that was resumed, and the error of each that was rejected, by id."""
 
     tickets: dict[str, Ticket]
     refused: dict[str, StudioError]
 
 
 def unfinished(home: Path) -> list[Unfinished]:
-    """List what crashes left, in the order of ids; those of living processes are not among them."""
+    """List the requests that crashes left, sorted by id; those of living processes are not included."""
     return sorted(map(_look, left(home)), key=lambda found: found.id)
 
 
 def choose(found: Sequence[Unfinished], ids: Sequence[str]) -> list[Unfinished]:
-    """Those with these ids; without ids all. Raises UnknownName."""
+    """The requests with these ids, or all if none is given. Raises UnknownName."""
     known = {each.id: each for each in found}
     for name in ids:
         if name not in known:
@@ -52,9 +51,9 @@ def choose(found: Sequence[Unfinished], ids: Sequence[str]) -> list[Unfinished]:
     return [known[name] for name in dict.fromkeys(ids)] if ids else list(found)
 
 
-def request(found: Unfinished, requests: Requests, folder: EngineFolder, device: str) -> Request:
-    """Make the request, to go on where it was on `device`, and move its checkpoint to the engine's folder. Raises
-    StudioError where that cannot be.
+def request(found: Unfinished, requests: Requests, folder: RunFolder, device: str) -> Request:
+    """Make the request that continues on `device`, and move its checkpoint to the engine's run folder. Raises
+    StudioError if that is impossible.
     """
     if found.checkpoint is None:
         raise found.error or CheckpointError(found.path, "it cannot be read")
@@ -64,24 +63,24 @@ def request(found: Unfinished, requests: Requests, folder: EngineFolder, device:
     _check_unchanged(found.checkpoint, made)
     plugins = (progress.plugin.version, made.plugin.version)
     pairs = {"the plugin's version": plugins, "the device": (progress.device, device)}
-    changes = [f"resumed; {what} was `{old}`, and is `{new}` now" for what, (old, new) in pairs.items() if old != new]
+    changes = [f"resumed; {what} changed from `{old}` to `{new}`" for what, (old, new) in pairs.items() if old != new]
     own = replace(found.checkpoint, path=folder.claim(found.path))
     return replace(made, resume=own, notices=(*progress.notices, *changes))
 
 
 def _check_unchanged(checkpoint: Checkpoint, request: Request) -> None:
-    """Raises CheckpointError where another generator, version or weights would go on with the state."""
+    """Raises CheckpointError if the generator, its version or its weights have changed."""
     then, name = checkpoint.progress, checkpoint.progress.spec.generator
     if request.plugin.name != then.plugin.name:
-        message = f"`{name}` was the plugin `{then.plugin.name}`'s, and is now `{request.plugin.name}`'s"
+        message = f"`{name}` was of the plugin `{then.plugin.name}`, but is now of `{request.plugin.name}`"
         raise CheckpointError(checkpoint.path, message)
     if request.generator.version != then.generator_version:
         versions = f"{then.generator_version} -> {request.generator.version}"
-        raise CheckpointError(checkpoint.path, f"the version of `{name}` has changed: {versions}")
+        raise CheckpointError(checkpoint.path, f"the version of `{name}` changed: {versions}")
     was, now = then.spec.model.sha256, hash_weights(request.generator.weights(request.weights))
     if now != was:
         names = sorted(name for name in now.keys() | was.keys() if now.get(name) != was.get(name))
-        raise CheckpointError(checkpoint.path, f"weights have changed: {', '.join(f'`{name}`' for name in names)}")
+        raise CheckpointError(checkpoint.path, f"the weights changed: {', '.join(f'`{name}`' for name in names)}")
 
 
 def _look(path: Path) -> Unfinished:

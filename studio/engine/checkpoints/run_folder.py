@@ -1,11 +1,11 @@
-"""The folder of a running engine: what others may see of it, and what a crash leaves behind.
+"""The run folder of an engine: what other processes may read of it, and what a crash leaves.
 
-``running/ID/`` under the data folder holds ``lock``, ``status.json`` (see `status`) and checkpoints. The process keeps
-``lock`` locked as long as it lives, and the kernel unlocks it however the process ends: so a folder whose lock is free
-belongs to nobody any more, whatever process ids, containers and restarts there were in between. Whoever takes up a
-checkpoint moves it into a folder of its own, which only one can do. This module knows nothing of what the files say.
+``running/ID/`` in the data folder contains ``lock``, ``status.json`` (see `observe.status`) and checkpoints. The
+process holds ``lock`` while it lives, and the kernel releases it however the process ends: so a folder with a free lock
+has no process, whatever process ids, containers and restarts there were. A process that resumes a checkpoint moves it
+into its own folder, which only one process can do.
 
-Try it: ``ls "$STUDIO_HOME"/running`` while something is made
+Try it: ``ls "$STUDIO_HOME"/running`` during a run
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from studio.engine.checkpoints.checkpoint import SUFFIX
 from studio.errors import CheckpointError
 from studio.files import make_folder, scratch_folder, store_error, write_atomically
 
-ROOM = "running"
+RUNNING = "running"
 LOCK = "lock"
 
 
-class EngineFolder:
-    """A folder of this process's own, made when first written to. Safe to use from several threads."""
+class RunFolder:
+    """The run folder of this process, created on the first write. Thread-safe."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -35,20 +35,20 @@ class EngineFolder:
         self._making = threading.Lock()
 
     def path(self) -> Path:
-        """The folder, made and locked. Raises StoreError."""
+        """The folder, created and locked. Raises StoreError."""
         with self._making:
             if self._path is None:
                 self._path = self._make()
             return self._path
 
     def _make(self) -> Path:
-        """Make it under another name, lock it, and only then let others see it."""
+        """Create it under a hidden name, lock it, then rename it."""
         import fcntl
 
-        room = make_folder(self.home / ROOM)
-        path = room / secrets.token_hex(4)
+        running = make_folder(self.home / RUNNING)
+        path = running / secrets.token_hex(4)
         try:
-            with scratch_folder(room) as hidden:
+            with scratch_folder(running) as hidden:
                 self._lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
                 os.rename(hidden, path)
@@ -57,23 +57,23 @@ class EngineFolder:
         return path
 
     def write(self, name: str, data: bytes, *, durable: bool) -> Path:
-        """Write a file whole or not at all. Raises StoreError."""
+        """Write a file atomically. Raises StoreError."""
         return write_atomically(self.path() / name, data, durable=durable)
 
     def claim(self, checkpoint: Path) -> Path:
-        """Move a checkpoint that a crash left into this folder. Raises CheckpointError if another was faster."""
+        """Move a checkpoint that a crash left into this folder. Raises CheckpointError if another process has it."""
         own = self.path() / checkpoint.name
         try:
             os.rename(checkpoint, own)
         except FileNotFoundError:
-            raise CheckpointError(checkpoint, "another process has taken it up", hint="wait for that one") from None
+            raise CheckpointError(checkpoint, "another process has resumed it", hint="wait for that process") from None
         except OSError as error:
             raise store_error(checkpoint, "move", error) from error
         _sweep(checkpoint.parent)
         return own
 
     def close(self) -> None:
-        """Remove the folder, or what is not a checkpoint, and unlock it."""
+        """Delete the folder, unless it has checkpoints, and unlock it."""
         with self._making:
             path, self._path = self._path, None
             if path is not None:
@@ -82,7 +82,7 @@ class EngineFolder:
 
 
 def left(home: Path) -> Iterator[Path]:
-    """Yield the checkpoints that crashes left, in order; folders that hold none are removed on the way."""
+    """Yield the checkpoints that crashes left, sorted; folders without checkpoints are deleted."""
     for folder in folders(home):
         if not alive(folder):
             _sweep(folder)
@@ -90,12 +90,12 @@ def left(home: Path) -> Iterator[Path]:
 
 
 def folders(home: Path) -> list[Path]:
-    """The folders of engines, living or not."""
-    return sorted(path for path in (home / ROOM).glob("[!.]*") if path.is_dir())
+    """The run folders of all engines, living or not."""
+    return sorted(path for path in (home / RUNNING).glob("[!.]*") if path.is_dir())
 
 
 def alive(folder: Path) -> bool:
-    """Whether the process that made the folder lives. Lookers share the lock, and do not disturb one another."""
+    """Whether the process of a folder lives. Readers share the lock, so they do not disturb each other."""
     import fcntl
 
     try:
@@ -112,6 +112,6 @@ def alive(folder: Path) -> bool:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove a folder of nobody, unless there are checkpoints in it."""
+    """Delete a folder without a process, unless it has checkpoints."""
     if not any(folder.glob(f"*{SUFFIX}")):
         shutil.rmtree(folder, ignore_errors=True)

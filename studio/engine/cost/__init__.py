@@ -1,1 +1,1 @@
-"""What calls cost: step times and peaks as measured, and how many CPU threads pay."""
+"""Measured cost of calls: step times and peak memory (the profile), and the best number of CPU threads."""

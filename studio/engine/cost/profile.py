@@ -1,8 +1,8 @@
-"""What was learned by measuring: seconds and peak memory of calls, by generator, shape, width, device, dtype, threads.
+"""The profile: measured seconds and peak memory of calls, by generator, shape, batch size, device, dtype and threads.
 
-Steps and finishes are timed; of `start` the peak alone is kept, at width 1. Kept in one small JSON file, which is
-written whole or not at all, holds for one set of library versions, and is only advice: a damaged or unwritable file
-costs what was learned and nothing else. This module knows nothing of the loop.
+Steps and finish calls are timed; for `start` only the peak is recorded, at batch size 1. The profile is stored in a
+small JSON file, written atomically and valid for one set of library versions. It is advisory: a damaged or unwritable
+file loses the measurements and nothing else.
 
 Try it: ``studio doctor``
 """
@@ -28,20 +28,20 @@ from studio.files import make_folder, read_limited, write_atomically
 
 CALLS = ("start", "step", "finish")
 MEASURED = "measured.json"  # in the data folder
-_KEPT = 9  # seconds kept of each width; their median counts
-_ENOUGH = 2  # seconds of a width to judge by
+_KEPT = 9  # latest times of each batch size; their median is used
+_ENOUGH = 2  # times of a batch size that are enough to rely on
 _MOST_BYTES = 4 << 20
 _MOST_ROWS = 2000
 
 
 @lru_cache(maxsize=4096)
 def unthreaded(group: Group) -> Group:
-    """The group whatever its threads. Asked for at every step, so it is remembered."""
+    """The group without its threads. Cached, as every step needs it."""
     return group._replace(threads=None)
 
 
 class Group(NamedTuple):
-    """Calls that are alike: `shape` is the batch key in short, `call` is ``step``, ``start`` or ``finish``."""
+    """Calls of equal cost: `shape` is the shortened batch key, `call` is ``step``, ``start`` or ``finish``."""
 
     generator: str
     version: str
@@ -53,18 +53,18 @@ class Group(NamedTuple):
 
 
 def finishes(group: Group) -> Group:
-    """The finishes of states whose steps are of this group."""
+    """The group of the finish calls of states whose steps are of this group."""
     return group._replace(call="finish")
 
 
 def shape_of(key: Hashable) -> str:
-    """A batch key in short: its repr, or a hash of it where that is long."""
+    """A shortened batch key: its repr, or a hash of that if it is long."""
     text = repr(key)
     return text if len(text) <= 60 else hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Row(BaseModel):
-    """One width of one group: its latest seconds, and the most memory that a call took besides, in bytes."""
+class ProfileRow(BaseModel):
+    """One batch size of one group: its latest times in seconds, and its peak memory in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,32 +89,32 @@ class Row(BaseModel):
 class _Width:
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
     peak: int | None = None
-    first_s: float | None = None  # the first step of a process builds kernels: it counts until there is another
+    first_s: float | None = None  # the first step of a process also builds kernels: used until there is another
 
     def median_s(self) -> float | None:
-        """Worked out when it is asked for: a step that nobody can share needs it not."""
+        """Computed lazily; steps that cannot be batched never need it."""
         kept = sorted(self.seconds)
         return kept[len(kept) // 2] if kept else self.first_s
 
 
-class Measured:
-    """The table, and its file if it has one. `versions` are those that it holds for."""
+class Profile:
+    """The measurements, and their file if there is one. `versions` are the library versions they are valid for."""
 
     def __init__(self, path: Path | None = None, versions: Mapping[str, str] | None = None) -> None:
         self._path, self._versions = path, dict(versions or {})
         self._widths: dict[Group, dict[int, _Width]] = {}
-        self._turns: dict[Group, int] = {}
+        self._counts: dict[Group, int] = {}
         self._greatest: dict[str, int] = {}
-        self._peaks: dict[Group, dict[int, int]] = {}  # whatever the threads: memory hardly depends on them
+        self._peaks: dict[Group, dict[int, int]] = {}  # for any number of threads: memory hardly depends on it
         self._changed, self._saved_at = False, -math.inf
         for row in self._read():
             self._take(row)
 
-    def learn(self, group: Group, width: int, seconds: float, peak: int | None) -> None:
-        """Take in one call that succeeded; `peak` is the memory that it took besides what was held, in bytes."""
+    def record(self, group: Group, width: int, seconds: float, peak: int | None) -> None:
+        """Record a successful call; `peak` is its peak memory in bytes, besides weights and states."""
         found = self._width(group, width)
         self._changed = True
-        self._turns[group] = self._turns.get(group, 0) + 1
+        self._counts[group] = self._counts.get(group, 0) + 1
         if peak is not None:
             self._rise(found, group, width, peak)
         if found.first_s is None:
@@ -122,31 +122,31 @@ class Measured:
         else:
             found.seconds.append(seconds)
 
-    def learn_peak(self, group: Group, peak: int | None) -> None:
-        """Take in the memory of one call that is not timed."""
+    def record_peak(self, group: Group, peak: int | None) -> None:
+        """Record the peak memory of a call that is not timed."""
         if peak is not None:
             found = self._width(group, 1)
             self._changed = self._changed or peak > (found.peak or -1)
             self._rise(found, group, 1, peak)
 
     def seconds(self, group: Group) -> Mapping[int, float]:
-        """Median seconds of a step for each width that was tried."""
+        """Median seconds per step for each batch size that was measured."""
         widths = self._widths.get(group, {})
         medians = {width: each.median_s() for width, each in list(widths.items())}
         return {width: median for width, median in medians.items() if median is not None}
 
-    def sure(self, group: Group) -> Collection[int]:
-        """The widths that were measured often enough to judge by."""
+    def reliable(self, group: Group) -> Collection[int]:
+        """The batch sizes with enough measurements to rely on."""
         widths = self._widths.get(group, {})
         return [width for width, each in widths.items() if len(each.seconds) >= _ENOUGH]
 
-    def turn(self, group: Group) -> int:
-        """How many steps were taken in since this process began."""
-        return self._turns.get(group, 0)
+    def count(self, group: Group) -> int:
+        """The number of steps recorded since this process started."""
+        return self._counts.get(group, 0)
 
     def peak(self, group: Group, width: int) -> int:
-        """Bytes that a step takes besides what is held: as measured, else in proportion to the nearest narrower
-        width, else 0: what was never measured is not known.
+        """Peak memory of a step in bytes, besides weights and states: as measured, else extrapolated from the nearest
+        smaller batch size, else 0 (unknown).
         """
         known = self._peaks.get(unthreaded(group), {})
         if width in known:
@@ -156,34 +156,32 @@ class Measured:
             return known[narrower] * width // narrower
         return min(known.values(), default=0)
 
-    def greatest_peak(self, device: str) -> int:
-        """The most that any call on a device is known to take."""
+    def device_peak(self, device: str) -> int:
+        """The highest measured peak of any call on a device, in bytes."""
         return self._greatest.get(device, 0)
 
-    def weighed(self, group: Group, width: int) -> bool:
-        """Whether the memory of such a call was measured before."""
+    def peak_known(self, group: Group, width: int) -> bool:
+        """Whether the peak of such a call has been measured."""
         return width in self._peaks.get(unthreaded(group), {})
 
-    def most_peak(self, group: Group) -> int:
-        """The most that any call of a lone state of this shape takes: starting, stepping or finishing it."""
+    def max_peak(self, group: Group) -> int:
+        """The highest peak of any call of one state of this shape: start, step or finish."""
         return max(self.peak(group._replace(call=call), 1) for call in CALLS)
 
-    def least_peak(self, generator: str, version: str, device: str, dtype: str) -> int:
-        """The least that `most_peak` is for any shape of the generator: of one that was never met nothing else is
-        known.
-        """
+    def min_peak(self, generator: str, version: str, device: str, dtype: str) -> int:
+        """The lowest `max_peak` of all shapes of the generator: an estimate for a shape without measurements."""
         asked = (generator, version, device, dtype)
         shapes = {
             group._replace(call="step")
             for group in self._peaks
             if (group.generator, group.version, group.device, group.dtype) == asked
         }
-        return min((self.most_peak(group) for group in shapes), default=0)
+        return min((self.max_peak(group) for group in shapes), default=0)
 
-    def rows(self) -> list[Row]:
-        """Everything, sorted by generator, shape, device, dtype and width."""
+    def rows(self) -> list[ProfileRow]:
+        """All measurements, sorted by generator, shape, device, dtype and batch size."""
         rows = [
-            Row(**group._asdict(), width=width, seconds=tuple(each.seconds), peak=each.peak)
+            ProfileRow(**group._asdict(), width=width, seconds=tuple(each.seconds), peak=each.peak)
             for group, widths in list(self._widths.items())
             for width, each in list(widths.items())
         ]
@@ -193,8 +191,8 @@ class Measured:
         )
 
     def save(self, *, every_s: float = 0) -> None:
-        """Write the file, if there is one and something new, and not within `every_s` seconds of the last time; rows
-        that another process wrote meanwhile are kept.
+        """Write the file, if there is one and there are new measurements, at most once in `every_s` seconds. Rows that
+        another process has written in the meantime are preserved.
         """
         now = time.monotonic()
         if self._path is None or not self._changed or now - self._saved_at < every_s:
@@ -204,22 +202,22 @@ class Measured:
         rows = {**{self._key(row): row for row in self._read()}, **own}
         kept = [row.model_dump(mode="json") for row in list(rows.values())[-_MOST_ROWS:]]
         text = json.dumps({"versions": self._versions, "rows": kept}, separators=(",", ":"))
-        with suppress(StoreError):  # advice only; what is made goes to the same folder and tells of the same fault
+        with suppress(StoreError):  # advisory; storing the output in the same folder reports the same error
             make_folder(self._path.parent)
             write_atomically(self._path, text.encode(), durable=False)
 
-    def _read(self) -> Iterable[Row]:
+    def _read(self) -> Iterable[ProfileRow]:
         if self._path is None or not self._path.is_file():
             return []
         try:
             found = json.loads(read_limited(self._path, _MOST_BYTES))
             if found["versions"] != self._versions:
                 return []
-            return [Row.model_validate(row) for row in found["rows"]]
+            return [ProfileRow.model_validate(row) for row in found["rows"]]
         except (MediaError, ValueError, KeyError, TypeError, ValidationError):
             return []
 
-    def _take(self, row: Row) -> None:
+    def _take(self, row: ProfileRow) -> None:
         group = Group(**row.model_dump(include=set(Group._fields)))
         found = _Width(deque(row.seconds, maxlen=_KEPT), row.peak)
         self._widths.setdefault(group, {})[row.width] = found
@@ -241,5 +239,5 @@ class Measured:
         self._greatest[group.device] = max(self._greatest.get(group.device, 0), peak)
 
     @staticmethod
-    def _key(row: Row) -> tuple[object, ...]:
+    def _key(row: ProfileRow) -> tuple[object, ...]:
         return row.generator, row.version, row.shape, row.device, row.dtype, row.threads, row.call, row.width

@@ -1,1 +1,1 @@
-"""What takes memory: the ledger, models and their components, eviction, the heap."""
+"""Memory of a device: ledger, model cache, shared components, offload, eviction, untracked heap memory."""

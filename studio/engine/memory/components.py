@@ -1,10 +1,9 @@
-"""Parts: the modules that models are made of, each held once however many models use it, on the device or the host.
+"""Components: the modules of models, each stored once however many models use it, on the device or offloaded.
 
-Two parts are one if their weight files have equal content, what was built is alike in every module and every word of
-its configuration, and they are packed alike. A model that leaves a CUDA device leaves its parts in pinned host memory,
-if there is room for them; they come back as a copy on a stream of its own, beside what computes. The ledger of the
-device counts a part once, as long as it is there; that of the host counts what was put off. This module knows nothing
-of generators or of whose turn it is.
+Two components are the same if their weight files have equal content and their modules, configurations and packing are
+equal. Offload: a model that is evicted from a CUDA device leaves its components in pinned host memory, if they fit;
+they are restored by an async copy on a stream of its own, concurrently with computation. The ledger of the device
+counts each component on it once; the ledger of the host counts offloaded components.
 
 Try it: ``pytest tests/studio/engine/memory/test_components.py``
 """
@@ -29,11 +28,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Part:
-    """A module and where it is; `size` in bytes, `hashes` of its files. `coming` is its way back to the
-    device, as long as nobody has waited for that, and `return_s` what the last one took.
-
-    `saved` are the bytes by which it became smaller when it was packed.
+class Component:
+    """A module and where it is; `size` in bytes, `hashes` of its files. `pending` is the copy that restores it, until
+    `Components.wait`, and `return_s` is how long the last one took. `saved` is how many bytes packing saved.
     """
 
     module: Any
@@ -42,113 +39,115 @@ class Part:
     saved: int = 0
     users: set[Any] = field(default_factory=set)
     on_device: bool = True
-    coming: Copy | None = None
+    pending: Copy | None = None
     return_s: float | None = None
 
 
-class Parts:
-    """The parts on one device. `host` is the ledger of host memory to put parts off to; None where that is no use."""
+class Components:
+    """The components of one device. `host` is the ledger of host memory for offload; None disables offload."""
 
     def __init__(self, device: str, ledger: Ledger, hash_file: Callable[[Path], str], host: Ledger | None) -> None:
         self.device, self.ledger, self.host, self._hash = devices.device(device), ledger, host, hash_file
-        self._parts: dict[Hashable, Part] = {}
+        self._components: dict[Hashable, Component] = {}
         self._made = threading.local()
-        self._landed: list[tuple[Part, Copy]] = []  # whose time is not read yet
+        self._landed: list[tuple[Component, Copy]] = []  # whose duration is not read yet
 
     @contextmanager
-    def collecting(self) -> Iterator[list[Part]]:
-        """Collect the parts that are asked for meanwhile in this thread."""
-        self._made.parts = []
+    def collecting(self) -> Iterator[list[Component]]:
+        """Collect the components that this thread requests within the block."""
+        self._made.components = []
         try:
-            yield self._made.parts
+            yield self._made.components
         finally:
-            self._made.parts = []
+            self._made.components = []
 
-    def part(
+    def component(
         self, built: torch.nn.Module, files: Sequence[Path], dtype: object, fill: Callable[[], Any], pack: Pack | None
     ) -> Any:
-        """Return the module that is held for what `built` is, or `built` once it is filled and packed."""
+        """Return the module that is stored for what `built` is, or `built` after filling and packing it."""
         hashes = frozenset(self._hash(file) for file in files)
         key = (repr(built), str(getattr(built, "config", "")), hashes, str(dtype), pack)
-        found = self._parts.get(key)
+        found = self._components.get(key)
         if found is None:
             fill()
             filled = size = tensor_bytes(built, self.device.name)
             if pack is not None:
                 pack(built)
                 size = tensor_bytes(built, self.device.name)
-            found = self._parts[key] = Part(built, size, hashes, saved=max(0, filled - size))
-        self._made.parts.append(found)
+            found = self._components[key] = Component(built, size, hashes, saved=max(0, filled - size))
+        self._made.components.append(found)
         return found.module
 
-    def there(self, hashes: Collection[str]) -> int:
-        """Bytes on the device of parts that a model with these weight files will share."""
+    def shared_bytes(self, hashes: Collection[str]) -> int:
+        """Bytes of components on the device that a model with these weight files will share."""
         return sum(
-            part.size for part in self._parts.values() if part.on_device and part.users and part.hashes <= {*hashes}
+            component.size
+            for component in self._components.values()
+            if component.on_device and component.users and component.hashes <= {*hashes}
         )
 
-    def use(self, parts: Collection[Part], user: Hashable) -> None:
-        """Note that a model uses these."""
-        for part in parts:
-            part.users.add(user)
-            self.ledger.hold(part, part.size)
+    def use(self, components: Collection[Component], user: Hashable) -> None:
+        """Add a model to the users of these components."""
+        for component in components:
+            component.users.add(user)
+            self.ledger.hold(component, component.size)
 
-    def leave(self, parts: Collection[Part], user: Hashable) -> None:
-        """Note that a model is no more: what nobody else uses goes."""
-        for part in parts:
-            part.users.discard(user)
-            if not part.users:
-                self.ledger.release(part)
+    def release(self, components: Collection[Component], user: Hashable) -> None:
+        """Remove an evicted model from the users; components without users are deleted."""
+        for component in components:
+            component.users.discard(user)
+            if not component.users:
+                self.ledger.release(component)
                 if self.host is not None:
-                    self.host.release(part)
+                    self.host.release(component)
         self.forget_unused()
 
     def forget_unused(self) -> None:
-        """Let go of what no model uses, as after a load that failed."""
-        self._parts = {key: part for key, part in self._parts.items() if part.users}
+        """Delete components without users, as after a failed load."""
+        self._components = {key: component for key, component in self._components.items() if component.users}
 
-    def put_off(self, parts: Collection[Part]) -> None:
-        """Copy parts to host memory, and free the device of them."""
+    def offload(self, components: Collection[Component]) -> None:
+        """Copy components to host memory, and free their device memory."""
         assert self.host is not None
-        self.wait(parts)  # one that is still on its way back must not be saved half copied
+        self.wait(components)  # a component whose restore is not complete must not be copied
         self.device.drop_recordings()
-        for part in parts:
-            _replace(part.module, self.device.to_host)
-            part.on_device = False
-            self.ledger.release(part)
-            self.host.hold(part, self.device.host_bytes(part.size))
+        for component in components:
+            _replace(component.module, self.device.to_host)
+            component.on_device = False
+            self.ledger.release(component)
+            self.host.hold(component, self.device.host_bytes(component.size))
 
-    def bring_back(self, parts: Collection[Part]) -> None:
-        """Begin to copy parts to the device; `wait` before they are used."""
-        for part in parts:
-            if part.on_device:
+    def restore(self, components: Collection[Component]) -> None:
+        """Start to copy offloaded components to the device; call `wait` before they are used."""
+        for component in components:
+            if component.on_device:
                 continue
-            part.coming = self._beside(part.module)
-            part.on_device = True
-            self.ledger.hold(part, part.size)
+            component.pending = self._copy_to_device(component.module)
+            component.on_device = True
+            self.ledger.hold(component, component.size)
             if self.host is not None:
-                self.host.release(part)
+                self.host.release(component)
 
-    def wait(self, parts: Collection[Part]) -> None:
-        """Let what computes from now on wait for the copies of these parts."""
-        for part in parts:
-            if part.coming is not None:
-                part.coming.wait()
-                self._landed.append((part, part.coming))
-                part.coming = None
+    def wait(self, components: Collection[Component]) -> None:
+        """Make computation that is queued from now on wait for the copies of these components."""
+        for component in components:
+            if component.pending is not None:
+                component.pending.wait()
+                self._landed.append((component, component.pending))
+                component.pending = None
 
-    def return_s(self, parts: Collection[Part]) -> float | None:
-        """Seconds that bringing these back took when it was last done, or None if that is not known."""
-        known = [(part, seconds) for part, copy in self._landed if (seconds := copy.seconds()) is not None]
-        for part, seconds in known:
-            part.return_s = seconds
-        done = {part for part, _ in known}
+    def return_s(self, components: Collection[Component]) -> float | None:
+        """Seconds that the last restore of these components took, or None if that is not known."""
+        known = [(component, seconds) for component, copy in self._landed if (seconds := copy.seconds()) is not None]
+        for component, seconds in known:
+            component.return_s = seconds
+        done = {component for component, _ in known}
         self._landed = [each for each in self._landed if each[0] not in done]
-        seconds_of = [part.return_s for part in parts if part.return_s is not None]
+        seconds_of = [component.return_s for component in components if component.return_s is not None]
         return sum(seconds_of) if seconds_of else None
 
-    def _beside(self, module: torch.nn.Module) -> Copy | None:
-        """Begin to copy a module to the device."""
+    def _copy_to_device(self, module: torch.nn.Module) -> Copy | None:
+        """Start to copy a module to the device."""
 
         def come(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
             return [tensor.to(self.device.name, non_blocking=True, copy=True) for tensor in tensors]
@@ -156,13 +155,13 @@ class Parts:
         def copy() -> Sequence[torch.Tensor]:
             return _replace(module, come)
 
-        return self.device.copy_beside(copy)
+        return self.device.copy_async(copy)
 
 
 def _replace(
     module: torch.nn.Module, move: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 ) -> Sequence[torch.Tensor]:
-    """Put other tensors in the place of all parameters and buffers, and return them; those that are tied stay so."""
+    """Replace all parameters and buffers by what `move` returns for them, and return that; tied ones stay tied."""
     import torch
 
     places: dict[int, list[tuple[Any, str]]] = {}

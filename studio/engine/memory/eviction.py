@@ -1,10 +1,10 @@
-"""Residency: which models leave the device when room is needed. Pure; knows nothing of devices or files.
+"""Eviction policy: which models are evicted from a device when memory is needed. Pure.
 
-A model's worth is what it costs to bring back, in seconds, for each second since it was last used: what comes back
-cheaply and has long been idle goes first. Models that nobody uses go before models that others' requests use, and none
-goes that is not needed for the room.
+The cost of evicting a model is the time to load or restore it, in seconds, divided by the seconds since its last use:
+models that return quickly and have been idle for long are evicted first. Models that no request uses are evicted before
+models of other requests, and no model is evicted unnecessarily.
 
-Try it: ``pytest tests/studio/engine/test_residency.py``
+Try it: ``pytest tests/studio/engine/memory/test_eviction.py``
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Candidate(Generic[T]):
-    """What might leave: `size` in bytes; `rank` 0 for one that nobody uses, higher for one that is missed more."""
+    """What may be evicted: `size` in bytes; `rank` 0 if no request uses it, higher if it is needed more."""
 
     what: T
     size: int
@@ -28,12 +28,12 @@ class Candidate(Generic[T]):
 
     @property
     def worth(self) -> tuple[int, float]:
-        """The least leaves first."""
+        """The sort key; the lowest is evicted first."""
         return self.rank, self.return_s / max(self.idle_s, 1e-6)
 
 
 def choose_victims(candidates: Sequence[Candidate[T]], need: float) -> list[T] | None:
-    """Return what must leave so that `need` bytes come free; None if all of it would not do."""
+    """Return what to evict to free `need` bytes; None if evicting everything would not free enough."""
     if sum(each.size for each in candidates) < need:
         return None
     leaving: list[Candidate[T]] = []
@@ -43,7 +43,7 @@ def choose_victims(candidates: Sequence[Candidate[T]], need: float) -> list[T] |
             break
         leaving.append(each)
         freed += each.size
-    for each in reversed(leaving):  # the last were worth most: spare those that the others make needless
+    for each in reversed(leaving):  # keep candidates, the most valuable first, if the others free enough
         if freed - each.size >= need:
             leaving.remove(each)
             freed -= each.size

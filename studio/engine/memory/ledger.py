@@ -1,8 +1,8 @@
-"""The memory ledger of one device: who holds how many bytes, and what a plan would come to.
+"""The memory ledger of a device: how many bytes each holder uses, and how much a request would need.
 
-Weights are claimed from the headers of their safetensors files, in the dtype they are loaded in; states are counted
-tensor by tensor; what a call takes besides is measured (see `gauge`) and remembered. The budget is what these three may
-come to together: Python, torch and the plugins' own code are outside of it. This module knows nothing of requests.
+Sizes of weights come from the headers of their safetensors files, for the dtype that they are loaded in; states are
+counted tensor by tensor; the peak memory of calls is measured (see `devices.memory`). The budget limits the sum of
+these three; Python, torch and the code of plugins are not included.
 
 Try it: ``python -c "from studio.engine.memory.ledger import *; print(parse_bytes('2GiB'))"``
 """
@@ -23,14 +23,14 @@ from studio.units import show_bytes
 from studio.weights.headers import read_header
 from studio.weights.loading import SMALL
 
-MARGIN = 0.1  # of what is free when the engine starts: left to everything else
+MARGIN = 0.1  # fraction of the free memory at the start of the engine that is left to everything else
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _SIZELESS = (str, bytes, int, float, type(None))
 
 
 class Ledger:
-    """Bytes held on a device, by holder. `budget` None means that nothing is known of the device's memory."""
+    """Bytes in use on a device, by holder. `budget` is None if the device's memory is unknown."""
 
     def __init__(self, budget: int | None = None) -> None:
         self.budget = budget
@@ -40,27 +40,27 @@ class Ledger:
 
     @property
     def free(self) -> float:
-        """Bytes that are left."""
+        """Bytes that are free."""
         return math.inf if self.budget is None else self.budget - self.used
 
     def hold(self, holder: Hashable, size: int) -> None:
-        """Note what a holder has now, whatever it had before."""
+        """Set the bytes of a holder, whatever they were before."""
         self.used += size - self._held.get(holder, 0)
         self._held[holder] = size
         self.most_used = max(self.most_used, self.used)
 
     def release(self, holder: Hashable) -> None:
-        """Note that a holder has nothing any more."""
+        """Remove a holder."""
         self.used -= self._held.pop(holder, 0)
 
     def held(self, holder: Hashable) -> int:
-        """What a holder has."""
+        """The bytes of a holder."""
         return self._held.get(holder, 0)
 
 
 @dataclass(frozen=True)
-class Sum:
-    """What a request needs at the least, in bytes."""
+class MemoryNeed:
+    """The least memory that a request needs, in bytes."""
 
     weights: int
     state: int
@@ -68,11 +68,11 @@ class Sum:
 
     @property
     def total(self) -> int:
-        """All together."""
+        """The sum."""
         return self.weights + self.state + self.step
 
     def exceeds(self, budget: int) -> str:
-        """The sum spelt out, against a budget that it does not fit into."""
+        """The sum with its terms, compared with the budget that it exceeds."""
         return (
             f"weights {show_bytes(self.weights)} + state {show_bytes(self.state)} + step {show_bytes(self.step)}"
             f" = {show_bytes(self.total)} > budget {show_bytes(budget)}"
@@ -83,17 +83,17 @@ _TEXTS = (".json", ".txt", ".jinja", ".model")  # beside weights: configs, vocab
 
 
 def weight_bytes(files: Iterable[Path], dtype: str) -> int:
-    """Bytes that weight files take when loaded in `dtype`: exact for safetensors, whose floating-point tensors are
-    cast; the size of the file for others.
+    """Bytes of weight files when loaded in `dtype`: exact for safetensors, whose floating-point tensors are cast; the
+    file size for others.
     """
     return sum(_file_bytes(Path(file), dtype) for file in files)
 
 
 def least_streamed_bytes(files: Iterable[Path], dtype: str, at_once: int = 1) -> int:
-    """Bytes that weight files take at the least when they are streamed: small layers, the largest one as often as
-    layers are on the device `at_once`, and all of the configs and vocabularies beside them.
+    """The least memory that streamed weights need, in bytes: small layers, the largest layer times `at_once`, and all
+    configs and vocabularies.
 
-    Raises WeightsError where a file of weights is not a sound safetensors file: its header tells what is streamed.
+    Raises WeightsError if a weight file is not a valid safetensors file.
     """
     rest, largest = 0, 0
     for file in map(Path, files):
@@ -102,8 +102,8 @@ def least_streamed_bytes(files: Iterable[Path], dtype: str, at_once: int = 1) ->
             continue
         header = _header(file)
         if header is None:
-            message = f"`{file}` cannot be streamed: it is not a sound safetensors file"
-            raise WeightsError(file, message, hint="install the package again, or give it more with `--memory`")
+            message = f"`{file}` cannot be streamed: it is not a valid safetensors file"
+            raise WeightsError(file, message, hint="reinstall the package, or raise `--memory`")
         layers: dict[str, int] = {}
         for name, tensor in header.items():
             layer = name.rpartition(".")[0]
@@ -116,12 +116,12 @@ def least_streamed_bytes(files: Iterable[Path], dtype: str, at_once: int = 1) ->
 def _file_bytes(file: Path, dtype: str) -> int:
     header = _header(file)
     if header is None:
-        return file.stat().st_size  # not what its name says: `load` will tell
+        return file.stat().st_size  # not a safetensors file: `load` reports that
     return sum(_tensor_bytes(tensor, dtype) for tensor in header.values())
 
 
 def _header(file: Path) -> dict[str, Any] | None:
-    """What a safetensors file says of each tensor, or None if it is no such file."""
+    """The header of a safetensors file by tensor name, or None for any other file."""
     size = file.stat().st_size
     if file.suffix != ".safetensors":
         return None
@@ -142,11 +142,11 @@ def _tensor_bytes(tensor: Mapping[str, Any], dtype: str) -> int:
 
 
 def tensor_bytes(value: Any, device: str) -> int:
-    """Bytes of the distinct tensors and arrays on `device` inside a state or a model: dataclasses, containers, modules
-    and the plain attributes of other objects are looked into.
+    """Bytes of the distinct tensors and arrays on `device` inside a state or a model; dataclasses, containers, modules
+    and attributes of other objects are searched.
 
-    A module whose memory is no tensor (weights that a library has packed) says how much it is in `packed_bytes`. So
-    does an object of another kind that has a share in something larger; it is not looked into.
+    A module whose memory is not in tensors (weights packed by a library) gives its size as `packed_bytes`. So does any
+    other object that owns a share of something larger; it is not searched.
     """
     hidden = 0
     seen: dict[int, int] = {}
@@ -175,7 +175,7 @@ def tensor_bytes(value: Any, device: str) -> int:
 
 
 def _modules(value: Any) -> Iterable[Any]:
-    """The modules of one of torch's, itself included; nothing for anything else."""
+    """The submodules of a torch module, itself included; empty for any other value."""
     is_module = hasattr(value, "parameters") and hasattr(value, "buffers") and hasattr(value, "modules")
     return value.modules() if is_module else ()
 

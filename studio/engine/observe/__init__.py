@@ -1,1 +1,1 @@
-"""Who watches the engine: the watcher's protocol, status, metrics, traces."""
+"""Observability: the watcher protocol, status, metrics, traces."""

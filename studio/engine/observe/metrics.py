@@ -1,7 +1,7 @@
-"""What an engine has done, as counters, gauges and histograms in Prometheus' text format (version 0.0.4).
+"""Metrics of an engine: counters, gauges and histograms in Prometheus' text format (version 0.0.4).
 
-Our own eighty lines and not `prometheus_client`, which brings an HTTP server and 113 modules, and takes longer to
-import (75 ms) than `studio --help` to answer. This module knows nothing of who asks for the text.
+Not `prometheus_client`, which brings an HTTP server and 113 modules, and takes longer to import (75 ms) than
+`studio --help` takes to answer.
 
 Try it: ``with studio.Studio() as s: s.image("a red apple"); print(s.metrics())``
 """
@@ -31,7 +31,7 @@ class _Histogram:
 
 
 class Metrics(Watcher):
-    """Counts as it watches; `text` may be asked for from any thread."""
+    """Counts events; `text` may be called from any thread."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -63,11 +63,11 @@ class Metrics(Watcher):
     def stepped(
         self, requests: tuple[int, ...], positions: tuple[int, ...], generator: str, begun: float, ended: float
     ) -> None:
-        """Time a step and count whom it moved."""
+        """Time a step and count its requests."""
         self._time("studio_step_seconds", ended - begun, generator=generator)
         self._add("studio_request_steps_total", len(requests), generator=generator)
 
-    def stumbled(self, requests: tuple[int, ...], generator: str, reason: str, begun: float, ended: float) -> None:
+    def step_failed(self, requests: tuple[int, ...], generator: str, reason: str, begun: float, ended: float) -> None:
         """Count a step that failed."""
         self._add("studio_failed_steps_total", 1, generator=generator)
 
@@ -76,13 +76,13 @@ class Metrics(Watcher):
         self._time("studio_save_seconds", ended - begun, generator=generator)
 
     def ended(self, request: int, generator: str, outcome: str, at: float) -> None:
-        """Count an end, and time the whole request."""
+        """Count an ended request, and time it."""
         self._add("studio_requests_ended_total", 1, generator=generator, outcome=outcome)
         self._time("studio_request_seconds", at - self._arrived.pop(request, at), generator=generator)
         self._set("studio_requests_unfinished", len(self._arrived))
 
     def memory(self, device: str, used: int, budget: int) -> None:
-        """Note what the ledger holds."""
+        """Record the memory in use."""
         self._set("studio_memory_used_bytes", used, device=device)
         self._set("studio_memory_budget_bytes", budget, device=device)
 
@@ -102,7 +102,7 @@ class Metrics(Watcher):
     def _family(self, name: str) -> Iterator[str]:
         yield f"# HELP {name} {_HELP[name]}"
         if name in self._values:
-            yield f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}"
+            yield f"# TYPE {name} {'counter' if name.endswith('_total') else 'probe'}"
             yield from (f"{name}{_braces(key)} {value!r}" for key, value in sorted(self._values[name].items()))
             return
         yield f"# TYPE {name} histogram"
@@ -128,12 +128,12 @@ _HELP = {
     "studio_requests_ended_total": "Requests ended, by outcome.",
     "studio_requests_unfinished": "Requests accepted and not ended.",
     "studio_request_seconds": "Seconds from a request's acceptance to its end.",
-    "studio_request_steps_total": "Steps of requests; a step that moves four counts four.",
-    "studio_step_seconds": "Seconds that a step took, however many requests it moved.",
-    "studio_failed_steps_total": "Steps that failed and left their states as they were.",
-    "studio_load_seconds": "Seconds that loading a model took.",
-    "studio_save_seconds": "Seconds that saving a state took.",
-    "studio_evictions_total": "Models that left their device, by where they went.",
-    "studio_memory_used_bytes": "Bytes that the ledger holds on a device.",
-    "studio_memory_budget_bytes": "Bytes that the ledger may hold on a device.",
+    "studio_request_steps_total": "Steps of requests; a step of four requests counts four.",
+    "studio_step_seconds": "Seconds per step, for any batch size.",
+    "studio_failed_steps_total": "Steps that failed and left their states unchanged.",
+    "studio_load_seconds": "Seconds per model load.",
+    "studio_save_seconds": "Seconds per saved state.",
+    "studio_evictions_total": "Models evicted from their device, by place (host or dropped).",
+    "studio_memory_used_bytes": "Bytes in use on a device.",
+    "studio_memory_budget_bytes": "Memory budget of a device in bytes.",
 }

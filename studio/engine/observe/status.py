@@ -1,8 +1,7 @@
-"""What an engine is doing, for other processes to read: a small file in the engine's folder, renewed twice a second.
+"""Status of an engine for other processes: a small file in its run folder, updated twice a second.
 
 Events only change numbers in memory; a thread of its own writes them while there is work, and ends when there is none.
-The file says what was true when it was written. `read` gives those of living processes. This module knows nothing of
-how it is shown.
+The file says what was true when it was written. `read` returns the status of all living processes.
 
 Try it: ``studio top --json``
 """
@@ -19,20 +18,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.engine.checkpoints.run_folder import EngineFolder, alive, folders
+from studio.engine.checkpoints.run_folder import RunFolder, alive, folders
 from studio.engine.observe.watcher import Watcher
 from studio.errors import StoreError
 from studio.files import open_regular
 
 FILE = "status.json"
 EVERY_S = 0.5
-_WINDOW_S = 5.0  # that steps per second are judged by
-_MOST = 100  # requests that are written down; the rest is a number
+_WINDOW_S = 5.0  # window for steps per second
+_MOST = 100  # requests that are listed; others are only counted
 _MAX_BYTES = 1 << 20
 
 
 @dataclass
-class _Row:
+class _RequestRow:
     """One unfinished request."""
 
     request: int
@@ -44,19 +43,19 @@ class _Row:
     step_s: float = 0.0  # between its last steps, smoothed
     seen: float = 0.0
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         eta = round(self.step_s * max(0, self.steps - self.position), 1) if self.step_s else None
         shown = {"request", "generator", "client", "background", "position", "steps"}
         return {**{name: value for name, value in asdict(self).items() if name in shown}, "eta_s": eta}
 
 
 class Status(Watcher):
-    """Writes what it sees into the engine's folder. `device` is where the engine computes."""
+    """Writes the status into the run folder. `device` is the engine's device."""
 
-    def __init__(self, folder: EngineFolder, device: str) -> None:
+    def __init__(self, folder: RunFolder, device: str) -> None:
         self.folder, self.device = folder, device
         self._guard = threading.Lock()
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _RequestRow] = {}
         self._models: dict[str, tuple[str, int]] = {}
         self._memory: dict[str, tuple[int, int]] = {}
         self._steps: deque[tuple[float, int]] = deque()
@@ -65,15 +64,15 @@ class Status(Watcher):
         self._writer: threading.Thread | None = None
 
     def accepted(self, request: int, generator: str, client: str, background: bool, at: float) -> None:
-        """A request came in: from now on there is something to write."""
+        """A request was accepted: start the writer thread if it is not running."""
         with self._guard:
-            self._rows[request] = _Row(request, generator, client, background)
+            self._rows[request] = _RequestRow(request, generator, client, background)
             if self._writer is None and not self._closed.is_set():
                 self._writer = threading.Thread(target=self._write_while_busy, name="studio-status", daemon=True)
                 self._writer.start()
 
     def loaded(self, generator: str, device: str, size: int, begun: float, ended: float) -> None:
-        """A model is resident."""
+        """A model is on the device."""
         with self._guard:
             self._models[generator] = (device, size)
 
@@ -85,7 +84,7 @@ class Status(Watcher):
                 self._models[generator] = (place, size)
 
     def started(self, request: int, generator: str, steps: int, begun: float, ended: float) -> None:
-        """A request has so many steps to do."""
+        """A request has started, with `steps` steps."""
         with self._guard:
             row = self._rows[request]
             row.steps, row.seen = steps, ended
@@ -93,7 +92,7 @@ class Status(Watcher):
     def stepped(
         self, requests: tuple[int, ...], positions: tuple[int, ...], generator: str, begun: float, ended: float
     ) -> None:
-        """These are one step further."""
+        """These requests have completed a step."""
         with self._guard:
             for request, position in zip(requests, positions, strict=True):
                 row = self._rows[request]
@@ -104,17 +103,17 @@ class Status(Watcher):
                 self._steps.popleft()
 
     def ended(self, request: int, generator: str, outcome: str, at: float) -> None:
-        """A request is no more."""
+        """A request has ended."""
         with self._guard:
             self._rows.pop(request, None)
 
     def memory(self, device: str, used: int, budget: int) -> None:
-        """What the ledger holds."""
+        """The memory in use."""
         with self._guard:
             self._memory[device] = (used, budget)
 
-    def told(self, now: float) -> dict[str, Any]:
-        """All of it as JSON; `now` is by the engine's clock."""
+    def as_json(self, now: float) -> dict[str, Any]:
+        """The status as JSON; `now` is by the engine's clock."""
         with self._guard:
             recent = [(at, width) for at, width in self._steps if now - at <= _WINDOW_S]
             span = max(now - recent[0][0], 0.5) if recent else 1.0
@@ -129,7 +128,7 @@ class Status(Watcher):
                 "steps_per_second": round(len(recent) / span, 2),
                 "request_steps_per_second": round(sum(width for _, width in recent) / span, 2),
                 "unfinished": len(self._rows),
-                "requests": [row.told() for row in list(self._rows.values())[:_MOST]],
+                "requests": [row.as_json() for row in list(self._rows.values())[:_MOST]],
             }
 
     def close(self) -> None:
@@ -142,25 +141,25 @@ class Status(Watcher):
 
     def _write_while_busy(self) -> None:
         while True:
-            told = self.told(time.perf_counter())
-            with suppress(StoreError):  # whoever cannot write here hears of it when what was made is stored
-                self.folder.write(FILE, json.dumps(told).encode(), durable=False)
+            as_json = self.as_json(time.perf_counter())
+            with suppress(StoreError):  # a write failure surfaces when the output is stored
+                self.folder.write(FILE, json.dumps(as_json).encode(), durable=False)
             with self._guard:
-                if self._closed.is_set() or not (self._rows or told["unfinished"]):
+                if self._closed.is_set() or not (self._rows or as_json["unfinished"]):
                     self._writer = None
                     return
             self._closed.wait(EVERY_S)
 
 
 def read(home: Path) -> list[dict[str, Any]]:
-    """What the engines of living processes say, in the order of their processes; a file that is no status is none."""
+    """The status of the engines of living processes, sorted by process; other files are skipped."""
     found = []
     for folder in folders(home):
         try:
             with open_regular(folder / FILE) as file:
-                told = json.loads(file.read(_MAX_BYTES))
+                as_json = json.loads(file.read(_MAX_BYTES))
         except (OSError, ValueError):
             continue
-        if isinstance(told, dict) and alive(folder):
-            found.append(told)
-    return sorted(found, key=lambda told: str(told.get("pid")))
+        if isinstance(as_json, dict) and alive(folder):
+            found.append(as_json)
+    return sorted(found, key=lambda as_json: str(as_json.get("pid")))

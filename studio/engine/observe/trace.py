@@ -1,9 +1,9 @@
-"""Every piece of an engine's work as a Chrome trace, for Perfetto or ``chrome://tracing``.
+"""Traces: all work of an engine as a Chrome trace, for Perfetto or ``chrome://tracing``.
 
-The file is the JSON array form of the Trace Event Format, one event a line, written as it happens: memory does not
-grow, and after a crash only the closing bracket is missing, which the format allows. What a device does (load, start,
-step, preview, finish, save, evict) stands in a lane of its own; each request is a span beside them. Times are
-microseconds from the start of the trace. This module knows nothing of the loop.
+The file is the JSON array form of the Trace Event Format, one event per line, written as it happens: memory does not
+grow, and after a crash only the closing bracket is missing, which the format allows. The work of a device (load, start,
+step, preview, finish, save, evict) is in a lane of its own; each request is a span. Times are microseconds from the
+start of the trace.
 
 Try it: ``studio --trace trace.json image "a red apple"``, and open the file at https://ui.perfetto.dev
 """
@@ -23,7 +23,7 @@ from studio.files import store_error
 
 
 class Trace:
-    """The file. Raises StoreError if it cannot be written; a disk that fills later ends the trace, not the work.
+    """The trace file. Raises StoreError if it cannot be written; if the disk is full later, only the trace ends.
 
     `reason` says why it ended early, if it did.
     """
@@ -43,18 +43,18 @@ class Trace:
         self._lanes = 0
 
     def lane(self, device: str) -> Lane:
-        """A watcher for the engine of a device, which writes into a lane of its own."""
+        """A watcher for the engine of a device, with a lane of its own."""
         self._lanes += 1
         return Lane(self, self._lanes, device)
 
     def close(self) -> None:
-        """Write what makes it whole JSON. May be called twice."""
+        """Write the closing bracket. May be called twice."""
         self._put("\n]\n")
         with self._writing:
             self._file.close()
 
     def event(self, lane: int, phase: str, name: str, at: float | None, **more: Any) -> None:
-        """Write one event; `at` is by the engine's clock, None for what has no time."""
+        """Write one event; `at` is by the engine's clock, None for metadata."""
         event = {"name": name, "cat": "engine", "ph": phase, "pid": os.getpid(), "tid": lane, **more}
         if at is not None:
             event["ts"] = round((at - self._begun) * 1e6, 1)
@@ -73,37 +73,37 @@ class Trace:
 
 
 class Lane(Watcher):
-    """Writes what one engine does."""
+    """Writes the events of one engine."""
 
     def __init__(self, trace: Trace, number: int, device: str) -> None:
         self._trace, self._number = trace, number
         self._event("M", "thread_name", None, args={"name": device})
 
     def accepted(self, request: int, generator: str, client: str, background: bool, at: float) -> None:
-        """A request came in: its span begins."""
+        """A request was accepted: its span begins."""
         self._event("b", f"{generator} {request}", at, id=request, args={"client": client, "background": background})
 
     def loaded(self, generator: str, device: str, size: int, begun: float, ended: float) -> None:
-        """A model came onto the device."""
+        """A model was loaded or restored."""
         self._span("load", begun, ended, generator=generator, device=device, bytes=size)
 
     def evicted(self, generator: str, device: str, place: str, size: int, at: float) -> None:
-        """A model left the device."""
+        """A model was evicted."""
         self._event("i", "evict", at, s="t", args=_named(generator=generator, device=device, place=place, bytes=size))
 
     def started(self, request: int, generator: str, steps: int, begun: float, ended: float) -> None:
-        """The first state stands."""
+        """A request has started."""
         self._span("start", begun, ended, generator=generator, request=request, steps=steps)
 
     def stepped(
         self, requests: tuple[int, ...], positions: tuple[int, ...], generator: str, begun: float, ended: float
     ) -> None:
-        """These moved one step on, together."""
+        """A step of these requests is complete."""
         self._span(
             "step", begun, ended, generator=generator, width=len(requests), requests=requests, positions=positions
         )
 
-    def stumbled(self, requests: tuple[int, ...], generator: str, reason: str, begun: float, ended: float) -> None:
+    def step_failed(self, requests: tuple[int, ...], generator: str, reason: str, begun: float, ended: float) -> None:
         """A step failed."""
         self._span("failed step", begun, ended, generator=generator, requests=requests, reason=reason)
 
@@ -116,15 +116,15 @@ class Lane(Watcher):
         self._span("save", begun, ended, generator=generator, request=request, bytes=size)
 
     def finished(self, request: int, generator: str, begun: float, ended: float) -> None:
-        """The media was made."""
+        """The output was made."""
         self._span("finish", begun, ended, generator=generator, request=request)
 
     def ended(self, request: int, generator: str, outcome: str, at: float) -> None:
-        """A request's end: so ends its span."""
+        """A request has ended: its span ends."""
         self._event("e", f"{generator} {request}", at, id=request, args={"outcome": outcome})
 
     def memory(self, device: str, used: int, budget: int) -> None:
-        """What the ledger holds."""
+        """The memory in use."""
         self._event("C", f"memory of {device}", time.perf_counter(), args={"used": used, "budget": budget})
 
     def _span(self, name: str, begun: float, ended: float, **args: Any) -> None:

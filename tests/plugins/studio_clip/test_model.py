@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from studio.engine.memory.components import Parts
+from studio.engine.memory.components import Components
 from studio.engine.memory.ledger import Ledger
 from studio.errors import WeightsError
-from studio.weights.loading import hosted
+from studio.weights.loading import hosting
 from studio_clip import convert, efficientnet, folders, model, train_pairs
 from studio_diffusion.image import STARTER
 from studio_diffusion.latent import LatentDiffusion
@@ -73,11 +73,11 @@ def test_a_text_tower_of_its_own_is_kept_beside_the_rest(
 def test_the_text_tower_is_one_with_the_image_models() -> None:
     """In an engine that has loaded the image model, CLIP adds what is its own."""
     ledger = Ledger(None)
-    parts = Parts("cpu", ledger, lambda path: str(path), None)
-    with parts.collecting(), hosted(parts, None):
+    parts = Components("cpu", ledger, lambda path: str(path), None)
+    with parts.collecting(), hosting(parts, None):
         latent = LatentDiffusion(STARTER, "cpu", torch.float32)
         loaded = model.load()
-        made = parts._made.parts
+        made = parts._made.components
     assert loaded.text_encoder is latent.text_encoder
     assert len({id(part) for part in made}) == len(made) - 1
     assert loaded.encode_text(TEXTS).isfinite().all(), "attention's route serves both"

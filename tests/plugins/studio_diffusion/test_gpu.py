@@ -16,14 +16,14 @@ from torch import nn
 import studio
 from studio import devices
 from studio.attention import recorded
-from studio.engine.calls.call import directly
+from studio.engine.calls.call import run_inline
 from studio.engine.checkpoints.encoding import decode_state, encode_state
 from studio.engine.memory.ledger import Ledger
-from studio.engine.memory.model_cache import Models
+from studio.engine.memory.model_cache import ModelCache
 from studio.testing.fake_gpu import FakeGpu
 from studio.testing.gpu import runs_on_a_gpu
 from studio.testing.subject import Subject
-from studio.weights.loading import Streaming, hosted
+from studio.weights.loading import Streaming, hosting
 from studio_diffusion.ddpm import DdpmGenerator
 from studio_diffusion.image import ImageGenerator
 from tests.studio.engine.asking import ask
@@ -142,17 +142,17 @@ def test_recordings_go_with_the_weights_and_come_again(tiny_folder: Path) -> Non
     with FakeGpu.installed() as gpu, torch.no_grad():
         gpu.records = True
         for device in ("cpu", "gpu:0"):
-            models = Models(
+            models = ModelCache(
                 device, "float32", ledger=Ledger(1 << 40), host=Ledger(1 << 40) if device != "cpu" else None
             )
-            model = directly(models.get(ask(generator, {"prompt": "a"})))
+            model = run_inline(models.get(ask(generator, {"prompt": "a"})))
             [state] = kinds(generator, model.value, steps, [{}])
             for _ in range(6):
                 [state] = generator.step(model.value, [state])
             saved, tensors = encode_state(state)
-            assert models.drop_all(lambda _: 0) == 1
+            assert models.evict_all(lambda _: 0) == 1
             assert gpu.recordings == 0
-            model = directly(models.get(ask(generator, {"prompt": "a"})))
+            model = run_inline(models.get(ask(generator, {"prompt": "a"})))
             [fresh] = kinds(generator, model.value, steps, [{}])
             state = decode_state(json.loads(json.dumps(saved)), tensors, fresh, device)
             for _ in range(6):
@@ -166,7 +166,7 @@ def test_a_model_that_is_streamed_is_not_recorded(tiny_folder: Path) -> None:
     generator = ImageGenerator(tiny_folder)
     with FakeGpu.installed() as gpu, torch.no_grad():
         gpu.records = True
-        with hosted(None, Streaming(limit=1 << 16)):
+        with hosting(None, Streaming(limit=1 << 16)):
             model = generator.load(studio.ModelRef(), "gpu:0", "float32")
         [state] = kinds(generator, model, SMALL | {"steps": 8}, [{}])
         for _ in range(6):

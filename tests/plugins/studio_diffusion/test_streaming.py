@@ -20,4 +20,4 @@ def test_a_streamed_starter_draws_the_same_picture_and_says_so(tmp_path: Path) -
     assert streamed.recipe
     assert not whole.recipe.notices
     (notice,) = streamed.recipe.notices
-    assert "were streamed, for they exceed the memory" in notice
+    assert "were streamed: they exceed the memory budget" in notice

@@ -14,13 +14,13 @@ from studio import devices
 from studio.attention import Spans, attend_spans, spans
 from studio.devices import Device
 from studio.devices.graphs import AFTER, Graphs
-from studio.engine.memory.components import Part, Parts
+from studio.engine.memory.components import Component, Components
 from studio.engine.memory.ledger import Ledger, tensor_bytes
 from studio.plugins import Plugins
 from studio.testing import check
 from studio.testing.fake_gpu import FakeGpu
 
-NOT_HERE = devices.why_not("cuda")
+NOT_HERE = devices.why_unavailable("cuda")
 ON_A_CARD = [pytest.mark.cuda, pytest.mark.skipif(NOT_HERE is not None, reason=str(NOT_HERE))]
 SMALL = {
     "text": {"prompt": "an apple", "max_tokens": 8}, "dcgan": {}, "ddpm": {"steps": 3},
@@ -32,7 +32,7 @@ SMALL = {
 def device(request: pytest.FixtureRequest) -> Iterator[Device]:
     if request.param == "gpu:0":
         with FakeGpu.installed() as gpu, torch.no_grad():
-            gpu.records = True
+            gpu.records_graphs = True
             yield gpu
         return
     card = devices.device(request.param)
@@ -49,7 +49,7 @@ def test_weights_arrive_as_the_cpu_casts_them(device: Device) -> None:
     x = numbers(300, 70).t()
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         sent = device.send(x, dtype)
-        device.settle()
+        device.synchronize()
         assert torch.equal(sent.cpu(), x.to(dtype))
     small = [torch.tensor([1, 2, 3]), numbers(2, 5), torch.tensor([True])]
     for sent, given in zip(device.upload_all(small), small, strict=True):
@@ -60,15 +60,15 @@ def test_weights_that_leave_on_their_way_back_are_whole(device: Device) -> None:
     torch.manual_seed(0)
     layer = torch.nn.Linear(1024, 1024).to(device.name).requires_grad_(False)
     before = [each.cpu() for each in layer.parameters()]
-    part = Part(layer, tensor_bytes(layer, device.name), frozenset())
-    parts = Parts(device.name, Ledger(), str, Ledger())
-    parts.use([part], "test")
+    part = Component(layer, tensor_bytes(layer, device.name), frozenset())
+    components = Components(device.name, Ledger(), str, Ledger())
+    components.use([part], "test")
     for _ in range(3):
-        parts.put_off([part])
+        components.offload([part])
         assert all(each.device.type == "cpu" for each in layer.parameters())
-        parts.bring_back([part])
-    parts.wait([part])
-    device.settle()
+        components.restore([part])
+    components.wait([part])
+    device.synchronize()
     assert all(torch.equal(each.cpu(), old) for each, old in zip(layer.parameters(), before, strict=True))
 
 
@@ -108,11 +108,11 @@ def test_spans_of_unlike_lengths_see_what_they_should(device: Device, window: in
 
 
 def test_what_a_call_takes_is_measured(device: Device) -> None:
-    gauge = device.gauge()
-    gauge.begin(first=True)
+    probe = device.memory_probe()
+    probe.begin(first=True)
     x = torch.empty(64 << 20, dtype=torch.uint8, device=device.name)
     del x
-    taken = gauge.peak()
+    taken = probe.peak()
     assert taken is None or 64 << 20 <= taken < 128 << 20
 
 

@@ -20,7 +20,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_said_of_cuda_agrees_with_torch() -> None:
-    assert (devices.why_not("cuda") is None) == torch.cuda.is_available()
+    assert (devices.why_unavailable("cuda") is None) == torch.cuda.is_available()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
@@ -43,7 +43,7 @@ def test_names_are_completed_and_each_is_named_once() -> None:
     assert devices.choose("cuda") == "cuda:0"
     assert devices.choose_many(None) == ("cuda:0", "cuda:1", "cuda:2")
     assert devices.choose_many("cuda:1, cpu") == ("cuda:1", "cpu")
-    with pytest.raises(UsageError, match="each may be named once"):
+    with pytest.raises(UsageError, match="each may be named only once"):
         devices.choose_many("cuda,cuda:0")
 
 

@@ -17,8 +17,8 @@ from torch import nn
 from studio import devices
 from studio.attention import Serving, attend, recorded
 from studio.attention.serving import lending
-from studio.devices.graphs import AFTER, Graphs, keep
-from studio.engine.memory.components import Part, Parts
+from studio.devices.graphs import AFTER, Graphs, keep_alive
+from studio.engine.memory.components import Component, Components
 from studio.engine.memory.ledger import Ledger
 from studio.testing.fake_gpu import FakeGpu
 
@@ -26,7 +26,7 @@ from studio.testing.fake_gpu import FakeGpu
 @pytest.fixture
 def gpu() -> Iterator[FakeGpu]:
     with FakeGpu.installed() as gpu:
-        gpu.records = True
+        gpu.records_graphs = True
         yield gpu
 
 
@@ -59,16 +59,16 @@ def test_a_call_is_recorded_after_some_and_then_repeated_with_other_inputs(gpu: 
 
 
 def test_recordings_go_when_weights_leave_the_device(gpu: FakeGpu, tmp_path: Path) -> None:
-    graphs, parts = Graphs(gpu, after=0), Parts("gpu:0", Ledger(), str, Ledger())
+    graphs, components = Graphs(gpu, after=0), Components("gpu:0", Ledger(), str, Ledger())
     layer = torch.nn.Linear(2, 1).to("gpu:0").requires_grad_(False)
-    part = Part(layer, 12, frozenset())
+    part = Component(layer, 12, frozenset())
     due = layer(there(1.0, 2.0)).tolist()
     assert graphs.run("it", lambda x: layer(x), [there(1.0, 2.0)]).tolist() == due
     assert len(graphs) == 1
-    parts.put_off([part])
+    components.offload([part])
     assert len(graphs) == 0
-    parts.bring_back([part])
-    parts.wait([part])
+    components.restore([part])
+    components.wait([part])
     assert graphs.run("it", lambda x: layer(x), [there(1.0, 2.0)]).tolist() == due
 
 
@@ -124,7 +124,7 @@ def test_who_served_attention_is_told_of_a_repeated_call_too(gpu: FakeGpu) -> No
 def test_what_work_takes_from_a_cache_is_kept_as_long_as_it_is_read(gpu: FakeGpu) -> None:
     graphs, cache = Graphs(gpu, after=0), {"mask": there(1.0, 0.0)}
     held = weakref.ref(cache["mask"])
-    run = partial(graphs.run, "it", lambda x: x * keep(cache["mask"]))
+    run = partial(graphs.run, "it", lambda x: x * keep_alive(cache["mask"]))
     assert run([there(2.0, 3.0)]).tolist() == [2.0, 0.0]
     cache.clear()
     assert held() is not None
@@ -227,7 +227,7 @@ def test_whatever_happens_between_calls_they_answer_as_without_recordings(
     deeds: list[Any], after: int, most: int
 ) -> None:
     with FakeGpu.installed() as gpu:
-        gpu.records = True
+        gpu.records_graphs = True
         net = nn.Linear(2, 2).to("gpu:0").requires_grad_(False)
         graphs = Graphs(gpu, net, after=after, most=most)
         for number, deed in enumerate(deeds):

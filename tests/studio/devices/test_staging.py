@@ -49,7 +49,7 @@ def test_a_block_that_is_written_before_its_copy_is_over_is_seen(gpu: FakeGpu) -
     host = gpu.pinned(16)
     host.fill_(1)
     target = torch.empty(16, dtype=torch.uint8, device="gpu:0")
-    copy = gpu.copy_beside(lambda: [target.copy_(host, non_blocking=True)])
+    copy = gpu.copy_async(lambda: [target.copy_(host, non_blocking=True)])
     assert copy is not None
     copy.wait()
     host.fill_(2)
@@ -61,7 +61,7 @@ def test_bytes_that_are_on_their_way_read_as_nan(gpu: FakeGpu) -> None:
     host = gpu.pinned(16)
     host.fill_(0)
     target = torch.empty(16, dtype=torch.uint8, device="gpu:0")
-    copy = gpu.copy_beside(lambda: [target.copy_(host, non_blocking=True)])
+    copy = gpu.copy_async(lambda: [target.copy_(host, non_blocking=True)])
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert target.view(dtype).isnan().all().item()
     assert copy is not None

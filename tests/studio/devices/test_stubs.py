@@ -19,7 +19,7 @@ import studio
 from studio import devices
 from studio.devices import cuda, torch_setup
 from studio.engine import Engine, Request
-from studio.engine.cost.profile import Measured
+from studio.engine.cost.profile import Profile
 from studio.engine.memory.ledger import tensor_bytes
 from studio.recipe import PluginRef
 from studio.testing.fake_gpu import FakeGpu
@@ -68,7 +68,7 @@ def test_torch_for_rocm_is_taken_as_cuda(card: pytest.MonkeyPatch, tmp_path: Pat
     card.setattr(cuda, "_no_cuda", cuda._no_cuda.__wrapped__)
     card.setattr(cuda, "_driver", lambda: None)
     card.setattr(torch.version, "hip", "6.4.1")
-    assert devices.why_not("cuda:0") == "torch is built for ROCm and sees no card"
+    assert devices.why_unavailable("cuda:0") == "torch is built for ROCm and sees no GPU"
     card.setattr(torch.cuda, "is_available", lambda: True)
     card.setattr(torch.cuda, "device_count", lambda: 2)
     card.setattr(cuda, "_no_kernels", lambda index: None)
@@ -86,7 +86,7 @@ def test_a_card_is_tried_with_a_small_product(card: pytest.MonkeyPatch) -> None:
     wrong = torch.full((8, 8), 2.0)
     for ones, reason in [
         (fails, "this torch cannot compute on it: CUDA error: no kernel image is available"),
-        (lambda *shape, device: wrong, "it multiplies wrongly: 2048 for 512"),
+        (lambda *shape, device: wrong, "a test product is wrong: 2048 instead of 512"),
         (lambda *shape, device: wrong / 2, None),
     ]:
         with pytest.MonkeyPatch.context() as patch:
@@ -126,7 +126,7 @@ class Streams:
 def test_a_card_has_one_stream_of_copies_in_all(card: pytest.MonkeyPatch) -> None:
     streams, device = Streams(card), devices.Cuda("cuda:0")
     for _ in range(3):
-        assert device.copy_beside(lambda: [torch.zeros(1)]) is not None
+        assert device.copy_async(lambda: [torch.zeros(1)]) is not None
     assert streams.made == 1, "what one stream has allocated is not given to others"
 
 
@@ -145,14 +145,14 @@ def test_memory_of_a_card_is_what_tensors_have_and_what_recordings_keep(card: py
         card.setattr(torch.cuda, name, lambda index, name=name: now[name])
     card.setattr(torch.cuda, "reset_peak_memory_stats", lambda index: None)
     device = devices.Cuda("cuda:0")
-    gauge = device.gauge()
-    gauge.begin()
+    probe = device.memory_probe()
+    probe.begin()
     now |= {"max_memory_allocated": 150, "max_memory_reserved": 340}
-    assert gauge.peak() == 50
+    assert probe.peak() == 50
     now["max_memory_reserved"] = 400
-    assert gauge.peak() == 100, "what it had to take for them"
-    assert gauge.resident() == 100, "what is reserved beyond goes to the next call"
-    assert gauge.recorded() == 0
+    assert probe.peak() == 100, "what it had to take for them"
+    assert probe.resident() == 100, "what is reserved beyond goes to the next call"
+    assert probe.recorded() == 0
     asked: list[object] = []
 
     def snapshot(pool: object) -> list[dict[str, int]]:
@@ -161,18 +161,18 @@ def test_memory_of_a_card_is_what_tensors_have_and_what_recordings_keep(card: py
 
     card.setattr(torch.cuda, "memory_snapshot", snapshot)
     kept = [1, 2]
-    device.keeps(Kept(kept))  # type: ignore[arg-type]
+    device.register_graphs(SavedEntry(kept))  # type: ignore[arg-type]
     device._graph_memory = (0, 1)
-    assert [gauge.recorded(), gauge.recorded(), len(asked)] == [0, 0, 0], "nobody has them any more"
-    alive = Kept(kept)
-    device.keeps(alive)  # type: ignore[arg-type]
-    assert [gauge.recorded(), gauge.recorded()] == [60, 60]
+    assert [probe.recorded(), probe.recorded(), len(asked)] == [0, 0, 0], "nobody has them any more"
+    alive = SavedEntry(kept)
+    device.register_graphs(alive)  # type: ignore[arg-type]
+    assert [probe.recorded(), probe.recorded()] == [60, 60]
     assert asked == [(0, 1)], "it is counted when their number changes"
     kept.clear()
-    assert gauge.recorded() == 0
+    assert probe.recorded() == 0
 
 
-class Kept:
+class SavedEntry:
     """So many recordings."""
 
     def __init__(self, kept: list[int]) -> None:
@@ -217,23 +217,23 @@ def ask(engine: Engine) -> studio.Media:
 
 
 def test_what_was_measured_on_another_card_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = Measured()
+    profile = Profile()
     with FakeGpu.installed():
         for label in ("gpu:0 (one)", "gpu:0 (other)"):
             monkeypatch.setattr(FakeGpu, "label", label)
-            with Engine("gpu", measured=measured) as engine:
+            with Engine("gpu", profile=profile) as engine:
                 made = ask(engine)
             assert made.recipe is not None
             assert made.recipe.device == label
-    assert {row.device for row in measured.rows()} == {"gpu:0 (one)", "gpu:0 (other)"}
+    assert {row.device for row in profile.rows()} == {"gpu:0 (one)", "gpu:0 (other)"}
 
 
 def test_the_thread_that_computes_enters_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    entered: list[str] = []
-    monkeypatch.setattr(FakeGpu, "enter", lambda self: entered.append(threading.current_thread().name))
+    admitted_requests: list[str] = []
+    monkeypatch.setattr(FakeGpu, "enter", lambda self: admitted_requests.append(threading.current_thread().name))
     with FakeGpu.installed(), Engine("gpu") as engine:
         ask(engine)
-    assert "studio-engine" in entered
+    assert "studio-engine" in admitted_requests
 
 
 def test_engines_share_the_host_memory_that_models_wait_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_engines_share_the_host_memory_that_models_wait_in(tmp_path: Path, monke
     with FakeGpu.installed():
         for names, share in (("gpu:0", 500), ("gpu:0,cpu", 250)):
             with studio.Studio(home=tmp_path, device=names) as host:
-                ledger = host.router.engines[0]._models.parts.host
+                ledger = host.router.engines[0]._models.components.host
                 assert ledger is not None
                 assert ledger.budget == share
 
@@ -278,14 +278,14 @@ def test_mps_and_xpu_have_the_same_protocol(
     assert devices.choose(name) == name
     device = devices.device(name)
     assert name in type(device).names()
-    assert device.why_not() is None
-    assert type(device)(f"{device.kind}:7").why_not() is not None
+    assert device.why_unavailable() is None
+    assert type(device)(f"{device.kind}:7").why_unavailable() is not None
     assert (device.free_memory(), device.total_memory(), device.fast_dtype()) == (70, 100, dtype)
     assert device.label == label
     device.enter()
-    device.settle()
+    device.synchronize()
     device.release_cached()
     assert done == does
-    assert not device.pins
-    assert not device.records
+    assert not device.pins_memory
+    assert not device.records_graphs
     assert device.recorded_bytes() == 0

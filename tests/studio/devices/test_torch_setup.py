@@ -119,8 +119,8 @@ def test_a_thread_is_held_in_inference_mode_whatever_a_call_does_to_it():
         with torch_setup.Inference() as inference:
             inference.hold()
             yield torch.is_inference_mode_enabled()
-            spoilt = torch.inference_mode(False)
-            spoilt.__enter__()
+            mutated = torch.inference_mode(False)
+            mutated.__enter__()
             yield torch.is_inference_mode_enabled()
             inference.hold()
             yield torch.is_inference_mode_enabled()

@@ -9,9 +9,9 @@ import torch
 
 import studio
 from studio.engine import Engine
-from studio.engine.calls.call import directly
+from studio.engine.calls.call import run_inline
 from studio.engine.memory.ledger import Ledger
-from studio.engine.memory.model_cache import Models
+from studio.engine.memory.model_cache import ModelCache
 from studio.engine.request import Request
 from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory
 from studio.recipe import PluginRef
@@ -42,19 +42,19 @@ class Adds(studio.Generator):
         pass
 
     def start(self, model, inputs, rng):
-        return Sum(steps=inputs.steps, x=torch.zeros(1, device="gpu:0"), failure=inputs.failure)
+        return MemoryNeed(steps=inputs.steps, x=torch.zeros(1, device="gpu:0"), failure=inputs.failure)
 
     def step(self, model, states):
         for state in states:
             if state.failure:
                 raise RuntimeError(state.failure)
-        return [Sum(steps=each.steps, position=each.position + 1, x=each.x + 1, failure="") for each in states]
+        return [MemoryNeed(steps=each.steps, position=each.position + 1, x=each.x + 1, failure="") for each in states]
 
     def finish(self, model, state):
         return studio.Text(str(state.x.tolist()))
 
 
-class Sum(studio.State):
+class MemoryNeed(studio.State):
     """What is added up."""
 
     def __init__(self, *, x, failure, steps, position=0):
@@ -103,7 +103,9 @@ def test_an_error_that_ends_the_context_ends_all_requests_with_one_reason(
     with Engine("gpu") as engine:
         tickets = [ask(engine, failure="CUDA error: device-side assert triggered"), ask(engine, steps=9)]
         for ticket in [*tickets, ask(engine)]:
-            with pytest.raises(DeviceLost, match=r"`gpu:0` failed and is lost to this process: .*assert triggered"):
+            with pytest.raises(
+                DeviceLost, match=r"`gpu:0` failed and this process cannot use it again: .*assert triggered"
+            ):
                 ticket.result(WAIT_S)
 
 
@@ -132,7 +134,7 @@ def test_what_is_learned_of_a_step_is_its_run_and_not_its_launch(gpu: FakeGpu, m
     monkeypatch.setattr("studio.engine.engine.time.perf_counter", lambda: gpu.clock)
     with Engine("gpu") as engine:
         ask(engine, steps=4).result(WAIT_S)
-        [row] = [row for row in engine.measured.rows() if row.call == "step"]
+        [row] = [row for row in engine.profile.rows() if row.call == "step"]
     assert row.median is not None
     assert row.median >= 5.0
 
@@ -140,11 +142,11 @@ def test_what_is_learned_of_a_step_is_its_run_and_not_its_launch(gpu: FakeGpu, m
 def test_bringing_a_model_back_costs_what_the_copies_took(gpu: FakeGpu, files) -> None:  # noqa: F811
     gpu.seconds_per_copy = 7.0
     with torch.no_grad():
-        source = Models("gpu:0", ledger=Ledger(100 * PART), host=Ledger(100 * PART))
+        source = ModelCache("gpu:0", ledger=Ledger(100 * PART), host=Ledger(100 * PART))
         made = generator("one", [files["a"]])
-        directly(source.get(asking.ask(made)))
-        source.drop_all(lambda model: 0)
-        model = directly(source.get(asking.ask(made)))
+        run_inline(source.get(asking.ask(made)))
+        source.evict_all(lambda model: 0)
+        model = run_inline(source.get(asking.ask(made)))
     assert model.return_s == 7.0
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import studio
 from studio.engine import CancelledEvent, Engine, Failed, Finished, Progress, Request, Started
-from studio.engine.cost.profile import Measured
+from studio.engine.cost.profile import Profile
 from studio.errors import Cancelled, EngineClosed, GeneratorFailed, StoreError, UsageError
 from studio.recipe import PluginRef
 from studio.store import Store
@@ -135,7 +135,7 @@ def test_a_failing_plugin_fails_its_own_request_only(engine):
     assert engine.submit(request(gated)).result(500).text == "done"
 
 
-class Ideal(Measured):
+class Ideal(Profile):
     """As if every width had been measured, and took the same time."""
 
     def seconds(self, group):
@@ -160,7 +160,7 @@ def test_requests_given_at_once_start_before_any_steps():
 
     shared = Shared()
     shared.gate.set()
-    with Engine("cpu", measured=Ideal()) as engine:
+    with Engine("cpu", profile=Ideal()) as engine:
         for ticket in engine.submit_many([request(shared) for _ in range(4)]):
             recipe = ticket.result(500).recipe
             assert (recipe.batch_width.min, recipe.batch_width.max) == (4, 4)

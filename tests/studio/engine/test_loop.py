@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import studio
-from studio.engine.cost.profile import Measured
+from studio.engine.cost.profile import Profile
 from studio.engine.events import CancelledEvent, Failed, Finished, Notice, Preview, Progress, Queued, Started
-from studio.engine.loop import Entry, Loop
-from studio.engine.memory.model_cache import Models
+from studio.engine.loop import Loop
+from studio.engine.memory.model_cache import ModelCache
 from studio.engine.request import Request
+from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import GeneratorFailed, OutOfMemory
 from studio.recipe import PluginRef
 from tests.studio.engine.asking import ask
@@ -27,7 +28,7 @@ FAULTS = ("raise", "exit", "interrupt", "count", "type", "none", "stay", "memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sum(studio.State):
+class MemoryNeed(studio.State):
     value: int
     first: int
     group: int
@@ -55,7 +56,9 @@ class Adder(studio.Generator):
         if inputs.fault == "start":
             raise ValueError("no start")
         first = rng.python.randrange(1000)
-        return Sum(steps=inputs.steps, value=first, first=first, group=inputs.group, fault=inputs.fault, at=inputs.at)
+        return MemoryNeed(
+            steps=inputs.steps, value=first, first=first, group=inputs.group, fault=inputs.fault, at=inputs.at
+        )
 
     def step(self, model, states):
         self.batches.append(list(states))
@@ -128,7 +131,7 @@ def request(generator, seed=1, **inputs):
     return Request.of(generator, generator.Inputs.parse(inputs), seed, PLUGIN, preview_every=preview_every)
 
 
-class Ideal(Measured):
+class Ideal(Profile):
     """As if every width had been measured, and took the same time."""
 
     def seconds(self, group):
@@ -144,7 +147,9 @@ class Bench:
     def __init__(self, max_running=5):
         self.now = 0.0
         self.events = {}
-        self.loop = Loop(Models("cpu"), lambda entry, media: lambda: media, self.clock, max_running, measured=Ideal())
+        self.loop = Loop(
+            ModelCache("cpu"), lambda entry, media: lambda: media, self.clock, max_running, profile=Ideal()
+        )
 
     def clock(self):
         self.now += 1
@@ -152,7 +157,7 @@ class Bench:
 
     def accept(self, made):
         events = []
-        entry = Entry(made, events.append, accepted=self.clock())
+        entry = TrackedRequest(made, events.append, accepted=self.clock())
         self.events[entry] = events
         self.loop.accept(entry)
         return entry
@@ -355,12 +360,12 @@ def test_the_innocent_of_a_failed_batch_live(fault):
         ("raise", "failed in step 1: ValueError: no step"),
         ("exit", "called sys.exit(3)"),
         ("count", "returned 0 states for 1"),
-        ("type", "returned a int where a State is due"),
-        ("none", "returned None where a list of states is due"),
-        ("stay", "stays at position 0 of 3"),
+        ("type", "returned a int, expected a State"),
+        ("none", "returned None, expected a list of states"),
+        ("stay", "is still at position 0 of 3"),
         ("start", "failed in start: ValueError: no start"),
         ("finish", "failed in finish: OSError: no end"),
-        ("wrong", "returned a int where studio.Text is due"),
+        ("wrong", "returned a int, expected studio.Text"),
         ("key", "batch key that is not hashable"),
     ],
 )
@@ -407,10 +412,10 @@ def test_a_shared_finish_without_memory_is_made_narrower_and_says_so():
     crowd = Crowd()
     _, entries, ends = run(*(request(crowd, seed, steps=1, fault="crowd") for seed in range(3)))
     assert all(isinstance(end, Finished) for end in ends)
-    assert "out of memory in finishing 3: the width was reduced to 1" in entries[0].notices
+    assert "out of memory in finish at batch size 3: retrying with batch size 1" in entries[0].notices
 
 
-class Odd(Sum):
+class Odd(MemoryNeed):
     """A state that raises when it is looked at: its `fault` says what of it, and `at` from which position on."""
 
     def __getattribute__(self, name):

@@ -11,14 +11,14 @@ import pytest
 import studio
 from studio import devices
 from studio.engine import Engine
-from studio.engine.calls.call import directly
-from studio.engine.cost.profile import Measured
-from studio.engine.entry import Entry
+from studio.engine.calls.call import run_inline
+from studio.engine.cost.profile import Profile
 from studio.engine.events import Failed, Finished, Loading, Notice
 from studio.engine.loop import Loop
 from studio.engine.memory.ledger import Ledger
-from studio.engine.memory.model_cache import Models
+from studio.engine.memory.model_cache import ModelCache
 from studio.engine.request import Request
+from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import GeneratorFailed, OutOfMemory
 from studio.recipe import PluginRef
 from tests.studio.engine.asking import ask
@@ -27,7 +27,7 @@ PLUGIN = PluginRef(name="tests", version="1")
 KIB = 1 << 10
 
 
-class Ideal(Measured):
+class Ideal(Profile):
     """As if every width had been measured, and took the same time."""
 
     def seconds(self, group):
@@ -91,8 +91,8 @@ class Device:
         self.now, self.highest, self.last, self.recordings = 0.0, 0, 0, 0
         self.ledger = Ledger(None if budget is None else budget * KIB)
         self.events = {}
-        self.models = Models("cpu", ledger=self.ledger, clock=self.clock)
-        self.loop = Loop(self.models, lambda entry, media: lambda: media, self.clock, measured=Ideal(), gauge=self)
+        self.models = ModelCache("cpu", ledger=self.ledger, clock=self.clock)
+        self.loop = Loop(self.models, lambda entry, media: lambda: media, self.clock, profile=Ideal(), probe=self)
 
     def clock(self):
         self.now += 0.01
@@ -129,7 +129,7 @@ class Device:
             time_limit_s=time_limit_s,
         )
         events = []
-        entry = Entry(made, events.append, accepted=self.clock())
+        entry = TrackedRequest(made, events.append, accepted=self.clock())
         self.events[entry] = events
         self.loop.accept(entry)
         return entry
@@ -165,7 +165,7 @@ def test_a_budget_smaller_than_the_model_is_told():
     device.drain()
     error = device.events[entry][-1].error
     assert isinstance(error, OutOfMemory)
-    assert "takes 10.0 KiB, though its files come to 0 B" in error.message, "a claim that lies"
+    assert "needs 10.0 KiB (its files: 0 B)" in error.message, "a claim that lies"
     assert device.ledger.used == 0
 
 
@@ -249,12 +249,12 @@ def test_before_the_first_rung_recorded_launches_go():
     idle, heavy = Heavy("idle", weigh=30), Heavy(weigh=10, take=15)
     device.accept(idle)
     device.drain()
-    devices.device("cpu").keeps(recorded)
+    devices.device("cpu").register_graphs(recorded)
     entry = device.accept(heavy)
     assert isinstance(device.drain()[-1], Finished)
     assert len(recorded) == 0
-    dropped = ("recorded launches were dropped", "idle models were dropped")
-    assert device.notices(entry) == [f"out of memory at width 1: {each}" for each in dropped]
+    dropped = ("retrying without recorded CUDA graphs", "retrying without idle models")
+    assert device.notices(entry) == [f"out of memory at batch size 1: {each}" for each in dropped]
 
 
 def test_states_that_do_not_fit_wait_for_others_to_end():
@@ -284,7 +284,7 @@ def test_first_rung_idle_models_leave():
     device.drain()
     entry = device.accept(heavy)
     assert isinstance(device.drain()[-1], Finished)
-    assert device.notices(entry) == ["out of memory at width 1: idle models were dropped"]
+    assert device.notices(entry) == ["out of memory at batch size 1: retrying without idle models"]
     assert heavy.widths == [1, 1, 1, 1]
 
 
@@ -297,7 +297,7 @@ def test_second_rung_the_width_is_halved_for_good():
     assert all(isinstance(end, Finished) for end in device.drain())
     assert heavy.widths[:2] == [8, 4]
     assert max(heavy.widths[1:]) == 4
-    assert device.notices(entries[0]) == ["out of memory at width 8: the width was reduced to 4"]
+    assert device.notices(entries[0]) == ["out of memory at batch size 8: retrying with batch size 4"]
     assert device.notices(witness) == [], "others never notice"
 
 
@@ -306,7 +306,7 @@ def test_third_rung_smaller_pieces():
     heavy = Heavy(weigh=10, take=40, pieces=4)
     entry = device.accept(heavy)
     assert isinstance(device.drain()[0], Finished)
-    assert device.notices(entry) == ["out of memory at width 1: it goes on in smaller pieces"]
+    assert device.notices(entry) == ["out of memory at batch size 1: retrying with smaller chunks"]
     assert len(heavy.widths) == 5
 
 
@@ -316,7 +316,7 @@ def test_last_rung_the_models_of_others_leave_and_come_back():
     first = device.accept(neighbour, steps=9, client="n")
     entry = device.accept(heavy, client="h")
     assert all(isinstance(end, Finished) for end in device.drain())
-    assert device.notices(entry)[0] == "out of memory at width 1: the models of others were dropped"
+    assert device.notices(entry)[0] == "out of memory at batch size 1: retrying without the models of other requests"
     assert device.notices(first) == [], "its requests never notice"
     assert neighbour.loads > 1
 
@@ -358,12 +358,12 @@ def test_generators_with_equal_weights_and_one_load_share_the_model(tmp_path):
         def weights(self, ref):
             return [self.path]
 
-    source = Models("cpu", ledger=Ledger(100 * KIB))
+    source = ModelCache("cpu", ledger=Ledger(100 * KIB))
     one, other = Weighty("one", file), Weighty("other", copy)
-    assert directly(source.get(ask(one))) is directly(source.get(ask(other)))
+    assert run_inline(source.get(ask(one))) is run_inline(source.get(ask(other)))
     assert (one.loads, other.loads, source.ledger.used) == (1, 0, KIB)
     copy.write_bytes(b"other" * 300)
-    assert directly(Models("cpu").get(ask(other))).weights != directly(source.get(ask(one))).weights
+    assert run_inline(ModelCache("cpu").get(ask(other))).weights != run_inline(source.get(ask(one))).weights
 
 
 class Loud(studio.Generator):

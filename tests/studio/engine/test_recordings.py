@@ -11,12 +11,12 @@ import torch
 
 import studio
 from studio.devices.graphs import Graphs
-from studio.engine.entry import Entry
 from studio.engine.events import Finished, Notice
 from studio.engine.loop import Loop
 from studio.engine.memory.ledger import Ledger
-from studio.engine.memory.model_cache import Models
+from studio.engine.memory.model_cache import ModelCache
 from studio.engine.request import Request
+from studio.engine.scheduling.tracked import TrackedRequest
 from studio.testing.fake_gpu import FakeGpu
 
 from .test_memory import PLUGIN, Ideal
@@ -25,7 +25,7 @@ from .test_memory import PLUGIN, Ideal
 @pytest.fixture
 def gpu() -> Iterator[FakeGpu]:
     with FakeGpu.installed() as gpu, torch.no_grad():
-        gpu.records = True
+        gpu.records_graphs = True
         yield gpu
 
 
@@ -79,20 +79,20 @@ class Counts(studio.Generator):
 
 @pytest.mark.parametrize("where", ["step", "finish", ""])
 def test_they_are_dropped_before_a_batch_is_split(gpu: FakeGpu, where: str) -> None:
-    models = Models("gpu:0", ledger=Ledger())
-    loop = Loop(models, lambda entry, media: lambda: media, iter(range(10**6)).__next__, measured=Ideal())
+    models = ModelCache("gpu:0", ledger=Ledger())
+    loop = Loop(models, lambda entry, media: lambda: media, iter(range(10**6)).__next__, profile=Ideal())
     made = Counts(gpu, where)
     events: list[list[Any]] = []
     for seed in range(4):
         events.append([])
         request = Request.of(made, made.Inputs(), seed=seed, plugin=PLUGIN, preview_every=2)
-        loop.accept(Entry(request, events[-1].append, seed))
+        loop.accept(TrackedRequest(request, events[-1].append, seed))
     while loop.tick():
         pass
     for each in events:
         assert isinstance(each[-1], Finished)
         assert each[-1].media.text == "[6.0]"
         told = [event.text for event in each if isinstance(event, Notice)]
-        what = {"step": "at width 4", "finish": "in finishing 4"}.get(where)
-        assert told == ([f"out of memory {what}: recorded launches were dropped"] if what else [])
+        what = {"step": "at batch size 4", "finish": "in finish at batch size 4"}.get(where)
+        assert told == ([f"out of memory {what}: retrying without recorded CUDA graphs"] if what else [])
     assert set(made.widths) == {4}

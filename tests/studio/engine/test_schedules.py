@@ -15,14 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import studio
 from studio.engine.calls.call import drive
-from studio.engine.cost.profile import Measured
-from studio.engine.entry import Entry
+from studio.engine.cost.profile import Profile
 from studio.engine.events import CancelledEvent, Failed, Finished
 from studio.engine.loop import Loop
 from studio.engine.memory import model_cache
 from studio.engine.memory.ledger import Ledger
-from studio.engine.memory.model_cache import Models
+from studio.engine.memory.model_cache import ModelCache
 from studio.engine.request import Request
+from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import GeneratorFailed, OutOfMemory, TimedOut
 from studio.recipe import PluginRef
 
@@ -31,7 +31,7 @@ FAULTS = ("raise", "exit", "memory", "hang", "start", "finish")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Sum(studio.State):
+class MemoryNeed(studio.State):
     value: Any  # (1 + hold,) numbers, all alike
     first: int
     fault: str = ""
@@ -66,7 +66,7 @@ class Adder(studio.Generator):
             raise ValueError("no start")
         first = rng.python.randrange(100)
         value = np.full(1 + inputs.hold, first, np.int64)
-        return Sum(steps=inputs.steps, value=value, first=first, fault=inputs.fault, at=inputs.at)
+        return MemoryNeed(steps=inputs.steps, value=value, first=first, fault=inputs.fault, at=inputs.at)
 
     def step(self, model, states):
         assert model is not None
@@ -109,12 +109,12 @@ class Device:
         self.ledger = Ledger(budget)
         self.events = {}
         self.loop = Loop(
-            Models("cpu", ledger=self.ledger, clock=self.clock),
+            ModelCache("cpu", ledger=self.ledger, clock=self.clock),
             lambda entry, media: lambda: media,
             self.clock,
             most,
-            measured=Measured(),
-            gauge=self,
+            profile=Profile(),
+            probe=self,
         )
 
     def clock(self):
@@ -182,7 +182,7 @@ class Schedules(RuleBasedStateMachine):
             generator, inputs, steps, PLUGIN, client=client, priority="background" if background else "interactive"
         )
         events = []
-        entry = Entry(made, events.append, accepted=self.device.clock())
+        entry = TrackedRequest(made, events.append, accepted=self.device.clock())
         self.device.events[entry] = events
         self.device.loop.accept(entry)
 
@@ -241,7 +241,7 @@ class Schedules(RuleBasedStateMachine):
             own = inputs.fault != ""
             assert own or isinstance(end.error, OutOfMemory | TimedOut), "only room and hanging may fail the innocent"
             if isinstance(end.error, OutOfMemory) and not own:
-                assert "fit" in end.error.message or "found no room" in end.error.message
+                assert "fit" in end.error.message or "not enough memory" in end.error.message
 
 
 def explore(examples):
@@ -250,7 +250,7 @@ def explore(examples):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            model_cache, "give_back", lambda device: None
+            model_cache, "release_freed", lambda device: None
         )  # collecting garbage tells nothing here, and takes half the time
         run_state_machine_as_test(Schedules, settings=quiet)
 

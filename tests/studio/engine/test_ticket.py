@@ -57,7 +57,7 @@ class Writer(studio.Generator):
         return studio.Text(state.text)
 
 
-def tell(ticket, *events):
+def notify(ticket, *events):
     for event in events:
         ticket._emit(event)
 
@@ -90,10 +90,10 @@ def test_events_are_numbered_and_a_cursor_goes_on(engine, writer):
 
 def test_a_ticket_keeps_a_bounded_number_of_events():
     ticket = bare()
-    tell(ticket, Queued(0), Started(3_000), Notice("early"))
+    notify(ticket, Queued(0), Started(3_000), Notice("early"))
     for position in range(3_000):
-        tell(ticket, Progress(position, 3_000, 0.0, 0.0), Preview(position, studio.Text("x")))
-    tell(ticket, Finished(studio.Text("end")))
+        notify(ticket, Progress(position, 3_000, 0.0, 0.0), Preview(position, studio.Text("x")))
+    notify(ticket, Finished(studio.Text("end")))
     kept = list(ticket.events())
     assert len(kept) <= MAX_EVENTS
     assert [type(event) for event in kept[:3]] == [Queued, Started, Notice]
@@ -105,8 +105,8 @@ def test_a_ticket_keeps_a_bounded_number_of_events():
 
 def test_what_must_stay_stays_even_if_that_is_much():
     ticket = bare()
-    tell(ticket, *(Notice(str(number)) for number in range(5 * MAX_EVENTS)))
-    tell(ticket, Finished(studio.Text("end")))
+    notify(ticket, *(Notice(str(number)) for number in range(5 * MAX_EVENTS)))
+    notify(ticket, Finished(studio.Text("end")))
     assert [event.text for event in ticket.events() if isinstance(event, Notice)] == [*map(str, range(5 * MAX_EVENTS))]
 
 
@@ -122,17 +122,17 @@ def stream_to_readers(ticket, kinds):
     for number, kind in enumerate(kinds):
         if kind == "delta":
             piece = f"<{number}>"
-            tell(ticket, Delta(len(whole), piece))
+            notify(ticket, Delta(len(whole), piece))
             whole += piece
         elif kind == "read":
             readers.append([ticket.events(), ""])
         else:
-            tell(ticket, Notice(str(number)) if kind == "notice" else Progress(number, 9, 0.0, 0.0))
+            notify(ticket, Notice(str(number)) if kind == "notice" else Progress(number, 9, 0.0, 0.0))
         for reader in readers[::2]:  # half of them keep up
             while (found := ticket._find(reader[0]._after)) is not None:
                 event = reader[0]._take(found)
                 reader[1] += event.text if isinstance(event, Delta) else ""
-    tell(ticket, Finished(studio.Text(whole)))
+    notify(ticket, Finished(studio.Text(whole)))
     readers.append([ticket.events(), ""])
     assert len(ticket._events.kept) <= 3 * kinds.count("notice") + 14
     for stream, said in readers:
@@ -163,7 +163,7 @@ def test_a_generator_that_gives_no_deltas_is_streamed_at_its_end(engine):
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [("type", "where `str` is due"), ("raise", "no text"), ("back", "does not begin with the 3 char")],
+    [("type", "expected str"), ("raise", "no text"), ("back", "does not begin with the 3 char")],
 )
 def test_a_wrong_delta_fails_its_own_request_only(engine, wrong, words):
     class Wrong(Writer):

@@ -10,7 +10,7 @@ import pytest
 import studio
 from studio.engine import Engine
 from studio.engine.calls import call as calls
-from studio.engine.calls.call import directly
+from studio.engine.calls.call import run_inline
 from studio.engine.request import Request
 from studio.errors import EngineClosed, GeneratorFailed, NotStored, StoreError, TimedOut
 from studio.recipe import PluginRef
@@ -244,4 +244,4 @@ def test_a_calling_is_given_what_its_calls_return_and_raise():
         except ZeroDivisionError:
             return first + 1
 
-    assert directly(both()) == 21
+    assert run_inline(both()) == 21

@@ -230,7 +230,7 @@ class Raising(Good):
         (Random(), "seed decides", "two runs with seed 0 differ"),
         (Mixing(), "batched as alone", "sharing steps of 3 moves a result by other content"),
         (Changing(), "states stay valid", "stepping state 2 a second time gives another result"),
-        (Unsavable(), "saved and resumed", "`bag` is a object; a state holds tensors"),
+        (Unsavable(), "saved and resumed", "`bag` is a object; a state may hold tensors"),
         (Forgetful(), "saved and resumed", "saved at step 2 and resumed it gives another result"),
         (Hoarding(), "cancels", "states live on after the request"),
         (Heavy(), "memory", "the model holds 4.0 MiB, and the files that `weights` names come to 0 B"),

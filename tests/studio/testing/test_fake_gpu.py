@@ -70,7 +70,7 @@ def test_what_is_copied_beside_is_nan_until_it_is_waited_for(gpu: FakeGpu) -> No
         made.append(source.to("gpu:0", non_blocking=True, copy=True))
         return made
 
-    coming = gpu.copy_beside(copy)
+    coming = gpu.copy_async(copy)
     assert made[0].isnan().all().item()
     assert coming is not None
     coming.wait()
@@ -86,17 +86,17 @@ def test_queued_work_takes_time_when_it_is_waited_for(gpu: FakeGpu) -> None:
 
 
 def test_recordings_keep_what_was_made_in_them(gpu: FakeGpu) -> None:
-    gpu.records = True
+    gpu.records_graphs = True
     graphs, weight = Graphs(gpu, after=0), torch.ones(64, 64, device="gpu:0")
 
     def work(x: torch.Tensor) -> torch.Tensor:
         return (x @ weight).relu().sum(1)  # 64 * 64 twice, and 64
 
-    assert gpu.gauge().recorded() == 0
+    assert gpu.memory_probe().recorded() == 0
     graphs.run("it", work, [torch.ones(64, 64, device="gpu:0")])
-    assert (gpu.recordings, gpu.gauge().recorded()) == (1, 4 * (2 * 64 * 64 + 64))
+    assert (gpu.recordings, gpu.memory_probe().recorded()) == (1, 4 * (2 * 64 * 64 + 64))
     gpu.drop_recordings()
-    assert (gpu.recordings, gpu.gauge().recorded()) == (0, 0)
+    assert (gpu.recordings, gpu.memory_probe().recorded()) == (0, 0)
 
 
 def test_it_is_gone_afterwards() -> None:

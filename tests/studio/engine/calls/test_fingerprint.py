@@ -82,5 +82,5 @@ def test_the_guilty_one_fails_with_the_reason_and_is_not_tried_again():
     with Engine("cpu") as engine:
         good, bad, other = engine.submit_many(made)
         assert (good.result(500).text, other.result(500).text) == ("4.0", "4.0")
-        with pytest.raises(GeneratorFailed, match="had changed its state before, which a step must not"):
+        with pytest.raises(GeneratorFailed, match="had also changed its input state, which is not allowed"):
             bad.result(500)

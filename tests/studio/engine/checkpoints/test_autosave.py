@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 import studio
 from studio.engine import Finished, Notice, Request
-from studio.engine.checkpoints.autosave import SHARE, YOUNGEST_S, Keeper
+from studio.engine.checkpoints.autosave import SHARE, YOUNGEST_S, Autosaver
 from studio.engine.checkpoints.checkpoint import Checkpoint
-from studio.engine.checkpoints.run_folder import EngineFolder
-from studio.engine.loop import Entry, Loop
-from studio.engine.memory.model_cache import Models
+from studio.engine.checkpoints.run_folder import RunFolder
+from studio.engine.loop import Loop
+from studio.engine.memory.model_cache import ModelCache
 from studio.engine.observe.watcher import Watcher
+from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import StoreError
 from studio.recipe import PluginRef
 from studio.store import Store
@@ -32,9 +33,9 @@ class Bench(Watcher):
         self.now, self.step_s, self.save_s = 0.0, step_s, save_s
         self.generator, self.saves, self.in_steps = Timed(self), [], 0.0
         self.folder = Slow(home, self)
-        self.keeper = Keeper(self.folder, Store(home), (self,), self.clock)
-        watchers = (self, self.keeper)
-        self.loop = Loop(Models("cpu"), self.complete, self.clock, watchers=watchers, keeper=self.keeper)
+        self.saver = Autosaver(self.folder, Store(home), (self,), self.clock)
+        watchers = (self, self.saver)
+        self.loop = Loop(ModelCache("cpu"), self.complete, self.clock, watchers=watchers, saver=self.saver)
         self.events = {}
 
     def clock(self):
@@ -52,7 +53,7 @@ class Bench(Watcher):
     def accept(self, client="", **inputs):
         events = []
         made = Request.of(self.generator, Chain.Inputs.parse({"pause": 0, **inputs}), 1, PLUGIN, client=client)
-        entry = Entry(made, events.append, accepted=self.now)
+        entry = TrackedRequest(made, events.append, accepted=self.now)
         self.events[entry] = events
         self.loop.accept(entry)
         return entry
@@ -77,7 +78,7 @@ class Timed(Chain):
         return replace(state, position=state.position + 1, link=f"{state.position}")
 
 
-class Slow(EngineFolder):
+class Slow(RunFolder):
     """A folder on a disk that takes its time; `full` makes it fail."""
 
     def __init__(self, home, bench):
@@ -163,7 +164,8 @@ def test_a_state_that_cannot_be_saved_is_told_of_once_and_goes_on(bench):
     told = [event.text for event in bench.events[bad] if isinstance(event, Notice)]
     assert told == [
         "begun",
-        "this cannot be resumed after a crash: `lock` is a object; a state holds tensors, JSON values, tuples and Rng",
+        "this request cannot be resumed after a crash: `lock` is a object; a state may hold tensors, JSON values,"
+        " tuples and Rng",
     ]
     assert isinstance(bench.events[bad][-1], Finished)
     assert bad.notices == ["begun"], "the recipe does not depend on when a save was tried"
@@ -176,7 +178,7 @@ def test_a_full_disk_costs_the_saving_alone(bench):
         bench.loop.tick()
     bench.folder.full = True
     bench.drain()
-    assert "this cannot be resumed after a crash: the disk is full" in [
+    assert "this request cannot be resumed after a crash: the disk is full" in [
         event.text for event in bench.events[entry] if isinstance(event, Notice)
     ]
     assert isinstance(bench.events[entry][-1], Finished)
@@ -222,10 +224,12 @@ def test_media_that_were_given_can_be_found_again(tmp_path):
     bench = Bench(tmp_path)
     generator = Blur(bench)
     picture = studio.Image.from_array(np.zeros((8, 8, 3), np.uint8))
-    entry = Entry(Request.of(generator, generator.Inputs.parse({"image": picture}), 1, PLUGIN), lambda event: None, 0.0)
+    entry = TrackedRequest(
+        Request.of(generator, generator.Inputs.parse({"image": picture}), 1, PLUGIN), lambda event: None, 0.0
+    )
     bench.loop.accept(entry)
     while not bench.saves:
         bench.loop.tick()
     inputs = Checkpoint.open(bench.checkpoints()[0]).progress.spec.inputs
-    assert generator.Inputs.from_recipe(inputs, lambda ref: bench.keeper.store.open(ref.sha256)).image == picture
+    assert generator.Inputs.from_recipe(inputs, lambda ref: bench.saver.store.open(ref.sha256)).image == picture
     bench.folder.close()

@@ -200,7 +200,7 @@ def test_what_cannot_be_saved_is_named(value, words):
 def test_a_field_that_holds_itself_cannot_be_saved():
     circle: list[Any] = []
     circle.append(circle)
-    with pytest.raises(Unsavable, match="holds itself"):
+    with pytest.raises(Unsavable, match="contains itself"):
         pack(progress(), Anything(a=circle))
 
 
@@ -252,7 +252,7 @@ def test_other_fields_are_refused_by_name(tmp_path):
 
     path = tmp_path / "one.safetensors"
     path.write_bytes(pack(progress(), Anything()))
-    with pytest.raises(CheckpointError, match="other fields than Other has now: `c`, `d`"):
+    with pytest.raises(CheckpointError, match="the fields of its state differ from those of Other now: `c`, `d`"):
         Checkpoint.open(path).state(Other(), "cpu")
 
 

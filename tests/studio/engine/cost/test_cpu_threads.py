@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 import studio
 from studio.devices import torch_setup
-from studio.engine.cost.cpu_threads import GAIN, SHARE, Threads
-from studio.engine.cost.profile import Group, Measured
+from studio.engine.cost.cpu_threads import GAIN, SHARE, ThreadTuner
+from studio.engine.cost.profile import Group, Profile
 from studio.engine.engine import Engine
 from studio.engine.request import Request
 from studio.recipe import MediaRef, PluginRef, Recipe
@@ -32,8 +32,8 @@ def free_threads(own_threads, monkeypatch):
 GROUP = Group("g", "1", "(4, 16, 16)", "cpu", "float32")
 
 
-def threads(most=8, measured=None, crowded=False):
-    made = Threads(measured or Measured(), free=True, crowded=lambda: crowded)
+def threads(most=8, profile=None, crowded=False):
+    made = ThreadTuner(profile or Profile(), free=True, crowded=lambda: crowded)
     made.most = most
     return made
 
@@ -83,13 +83,13 @@ def test_a_machine_that_became_busy_is_noticed_at_once_and_forgotten_later():
 
 
 def test_it_begins_where_another_process_ended(tmp_path):
-    measured = Measured(tmp_path / "measured.json")
-    run(threads(4, measured), {1: 0.01, 2: 0.02, 4: 0.05}.__getitem__, 10)
+    profile = Profile(tmp_path / "measured.json")
+    run(threads(4, profile), {1: 0.01, 2: 0.02, 4: 0.05}.__getitem__, 10)
     for count, seconds in ((1, 0.01), (2, 0.02), (4, 0.05)):
         for _ in range(3):
-            measured.learn(GROUP._replace(threads=count), 1, seconds, None)
-    measured.save()
-    assert threads(4, Measured(tmp_path / "measured.json")).standing(GROUP) == 1
+            profile.record(GROUP._replace(threads=count), 1, seconds, None)
+    profile.save()
+    assert threads(4, Profile(tmp_path / "measured.json")).standing(GROUP) == 1
 
 
 def test_what_was_never_tried_is_tried_at_once_and_a_running_request_changes_for_much():
@@ -105,11 +105,11 @@ def test_what_was_never_tried_is_tried_at_once_and_a_running_request_changes_for
 
 
 def test_beside_other_work_it_begins_with_one_and_widens_where_that_pays(tmp_path):
-    measured = Measured(tmp_path / "measured.json")
+    profile = Profile(tmp_path / "measured.json")
     for count, seconds in ((1, 0.02), (2, 0.01)):
         for _ in range(3):
-            measured.learn(GROUP._replace(threads=count), 1, seconds, None)
-    chooser = threads(2, measured, crowded=True)
+            profile.record(GROUP._replace(threads=count), 1, seconds, None)
+    chooser = threads(2, profile, crowded=True)
     assert chooser.standing(GROUP) == 1, "what was learnt on an idle machine does not hold"
     used, _, _ = run(chooser, {1: 0.04, 2: 0.02}.__getitem__, 30)
     assert used[-1] == 2
@@ -127,7 +127,7 @@ def test_what_one_kind_of_step_taught_is_where_the_next_begins():
 
 
 def test_where_there_is_nothing_to_choose_nothing_is_tried():
-    one, bound = threads(1), Threads(Measured(), free=False)
+    one, bound = threads(1), ThreadTuner(Profile(), free=False)
     for chooser in (one, bound):
         assert chooser.standing(GROUP) is None
         group = GROUP._replace(threads=None)

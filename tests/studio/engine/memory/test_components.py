@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import studio
-from studio.engine.calls.call import directly
+from studio.engine.calls.call import run_inline
 from studio.engine.memory import model_cache
 from studio.engine.memory.ledger import Ledger
-from studio.engine.memory.model_cache import Models, NoRoom
+from studio.engine.memory.model import NotEnoughMemory
+from studio.engine.memory.model_cache import ModelCache
 from tests.studio.engine.asking import ask
 
 WIDE, KIB = 64, 1 << 10
@@ -34,7 +35,7 @@ class Pair(torch.nn.Module):
         return self.two(torch.tanh(self.one(x))) + self.shift
 
 
-def part(folder, name, seed):
+def component(folder, name, seed):
     file = folder / f"{name}.safetensors"
     weights = torch.nn.Linear(WIDE, WIDE).state_dict()
     rng = torch.Generator().manual_seed(seed)
@@ -69,8 +70,8 @@ def generator(name, files, slope=0.5):
 @pytest.fixture
 def files(tmp_path):
     """Three parts, and a copy of the first under another name."""
-    found = {name: part(tmp_path, name, seed) for seed, name in enumerate("abc")}
-    found["a2"] = part(tmp_path, "a2", 0)
+    found = {name: component(tmp_path, name, seed) for seed, name in enumerate("abc")}
+    found["a2"] = component(tmp_path, "a2", 0)
     return found
 
 
@@ -84,103 +85,103 @@ def run(model):
 
 def test_a_part_that_two_models_use_is_held_and_counted_once(files):
     ledger = Ledger(100 * PART)
-    source = Models("cpu", ledger=ledger)
-    one = directly(source.get(ask(generator("one", [files["a"], files["b"]]))))
+    source = ModelCache("cpu", ledger=ledger)
+    one = run_inline(source.get(ask(generator("one", [files["a"], files["b"]]))))
     alone = ledger.used
-    other = directly(source.get(ask(generator("other", [files["a2"], files["c"]]))))
+    other = run_inline(source.get(ask(generator("other", [files["a2"], files["c"]]))))
     assert one.value[0] is other.value[0], "equal content is one part, whatever the file is called"
     assert one.value[1] is not other.value[1]
-    assert ledger.used - alone == other.parts[1].size + other.own
+    assert ledger.used - alone == other.components[1].size + other.unshared
     assert ledger.used < alone * 2 - PART / 2
 
 
 def test_what_is_configured_otherwise_is_another_part(files):
-    source = Models("cpu", ledger=Ledger(100 * PART))
-    one = directly(source.get(ask(generator("one", [files["a"]], 0.5))))
-    other = directly(source.get(ask(generator("other", [files["a"]], 0.25))))
-    narrow = directly(source.get(ask(generator("narrow", [files["a"]], 0.5), dtype="bfloat16")))
+    source = ModelCache("cpu", ledger=Ledger(100 * PART))
+    one = run_inline(source.get(ask(generator("one", [files["a"]], 0.5))))
+    other = run_inline(source.get(ask(generator("other", [files["a"]], 0.25))))
+    narrow = run_inline(source.get(ask(generator("narrow", [files["a"]], 0.5), dtype="bfloat16")))
     assert len({id(each.value[0]) for each in (one, other, narrow)}) == 3
 
 
 def test_a_shared_part_outlives_either_model(files):
     ledger = Ledger(100 * PART)
-    source = Models("cpu", ledger=ledger)
-    one = directly(source.get(ask(generator("one", [files["a"], files["b"]]))))
+    source = ModelCache("cpu", ledger=ledger)
+    one = run_inline(source.get(ask(generator("one", [files["a"], files["b"]]))))
     kept = generator("kept", [files["a"], files["c"]])
-    other = directly(source.get(ask(kept)))
+    other = run_inline(source.get(ask(kept)))
     before = run(other)
-    gone = one.freed
+    gone = one.bytes_freed
     was = ledger.used
-    assert source.drop_all(lambda model: 0 if model is one else None) == 1
+    assert source.evict_all(lambda model: 0 if model is one else None) == 1
     assert ledger.used == was - gone
     assert torch.equal(run(other), before)
-    source.drop_all(lambda model: 0)
+    source.evict_all(lambda model: 0)
     assert ledger.used == 0
-    assert torch.equal(run(directly(source.get(ask(kept)))), before)
+    assert torch.equal(run(run_inline(source.get(ask(kept)))), before)
 
 
 def test_two_that_share_leave_together_for_a_third(files):
-    source = Models("cpu", ledger=Ledger(int(2.5 * PART)))
+    source = ModelCache("cpu", ledger=Ledger(int(2.5 * PART)))
     one, other = generator("one", [files["a"]]), generator("other", [files["a"]])
-    directly(source.get(ask(one)))
-    directly(source.get(ask(other)))
-    third = directly(source.get(ask(generator("third", [files["b"], files["c"]]))))
+    run_inline(source.get(ask(one)))
+    run_inline(source.get(ask(other)))
+    third = run_inline(source.get(ask(generator("third", [files["b"], files["c"]]))))
     assert source.resident() == [third]
-    with pytest.raises(NoRoom):
-        directly(source.get(ask(one), rank=lambda model: None))
+    with pytest.raises(NotEnoughMemory):
+        run_inline(source.get(ask(one), rank=lambda model: None))
 
 
 def test_a_load_that_fails_leaves_nothing(files):
     ledger = Ledger(100 * PART)
-    source = Models("cpu", ledger=ledger)
+    source = ModelCache("cpu", ledger=ledger)
     bad = generator("bad", [files["a"], files["b"].with_name("none.safetensors")])
     bad.weights = lambda ref: [files["a"]]
     with pytest.raises(studio.StudioError):
-        directly(source.get(ask(bad)))
+        run_inline(source.get(ask(bad)))
     assert ledger.used == 0
-    assert not source.parts._parts
+    assert not source.components._components
 
 
 def put_off_models(files, budget, host):
-    source = Models("cpu", ledger=Ledger(budget), host=Ledger(host))
+    source = ModelCache("cpu", ledger=Ledger(budget), host=Ledger(host))
     return source, generator("one", [files["a"]]), generator("other", [files["b"]])
 
 
 def test_put_off_and_back_is_the_same_and_counted_where_it_is(files):
     """Host memory stands in for the device here; the way is the same."""
     source, one, other = put_off_models(files, int(1.5 * PART), 10 * PART)
-    first = directly(source.get(ask(one)))
+    first = run_inline(source.get(ask(one)))
     expected, weight = run(first), first.value[0].one.weight
-    size = first.freed
-    directly(source.get(ask(other)))
-    assert (first.resident, first.put_off) == (False, True)
-    assert (source.parts.host.used, first.value[0].one.weight is weight) == (size, False)
+    size = first.bytes_freed
+    run_inline(source.get(ask(other)))
+    assert (first.resident, first.offloaded) == (False, True)
+    assert (source.components.host.used, first.value[0].one.weight is weight) == (size, False)
     assert first.value[0].two.weight is first.value[0].one.weight, "tied weights stay tied"
-    again = directly(source.get(ask(one)))
+    again = run_inline(source.get(ask(one)))
     assert again is first
     assert torch.equal(run(again), expected)
     assert one.loads == 1, "it came back without a load"
-    assert source.parts.host.used == size, "now the other is there"
+    assert source.components.host.used == size, "now the other is there"
     source.clear()
-    assert (source.ledger.used, source.parts.host.used) == (0, 0)
+    assert (source.ledger.used, source.components.host.used) == (0, 0)
 
 
 def test_without_room_on_the_host_it_is_dropped(files):
     source, one, other = put_off_models(files, int(1.5 * PART), PART // 2)
-    first = directly(source.get(ask(one)))
-    directly(source.get(ask(other)))
-    assert (first.put_off, first.value, source.parts.host.used) == (False, None, 0)
-    directly(source.get(ask(one)))
+    first = run_inline(source.get(ask(one)))
+    run_inline(source.get(ask(other)))
+    assert (first.offloaded, first.value, source.components.host.used) == (False, None, 0)
+    run_inline(source.get(ask(one)))
     assert one.loads == 2
 
 
 def test_a_prefetch_takes_free_room_only(files):
     source, one, other = put_off_models(files, int(1.5 * PART), 10 * PART)
-    first = directly(source.get(ask(one)))
-    second = directly(source.get(ask(other)))
+    first = run_inline(source.get(ask(one)))
+    second = run_inline(source.get(ask(other)))
     source.prefetch(ask(one))
     assert (first.resident, second.resident) == (False, True)
-    source.drop_all(lambda model: 0)
+    source.evict_all(lambda model: 0)
     source.prefetch(ask(one))
     assert first.resident
     assert source.ledger.used <= source.ledger.budget
@@ -194,44 +195,48 @@ def test_a_prefetch_takes_free_room_only(files):
 @settings(max_examples=25, deadline=None)
 def test_ledgers_add_up_whatever_comes_and_goes(tmp_path_factory, wanted, budget, host):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_cache, "give_back", lambda device: None)  # collecting garbage takes time
+        patch.setattr(model_cache, "release_freed", lambda device: None)  # collecting garbage takes time
         come_and_go(tmp_path_factory, wanted, budget, host)
 
 
 def come_and_go(tmp_path_factory, wanted, budget, host):
     folder = tmp_path_factory.getbasetemp() / "parts"
     folder.mkdir(exist_ok=True)
-    files = {name: part(folder, name, seed) for seed, name in enumerate("abc")}
+    files = {name: component(folder, name, seed) for seed, name in enumerate("abc")}
     sets = (["a"], ["a", "b"], ["b", "c"], ["c"], ["a", "c"])
     generators = [generator(f"g{index}", [files[name] for name in names]) for index, names in enumerate(sets)]
-    source = Models("cpu", ledger=Ledger(int(budget * PART)), host=None if host is None else Ledger(int(host * PART)))
+    source = ModelCache(
+        "cpu", ledger=Ledger(int(budget * PART)), host=None if host is None else Ledger(int(host * PART))
+    )
     seen = {}
     for index, drop in wanted:
-        model = directly(source.get(ask(generators[index])))
+        model = run_inline(source.get(ask(generators[index])))
         made = run(model)
         assert torch.equal(seen.setdefault(index, made), made)
         if drop:
-            source.drop_all(lambda each: 0)
-        used = {part for each in source.resident() for part in each.parts}
-        assert all(part.on_device for part in used)
-        own = sum(each.own for each in source.resident())
-        assert source.ledger.used == own + sum(part.size for part in used) <= source.ledger.budget
-        if source.parts.host is not None:
-            off = {part for part in source.parts._parts.values() if not part.on_device}
-            assert source.parts.host.used == sum(part.size for part in off) <= source.parts.host.budget
+            source.evict_all(lambda each: 0)
+        used = {component for each in source.resident() for component in each.components}
+        assert all(component.on_device for component in used)
+        own = sum(each.unshared for each in source.resident())
+        assert source.ledger.used == own + sum(component.size for component in used) <= source.ledger.budget
+        if source.components.host is not None:
+            off = {component for component in source.components._components.values() if not component.on_device}
+            assert (
+                source.components.host.used == sum(component.size for component in off) <= source.components.host.budget
+            )
     source.clear()
     assert source.ledger.used == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_it_waits_in_pinned_memory(files):
-    source = Models("cuda", ledger=Ledger(int(1.5 * PART)), host=Ledger(10 * PART))
+    source = ModelCache("cuda", ledger=Ledger(int(1.5 * PART)), host=Ledger(10 * PART))
     one, other = generator("one", [files["a"]]), generator("other", [files["b"]])
-    first = directly(source.get(ask(one)))
+    first = run_inline(source.get(ask(one)))
     expected = [value.clone() for value in first.value[0].parameters()]
-    directly(source.get(ask(other)))
+    run_inline(source.get(ask(other)))
     assert first.value[0].one.weight.is_pinned()
-    back = directly(source.get(ask(one))).value[0]
+    back = run_inline(source.get(ask(one))).value[0]
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(expected, back.parameters(), strict=True))
 
@@ -278,21 +283,21 @@ class Variant(studio.Generator):
 
 
 def test_variants_of_one_file_are_models_of_their_own_and_what_is_packed_is_counted(files):
-    device = Models("cpu", ledger=Ledger(1 << 20))
+    device = ModelCache("cpu", ledger=Ledger(1 << 20))
     packed, plain, again = (ask(Variant(files["a"]), {"packed": name}) for name in ("packed", "", "packed"))
-    shrunk = directly(device.get(packed))
+    shrunk = run_inline(device.get(packed))
     assert device.ledger.used == shrunk.size == Packed.packed_bytes + 4, "a buffer of one number stays"
     assert shrunk.saved == PART - Packed.packed_bytes
-    whole = directly(device.get(plain))
+    whole = run_inline(device.get(plain))
     assert isinstance(whole.value.one, torch.nn.Linear)
     assert device.ledger.used == shrunk.size + whole.size
-    assert directly(device.get(again)) is shrunk
+    assert run_inline(device.get(again)) is shrunk
     assert device.missing(packed) == 0
-    device.drop_all(lambda model: 0)
+    device.evict_all(lambda model: 0)
     assert device.missing(packed) >= PART, "it is filled before it is packed"
     device.ledger.hold("others", (1 << 20) - Packed.packed_bytes - 100)
-    with pytest.raises(NoRoom):
-        directly(device.get(packed))
+    with pytest.raises(NotEnoughMemory):
+        run_inline(device.get(packed))
 
 
 def test_a_model_evicted_while_it_comes_back_keeps_its_weights(files):
@@ -300,15 +305,15 @@ def test_a_model_evicted_while_it_comes_back_keeps_its_weights(files):
     from studio.testing.fake_gpu import FakeGpu
 
     with FakeGpu.installed(), torch.no_grad():
-        source = Models("gpu:0", ledger=Ledger(100 * PART), host=Ledger(100 * PART))
+        source = ModelCache("gpu:0", ledger=Ledger(100 * PART), host=Ledger(100 * PART))
         made = generator("one", [files["a"]])
-        model = directly(source.get(ask(made)))
+        model = run_inline(source.get(ask(made)))
         before = [each.tolist() for each in model.value[0].state_dict().values()]
-        source.drop_all(lambda model: 0)
-        assert model.put_off
+        source.evict_all(lambda model: 0)
+        assert model.offloaded
         source.prefetch(ask(made))  # nobody has used it yet
-        source.drop_all(lambda model: 0)
-        directly(source.get(ask(made)))
+        source.evict_all(lambda model: 0)
+        run_inline(source.get(ask(made)))
         assert [each.tolist() for each in model.value[0].state_dict().values()] == before
 
 
@@ -326,41 +331,41 @@ def with_own(name, files, numbers):
 class Own:
     """The parts, and `kept`."""
 
-    def __init__(self, parts, kept):
-        self.parts, self.kept = parts, kept
+    def __init__(self, components, kept):
+        self.components, self.kept = components, kept
 
     def __iter__(self):
-        return iter(self.parts)
+        return iter(self.components)
 
 
 def test_what_is_outside_of_parts_is_counted_as_tensors_and_stays_while_they_wait(files):
-    source = Models("cpu", ledger=Ledger(3 * PART), host=Ledger(10 * PART))
+    source = ModelCache("cpu", ledger=Ledger(3 * PART), host=Ledger(10 * PART))
     made = with_own("one", [files["a"]], 1000)
-    model = directly(source.get(ask(made)))
+    model = run_inline(source.get(ask(made)))
     expected = run(model)
-    assert model.own == 4000, "the file that was not loaded does not count"
-    assert source.ledger.used == model.size == 4000 + model.parts[0].size
-    source.drop_all(lambda each: 0)
-    assert (model.put_off, source.ledger.used) == (True, 4000)
-    assert source.missing(ask(made)) == model.parts[0].size
-    again = directly(source.get(ask(made)))
+    assert model.unshared == 4000, "the file that was not loaded does not count"
+    assert source.ledger.used == model.size == 4000 + model.components[0].size
+    source.evict_all(lambda each: 0)
+    assert (model.offloaded, source.ledger.used) == (True, 4000)
+    assert source.missing(ask(made)) == model.components[0].size
+    again = run_inline(source.get(ask(made)))
     assert (again is model, made.loads, source.ledger.used) == (True, 1, model.size)
     assert torch.equal(run(again), expected)
 
 
 def test_what_stays_goes_too_when_its_place_is_needed(files):
-    source = Models("cpu", ledger=Ledger(int(2.1 * PART)), host=Ledger(10 * PART))
+    source = ModelCache("cpu", ledger=Ledger(int(2.1 * PART)), host=Ledger(10 * PART))
     made = with_own("one", [files["a"]], 1000)
-    model = directly(source.get(ask(made)))
-    directly(source.get(ask(generator("two", [files["b"], files["c"]]))))
-    assert (model.put_off, model.value, source.parts.host.used) == (False, None, 0)
+    model = run_inline(source.get(ask(made)))
+    run_inline(source.get(ask(generator("two", [files["b"], files["c"]]))))
+    assert (model.offloaded, model.value, source.components.host.used) == (False, None, 0)
     assert source.ledger.used <= source.ledger.budget
-    run(directly(source.get(ask(made))))
+    run(run_inline(source.get(ask(made))))
     assert made.loads == 2
 
 
 def test_a_model_that_is_mostly_outside_of_parts_is_dropped(files):
-    source = Models("cpu", ledger=Ledger(9 * PART), host=Ledger(10 * PART))
-    model = directly(source.get(ask(with_own("one", [files["a"]], WIDE * WIDE))))
-    source.drop_all(lambda each: 0)
-    assert (model.put_off, model.value, source.ledger.used) == (False, None, 0)
+    source = ModelCache("cpu", ledger=Ledger(9 * PART), host=Ledger(10 * PART))
+    model = run_inline(source.get(ask(with_own("one", [files["a"]], WIDE * WIDE))))
+    source.evict_all(lambda each: 0)
+    assert (model.offloaded, model.value, source.ledger.used) == (False, None, 0)

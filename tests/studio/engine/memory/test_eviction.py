@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio.devices import device
-from studio.devices.memory import ResidentGauge
+from studio.devices.memory import ResidentMemoryProbe
 from studio.engine.memory.eviction import Candidate, choose_victims
-from studio.engine.memory.ledger import Ledger, Sum, least_streamed_bytes, tensor_bytes, weight_bytes
+from studio.engine.memory.ledger import Ledger, MemoryNeed, least_streamed_bytes, tensor_bytes, weight_bytes
 from studio.errors import UsageError, WeightsError
 from studio.units import parse_bytes, show_bytes
 
@@ -68,7 +68,7 @@ def test_the_ledger_adds_up():
 def test_a_sum_is_spelt_out():
     mib = 1 << 20
     words = "weights 42.0 MiB + state 102.4 KiB + step 55.0 MiB = 97.1 MiB > budget 64.0 MiB"
-    assert Sum(42 * mib, mib // 10, 55 * mib).exceeds(64 * mib) == words
+    assert MemoryNeed(42 * mib, mib // 10, 55 * mib).exceeds(64 * mib) == words
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_configs_beside_streamed_weights_count_whole(tmp_path):
     assert least_streamed_bytes([weights, config], "float32") == 2_000_000 + 2, "the largest layer, and the config"
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"12345678")
-    with pytest.raises(WeightsError, match="cannot be streamed: it is not a sound safetensors file"):
+    with pytest.raises(WeightsError, match="cannot be streamed: it is not a valid safetensors file"):
         least_streamed_bytes([config, broken], "float32")
 
 
@@ -135,27 +135,31 @@ def test_tensors_are_counted_once_wherever_they_hide():
     assert tensor_bytes(Holder(), "cuda:0") == 0
 
 
-@pytest.mark.skipif(not isinstance(device("cpu").gauge(), ResidentGauge), reason="the kernel keeps no mark to reset")
+@pytest.mark.skipif(
+    not isinstance(device("cpu").memory_probe(), ResidentMemoryProbe), reason="the kernel keeps no mark to reset"
+)
 def test_the_gauge_sees_a_peak_that_is_over():
-    gauge = device("cpu").gauge()
-    gauge.begin()
+    probe = device("cpu").memory_probe()
+    probe.begin()
     np.ones(8_000_000).sum()
-    assert 60e6 < gauge.peak() < 120e6
-    gauge.begin()
-    assert gauge.peak() < 20e6
+    assert 60e6 < probe.peak() < 120e6
+    probe.begin()
+    assert probe.peak() < 20e6
     assert device("cpu").free_memory() > 1 << 20
 
 
-@pytest.mark.skipif(not isinstance(device("cpu").gauge(), ResidentGauge), reason="the kernel keeps no mark to reset")
+@pytest.mark.skipif(
+    not isinstance(device("cpu").memory_probe(), ResidentMemoryProbe), reason="the kernel keeps no mark to reset"
+)
 def test_the_first_of_its_kind_is_weighed_with_what_the_allocator_had_kept():
-    gauge = device("cpu").gauge()
+    probe = device("cpu").memory_probe()
 
     def use():
         return [bytearray(100_000) for _ in range(600)]  # small enough for the heap
 
     kept, top = use(), bytearray(100_000)  # what lies on top keeps the heap from shrinking by itself
     del kept
-    gauge.begin(first=True)
+    probe.begin(first=True)
     again = use()
-    assert 50e6 < gauge.peak() < 120e6
+    assert 50e6 < probe.peak() < 120e6
     assert len(again) + len(top) > 0

@@ -5,22 +5,22 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.devices.memory import NoGauge
+from studio.devices.memory import NoMemoryProbe
 from studio.engine.memory.heap import Heap
 from studio.engine.memory.ledger import Ledger
 
 MIB = 1 << 20
 
 
-class Process(NoGauge):
+class Process(NoMemoryProbe):
     """A process's memory as four numbers: what is outside of the budget, what grew, what is held, what was freed."""
 
     def __init__(self, ledger: Ledger, outside: int) -> None:
-        self.ledger, self.outside, self.grown, self.freed, self.trims = ledger, outside, 0, 0, 0
+        self.ledger, self.outside, self.untracked, self.freed, self.trims = ledger, outside, 0, 0, 0
         self.kept = 0  # by recordings
 
     def resident(self) -> int:
-        return self.outside + self.grown + self.ledger.used + self.freed
+        return self.outside + self.untracked + self.ledger.used + self.freed
 
     def recorded(self) -> int:
         return self.kept
@@ -33,7 +33,7 @@ def begun(budget: int | None, outside: int = 400 * MIB) -> tuple[Ledger, Process
     ledger = Ledger(budget)
     process = Process(ledger, outside)
     heap = Heap(ledger, process, process.trim)
-    heap.make_room(0)
+    heap.trim_for(0)
     return ledger, process, heap
 
 
@@ -52,13 +52,13 @@ def test_what_was_freed_keeps_no_call_from_the_budget(turns: list[tuple[int, int
     ledger, process, heap = begun(budget)
     for peak, held, freed, grew, released in turns:
         before, fits = process.trims, process.resident() + peak - process.outside <= budget
-        heap.make_room(peak)
+        heap.trim_for(peak)
         assert not fits or process.trims == before, "there was room"
         over = process.resident() + peak - process.outside - budget
-        assert over <= max(0, ledger.used + process.grown + peak - budget) + 4 * MIB
-        assert heap.grown <= process.grown
+        assert over <= max(0, ledger.used + process.untracked + peak - budget) + 4 * MIB
+        assert heap.untracked <= process.untracked
         left = peak
-        for name, size in (("held", held), ("freed", freed), ("grown", grew)):
+        for name, size in (("held", held), ("freed", freed), ("untracked", grew)):
             size = min(size, left)
             left -= size
             if name == "held":
@@ -73,59 +73,59 @@ def test_what_was_freed_keeps_no_call_from_the_budget(turns: list[tuple[int, int
 def test_nothing_is_asked_without_a_budget() -> None:
     _, process, heap = begun(None)
     process.freed = 1000 * MIB
-    heap.make_room(1000 * MIB)
+    heap.trim_for(1000 * MIB)
     assert process.trims == 0
-    assert heap.grown == 0
+    assert heap.untracked == 0
 
 
 def test_what_grew_is_known_after_a_return_and_may_shrink() -> None:
     _, process, heap = begun(100 * MIB)
-    process.grown, process.freed = 30 * MIB, 90 * MIB
-    heap.make_room(110 * MIB)
-    assert (process.trims, heap.grown) == (1, 30 * MIB)
-    heap.make_room(110 * MIB)
+    process.untracked, process.freed = 30 * MIB, 90 * MIB
+    heap.trim_for(110 * MIB)
+    assert (process.trims, heap.untracked) == (1, 30 * MIB)
+    heap.trim_for(110 * MIB)
     assert process.trims == 1, "nothing was freed since"
-    process.grown, process.freed = 10 * MIB, 120 * MIB
-    heap.make_room(110 * MIB)
-    assert (process.trims, heap.grown) == (2, 10 * MIB)
+    process.untracked, process.freed = 10 * MIB, 120 * MIB
+    heap.trim_for(110 * MIB)
+    assert (process.trims, heap.untracked) == (2, 10 * MIB)
 
 
 def test_what_is_no_longer_resident_is_forgotten_without_a_return() -> None:
     _, process, heap = begun(100 * MIB)
-    process.grown, process.freed = 30 * MIB, 90 * MIB
-    heap.make_room(110 * MIB)
-    process.grown = 10 * MIB
-    heap.make_room(110 * MIB)
-    assert (process.trims, heap.grown) == (1, 10 * MIB)
+    process.untracked, process.freed = 30 * MIB, 90 * MIB
+    heap.trim_for(110 * MIB)
+    process.untracked = 10 * MIB
+    heap.trim_for(110 * MIB)
+    assert (process.trims, heap.untracked) == (1, 10 * MIB)
 
 
 def test_what_recordings_keep_counts_as_grown_while_they_do() -> None:
     _, process, heap = begun(100 * MIB)
     process.kept = 30 * MIB
-    assert heap.grown == 30 * MIB
-    process.grown = 20 * MIB
-    heap.make_room(110 * MIB)
-    assert heap.grown == 50 * MIB
+    assert heap.untracked == 30 * MIB
+    process.untracked = 20 * MIB
+    heap.trim_for(110 * MIB)
+    assert heap.untracked == 50 * MIB
     process.kept = 0
-    assert heap.grown == 20 * MIB
+    assert heap.untracked == 20 * MIB
 
 
 def test_a_streamed_model_that_is_not_all_there_leaves_no_growth_behind() -> None:
     """The ledger holds what will come; the process has less."""
     ledger, process = Ledger(100 * MIB), Process(Ledger(), 0)
     ledger.hold("model", 60 * MIB)
-    process.grown = 20 * MIB
+    process.untracked = 20 * MIB
     heap = Heap(ledger, process, process.trim)
-    heap.make_room(0)
+    heap.trim_for(0)
     ledger.release("model")
-    process.grown, process.freed = 0, 150 * MIB
-    heap.make_room(110 * MIB)
-    assert (process.trims, heap.grown) == (1, 0)
+    process.untracked, process.freed = 0, 150 * MIB
+    heap.trim_for(110 * MIB)
+    assert (process.trims, heap.untracked) == (1, 0)
 
 
 def test_calls_whose_peak_is_not_known_are_found_out() -> None:
     _, process, heap = begun(100 * MIB)
     process.freed = 200 * MIB
     for _ in range(64):
-        heap.make_room(0)
+        heap.trim_for(0)
     assert process.trims == 1

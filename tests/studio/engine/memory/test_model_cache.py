@@ -5,8 +5,8 @@ import hashlib
 import pytest
 
 import studio
-from studio.engine.calls.call import directly
-from studio.engine.memory.model_cache import Models
+from studio.engine.calls.call import run_inline
+from studio.engine.memory.model_cache import ModelCache
 from studio.errors import WeightsError
 from studio.weights import checksums
 from studio.weights.checksums import hash_weights
@@ -82,10 +82,10 @@ class Heavy(studio.Generator):
 
 
 def test_a_model_is_loaded_once_per_dtype():
-    heavy, source = Heavy(), Models("cpu")
+    heavy, source = Heavy(), ModelCache("cpu")
     assert not source.loaded(ask(heavy))
-    first = directly(source.get(ask(heavy)))
-    assert directly(source.get(ask(heavy))) is first
-    assert directly(source.get(ask(heavy, dtype="float32"))) is not first
+    first = run_inline(source.get(ask(heavy)))
+    assert run_inline(source.get(ask(heavy))) is first
+    assert run_inline(source.get(ask(heavy, dtype="float32"))) is not first
     assert heavy.loads == [("cpu", "bfloat16"), ("cpu", "float32")]
-    assert directly(Models("cpu", "float16").get(ask(Heavy()))).dtype == "float16"
+    assert run_inline(ModelCache("cpu", "float16").get(ask(Heavy()))).dtype == "float16"

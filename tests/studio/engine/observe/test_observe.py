@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import studio
-from studio.engine.checkpoints.run_folder import EngineFolder, alive, folders
+from studio.engine.checkpoints.run_folder import RunFolder, alive, folders
 from studio.engine.observe.metrics import Metrics
 from studio.engine.observe.status import Status, read
 from studio.engine.observe.trace import Trace
@@ -155,11 +155,11 @@ def test_top_sees_other_processes_and_forgets_the_dead():
 
 
 def test_a_status_is_small_however_many_wait(tmp_path):
-    folder = EngineFolder(tmp_path)
+    folder = RunFolder(tmp_path)
     watched = Status(folder, "cpu")
     for number in range(5000):
         watched.accepted(number, "chain", "", False, 0.0)
-    told = watched.told(0.0)
+    told = watched.as_json(0.0)
     assert told["unfinished"] == 5000
     assert len(json.dumps(told)) < 20_000
     watched.close()
@@ -168,7 +168,7 @@ def test_a_status_is_small_however_many_wait(tmp_path):
 
 
 def test_a_folder_is_its_owners_until_it_lets_go(tmp_path):
-    folder = EngineFolder(tmp_path)
+    folder = RunFolder(tmp_path)
     folder.write("status.json", b"not json", durable=False)
     path = folder.path()
     assert alive(path)

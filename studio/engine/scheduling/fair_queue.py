@@ -1,13 +1,13 @@
-"""Order: which request is served next. Pure; knows nothing of generators, memory or batches.
+"""Fair queueing: which request runs next. Pure.
 
-Two levels of start-time fair queueing (Goyal, Vin and Cheng, 1996): between the classes, then between a class's
-clients. Whoever has the least virtual time is next, and pays for service with the device seconds it took. A newcomer
-starts at the virtual time of the one served last, so being idle earns no credit, and a debt is not forgotten. A second
-of the background class costs as much as 15 interactive ones, so background work gives way but never starves: it has at
-least 1/16 of the device. A client's own requests are finished in the order they came, within a lane (a generator, that
-is); its lanes take turns.
+Two levels of start-time fair queueing (Goyal, Vin and Cheng, 1996): between the priority classes, then between the
+clients of a class. The client with the least virtual time is next, and its virtual time grows by the device seconds
+that it used. A new client starts at the virtual time of the client that ran last: being idle earns no credit, and debt
+is not forgotten. A second of the background class costs as much as 15 interactive seconds, so background work gives way
+but never starves: it has at least 1/16 of the device. Requests of one client finish in order of arrival within a lane
+(a generator); lanes take turns.
 
-Try it: ``pytest tests/studio/engine/test_order.py``
+Try it: ``pytest tests/studio/engine/scheduling/test_fair_queue.py``
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from itertools import count
 from typing import Generic, Protocol, TypeVar
 
 BACKGROUND_SHARE = 1 / 16
-_FORGET = 256  # accounts of idle clients are looked through when there are more than this
+_FORGET = 256  # virtual times of idle clients are cleaned up when there are more than this
 
 
 class Job(Protocol):
-    """What is put in order."""
+    """What is queued."""
 
     @property
     def client(self) -> str:
-        """On whose behalf."""
+        """The client that it belongs to."""
 
     @property
     def background(self) -> bool:
-        """Whether it gives way to those that are not."""
+        """Whether it has low priority."""
 
     @property
     def lane(self) -> str:
-        """A client's jobs with equal lanes are finished in the order they came."""
+        """Jobs of one client in one lane finish in order of arrival."""
 
 
 J = TypeVar("J", bound=Job)
 
 
 class Work(Enum):
-    """What a job is due for."""
+    """The next action for a job."""
 
     FINISH = "finish"
     ADMIT = "admit"
@@ -54,7 +54,7 @@ _FINISH, _ADMIT, _STEP = Work.FINISH, Work.ADMIT, Work.STEP  # Python 3.11 looks
 
 
 class _Lane(Generic[J]):
-    """The jobs of one client in one lane, by their numbers, which rise in the order they came."""
+    """The jobs of one client in one lane, by their numbers, which rise in order of arrival."""
 
     def __init__(self) -> None:
         self.waiting: dict[J, int] = {}
@@ -66,14 +66,14 @@ class _Lane(Generic[J]):
         return next(iter(self.running), None)
 
     def drop(self, job: J) -> bool:
-        """Forget a job; whether none is left."""
+        """Remove a job. Returns whether the lane is empty."""
         self.waiting.pop(job, None)
         self.running.pop(job, None)
         return not (self.waiting or self.running)
 
 
 def _file(jobs: dict[J, int], job: J, number: int) -> None:
-    """Put a job among others in the order of their numbers; mostly it is the last."""
+    """Insert a job in the order of numbers; mostly it is the last."""
     last = next(reversed(jobs.values()), -1)
     jobs[job] = number
     if number < last:
@@ -82,8 +82,8 @@ def _file(jobs: dict[J, int], job: J, number: int) -> None:
         jobs.update(ordered)
 
 
-class _Class(Generic[J]):
-    """The clients of one class."""
+class _PriorityClass(Generic[J]):
+    """The clients of one priority class."""
 
     def __init__(self, price: float, most: int) -> None:
         self.price, self.most = price, most
@@ -125,7 +125,7 @@ class _Class(Generic[J]):
         self.done.append(job)
 
     def charge(self, job: J, seconds: float) -> None:
-        """Let the job's client pay, and put the job's lane behind the client's others."""
+        """Charge the job's client, and move the job's lane behind the other lanes of that client."""
         client = job.client
         if job.lane in self.clients.get(client, ()):
             self.clients[client].move_to_end(job.lane)
@@ -134,7 +134,7 @@ class _Class(Generic[J]):
         self._push(client)
 
     def next(self, enough: Callable[[J], bool]) -> tuple[Work, J] | None:
-        """The job that is due, and for what."""
+        """The next job and its action."""
         if self.done:
             return _FINISH, self.done[0]
         admit = None if self.blocked else self._first(self._admissions, lambda lanes: self._to_admit(lanes, enough))
@@ -148,7 +148,7 @@ class _Class(Generic[J]):
         return None
 
     def _to_admit(self, lanes: OrderedDict[str, _Lane[J]], enough: Callable[[J], bool]) -> J | None:
-        """The client's job that came first, of those in lanes where more than the running ones are wanted."""
+        """The client's oldest queued job, among lanes that want more running jobs."""
         if sum(len(lane.running) for lane in lanes.values()) >= self.most:
             return None
         heads = [
@@ -171,7 +171,7 @@ class _Class(Generic[J]):
     def _first(
         self, heap: list[tuple[float, int, str]], look: Callable[[OrderedDict[str, _Lane[J]]], J | None]
     ) -> J | None:
-        """What `look` finds with the client that had the least time; a client without is dropped until it is pushed."""
+        """What `look` finds for the client with the least virtual time; other clients leave the heap until pushed."""
         while heap:
             time, _, client = heap[0]
             if client in self.clients and self._times[client] == time:
@@ -199,15 +199,15 @@ class _Class(Generic[J]):
         }
 
 
-def _busy(each: _Class[J]) -> bool:
+def _busy(each: _PriorityClass[J]) -> bool:
     return bool(each.done or each.clients)
 
 
-class Order(Generic[J]):
-    """Jobs accepted and not ended. At most `most` of a client's jobs in a class run at once."""
+class FairQueue(Generic[J]):
+    """Jobs accepted and not ended. At most `most` jobs of a client run at once in each class."""
 
     def __init__(self, most: int) -> None:
-        self._classes = (_Class[J](1.0, most), _Class[J](1 / BACKGROUND_SHARE - 1, most))
+        self._classes = (_PriorityClass[J](1.0, most), _PriorityClass[J](1 / BACKGROUND_SHARE - 1, most))
         self._parked: OrderedDict[J, None] = OrderedDict()
         self._now = 0.0
         self._numbers: dict[J, int] = {}  # of all jobs, in the order they came
@@ -217,7 +217,7 @@ class Order(Generic[J]):
         return len(self._numbers)
 
     def jobs(self) -> list[J]:
-        """All of them: those waiting, running, parked and done."""
+        """All jobs: queued, running, parked and done."""
         found: list[J] = list(self._parked)
         for each in self._classes:
             for lane in each.lanes():
@@ -226,11 +226,11 @@ class Order(Generic[J]):
         return found
 
     def waiting(self) -> list[J]:
-        """Those that wait to be admitted."""
+        """Queued jobs, not admitted yet."""
         return [job for each in self._classes for lane in each.lanes() for job in lane.waiting]
 
     def accept(self, job: J) -> None:
-        """Take a job in; it waits."""
+        """Add a job to the queue."""
         found = self._class(job)
         if not _busy(found):
             found.time = max(found.time, self._now)
@@ -238,10 +238,10 @@ class Order(Generic[J]):
         found.accept(job, self._numbers[job])
 
     def next(self, enough: Callable[[J], bool] = lambda oldest: False) -> tuple[Work, J] | None:
-        """The job that is due, and for what; None if nothing can be done.
+        """The next job and its action; None if there is none.
 
-        `enough` says of the oldest running job of a client's lane whether as many run as are wanted beside it: then
-        the others of the lane wait.
+        `enough(oldest)` says for the oldest running job of a lane whether its batch is large enough; then the other
+        jobs of the lane wait.
         """
         interactive, background = self._classes
         for each in (background, interactive) if background.time < interactive.time else self._classes:
@@ -252,15 +252,15 @@ class Order(Generic[J]):
         return None
 
     def done(self, job: J) -> list[J]:
-        """Those of the job's class that are due for their end, in order."""
+        """The jobs of the same class that are due for their finish, in order."""
         return list(self._class(job).done)
 
     def admitted(self, job: J) -> None:
-        """The job was started: it runs."""
+        """The job has started: it runs."""
         self._class(job).admit(job, self._numbers[job])
 
-    def served(self, job: J, seconds: float, *, done: bool = False) -> None:
-        """Charge for service; a job that is `done` is due for its end."""
+    def charge(self, job: J, seconds: float, *, done: bool = False) -> None:
+        """Charge device seconds; a job that is `done` is due for its finish."""
         found = self._class(job)
         found.time += seconds * found.price
         found.charge(job, seconds)
@@ -268,28 +268,28 @@ class Order(Generic[J]):
             found.finish(job)
 
     def removed(self, job: J) -> None:
-        """The job has ended: what it held is free, so others may be admitted and stepped."""
+        """The job has ended and released its memory, so other jobs may be admitted and stepped."""
         if self._parked.pop(job, job) is not None:
             self._class(job).remove(job)
         self._numbers.pop(job, None)
         self.released()
 
     def block(self, job: J) -> None:
-        """There is no room for this job: none of its class is admitted until something is released."""
+        """There is no memory for this job: no job of its class is admitted until memory is released."""
         self._class(job).blocked = True
 
     def park(self, job: J) -> None:
-        """There is no room for this running job's step: it stands aside until something is released."""
+        """There is no memory for this running job's step: it is parked until memory is released."""
         self._class(job).remove(job)
         self._parked[job] = None
 
     @property
     def parked(self) -> list[J]:
-        """Jobs that stand aside, the longest first."""
+        """Parked jobs, oldest first."""
         return list(self._parked)
 
     def released(self) -> None:
-        """Something was released: look again at who waits for room."""
+        """Memory was released: unblock admission and requeue the parked jobs."""
         for each in self._classes:
             each.blocked = False
         parked, self._parked = self._parked, OrderedDict()
@@ -297,5 +297,5 @@ class Order(Generic[J]):
             self._class(job).accept(job, self._numbers[job])
             self._class(job).admit(job, self._numbers[job])
 
-    def _class(self, job: J) -> _Class[J]:
+    def _class(self, job: J) -> _PriorityClass[J]:
         return self._classes[job.background]

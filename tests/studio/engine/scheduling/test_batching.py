@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.engine.batching import LOOK_AGAIN, choose_width
-from studio.engine.cost.profile import Group, Measured, shape_of
+from studio.engine.cost.profile import Group, Profile, shape_of
+from studio.engine.scheduling.batching import REMEASURE_EVERY, choose_width
 
 GROUP = Group("g", "1", "(4, 16, 16)", "cpu", "float32", 2)
 
 
 def settle(seconds, most, goal=1.0, steps=200):
     """The width that is chosen most, in the second half, by a machine on which a step takes `seconds(width)`."""
-    measured = Measured()
+    profile = Profile()
     chosen = []
     for _ in range(steps):
-        width = choose_width(measured.seconds(GROUP), measured.sure(GROUP), most, goal, measured.turn(GROUP))
-        measured.learn(GROUP, width, seconds(width), None)
+        width = choose_width(profile.seconds(GROUP), profile.reliable(GROUP), most, goal, profile.count(GROUP))
+        profile.record(GROUP, width, seconds(width), None)
         chosen.append(width)
     late = chosen[steps // 2 :]
     return max(set(late), key=late.count), chosen
@@ -49,11 +49,11 @@ def test_alone_where_even_one_takes_longer_than_the_goal():
 
 
 def test_it_looks_again_when_the_machine_has_changed():
-    measured = Measured()
-    for turn in range(12 * LOOK_AGAIN):
-        width = choose_width(measured.seconds(GROUP), measured.sure(GROUP), 8, 1.0, measured.turn(GROUP))
-        busy = turn < 2 * LOOK_AGAIN
-        measured.learn(GROUP, width, 0.01 * width if busy else 0.03 + 0.001 * width, None)
+    profile = Profile()
+    for turn in range(12 * REMEASURE_EVERY):
+        width = choose_width(profile.seconds(GROUP), profile.reliable(GROUP), 8, 1.0, profile.count(GROUP))
+        busy = turn < 2 * REMEASURE_EVERY
+        profile.record(GROUP, width, 0.01 * width if busy else 0.03 + 0.001 * width, None)
     assert width > 1
 
 
@@ -69,25 +69,25 @@ def test_the_width_is_always_lawful(known, most, goal, turn):
 
 def test_what_was_learned_is_kept_for_equal_versions(tmp_path):
     path = tmp_path / "home" / "measured.json"
-    measured = Measured(path, {"torch": "1"})
+    profile = Profile(path, {"torch": "1"})
     for seconds in (9.0, 0.2, 0.1, 0.3):
-        measured.learn(GROUP, 4, seconds, 1000)
-    assert measured.seconds(GROUP) == {4: 0.2}, "the first builds kernels and does not count"
-    measured.save()
-    again = Measured(path, {"torch": "1"})
+        profile.record(GROUP, 4, seconds, 1000)
+    assert profile.seconds(GROUP) == {4: 0.2}, "the first builds kernels and does not count"
+    profile.save()
+    again = Profile(path, {"torch": "1"})
     assert (again.seconds(GROUP), again.peak(GROUP, 4), again.peak(GROUP, 8)) == ({4: 0.2}, 1000, 2000)
-    assert again.rows() == measured.rows()
-    assert Measured(path, {"torch": "2"}).rows() == []
+    assert again.rows() == profile.rows()
+    assert Profile(path, {"torch": "2"}).rows() == []
 
 
 def test_two_processes_do_not_erase_each_other(tmp_path):
     path = tmp_path / "measured.json"
-    one, other = Measured(path), Measured(path)
-    one.learn(GROUP, 1, 0.1, 5)
-    other.learn(GROUP, 2, 0.1, 5)
+    one, other = Profile(path), Profile(path)
+    one.record(GROUP, 1, 0.1, 5)
+    other.record(GROUP, 2, 0.1, 5)
     one.save()
     other.save()
-    assert [row.width for row in Measured(path).rows()] == [1, 2]
+    assert [row.width for row in Profile(path).rows()] == [1, 2]
 
 
 BROKEN = ["", "{", "[]", '{"versions": {}, "rows": [{"width": "x"}]}', '{"versions": {}}', "\0"]
@@ -97,18 +97,18 @@ BROKEN = ["", "{", "[]", '{"versions": {}, "rows": [{"width": "x"}]}', '{"versio
 def test_a_damaged_file_costs_only_what_was_learned(tmp_path, text):
     path = tmp_path / "measured.json"
     path.write_text(text)
-    measured = Measured(path)
-    assert measured.rows() == []
-    measured.learn(GROUP, 1, 0.1, None)
-    measured.save()
+    profile = Profile(path)
+    assert profile.rows() == []
+    profile.record(GROUP, 1, 0.1, None)
+    profile.save()
     assert len(json.loads(path.read_text())["rows"]) == 1
 
 
 def test_a_home_that_cannot_be_written_is_no_fault(tmp_path):
     (tmp_path / "home").write_text("in the way")
-    measured = Measured(tmp_path / "home" / "measured.json")
-    measured.learn(GROUP, 1, 0.1, None)
-    measured.save()
+    profile = Profile(tmp_path / "home" / "measured.json")
+    profile.record(GROUP, 1, 0.1, None)
+    profile.save()
 
 
 def test_long_keys_are_shortened():

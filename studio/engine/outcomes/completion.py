@@ -1,7 +1,7 @@
-"""How requests end: what they hold is let go of, whoever watches is told, and the last event is emitted, once.
+"""Completion: how requests end. Memory is released, watchers are notified, and the last event is emitted, once.
 
-When its last state was made into media, a request holds nothing of the device any more; what is left to do with the
-media (encode, write) is done `later`, and the request ends with that. This module decides nothing.
+When the output exists, a request releases its device memory. Encoding and storing the output runs `later`, on a writer
+thread, and the request ends when that is complete.
 
 Try it: ``pytest tests/studio/engine/test_loop.py tests/studio/engine/test_worker.py``
 """
@@ -12,75 +12,75 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol, cast
 
-from studio.engine.admission import Room
-from studio.engine.batching import Groups
 from studio.engine.calls.call import Call, Outcome
 from studio.engine.calls.failures import as_error
-from studio.engine.entry import Entry
 from studio.engine.events import CancelledEvent, Event, Failed, Finished, Notice
-from studio.engine.fair_queue import Order
 from studio.engine.observe.watcher import Watcher
+from studio.engine.scheduling.admission import Admission
+from studio.engine.scheduling.batching import Groups
+from studio.engine.scheduling.fair_queue import FairQueue
+from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import StudioError, TimedOut
 from studio.media import Media
 
 
 class Later(Protocol):
-    """Runs a call without holding the loop up, and tells the loop, between two turns, its `Call.outcome` by `then`."""
+    """Runs a call without blocking the loop, then calls `then` with its `Call.outcome` between two turns."""
 
     def __call__(self, call: Call, then: Callable[[Outcome], None]) -> None:
         """Return at once."""
 
 
 def at_once(call: Call, then: Callable[[Outcome], None]) -> None:
-    """Do the rest here and now."""
+    """Run the call inline."""
     then(call.outcome())
 
 
-class Keeper(Protocol):
-    """Who saves states. Neither call may raise."""
+class Saver(Protocol):
+    """Saves states (autosave). Neither method may raise."""
 
-    def keep(self, entry: Entry) -> None:
-        """The request has begun or moved one step on, and is not done."""
+    def save_if_due(self, entry: TrackedRequest) -> None:
+        """The request has started or completed a step, and has steps left."""
 
-    def end(self, entry: Entry, event: Event) -> None:
-        """This is the request's last event."""
+    def end(self, entry: TrackedRequest, event: Event) -> None:
+        """The request has ended with this event."""
 
 
-class Ending:
+class Completion:
     """Ends the requests of one loop."""
 
     def __init__(
         self,
-        room: Room,
-        order: Order[Entry],
+        admission: Admission,
+        queue: FairQueue[TrackedRequest],
         groups: Groups,
         watcher: Watcher,
-        keeper: Keeper | None,
+        saver: Saver | None,
         clock: Callable[[], float],
         later: Later,
-        hung: Callable[[Entry, TimedOut], None],
+        hung: Callable[[TrackedRequest, TimedOut], None],
     ) -> None:
         self._hung = hung
-        self._room, self._order, self._groups = room, order, groups
-        self._watcher, self._keeper, self._clock, self._later = watcher, keeper, clock, later
+        self._admission, self._queue, self._groups = admission, queue, groups
+        self._watcher, self._saver, self._clock, self._later = watcher, saver, clock, later
 
-    def cancel(self, entry: Entry) -> None:
-        """End a request and release its state, unless its work is done."""
+    def cancel(self, entry: TrackedRequest) -> None:
+        """Cancel a request and release its state, unless its output exists."""
         entry.cancelled = True
         if not entry.released:
             self._end(entry, CancelledEvent())
 
-    def fail(self, entry: Entry, error: StudioError) -> None:
+    def fail(self, entry: TrackedRequest, error: StudioError) -> None:
         """End a request with an error, unless it has ended."""
         if not entry.ended:
             self._end(entry, Failed(error))
 
-    def finish(self, entry: Entry, rest: Callable[[], Media]) -> None:
-        """Release a request, have the `rest` done on what was made of it, and end it with what that returns."""
+    def finish(self, entry: TrackedRequest, rest: Callable[[], Media]) -> None:
+        """Release a request, run `rest` (which stores its output) later, and end the request with the result."""
         self._release(entry)
         self._later(Call(entry.name, rest, entry.limit_s), partial(self._finished, entry))
 
-    def _finished(self, entry: Entry, outcome: Outcome) -> None:
+    def _finished(self, entry: TrackedRequest, outcome: Outcome) -> None:
         made, failed = outcome
         if failed is None:
             if entry.last_notice:
@@ -92,30 +92,30 @@ class Ending:
             self._hung(entry, found)
         self.fail(entry, found)
 
-    def _end(self, entry: Entry, event: Event) -> None:
+    def _end(self, entry: TrackedRequest, event: Event) -> None:
         """Release what the request still holds and emit its last event."""
         self._release(entry)
         entry.ended = True
         self._watcher.ended(entry.number, entry.name, event.outcome, self._clock())
-        if self._keeper is not None:
-            self._keeper.end(entry, event)
+        if self._saver is not None:
+            self._saver.end(entry, event)
         emit, entry.emit = entry.emit, _silent
         emit(event)
 
-    def _release(self, entry: Entry) -> None:
-        """Let go of what a request holds, and of its place in the order."""
+    def _release(self, entry: TrackedRequest) -> None:
+        """Release the memory of a request, and remove it from the queue."""
         if entry.released:
             return
         entry.released = True
         self._groups.remove(entry)
-        self._room.leave(entry)
-        self._order.removed(entry)
+        self._admission.release(entry)
+        self._queue.removed(entry)
         entry.state = entry.model = entry.rng = entry.key = None
         entry.late.clear()
 
 
-def tell(entry: Entry, notices: Iterable[str]) -> None:
-    """Tell the user what was not told yet."""
+def notify(entry: TrackedRequest, notices: Iterable[str]) -> None:
+    """Emit the notices that the request has not emitted yet."""
     for text in notices:
         if text not in entry.notices:
             entry.notices.append(text)
@@ -123,5 +123,5 @@ def tell(entry: Entry, notices: Iterable[str]) -> None:
 
 
 def _silent(event: Event) -> None:
-    """Stand in for an ended entry's `emit`, so that whoever listened is let go of."""
+    """Replaces `emit` of an ended request, so that its listeners can be freed."""
     raise AssertionError(f"an event came after the last: {event}")
