@@ -178,7 +178,7 @@ def test_on_a_gpu_float16_is_the_dtype_that_it_multiplies_fastest(gpu, monkeypat
     linear.weight.data.mul_(1e4)
     assert ("the maximum of float16 is 65504" in Short.refuses(linear)) == (short == "float16")
     assert "are torch.float16 already" in Short.refuses(linear.half())
-    assert Short.refuses(drawn(4, 4, False)) == "it is for GPUs"
+    assert Short.refuses(drawn(4, 4, False)) == "it is only for GPUs"
     monkeypatch.setattr(gpu, "fast_dtype", lambda: "float32")
     assert "no dtype that is faster than float32" in Short.refuses(linear.float())
 
