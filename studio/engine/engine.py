@@ -33,21 +33,20 @@ from studio.errors import NotStored, StoreError
 from studio.media import Media
 from studio.store import Store
 
-_EXIT_PATIENCE_S = 10.0  # how long the interpreter's end waits for a step in flight
-_SAVE_EVERY_S = 5.0  # what was measured, while requests come and go
+_EXIT_PATIENCE_S = 10.0  # how long the interpreter waits at exit for a step in flight
+_SAVE_EVERY_S = 5.0  # how often the profile is saved while requests run
 
 
 class Engine:
     """Runs requests on one device. A context manager; `close` cancels what is unfinished.
 
-    `device`: ``cpu``, ``cuda``, ``cuda:N`` or None to choose; `dtype` overrides what generators choose; what is made
+    `device`: ``cpu``, ``cuda``, ``cuda:N`` or None to choose; `dtype` overrides what generators choose; output
     goes into `store`, if one is given, together with the media it was made from. `memory` is the budget in bytes for
-    models, states and steps (None: what is free when the first request comes, less a tenth). `profile` is what was
-    learned of step times and memory. `watchers` are told of all work, and `saver` may save states between steps.
-    `numbers` gives the requests their numbers, where engines share their watchers. `attention` is who serves `attend`
-    within generators (None: Studio's own backends). `host_share` is the part of free host memory that models may be put
-    off to; `notices` go to every request. `limit` counts the requests that are unfinished (None: at most 10,000).
-    Raises UsageError for a device that is not here.
+    models, states and steps (None: the memory that is free at the first request, minus a tenth). `profile` has measured
+    step times and memory. `watchers` are notified of all work, and `saver` may save states between steps (autosave).
+    `numbers` gives the requests their numbers, if engines share watchers. `attention` dispatches `attend` in generators
+    (None: Studio's own backends). `host_share` is the fraction of free host memory for offloaded models; `notices` go
+    to every request. `limit` counts unfinished requests (None: at most 10,000). Raises UsageError for a missing device.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Engine:
         return self._models.loaded(request)
 
     def load_s(self, request: Request) -> float | None:
-        """What loading the request's model took here when it was last done, in seconds, or None."""
+        """How long the last load of the request's model took here, in seconds, or None."""
         return self._models.load_s(request)
 
     def submit(self, request: Request) -> Ticket:
@@ -129,7 +128,7 @@ class Engine:
         return tickets
 
     def close(self) -> None:
-        """Cancel what is unfinished, wait for the step in flight, and let go of the models."""
+        """Cancel unfinished requests, wait for the step in flight, and release the models."""
         self._finalizer.detach()
         self._worker.close(None)
 
@@ -141,13 +140,13 @@ class Engine:
 
 
 def _host_ledger(device: str, share: float) -> Ledger | None:
-    """Host memory that models may be put off to, a share of what is free; None where it cannot be pinned for copies."""
+    """The ledger of host memory for offload, a fraction of the free memory; None if it cannot be pinned."""
     free = host_free_memory() if devices.device(device).pins_memory else None
     return None if free is None else Ledger(int(free * share))
 
 
 def _open(models: ModelCache) -> None:
-    """Where no budget was given, it is what is free when the first request comes."""
+    """If no budget was given, set it to the free memory at the first request, minus a margin."""
     if models.ledger.budget is None and (free := devices.device(models.device).free_memory()) is not None:
         models.ledger.budget = int(free * (1 - MARGIN))
 
@@ -158,7 +157,7 @@ def _close(models: ModelCache, profile: Profile) -> None:
 
 
 def _complete(store: Store | None, entry: TrackedRequest, media: Media) -> Callable[[], Media]:
-    """What is left to do: write the recipe, and store what was made and what it was made from."""
+    """Returns a function that writes the recipe, and stores the output and its input media."""
     write, parents, stored = recipe_writer(entry), entry.request.inputs.media(), entry.request.spec.stored
 
     def keep() -> Media:
