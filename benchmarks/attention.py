@@ -263,7 +263,7 @@ def decoding(dispatch: Dispatch, asked: argparse.Namespace) -> None:
         mask = (torch.arange(longest) < torch.tensor(lengths)[:, None])[:, None, None]
         wide = [each.transpose(1, 2) for each in (q, cache.k, cache.v)]
         works: dict[str, Work] = {
-            "ours": lambda: cache.attend(q, using=dispatch),  # noqa: B023 (called at once)
+            "ours": lambda: cache.attend(q, dispatch=dispatch),  # noqa: B023 (called at once)
             "peer": lambda: scaled_dot_product_attention(*wide, attn_mask=mask, enable_gqa=True),  # noqa: B023
         }
         taken = by_turns(works, asked.rounds * 10)

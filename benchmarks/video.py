@@ -25,10 +25,11 @@ from studio.devices import torch_setup
 torch_setup.prepare()
 
 import studio  # noqa: E402  (needs prepare)
-from studio.attention.serving import Serving, lending  # noqa: E402
+from studio.attention.current import DispatchSettings, use_dispatch  # noqa: E402
 from studio_video import files, train  # noqa: E402
-from studio_video.model import Clip, Shape, VideoTransformer, Views, pack  # noqa: E402
+from studio_video.model import VideoConfig, VideoTransformer, pack  # noqa: E402
 from studio_video.motions import POSES  # noqa: E402
+from studio_video.packing import AttentionPattern, VideoSample  # noqa: E402
 from studio_video.product import Product  # noqa: E402
 
 WORDS = 9  # tokens of a caption
@@ -37,7 +38,7 @@ WORDS = 9  # tokens of a caption
 def net() -> VideoTransformer:
     """The starter's shape with random weights; the zeros of a new net would cost as much."""
     torch.manual_seed(0)
-    return VideoTransformer(Shape()).eval()
+    return VideoTransformer(VideoConfig()).eval()
 
 
 def median(call: Callable[[], object], rounds: int) -> float:
@@ -75,11 +76,11 @@ def windows(given: argparse.Namespace) -> None:
     model = net().bfloat16()
     for frames in given.frames:
         x = torch.randn(frames, 8, 16, 16)
-        one = Clip(x, torch.linspace(0, 1, frames), torch.full((frames,), 0.5), torch.randn(WORDS, 192))
-        packed = pack([one, one], model.shape)
+        one = VideoSample(x, torch.linspace(0, 1, frames), torch.full((frames,), 0.5), torch.randn(WORDS, 192))
+        packed = pack([one, one], model.config)
         taken = {}
         for kind in ("full", "window", "factorised"):
-            taken[kind] = median(partial(model, packed, Views(kind)), given.rounds)
+            taken[kind] = median(partial(model, packed, AttentionPattern(kind)), given.rounds)
         print(f"{frames} frames: " + ", ".join(
             f"{kind} {1000 * each:.0f} ms ({taken['full'] / each:.2f}x)" for kind, each in taken.items()
         ))  # fmt: skip
@@ -94,14 +95,16 @@ def packing(given: argparse.Namespace) -> None:
     model, noise = net().train(), torch.Generator().manual_seed(0)
     clips, targets = train.noisy(samples, [torch.randn(WORDS, 192)] * len(samples), noise, torch.device("cpu"))
     most = max(len(clip.x) for clip in clips)
-    padded = [Clip(torch.zeros(most, 8, 16, 16), torch.zeros(most), torch.ones(most), clip.text) for clip in clips]
+    padded = [
+        VideoSample(torch.zeros(most, 8, 16, 16), torch.zeros(most), torch.ones(most), clip.text) for clip in clips
+    ]
     wide = [torch.zeros(most, 8, 16, 16)] * len(clips)
 
-    def step(some: list[Clip], aims: list[torch.Tensor]) -> None:
+    def step(some: list[VideoSample], aims: list[torch.Tensor]) -> None:
         model.zero_grad()
-        train.loss_of(model, some, aims, Views(backend="product")).backward()
+        train.loss_of(model, some, aims, AttentionPattern(backend="product")).backward()
 
-    with lending(Serving([Product()])):
+    with use_dispatch(DispatchSettings([Product()])):
         ours = len(clips) / median(lambda: step(clips, targets), given.rounds)
         theirs = len(clips) / median(lambda: step(padded, wide), given.rounds)
     print(f"{len(clips)} samples of up to {most} frames: {ours:.1f} a second packed, {theirs:.1f} padded, "

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from studio import configuration, devices, models
-from studio.attention.serving import Serving
+from studio.attention.current import DispatchSettings
 from studio.caching import cached_property
 from studio.engine import Engine, Event, Request, Ticket
 from studio.engine.checkpoints import resume
@@ -138,8 +138,8 @@ class Studio(Methods):
             return self._router
 
     @cached_property
-    def _attention(self) -> Serving:
-        return Serving(self.plugins.attention.values(), self.home)
+    def _attention(self) -> DispatchSettings:
+        return DispatchSettings(self.plugins.attention.values(), self.home)
 
     def _make(self, device: str, numbers: Iterator[int], host_share: float, notices: Sequence[str]) -> Engine:
         """An engine, and those who watch it."""

@@ -1,7 +1,7 @@
-"""Differentiable augmentation (Zhao et al. 2020): colour, translation and cutout, for real and made pictures alike.
+"""Differentiable augmentation (Zhao et al. 2020): colour, translation and cutout, for real and generated pictures.
 
-The discriminator never sees a picture as it is, so that it cannot learn a small set by heart, and the generator learns
-none of the changes, since both kinds go through them. Knows nothing of models.
+The discriminator sees only augmented pictures, so that it cannot memorize a small data set. The generator does not
+learn the augmentations, since both kinds of pictures have them.
 
 Try it: `augment(torch.rand(4, 3, 64, 64), torch.Generator().manual_seed(0)).shape`
 """
@@ -14,30 +14,30 @@ from torch.nn import functional as F
 
 
 def augment(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Each picture with a colour, a place and a hole of its own; gradients pass through.
+    """Random colour, translation and cutout per picture; differentiable.
 
     Args:
         x: (B, C, H, W).
         rng: a generator on the CPU.
 
     Returns:
-        (B, C, H, W); what moved in from outside, and the hole, are 0.
+        (B, C, H, W); padding and holes are 0.
     """
     return cutout(translate(colour(x, rng), rng), rng)
 
 
 def _uniform(x: Tensor, low: float, high: float, rng: torch.Generator) -> Tensor:
-    """One number a picture, (B, 1, 1, 1)."""
+    """A random number per picture, (B, 1, 1, 1)."""
     return torch.empty(len(x), 1, 1, 1).uniform_(low, high, generator=rng).to(x)
 
 
 def _whole(x: Tensor, low: int, high: int, rng: torch.Generator) -> Tensor:
-    """One whole number of [low, high] a picture, (B, 1)."""
+    """A random whole number in [low, high] per picture, (B, 1)."""
     return torch.randint(low, high + 1, (len(x), 1), generator=rng).to(x.device)
 
 
 def colour(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Brightness moved by up to 0.5, saturation by a factor of 0 to 2, contrast of 0.5 to 1.5."""
+    """Brightness shifted by up to 0.5, saturation scaled by 0 to 2, contrast by 0.5 to 1.5."""
     x = x + _uniform(x, -0.5, 0.5, rng)
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * _uniform(x, 0.0, 2.0, rng)
@@ -46,7 +46,7 @@ def colour(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def translate(x: Tensor, rng: torch.Generator, share: float = 0.125) -> Tensor:
-    """Moved by up to `share` of the side each way, to the pixel."""
+    """Translated by whole pixels, up to `share` of the side in each direction."""
     height, width = x.shape[2:]
     most = int(height * share + 0.5), int(width * share + 0.5)
     padded = F.pad(x, (most[1], most[1], most[0], most[0]))  # (B, C, H + 2h, W + 2w)

@@ -1,9 +1,8 @@
 """DCGAN generators on disk: one safetensors file, in the layout of the PyTorch DCGAN tutorial.
 
-`save` writes float16 tensors named `main.0.weight` …, and the classes' names in the file's metadata. `find` reads the
-header alone, so nothing is built before its shapes are known to be a 64x64 DCGAN's. Checkpoints of the tutorial, as
-`studio models pull --convert` keeps them (`netG_state_dict.main.0.weight` …), are read as well. Knows nothing of
-requests.
+`save` writes float16 tensors named `main.0.weight` …, with the class names in the file's metadata. `find` reads only
+the header, so that shapes are checked before anything is built. Checkpoints of the tutorial converted by `studio models
+pull --convert` (`netG_state_dict.main.0.weight` …) can be read too.
 
 Try it: `checkpoint.find(Path("model.safetensors")).names`
 """
@@ -22,20 +21,20 @@ import safetensors.torch
 import studio
 from studio.errors import WeightsError
 from studio.files import check_regular, make_folder, write_atomically
-from studio_dcgan.model import Generator
+from studio_dcgan.model import GeneratorNet
 
 FIRST, LAST, EMBEDDING = "main.0.weight", "main.12.weight", "embedding.weight"
-MOST = 4096  # latents, channels of the widest layer; far above what anybody trained
+MOST = 4096  # latents, or channels of the widest layer; far above known models
 _GENERATORS = re.compile(r"^(?:netG_state_dict\.|netG\.|generator\.)?(?:module\.)?(?=main\.|embedding\.)")
 
 
 @dataclass(frozen=True)
-class Found:
-    """A generator on disk.
+class CheckpointInfo:
+    """The header of a checkpoint.
 
     Attributes:
-        latent, width, classes, embedded: see `Generator`.
-        names: the classes' names, empty without classes.
+        latent, width, classes, embedded: see `GeneratorNet`.
+        names: the class names; empty for an unconditional model.
     """
 
     path: Path
@@ -45,31 +44,31 @@ class Found:
     embedded: int
     names: tuple[str, ...]
 
-    def build(self, device: str, dtype: str) -> Generator:
+    def build(self, device: str, dtype: str) -> GeneratorNet:
         """The generator with its weights, frozen. Raises WeightsError if they do not fit or are not finite."""
 
-        def empty() -> Generator:
-            return Generator(self.latent, self.width, self.classes, self.embedded)
+        def empty() -> GeneratorNet:
+            return GeneratorNet(self.latent, self.width, self.classes, self.embedded)
 
         made = studio.module(empty, [self.path], device=device, dtype=dtype, rename=plain_name)
         bad = [name for name, each in made.state_dict().items() if not each.isfinite().all()]
         if bad:
-            raise WeightsError(self.path, f"`{bad[0]}` of `{self.path}` holds values that are not finite", hint=_AGAIN)
+            raise WeightsError(self.path, f"`{bad[0]}` of `{self.path}` has values that are not finite", hint=_AGAIN)
         made.names = self.names
         return made
 
 
-_AGAIN = "get the file again, or train it anew with `studio train dcgan`"
+_AGAIN = "download the file again, or train a new model with `studio train dcgan`"
 
 
 def plain_name(stored: str) -> str | None:
-    """A tensor's name in the module; None for what belongs to the discriminator or an optimizer."""
+    """A tensor's name in the module; None for those of the discriminator or an optimizer."""
     found = _GENERATORS.match(stored)
     return stored[found.end() :] if found else None
 
 
-def find(path: Path) -> Found:
-    """Look at a file's header. Raises WeightsError if it is missing, damaged, or no 64x64 DCGAN."""
+def find(path: Path) -> CheckpointInfo:
+    """Read a file's header. Raises WeightsError if it is missing, damaged, or not a 64x64 DCGAN."""
     if path.is_dir():
         path = path / "model.safetensors"
     try:
@@ -81,16 +80,16 @@ def find(path: Path) -> Found:
         raise WeightsError(path, f"the model `{path}` does not exist", hint=_AGAIN) from None
     except (OSError, safetensors.SafetensorError) as error:
         message = f"`{path}` cannot be read as safetensors: {error}"
-        raise WeightsError(path, message, hint=f"a checkpoint of PyTorch: {_CONVERT.format(path)}") from None
+        raise WeightsError(path, message, hint=f"for a PyTorch checkpoint, {_CONVERT.format(path)}") from None
     latent, width, classes, embedded = _shape(path, shapes)
-    return Found(path, latent, width, classes, embedded, _names(path, metadata, classes))
+    return CheckpointInfo(path, latent, width, classes, embedded, _names(path, metadata, classes))
 
 
-_CONVERT = "`studio models pull --convert file:{}` makes safetensors of it; other files: get them again"
+_CONVERT = "convert it with `studio models pull --convert file:{}`; otherwise download the file again"
 
 
 def _shape(path: Path, shapes: dict[str | None, list[int]]) -> tuple[int, int, int, int]:
-    """Latents, width, classes and a class's numbers, by what the first and last layers and the embedding have."""
+    """Latents, width, classes and embedding size, from the shapes of the first and last layers and the embedding."""
     layers = sorted(int(name.split(".")[1]) for name in shapes if name and re.fullmatch(r"main\.\d+\.weight", name))
     first, last, embedding = (shapes.get(name) for name in (FIRST, LAST, EMBEDDING))
     classes, embedded = embedding or (0, 0)
@@ -99,10 +98,10 @@ def _shape(path: Path, shapes: dict[str | None, list[int]]) -> tuple[int, int, i
         and last[1:] == [3, 4, 4] and 1 <= first[0] - embedded <= MOST and first[1] == 8 * last[0] <= MOST
     )  # fmt: skip
     if not fits:
-        told = (
-            f"`{FIRST}` is {first or 'missing'}, `{LAST}` {last or 'missing'}, its last layer {layers[-1:] or 'none'}"
+        layout = (
+            f"`{FIRST}` is {first or 'missing'}, `{LAST}` {last or 'missing'}, the last layer {layers[-1:] or 'none'}"
         )
-        reason = f"`{path}` is no generator of 64x64 colour pictures as DCGAN has it: {told}"
+        reason = f"`{path}` is not a 64x64 RGB DCGAN generator: {layout}"
         hint = "it needs five layers, [latents, 8W, 4, 4] to [W, 3, 4, 4], numbered as in PyTorch's DCGAN tutorial"
         raise WeightsError(path, reason, hint=hint)
     assert first is not None
@@ -111,7 +110,7 @@ def _shape(path: Path, shapes: dict[str | None, list[int]]) -> tuple[int, int, i
 
 
 def _names(path: Path, metadata: dict[str, str], classes: int) -> tuple[str, ...]:
-    """The classes' names; numbers where the file has none."""
+    """The class names; numbers if the file has none."""
     if "classes" not in metadata:
         return tuple(str(index) for index in range(classes))
     try:
@@ -119,16 +118,16 @@ def _names(path: Path, metadata: dict[str, str], classes: int) -> tuple[str, ...
     except ValueError:
         names = None
     if not isinstance(names, list) or len(names) != classes or not all(isinstance(each, str) for each in names):
-        reason = f"`{path}` has {classes} classes, and its metadata do not name so many"
+        reason = f"`{path}` has {classes} classes, but its metadata does not have {classes} names"
         raise WeightsError(path, reason, hint=_AGAIN)
     return tuple(names)
 
 
-def save(generator: Generator, path: Path, names: Sequence[str] = ()) -> None:
-    """Write a file, whole: floating-point tensors as float16, names in the metadata.
+def save(generator: GeneratorNet, path: Path, names: Sequence[str] = ()) -> None:
+    """Write a file atomically: floating-point tensors as float16, names in the metadata.
 
     Raises:
-        ValueError: there are more or fewer names than classes.
+        ValueError: the numbers of names and classes differ.
     """
     if len(names) != generator.classes:
         raise ValueError(f"{len(names)} names for {generator.classes} classes")

@@ -1,7 +1,7 @@
-"""The generators `dcgan` and `dcgan-walk`: pictures of 64x64 pixels in one step, and videos from picture to picture.
+"""The generators `dcgan` and `dcgan-walk`: pictures of 64x64 pixels in one step, and latent-space interpolation videos.
 
-The starter weights know the emoji of animals and foods by name, and draw about half of them so that a person recognises
-them (docs/dcgan.md). Importing this loads no torch; `load` does.
+The starter weights were trained on the emoji of animals and foods by name; about half are recognizable (docs/dcgan.md).
+Importing this loads no torch; `load` does.
 
 Try it: `studio generate dcgan --of banana -n 8`
 """
@@ -20,29 +20,27 @@ from studio.models.formats import is_pickle, refuse_pickle
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from studio_dcgan.checkpoint import Found
-    from studio_dcgan.model import Generator
+    from studio_dcgan.checkpoint import CheckpointInfo
+    from studio_dcgan.model import GeneratorNet
+
 
 STARTER = Path(__file__).parent / "weights" / "starter.safetensors"
-CHUNK = 64  # frames of a walk that one step draws
+CHUNK = 64  # frames per step of a walk
 
 _MODEL: Any = studio.model_field(
     "a safetensors file in the layout of PyTorch's DCGAN tutorial, or a pulled model; empty is Studio's own"
 )
-_TRUNCATION: Any = studio.field(
-    4.0, ge=0.05, le=4, help="no latent lies further from 0 than this; less is more alike and more typical"
-)
+_TRUNCATION: Any = studio.field(4.0, ge=0.05, le=4, help="truncation of latents: lower is more typical and less varied")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Drawing(studio.State):
-    """Pictures before they are drawn and after.
+class DcganState(studio.State):
+    """The state of a request: latents, and the pictures generated so far.
 
     Attributes:
-        x: (N, latent + embedded) float32, latents and the embedding of the class, of each picture; on the model's
-            device.
-        pixels: (M, 64, 64, 3) uint8 on the CPU, the pictures drawn so far.
-        fps: pictures a second, of a walk.
+        x: (N, latent + embedded) float32, the latents and class embedding of each picture, on the model's device.
+        pixels: (M, 64, 64, 3) uint8 on the CPU, the pictures generated so far.
+        fps: frames per second of a walk.
     """
 
     x: Tensor
@@ -50,18 +48,18 @@ class Drawing(studio.State):
     fps: float = 0.0
 
 
-class _Family(studio.Generator):
-    """What both generators share: the model that an input names, and its step."""
+class _DcganBase(studio.Generator):
+    """The base of both generators: loading the model, and the step."""
 
     max_batch: ClassVar[int] = 64
     streams: ClassVar[bool] = True
 
     def __init__(self, path: Path = STARTER) -> None:
-        """Use the weights at `path`, a file that `checkpoint.find` reads, where inputs name none."""
+        """`path`, a file that `checkpoint.find` reads, is the default model."""
         self.path = path
 
-    def found(self, ref: studio.ModelRef) -> Found:
-        """The model on disk. Raises WeightsError, or ModelError for a pickle."""
+    def found(self, ref: studio.ModelRef) -> CheckpointInfo:
+        """The checkpoint's header. Raises WeightsError, or ModelError for a pickle."""
         from studio_dcgan.checkpoint import find
 
         path = ref.path or self.path
@@ -70,15 +68,15 @@ class _Family(studio.Generator):
         return find(path)
 
     def weights(self, ref: studio.ModelRef) -> list[Path]:
-        """The one file. Raises WeightsError if it is no DCGAN's."""
+        """The weight file. Raises WeightsError if it is not a DCGAN's."""
         return [self.found(ref).path]
 
-    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Generator:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> GeneratorNet:
         """Build the generator."""
         return self.found(ref).build(device, dtype)
 
-    def step(self, model: Generator, states: Sequence[Drawing]) -> list[Drawing]:
-        """Draw the next pictures of every state in one forward pass."""
+    def step(self, model: GeneratorNet, states: Sequence[DcganState]) -> list[DcganState]:
+        """Generate the next pictures of every state in one forward pass."""
         import torch
 
         todo = [state.x[len(state.pixels) : len(state.pixels) + CHUNK] for state in states]
@@ -89,17 +87,17 @@ class _Family(studio.Generator):
             for state, pixels in zip(states, made, strict=True)
         ]
 
-    def batch_key(self, state: Drawing) -> Hashable:
-        """All requests of one model share steps: whole chunks of a walk with their like, so that a step stays small."""
+    def batch_key(self, state: DcganState) -> Hashable:
+        """Requests with the same number of pictures in the next step share it, which bounds the size of a step."""
         return min(len(state.x) - len(state.pixels), CHUNK)
 
-    def facts(self, model: Generator, inputs: Any) -> dict[str, Any]:
+    def facts(self, model: GeneratorNet, inputs: Any) -> dict[str, Any]:
         """The model's shape."""
         return {"model": {"latents": model.latent, "width": model.width, "classes": model.classes}}
 
 
-def _class_of(model: Generator, name: str, rng: studio.Rng) -> int:
-    """The number of a class; of an empty name, a random one. Raises UnknownName, InputError."""
+def _class_of(model: GeneratorNet, name: str, rng: studio.Rng) -> int:
+    """The index of a class; random for an empty name. Raises UnknownName, InputError."""
     if not name:
         return rng.python.randrange(max(len(model.names), 1))
     if not model.names:
@@ -110,75 +108,73 @@ def _class_of(model: Generator, name: str, rng: studio.Rng) -> int:
     return folded[name.casefold().strip()]
 
 
-class DcganGenerator(_Family):
-    """Draw a small picture of a class, by a DCGAN in one step."""
+class DcganGenerator(_DcganBase):
+    """Make a small picture of a class with a DCGAN, in one step."""
 
     name = "dcgan"
     output = studio.Image
 
     class Inputs(studio.Inputs):
-        """What `studio generate dcgan` asks for."""
+        """The inputs of `studio generate dcgan`."""
 
-        of: str = studio.field("", help="the class to draw, such as `banana`; empty is any", max_length=200)
+        of: str = studio.field("", help="class to draw, such as `banana`; empty draws a random one", max_length=200)
         truncation: float = _TRUNCATION
         model: str = _MODEL
 
-    def start(self, model: Generator, inputs: Any, rng: studio.Rng) -> Drawing:
-        """Draw the latents."""
+    def start(self, model: GeneratorNet, inputs: Any, rng: studio.Rng) -> DcganState:
+        """Sample the latents."""
         import torch
 
         from studio_dcgan.latents import truncated
 
         label = model.here(torch.tensor([_class_of(model, inputs.of, rng)]))
         z = model.here(truncated(1, model.latent, inputs.truncation, rng.torch))
-        return Drawing(x=model.joined(z, label), pixels=torch.empty(0, *model.picture, dtype=torch.uint8))
+        return DcganState(x=model.condition(z, label), pixels=torch.empty(0, *model.picture, dtype=torch.uint8))
 
-    def finish(self, model: Generator, state: Drawing) -> studio.Image:
+    def finish(self, model: GeneratorNet, state: DcganState) -> studio.Image:
         """The picture."""
         return studio.Image.from_array(state.pixels[0].numpy())
 
 
-class DcganWalk(_Family):
-    """Film a walk among a DCGAN's pictures, from latents to latents and class to class."""
+class DcganWalk(_DcganBase):
+    """Make a video that interpolates between pictures of a DCGAN."""
 
     name = "dcgan-walk"
     output = studio.Video
 
     class Inputs(studio.Inputs):
-        """What `studio generate dcgan-walk` asks for."""
+        """The inputs of `studio generate dcgan-walk`."""
 
         of: list[str] = studio.field(
-            default_factory=list, help="the classes on the way, one or more; given none, each stop is of any"
+            default_factory=list, help="classes of the waypoints, one or more; by default random"
         )
-        stops: int = studio.field(
-            4, ge=2, le=64, help="pictures to come by; `of` is gone through again if it is shorter"
-        )
-        frames: int = studio.field(72, ge=2, le=2000, help="frames from the first picture to the last")
-        fps: float = studio.field(24.0, ge=1, le=60, help="frames a second")
+        stops: int = studio.field(4, ge=2, le=64, help="number of waypoints; `of` repeats cyclically")
+        frames: int = studio.field(72, ge=2, le=2000, help="number of frames")
+        fps: float = studio.field(24.0, ge=1, le=60, help="frames per second")
         truncation: float = _TRUNCATION
         model: str = _MODEL
 
-    def start(self, model: Generator, inputs: Any, rng: studio.Rng) -> Drawing:
-        """Draw the latents of the stops, and those on the way between."""
+    def start(self, model: GeneratorNet, inputs: Any, rng: studio.Rng) -> DcganState:
+        """Sample the latents of the waypoints, and interpolate between them."""
         import torch
 
-        from studio_dcgan.latents import between, slerp, truncated
+        from studio_dcgan.latents import lerp, slerp, truncated
 
         names = inputs.of or [""]
         labels = torch.tensor([_class_of(model, names[stop % len(names)], rng) for stop in range(inputs.stops)])
         z = truncated(inputs.stops, model.latent, inputs.truncation, rng.torch)
         way = torch.linspace(0, inputs.stops - 1, inputs.frames)
-        joined = model.joined(model.here(z), model.here(labels))
-        x = torch.cat([model.here(slerp(z, way)), between(joined[:, model.latent :], model.here(way))], 1)
-        return Drawing(
+        joined = model.condition(model.here(z), model.here(labels))
+        x = torch.cat([model.here(slerp(z, way)), lerp(joined[:, model.latent :], model.here(way))], 1)
+        return DcganState(
             steps=-(-inputs.frames // CHUNK), x=x, fps=inputs.fps,
             pixels=torch.empty(0, *model.picture, dtype=torch.uint8),
         )  # fmt: skip
 
-    def finish(self, model: Generator, state: Drawing) -> studio.Video:
+    def finish(self, model: GeneratorNet, state: DcganState) -> studio.Video:
         """The frames as a video."""
         return studio.Video(state.pixels.numpy(), state.fps)
 
-    def preview(self, model: Generator, state: Drawing) -> studio.Image | None:
-        """The last frame drawn."""
+    def preview(self, model: GeneratorNet, state: DcganState) -> studio.Image | None:
+        """The latest frame."""
         return studio.Image.from_array(state.pixels[-1].numpy()) if len(state.pixels) else None

@@ -1,10 +1,10 @@
-"""DCGAN's generator and discriminator at 64x64 (Radford, Metz and Chintala 2015), with classes or without.
+"""DCGAN's generator and discriminator at 64x64 (Radford, Metz and Chintala 2015), optionally class-conditional.
 
 The layers and their names are those of the PyTorch DCGAN tutorial (`main.0.weight` …), so that its checkpoints load.
-Classes are this file's addition: an embedding of the label beside the latents (Mirza and Osindero 2014) and a
-projection in the discriminator (Miyato and Koyama 2018). Knows nothing of data, files or the host.
+Classes are an addition: an embedding of the label next to the latents (Mirza and Osindero 2014) and a projection in the
+discriminator (Miyato and Koyama 2018).
 
-Try it: `Generator(100, 64)(torch.randn(1, 100)).shape` is (1, 3, 64, 64).
+Try it: `GeneratorNet(100, 64)(torch.randn(1, 100)).shape` is (1, 3, 64, 64).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE = 64
 
 
 def _initialise(module: nn.Module) -> None:
-    """Weights as the paper has them: normal of deviation 0.02; a batch norm's gain around 1."""
+    """The paper's initialization: normal with deviation 0.02, around 1 for the gain of batch norms."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
@@ -30,16 +30,16 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class Generator(nn.Module):
+class GeneratorNet(nn.Module):
     """Latents to pictures by fractionally-strided convolutions: 3.6M parameters at `latent` 100 and `width` 64.
 
     Attributes:
-        latent: how many latents a picture has.
-        classes: how many labels there are; 0 for a model without.
+        latent: the number of latents.
+        classes: the number of classes; 0 for an unconditional model.
     """
 
     def __init__(self, latent: int = 100, width: int = 64, classes: int = 0, embedded: int = 64) -> None:
-        """`width` is the channels of the last hidden layer (the paper: 128), `embedded` the numbers of a label."""
+        """`width` is the channels of the last hidden layer (paper: 128), `embedded` the label embedding's size."""
         super().__init__()
         self.latent, self.width, self.classes = latent, width, classes
         self.names: tuple[str, ...] = ()  # of the classes
@@ -66,35 +66,35 @@ class Generator(nn.Module):
         """The tensor on the model's device."""
         return devices.upload(x, next(self.parameters()).device)
 
-    def joined(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """Latents (B, latent), and beside them the embeddings of labels (B,) if there are any; on one device."""
+    def condition(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Latents (B, latent), concatenated with the embeddings of labels (B,) if the model has classes."""
         return torch.cat([z, self.embedding(labels).to(z)], 1) if self.classes and labels is not None else z
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Make pictures.
+        """Generate pictures.
 
         Args:
             z: (B, latent), normal.
-            labels: (B,) int64 in [0, classes); None for a model without classes.
+            labels: (B,) int64 in [0, classes); None for an unconditional model.
 
         Returns:
             (B, 3, 64, 64) in [-1, 1].
         """
-        return self.draw(self.joined(z, labels))
+        return self.generate(self.condition(z, labels))
 
-    def draw(self, x: Tensor) -> Tensor:
-        """Pictures of what `joined` gives."""
+    def generate(self, x: Tensor) -> Tensor:
+        """Pictures from the output of `condition`."""
         made: Tensor = self.main(x[:, :, None, None])  # (B, 8W, 4, 4) … (B, W, 32, 32), (B, 3, 64, 64)
         return made
 
     @torch.inference_mode()
     def pixels(self, x: Tensor) -> Tensor:
         """The same as uint8 (B, 64, 64, 3) on the CPU. Raises NotFinite."""
-        return studio.pixels(self.draw(x).float().add(1).div(2)).permute(0, 2, 3, 1)
+        return studio.pixels(self.generate(x).float().add(1).div(2)).permute(0, 2, 3, 1)
 
 
 class Discriminator(nn.Module):
-    """Pictures to a score, higher for what looks real, by strided convolutions."""
+    """Scores pictures by strided convolutions; higher is more real."""
 
     def __init__(self, width: int = 64, classes: int = 0) -> None:
         """`width` is the channels of the first hidden layer (the paper: 128)."""

@@ -1,7 +1,7 @@
 """Train a DCGAN: the non-saturating loss (Goodfellow et al. 2014), Adam as in Radford et al. 2015, DiffAugment.
 
-The discriminator takes a step, then the generator takes one. One optimizer holds both: a network whose gradients are
-None stays as it is, so that a checkpoint of `studio.training` holds all. What is kept is an average of the generator.
+A discriminator step, then a generator step. One optimizer has the parameters of both, and skips those without
+gradients, so that one checkpoint of `studio.training` has everything. The result is the EMA generator.
 
 Try it: `studio train dcgan --minutes 1`
 """
@@ -26,20 +26,19 @@ from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_dcgan.augment import augment
-from studio_dcgan.model import SIZE, Discriminator, Generator
+from studio_dcgan.model import SIZE, Discriminator, GeneratorNet
 
 BETAS = (0.5, 0.999)
 """Adam's, as in the paper."""
 
 
 @torch.no_grad()
-def settled(generator: nn.Module, batches: int = 16, batch: int = 64, seed: int = 0) -> Generator:
-    """A copy in evaluation mode whose batch norms have the statistics of its own pictures.
+def calibrated(generator: nn.Module, batches: int = 16, batch: int = 64, seed: int = 0) -> GeneratorNet:
+    """A copy in evaluation mode with batch norm statistics recomputed from its own pictures.
 
-    An average of weights needs that: the running statistics beside it are those of the weights as they were last
-    (Izmailov et al. 2018, section 3.2).
+    Averaged weights need this: the running statistics belong to the latest weights (Izmailov et al. 2018, section 3.2).
     """
-    made = cast(Generator, copy.deepcopy(generator).train())
+    made = cast(GeneratorNet, copy.deepcopy(generator).train())
     norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -51,23 +50,23 @@ def settled(generator: nn.Module, batches: int = 16, batch: int = 64, seed: int 
         labels = torch.randint(max(made.classes, 1), (batch,), generator=rng).to(device)
         made(z, labels if made.classes else None)
     for norm in norms:
-        norm.momentum = 0.1  # PyTorch's own
+        norm.momentum = 0.1  # PyTorch's default
     return made.eval()
 
 
 @torch.no_grad()
-def grid(generator: Generator, side: int = 8, seed: int = 0) -> PIL.Image.Image:
-    """`side` by `side` pictures of one seed; with classes, of labels spread evenly."""
+def grid(generator: GeneratorNet, side: int = 8, seed: int = 0) -> PIL.Image.Image:
+    """A grid of `side` by `side` pictures of one seed, with classes spread evenly."""
     device = next(generator.parameters()).device
     count = side * side
     z = torch.randn(count, generator.latent, generator=torch.Generator().manual_seed(seed)).to(device)
     labels = torch.arange(count, device=device) * generator.classes // count if generator.classes else None
-    pictures = generator.pixels(generator.joined(z, labels)).cpu().numpy()  # (N, 64, 64, 3)
+    pictures = generator.pixels(generator.condition(z, labels)).cpu().numpy()  # (N, 64, 64, 3)
     rows = pictures.reshape(side, side, SIZE, SIZE, 3).transpose(0, 2, 1, 3, 4)
     return PIL.Image.fromarray(rows.reshape(side * SIZE, side * SIZE, 3))
 
 
-def save_grid(generator: Generator, path: Path) -> None:
+def save_grid(generator: GeneratorNet, path: Path) -> None:
     """Write the grid as a PNG."""
     out = io.BytesIO()
     grid(generator).save(out, "PNG")
@@ -75,7 +74,9 @@ def save_grid(generator: Generator, path: Path) -> None:
 
 
 def draw(pictures: np.ndarray, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random ones of uint8 (N, H, W, 3), half of them mirrored: (count, 3, H, W) in [-1, 1]; and which, (count,)."""
+    """Random pictures of uint8 (N, H, W, 3), half of them mirrored: (count, 3, H, W) in [-1, 1]; and their rows,
+    (count,).
+    """
     rows = torch.randint(len(pictures), (count,), generator=rng)
     x = torch.from_numpy(pictures[rows.numpy()]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     mirrored = torch.rand(count, generator=rng) < 0.5
@@ -84,24 +85,24 @@ def draw(pictures: np.ndarray, count: int, rng: torch.Generator) -> tuple[Tensor
 
 def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: torch.device, steps: int,
           minutes: float, batch: int = 16, rate: float = 5e-4, width: int = 32, decay: float = 0.998,
-          grid_every: int = 500, seed: int = 0) -> tuple[Generator, tuple[str, ...]]:  # fmt: skip
+          grid_every: int = 500, seed: int = 0) -> tuple[GeneratorNet, tuple[str, ...]]:  # fmt: skip
     """Train, or go on training, in `folder`; return the averaged generator, settled, and its classes' names.
 
     Besides the run's own files, `folder` gets `samples-STEP.png` every `grid_every` steps.
 
     Args:
         pictures: uint8 (N, 64, 64, 3).
-        labels: of each picture; all empty to train without classes.
-        batch: pictures a step, over all processes of the run.
-        rate: learning rate of both networks, at its highest.
+        labels: one per picture; all empty for an unconditional model.
+        batch: batch size over all processes of the run.
+        rate: peak learning rate of both networks.
 
     Raises:
-        StudioError: a loss is not finite, or the run in `folder` has other pictures, labels or another width.
+        StudioError: a loss is not finite, or the run in `folder` has other data or another width.
     """
     torch.manual_seed(seed)
     names = tuple(dict.fromkeys(label for label in labels if label))
     known = torch.tensor([names.index(label) for label in labels]) if names else None  # (N,)
-    generator, discriminator = Generator(width=width, classes=len(names)), Discriminator(width, len(names))
+    generator, discriminator = GeneratorNet(width=width, classes=len(names)), Discriminator(width, len(names))
     both = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
     both.to(device).train()
     optimizer = torch.optim.Adam(both.parameters(), rate, BETAS, fused=True)
@@ -141,5 +142,5 @@ def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: 
         ema.update(generator)
         run.log(d_loss=d_loss, g_loss=g_loss, real=on_real.mean(), made=on_made.mean())
         if (step + 1) % grid_every == 0 and not run.peers.rank:
-            save_grid(settled(ema.module), folder / f"samples-{step + 1:07d}.png")
-    return settled(ema.module), names
+            save_grid(calibrated(ema.module), folder / f"samples-{step + 1:07d}.png")
+    return calibrated(ema.module), names

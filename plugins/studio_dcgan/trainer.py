@@ -1,7 +1,4 @@
-"""`studio train dcgan`: from a data set or a folder of pictures to a folder that the generator `dcgan` loads.
-
-Loads no torch until run.
-"""
+"""`studio train dcgan`, on a data set or a folder of pictures. Loads no torch until run."""
 
 from __future__ import annotations
 
@@ -21,15 +18,15 @@ class TrainDcgan(studio.Trainer):
         """See TrainingOptions."""
 
         data: str = studio.field(
-            "", help="a folder of pictures, each subfolder a class; by default the emoji of animals and foods in `work`"
+            "", help="a folder of pictures, each subfolder a class; default: the emoji of animals and foods in `work`"
         )
-        batch: int = studio.field(16, ge=2, le=4096, help="pictures a step")
-        rate: float = studio.field(5e-4, gt=0, lt=0.1, help="highest learning rate of both networks")
-        width: int = studio.field(32, ge=8, le=512, multiple_of=8, help="channels of the layers next to the picture")
-        grid_every: int = studio.field(500, ge=1, help="steps from one grid of samples to the next")
+        batch: int = studio.field(16, ge=2, le=4096, help="batch size")
+        rate: float = studio.field(5e-4, gt=0, lt=0.1, help="peak learning rate of both networks")
+        width: int = studio.field(32, ge=8, le=512, multiple_of=8, help="channels at the highest resolution")
+        grid_every: int = studio.field(500, ge=1, help="steps between sample grids")
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/dcgan/model.safetensors`, grids of samples beside it."""
+        """Write `work/dcgan/model.safetensors` and sample grids."""
         device = options.torch_device()
         from studio.training.peers import Peers
         from studio_datasets import labelled

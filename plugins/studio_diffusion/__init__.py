@@ -1,4 +1,4 @@
-"""Studio's diffusion plugin: `image`, a small Stable Diffusion, and `ddpm`, in pixels; both trained by the project.
+"""Studio's diffusion plugin: `image`, a small Stable Diffusion, and `ddpm`, in pixels; both trained by this project.
 
 Importing it imports none of its modules, so that its commands are listed at once.
 """
@@ -33,5 +33,5 @@ def studio_commands() -> list[studio.Command]:
 
 @studio.hookimpl
 def studio_methods() -> list[studio.Method]:
-    """What this plugin adds to `Studio`."""
+    """The methods of `Studio` from this plugin."""
     return [studio.Method("image", ".methods:image"), studio.Method("images", ".methods:images")]

@@ -1,7 +1,7 @@
-"""Prompts as tokens: chunks of a text tower's length, each with its begin and end, and a weight for every token.
+"""Prompts as tokens: chunks of the text encoder's length, each with begin and end tokens, and a weight per token.
 
-A tower reads some 75 tokens at once. A longer prompt, and what stands behind a `BREAK`, is encoded in further chunks,
-whose states the net attends to together, as A1111's web UI does it. Knows nothing of towers.
+A CLIP text encoder takes 75 tokens. A longer prompt, and the text after a `BREAK`, is encoded in further chunks, whose
+states the U-Net attends to together, as in A1111's web UI.
 
 Try it: ``chunks("a (red:1.4) apple", tokenizer)[0][0]`` gives the token ids and weights of the first chunk
 """
@@ -13,13 +13,13 @@ from typing import Any
 from studio_diffusion import prompts
 
 MOST = 8
-"""Chunks of a prompt; what is left is told to be cut."""
+"""The most chunks of a prompt; the rest is cut, with a notice."""
 
 Chunk = tuple[tuple[int, ...], tuple[float, ...]]
 
 
 def chunks(text: str, tokenizer: Any) -> tuple[list[Chunk], str]:
-    """Token ids with their weights of each chunk, unpadded, and what had to be cut. Raises ValueError as `read`."""
+    """The token ids and weights of each chunk, unpadded, and the text that was cut. Raises ValueError as `read`."""
     inside = tokenizer.model_max_length - 2
     begin, end = tokenizer("").input_ids[0], tokenizer("").input_ids[-1]
     made: list[Chunk] = []
@@ -27,7 +27,7 @@ def chunks(text: str, tokenizer: Any) -> tuple[list[Chunk], str]:
         ids: list[int] = []
         weights: list[float] = []
         for piece, weight in part:
-            more = tokenizer(piece, verbose=False).input_ids[1:-1]  # not verbose: what is cut is told
+            more = tokenizer(piece, verbose=False).input_ids[1:-1]  # not verbose: a notice reports what is cut
             ids += more
             weights += [weight] * len(more)
         for at in range(0, max(1, len(ids)), inside):
@@ -37,6 +37,6 @@ def chunks(text: str, tokenizer: Any) -> tuple[list[Chunk], str]:
 
 
 def notices(text: str, cut: str, name: str, tokenizer: Any) -> tuple[str, ...]:
-    """What is to be told of a prompt; `name` says which it is."""
-    long = f"the {name} is longer than {MOST * (tokenizer.model_max_length - 2)} tokens; left out: “{cut}”"
+    """The notices for a prompt; `name` is `prompt` or `negative prompt`."""
+    long = f"the {name} is longer than {MOST * (tokenizer.model_max_length - 2)} tokens; cut: “{cut}”"
     return (*prompts.read(text).notices, *([long] if cut else []))

@@ -1,4 +1,4 @@
-"""The command `studio image PROMPT`: the generator `image`. With `--best K` the best of several are kept."""
+"""The command `studio image PROMPT`: the generator `image`, with `--best K` of several pictures."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from studio.cli.lib.output import emit, emit_json, stray_prints_aside
 
 
 class ImageCommand(GeneratorCommand):
-    """The command of a generator that draws a prompt."""
+    """The command of a text-to-image generator."""
 
     def __init__(self, name: str, generator: str) -> None:
         super().__init__(name, generator)
         self.params.append(
             click.Option(["--best"], type=click.IntRange(1), metavar="K",
-                         help="Of the N pictures (-n) keep the K that go best with the prompt, by CLIP.")
+                         help="Keep the K of the N pictures (-n) that match the prompt best, by CLIP.")
         )  # fmt: skip
 
     def invoke(self, ctx: click.Context) -> int:
-        """Print the paths of the pictures, or, with `--best`, of those alone that are kept, the best first."""
+        """Print the paths of the pictures; with `--best` only of those that are kept, best first."""
         if ctx.params["best"] is None:
             return super().invoke(ctx)
         return self._best(ctx, ctx.params["best"])
 
     def _best(self, ctx: click.Context, best: int) -> int:
-        """All pictures go to the store; the best of those that did not fail go where `-o` says."""
+        """All pictures go to the store; the best of those that did not fail go to the `-o` path."""
         from studio.cli.lib.destination import Destination, choose
         from studio.cli.lib.pictures import Counter
         from studio.cli.lib.progress import Display
@@ -39,11 +39,11 @@ class ImageCommand(GeneratorCommand):
         settings, params = ctx.obj, ctx.params
         if best > params["count"]:
             raise UsageError(
-                f"`--best {best}` is more than the number of pictures, which is {params['count']}",
-                hint=f"give `-n {max(8, 2 * best)}`, say",
+                f"`--best` is {best}; it must be at most the number of pictures, {params['count']}",
+                hint=f"make more pictures: `-n {max(8, 2 * best)}`",
             )
         if params["previews"]:
-            raise UsageError("`--previews` and `--best` exclude one another", hint="leave one of the two out")
+            raise UsageError("`--previews` and `--best` exclude each other", hint="leave out one of the two")
         given = self.inputs(settings, params)
         target = choose(params["output"], best, Image.suffix, force=params["force"], others=Image.others)
         tickets = self.submit(settings, params, given, 0)
@@ -60,14 +60,14 @@ class ImageCommand(GeneratorCommand):
         made = {index: media for index, (_, media) in sorted(results.made.items()) if isinstance(media, Image)}
         kept: list[dict[str, Any]] = []
         if made:
-            told, places = results.as_json(), list(made)
+            rows, order = results.as_json(), list(made)
             with Counter(quiet=settings.quiet) as counter:
                 ranked = best_of(settings.studio(), given["prompt"], list(made.values()), best,
                                  follow=counter.follow, **request_of(params))  # fmt: skip
-            for place, value in ranked:
-                index = places[place]
+            for rank, value in ranked:
+                index = order[rank]
                 path = target.save(made[index], self.generator, tickets[index].request.spec.seed)
-                kept.append({**told[index], "path": str(path), "score": value})
+                kept.append({**rows[index], "path": str(path), "score": value})
         if params["as_json"]:
             emit_json(kept)
         else:

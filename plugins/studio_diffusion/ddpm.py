@@ -1,6 +1,6 @@
-"""The generator `ddpm`: small pictures by diffusion in pixels, of a label or of whatever the model knows.
+"""The generator `ddpm`: small pictures by pixel diffusion, class-conditional or unconditional.
 
-Draws with any folder in the layout of diffusers' `DDPMPipeline`; the starter knows emoji of animals and foods.
+Works with any folder in the layout of diffusers' `DDPMPipeline`; the starter knows emoji of animals and foods.
 Importing this loads no torch; `load` does.
 
 Try it: ``studio generate ddpm --of strawberry``
@@ -28,15 +28,15 @@ STARTER = Path(__file__).parent / "weights" / "ddpm"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Denoising(studio.State):
-    """A picture on its way out of noise.
+class DdpmState(studio.State):
+    """The state of a picture being denoised.
 
     Attributes:
-        x: (C, H, W) float32 on the model's device, at the time `times[position]`.
-        times: `steps + 1` falling times, the last that of a clean picture.
-        label: the class told, or None for a net that is told none.
-        past: of the last two steps, the latest first: (time, x0, x).
-        rng: what the sampler `ddpm` draws from.
+        x: (C, H, W) float32 on the model's device, at timestep `times[position]`.
+        times: `steps + 1` falling timesteps, the last that of a clean picture.
+        label: the class, or None for an unconditional U-Net.
+        past: the last two steps, latest first: (timestep, x0, x).
+        rng: random numbers for the sampler `ddpm`.
     """
 
     x: Tensor
@@ -49,7 +49,7 @@ class Denoising(studio.State):
 
 
 class DdpmGenerator(studio.Generator):
-    """Make a small picture out of noise, by diffusion in pixels."""
+    """Make a small picture by pixel diffusion."""
 
     name = "ddpm"
     output = studio.Image
@@ -57,94 +57,96 @@ class DdpmGenerator(studio.Generator):
     streams: ClassVar[bool] = True
 
     class Inputs(studio.Inputs):
-        """What `studio generate ddpm` asks for."""
+        """The inputs of `studio generate ddpm`."""
 
-        of: str = studio.field("", help="what to draw, one of the model's labels; empty is any", max_length=200)
-        model: str = studio.model_field("a folder in the layout of diffusers' DDPMPipeline, or a pulled one")
+        of: str = studio.field("", help="class to draw, one of the model's labels; empty draws any", max_length=200)
+        model: str = studio.model_field("a folder in the layout of diffusers' DDPMPipeline, or a pulled model")
         steps: int = studio.field(
-            20, ge=1, le=1000, help="denoising steps; more are slower and finer", aliases=("num_inference_steps",)
+            20,
+            ge=1,
+            le=1000,
+            help="denoising steps; more are slower, with more detail",
+            aliases=("num_inference_steps",),
         )
         guidance: float = studio.field(
-            2.0, ge=1, le=30, help="how closely to follow the label; 1 is off", aliases=("guidance_scale",)
+            2.0, ge=1, le=30, help="guidance scale, for the label; 1 is off", aliases=("guidance_scale",)
         )
         sampler: str = studio.field(
             "dpmpp-2m", choices=("dpmpp-2m", "unipc", "ddim", "euler", "ddpm"),
-            help="how to go from one noise level to the next; ddpm wants many steps",
+            help="sampler (ODE solver); ddpm needs many steps",
         )  # fmt: skip
         size: str = studio.field(
             "",
-            help="WIDTHxHEIGHT, only that of the model; empty is that",
+            help="WIDTHxHEIGHT; only the model's own size",
             max_length=20,
             aliases=("{width}x{height}",),
         )
 
     def __init__(self, folder: Path = STARTER) -> None:
-        """Use the weights of `folder`, in the layout of diffusers' `DDPMPipeline`, where inputs name none."""
+        """`folder`, in the layout of diffusers' `DDPMPipeline`, is the default model."""
         self.folder = folder
 
     def weights(self, ref: studio.ModelRef) -> list[Path]:
-        """The folder's files that decide the picture. Raises WeightsError if it lacks one, or has pickles alone."""
+        """The files that affect the picture. Raises WeightsError if one is missing, or if there are only pickles."""
         folder = ref.path or self.folder
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
             if folder.exists() and is_pickle(folder.name):
-                what = "may be a pickle, and loading one runs its code"
-            raise WeightsError(folder, f"the model `{folder}` {what}", hint=f"name {_LAYOUT}")
+                what = "may be a pickle, which can run code when loaded"
+            raise WeightsError(folder, f"the model `{folder}` {what}", hint=f"use {_LAYOUT}")
         net, scheduler = part(folder, "unet"), part(folder, "scheduler")
         small = [net / "config.json", scheduler / "scheduler_config.json"]
         for path in small:
             if not path.exists():
-                reason = f"`{folder}` is no DDPM: it has no `{path.relative_to(folder)}`"
-                raise WeightsError(path, reason, hint=f"name {_LAYOUT}")
+                reason = f"`{folder}` is not a DDPM: it has no `{path.relative_to(folder)}`"
+                raise WeightsError(path, reason, hint=f"use {_LAYOUT}")
         tensors = tensors_of(net)
         if not tensors:
             pickles = [each for each in net.iterdir() if is_pickle(each.name)]
-            found = f"only `{pickles[0].name}`, a pickle, and loading one runs its code" if pickles else "no weights"
-            convert = (
-                "; `DDPMPipeline.from_pretrained(folder).save_pretrained(new)`, on a machine that may, converts it"
-            )
+            found = f"only `{pickles[0].name}`, a pickle, which can run code when loaded" if pickles else "no weights"
+            convert = "; or convert it in a sandbox: `DDPMPipeline.from_pretrained(folder).save_pretrained(new)`"
             hint = "get the model's *.safetensors" + (convert if pickles else "")
-            raise WeightsError(net, f"the net of `{folder}` has {found}", hint=hint)
+            raise WeightsError(net, f"the U-Net of `{folder}` has {found}", hint=hint)
         others = [folder / "labels.json", folder / "model_index.json"]
         return [*tensors, *small, *(each for each in others if each.exists())]
 
     def load(self, ref: studio.ModelRef, device: str, dtype: str) -> PixelDiffusion:
-        """Build the U-Net. Raises WeightsError for what is damaged or does not fit."""
+        """Load the U-Net. Raises WeightsError if files are damaged or do not fit."""
         import torch
 
         from studio_diffusion.pixel import PixelDiffusion
 
         return PixelDiffusion.load(ref.path or self.folder, device, getattr(torch, dtype))
 
-    def start(self, model: PixelDiffusion, inputs: Any, rng: studio.Rng) -> Denoising:
-        """Draw the noise. Raises InputError or UnknownName for what the model does not have."""
+    def start(self, model: PixelDiffusion, inputs: Any, rng: studio.Rng) -> DdpmState:
+        """Sample the noise. Raises InputError or UnknownName for what the model does not support."""
         import torch
 
         _, height, width = model.shape
         if inputs.size and inputs.size.strip() != f"{width}x{height}":
-            raise InputError("size", f"`{inputs.size}` is refused: the model draws {width}x{height} and nothing else",
-                             hint="leave `size` out, and make the picture larger afterwards")  # fmt: skip
+            raise InputError("size", f"`size` is `{inputs.size}`; this model draws only {width}x{height}",
+                             hint="leave out `size`, and resize the picture afterwards")  # fmt: skip
         if inputs.steps > len(model.schedule):
-            raise InputError("steps", f"{inputs.steps} steps are more than the {len(model.schedule)} of the model",
+            raise InputError("steps", f"`steps` is {inputs.steps}; the model has {len(model.schedule)}",
                              hint=f"give 1 to {len(model.schedule)}")  # fmt: skip
         label, guidance = model.class_of(inputs.of), inputs.guidance
         notices: tuple[str, ...] = ()
         if label is not None and model.none is None and guidance > 1:
-            guidance, notices = 1.0, ("the model knows no class for none: it is not guided",)
-        return Denoising(
+            guidance, notices = 1.0, ("guidance is off: the model has no class for no label",)
+        return DdpmState(
             steps=inputs.steps, notices=notices, label=label,
             x=model.here(torch.randn(model.shape, generator=rng.torch)), times=model.times(inputs.steps),
             guidance=guidance, sampler=inputs.sampler, rng=rng,
         )  # fmt: skip
 
-    def step(self, model: PixelDiffusion, states: Sequence[Denoising]) -> list[Denoising]:
-        """One denoising step for all states together."""
+    def step(self, model: PixelDiffusion, states: Sequence[DdpmState]) -> list[DdpmState]:
+        """One batched denoising step."""
         import torch
 
-        from studio_diffusion.pixel import Row
+        from studio_diffusion.pixel import PixelRow
 
         rows = [
-            Row(x=a.x, label=a.label, guidance=a.guidance, sampler=a.sampler, past=a.past, t=a.times[a.position],
+            PixelRow(x=a.x, label=a.label, guidance=a.guidance, sampler=a.sampler, past=a.past, t=a.times[a.position],
                 t_next=model.schedule.after(a.times, a.position, a.sampler),
                 noise=torch.randn(a.x.shape, generator=a.rng.fork(a.position).torch) if a.sampler == "ddpm" else None)
             for a in states
@@ -154,23 +156,23 @@ class DdpmGenerator(studio.Generator):
             for a, row in zip(states, model.step(rows), strict=True)
         ]
 
-    def finish(self, model: PixelDiffusion, state: Denoising) -> studio.Image:
+    def finish(self, model: PixelDiffusion, state: DdpmState) -> studio.Image:
         """The picture."""
         return studio.Image.from_array(model.pictures(state.x[None])[0].numpy())
 
-    def preview(self, model: PixelDiffusion, state: Denoising) -> studio.Image | None:
-        """What the model now takes for the clean picture."""
+    def preview(self, model: PixelDiffusion, state: DdpmState) -> studio.Image | None:
+        """The predicted clean picture."""
         return studio.Image.from_array(model.pictures(state.past[0][1][None])[0].numpy()) if state.past else None
 
-    def batch_key(self, state: Denoising) -> Hashable:
-        """Pictures of one model share a step, whatever their labels, steps, samplers, guidance and position."""
+    def batch_key(self, state: DdpmState) -> Hashable:
+        """All pictures of one model share steps."""
         return tuple(state.x.shape)
 
     def facts(self, model: PixelDiffusion, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""
-        stock = model.schedule.config
+        config = model.schedule.config
         return {
-            "noise_schedule": {"kind": stock["beta_schedule"], "spacing": stock["timestep_spacing"],
-                               "prediction": stock["prediction_type"], "steps": inputs.steps},
+            "noise_schedule": {"kind": config["beta_schedule"], "spacing": config["timestep_spacing"],
+                               "prediction": config["prediction_type"], "steps": inputs.steps},
             "sampler": inputs.sampler,
         }  # fmt: skip

@@ -1,6 +1,6 @@
-"""What of a picture is kept and what is drawn anew: fitting to a size, masks, boxes, and room at the sides.
+"""Image editing: fitting a picture to a size, inpainting masks and boxes, and outpainting borders.
 
-Pure Pillow and numpy; knows nothing of latents, models or the host. `image.py` turns a `Canvas` into a state.
+Only Pillow and numpy. `image.py` turns a `Canvas` into a state.
 
 Try it: ``Canvas.of(studio.Image.open("a.png"), (128, 128), box="0,0,64,128").mask.mean()`` is 0.5
 """
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 FITS = ("crop", "letterbox")
 WHITE = (255, 255, 255)
-_NEAR = 20  # levels from black or white that count as it
+_NEAR = 20  # levels from black or white that count as black or white
 
 
 def numbers(text: str, what: str) -> tuple[int, int, int, int]:
-    """Four whole numbers from 0 on, of ``1,2,3,4``. Raises ValueError, which says `what` they are."""
+    """Four whole numbers from 0 on, of ``1,2,3,4``. Raises ValueError, which names them by `what`."""
     found = re.fullmatch(r"\s*(\d{1,5})\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", text)
     if not found:
-        raise ValueError(f"must be {what}, four whole numbers of pixels from 0 with commas between them")
+        raise ValueError(f"must be {what}: four comma-separated whole numbers of pixels, 0 or more")
     a, b, c, d = (int(each) for each in found.groups())
     return a, b, c, d
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture at the size of the result, and where it is to be drawn anew.
+    """A picture at the size of the output, and where to repaint it.
 
     Attributes:
         pixels: uint8 (H, W, 3).
-        mask: float32 (H, W) from 0, kept to the last bit, to 1, drawn anew; None if nothing is asked to be kept.
-        notices: what was done to the picture, for the user.
+        mask: float32 (H, W) from 0, keep exactly, to 1, repaint; None for the whole picture.
+        notices: changes to the picture, for the user.
     """
 
     pixels: NDArray[np.uint8]
@@ -50,22 +50,22 @@ class Canvas:
     @classmethod
     def of(cls, image: Image, size: tuple[int, int], *, fit: str = "crop", mask: Image | None = None, box: str = "",
            extend: str = "") -> Canvas:  # fmt: skip
-        """Fit a picture to `size` (width, height), its mask with it, then put room at the sides.
+        """Fit a picture and its mask to `size` (width, height), then add borders.
 
         Args:
-            fit: ``crop`` fills the size and cuts what is over, ``letterbox`` shows all on white.
-            mask: as large as the picture; white is drawn anew, black kept, grey between mixed. One with clear parts is
-                white paint on a clear layer, or a picture whose clear parts are drawn anew.
-            box: ``x,y,width,height`` in the picture's own pixels, drawn anew.
-            extend: ``left,top,right,bottom`` pixels around the fitted picture, drawn anew.
+            fit: ``crop`` fills the size and crops the rest, ``letterbox`` pads with white.
+            mask: of the picture's size; white is repainted, black kept, grey blended. One with transparency is white
+                paint on a transparent layer, or a picture whose transparent parts are repainted.
+            box: ``x,y,width,height`` in the picture's own pixels, to repaint.
+            extend: ``left,top,right,bottom`` pixels to add around the fitted picture.
 
-        Raises InputError for a mask of another size or without white, and for a box that leaves the picture.
+        Raises InputError for a mask of another size or without white, and for a box outside the picture.
         """
         import numpy as np
 
         notices: list[str] = []
         if image.mode == "RGBA":
-            notices.append("what is clear in the picture was put on white")
+            notices.append("transparent parts of the picture were put on white")
         drawn = _drawn(image, mask, box, notices)
         if image.size != size:
             how = "cropped" if fit == "crop" else "letterboxed on white"
@@ -73,21 +73,21 @@ class Canvas:
             notices.append(f"the picture, {_words(image.size)}, was scaled{'' if ratio else f' and {how}'} "
                            f"to {_words(size)}")  # fmt: skip
         pixels = np.asarray(_fit(pictures.on_white(image.pil), size, fit, WHITE))
-        anew = None if drawn is None else _clean(np.asarray(_fit(drawn, size, fit, 0), np.float32) / np.float32(255))
-        if anew is not None and not anew.any():
-            raise InputError("mask", f"nothing is left to draw: cropping to {_words(size)} cut off all that is to be "
-                             "drawn anew", hint="give `fit` as `letterbox`")  # fmt: skip
+        repaint = None if drawn is None else _clean(np.asarray(_fit(drawn, size, fit, 0), np.float32) / np.float32(255))
+        if repaint is not None and not repaint.any():
+            raise InputError("mask", f"nothing is left to repaint: cropping to {_words(size)} cut off all of the "
+                             "mask", hint="give `fit` as `letterbox`")  # fmt: skip
         if extend:
             left, top, right, bottom = numbers(extend, "LEFT,TOP,RIGHT,BOTTOM")
-            room = ((top, bottom), (left, right))
-            anew = np.zeros(pixels.shape[:2], np.float32) if anew is None else anew
-            anew = np.pad(anew, room, constant_values=np.float32(1))
-            pixels = np.pad(pixels, (*room, (0, 0)), mode="edge")
-        return cls(pixels, anew, tuple(notices))
+            border = ((top, bottom), (left, right))
+            repaint = np.zeros(pixels.shape[:2], np.float32) if repaint is None else repaint
+            repaint = np.pad(repaint, border, constant_values=np.float32(1))
+            pixels = np.pad(pixels, (*border, (0, 0)), mode="edge")
+        return cls(pixels, repaint, tuple(notices))
 
     def cells(self, factor: int) -> NDArray[np.float32] | None:
-        """Where latents of `factor` pixels a side are drawn anew, float32 (H / factor, W / factor) of 0 and 1: where
-        any of their pixels is.
+        """The latents to repaint, of `factor` pixels per side: float32 (H / factor, W / factor), 1 where any of their
+        pixels is to be repainted, else 0.
         """
         if self.mask is None:
             return None
@@ -96,7 +96,7 @@ class Canvas:
 
 
 def composite(made: NDArray[np.uint8], pixels: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """`made` where the mask (H, W) is 1, `pixels` to the last bit where it is 0; both uint8 (H, W, 3)."""
+    """`made` where the mask (H, W) is 1, `pixels` exactly where it is 0; both uint8 (H, W, 3)."""
     import numpy as np
 
     share = mask[:, :, None]
@@ -105,8 +105,8 @@ def composite(made: NDArray[np.uint8], pixels: NDArray[np.uint8], mask: NDArray[
 
 
 def _grey(mask: Image, notices: list[str]) -> PIL.Image.Image:
-    """The mask as grey, white where to draw. One with clear parts is of two kinds: white or black paint on a clear
-    layer, or, as paint programs and OpenAI's API have it, a picture with a hole where to draw.
+    """The mask as grey, white where to repaint. Masks with transparency are of two kinds: white or black paint on a
+    transparent layer, or, as in paint programs and OpenAI's API, a picture with a hole where to repaint.
     """
     import numpy as np
     import PIL.Image
@@ -119,12 +119,12 @@ def _grey(mask: Image, notices: list[str]) -> PIL.Image.Image:
     marks = ((paint < _NEAR) | (paint > 255 - _NEAR)).all(1) & (paint.max(1) - paint.min(1) < _NEAR)
     if len(paint) and marks.mean() > 0.95 and paint.max() > 255 - _NEAR:
         return _over(mask, 0).convert("L")
-    notices.append("the mask is a picture with clear parts: what is clear is drawn anew")
+    notices.append("the mask has transparent parts: they are repainted")
     return PIL.Image.fromarray(255 - pixels[:, :, 3])
 
 
 def _clean(mask: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Nearly black as black and nearly white as white: JPEG leaves noise, which would draw cells that are kept."""
+    """Near black to black and near white to white: JPEG noise would repaint latents that are to be kept."""
     import numpy as np
 
     near = np.float32(_NEAR / 255)
@@ -132,31 +132,31 @@ def _clean(mask: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _drawn(image: Image, mask: Image | None, box: str, notices: list[str]) -> PIL.Image.Image | None:
-    """The picture's mask, of its own size, from a mask or a box."""
+    """The mask at the picture's own size, from a mask or a box."""
     import PIL.Image
 
     if mask is not None:
         if mask.size != image.size:
             raise InputError("mask", f"`mask` is {_words(mask.size)}, but `image` is {_words(image.size)}",
-                             hint="make the mask as large as the picture")  # fmt: skip
+                             hint="resize the mask to the size of the picture")  # fmt: skip
         drawn = _grey(mask, notices)
         if drawn.getextrema() == (0, 0):
-            raise InputError("mask", "`mask` is black everywhere, so nothing would be drawn",
-                             hint="paint white what is to be drawn anew")  # fmt: skip
+            raise InputError("mask", "`mask` is black everywhere, so nothing would be repainted",
+                             hint="paint white what to repaint")  # fmt: skip
         return drawn
     if not box:
         return None
     x, y, width, height = numbers(box, "X,Y,WIDTH,HEIGHT")
     if not (width and height and x + width <= image.size[0] and y + height <= image.size[1]):
         raise InputError("box", f"`box` is `{box}`, but must lie within the {_words(image.size)} of `image` and have "
-                         "at least one pixel", hint="give X,Y,WIDTH,HEIGHT from the left upper corner")  # fmt: skip
+                         "at least one pixel", hint="give X,Y,WIDTH,HEIGHT from the upper left corner")  # fmt: skip
     drawn = PIL.Image.new("L", image.size, 0)
     drawn.paste(255, (x, y, x + width, y + height))
     return drawn
 
 
 def _over(image: Image, grey: int) -> PIL.Image.Image:
-    """The picture, if it has clear parts, over grey."""
+    """The picture composited over grey, if it has transparency."""
     import PIL.Image
 
     pil = image.pil

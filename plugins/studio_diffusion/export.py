@@ -1,4 +1,4 @@
-"""From trained parts to a folder that stock diffusers loads by `StableDiffusionPipeline` or `DDPMPipeline`.
+"""Export trained modules to a folder that diffusers loads as `StableDiffusionPipeline` or `DDPMPipeline`.
 
 Weights are float16 safetensors with a `SHA256SUMS` beside `model_index.json`.
 """
@@ -35,12 +35,12 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 16) -> Tensor:
 
 @torch.no_grad()
 def whiten(vae: AutoencoderKL, pictures: np.ndarray) -> None:
-    """Bring each latent channel to mean 0 and deviation 1 over `pictures`, in place, reconstructions unchanged.
+    """Normalize each latent channel to mean 0 and deviation 1 over `pictures`, in place; reconstructions do not change.
 
-    The statistics are folded into the 1x1 convolutions beside the latents, so that the stock pipeline needs no shift.
+    The statistics are folded into the 1x1 convolutions next to the latents, so that diffusers needs no shift factor.
     """
     z = encode(vae, pictures)  # (N, C, h, w)
-    # The latents that the convolutions make are not yet times the scaling factor; only the mean needs to know.
+    # The convolutions' latents are not yet scaled, which affects only the mean.
     mean = z.mean((0, 2, 3)).to(vae.device) / vae.config.scaling_factor
     deviation = z.std((0, 2, 3)).to(vae.device)
     channels = len(mean)
@@ -53,7 +53,7 @@ def whiten(vae: AutoencoderKL, pictures: np.ndarray) -> None:
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
-    """The stock noise schedule that our sampler `dpmpp-2m` equals."""
+    """The diffusers scheduler that the sampler `dpmpp-2m` equals."""
     return DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0,
                                        num_train_timesteps=1000, solver_order=2, steps_offset=1)  # fmt: skip
 
@@ -61,8 +61,8 @@ def scheduler() -> DPMSolverMultistepScheduler:
 def save(
     folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: Path
 ) -> None:
-    """Write the folder of a latent model anew, whole."""
-    with _anew(folder) as part:
+    """Write the folder of a latent diffusion model, atomically."""
+    with _replaced(folder) as part:
         for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
             _save_module(module, part / name)
         scheduler().save_pretrained(part / "scheduler")
@@ -78,16 +78,16 @@ def save(
         _write_json(part / "model_index.json", index)
 
 
-def save_pixel(folder: Path, unet: UNet2DModel, stock: dict[str, Any], labels: Sequence[str]) -> None:
-    """Write the folder of a pixel model anew, whole.
+def save_pixel(folder: Path, unet: UNet2DModel, schedule: dict[str, Any], labels: Sequence[str]) -> None:
+    """Write the folder of a pixel diffusion model, atomically.
 
     Args:
-        stock: the config of its noise schedule (`noise.config`).
-        labels: its classes' names but for the last class, "none"; empty for a model that is told nothing.
+        schedule: the config of its noise schedule (`noise.config`).
+        labels: its class names without the last class, "none"; empty for an unconditional model.
     """
-    with _anew(folder) as part:
+    with _replaced(folder) as part:
         _save_module(unet, part / "unet")
-        DDPMScheduler.from_config(stock).save_pretrained(part / "scheduler")
+        DDPMScheduler.from_config(schedule).save_pretrained(part / "scheduler")
         index = {
             "_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"],
             "unet": ["diffusers", "UNet2DModel"],
@@ -98,8 +98,8 @@ def save_pixel(folder: Path, unet: UNet2DModel, stock: dict[str, Any], labels: S
 
 
 @contextmanager
-def _anew(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into, which then gets its checksums and takes its place."""
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write into, which gets checksums and then replaces `folder`."""
     with new_folder(folder) as part:
         yield part
         checksums(part)
@@ -108,7 +108,7 @@ def _anew(folder: Path) -> Iterator[Path]:
 def _save_module(module: Any, folder: Path) -> None:
     module.to("cpu", torch.float16).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    config.pop("_name_or_path", None)  # where it lay when it was trained is nobody's business
+    config.pop("_name_or_path", None)  # a path of the training machine
     _write_json(folder / "config.json", config)
 
 
@@ -117,7 +117,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def checksums(folder: Path) -> None:
-    """Write `SHA256SUMS` (the form of coreutils) for the folder's weights."""
+    """Write `SHA256SUMS` (in the format of coreutils) for the folder's weights."""
     files = sorted(folder.rglob("*.safetensors"))
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in files

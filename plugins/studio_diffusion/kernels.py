@@ -1,6 +1,6 @@
-"""The attention of a latent diffusion model's parts: all of it goes through `studio.attention`.
+"""Route the attention of a latent diffusion model's components through `studio.attention`.
 
-Try it: ``studio image "a red apple" --json``, and look for `attention` among the recipe's facts
+Try it: ``studio image "a red apple" --json``; the recipe names the backends under `attention`
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from torch import nn
 from studio.attention.routes import diffusers, transformers
 
 
-def on_attend(text_encoder: nn.Module, *others: nn.Module) -> None:
-    """Let the parts ask `attend`, so that whoever runs them says which backends serve."""
+def use_attend(text_encoder: nn.Module, *others: nn.Module) -> None:
+    """Let these modules call `attend`, so that recipes name the attention backends."""
     transformers.use(text_encoder)
     for module in others:
         diffusers.use(module)

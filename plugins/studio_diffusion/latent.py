@@ -1,7 +1,7 @@
-"""Latent diffusion as pure pieces: the modules of a Stable Diffusion folder, and start, step and decode on tensors.
+"""Latent diffusion without the host: the modules of a Stable Diffusion folder; encode, step and decode on tensors.
 
-Reads the stock layout (diffusers `StableDiffusionPipeline`): `tokenizer/ text_encoder/ unet/ vae/ scheduler/`. Knows
-nothing of the host; `image.py` wraps it as a generator, and the same pieces serve training and benchmarks.
+Reads the diffusers layout of `StableDiffusionPipeline`: `tokenizer/ text_encoder/ unet/ vae/ scheduler/`. `image.py`
+wraps it as a generator; training and benchmarks use it too.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from studio.devices.graphs import Graphs
 from studio.errors import WeightsError
 from studio.loaders import diffusers, read_config, transformers
 from studio_diffusion.chunks import chunks
-from studio_diffusion.kernels import on_attend
+from studio_diffusion.guidance import classifier_free_guidance
+from studio_diffusion.kernels import use_attend
 from studio_diffusion.layout import components, tensors_of
-from studio_diffusion.rows import chosen, column, columns, guided_first, in_place
-from studio_diffusion.samplers import SAMPLERS, TRAIN_STEPS, Level, Move, Past, clock
+from studio_diffusion.rows import column, columns, guided_first, restore_order, select_rows
+from studio_diffusion.samplers import SAMPLERS, TRAIN_STEPS, History, Level, StepInputs, timestep
 from studio_diffusion.vocabulary import Vocabulary, load
 
-_REMEMBERED = 64  # texts; each takes 18 KiB with the starter
-TILE = 512  # pixels along a side
+_MOST_ENCODED = 64  # cached texts; each takes 18 KiB with the starter
+TILE = 512  # pixels per side
 _FALSE = (
     "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_dynamic_shifting",
     "thresholding", "euler_at_final",
@@ -43,21 +44,23 @@ FLOW = {
     "algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "lower_order_final": True,
     "final_sigmas_type": "zero", "variance_type": None, **dict.fromkeys(_FALSE, False),
 }  # fmt: skip
-"""What of a `DPMSolverMultistepScheduler` decides a picture, but for `flow_shift`, and what it must be here."""
-_PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler", "safety_checker", "feature_extractor")
+"""The settings of `DPMSolverMultistepScheduler` that affect a picture, other than `flow_shift`, with the supported
+values.
+"""
+_COMPONENTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler", "safety_checker", "feature_extractor")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One request in a batch.
+class LatentRow:
+    """One request in a batched denoising step.
 
     Attributes:
-        x: (C, H, W) float32 latents at level `s`. Tensors are on the model's device; others are copied there.
-        x0_before: (C, H, W), or None at the first step.
-        text: (T, W) token states of the prompt; `negative` the same of what to keep away from.
-        guidance: scale of classifier-free guidance; 1 is none and costs half.
-        rescale: how far the guided x0 is brought to the contrast of the unguided one, 0 to 1 (Lin et al. 2023).
-        known: (C, H, W), the clean latents where the net is not to be asked; else None.
+        x: (C, H, W) float32 latents at level `s`. Tensors on other devices are copied to the model's.
+        x0_before: (C, H, W), the x_0 of the previous step; None at the first.
+        text, negative: (T, W) text encoder states of the prompt and of the negative prompt.
+        guidance: guidance scale of classifier-free guidance; 1 is off and halves the work.
+        rescale: guidance rescale, 0 to 1 (Lin et al. 2023).
+        known: (C, H, W), a cached x_0 to use instead of running the U-Net, or None.
         s, s_next, s_before: noise levels in [0, 1); `s_before` is 0 at the first step.
         sampler: a key of `SAMPLERS`.
     """
@@ -79,11 +82,11 @@ class LatentDiffusion:
     """Text encoder, U-Net and VAE on one device."""
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
-        """Load the folder's weights. `dtype` is that of the U-Net and the text encoder, and of the VAE but for float16.
+        """Load the folder. `dtype` is for the U-Net and the text encoder, and for the VAE unless it is float16.
 
-        Raises WeightsError for a model that is drawn in another way than here.
+        Raises WeightsError for a model that needs another scheduler or pipeline.
         """
-        components(folder, _PARTS)
+        components(folder, _COMPONENTS)
         self.shift = _shift(folder)
         self.tokenizer = transformers.tokenizer("CLIPTokenizer", folder / "tokenizer")
         place: Any = {"device": device, "dtype": dtype}
@@ -99,43 +102,42 @@ class LatentDiffusion:
             dtype=vae_dtype(dtype),
         )  # fmt: skip
         _plain(folder, self.unet, self.vae)
-        self.vae.to(memory_format=torch.channels_last)  # a quarter faster on a CPU; the U-Net gains nothing
+        self.vae.to(memory_format=torch.channels_last)  # 25% faster on a CPU; no gain for the U-Net
         if devices.device(device).channels_last:
             self.unet.to(memory_format=torch.channels_last)
         self.device, self.dtype = torch.device(device), dtype
         self.graphs = Graphs(device, self.unet)
         self.vocabulary = load(folder)
-        self.nearest = Nearest(self.text_encoder, self.tokenizer, self.vocabulary)
-        self._encoded: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # what many requests have in common
-        on_attend(self.text_encoder, self.unet, self.vae)
+        self.nearest = NearestThing(self.text_encoder, self.tokenizer, self.vocabulary)
+        self._encoded: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # shared by requests
+        use_attend(self.text_encoder, self.unet, self.vae)
 
     @property
     def factor(self) -> int:
-        """Pixels to a latent, along each side."""
+        """Pixels per latent along each side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, H, W) of a picture's latents."""
+        """(C, H, W) of the latents of a picture."""
         return int(self.unet.config.in_channels), height // self.factor, width // self.factor
 
     def tokenize(self, text: str) -> tuple[list[int], list[float], str]:
-        """Token ids of a text, in chunks of the encoder's length, begin and end included and padded; the weight of each
-        token; and what had to be cut, if anything.
+        """Token ids of a text, in padded chunks of the encoder's length with begin and end tokens; the weight of each
+        token; and the text that was cut, if any.
         """
         made, cut = chunks(text, self.tokenizer)
         ids: list[int] = []
         weights: list[float] = []
-        for chunk, its in made:
+        for chunk, chunk_weights in made:
             missing = self.tokenizer.model_max_length - len(chunk)
             ids += [*chunk, *[self.tokenizer.pad_token_id] * missing]
-            weights += [*its, *[1.0] * missing]
+            weights += [*chunk_weights, *[1.0] * missing]
         return ids, weights, cut
 
     def states(self, text: str) -> tuple[Tensor, str]:
-        """Token states (T, W) of a text, weighed, in the model's dtype; and what had to be cut.
+        """Weighted text encoder states (T, W) of a text, in the model's dtype; and the text that was cut.
 
-        T is a multiple of the encoder's length. A state of weight w is w times as far from that of an empty text as it
-        was.
+        T is a multiple of the encoder's length. Weight w multiplies a state's difference from that of the empty text.
         """
         ids, weights, cut = self.tokenize(text)
         length = self.tokenizer.model_max_length
@@ -147,17 +149,17 @@ class LatentDiffusion:
         return states, cut
 
     def empty(self, length: int) -> Tensor:
-        """Token states (length, W) of the empty text, repeated."""
+        """Text encoder states (length, W) of the empty text, repeated."""
         one = self.encode(self.tokenize("")[0])
         return one.repeat(-(-length // len(one)), 1)[:length]
 
     def encode(self, tokens: Sequence[int]) -> Tensor:
-        """Token states (T, W) of one text's token ids, in the model's dtype. The latest are remembered."""
+        """Text encoder states (T, W) of one text's token ids, in the model's dtype. The latest are cached."""
         key = tuple(tokens)
         if key not in self._encoded:
             ids = self.here(torch.tensor([key]))
             self._encoded[key] = self.text_encoder(input_ids=ids).last_hidden_state[0]
-            if len(self._encoded) > _REMEMBERED:
+            if len(self._encoded) > _MOST_ENCODED:
                 self._encoded.popitem(last=False)
         self._encoded.move_to_end(key)
         return self._encoded[key]
@@ -166,60 +168,55 @@ class LatentDiffusion:
         """The tensor on the model's device."""
         return devices.upload(x, self.device)
 
-    def step(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
-        """One denoising step for each row: (latents at `s_next`, present x0), both (C, H, W) float32.
+    def step(self, rows: Sequence[LatentRow]) -> list[tuple[Tensor, Tensor]]:
+        """One denoising step for each row: (latents at `s_next`, predicted x_0), both (C, H, W) float32.
 
-        Rows may differ in prompt, guidance, level and sampler; all have one latent shape. Guided rows take two places
-        in the forward pass, others one, and those whose x0 is known none.
+        Rows may differ in prompt, guidance, level and sampler; all have one latent shape. In the forward pass a guided
+        row counts twice, another once, and one with a `known` x_0 not at all.
         """
         order = guided_first([row.guidance > 1 for row in rows])
-        return in_place(order, self._step([rows[i] for i in order]))
+        return restore_order(order, self._step([rows[i] for i in order]))
 
-    def _step(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
-        """The same of rows of which the guided ones come first."""
+    def _step(self, rows: Sequence[LatentRow]) -> list[tuple[Tensor, Tensor]]:
+        """The same for rows sorted with the guided ones first."""
         x = torch.stack([self.here(row.x) for row in rows])  # (B, C, H, W)
         unknown = [index for index, row in enumerate(rows) if row.known is None]
-        seen = iter(self._clean([rows[i] for i in unknown], chosen(x, unknown)) if unknown else ())
-        x0 = torch.stack([next(seen) if row.known is None else self.here(row.known) for row in rows])
-        return self._move(rows, x, x0)
+        predicted = iter(self._predict_x0([rows[i] for i in unknown], select_rows(x, unknown)) if unknown else ())
+        x0 = torch.stack([next(predicted) if row.known is None else self.here(row.known) for row in rows])
+        return self._sampler_step(rows, x, x0)
 
-    def _clean(self, rows: Sequence[Row], x: Tensor) -> Tensor:
-        """What the net takes for the clean latents of x, (B, C, H, W)."""
-        steered = [row for row in rows if row.guidance > 1]
+    def _predict_x0(self, rows: Sequence[LatentRow], x: Tensor) -> Tensor:
+        """The clean latents x_0 that the U-Net predicts for x, (B, C, H, W)."""
+        guided = [row for row in rows if row.guidance > 1]
         numbers = column(
-            self.device, [row.s for row in rows], [clock(row.s) for row in (*rows, *steered)],
-            [row.s for row in steered], [row.guidance for row in steered], [row.rescale for row in steered],
+            self.device, [row.s for row in rows], [timestep(row.s) for row in (*rows, *guided)],
+            [row.guidance for row in guided], [row.rescale for row in guided],
         )  # fmt: skip
-        told = [*(row.text for row in rows), *(row.negative for row in steered)]
-        text = torch.stack([self.here(each) for each in told])  # (B + G, T, W)
-        rescales = any(row.rescale for row in steered)
-        work = partial(self._answer, len(steered), rescales)
-        return self.graphs.run((len(steered), rescales), work, [x, numbers, text])
+        texts = [*(row.text for row in rows), *(row.negative for row in guided)]
+        text = torch.stack([self.here(each) for each in texts])  # (B + G, T, W)
+        rescales = any(row.rescale for row in guided)
+        work = partial(self._forward, len(guided), rescales)
+        return self.graphs.run((len(guided), rescales), work, [x, numbers, text])
 
-    def _answer(self, guided: int, rescales: bool, x: Tensor, numbers: Tensor, text: Tensor) -> Tensor:
-        """The same, where the first rows are `guided`, from the `numbers` that `_clean` sends."""
+    def _forward(self, guided: int, rescales: bool, x: Tensor, numbers: Tensor, text: Tensor) -> Tensor:
+        """The same, where the first `guided` rows are guided, from the `numbers` of `_predict_x0`."""
         count = len(x)
-        s, t, s_far, scale, share = numbers.split([count, count + guided, guided, guided, guided])
+        s, t, scale, rescale = numbers.split([count, count + guided, guided, guided])
         wide = (torch.cat([x, x[:guided]]) if guided else x).to(self.dtype)  # (B + G, C, H, W)
         v = self.unet(wide, t.flatten().long(), text).sample.float()
-        v, away = v[:count], v[count:]
-        x0 = x - s * v
-        if not guided:
-            return x0
-        far = x[:guided] - s_far * (away + scale * (v[:guided] - away))
-        if rescales:
-            far = torch.where(share > 0, rescaled(far, x0[:guided], share), far)
-        return far if guided == count else torch.cat([far, x0[guided:]])
+        return classifier_free_guidance(
+            v[:count], v[count:], scale, to_x0=lambda v: x - s * v, rescale=rescale if rescales else None
+        )
 
-    def _move(self, rows: Sequence[Row], x: Tensor, x0: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Apply each row's sampler; rows of one sampler move together."""
+    def _sampler_step(self, rows: Sequence[LatentRow], x: Tensor, x0: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Apply each row's sampler; rows with the same sampler are batched."""
         levels = ([getattr(row, name) for row in rows] for name in ("s", "s_next", "s_before"))
         now, after, earlier = map(Level.flow, columns(self.device, *levels))
         before = [x0[i] if row.x0_before is None else self.here(row.x0_before) for i, row in enumerate(rows)]
-        # At level s_before = 0 there was no step before; no sampler of flow asks where it began.
-        move = Move(x, x0, now, after, Past(earlier, torch.stack(before), x))
-        moved = {name: SAMPLERS[name](move) for name in {row.sampler for row in rows}}
-        return [(moved[row.sampler][i], x0[i]) for i, row in enumerate(rows)]
+        # s_before = 0 means no previous step; samplers of rectified flow do not use its x.
+        inputs = StepInputs(x, x0, now, after, History(earlier, torch.stack(before), x))
+        stepped = {name: SAMPLERS[name](inputs) for name in {row.sampler for row in rows}}
+        return [(stepped[row.sampler][i], x0[i]) for i, row in enumerate(rows)]
 
     def latents(self, picture: Tensor) -> Tensor:
         """Mean latents (C, h, w) float32 of a picture, uint8 (H, W, 3)."""
@@ -235,19 +232,19 @@ class LatentDiffusion:
         return studio.pixels(made.div(2).add(0.5)).permute(0, 2, 3, 1)
 
 
-class Nearest:
-    """Of a vocabulary's things, the one that a text tower takes a word to be nearest to."""
+class NearestThing:
+    """Finds the nearest thing of a vocabulary to a word, by a text encoder's embeddings."""
 
     def __init__(self, tower: CLIPTextModel, tokenizer: Any, vocabulary: Vocabulary | None) -> None:
-        """The things are embedded when first asked for: a second of one core for a thousand."""
+        """The things are embedded at the first call, which takes a second per thousand on one core."""
         self._tower, self._tokenizer = tower, tokenizer
         self._things = vocabulary.things if vocabulary else ()
         self._embedded: Tensor | None = None
 
     def __call__(self, word: str) -> str:
-        """The nearest thing by the cosine of pooled states. Raises ValueError without things."""
+        """The nearest thing, by cosine similarity of pooled states. Raises ValueError without things."""
         if not self._things:
-            raise ValueError("there are no things to be near to")
+            raise ValueError("the vocabulary has no things")
         if self._embedded is None:
             parts = (self._embed(self._things[at : at + 64]) for at in range(0, len(self._things), 64))
             self._embedded = torch.cat(list(parts))
@@ -262,45 +259,38 @@ class Nearest:
 
 
 def vae_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What a VAE is computed in where the rest is of `dtype`: float32 for float16, whose range many VAEs leave (their
-    configs say `force_upcast`): the picture would be NaN. bfloat16 has the range of float32.
+    """The VAE's dtype for a model of `dtype`: float32 for float16, which overflows in many VAEs (`force_upcast` in
+    their configs) and would give NaN. bfloat16 has the range of float32.
     """
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-def rescaled(x0: Tensor, plain: Tensor, share: Tensor) -> Tensor:
-    """Guided latents (B, C, H, W) with the plain ones' deviation, mixed by `share` (B, 1, 1, 1) into what they were.
-
-    Lin et al. 2023, equations 15 and 16, applied to x_0, whose contrast it is that high guidance inflates.
-    """
-    ratio = plain.std((1, 2, 3), keepdim=True) / x0.std((1, 2, 3), keepdim=True)
-    return x0 * (share * ratio + 1 - share)
-
-
 def _shift(folder: Path) -> float:
-    """How far the folder's noise schedule is shifted. Raises WeightsError for one that is not a rectified flow's."""
+    """The `flow_shift` of the folder's noise schedule. Raises WeightsError if it is not that of rectified flow."""
     path = folder / "scheduler" / "scheduler_config.json"
-    stock = read_config(path)
-    found = {**DPMSolverMultistepScheduler().config, "_class_name": None, **stock}
+    config = read_config(path)
+    found = {**DPMSolverMultistepScheduler().config, "_class_name": None, **config}
     for name, known in {"_class_name": "DPMSolverMultistepScheduler", **FLOW}.items():
         if found[name] != known:
-            raise WeightsError(path, f"`{path}` has {name} {found[name]!r}; `image` draws with {known!r} only",
-                               hint="stock Stable Diffusion is not drawn yet: name one of Studio's")  # fmt: skip
+            raise WeightsError(path, f"`{path}` has {name} {found[name]!r}; `image` supports only {known!r}",
+                               hint="Stable Diffusion is not supported yet; use one of Studio's models")  # fmt: skip
     return float(found["flow_shift"])
 
 
 def _plain(folder: Path, unet: Any, vae: Any) -> None:
-    """Raise WeightsError for parts whose configs ask for more than is done here."""
+    """Raise WeightsError for components whose configs need more than is supported here."""
     channels = vae.config.latent_channels
     known = [
         (unet, "in_channels", channels), (unet, "out_channels", channels), (unet, "addition_embed_type", None),
         (unet, "class_embed_type", None), (unet, "time_cond_proj_dim", None), (vae, "shift_factor", None),
         (vae, "latents_mean", None), (vae, "latents_std", None),
     ]  # fmt: skip
-    for part, name, value in known:
-        if (found := part.config.get(name)) != value:
-            message = f"`{type(part).__name__}` of `{folder}` has {name} {found!r}; `image` draws with {value!r} only"
-            raise WeightsError(folder, message, hint="name one of Studio's models")
+    for component, name, value in known:
+        if (found := component.config.get(name)) != value:
+            message = (
+                f"`{type(component).__name__}` of `{folder}` has {name} {found!r}; `image` supports only {value!r}"
+            )
+            raise WeightsError(folder, message, hint="use one of Studio's models")
 
 
 def _text_encoder(folder: Path) -> CLIPTextModel:
@@ -313,8 +303,8 @@ def _unet(folder: Path) -> UNet2DConditionModel:
 
 
 def build_vae(folder: Path) -> AutoencoderKL:
-    """The VAE of a folder without its weights. Pictures with a side over `TILE` pixels pass in tiles that overlap by a
-    quarter and blend, so that memory does not grow with the picture.
+    """The VAE of a folder, without weights. Pictures with a side over `TILE` pixels are tiled, with tiles that overlap
+    by a quarter and are blended, so that memory does not grow with the picture.
     """
     vae: AutoencoderKL = diffusers.module("AutoencoderKL", folder)
     vae.enable_tiling()
@@ -323,15 +313,15 @@ def build_vae(folder: Path) -> AutoencoderKL:
     for module in list(vae.modules()):
         for name, child in module.named_children():
             if type(child) is nn.GroupNorm:
-                setattr(module, name, _NormEach(child.num_groups, child.num_channels, child.eps))
+                setattr(module, name, _PerImageGroupNorm(child.num_groups, child.num_channels, child.eps))
     return vae
 
 
-class _NormEach(nn.GroupNorm):
-    """Normalises each picture by itself.
+class _PerImageGroupNorm(nn.GroupNorm):
+    """Normalises each picture separately.
 
-    On a CPU torch shares the sums of a channels_last batch out among its threads without regard to where a picture
-    ends, so that the last bits would depend on how many are decoded together.
+    On a CPU torch splits the sums of a channels_last batch among its threads across pictures, so that the last bits
+    would depend on the batch size.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -343,13 +333,13 @@ class _NormEach(nn.GroupNorm):
 
 
 def text_name(stored: str) -> str | None:
-    """Transformers 5 keeps the tower without the prefix that files have, and makes the positions itself."""
+    """A tensor's name in transformers 5, which drops the files' prefix and computes the position ids."""
     name = stored.removeprefix("text_model.")
     return None if name == "embeddings.position_ids" else name
 
 
 def attention_name(stored: str) -> str:
-    """Older folders have the names that attention had before diffusers 0.18."""
+    """A tensor's name in diffusers; older folders have attention names from before diffusers 0.18."""
     owner, _, leaf = stored.rpartition(".")
     block, _, layer = owner.rpartition(".")
     layer = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}.get(layer, layer)

@@ -1,6 +1,6 @@
-"""What the plugin adds to `Studio`: `image` and `images`, and the choice of the best among several.
+"""The plugin's methods of `Studio`: `image` and `images`, and the selection of the best of several pictures.
 
-This module knows nothing of terminals, nor of how a picture is judged: `Studio.rank` does that.
+`Studio.rank` scores the pictures.
 
 Try it: ``studio.Studio().images("a red apple", 8, best=2)``
 """
@@ -25,15 +25,15 @@ def image(studio: Studio, prompt: str, *, seed: int | None = None, **inputs: Any
 def images(
     studio: Studio, prompt: str, n: int, *, best: int | None = None, seed: int | None = None, **inputs: Any
 ) -> list[Image]:
-    """Make n pictures (1 to 1000) together; their seeds are seed, seed + 1, … If one fails, all are given up.
+    """Make n pictures (1 to 1000) in batches; their seeds are seed, seed + 1, … If one fails, all are cancelled.
 
-    With `best` only so many are returned, those that go best with the prompt by CLIP, the best first. Raises InputError
-    for one that is not from 1 to n, and as `Studio.submit_many`.
+    With `best` only that many are returned, those with the highest CLIP score for the prompt, best first. Raises
+    InputError for a `best` outside 1 to n, and as `Studio.submit_many`.
     """
     from studio.engine.ticket import wait
 
     if best is not None and not 1 <= best <= n:
-        raise InputError("best", f"`best` is {best}, but must be a whole number from 1 to `n`, which is {n}")
+        raise InputError("best", f"`best` is {best}; it must be from 1 to `n`, which is {n}")
     tickets = studio.submit_many("image", n, seed=seed, prompt=prompt, **inputs)
     made = [media for media in wait(tickets) if isinstance(media, Image)]
     if best is None:
@@ -42,10 +42,10 @@ def images(
 
 
 def best_of(studio: Studio, prompt: str, pictures: Sequence[Image], keep: int, **more: Any) -> list[tuple[int, float]]:
-    """Which of the pictures go best with the prompt, the best first: the place and the score of each that is kept.
+    """The index and CLIP score of the `keep` pictures that match the prompt best, best first.
 
-    `more` is passed on to `Studio.rank`. Raises as it does.
+    `more` is passed to `Studio.rank`. Raises as it does.
     """
     scores = studio.rank(prompt, pictures, **more)
-    places = sorted(range(len(scores)), key=lambda place: -scores[place])
-    return [(place, scores[place]) for place in places[:keep]]
+    ranking = sorted(range(len(scores)), key=lambda index: -scores[index])
+    return [(index, scores[index]) for index in ranking[:keep]]

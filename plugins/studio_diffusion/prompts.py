@@ -1,9 +1,9 @@
-r"""What people write in prompts, as A1111's web UI and ComfyUI read it: weights, escapes, `BREAK`, and tags.
+r"""The prompt syntax of A1111's web UI and ComfyUI: weights, escapes, `BREAK`, and tags.
 
-``(red:1.4)`` weighs `red` 1.4, ``(red)`` 1.1, ``[red]`` 1 / 1.1; brackets nest, and their weights multiply. ``\(`` is a
-bracket to draw. ``(16:9)`` is text: a ratio, whose second number has no decimal point, behind a digit. `BREAK` begins
-another part, which is encoded by itself. A tag such as ``<lora:name:0.8>`` is left out, and a notice says so. Brackets
-that do not match are text. Knows nothing of tokens; latent.py weighs their states.
+``(red:1.4)`` gives `red` the weight 1.4, ``(red)`` 1.1, ``[red]`` 1 / 1.1; brackets nest and their weights multiply.
+``\(`` is a literal bracket. ``(16:9)`` is text: a ratio, where a number without a decimal point follows a digit.
+`BREAK` starts a new part, which is encoded separately. Tags such as ``<lora:name:0.8>`` are ignored, with a notice.
+Unmatched brackets are text. latent.py applies the weights to the text encoder's states.
 
 Try it: ``pieces("a (red:1.4) apple")`` is ``[("a ", 1.0), ("red", 1.4), (" apple", 1.0)]``
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 LARGEST = 3.0
 STRESS = 1.1
-"""The weight of what stands in plain brackets."""
+"""The weight of plain brackets."""
 
 Piece = tuple[str, float]
 _TOKEN = re.compile(r"\\[()\[\]\\<>]|[()\[\]]|\s*\bBREAK\b\s*|<[A-Za-z]+:[^<>]*>|[^\\()\[\]<B\s]+|.", re.DOTALL)
@@ -30,11 +30,11 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as it was read.
+    """A parsed prompt.
 
     Attributes:
-        parts: what stands between the `BREAK`s, each in pieces of text with their weights.
-        notices: what of it is not done, for the user.
+        parts: the parts between the `BREAK`s, each as pieces of text with their weights.
+        notices: syntax that is not supported, for the user.
     """
 
     parts: tuple[tuple[Piece, ...], ...]
@@ -47,18 +47,18 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The words without weights, as a model reads that has none."""
+        """The text without weights, for models that do not support them."""
         return " ".join("".join(text for text, _ in part).strip() for part in self.parts).strip()
 
     @property
     def plain(self) -> bool:
-        """Whether there is nothing in it but text."""
+        """Whether the prompt is only text."""
         return len(self.parts) == 1 and all(weight == 1 for _, weight in self.pieces)
 
 
 @dataclass(frozen=True)
 class _Atom:
-    """A bit of the prompt: its text, its weight so far, and whether it stood there as itself, unescaped."""
+    """A bit of the prompt: its text, its weight so far, and whether it was written unescaped."""
 
     text: str
     weight: float = 1.0
@@ -67,14 +67,14 @@ class _Atom:
 
 
 def pieces(prompt: str) -> list[Piece]:
-    """The prompt in pieces, each with its weight; without weights it is one piece. Raises ValueError as `read`."""
+    """The prompt as pieces with weights; one piece if it has no weights. Raises ValueError as `read`."""
     return read(prompt).pieces
 
 
 def read(prompt: str) -> Prompt:
-    """Read a prompt. Raises ValueError for a weight outside of 0 … LARGEST."""
+    """Parse a prompt. Raises ValueError for a weight outside 0 to LARGEST."""
     atoms: list[_Atom] = []
-    opened: list[tuple[str, int]] = []  # brackets that are open, and where in `atoms` they stand
+    opened: list[tuple[str, int]] = []  # open brackets, with their index in `atoms`
     notices: list[str] = []
     for match in _TOKEN.finditer(prompt):
         token = match[0]
@@ -85,30 +85,30 @@ def read(prompt: str) -> Prompt:
             atoms.append(_Atom(token, bare=True))
         elif token in _CLOSES and any(kind == _CLOSES[token] for kind, _ in opened):
             while opened[-1][0] != _CLOSES[token]:
-                opened.pop()  # opened within and never closed: text
+                opened.pop()  # never closed: text
             _, at = opened.pop()
             atoms[at:] = _grouped(token, atoms[at + 1 :], notices)
         elif token.strip() == "BREAK":
             atoms.append(_Atom(token, is_break=True))
         elif token[0] == "<" and len(token) > 1:
-            notices.append(f"`{token}` is left out: no LoRA or other tag is read in prompts")
+            notices.append(f"`{token}` is ignored: LoRA and other tags are not supported in prompts")
         else:
             atoms.append(_Atom(token, bare=True))
     for pattern, name in _OTHERS:
         if pattern.search(prompt):
-            notices.append(f"{name} is drawn as words")
+            notices.append(f"{name} is not supported in prompts, and is read as text")
     return Prompt(_parts(atoms, notices), tuple(dict.fromkeys(notices)))
 
 
 def _grouped(close: str, inside: list[_Atom], notices: list[str]) -> list[_Atom]:
-    """What stood between two brackets, weighed; with the brackets where they are text."""
-    tail = "".join(atom.text if atom.bare else "\0" for atom in inside)  # an escaped colon is none
+    """The content of two brackets, weighted; with the brackets where they are text."""
+    tail = "".join(atom.text if atom.bare else "\0" for atom in inside)  # an escaped colon does not count
     written = "".join(atom.text for atom in inside)
     if close == "]":
         edit = _EDIT.fullmatch(tail)
         if edit or "|" in tail:
             kept = (edit[1] or edit[2] or "") if edit else tail.split("|")[0]
-            notices.append(f"`[{written}]` is drawn as `{kept}`: words do not change between steps")
+            notices.append(f"`[{written}]` is read as `{kept}`: prompt editing between steps is not supported")
             return [_Atom(kept)]
         return _times(inside, 1 / STRESS)
     found = _WEIGHT.fullmatch(tail)
@@ -119,12 +119,12 @@ def _grouped(close: str, inside: list[_Atom], notices: list[str]) -> list[_Atom]
     weight = float(found[2])
     if not 0 <= weight <= LARGEST:
         raise ValueError(f"gives `{found[1].strip()}` the weight {found[2]}, but weights are from 0 to {LARGEST:g}; "
-                         r"write \( and \) for brackets to draw")  # fmt: skip
+                         r"write \( and \) for literal brackets")  # fmt: skip
     return _times(_cut(inside, len(found[1])), weight)
 
 
 def _cut(atoms: list[_Atom], length: int) -> list[_Atom]:
-    """The first so many characters."""
+    """The first `length` characters."""
     kept: list[_Atom] = []
     for atom in atoms:
         kept.append(replace(atom, text=atom.text[:length]))
@@ -139,7 +139,7 @@ def _times(atoms: list[_Atom], weight: float) -> list[_Atom]:
 
 
 def _parts(atoms: list[_Atom], notices: list[str]) -> tuple[tuple[Piece, ...], ...]:
-    """Atoms of one weight joined; what weighs more than the most, by nesting, weighs the most."""
+    """Atoms joined by weight; nested weights above the largest are clamped to it."""
     parts: list[list[Piece]] = [[]]
     for atom in atoms:
         if atom.is_break:
@@ -147,7 +147,7 @@ def _parts(atoms: list[_Atom], notices: list[str]) -> tuple[tuple[Piece, ...], .
             continue
         weight = round(atom.weight, 6)
         if weight > LARGEST:
-            notices.append(f"nested brackets weigh {weight:.3g}: taken as {LARGEST:g}, the most")
+            notices.append(f"nested brackets give the weight {weight:.3g}; {LARGEST:g}, the largest, is used")
             weight = LARGEST
         part = parts[-1]
         if part and part[-1][1] == weight:

@@ -1,9 +1,9 @@
-"""Samplers of diffusion as pure functions of tensors: one step for many rows, each at its own noise levels.
+"""Diffusion samplers (ODE solvers) as pure functions of tensors: one step for many rows, each at its own noise levels.
 
-The state of a sampler is its arguments: nothing is kept between calls, so that requests at different positions, step
-counts and methods share a forward pass (the stock libraries keep it in an object: diffusers #3672). All hold of any
-x = alpha x_0 + sigma e: of Ho et al. 2020 (alpha² + sigma² = 1, see noise.py), and of rectified flow, x_s = (1 - s) x_0
-+ s e with a model that predicts v = e - x_0 (Liu et al. 2022), whose levels are made here.
+A sampler has no state between calls, so that requests at different positions, step counts and methods share a forward
+pass (a scheduler of diffusers keeps its state in an object: diffusers #3672). All work for any x = alpha x_0 + sigma e:
+that of Ho et al. 2020 (alpha² + sigma² = 1, see noise.py), and rectified flow, x_s = (1 - s) x_0 + s e with a model
+that predicts v = e - x_0 (Liu et al. 2022). The noise schedule of rectified flow is `noise_levels`.
 
 Try it: `noise_levels(20)` gives the 21 levels from 0.999 down to 0.
 """
@@ -18,29 +18,29 @@ import torch
 from torch import Tensor
 
 TRAIN_STEPS = 1000
-"""The model's clock runs from 0 to this; it is told `int(1000 s)`, as the stock noise schedule does."""
+"""The model's timesteps are 0 to 999: `int(1000 s)` at noise level s, as in diffusers."""
 
 
 def noise_levels(steps: int, shift: float = 1.0, begin: float = 1.0) -> tuple[float, ...]:
-    """Noise levels of `steps` steps: `steps + 1` numbers falling from 0.999 to 0, even before the shift.
+    """The noise schedule of rectified flow: `steps + 1` levels from 0.999 down to 0, evenly spaced before the shift.
 
-    A picture that is not made of noise alone begins at a part of that, from 0 to 1: all are times `begin`.
+    Image-to-image starts from less noise: all levels are multiplied by `begin`, from 0 to 1.
 
-    Equal to the last bit to diffusers' `DPMSolverMultistepScheduler` with `use_flow_sigmas`, so that the model's clock
-    never differs. A shift above 1 spends more steps on high noise (Esser et al. 2024, equation 23).
+    Bitwise equal to diffusers' `DPMSolverMultistepScheduler` with `use_flow_sigmas`, so that timesteps never differ. A
+    shift above 1 spends more steps on high noise (Esser et al. 2024, equation 23).
     """
     s = np.flip(1.0 - np.linspace(1, 1 / TRAIN_STEPS, steps + 1))[:-1]
     return (*(begin * shift * s / (1 + (shift - 1) * s)).tolist(), 0.0)
 
 
-def clock(s: float) -> int:
-    """What the model is told of noise level `s`: a whole number from 0 to 999."""
+def timestep(s: float) -> int:
+    """The model's timestep at noise level `s`: a whole number from 0 to 999."""
     return int(s * TRAIN_STEPS)
 
 
 @dataclass(frozen=True)
 class Level:
-    """Noise levels of rows: x = alpha x_0 + sigma e. Both (B, 1, 1, 1); sigma 0 is a clean picture."""
+    """Noise levels of rows: x = alpha x_0 + sigma e. Both (B, 1, 1, 1); sigma 0 is a clean sample."""
 
     alpha: Tensor
     sigma: Tensor
@@ -52,23 +52,24 @@ class Level:
 
     @property
     def log_snr(self) -> Tensor:
-        """The papers' lambda, half of the logarithm of the signal-to-noise ratio: (B, 1, 1, 1)."""
+        """The papers' lambda, half of the log signal-to-noise ratio: (B, 1, 1, 1)."""
         return torch.log(self.alpha) - torch.log(self.sigma)
 
     def where(self, condition: Tensor, other: float) -> Level:
-        """These levels where the condition (B, 1, 1, 1) holds, elsewhere that of alpha = sigma = `other`."""
+        """These levels where the condition (B, 1, 1, 1) holds, elsewhere alpha = sigma = `other`."""
         plain = torch.full_like(self.sigma, other)
         return Level(torch.where(condition, self.alpha, plain), torch.where(condition, self.sigma, plain))
 
 
 @dataclass(frozen=True)
-class Past:
-    """What a row's earlier step leaves for later ones; anything finite, at a level of sigma 0, where there was none.
+class History:
+    """A previous step of the rows, for multistep samplers. Where there was none, sigma is 0 and the rest any finite
+    value.
 
     Attributes:
-        level: where that step began.
-        x0: what the model then took for the clean picture, (B, C, H, W).
-        x: where that step began, as corrected if its sampler corrects, (B, C, H, W).
+        level: the noise level at which that step began.
+        x0: the clean sample that the model predicted there, (B, C, H, W).
+        x: the noisy sample at which that step began, corrected if its sampler has a corrector, (B, C, H, W).
     """
 
     level: Level
@@ -77,97 +78,97 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Move:
-    """One step of many rows. Each field's first axis is the row; levels are (B, 1, 1, 1), the rest (B, C, H, W).
+class StepInputs:
+    """The inputs of one sampler step for many rows; levels are (B, 1, 1, 1), the rest (B, C, H, W).
 
     Attributes:
-        x: the noisy picture or latents at level `now`.
-        x0: what the model now takes for the clean ones.
+        x: the noisy sample at level `now`.
+        x0: the clean sample that the model predicts.
         now, next: the levels that this step goes from and to.
-        before: the step before this one.
-        earlier: the step before that; only `unic` asks.
-        noise: fresh standard normal numbers; only `ddpm` asks.
-        bound: what `ddpm` and `ddim` hold x_0's values to, or None.
-        large_variance: `ddpm` takes beta for its variance, not the posterior's (Ho et al. 2020, section 3.2).
+        before: the previous step.
+        earlier: the step before that; only for `unic`.
+        noise: standard normal noise; only for `ddpm`.
+        bound: `ddpm` and `ddim` clip x_0 to [-bound, bound]; None does not clip.
+        large_variance: `ddpm` uses beta as its variance, not the posterior's (Ho et al. 2020, section 3.2).
     """
 
     x: Tensor
     x0: Tensor
     now: Level
     next: Level
-    before: Past
-    earlier: Past | None = None
+    before: History
+    earlier: History | None = None
     noise: Tensor | None = None
     bound: float | None = None
     large_variance: bool = False
 
     @property
     def bounded(self) -> Tensor:
-        """x0 within the bound."""
+        """x0 clipped to the bound."""
         return self.x0 if self.bound is None else self.x0.clamp(-self.bound, self.bound)
 
 
-def euler(m: Move) -> Tensor:
-    """First order: keep what the model takes for x_0 and for e, at the next level. Returns (B, C, H, W).
+def euler(step: StepInputs) -> Tensor:
+    """First order: the predicted x_0 and e at the next level. Returns (B, C, H, W).
 
-    Of rectified flow this is Euler's method, of Ho et al. Euler's method for x / alpha over sigma / alpha.
+    For rectified flow this is Euler's method; for Ho et al. it is Euler's method for x / alpha over sigma / alpha.
     """
-    return _towards(m, m.x0)
+    return _first_order(step, step.x0)
 
 
-def ddim(m: Move) -> Tensor:
-    """DDIM without noise (Song et al. 2021, equation 12 at eta 0): `euler` with x_0 bounded. Returns (B, C, H, W)."""
-    e = (m.x - m.now.alpha * m.x0) / m.now.sigma
-    return m.next.alpha * m.bounded + m.next.sigma * e
+def ddim(step: StepInputs) -> Tensor:
+    """DDIM at eta 0 (Song et al. 2021, equation 12): `euler` with x_0 clipped. Returns (B, C, H, W)."""
+    e = (step.x - step.now.alpha * step.x0) / step.now.sigma
+    return step.next.alpha * step.bounded + step.next.sigma * e
 
 
-def ddpm(m: Move) -> Tensor:
-    """The first sampler (Ho et al. 2020, algorithm 2 and equation 7), between any two levels. Returns (B, C, H, W).
+def ddpm(step: StepInputs) -> Tensor:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2 and equation 7) between any two levels. Returns (B, C, H, W).
 
-    The last step, to a clean picture, adds no noise.
+    The last step adds no noise.
     """
-    assert m.noise is not None
-    now, after = m.now.sigma.square(), m.next.sigma.square()  # 1 - alpha-bar
-    alpha = (m.now.alpha / m.next.alpha).square()  # the paper's alpha_t
-    mean = m.next.alpha * (1 - alpha) / now * m.bounded + alpha.sqrt() * after / now * m.x
-    variance = 1 - alpha if m.large_variance else (1 - alpha) * after / now
-    return mean + torch.where(m.next.sigma > 0, variance.sqrt(), 0.0) * m.noise
+    assert step.noise is not None
+    now, after = step.now.sigma.square(), step.next.sigma.square()  # 1 - alpha-bar
+    alpha = (step.now.alpha / step.next.alpha).square()  # the paper's alpha_t
+    mean = step.next.alpha * (1 - alpha) / now * step.bounded + alpha.sqrt() * after / now * step.x
+    variance = 1 - alpha if step.large_variance else (1 - alpha) * after / now
+    return mean + torch.where(step.next.sigma > 0, variance.sqrt(), 0.0) * step.noise
 
 
-def _towards(m: Move, x0: Tensor) -> Tensor:
-    """(sigma'/sigma) x + alpha' (1 - exp(-h)) x0, written so that sigma' = 0 needs no limit."""
-    ratio = m.next.sigma / m.now.sigma
-    return ratio * m.x + (m.next.alpha - ratio * m.now.alpha) * x0
+def _first_order(step: StepInputs, x0: Tensor) -> Tensor:
+    """(sigma'/sigma) x + alpha' (1 - exp(-h)) x0, in a form that is defined at sigma' = 0."""
+    ratio = step.next.sigma / step.now.sigma
+    return ratio * step.x + (step.next.alpha - ratio * step.now.alpha) * x0
 
 
-def dpmpp_2m(m: Move) -> Tensor:
+def dpmpp_2m(step: StepInputs) -> Tensor:
     """DPM-Solver++(2M), midpoint form (Lu et al. 2022, algorithm 2). Returns (B, C, H, W).
 
-    First order at a row's first step and at its last, where the next level is 0. It is UniP-2 with B(h) = exp(h) - 1
-    of Zhao et al. 2023 as well.
+    First order at a row's first step, and at its last, where the next level is 0. Also UniP-2 of Zhao et al. 2023 with
+    B(h) = exp(h) - 1.
     """
-    second = (m.before.level.sigma > 0) & (m.next.sigma > 0)
-    # Where the order is one: levels that keep the logarithms finite.
-    h = m.next.where(second, 0.5).log_snr - m.now.log_snr
-    h_before = m.now.log_snr - m.before.level.where(second, 0.5).log_snr
+    second = (step.before.level.sigma > 0) & (step.next.sigma > 0)
+    # For first order rows: levels that keep the logarithms finite.
+    h = step.next.where(second, 0.5).log_snr - step.now.log_snr
+    h_before = step.now.log_snr - step.before.level.where(second, 0.5).log_snr
     slope = torch.where(second, 0.5 * h / torch.where(second, h_before, torch.ones_like(h)), torch.zeros_like(h))
-    return _towards(m, m.x0 + slope * (m.x0 - m.before.x0))
+    return _first_order(step, step.x0 + slope * (step.x0 - step.before.x0))
 
 
-def unic(m: Move) -> Tensor:
-    """UniC-2, the corrector of UniPC, with B(h) = exp(h) - 1 (Zhao et al. 2023, algorithm 1): a better `m.x`.
+def unic(step: StepInputs) -> Tensor:
+    """UniC-2, the corrector of UniPC, with B(h) = exp(h) - 1 (Zhao et al. 2023, algorithm 1): a corrected `x`.
 
-    From where the step before began, it goes to level `now` again, this time knowing what the model says there. Of
-    order 1 at a row's second step; the first is left as it is. Returns (B, C, H, W); the next step begins there.
+    It repeats the previous step to level `now` with the model's prediction there. First order at a row's second step; a
+    row's first step is not corrected. Returns (B, C, H, W), from which the next step starts.
     """
-    assert m.earlier is not None
-    corrects, second = m.before.level.sigma > 0, m.earlier.level.sigma > 0
-    now, before, earlier = (  # in float64: small steps leave few digits of the differences below
+    assert step.earlier is not None
+    corrects, second = step.before.level.sigma > 0, step.earlier.level.sigma > 0
+    now, before, earlier = (  # in float64: the differences below cancel for small steps
         Level(each.alpha.double(), each.sigma.double()).where(known, other)
         for each, known, other in (
-            (m.now, corrects, 0.5),
-            (m.before.level, corrects, 0.6),
-            (m.earlier.level, second, 0.7),
+            (step.now, corrects, 0.5),
+            (step.before.level, corrects, 0.6),
+            (step.earlier.level, second, 0.7),
         )
     )
     h = now.log_snr - before.log_snr
@@ -179,18 +180,19 @@ def unic(m: Move) -> Tensor:
     r = (earlier.log_snr - before.log_snr) / h
     rho_1 = torch.where(second, (b_1 - b_2) / (1 - r), 0.0)
     rho_2 = torch.where(second, b_1 - rho_1, 0.5)
-    x0 = m.before.x0 + (rho_1 / r).to(m.x) * (m.earlier.x0 - m.before.x0) + rho_2.to(m.x) * (m.x0 - m.before.x0)
-    corrected = _towards(Move(m.before.x, x0, m.before.level, m.now, m.before), x0)
-    return torch.where(corrects, corrected, m.x)
+    x, before_x0, earlier_x0 = step.x, step.before.x0, step.earlier.x0
+    x0 = before_x0 + (rho_1 / r).to(x) * (earlier_x0 - before_x0) + rho_2.to(x) * (step.x0 - before_x0)
+    corrected = _first_order(StepInputs(step.before.x, x0, step.before.level, step.now, step.before), x0)
+    return torch.where(corrects, corrected, x)
 
 
-Sampler = Callable[[Move], Tensor]
+Sampler = Callable[[StepInputs], Tensor]
 
 SAMPLERS: dict[str, Sampler] = {"dpmpp-2m": dpmpp_2m, "euler": euler}
-"""Those of any levels."""
+"""Samplers for any noise levels."""
 
 PIXEL_SAMPLERS: dict[str, Sampler] = {**SAMPLERS, "ddim": ddim, "ddpm": ddpm, "unipc": dpmpp_2m}
-"""Those of alpha² + sigma² = 1. UniPC's predictor, UniP-2, is DPM-Solver++(2M); its corrector goes first."""
+"""Samplers for alpha² + sigma² = 1. UniPC's predictor, UniP-2, is DPM-Solver++(2M); its corrector runs first."""
 
 CORRECTORS: dict[str, Sampler] = {"unipc": unic}
-"""What betters a step's `x` before its sampler moves on."""
+"""Correctors, applied to a step's `x` before its sampler."""

@@ -11,7 +11,7 @@ _SIZE = re.compile(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})")
 
 
 def parse(text: str, multiple: int, smallest: int, largest: int) -> str:
-    """The size as ``WIDTHxHEIGHT``. Raises ValueError, which says what it must be."""
+    """The size as ``WIDTHxHEIGHT``. Raises ValueError, with the rule."""
     match = _SIZE.fullmatch(text.strip())
     sides = [int(side) for side in match.groups()] if match else []
     if not sides or any(side % multiple or not smallest <= side <= largest for side in sides):

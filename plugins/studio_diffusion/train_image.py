@@ -1,8 +1,8 @@
-"""Train the starter's U-Net: diffusers' `UNet2DConditionModel` on 16x16x8 latents, told what to draw by CLIP.
+"""Train the starter's U-Net: diffusers' `UNet2DConditionModel` on 16x16x8 latents, conditioned on CLIP text states.
 
 Rectified flow (Liu et al. 2022): x_s = (1 - s) x_0 + s e, and the net predicts v = e - x_0 at noise level s in (0, 1].
-One caption in ten is empty, for classifier-free guidance (Ho and Salimans 2022). Attention stands at 8x8 and below
-alone: at 16x16 it took a quarter of a training step on a CPU.
+One caption in ten is empty, for classifier-free guidance (Ho and Salimans 2022). Attention is used only at 8x8:
+at 16x16 it took a quarter of a training step on a CPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from studio_clip import captions
 
 NOUNS = ("animals", "food", "travel", "activities", "objects")
 SHARES = {"smileys": 0.3, "people": 0.06, "component": 0.06, "symbols": 0.06, "flags": 0.03}
-"""How often a group's picture is drawn, against 1 for a thing that WordNet defines and its texts never name."""
+"""Sampling weights of groups, relative to 1 for a thing that WordNet defines and its texts never name."""
 
 
 def build(text_width: int = 192, latents: int = 8) -> UNet2DConditionModel:
@@ -42,9 +42,9 @@ def build(text_width: int = 192, latents: int = 8) -> UNet2DConditionModel:
 
 
 def share(record: dict[str, Any]) -> float:
-    """How often this picture is drawn from the set: a thing by how common its name is in English, the rest by `SHARES`.
+    """The sampling weight of a picture: for a thing by the frequency of its name in English, for others by `SHARES`.
 
-    A starter is asked for cats and houses. Flags and family portraits are many and seldom asked for.
+    Users ask for cats and houses. Flags and family portraits are many in the set and rarely asked for.
     """
     if record["source"] == "clipart":
         return 0.04
@@ -61,7 +61,7 @@ def noise_levels(count: int, rng: torch.Generator) -> Tensor:
 
 
 def text_states(tower: CLIPTextModel, tokenizer: Path) -> Callable[[list[str]], Tensor]:
-    """A frozen text tower as a function: captions to token states (len, 48, width), padded as in sampling."""
+    """A frozen text encoder as a function: captions to states (len, 48, width), padded as in sampling."""
     tokens = transformers.tokenizer("CLIPTokenizer", tokenizer)
 
     @torch.no_grad()
@@ -77,14 +77,14 @@ def text_states(tower: CLIPTextModel, tokenizer: Path) -> Callable[[list[str]], 
 def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[list[str]], Tensor], folder: Path, *,
           device: torch.device, steps: int, minutes: float, batch: int = 32, peak: float = 6e-4, decay: float = 0.999,
           seed: int = 0, begin: UNet2DConditionModel | None = None) -> UNet2DConditionModel:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged model.
+    """Train, or resume training, in `folder`; return the EMA model.
 
     Args:
         latents: float32 (N, 8, 16, 16), each channel of mean 0 and deviation 1; row i belongs to `records[i]`.
-        encode: the frozen text tower: captions to token states (len, T, text width).
-        batch: pictures a step, over all processes of the run.
-        peak: highest learning rate.
-        begin: a U-Net whose weights a new run begins with.
+        encode: the frozen text encoder: captions to states (len, T, text width).
+        batch: batch size over all processes of the run.
+        peak: peak learning rate.
+        begin: a U-Net with the initial weights of a new run.
     """
     torch.manual_seed(seed)
     model = (begin or build(encode([""]).shape[-1], latents.shape[1])).to(device).train()

@@ -1,8 +1,9 @@
-"""Train a pixel DDPM: diffusers' `UNet2DModel` on small pictures, told a class or none (Ho et al. 2020, algorithm 1).
+"""Train a pixel DDPM: diffusers' `UNet2DModel` on small pictures, with or without classes (Ho et al. 2020, algorithm
+1).
 
-One label in ten is left out, so that the same net also draws without one (Ho and Salimans 2022). The squared error is
-weighted by min(SNR, 5) (Hang et al. 2023), else the last, nearly clean levels outweigh the shapes. Every step draws its
-numbers from the step's own seed: a run that was stopped ends at the same weights as one that was not.
+One label in ten is dropped, for classifier-free guidance (Ho and Salimans 2022). The squared error is weighted by
+min(SNR, 5) (Hang et al. 2023), else low noise levels dominate. Random numbers of a step depend only on the seed and the
+step: a resumed run ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_diffusion.noise import NoiseSchedule
-from studio_diffusion.pixel import CLEAN, PixelDiffusion, Row
+from studio_diffusion.pixel import CLEAN, PixelDiffusion, PixelRow
 
 GRID_ROWS, GRID_COLUMNS, GRID_STEPS, GRID_GUIDANCE = 4, 8, 10, 2.0
 
@@ -31,8 +32,8 @@ GRID_ROWS, GRID_COLUMNS, GRID_STEPS, GRID_GUIDANCE = 4, 8, 10, 2.0
 def build(size: int, classes: int, channels: tuple[int, ...] = (32, 48, 112, 192)) -> UNet2DModel:
     """The starter's U-Net with fresh weights: 6.2M parameters with 286 classes; attention at a quarter of the size.
 
-    `classes` counts the one for "none"; 0 is a net that is told nothing. Channels are few at full size, where they cost
-    the most time, and many below, where they cost little of it.
+    `classes` includes the one for "none"; 0 is an unconditional U-Net. Channels are few at full resolution, where they
+    cost most time, and many below.
     """
     return UNet2DModel(
         sample_size=size, block_out_channels=channels, layers_per_block=1, norm_num_groups=16, attention_head_dim=16,
@@ -43,7 +44,7 @@ def build(size: int, classes: int, channels: tuple[int, ...] = (32, 48, 112, 192
 
 def draw(pictures: Tensor, labels: Tensor, count: int, none: int, drop: float,
          rng: torch.Generator) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Random pictures, half of them mirrored, and their labels, a part of `drop` of them replaced by `none`.
+    """Random pictures, half of them mirrored, and their labels, a fraction `drop` of them replaced by `none`.
 
     Args:
         pictures: uint8 (N, 3, H, W); labels: int64 (N,).
@@ -61,26 +62,29 @@ def draw(pictures: Tensor, labels: Tensor, count: int, none: int, drop: float,
 
 def loss_of(model: torch.nn.Module, schedule: NoiseSchedule, x0: Tensor, labels: Tensor | None, t: Tensor, e: Tensor,
             gamma: float) -> Tensor:  # fmt: skip
-    """The mean weighted squared error of what the net says of x0 (B, C, H, W) under noise `e` at times t (B,)."""
+    """The mean weighted squared error of the U-Net's output for x0 (B, C, H, W) with noise `e` at timesteps t (B,)."""
     at = schedule.level(t)
     with autocast(x0.device):
-        said = model(at.alpha * x0 + at.sigma * e, t, labels).sample
-    error = F.mse_loss(said.float(), schedule.target(x0, e, at), reduction="none")
+        output = model(at.alpha * x0 + at.sigma * e, t, labels).sample
+    error = F.mse_loss(output.float(), schedule.target(x0, e, at), reduction="none")
     return (schedule.weight(at, gamma) * error).mean()
 
 
 def grid(model: PixelDiffusion, seed: int = 0) -> np.ndarray:
-    """Four rows of eight pictures, of labels from first to last or of none: uint8 (4H, 8W, 3)."""
+    """Four rows of eight pictures, with labels spread evenly if there are any: uint8 (4H, 8W, 3)."""
     rng = torch.Generator().manual_seed(seed)
     count = GRID_ROWS * GRID_COLUMNS
-    told = [model.class_of(model.labels[i * len(model.labels) // count] if model.labels else "") for i in range(count)]
+    labels = [
+        model.class_of(model.labels[i * len(model.labels) // count] if model.labels else "") for i in range(count)
+    ]
     first, *others = model.times(GRID_STEPS)
     rows = [
-        Row(torch.randn(model.shape, generator=rng), label, GRID_GUIDANCE, "dpmpp-2m", CLEAN, first) for label in told
+        PixelRow(torch.randn(model.shape, generator=rng), label, GRID_GUIDANCE, "dpmpp-2m", CLEAN, first)
+        for label in labels
     ]
     with torch.inference_mode():
         for t_next in others:
-            rows = model.step([row.on(t_next) for row in rows])
+            rows = model.step([row.advance(t_next) for row in rows])
     made = model.pictures(torch.stack([row.x for row in rows])).numpy()  # (32, H, W, 3)
     made = made.reshape(GRID_ROWS, GRID_COLUMNS, *made.shape[1:]).transpose(0, 2, 1, 3, 4)
     return made.reshape(made.shape[0] * made.shape[1], -1, 3)
@@ -96,21 +100,20 @@ def save_grid(model: PixelDiffusion, folder: Path) -> None:
 def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, folder: Path, *, device: torch.device,
           steps: int, minutes: float, batch: int = 32, peak: float = 6e-4, drop: float = 0.1, gamma: float = 5.0,
           decay: float = 0.998, grid_every: int = 500, seed: int = 0) -> tuple[UNet2DModel, list[str]]:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged model and its classes' names.
+    """Train, or resume training, in `folder`; return the EMA model and its class names.
 
     Args:
         pictures: uint8 (N, size, size, 3).
-        labels: of each picture; all empty for a model that is told nothing.
-        batch: pictures a step, over all processes of the run.
-        peak: highest learning rate.
-        drop: the part of the labels that is left out.
-        gamma: the bound of the min-SNR weights.
-        grid_every: steps from one `samples.png` to the next.
+        labels: one per picture; all empty for an unconditional model.
+        batch: batch size over all processes of the run.
+        peak: peak learning rate.
+        drop: fraction of labels dropped, for classifier-free guidance.
+        gamma: the gamma of min-SNR loss weighting.
+        grid_every: steps between `samples.png` files.
 
     Raises:
-        StudioError: a loss is not finite, or the run in `folder` has another size or schedule, other labels or
-            pictures.
-        WeightsError: its checkpoint is damaged or of a model of another shape.
+        StudioError: a loss is not finite, or the run in `folder` has another size, schedule, or data.
+        WeightsError: the checkpoint is damaged or does not fit the model.
     """
     torch.manual_seed(seed)
     names = sorted(set(labels) - {""})
@@ -129,11 +132,11 @@ def train(pictures: np.ndarray, labels: list[str], schedule: NoiseSchedule, fold
     for step in run:
         run.rate(peak)
         rng = run.noise(seed)
-        x0, told = draw(pixels, ids, batch, len(names), drop, rng)
+        x0, classes = draw(pixels, ids, batch, len(names), drop, rng)
         t = torch.randint(len(schedule), (batch,), generator=rng)
         e = torch.randn(x0.shape, generator=rng)
-        x0, told, t, e = (each.to(device) for each in (x0, told, t, e))
-        loss = loss_of(model, schedule, x0, told if names else None, t, e, gamma)
+        x0, classes, t, e = (each.to(device) for each in (x0, classes, t, e))
+        loss = loss_of(model, schedule, x0, classes if names else None, t, e, gamma)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.share(model.parameters())

@@ -1,9 +1,8 @@
 """Train the starter's VAE: diffusers' `AutoencoderKL`, 128x128 pictures to 16x16 latents of eight channels (f=8).
 
 L1 on pixels, their differences (edges) and their means (colour), and a light KL term (Rombach et al. 2022). Most of
-the time goes to 64x64 crops, which cost a quarter and show more edges a second; the last part sees whole pictures.
-Afterwards each latent channel is brought to mean 0 and deviation 1 by folding its statistics into the two 1x1
-convolutions beside the latents.
+the run uses 64x64 crops, which cost a quarter and show more edges per second; the rest uses whole pictures. Afterwards
+`export.whiten` normalizes the latents.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ LATENTS = 8
 
 
 def build() -> AutoencoderKL:
-    """The starter's autoencoder with fresh weights: 3.1M parameters, no attention, so that it runs at any size."""
+    """The starter's autoencoder with fresh weights: 3.1M parameters, no attention, so that it works at any size."""
     depth = len(CHANNELS)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * depth, up_block_types=("UpDecoderBlock2D",) * depth,
@@ -51,7 +50,7 @@ def batch(pictures: np.ndarray, rows: np.ndarray, size: int, count: int, rng: np
 def reconstruction_loss(made: Tensor, true: Tensor) -> Tensor:
     """Mean absolute error of pixels, of their horizontal and vertical differences, and of 8x8 means.
 
-    The means bring colour, which differences alone learn late (seen: sharp shapes in the wrong colours for 10 minutes).
+    The means teach colour, which differences alone learn late (sharp shapes had wrong colours for 10 minutes).
     """
     loss = F.l1_loss(made, true) + F.l1_loss(F.avg_pool2d(made, 8), F.avg_pool2d(true, 8))
     for dim in (2, 3):
@@ -62,14 +61,14 @@ def reconstruction_loss(made: Tensor, true: Tensor) -> Tensor:
 def train(pictures: np.ndarray, rows: np.ndarray, folder: Path, *, device: torch.device, steps: int, minutes: float,
           peak: float = 1.5e-3, whole: float = 0.75, kl_weight: float = 1e-5, decoder_of: AutoencoderKL | None = None,
           seed: int = 0) -> AutoencoderKL:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged model.
+    """Train, or resume training, in `folder`; return the EMA model.
 
     Args:
         pictures: uint8 (N, 128, 128, 3).
-        rows: which of them to draw from; a row named twice is seen twice as often.
-        whole: the part of the run after which whole pictures are seen instead of crops.
+        rows: indices of the pictures to sample; one listed twice is sampled twice as often.
+        whole: the fraction of the run after which whole pictures are used instead of crops.
         kl_weight: weight of the KL term per latent value.
-        decoder_of: start from this model and leave its encoder as it is, so that latents made before stay valid.
+        decoder_of: start from this model and freeze its encoder, so that existing latents stay valid.
     """
     torch.manual_seed(seed)
     model = (decoder_of or build()).to(device)

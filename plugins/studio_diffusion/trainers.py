@@ -1,4 +1,4 @@
-"""`studio train vae`, `image` and `ddpm`: from data and a text tower to the starters. Loads no torch until run."""
+"""`studio train vae`, `image` and `ddpm`. Loads no torch until run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TrainVae(studio.Trainer):
         """See TrainingOptions."""
 
         decoder_only: bool = studio.field(
-            False, help="go on with the decoder of `work/vae/model`; latents stay as they are"
+            False, help="train only the decoder of `work/vae/model`; latents do not change"
         )
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/vae/model` (diffusers' AutoencoderKL), its latents brought to mean 0 and deviation 1."""
+        """Write `work/vae/model` (diffusers' AutoencoderKL), with latents of mean 0 and deviation 1."""
         device = options.torch_device()
         import numpy as np
 
@@ -33,7 +33,7 @@ class TrainVae(studio.Trainer):
         from studio_diffusion import export, train_image, train_vae
 
         pictures, records = build.load(options.folder / "data")
-        # Things are seen four times as often as flags and signs; pictures alone, no words.
+        # Things are drawn four times as often as flags and signs.
         shares = [4 if train_image.share(record) >= 0.4 else 1 for record in records]
         rows = np.repeat(
             np.arange(len(records)), [n if r["split"] == "train" else 0 for n, r in zip(shares, records, strict=True)]
@@ -61,17 +61,17 @@ class TrainVae(studio.Trainer):
 
 
 class TrainImage(studio.Trainer):
-    """Train the image model's U-Net and put the starter together."""
+    """Train the image model's U-Net and write the complete starter."""
 
     name = "image"
 
     class Options(TrainingOptions):
         """See TrainingOptions."""
 
-        batch: int = studio.field(32, ge=1, le=1024, help="pictures a step")
-        rate: float = studio.field(6e-4, gt=0, lt=0.1, help="highest learning rate")
+        batch: int = studio.field(32, ge=1, le=1024, help="batch size")
+        rate: float = studio.field(6e-4, gt=0, lt=0.1, help="peak learning rate")
         from_starter: bool = studio.field(
-            False, help="begin with the weights of the starter, and use its autoencoder unless `work` has one"
+            False, help="start from the starter's weights, and use its autoencoder unless `work` has one"
         )
 
     def run(self, options: Any, console: studio.Console) -> None:
@@ -107,7 +107,7 @@ class TrainImage(studio.Trainer):
 
 
 class TrainDdpm(studio.Trainer):
-    """Train a DDPM: small pictures made in pixels, by their labels or without."""
+    """Train a DDPM: pixel diffusion of small pictures, with or without labels."""
 
     name = "ddpm"
 
@@ -115,19 +115,17 @@ class TrainDdpm(studio.Trainer):
         """See TrainingOptions."""
 
         data: str = studio.field(
-            "", help="a folder of pictures, or of folders of pictures that are labels; by default emoji of `work/data`"
+            "", help="a folder of pictures, or of subfolders named by label; default: the emoji of `work/data`"
         )
         size: int = studio.field(32, ge=16, le=256, multiple_of=8, help="width and height of the pictures in pixels")
         prediction: str = studio.field(
-            "v", choices=("epsilon", "v", "x0"), help="what the net learns to say: the noise, a mixture, the picture"
+            "v", choices=("epsilon", "v", "x0"), help="prediction type: the noise, v, or the picture"
         )
-        schedule: str = studio.field("cosine", choices=("linear", "cosine"), help="how noise grows with time")
-        drop: float = studio.field(0.1, ge=0, le=1, help="part of the labels that is left out, for guidance")
-        min_snr: float = studio.field(
-            5.0, gt=0, le=1e9, help="bound of the weight of nearly clean pictures; 1e9 is none"
-        )
-        batch: int = studio.field(32, ge=1, le=4096, help="pictures a step")
-        rate: float = studio.field(6e-4, gt=0, lt=0.1, help="highest learning rate")
+        schedule: str = studio.field("cosine", choices=("linear", "cosine"), help="noise schedule")
+        drop: float = studio.field(0.1, ge=0, le=1, help="fraction of labels dropped, for classifier-free guidance")
+        min_snr: float = studio.field(5.0, gt=0, le=1e9, help="gamma of min-SNR loss weighting; 1e9 is off")
+        batch: int = studio.field(32, ge=1, le=4096, help="batch size")
+        rate: float = studio.field(6e-4, gt=0, lt=0.1, help="peak learning rate")
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/ddpm/model`, a folder in the layout of diffusers' DDPMPipeline."""
@@ -144,13 +142,13 @@ class TrainDdpm(studio.Trainer):
         else:
             pictures, labels = labelled.things(options.folder / "data", options.size)
         out = options.folder / "ddpm"
-        stock = noise.config(options.schedule, options.prediction)
+        schedule = noise.config(options.schedule, options.prediction)
         unet, names = train_pixel.train(
-            pictures, labels, noise.NoiseSchedule(stock), out, device=device, steps=options.steps,
+            pictures, labels, noise.NoiseSchedule(schedule), out, device=device, steps=options.steps,
             minutes=options.minutes, batch=options.batch, peak=options.rate, drop=options.drop, gamma=options.min_snr,
         )  # fmt: skip
         if Peers().rank:
             return  # the first process of the run writes the result
-        export.save_pixel(out / "model", unet, stock, names)
+        export.save_pixel(out / "model", unet, schedule, names)
         train_pixel.save_grid(PixelDiffusion.load(out / "model", str(device), torch.float32), out)
         console.print(f"the model is in {out / 'model'}, sample pictures in {out / 'samples.png'}")

@@ -1,8 +1,8 @@
-"""Which words of a prompt a model was taught, and what is nearest to those that it was not.
+"""The words of a prompt that are not in a model's training captions, and the nearest thing that is.
 
-A model's folder may hold `vocabulary.json`: `things` (names of what it draws), `words` (other English words) and
-`chinese` (Chinese words) of its training captions. A folder without one is asked nothing. Colours, numbers, places and
-words that only join others never count as unknown. Loads no torch.
+A model's folder may have a `vocabulary.json`: `things` (names of what it draws), `words` (other English words) and
+`chinese` (Chinese words) of its training captions; without one nothing is checked. Colours, numbers, places and
+function words never count as unknown. Loads no torch.
 
 Try it: `Vocabulary(("dog",), ("running",), ("狗",)).unknown("a griffin and two dogs")` is `("griffin",)`
 """
@@ -21,7 +21,7 @@ from studio.loaders import read_config
 
 FILE = "vocabulary.json"
 MOST = 5
-"""Unknown words of a text that are told; more are counted."""
+"""The most unknown words named in a notice; the rest are counted."""
 
 _PLAIN = [
     word
@@ -31,7 +31,7 @@ _PLAIN = [
 ]
 PLAIN = frozenset(word for word in _PLAIN if word.isascii())
 PLAIN_CHINESE = frozenset(word for word in _PLAIN if not word.isascii())
-"""Words that are never unknown: those that join, colours, numbers, places, sizes, and words for pictures."""
+"""Words that never count as unknown: function words, colours, numbers, places, sizes, and words for pictures."""
 
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 _CHINESE = re.compile(r"[\u3400-\u9fff]+")
@@ -61,7 +61,7 @@ class Vocabulary:
         return PLAIN_CHINESE | frozenset(self.chinese)
 
     def unknown(self, text: str) -> tuple[str, ...]:
-        """The words of a text that no caption had, each once, in their order. What has a digit in it is no word."""
+        """The words of a text that no caption has, each once, in order. Words with a digit are skipped."""
         found = []
         for match in re.finditer(rf"{_CHINESE.pattern}|{_WORD.pattern}", text):
             piece = match[0]
@@ -85,7 +85,7 @@ class Vocabulary:
         return len(parts) > 1 and all(self._knows(part) for part in parts if len(part) > 1)
 
     def _unknown_chinese(self, run: str) -> list[str]:
-        """What is left of a run of characters once known words are taken out, the longest first at each place."""
+        """The rest of a run of characters without its known words, matched greedily, longest first."""
         longest = max(map(len, self._han))
         made: list[str] = []
         rest, at = "", 0
@@ -104,35 +104,35 @@ def load(folder: Path) -> Vocabulary | None:
     path = folder / FILE
     if not path.exists():
         return None
-    told = read_config(path)
+    content = read_config(path)
     try:
-        lists = [told[name] for name in ("things", "words", "chinese")]
+        lists = [content[name] for name in ("things", "words", "chinese")]
     except KeyError as error:
         raise WeightsError(
-            path, f"`{path}` is no vocabulary: it has no {error}", hint="install the package again"
+            path, f"`{path}` is not a vocabulary: it has no {error}", hint="install the package again"
         ) from None
     if not all(isinstance(each, list) and all(isinstance(word, str) and word for word in each) for each in lists):
-        reason = f"`{path}` is no vocabulary: its lists are not of words"
+        reason = f"`{path}` is not a vocabulary: its lists must have words only"
         raise WeightsError(path, reason, hint="install the package again")
     return Vocabulary(*map(tuple, lists))
 
 
 def notices(vocabulary: Vocabulary | None, text: str, nearest: Callable[[str], str]) -> tuple[str, ...]:
-    """What to tell of a prompt: the words that the model was never taught, and what is nearest to each.
+    """The notice for a prompt: the words that are not in the training captions, with the nearest thing to each.
 
     Args:
         text: the prompt's words, without its weights and tags (`prompts.read(prompt).text`).
-        nearest: the thing of the vocabulary that lies nearest to a word; asked where none is spelled alike.
+        nearest: finds the nearest thing of the vocabulary to a word; called if none has a similar spelling.
     """
     words = vocabulary.unknown(text) if vocabulary else ()
     if vocabulary is None or not words:
         return ()
-    told = [f"“{word}” (nearest: {alike(word, vocabulary.things) or nearest(word)})" for word in words[:MOST]]
+    named = [f"“{word}” (nearest: {alike(word, vocabulary.things) or nearest(word)})" for word in words[:MOST]]
     more = f", and {len(words) - MOST} more" if len(words) > MOST else ""
-    return (f"the model was never taught {', '.join(told)}{more}",)
+    return (f"not in the model's training captions: {', '.join(named)}{more}",)
 
 
 def alike(word: str, things: Sequence[str]) -> str:
-    """The thing that is spelled nearly as the word, if there is one: `elefant` is an elephant."""
+    """The thing with a similar spelling, if there is one: `elefant` gives `elephant`."""
     near = get_close_matches(word, things, n=1, cutoff=0.8) if word.isascii() and len(word) > 3 else []
     return near[0] if near else ""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from studio import devices
-from studio.attention import recorded
+from studio.attention import record_backends
 from studio.devices.graphs import Graphs
 from studio.errors import InputError, StudioError
 from studio.finite import NotFinite, Reading
@@ -109,7 +109,7 @@ def step(model: TextModel, states: Sequence[TextState]) -> list[TextState]:
     """The next state of each request: a chunk of its prompt prefilled, or one or more tokens decoded."""
     new: dict[int, TextState] = {}
     states, left = [_with_cache(model, state) for state in states], list(range(len(states)))
-    with recorded() as used:
+    with record_backends() as used:
         while left:
             computed = {i: _num_computed(model, states[i]) for i in left}
             now = _first_of_each_prefix(states, computed)

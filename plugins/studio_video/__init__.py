@@ -32,5 +32,5 @@ def studio_commands() -> list[studio.Command]:
 
 @studio.hookimpl
 def studio_methods() -> list[studio.Method]:
-    """What this plugin adds to `Studio`."""
+    """The methods of `Studio` from this plugin."""
     return [studio.Method("video", ".methods:video")]

@@ -1,6 +1,6 @@
-"""What a request gives: pictures and the end of a clip, fitted to the size of the video, and where they stand in it.
+"""Conditioning frames: pictures and the end of a clip, fitted to the size of the video, with their positions in it.
 
-Knows nothing of latents. Loads no torch.
+Loads no torch.
 
 Try it: `fit_to(picture, (128, 96), "crop")`
 """
@@ -22,14 +22,14 @@ WAYS = ("letterbox", "crop")
 
 
 @dataclass(frozen=True)
-class Given:
-    """Frames that are given.
+class ConditioningFrames:
+    """The conditioning frames of a request.
 
     Attributes:
-        frames: uint8 (H, W, 3) by their place in the latents.
-        before, after: uint8 (n, H, W, 3), kept as they are at the beginning and the end of the video.
-        hidden: latents' frames at the beginning that the video does not show again.
-        notices: what had to be done to them.
+        frames: uint8 (H, W, 3) by index among the latent frames.
+        before, after: uint8 (n, H, W, 3), copied to the beginning and the end of the video.
+        hidden: latent frames at the beginning that repeat some of `before`, and are not shown again.
+        notices: changes to the frames, for the user.
     """
 
     frames: dict[int, NDArray[np.uint8]]
@@ -40,7 +40,7 @@ class Given:
 
 
 def fit_to(picture: PIL.Image.Image, size: tuple[int, int], way: str) -> NDArray[np.uint8]:
-    """The picture at a size: uint8 (H, W, 3); of another aspect ratio, white is added or the middle is cut out."""
+    """The picture scaled to a size, uint8 (H, W, 3); padded with white, or cropped to the centre."""
     import numpy as np
     import PIL.Image
     import PIL.ImageOps
@@ -52,15 +52,15 @@ def fit_to(picture: PIL.Image.Image, size: tuple[int, int], way: str) -> NDArray
 
 
 def as_pil(pixels: Any) -> PIL.Image.Image:
-    """A picture of uint8 (H, W, 3)."""
+    """A PIL picture of pixels, uint8 (H, W, 3)."""
     import numpy as np
     import PIL.Image
 
     return PIL.Image.fromarray(np.asarray(pixels))
 
 
-def given(inputs: Any, memory: int) -> Given:
-    """What these inputs of `video` give; of a clip to go on with, the last `memory` frames."""
+def conditioning_frames(inputs: Any, memory: int) -> ConditioningFrames:
+    """The conditioning frames of these inputs; of a clip to extend, the last `memory` frames."""
     import numpy as np
 
     size = inputs.sides
@@ -71,19 +71,19 @@ def given(inputs: Any, memory: int) -> Given:
 
         old = np.stack([fit_to(PIL.Image.fromarray(f), size, inputs.fit) for f in inputs.extend.frames])
         shown = old[-memory:]
-        return Given(dict(enumerate(shown)), old, none, len(shown), notices)
+        return ConditioningFrames(dict(enumerate(shown)), old, none, len(shown), notices)
     first = fit_to(inputs.image.pil, size, inputs.fit) if inputs.image else None
     last = fit_to(inputs.to.pil, size, inputs.fit) if inputs.to else first if inputs.loop else None
     end = inputs.frames - 1 + inputs.loop
     frames = {at: pixels for at, pixels in ((0, first), (end, last)) if pixels is not None}
-    return Given(
+    return ConditioningFrames(
         frames, none if first is None else first[None], none if inputs.to is None or last is None else last[None],
         notices=notices,
     )  # fmt: skip
 
 
 def _notices(inputs: Any) -> Iterator[str]:
-    """What the user should know of how media were fitted."""
+    """Notices on how media were fitted."""
     width, height = inputs.sides
     for name in ("image", "to", "extend"):
         media = getattr(inputs, name)
@@ -91,7 +91,7 @@ def _notices(inputs: Any) -> Iterator[str]:
             continue
         w, h = media.size if name != "extend" else media.frames.shape[2:0:-1]
         if w * height != h * width:
-            how = "white was added around it" if inputs.fit == "letterbox" else "its borders were cut off"
+            how = "it was padded with white" if inputs.fit == "letterbox" else "it was cropped"
             yield f"`{name}` is {w}x{h}, the video {width}x{height}: {how}"
     if inputs.extend and inputs.extend.fps != inputs.fps and "fps" in inputs.model_fields_set:
-        yield f"the clip has {inputs.extend.fps:g} frames a second, and so has the video; `fps` was left aside"
+        yield f"`fps` is ignored: the video keeps the {inputs.extend.fps:g} frames per second of the clip"

@@ -1,7 +1,7 @@
-"""The video model as pure pieces: encode texts and frames, one denoising step of unlike clips together, decode.
+"""The video model without the host: encode prompts and frames, one batched denoising step, decode.
 
-The VAE, the text tower and the tokenizer are the image starter's, in its folder. Knows nothing of the host; `video.py`
-wraps it as a generator, and the same pieces serve benchmarks.
+The VAE, the text encoder and the tokenizer are those of the image starter, in its folder. `video.py` wraps it as a
+generator; benchmarks use it too.
 
 Try it: `LatentVideo(folder, starter, "cpu", torch.bfloat16)`
 """
@@ -26,43 +26,44 @@ from studio.errors import WeightsError
 from studio.loaders import allowed, read_config, transformers
 from studio_diffusion import latent as pictures
 from studio_diffusion import vocabulary
-from studio_diffusion.kernels import on_attend
+from studio_diffusion.kernels import use_attend
 from studio_diffusion.layout import tensors_of
+from studio_video.denoising import VideoRow, step_rows
 from studio_video.files import CONFIG
-from studio_video.model import FULL, Clip, Shape, VideoTransformer, Views, pack
-from studio_video.moving import Row, moved
-from studio_video.texts import Texts
+from studio_video.model import VideoConfig, VideoTransformer, pack
+from studio_video.packing import FULL, AttentionPattern, VideoSample
+from studio_video.texts import TextEncoder
 
-_TOGETHER = 8  # frames that the VAE takes at once: memory does not grow with a clip's length
+_VAE_BATCH = 8  # frames per VAE batch, so that memory does not grow with the length of a clip
 
 
-def _shape(path: Path) -> Shape:
-    """The sizes in a net's config. Raises WeightsError for one that is not of this net."""
+def _config(path: Path) -> VideoConfig:
+    """The sizes in `config.json`. Raises WeightsError for the config of another network."""
     given = read_config(path)
-    known = Shape().config()
+    known = VideoConfig().as_dict()
     sizes = allowed(path, given, known)
     whole = all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in sizes.values())
-    if set(given) - set(known) or not whole or Shape(**sizes).width % Shape(**sizes).head_dim:
+    if set(given) - set(known) or not whole or VideoConfig(**sizes).width % VideoConfig(**sizes).head_dim:
         names = ", ".join(f"`{name}`" for name in known)
-        raise WeightsError(path, f"`{path}` is not of Studio's video model: it has {names}, whole numbers above 0",
-                           hint="get the model again")  # fmt: skip
-    return Shape(**sizes)
+        raise WeightsError(path, f"`{path}` must have {names}, each a whole number above 0",
+                           hint="download the model again")  # fmt: skip
+    return VideoConfig(**sizes)
 
 
 class LatentVideo:
-    """Text tower, net and VAE on one device."""
+    """Text encoder, network and VAE on one device."""
 
     def __init__(self, folder: Path, starter: Path, device: str, dtype: torch.dtype) -> None:
-        """Load the net of `folder` and what it shares with the image model of `starter`."""
+        """Load the network of `folder`, and the text encoder and VAE of the image model in `starter`."""
         tokenizer = transformers.tokenizer("CLIPTokenizer", starter / "tokenizer")
         place: Any = {"device": device, "dtype": dtype}
         tower = studio.module(
             partial(_tower, starter / "text_encoder"), tensors_of(starter / "text_encoder"),
             rename=pictures.text_name, **place,
         )  # fmt: skip
-        shape = _shape(folder / CONFIG)
+        config = _config(folder / CONFIG)
         self.net: VideoTransformer = studio.module(
-            partial(VideoTransformer, shape), sorted(folder.glob("*.safetensors")), **place
+            partial(VideoTransformer, config), sorted(folder.glob("*.safetensors")), **place
         )
         self.vae: AutoencoderKL = studio.module(
             partial(pictures.build_vae, starter / "vae"),
@@ -74,24 +75,24 @@ class LatentVideo:
         self.vae.to(memory_format=torch.channels_last)
         self.device, self.dtype = torch.device(device), dtype
         self.graphs = Graphs(device, self.net)
-        self.texts = Texts(tower, tokenizer, remembered=64)
+        self.texts = TextEncoder(tower, tokenizer, cache_size=64)
         self.vocabulary = vocabulary.load(folder)
-        self.nearest = pictures.Nearest(tower, tokenizer, self.vocabulary)
-        on_attend(tower, self.vae)
+        self.nearest = pictures.NearestThing(tower, tokenizer, self.vocabulary)
+        use_attend(tower, self.vae)
 
     @property
     def factor(self) -> int:
-        """Pixels to a latent, along each side."""
+        """Pixels per latent along each side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def latent_shape(self, frames: int, width: int, height: int) -> tuple[int, int, int, int]:
         """(T, C, h, w) of a clip's latents."""
-        return frames, self.net.shape.channels, height // self.factor, width // self.factor
+        return frames, self.net.config.channels, height // self.factor, width // self.factor
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """Mean latents, float32 (T, C, h, w), of uint8 frames (T, H, W, 3)."""
         made = []
-        for some in np.split(frames, range(_TOGETHER, len(frames), _TOGETHER)):
+        for some in np.split(frames, range(_VAE_BATCH, len(frames), _VAE_BATCH)):
             x = self.here(torch.from_numpy(np.array(some))).permute(0, 3, 1, 2).to(self.vae.dtype)
             x = x.div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
             made.append(self.vae.encode(x).latent_dist.mean.float() * self.vae.config.scaling_factor)
@@ -100,7 +101,7 @@ class LatentVideo:
     def decode(self, latents: Tensor) -> Tensor:
         """Frames of latents (T, C, h, w): uint8 (T, H, W, 3) on the CPU."""
         made = []
-        for some in self.here(latents).split(_TOGETHER):
+        for some in self.here(latents).split(_VAE_BATCH):
             z = (some / self.vae.config.scaling_factor).to(self.vae.dtype, memory_format=torch.channels_last)
             pixels = self.vae.decode(z).sample.float()  # (T, 3, H, W) in [-1, 1]
             made.append(studio.pixels(pixels.div(2).add(0.5)).permute(0, 2, 3, 1))
@@ -110,34 +111,37 @@ class LatentVideo:
         """The tensor on the model's device."""
         return devices.upload(x, self.device)
 
-    def step(self, rows: Sequence[Row], views: Views = FULL) -> list[tuple[Tensor, Tensor]]:
-        """One denoising step for each row: (latents at `s_next`, present x0), both (T, C, h, w) float32.
+    def step(self, rows: Sequence[VideoRow], pattern: AttentionPattern = FULL) -> list[tuple[Tensor, Tensor]]:
+        """One denoising step for each row: (latents at `s_next`, predicted x_0), both (T, C, h, w) float32.
 
-        Rows may differ in all things: all their clips, and those without the text for rows that are guided, go through
-        the net as one packed row. Nothing waits for the device.
+        Rows may differ in everything: all clips, and for guided rows those with the negative prompt, are packed into
+        one forward pass. Nothing waits for the device.
         """
         clips = [clip for row in rows for clip in self._clips(row)]
-        said = iter(pack_and_say(self.net, clips, views, self.graphs))
-        answers = [[[next(said) for _ in row.passes] for _ in row.texts] for row in rows]
-        return moved(rows, answers, self.device)
+        outputs = iter(predict_velocities(self.net, clips, pattern, self.graphs))
+        velocities = [[[next(outputs) for _ in row.passes] for _ in row.texts] for row in rows]
+        return step_rows(rows, velocities, self.device)
 
-    def _clips(self, row: Row) -> list[Clip]:
-        """What the net is asked for a row: each pass with the text, then, if it is guided, each without."""
+    def _clips(self, row: VideoRow) -> list[VideoSample]:
+        """The network's inputs for a row: each pass with the prompt, and if guided each with the negative prompt."""
         x, levels = self.here(row.x), torch.where(row.given, 0.0, row.s)
-        return [Clip(x[a:b], row.times[a:b], levels[a:b], self.here(text)) for text in row.texts for a, b in row.passes]
+        return [
+            VideoSample(x[a:b], row.times[a:b], levels[a:b], self.here(text))
+            for text in row.texts for a, b in row.passes
+        ]  # fmt: skip
 
 
-def pack_and_say(
-    net: VideoTransformer, clips: Sequence[Clip], views: Views, graphs: Graphs | None = None
+def predict_velocities(
+    net: VideoTransformer, clips: Sequence[VideoSample], pattern: AttentionPattern, graphs: Graphs | None = None
 ) -> list[Tensor]:
-    """What the net says of the clips: velocities (T, C, h, w) float32 of each; recorded where `graphs` are given."""
-    packed = pack(clips, net.shape)
+    """The network's velocities (T, C, h, w) float32 of each clip; by CUDA graphs where `graphs` are given."""
+    packed = pack(clips, net.config)
 
-    def say(*tensors: Tensor) -> Tensor:
-        return net(packed.of(*tensors), views).float()
+    def forward(*tensors: Tensor) -> Tensor:
+        return net(packed.of(*tensors), pattern).float()
 
-    key = (views, tuple(packed.grids), packed.ends)
-    return packed.unpack(graphs.run(key, say, packed.tensors) if graphs is not None else say(*packed.tensors))
+    key = (pattern, tuple(packed.grids), packed.ends)
+    return packed.unpack(graphs.run(key, forward, packed.tensors) if graphs is not None else forward(*packed.tensors))
 
 
 def _tower(folder: Path) -> CLIPTextModel:

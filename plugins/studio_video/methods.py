@@ -1,4 +1,4 @@
-"""What the plugin adds to `Studio`: `video`.
+"""The plugin's method of `Studio`: `video`.
 
 Try it: ``studio.Studio().video("a red apple falls").save("apple.mp4")``
 """

@@ -1,8 +1,8 @@
-"""Motion made from still pictures: what each verb means, as poses of the picture over the time of a clip.
+"""Synthetic motion from still pictures: each verb as the poses of a picture over the time of a clip.
 
-A clip shows a thing at its rest pose half-way, so that its middle frame is the thing as it is ("through"); a clip that
-begins with a given picture must begin at rest ("onward"). Poses are few, so that each is made and encoded once for a
-picture, and clips are put together from them. Knows nothing of latents or models. Loads no torch.
+The middle frame of a clip has the rest pose, so that it equals the picture ("through"); a clip that starts from a given
+picture starts at rest ("onward"). There are few poses, so that each picture is drawn and encoded once per pose, and
+clips are assembled from them. Loads no torch.
 
 Try it: `[pose.dx for pose in THROUGH["sliding left"]]` falls from 20 to -20 pixels
 """
@@ -17,20 +17,20 @@ import numpy as np
 import PIL.Image
 
 REST = 0.75
-"""The size of a thing at rest, of its picture's: room to move and to grow."""
+"""The scale at rest, which leaves space to move and to grow."""
 PHASES = 16
-"""Poses of a whole movement, evenly spaced in time."""
+"""Poses per motion, evenly spaced in time."""
 
 
 @dataclass(frozen=True, order=True)
 class Pose:
-    """How the picture stands.
+    """The position of a picture on the white canvas.
 
     Attributes:
         dx, dy: pixels of a picture 128 wide, to the right and down.
         angle: degrees, clockwise.
-        scale: of the picture's own size.
-        alpha: how much of it is seen on the white ground, from 0 to 1.
+        scale: relative to the canvas.
+        alpha: opacity, from 0 to 1.
     """
 
     dx: float = 0.0
@@ -42,7 +42,7 @@ class Pose:
 
 _REACH, _HEIGHT, _SWING = 20.0, 24.0, 6.0  # pixels
 _SMALL, _LARGE = 0.45, 1.05  # scales
-_TURN = 90.0  # degrees; of a whole turn, most poses are like nothing else that is learnt
+_TURN = 90.0  # degrees; most poses of a full turn have nothing in common with other training data
 _AT_REST = Pose()
 
 _PATHS: dict[str, Callable[[int], Pose]] = {
@@ -77,7 +77,7 @@ def _scale(i: int) -> float:
 
 
 THROUGH: dict[str, tuple[Pose, ...]] = {name: tuple(path(i) for i in range(PHASES)) for name, path in _PATHS.items()}
-"""The poses of each motion from the clip's first frame to its last, at rest or nearly so half-way."""
+"""The poses of each motion from the first frame to the last, at rest or nearly so in the middle."""
 
 
 def _onward(name: str) -> tuple[Pose, ...]:
@@ -93,19 +93,19 @@ def _onward(name: str) -> tuple[Pose, ...]:
 
 
 ONWARD: dict[str, tuple[Pose, ...]] = {name: _onward(name) for name in _PATHS if name != "fading in"}
-"""The same from rest on, for clips whose first frame is given."""
+"""The same starting from rest, for clips with a given first frame."""
 
 POSES: tuple[Pose, ...] = tuple(sorted({_AT_REST, *(pose for path in THROUGH.values() for pose in path)}))
-"""All poses that any motion takes."""
+"""The poses of all motions."""
 
 
 def draw(picture: PIL.Image.Image, pose: Pose) -> np.ndarray:
     """The picture in a pose, on white: uint8 (S, S, 3) of a square RGB picture of S pixels a side."""
     side, turn, unit = picture.width, math.radians(pose.angle), picture.width / 128
-    small = min(side, round(side * pose.scale))  # Pillow's affine transformation does not filter what it makes smaller
+    small = min(side, round(side * pose.scale))  # Pillow's affine transformation does not antialias
     if small < side:
         picture = picture.resize((small, small), PIL.Image.Resampling.LANCZOS)
-    # Pillow asks for each made point where it comes from: the pose undone.
+    # Pillow needs the inverse transformation, from output to input.
     shrunk, middle = small / side / pose.scale, side / 2
     cos, sin = math.cos(turn) * shrunk, math.sin(turn) * shrunk
     x, y = middle + pose.dx * unit, middle + pose.dy * unit

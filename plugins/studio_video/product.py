@@ -1,10 +1,9 @@
 """`product`, an attention backend for training on short packed sequences: two matrix products and a softmax.
 
-On a CPU torch's fused kernel takes three to six times as long as these, forward and back, for the 64 patches of a
-picture or the ten tokens of a caption: it is made for long rows. The scores of all sequences of one length are held in
-memory. Knows nothing of the model.
+For the 64 patches of a picture or the ten tokens of a caption, torch's fused CPU kernel takes three to six times as
+long, forward and backward. All scores of sequences of one length are materialized.
 
-Try it: `attend(q, k, v, bias=Blocks(bounds), backend="product")` with `lending(Serving([Product()]))`
+Try it: `attend(q, k, v, bias=Blocks(bounds), backend="product")` with `use_dispatch(DispatchSettings([Product()]))`
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from studio.attention import Backend, Blocks, Problem
 
 
 class Product(Backend):
-    """All scores of sequences of one length at once."""
+    """The unfused formula, batched over sequences of one length."""
 
     name = "product"
 
@@ -26,9 +25,9 @@ class Product(Backend):
         """Any bias but `Blocks`, and grouped heads."""
         reasons = []
         if problem.bias is not None and not isinstance(problem.bias, Blocks):
-            reasons.append("it serves no bias but Blocks")
+            reasons.append("it supports only Blocks")
         if problem.heads != problem.kv_heads:
-            reasons.append("it serves no grouped heads")
+            reasons.append("it does not support grouped-query attention")
         return reasons
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
@@ -45,16 +44,16 @@ class Product(Backend):
             if min(counts) == most:
                 keys, values = (each[0, :, k_first:k_last].unflatten(1, (len(rows), -1)) for each in (k, v))
                 scores = queries @ keys.transpose(2, 3)
-            else:  # padded with what lies behind, which nobody sees
+            else:  # padded with the following keys, which are masked
                 at = torch.arange(most, device=q.device) + torch.tensor([[a] for _, (a, _) in rows], device=q.device)
-                unseen = torch.arange(most, device=q.device) >= torch.tensor(counts, device=q.device)[:, None]
+                masked = torch.arange(most, device=q.device) >= torch.tensor(counts, device=q.device)[:, None]
                 keys, values = (each[0][:, at.clamp(max=each.shape[2] - 1)] for each in (k, v))  # (H, n, most, D)
-                scores = (queries @ keys.transpose(2, 3)).masked_fill(unseen[:, None], -torch.inf)
+                scores = (queries @ keys.transpose(2, 3)).masked_fill(masked[:, None], -torch.inf)
             made.append((scores.softmax(-1) @ values).flatten(1, 2))
         return torch.cat(made, 1)[None].transpose(1, 2)
 
 
 def _runs(bias: Blocks) -> list[list[tuple[tuple[int, int], tuple[int, int]]]]:
-    """Neighbouring sequences with equally many queries: (bounds of queries, bounds of keys) each."""
+    """Runs of neighbouring sequences with one number of queries: (query bounds, key bounds) of each sequence."""
     spans = (tuple(pairwise(b)) for b in (bias.bounds, bias.key_bounds))
     return [list(run) for _, run in groupby(zip(*spans, strict=True), lambda pair: pair[0][1] - pair[0][0])]

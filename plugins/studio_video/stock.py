@@ -1,7 +1,8 @@
 """Stock video pipelines of diffusers (LTX, Wan, CogVideoX), stepped by the host, through one adapter.
 
-A pipeline runs its own loop, over the times that its scheduler tells. Here its scheduler is `OneTime`, which tells one
-time or none, and answers with what the net takes for the clean latents. So a call of the pipeline is a function of
+A pipeline runs its own loop, over the times that its scheduler tells. Here its scheduler is `SingleStepScheduler`,
+which tells one time or none, and answers with what the net takes for the clean latents. So a call of the pipeline is a
+function of
 latents and a time, whatever the family: no time at all gives the noise to begin with, or decodes the latents; one time
 gives x_0, and this project's samplers go on from there. States are tensors, so they are saved, cancelled and replayed
 as any other; previews come of x_0.
@@ -37,7 +38,7 @@ from studio.loaders import read_config, transformers
 from studio_diffusion import prompts
 from studio_diffusion.latent import vae_dtype
 from studio_diffusion.layout import tensors_of
-from studio_diffusion.samplers import SAMPLERS, Level, Move, Past
+from studio_diffusion.samplers import SAMPLERS, History, Level, StepInputs
 from studio_video import fit
 
 FAMILIES = {
@@ -75,7 +76,7 @@ _EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 _MASKED = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 
 
-class OneTime:
+class SingleStepScheduler:
     """What stands in a pipeline for its scheduler: it learns the times of the real one, and takes one step or none.
 
     Attributes:
@@ -208,7 +209,7 @@ class StockVideo:
         for net in (pipe.vae.encoder, pipe.vae.decoder, pipe.transformer):
             net.register_forward_pre_hook(_in_its_dtype, with_kwargs=True)
         check_scheduler(folder, pipe.scheduler)
-        self.time = OneTime(pipe.scheduler, self.device)
+        self.time = SingleStepScheduler(pipe.scheduler, self.device)
         self.pipe.scheduler = self.time
         self._told = self.pipe
 
@@ -220,7 +221,7 @@ class StockVideo:
         """The tensor on the pipeline's device."""
         return devices.upload(x, self.device)
 
-    def decode(self, state: Denoising, x: Tensor | None) -> np.ndarray:
+    def decode(self, state: PipelineState, x: Tensor | None) -> np.ndarray:
         """Frames of latents, uint8 (T, H, W, 3). Raises NotFinite."""
         self._decodings.clear()
         frames = np.asarray(self.call(state, None, x, "np"))[0]  # (T, H, W, 3) in [0, 1]
@@ -254,7 +255,7 @@ class StockVideo:
             self._told.set_progress_bar_config(disable=True)
         return self._told
 
-    def call(self, state: Denoising, level: tuple[float, float, float] | None, x: Tensor | None, output: str,
+    def call(self, state: PipelineState, level: tuple[float, float, float] | None, x: Tensor | None, output: str,
              steps: int = 0) -> Any:  # fmt: skip
         """The pipeline's answer: latents (`latent`) or frames (`np`), after a step at `level` or none."""
         self.time.at(level, steps)
@@ -304,7 +305,7 @@ def _part(folder: Path, library: str, kind: str, device: str, dtype: torch.dtype
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Denoising(studio.State):
+class PipelineState(studio.State):
     """A clip of a stock pipeline on its way out of noise.
 
     Attributes:
@@ -337,7 +338,7 @@ class Denoising(studio.State):
         return "alone", id(self)
 
 
-def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
+def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> PipelineState:
     """Encode the texts, draw the noise. Raises InputError for what the pipeline does not take."""
     for name in ("to", "extend", "loop"):
         if getattr(inputs, name):
@@ -346,7 +347,7 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
     if any(side % model.multiple for side in inputs.sides):
         raise InputError("size", f"`size` is {inputs.size}; this model makes multiples of {model.multiple}",
                          hint=f"give each side as a multiple of {model.multiple}")  # fmt: skip
-    given = fit.given(inputs, 0)
+    given = fit.conditioning_frames(inputs, 0)
     asked = [prompts.read(each) for each in (inputs.prompt, inputs.negative)]
     notices = (*given.notices, *(notice for each in asked for notice in each.notices))
     if inputs.sampler != "euler":
@@ -359,7 +360,7 @@ def start(model: StockVideo, inputs: Any, rng: studio.Rng) -> Denoising:
         prompt=asked[0].text, negative_prompt=asked[1].text, do_classifier_free_guidance=inputs.guidance > 1,
         device=model.device, max_sequence_length=_tokens(pipe),
     )  # fmt: skip
-    state = Denoising(
+    state = PipelineState(
         steps=inputs.steps, notices=notices, x=None, x0_before=None,
         text=tuple(model.here(torch.zeros(0) if each is None else each) for each in encoded), schedule=(),
         landings=(), guidance=inputs.guidance, sampler=inputs.sampler, fps=inputs.fps, size=inputs.sides, frames=frames,
@@ -380,12 +381,12 @@ def _tokens(pipe: Any) -> int:
     return int(signature(type(pipe).__call__).parameters["max_sequence_length"].default)
 
 
-def step(model: StockVideo, states: Sequence[Denoising]) -> list[Denoising]:
+def step(model: StockVideo, states: Sequence[PipelineState]) -> list[PipelineState]:
     """One denoising step of each."""
     return [_step(model, state) for state in states]
 
 
-def _step(model: StockVideo, state: Denoising) -> Denoising:
+def _step(model: StockVideo, state: PipelineState) -> PipelineState:
     assert state.x is not None
     now = state.schedule[state.position]
     own = state.sampler == "euler"
@@ -394,17 +395,17 @@ def _step(model: StockVideo, state: Denoising) -> Denoising:
     x0 = model.call(state, now, state.x, "latent").float()
     levels = [Level(torch.tensor(alpha), torch.tensor(sigma)) for alpha, sigma in (now[:2], after, before[:2])]
     noisy = model.here(state.x)
-    past = Past(levels[2], x0 if state.x0_before is None else model.here(state.x0_before), noisy)
-    x = SAMPLERS[state.sampler](Move(noisy, x0, levels[0], levels[1], past))
+    past = History(levels[2], x0 if state.x0_before is None else model.here(state.x0_before), noisy)
+    x = SAMPLERS[state.sampler](StepInputs(noisy, x0, levels[0], levels[1], past))
     return replace(state, position=state.position + 1, x=x, x0_before=x0)
 
 
-def finish(model: StockVideo, state: Denoising) -> studio.Video:
+def finish(model: StockVideo, state: PipelineState) -> studio.Video:
     """Decode the latents."""
     return studio.Video(model.decode(state, state.x)[: state.wanted], state.fps)
 
 
-def preview(model: StockVideo, state: Denoising) -> studio.Image | None:
+def preview(model: StockVideo, state: PipelineState) -> studio.Image | None:
     """The frame half-way, as the model now takes it to be; the whole clip is decoded for it."""
     if state.x0_before is None:
         return None

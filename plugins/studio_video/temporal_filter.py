@@ -1,8 +1,8 @@
-"""The frames of a clip, each a mean along what moves: motion-compensated temporal filtering (Dubois and Sabri 1984).
+"""Motion-compensated temporal filtering (Dubois and Sabri 1984), against flicker.
 
-The net and the VAE draw each frame's outlines and grain a little otherwise, which flickers. What two neighbours show
-is brought to where it stands in a frame (`optical_flow`) and joins it, by how much it looks like what is there: what
-comes, goes, or is hidden does not smear. Done over again, more distant frames join, each time less.
+Outlines and grain differ a little between generated frames. Each frame is averaged with its two neighbours, warped to
+it by optical flow and weighted by similarity, so that appearing, disappearing and hidden parts do not smear. Repeating
+this adds more distant frames with falling weights.
 
 Try it: `filtered(frames)` of uint8 (T, H, W, 3)
 """
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from studio_video.optical_flow import around, flow, warped
 
-_TIMES = 4  # how often frames join their neighbours, so how many frames on either side have a part in one
-_TOGETHER = 16  # frames that are made at once: memory does not grow with a clip's length
-_ALIKE = 0.15  # a neighbour that differs by so much, of all that lies between black and white, weighs 1 / e
-_AROUND = 2  # pixels within which the difference is taken
+_REPEATS = 4  # repetitions, so the number of frames on either side that affect a frame
+_BATCH = 16  # frames per batch, so that memory does not grow with the length of a clip
+_SIMILAR = 0.15  # a difference, of the range from black to white, with the weight 1 / e
+_AROUND = 2  # radius in pixels over which differences are averaged
 
 
 def filtered(frames: Tensor, loop: bool = False) -> Tensor:
@@ -25,12 +25,12 @@ def filtered(frames: Tensor, loop: bool = False) -> Tensor:
 
     In a `loop` the first frame and the last are neighbours.
     """
-    count, ends = len(frames), _TIMES if loop else 0
+    count, ends = len(frames), _REPEATS if loop else 0
     made = torch.empty_like(frames)
-    for first in range(0, count, _TOGETHER):
-        last = min(first + _TOGETHER, count)
-        begin = max(first - _TIMES, -ends)
-        near = torch.arange(begin, min(last + _TIMES, count + ends)) % count
+    for first in range(0, count, _BATCH):
+        last = min(first + _BATCH, count)
+        begin = max(first - _REPEATS, -ends)
+        near = torch.arange(begin, min(last + _REPEATS, count + ends)) % count
         x = _filtered(frames[near].permute(0, 3, 1, 2).float().div(255))
         x = x[first - begin :][: last - first].mul(255).round().clamp(0, 255)
         made[first:last] = x.byte().permute(0, 2, 3, 1)
@@ -42,7 +42,7 @@ def _filtered(x: Tensor) -> Tensor:
     if len(x) < 2:
         return x
     to_next, to_previous = flow(x[:-1], x[1:]), flow(x[1:], x[:-1])
-    for _ in range(_TIMES):
+    for _ in range(_REPEATS):
         total, weight = x.clone(), torch.ones_like(x[:, :1])
         _join(total[:-1], weight[:-1], x[:-1], warped(x[1:], to_next))
         _join(total[1:], weight[1:], x[1:], warped(x[:-1], to_previous))
@@ -50,9 +50,9 @@ def _filtered(x: Tensor) -> Tensor:
     return x
 
 
-def _join(total: Tensor, weight: Tensor, frames: Tensor, seen: Tensor) -> None:
-    """Add what is seen of the neighbours of `frames`, (P, 3, H, W) each, by how much it looks like them."""
-    apart = around((frames - seen).abs().mean(1, keepdim=True), _AROUND)
-    share = torch.exp(-((apart / _ALIKE) ** 2))
-    total += share * seen
+def _join(total: Tensor, weight: Tensor, frames: Tensor, warped_frames: Tensor) -> None:
+    """Add the warped neighbours of `frames`, (P, 3, H, W) each, weighted by their similarity."""
+    difference = around((frames - warped_frames).abs().mean(1, keepdim=True), _AROUND)
+    share = torch.exp(-((difference / _SIMILAR) ** 2))
+    total += share * warped_frames
     weight += share

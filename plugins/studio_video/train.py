@@ -1,12 +1,12 @@
-"""Train the video model on pictures and clips together, packed into one row: rectified flow (Liu et al. 2022).
+"""Train the video model on packed pictures and clips: rectified flow (Liu et al. 2022).
 
-A clip of sixteen frames costs as much as sixteen pictures, so a few frames of it are drawn at random times (as Harvey
-et al. 2022 train on long videos): positions are times, so the net meets all of them in the end. Of some clips the first
-frame is given, of some the first and the last; given frames have noise level 0 and no loss. One caption in ten is
-empty, for classifier-free guidance (Ho and Salimans 2022).
+A clip of sixteen frames costs as much as sixteen pictures, so only a few frames at random times are used (as in Harvey
+et al. 2022 for long videos); positions are times, so that all of them are covered over the run. In some clips the first
+frame, or the first and the last, are conditioning frames, with noise level 0 and no loss. One caption in ten is empty,
+for classifier-free guidance (Ho and Salimans 2022).
 
-Every step draws its numbers from the step's own seed: a run that was stopped ends at the same weights as one that was
-not. Knows nothing of the VAE; `bank` has made the latents.
+Random numbers of a step depend only on the seed and the step: a resumed run ends with the same weights as an
+uninterrupted one. `latent_cache` has the latents.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ import torch
 from torch import Tensor
 
 from studio.attention.backends.sdpa import computes_as_a_cpu
-from studio.attention.serving import Serving, lending
+from studio.attention.current import DispatchSettings, use_dispatch
 from studio.devices.precision import autocast
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
 from studio_clip import captions
 from studio_diffusion.train_image import share
-from studio_video.model import Clip, Shape, VideoTransformer, Views, pack
+from studio_video.model import VideoConfig, VideoTransformer, pack
 from studio_video.motions import ONWARD, PHASES, POSES, REST, THROUGH, Pose
+from studio_video.packing import AttentionPattern, VideoSample
 from studio_video.product import Product
 
 Encode = Callable[[Sequence[str]], list[Tensor]]
 NAMED = ("a {}", "a {}", "{}", "the {}")
 COUNTS = (4, 4, 6, 8)
-"""Frames drawn of a clip."""
+"""Frames sampled from a clip."""
 NEAR = 0.5
-"""The part of the clips without given frames that show a part of their movement: their frames lie nearer."""
+"""The fraction of clips without conditioning frames that show only a part of their motion, with closer frames."""
 MOVING = "moving"
-"""The verb of what an animated emoji does."""
+"""The verb for animated emoji."""
 FILMED = 0.3
-"""The part of a thing's clips that show what its animated emoji does, if it has one."""
+"""The fraction of a thing's clips taken from its animated emoji, if it has one."""
 OFTEN = {"spinning clockwise": 3.0, "spinning anticlockwise": 3.0}
-"""Motions drawn more often than the others, and how often: what slides is the same patches elsewhere, but what is
-turned is another picture at each angle, and takes longest to learn."""
+"""Sampling weights of motions other than 1: rotation takes longest to learn, since each angle is another picture."""
 _INDEX = {pose: index for index, pose in enumerate(POSES)}
 _PLAIN = _INDEX[Pose(scale=REST)]
 
 
 def caption(record: dict[str, Any], motion: str, rng: random.Random) -> str:
-    """What a picture (no `motion`) or a clip of the record is called; empty once in ten."""
+    """The caption of a picture (no `motion`) or of a clip; empty once in ten."""
     if rng.random() < 0.1:
         return ""
     name = rng.choice(NAMED).format(record["label"])
@@ -60,8 +60,8 @@ def caption(record: dict[str, Any], motion: str, rng: random.Random) -> str:
     return name if rng.random() < 0.75 else captions.caption(record, rng)
 
 
-class Sample(NamedTuple):
-    """A picture or a clip: clean latents float32 (T, C, h, w), times (T,), which frames are given (T,), the caption."""
+class TrainingSample(NamedTuple):
+    """A picture or a clip: clean latents float32 (T, C, h, w), times (T,), conditioning mask (T,), caption."""
 
     x0: Tensor
     times: Tensor
@@ -69,48 +69,48 @@ class Sample(NamedTuple):
     caption: str
 
 
-def draw(bank: Tensor, records: Sequence[dict[str, Any]], weights: Sequence[float], frames: int, moving: float,
-         rng: random.Random, films: Mapping[int, Tensor] = MappingProxyType({})) -> list[Sample]:  # fmt: skip
-    """Clips and pictures of about `frames` whole frames, a part of `moving` of them in clips, the smallest first.
+def draw(latents: Tensor, records: Sequence[dict[str, Any]], weights: Sequence[float], frames: int, moving: float,
+         rng: random.Random, films: Mapping[int, Tensor] = MappingProxyType({})) -> list[TrainingSample]:  # fmt: skip
+    """A batch of pictures and clips of about `frames` frames, a fraction `moving` of them in clips, smallest first.
 
     Args:
-        bank: (N, poses, C, h, w) latents; row i is of `records[i]`, which is drawn by `weights[i]`.
-        films: (T, C, h, w) of those rows that have an animation.
+        latents: (N, poses, C, h, w); row i is of `records[i]` and has the sampling weight `weights[i]`.
+        films: (T, C, h, w) latents of the rows that have an animation.
     """
-    made: list[Sample] = []
-    whole = math.prod(bank.shape[2:])
-    pictures = frames * whole - round(frames * moving) * whole  # in numbers: pictures may be cut
+    made: list[TrainingSample] = []
+    whole = math.prod(latents.shape[2:])
+    pictures = frames * whole - round(frames * moving) * whole  # in elements, since pictures may be cropped
     left = frames * whole
     while left > 0:
         which = rng.choices(range(len(records)), weights)[0]
         if left <= pictures:
-            made.append(_picture(bank[which], records[which], rng))
+            made.append(_picture(latents[which], records[which], rng))
         elif which in films and rng.random() < FILMED:
             made.append(_film(films[which], records[which], rng))
         else:
-            made.append(_clip(bank[which], records[which], rng))
+            made.append(_clip(latents[which], records[which], rng))
         left -= made[-1].x0.numel()
     return sorted(made, key=lambda each: each.x0.numel())
 
 
-def _picture(poses: Tensor, record: dict[str, Any], rng: random.Random) -> Sample:
-    """The thing at rest; most often its middle alone, as the rest is white and costs as much as it."""
+def _picture(poses: Tensor, record: dict[str, Any], rng: random.Random) -> TrainingSample:
+    """The thing at rest, usually cropped to its centre, since the white border costs as much."""
     height, width = poses.shape[-2:]
     y, x = (round((1 - REST) / 2 * side / 2) * 2 * (rng.random() < 0.7) for side in (height, width))
     middle = poses[[_PLAIN], :, y : height - y, x : width - x].float()
-    return Sample(middle, torch.tensor([0.5]), torch.tensor([False]), caption(record, "", rng))
+    return TrainingSample(middle, torch.tensor([0.5]), torch.tensor([False]), caption(record, "", rng))
 
 
-def _clip(poses: Tensor, record: dict[str, Any], rng: random.Random) -> Sample:
-    """A few frames of a movement that is drawn at random, of a picture in all poses (poses, C, h, w)."""
+def _clip(poses: Tensor, record: dict[str, Any], rng: random.Random) -> TrainingSample:
+    """A few frames of a random motion, from a picture in all poses (poses, C, h, w)."""
     given = _given(rng)
     paths = ONWARD if given == "first" else THROUGH
     motion = rng.choices(list(paths), [OFTEN.get(name, 1.0) for name in paths])[0]
     return _few(poses[[_INDEX[pose] for pose in paths[motion]]], given, caption(record, motion, rng), rng)
 
 
-def _film(frames: Tensor, record: dict[str, Any], rng: random.Random) -> Sample:
-    """A few frames of an animation (T, C, h, w), of a part of it that is as long as a movement."""
+def _film(frames: Tensor, record: dict[str, Any], rng: random.Random) -> TrainingSample:
+    """A few frames of an animation (T, C, h, w), from a part as long as a motion."""
     first = rng.randrange(len(frames) - PHASES + 1)
     return _few(frames[first : first + PHASES], _given(rng), caption(record, MOVING, rng), rng)
 
@@ -119,8 +119,8 @@ def _given(rng: random.Random) -> str:
     return rng.choices(("", "first", "both"), (7, 2, 1))[0]
 
 
-def _few(frames: Tensor, given: str, told: str, rng: random.Random) -> Sample:
-    """A few frames of a clip (T, C, h, w), which take their places in its time, 0 to 1."""
+def _few(frames: Tensor, given: str, text: str, rng: random.Random) -> TrainingSample:
+    """A few frames of a clip (T, C, h, w), with their times in it, 0 to 1."""
     last, count = len(frames) - 1, min(rng.choice(COUNTS), len(frames))
     if given:
         at = [0, *sorted(rng.sample(range(1, last), count - 2)), last]
@@ -128,11 +128,11 @@ def _few(frames: Tensor, given: str, told: str, rng: random.Random) -> Sample:
         at = sorted(rng.sample(_span(len(frames), count, rng), count))
     still = {"": (), "first": (0,), "both": (0, last)}[given]
     times, is_given = torch.tensor([i / last for i in at]), torch.tensor([i in still for i in at])
-    return Sample(frames[at].float(), times, is_given, told)
+    return TrainingSample(frames[at].float(), times, is_given, text)
 
 
 def _span(frames: int, least: int, rng: random.Random) -> range:
-    """What of a clip of so many frames is drawn from: all, or of `NEAR` of the clips a part of `least` or more."""
+    """The frames to sample from: the whole clip, or for a fraction `NEAR` of clips a part of `least` or more."""
     if rng.random() >= NEAR:
         return range(frames)
     length = rng.randint(least, frames)
@@ -140,11 +140,11 @@ def _span(frames: int, least: int, rng: random.Random) -> range:
     return range(first, first + length)
 
 
-def noisy(samples: Sequence[Sample], texts: Sequence[Tensor], noise: torch.Generator,
-          device: torch.device) -> tuple[list[Clip], list[Tensor]]:  # fmt: skip
-    """The samples at random noise levels, and the velocities (T, C, h, w) that the net is to find.
+def noisy(samples: Sequence[TrainingSample], texts: Sequence[Tensor], noise: torch.Generator,
+          device: torch.device) -> tuple[list[VideoSample], list[Tensor]]:  # fmt: skip
+    """The samples at random noise levels, and their target velocities (T, C, h, w).
 
-    Levels are a logistic of normal numbers (Esser et al. 2024, section 3.1), higher where frames tell of one another.
+    Levels are logit-normal (Esser et al. 2024, section 3.1), higher for clips, whose frames are redundant.
     """
     clips, targets = [], []
     for (clean, times, given, _), text in zip(samples, texts, strict=True):
@@ -153,57 +153,59 @@ def noisy(samples: Sequence[Sample], texts: Sequence[Tensor], noise: torch.Gener
         s = torch.sigmoid(shift + 1.2 * torch.randn(1, generator=noise)).clamp(0.001, 0.999)
         levels = torch.where(given, 0.0, s)
         x = torch.lerp(clean, e, levels[:, None, None, None])
-        clips.append(Clip(x.to(device), times, levels, text.to(device)))
+        clips.append(VideoSample(x.to(device), times, levels, text.to(device)))
         targets.append((e - clean).to(device))
     return clips, targets
 
 
-def loss_of(model: VideoTransformer, clips: Sequence[Clip], targets: Sequence[Tensor], views: Views) -> Tensor:
-    """The mean squared error of the velocities over all frames that are not given."""
-    packed = pack(clips, model.shape)
+def loss_of(
+    model: VideoTransformer, clips: Sequence[VideoSample], targets: Sequence[Tensor], pattern: AttentionPattern
+) -> Tensor:
+    """The mean squared error of the velocities over all frames except conditioning frames."""
+    packed = pack(clips, model.config)
     with autocast(packed.patches.device):
-        said = packed.unpack(model(packed, views))
-    errors = [(v.float() - target).square().mean((1, 2, 3)) for v, target in zip(said, targets, strict=True)]
+        velocities = packed.unpack(model(packed, pattern))
+    errors = [(v.float() - target).square().mean((1, 2, 3)) for v, target in zip(velocities, targets, strict=True)]
     counts = packed.levels > 0
     return (torch.cat(errors) * counts).sum() / counts.sum()
 
 
-def train(bank: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folder: Path, *, device: torch.device,
+def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Encode, folder: Path, *, device: torch.device,
           steps: int, minutes: float, frames: int = 32, moving: tuple[float, float] = (0.25, 0.75),
-          peak: float = 1e-3, decay: float = 0.998, shape: Shape | None = None, seed: int = 0, log_every: int = 50,
-          films: Mapping[int, Tensor] = MappingProxyType({})) -> VideoTransformer:  # fmt: skip
-    """Train, or go on training, in `folder`; return the model with the averaged weights.
+          peak: float = 1e-3, decay: float = 0.998, config: VideoConfig | None = None, seed: int = 0,
+          log_every: int = 50, films: Mapping[int, Tensor] = MappingProxyType({})) -> VideoTransformer:  # fmt: skip
+    """Train, or resume training, in `folder`; return the model with the EMA weights.
 
     Args:
-        bank: float16 (N, poses, C, h, w), row i of `records[i]`.
-        encode: texts to token states (n, W) each, without padding.
-        frames: frames a step, over all processes of the run.
-        moving: the part of them that is in clips, at the beginning of the run and at its end.
-        peak: highest learning rate.
+        latents: float16 (N, poses, C, h, w); row i is of `records[i]`.
+        encode: texts to text encoder states (n, W), without padding.
+        frames: batch size in frames, over all processes of the run.
+        moving: the fraction of frames from clips, at the beginning of the run and at its end.
+        peak: peak learning rate.
         films: see `draw`.
     """
     torch.manual_seed(seed)
-    shape = shape or Shape(channels=bank.shape[2], text=encode([""])[0].shape[-1])
-    model = VideoTransformer(shape).to(device).train()
+    config = config or VideoConfig(channels=latents.shape[2], text=encode([""])[0].shape[-1])
+    model = VideoTransformer(config).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = Ema(model, decay)
     run = Run(
         folder, model, optimizer, ema, steps=steps, minutes=minutes, log_every=log_every,
-        fixed={"data": fingerprint(records, list(bank.shape))},
+        fixed={"data": fingerprint(records, list(latents.shape))},
         changeable={"frames": frames, "moving": moving, "films": len(films), "rate": peak, "seed": seed},
     )  # fmt: skip
     weights = [share(record) for record in records]
-    views = Views(backend="product") if computes_as_a_cpu(device) else Views()
-    with lending(Serving([Product()])):
+    pattern = AttentionPattern(backend="product") if computes_as_a_cpu(device) else AttentionPattern()
+    with use_dispatch(DispatchSettings([Product()])):
         for step in run:
             run.rate(peak)
             rng = random.Random(f"{seed}-{step}-{run.peers.rank}")
             noise = run.noise(seed)
             part = moving[0] + (moving[1] - moving[0]) * run.done
-            samples = draw(bank, records, weights, max(1, frames // run.peers.count), part, rng, films)
+            samples = draw(latents, records, weights, max(1, frames // run.peers.count), part, rng, films)
             texts = encode([each.caption for each in samples])
             clips, targets = noisy(samples, texts, noise, device)
-            loss = loss_of(model, clips, targets, views)
+            loss = loss_of(model, clips, targets, pattern)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             run.share(model.parameters())

@@ -1,7 +1,8 @@
-"""The generator `video`: text, or a picture, or a clip, to a clip, on the starter weights that ship with the plugin.
+"""The generator `video`: text-to-video, image-to-video and clip extension, by default with the plugin's starter
+weights.
 
-It declares what may be asked for, and says which of two ways makes it: `own` for the project's model, `stock` for a
-folder in the layout of diffusers' video pipelines. Importing this loads no torch; `load` does.
+It declares the inputs and dispatches by model: to starter.py for Studio's own models, to stock.py for folders in the
+layout of diffusers' video pipelines. Importing this loads no torch; `load` does.
 
 Try it: ``studio video "a dog bouncing" -o dog.mp4``
 """
@@ -33,7 +34,7 @@ SMALLEST, LARGEST, MULTIPLE, MOST_FRAMES = 64, 2048, 16, 1024
 
 
 class VideoGenerator(studio.Generator):
-    """Make a short video from a text, from a picture, or from a clip to go on with."""
+    """Make a short video from a prompt, from pictures, or by extending a clip."""
 
     name = "video"
     version = "4"
@@ -41,49 +42,51 @@ class VideoGenerator(studio.Generator):
     max_batch: ClassVar[int] = 8
 
     class Inputs(studio.Inputs):
-        """What `studio video` asks for."""
+        """The inputs of `studio video`."""
 
-        prompt: str = studio.field(help="what to show and how it moves, in English", min_length=1, max_length=2000)
-        negative: str = studio.field("", help="what to keep away from", max_length=2000, aliases=("negative_prompt",))
-        fps: float = studio.field(12, ge=1, le=60, help="frames a second")
+        prompt: str = studio.field(help="prompt, in English: the thing and its motion", min_length=1, max_length=2000)
+        negative: str = studio.field("", help="negative prompt", max_length=2000, aliases=("negative_prompt",))
+        fps: float = studio.field(12, ge=1, le=60, help="frames per second")
         size: str = studio.field(
             "128x128",
             help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}",
             aliases=("{width}x{height}",),
         )
-        frames: int = studio.field(16, ge=1, le=MOST_FRAMES, help="how many frames to make", aliases=("num_frames",))
-        image: studio.Image | None = studio.field(None, help="a picture to begin with; it is the first frame")
-        to: studio.Image | None = studio.field(None, help="a picture to end with; it is the last frame")
-        extend: studio.Video | None = studio.field(None, help="a clip to go on with; the frames are added to it")
+        frames: int = studio.field(16, ge=1, le=MOST_FRAMES, help="number of new frames", aliases=("num_frames",))
+        image: studio.Image | None = studio.field(None, help="first frame (image-to-video)")
+        to: studio.Image | None = studio.field(None, help="last frame")
+        extend: studio.Video | None = studio.field(None, help="clip to extend; the new frames are appended")
         fit: str = studio.field(
-            "letterbox", choices=fit.WAYS, help="what to do with a picture or clip of another aspect ratio"
+            "letterbox", choices=fit.WAYS, help="how to fit pictures and clips of another aspect ratio: pad or crop"
         )
-        loop: bool = studio.field(False, help="let the end meet the beginning")
-        model: str = studio.model_field("a folder that `studio train video` wrote, or a pulled one")
+        loop: bool = studio.field(False, help="make a seamless loop")
+        model: str = studio.model_field("a folder from `studio train video`, or a pulled model")
         steps: int = studio.field(
-            20, ge=1, le=1000, help="denoising steps; more are slower and finer", aliases=("num_inference_steps",)
+            20,
+            ge=1,
+            le=1000,
+            help="denoising steps; more are slower, with more detail",
+            aliases=("num_inference_steps",),
         )
         guidance: float = studio.field(
             4.0,
             ge=1,
             le=30,
-            help="how closely to follow the prompt; 1 is off and twice as fast",
+            help="guidance scale: how closely to follow the prompt; 1 is off and twice as fast",
             aliases=("guidance_scale",),
         )
-        sampler: str = studio.field(
-            "dpmpp-2m", choices=("dpmpp-2m", "euler"), help="how to go from one noise level to the next"
-        )
+        sampler: str = studio.field("dpmpp-2m", choices=("dpmpp-2m", "euler"), help="sampler (ODE solver)")
         attention: str = studio.field(
             "full", choices=("full", "window", "factorised"),
-            help="which patches see each other: all of the clip; by turns those near and those of some frames all over "
-            "it; or by turns those of one frame and of one place",
+            help="attention pattern: full; alternating local windows and groups of frames; or alternating spatial and "
+            "temporal layers",
         )  # fmt: skip
 
         @field_validator("prompt")
         @classmethod
         def _not_blank(cls, value: str) -> str:
             if not value.strip():
-                raise ValueError("is empty: say what to show")
+                raise ValueError("is empty; describe what to show")
             return value
 
         @field_validator("prompt", "negative")
@@ -91,7 +94,7 @@ class VideoGenerator(studio.Generator):
         def _weights_are_allowed(cls, value: str, info: ValidationInfo) -> str:
             found = prompts.read(value)
             if value.strip() and not found.text and info.field_name == "prompt":
-                raise ValueError("has brackets and tags only: say what to show")
+                raise ValueError("has brackets and tags only; describe what to show")
             return value
 
         @field_validator("size")
@@ -106,18 +109,18 @@ class VideoGenerator(studio.Generator):
             if isinstance(count, int) and count > MOST_FRAMES:
                 size = info.data.get("size", "128x128")
                 takes = _memory(count, *(int(side) for side in size.split("x")))
-                raise ValueError(f"must be from 1 to {MOST_FRAMES}; that many frames of {size} would take {takes}")
+                raise ValueError(f"must be from 1 to {MOST_FRAMES}; {count:,} frames of {size} would need {takes}")
             return value
 
         @model_validator(mode="after")
         def _fits(self) -> Self:
             if self.extend and (self.image or self.to or self.loop):
-                raise ValueError("`extend` goes on with a clip: leave out `image`, `to` and `loop`")
+                raise ValueError("`extend` excludes `image`, `to` and `loop`: leave them out")
             if self.to and self.loop:
-                raise ValueError("`loop` ends where it begins: leave out `to`, or `loop`")
+                raise ValueError("`to` and `loop` exclude each other: leave out one of them")
             kept = bool(self.image) + bool(self.to)
             if self.frames <= max(kept, int(self.loop)):
-                raise ValueError(f"`frames` is {self.frames}: with `image`, `to` or `loop` there must be more to make")
+                raise ValueError(f"`frames` is {self.frames}; with `image`, `to` or `loop` it must be larger")
             return self
 
         @property
@@ -127,28 +130,28 @@ class VideoGenerator(studio.Generator):
             return int(width), int(height)
 
     def __init__(self, folder: Path = WEIGHTS, shared: Path = PICTURES) -> None:
-        """Use the net of `folder`, where inputs name none, and text tower and VAE of the image model in `shared`."""
+        """`folder` is the default model; `shared` is the image model whose text encoder and VAE it uses."""
         self.folder, self.shared = folder, shared
 
     def weights(self, ref: studio.ModelRef) -> list[Path]:
-        """The safetensors of the net and of what it shares. Raises WeightsError if anything is missing."""
+        """The safetensors of the network and of the shared components. Raises WeightsError if anything is missing."""
         folder = ref.path or self.folder
         if _is_stock(folder):
             return sorted(folder.rglob("*.safetensors"))
         for part in (folder / "config.json", *(self.shared / name for name in SHARED)):
             if not part.exists():
                 reason = f"`{folder}` is not a video model: `{part}` is missing"
-                hint = "train one with `studio train video`, and name it: `--model training/video/model`"
+                hint = "train one with `studio train video`, then use `--model training/video/model`"
                 raise WeightsError(part, reason, hint=hint)
         shared = [file for name in SHARED for file in (self.shared / name).glob("*.safetensors")]
         return [*sorted(folder.glob("*.safetensors")), *sorted(shared)]
 
     def dtype_for(self, device: str) -> str:
-        """bfloat16 where the hardware multiplies it, else float32."""
+        """bfloat16 where the hardware supports it, else float32."""
         return fast_dtype(device)
 
     def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Model:
-        """Build text tower, net and VAE, or the stock pipeline."""
+        """Load the text encoder, network and VAE, or the pipeline of diffusers."""
         import torch
 
         from studio_video.latent import LatentVideo
@@ -160,41 +163,41 @@ class VideoGenerator(studio.Generator):
         return LatentVideo(folder, self.shared, device, getattr(torch, dtype))
 
     def start(self, model: Model, inputs: Any, rng: studio.Rng) -> studio.State:
-        """Encode the texts and what is given, and draw the noise."""
-        return _way(model).start(model, inputs, rng)
+        """Encode the prompts and the conditioning frames, and sample the noise."""
+        return _backend(model).start(model, inputs, rng)
 
     def step(self, model: Model, states: Sequence[Any]) -> Sequence[studio.State]:
         """One denoising step for all states."""
-        return _way(model).step(model, states)
+        return _backend(model).step(model, states)
 
     def finish(self, model: Model, state: Any) -> studio.Video:
         """Decode the latents."""
-        return _way(model).finish(model, state)
+        return _backend(model).finish(model, state)
 
     def preview(self, model: Model, state: Any) -> studio.Image | None:
-        """The frame half-way, as the model now takes it to be."""
-        return _way(model).preview(model, state)
+        """The middle frame of the predicted x_0."""
+        return _backend(model).preview(model, state)
 
     def batch_key(self, state: Any) -> Hashable:
-        """What the states of this model say may share a step."""
+        """The state's own key."""
         return state.key
 
     def facts(self, model: Model, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""
-        return _way(model).facts(model, inputs)
+        return _backend(model).facts(model, inputs)
 
 
 def _is_stock(folder: Path) -> bool:
     return (folder / "model_index.json").exists()
 
 
-def _way(model: Model) -> Any:
-    """The module that knows how: `own`, or `stock` for a folder in diffusers' layout."""
-    from studio_video import own, stock
+def _backend(model: Model) -> Any:
+    """The module for this model: `starter`, or `stock` for a pipeline of diffusers."""
+    from studio_video import starter, stock
 
-    return stock if isinstance(model, stock.StockVideo) else own
+    return stock if isinstance(model, stock.StockVideo) else starter
 
 
 def _memory(frames: int, width: int, height: int) -> str:
-    """What the pixels of so many frames take, in words."""
-    return f"{frames * width * height * 3 / 2**30:.1f} GiB for their pixels alone"
+    """The memory for the pixels of these frames, in words."""
+    return f"{frames * width * height * 3 / 2**30:.1f} GiB for their pixels"

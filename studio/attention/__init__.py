@@ -1,6 +1,6 @@
-"""One attention for every model: `attend`, the descriptions of what queries may see, and the kernels behind them.
+"""One attention for every model: `attend`, masks as descriptions, and the backends (kernels) that compute it.
 
-Importing this loads no torch; using a name does. Knows nothing of models; `routes` brings stock ones here.
+Importing this loads no torch; using a name does. `routes` lets models of other libraries use it.
 
 Try it: ``studio attention --shape 1,4096,8,64 --bias spacetime:grid=16x16x16,window=8x8x8,tile=4x4x4``
 """
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from studio.attention.backend import Backend
-    from studio.attention.bias import Bias, Blocks, Causal, Dense, Lengths, SpaceTime
+    from studio.attention.bias import Bias, Blocks, Causal, Dense, Lengths
     from studio.attention.cache import KVCache
+    from studio.attention.current import DispatchSettings, record_backends
     from studio.attention.dispatch import Dispatch, attend, attend_rows
     from studio.attention.probe import Availability, availability
     from studio.attention.problem import Problem
-    from studio.attention.serving import Serving, recorded
+    from studio.attention.spacetime import SpaceTime
     from studio.attention.spans import Spans, attend_spans
     from studio.attention.table import Table
 
@@ -32,15 +33,15 @@ _HOMES = {
     "KVCache": "cache",
     "Lengths": "bias",
     "Problem": "problem",
-    "Serving": "serving",
-    "SpaceTime": "bias",
+    "DispatchSettings": "current",
+    "SpaceTime": "spacetime",
     "Spans": "spans",
     "Table": "table",
     "attend": "dispatch",
     "attend_rows": "dispatch",
     "attend_spans": "spans",
     "availability": "probe",
-    "recorded": "serving",
+    "record_backends": "current",
 }
 __all__ = [
     "Availability",
@@ -50,10 +51,10 @@ __all__ = [
     "Causal",
     "Dense",
     "Dispatch",
+    "DispatchSettings",
     "KVCache",
     "Lengths",
     "Problem",
-    "Serving",
     "SpaceTime",
     "Spans",
     "Table",
@@ -61,7 +62,7 @@ __all__ = [
     "attend_rows",
     "attend_spans",
     "availability",
-    "recorded",
+    "record_backends",
 ]
 
 

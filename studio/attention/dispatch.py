@@ -1,9 +1,8 @@
-"""Which backend serves a call, why the others do not, and `attend`, which asks both questions for every model.
+"""`attend`, the attention of all models, and the choice of the backend that serves a call.
 
-The fastest that refuses nothing: as measured on this machine if `studio attention --tune` was run, else in a fixed
-order. Nothing is measured while a request runs, since kernels differ in the last bit and the same seed must make the
-same bytes.
-A choice is made once for a kind of problem and remembered. This module knows nothing of single kernels.
+It is the fastest backend that does not refuse the problem: as measured on this machine if `studio attention --tune` was
+run, else in a fixed order. Nothing is measured while a request runs: kernels differ in the last bit, and the same seed
+must make the same bytes. The choice for a kind of problem is cached.
 
 Try it: ``studio attention --shape 1,4096,8,64``
 """
@@ -14,40 +13,42 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from threading import Lock
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from studio.attention.backend import Backend
-from studio.attention.backends import own
+from studio.attention.backends import built_in
 from studio.attention.backends.chunked import attend_exactly
 from studio.attention.backends.masks import MOST_MASK
 from studio.attention.backends.sdpa import computes_as_a_cpu
 from studio.attention.bias import Bias
+from studio.attention.current import DispatchSettings, current_settings, record_backend
 from studio.attention.problem import Problem
-from studio.attention.serving import Serving, lent, served
 from studio.attention.table import Table
 from studio.errors import UnknownName, UsageError
 
-FEW_PAIRS = 1 << 17  # up to so many pairs, writing out a mask costs less than starting blocks
-FEW_KEYS_DECODING = 1 << 15  # with few queries each pair reads a key of each head of keys, and padding costs as much
-# Below the diagonal torch's flash kernel for the CPU skips keys by 512: up to so many it skips none, and `chunked`,
-# which skips by 256, is faster where there are enough pairs (of one head) to earn two starts.
+FEW_PAIRS = 1 << 17  # up to this many pairs, materializing a mask costs less than launching blocks
+FEW_KEYS_DECODING = 1 << 15  # with few queries, each pair reads a key of each key/value head, and padding costs as much
+# torch's CPU flash kernel skips masked keys in blocks of 512, so with fewer keys it skips none. `chunked` skips blocks
+# of 256, and is faster where there are enough pairs (of one head) to pay for two launches.
 SKIPS_NONE, EARNS_TWO_STARTS = range(257, 768), 2 << 20
 LONG_FOR_CUDNN = 1024  # keys
-_MOST_KEPT = 4096
-Served = tuple[Tensor, Callable[[], Tensor] | None]
+_MOST_CACHED = 4096  # choices
+_Result = tuple[Tensor, Callable[[], Tensor] | None]
 
 
 class Dispatch:
-    """Backends by name, and what was measured of them. Thread-safe; holds no tensors."""
+    """The backends by name, with their measurements. Thread-safe; holds no tensors."""
 
     def __init__(self, more: Iterable[Backend] = (), table: Table | None = None) -> None:
-        """`more` are backends of plugins. Raises UsageError if a name is taken."""
+        """`more` are backends of plugins. Raises UsageError for a name that is taken."""
         self.backends: dict[str, Backend] = {}
-        for backend in (*own(), *more):
+        for backend in (*built_in(), *more):
             if backend.name in self.backends:
-                raise UsageError(f"the attention backend's name `{backend.name}` is taken")
+                raise UsageError(f"an attention backend named `{backend.name}` exists already")
             self.backends[backend.name] = backend
         self.table = table or Table()
         self._chosen: dict[Hashable, tuple[Backend, Problem]] = {}
@@ -70,51 +71,51 @@ class Dispatch:
         rows = zip(q[:, None, None].unbind(), keys, values, strict=True)  # (1, 1, H, D), (1, K, G, D) twice
         made = [self._serve(row, k, v, None, None, "auto") for row, k, v in rows]
         out = torch.cat([each for each, _ in made])
-        return (torch.cat([_checked(*each) for each in made]) if _suspect(out) else out)[:, 0]
+        return (torch.cat([_checked(*each) for each in made]) if _may_be_nonfinite(out) else out)[:, 0]
 
-    def _serve(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, scale: float | None, name: str) -> Served:
-        """What the backend answers, and how to ask for it again where numbers are not finite; None if it is exact."""
-        serving, problem = self._find(q, k, v, bias, name)
-        served(serving.name)
+    def _serve(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, scale: float | None, name: str) -> _Result:
+        """The output, and a function that recomputes it exactly where inputs are not finite; None if it is exact."""
+        chosen, problem = self._find(q, k, v, bias, name)
+        record_backend(chosen.name)
         if problem.empty:
-            return _nothing(q, k, v), None
+            return _zeros(q, k, v), None
         scale = 1 / math.sqrt(problem.head_dim) if scale is None else scale
-        again = None if serving.name == "reference" else partial(attend_exactly, q, k, v, problem, scale)
-        return serving.attend(q, k, v, problem, scale), again
+        recompute = None if chosen.name == "reference" else partial(attend_exactly, q, k, v, problem, scale)
+        return chosen.attend(q, k, v, problem, scale), recompute
 
     def choose(self, problem: Problem) -> Backend:
-        """The backend that serves a problem. Raises UsageError, with everyone's reasons, if none can."""
+        """The backend for a problem. Raises UsageError, with the reasons of all backends, if none supports it."""
         for name in self.order(problem):
             if not self.backends[name].refuses(problem):
                 return self.backends[name]
-        raise UsageError(f"no attention backend can serve this: {self._reasons(problem)}")
+        raise UsageError(f"no attention backend supports this: {self._reasons(problem)}")
 
     def order(self, problem: Problem) -> Sequence[str]:
-        """All names, best first: those measured for such problems, then the rest as they are fixed."""
+        """All names, best first: those measured for such problems, fastest first, then the rest in fixed order."""
         measured = [name for name in self.table.fastest(problem) if name in self.backends]
         fixed = fixed_order(problem, self.backends)
         return [*measured, *(name for name in fixed if name not in measured)]
 
     def explain(self, problem: Problem) -> dict[str, list[str]]:
-        """Every backend, best first, with all reasons why it refuses; none where it could serve."""
+        """Every backend, best first, with its reasons for refusing the problem; no reason if it supports it."""
         return {name: self.backends[name].refuses(problem) for name in self.order(problem)}
 
     def _find(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias | None, name: str) -> tuple[Backend, Problem]:
-        """The backend for these tensors, remembered; without a bias the checked problem is remembered too."""
+        """The backend for these tensors, cached; without a bias the checked problem is cached too."""
         if bias is not None:
             problem = Problem.of(q, k, v, bias)
             key: Hashable = (name, problem.key)
-            return self._chosen.get(key, (None,))[0] or self._remember(key, name, problem), problem
+            return self._chosen.get(key, (None,))[0] or self._choose_and_cache(key, name, problem), problem
         grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
         key = (name, q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device, grad)
         if (found := self._chosen.get(key)) is not None:
             return found
         problem = Problem.of(q, k, v)
-        return self._remember(key, name, problem), problem
+        return self._choose_and_cache(key, name, problem), problem
 
-    def _remember(self, key: Hashable, name: str, problem: Problem) -> Backend:
+    def _choose_and_cache(self, key: Hashable, name: str, problem: Problem) -> Backend:
         found = self.choose(problem) if name == "auto" else self._forced(name, problem)
-        if len(self._chosen) >= _MOST_KEPT:
+        if len(self._chosen) >= _MOST_CACHED:
             self._chosen.clear()
         self._chosen[key] = (found, replace(problem, bias=None))  # the bias may hold a tensor
         return found
@@ -124,19 +125,19 @@ class Dispatch:
             raise UnknownName("attention backend", name, ("auto", *self.backends))
         if self.backends[name].refuses(problem):
             raise UsageError(
-                f"the attention backend `{name}` cannot serve this: {self._reasons(problem, name)}",
-                hint='leave it to `backend="auto"`, or choose one that refuses nothing',
+                f"the attention backend `{name}` does not support this: {self._reasons(problem, name)}",
+                hint='use `backend="auto"`, or a backend without a reason',
             )
         return self.backends[name]
 
     def _reasons(self, problem: Problem, first: str | None = None) -> str:
         names = sorted(self.backends, key=lambda name: name != first)
         found = ((name, self.backends[name].refuses(problem)) for name in names)
-        return "; ".join(f"{name}: {', '.join(reasons) or 'can serve it'}" for name, reasons in found)
+        return "; ".join(f"{name}: {', '.join(reasons) or 'supports it'}" for name, reasons in found)
 
 
 def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
-    """Names in the order that holds where nothing was measured; those it does not know come before the slow ones."""
+    """Names in the order used without measurements; unknown names come before the slow ones."""
     flash = ["sdpa-flash", "sdpa-cudnn", "sdpa-efficient"]
     if problem.device.type == "cuda" and problem.keys >= LONG_FOR_CUDNN and _is_hopper(problem.device):
         flash = ["sdpa-cudnn", "sdpa-flash", "sdpa-efficient"]
@@ -149,7 +150,7 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
         few = pairs <= FEW_PAIRS if problem.queries > 16 else pairs * problem.kv_heads < FEW_KEYS_DECODING
         fast = [*flash, "chunked"] if few else ["chunked", *flash]
     elif problem.kinds == {"SpaceTime"}:
-        dense = problem.mask_bytes() <= MOST_MASK  # one launch in place of a plan's hundreds
+        dense = problem.mask_bytes() <= MOST_MASK  # one launch instead of the hundreds of a plan
         fast = [*flash, "flex", "chunked"] if dense else ["flex", "chunked", *flash]
     else:
         fast = ["xformers", "chunked", *flash, "flex"]
@@ -160,7 +161,7 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
         "varlen",
         "flex",
         "reference",
-    ]  # flex: compiling it for a call that others serve is not worth it
+    ]  # flex: compiling it is not worth it where others serve
     slow = [name for name in slow if name not in fast]
     known = list(names)
     unknown = [name for name in known if name not in fast and name not in slow]
@@ -169,7 +170,7 @@ def fixed_order(problem: Problem, names: Iterable[str]) -> list[str]:
 
 @cache
 def _is_hopper(device: torch.device) -> bool:
-    """Whether cuDNN is half again to twice as fast as FlashAttention 2 on long rows: from compute capability 9.0 on."""
+    """Compute capability 9.0 or newer: there cuDNN is 1.5 to 2 times as fast as FlashAttention 2 on long rows."""
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
@@ -181,67 +182,73 @@ def _skips_none(problem: Problem) -> bool:
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, bias: Bias | None = None, scale: float | None = None, backend: str = "auto"
 ) -> Tensor:
-    """softmax(scale * q k + bias) v, by the fastest kernel that can.
+    """softmax(scale * q k + bias) v, by the fastest backend that supports it.
 
     Args:
         q: queries (batch, tokens, heads, head_dim), in float64, float32, bfloat16 or float16.
         k, v: keys and values (batch, tokens, kv_heads, head_dim), where heads is a multiple of kv_heads; `v` may have
             another head_dim.
-        bias: what queries may see, described (`Causal`, `Lengths`, `Blocks`, `SpaceTime`, `Dense`, and sums of them).
+        bias: the mask, as a description (`Causal`, `Lengths`, `Blocks`, `SpaceTime`, `Dense`, or a sum of these).
         scale: 1 / sqrt(head_dim) unless given.
-        backend: `auto`, or the name of the one that must serve.
+        backend: `auto`, or the name of a backend.
 
-    Returns (batch, tokens, heads, head_dim of v). A query that may see nothing gets zeros. Non-finite numbers reach
-    those alone that see them (see `studio.attention.exact`); on a GPU this is not looked for, as it would stall it.
-    Raises UsageError if the tensors or the bias do not match, or the named backend cannot serve, with all reasons.
+    Returns (batch, tokens, heads, head_dim of v). A query whose keys are all masked gets zeros. On a CPU, non-finite
+    values reach only queries that attend to them (see `studio.attention.exact`); on a GPU this is not checked, since
+    the check would wait for the device. Raises UsageError if tensors or bias do not match, or if the named backend does
+    not support the problem, with all reasons.
     """
-    return default().attend(q, k, v, bias=bias, scale=scale, backend=backend)
+    return current_dispatch().attend(q, k, v, bias=bias, scale=scale, backend=backend)
 
 
 def attend_rows(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-    """One query for each of several requests, each over keys of its own, which lie apart: a step of text.
+    """A decode step: one query for each of several requests, each with its own KV cache tensors.
 
-    Rows are so small that asking costs as much as attending; so whether anything is not finite is asked once for all.
+    Rows are so small that a check costs as much as attention, so non-finite values are checked once for all rows.
 
     Args:
-        q: a query a row (rows, heads, head_dim).
-        keys, values: for each row (1, tokens, kv_heads, head_dim), one token at least.
+        q: one query per row, (rows, heads, head_dim).
+        keys, values: for each row (1, tokens, kv_heads, head_dim), with one token or more.
 
-    Returns (rows, heads, head_dim of v): of each row what `attend` gives without a bias. Raises as it does.
+    Returns (rows, heads, head_dim of v): for each row what `attend` returns without a bias. Raises as it does.
     """
-    return default().attend_rows(q, keys, values)
+    return current_dispatch().attend_rows(q, keys, values)
 
 
-def default() -> Dispatch:
-    """What `attend` asks: the `Serving` lent to this thread, else Studio's own backends and the usual table."""
-    serving = lent()
-    return _own() if serving is None else serving.dispatch
+def current_dispatch() -> Dispatch:
+    """The dispatch that `attend` uses in this thread: of the settings of `use_dispatch`, else Studio's own backends."""
+    settings = current_settings() or _DEFAULT
+    found = _built.get(settings)
+    if found is None:
+        with _building:
+            found = _built.get(settings) or Dispatch(settings.backends, Table.load(settings.home))
+            _built[settings] = found
+    return found
 
 
-@cache
-def _own() -> Dispatch:
-    return Serving().dispatch
+_DEFAULT = DispatchSettings()
+_built: WeakKeyDictionary[DispatchSettings, Dispatch] = WeakKeyDictionary()
+_building = Lock()
 
 
-def _nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Zeros where there is no key or no number; in the graph, so that gradients are zeros too."""
+def _zeros(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Zeros for empty inputs; part of the autograd graph, so that gradients are zeros too."""
     out = q.new_zeros(*q.shape[:3], v.shape[3])
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         out = out + 0 * (q.sum() + k.sum() + v.sum())
     return out
 
 
-def _checked(out: Tensor, again: Callable[[], Tensor] | None) -> Tensor:
-    """The answer, or one that was made with care where something not finite may have gone in."""
-    return again() if again is not None and _suspect(out) else out
+def _checked(out: Tensor, recompute: Callable[[], Tensor] | None) -> Tensor:
+    """The output, recomputed exactly if inputs may not be finite."""
+    return recompute() if recompute is not None and _may_be_nonfinite(out) else out
 
 
-def _suspect(out: Tensor) -> bool:
-    """Whether something not finite may have gone in: its trace is in the answer, whose sum is all but free on a CPU."""
+def _may_be_nonfinite(out: Tensor) -> bool:
+    """Whether inputs may not be finite: then the output's sum is not finite either. On a CPU the sum costs little."""
     return out.device.type == "cpu" and not torch.compiler.is_compiling() and not _sum_is_finite(out)
 
 
 def _sum_is_finite(x: Tensor) -> bool:
-    """False if any number is not finite, or all are so large that their sum is not."""
-    wide = torch.float32 if x.dtype == torch.float16 else None  # others can hold the sum of what they can hold, nearly
+    """False if an element is not finite, or if the sum overflows."""
+    wide = torch.float32 if x.dtype == torch.float16 else None  # other dtypes hardly overflow
     return math.isfinite(x.detach().sum(dtype=wide).item())

@@ -1,12 +1,10 @@
-"""Attention as the textbook has it, over a mask written out; and what non-finite numbers do, which holds everywhere.
+"""Attention by its formula over a materialized mask, and the rules for non-finite inputs, which hold for all backends.
 
-Scores and weights are computed in float32 at least. What a query may not see does not reach it, whatever it holds:
+Scores and weights are computed in float32 at least. Masked keys and values never affect an output, whatever they are:
 
-- a query that sees nothing, or whose scores are all -inf, gets zeros;
+- a query whose keys are all masked, or whose scores are all -inf, gets zeros;
 - a score of NaN or +inf (from a NaN or infinite query or key) makes the query's whole row NaN;
-- a value that is NaN or infinite makes NaN of its number in the rows of all queries that see it.
-
-This module knows nothing of biases or backends.
+- a NaN or infinite value makes its element NaN in the rows of all queries that attend to it.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from torch import Tensor
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor | None, added: Tensor | None) -> Tensor:
-    """Attend; every pair's score is held at once.
+    """Attention that materializes all scores.
 
     `q` is (B, Q, H, D), `k` (B, K, G, D), `v` (B, K, G, E) with H a multiple of G; `visible` (bool) and `added`
     broadcast to (B, H, Q, K). Returns (B, Q, H, E).

@@ -1,8 +1,8 @@
-"""From a description to work: which queries meet which keys, block by block, and the mask of what is left to rule out.
+"""From a bias to blocks of the scores: which queries meet which keys, and the mask of each block that needs one.
 
-Tokens are seen as a grid (one axis, or time, height and width), and a block is a box of queries and the box of keys
-around all that they see. Boxes are slices, so that a block costs one copy of its keys or none. What no block has is
-never looked at. This module knows nothing of kernels.
+Tokens form a grid (of one axis, or of time, height and width). A block is a box of queries and the box of keys around
+all that they attend to. Boxes are slices, so that a block costs one copy of its keys or none. Pairs in no block are
+skipped.
 
 Try it: ``python -c "from studio.attention.plan import *; print(axes(SpaceTime((8, 8, 8), (4, 4, 4), (4, 4, 4))))"``
 """
@@ -19,37 +19,38 @@ import torch
 from torch import Tensor
 
 from studio import devices
-from studio.attention.bias import Bias, Lengths, Shape, SpaceTime, Span, Sum
+from studio.attention.bias import AttentionShape, Bias, BiasSum, Lengths, QuerySpan
+from studio.attention.spacetime import SpaceTime
 from studio.devices.graphs import keep_alive
 
-MASKED_BLOCK = 256  # queries whose mask is written out at a time
-PER_KEY = 5  # in pairs: kernels are slower the fewer queries share a key, by a seventh at 32
-PER_COPY = 15  # in pairs: a key that is copied to where a box's keys are neighbours
+MASKED_BLOCK = 256  # queries per materialized mask
+PER_KEY = 5  # cost of a key in pairs: kernels are slower the fewer queries share a key, by a seventh at 32
+PER_COPY = 15  # cost in pairs of copying a key into the contiguous keys of a box
 MASKED = 1.05
-MOST_MASKED = 4 << 20  # pairs of a box whose mask is written out
-_LONGEST = 64  # changes of what is seen that a segment may hold
+MOST_MASKED = 4 << 20  # pairs of a box with a materialized mask
+_LONGEST = 64  # changes of the visible keys within a segment
 
 
-class Prices(NamedTuple):
-    """What a box costs in nanoseconds: `start` its kernels, shared by all heads, and each `pair` of one head of 64."""
+class BoxCost(NamedTuple):
+    """The cost of a box in nanoseconds: `start` for its launches, for all heads; `pair` per pair of a head of 64."""
 
     start: float
     pair: float
 
 
-PRICES = {
-    "cpu": Prices(60_000, 1.6),  # measured on two Zen 4 cores
-    "cuda": Prices(70_000, 0.0007),  # ten launches of 7 us, and an H200's rate: from first principles, not measured
+BOX_COSTS = {
+    "cpu": BoxCost(60_000, 1.6),  # measured on two Zen 4 cores
+    "cuda": BoxCost(70_000, 0.0007),  # ten launches of 7 us, and an H200's rate: estimated, not measured
 }
 
 
-def prices(device: torch.device) -> Prices:
-    """Those of a device; of one that is not known, a CPU's."""
-    return PRICES.get(device.type, PRICES["cpu"])
+def box_cost(device: torch.device) -> BoxCost:
+    """The costs on a device; those of a CPU for an unknown one."""
+    return BOX_COSTS.get(device.type, BOX_COSTS["cpu"])
 
 
 class Segment(NamedTuple):
-    """Along one axis: queries `q0` to `q1` see nothing outside of keys `k0` to `k1`; `whole`: each sees all of them."""
+    """Along one axis: queries `q0` to `q1` attend only to keys `k0` to `k1`; `whole`: each attends to all of them."""
 
     q0: int
     q1: int
@@ -58,10 +59,10 @@ class Segment(NamedTuple):
     whole: bool
 
 
-class Block(NamedTuple):
-    """Boxes of queries and of keys, a slice for each axis of the grid; `visible` and `added` as in Bias, or None.
+class ScoreBlock(NamedTuple):
+    """A box of queries and one of keys, a slice for each axis of the grid; `visible` and `added` as in Bias, or None.
 
-    Blocks of one plan that have equal patterns have equal masks, if the pattern is not None.
+    Blocks of one plan with equal patterns, other than None, have equal masks.
     """
 
     rows: slice
@@ -72,14 +73,14 @@ class Block(NamedTuple):
     pattern: Hashable = None
 
 
-class Kept:
-    """What is made again and again within one plan, by key, up to so many elements."""
+class TensorCache:
+    """A cache of tensors by key, with a limit on the number of elements."""
 
     def __init__(self, most: int = 4 << 20) -> None:
         self._most, self._held, self._made = most, 0, dict[Hashable, Tensor]()
 
     def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """The tensor of a key, made if it is not there; all others are let go where there is no room for it."""
+        """The tensor of a key, made on a miss; the cache is cleared first where the limit would be exceeded."""
         if (found := self._made.get(key)) is None:
             found = make()
             if self._held + found.numel() > self._most:
@@ -90,16 +91,18 @@ class Kept:
         return found
 
 
-def grids(bias: Bias | None, shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes of queries and of keys that blocks are boxes of."""
+def grids(bias: Bias | None, shape: AttentionShape) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The grids of queries and of keys that blocks are boxes of."""
     local = _local(bias)
     return (local.grid, local.grid) if local else ((shape.queries,), (shape.keys,))
 
 
-def blocks(bias: Bias | None, shape: Shape, device: torch.device, most: int | None = None) -> Iterator[Block]:
-    """All blocks that hold a pair the bias allows. Every query is in at most one; those in none see nothing.
+def blocks(
+    bias: Bias | None, shape: AttentionShape, device: torch.device, most: int | None = None
+) -> Iterator[ScoreBlock]:
+    """All blocks with a pair that the bias allows. A query is in at most one block; one in none has no visible keys.
 
-    A block has at most `most` queries if that is given; one whose mask must be written out has at most a few hundred.
+    A block has at most `most` queries, if given; one with a materialized mask has at most a few hundred.
     """
     local = _local(bias)
     if local is not None:
@@ -110,21 +113,21 @@ def blocks(bias: Bias | None, shape: Shape, device: torch.device, most: int | No
 
 
 def _local(bias: Bias | None) -> SpaceTime | None:
-    """The first window in the bias; should there be more, they are masks within its blocks."""
+    """The first window in the bias; any others become masks within its blocks."""
     return next((part for part in bias.parts if isinstance(part, SpaceTime)), None) if bias else None
 
 
-def _rows(parts: list[Bias], shape: Shape, price: Prices) -> Iterator[list[int]]:
-    """Runs of neighbouring rows that see alike, or where looking at padding costs less than starting another block."""
+def _rows(parts: list[Bias], shape: AttentionShape, cost: BoxCost) -> Iterator[list[int]]:
+    """Runs of neighbouring rows with equal lengths, or where computing padding costs less than another block."""
     lengths = [part for part in parts if isinstance(part, Lengths)]
     if not lengths:
         yield list(range(shape.batch))
         return
-    spared = price.start / price.pair / (shape.queries + PER_KEY + PER_COPY) / shape.heads  # keys
+    spared = cost.start / cost.pair / (shape.queries + PER_KEY + PER_COPY) / shape.heads  # keys
     run: list[int] = []
     used = longest = 0
     for row in range(shape.batch):
-        k0, k1 = _keys(parts, [Span(row, 0, shape.queries)], shape)
+        k0, k1 = _keys(parts, [QuerySpan(row, 0, shape.queries)], shape)
         keys = max(k1 - k0, 0)
         most = max(longest, keys)
         alike = run and all(each.row_key(row) == each.row_key(row - 1) for each in lengths)
@@ -137,16 +140,16 @@ def _rows(parts: list[Bias], shape: Shape, price: Prices) -> Iterator[list[int]]
         yield run
 
 
-def _runs(bias: Bias | None, shape: Shape, device: torch.device, most: int | None) -> Iterator[Block]:
-    """Blocks of a bias without a grid: runs of queries, and the run of keys between the first and the last they see."""
+def _runs(bias: Bias | None, shape: AttentionShape, device: torch.device, most: int | None) -> Iterator[ScoreBlock]:
+    """Blocks of a bias without a grid: runs of queries, and the keys from the first to the last that they attend to."""
     parts = list(bias.parts) if bias else []
     cuts = sorted({0, shape.queries, *(cut for part in parts for cut in part.cuts(shape))})
-    for rows in _rows(parts, shape, prices(device)):
+    for rows in _rows(parts, shape, box_cost(device)):
         for first, last in pairwise(cuts):
-            masked = not _whole(parts, [Span(row, first, last) for row in rows], shape)
+            masked = not _whole(parts, [QuerySpan(row, first, last) for row in rows], shape)
             step = min(MASKED_BLOCK if masked else last - first, most or last - first)
             for q0 in range(first, last, step):
-                spans = [Span(row, q0, min(q0 + step, last)) for row in rows]
+                spans = [QuerySpan(row, q0, min(q0 + step, last)) for row in rows]
                 k0, k1 = _keys(parts, spans, shape)
                 if k0 >= k1:
                     continue
@@ -156,11 +159,11 @@ def _runs(bias: Bias | None, shape: Shape, device: torch.device, most: int | Non
                 if left:
                     where = (torch.arange(q0, q1, device=device), torch.arange(k0, k1, device=device))
                     masks = _masks(left, part, where, shape)
-                yield Block(part, (slice(q0, q1),), (slice(k0, k1),), *masks)
+                yield ScoreBlock(part, (slice(q0, q1),), (slice(k0, k1),), *masks)
 
 
-def _keys(parts: list[Bias], spans: list[Span], shape: Shape) -> tuple[int, int]:
-    """Between which keys the spans' queries can see anything that all parts allow; (keys, 0) if there is none."""
+def _keys(parts: list[Bias], spans: list[QuerySpan], shape: AttentionShape) -> tuple[int, int]:
+    """The range of keys that all terms may allow the spans' queries; (keys, 0) if it is empty."""
     first, last = shape.keys, 0
     for span in spans:
         k0, k1 = 0, shape.keys
@@ -172,28 +175,28 @@ def _keys(parts: list[Bias], spans: list[Span], shape: Shape) -> tuple[int, int]
     return first, last
 
 
-def _allows_all(part: Bias, spans: list[Span], k0: int, k1: int, shape: Shape) -> bool:
+def _allows_all(part: Bias, spans: list[QuerySpan], k0: int, k1: int, shape: AttentionShape) -> bool:
     return all(part.allows_all(span, k0, k1, shape) for span in spans)
 
 
-def _whole(parts: list[Bias], spans: list[Span], shape: Shape) -> bool:
+def _whole(parts: list[Bias], spans: list[QuerySpan], shape: AttentionShape) -> bool:
     k0, k1 = _keys(parts, spans, shape)
     return k0 >= k1 or all(_allows_all(part, spans, k0, k1, shape) for part in parts)
 
 
 def _masks(
-    parts: list[Bias], rows: slice, where: tuple[Tensor, Tensor], shape: Shape
+    parts: list[Bias], rows: slice, where: tuple[Tensor, Tensor], shape: AttentionShape
 ) -> tuple[Tensor | None, Tensor | None]:
-    left = Sum(tuple(parts))
+    left = BiasSum(tuple(parts))
     return left.visible(rows, *where, shape), left.added(rows, *where)
 
 
-def _boxes(local: SpaceTime, others: list[Bias], shape: Shape, device: torch.device) -> Iterator[Block]:
-    """Blocks of a window: every combination of segments along the three axes, those of one area together."""
-    price = prices(device)
-    time, height, width = axes(local, shape.batch * shape.heads, price)
-    masks = Kept()
-    for run in _rows(others, shape, price):
+def _boxes(local: SpaceTime, others: list[Bias], shape: AttentionShape, device: torch.device) -> Iterator[ScoreBlock]:
+    """Blocks of a window: every combination of segments along the three axes, those of one area in sequence."""
+    cost = box_cost(device)
+    time, height, width = axes(local, shape.batch * shape.heads, cost)
+    masks = TensorCache()
+    for run in _rows(others, shape, cost):
         rows = slice(run[0], run[-1] + 1)
         for h, w, t in product(height, width, time):
             box = (t, h, w)
@@ -207,15 +210,15 @@ def _boxes(local: SpaceTime, others: list[Bias], shape: Shape, device: torch.dev
                 more, added = _masks(others, rows, where, shape)
                 seen = more if seen is None or more is None else seen & more
                 pattern = None
-            yield Block(rows, q, k, seen, added, pattern)
+            yield ScoreBlock(rows, q, k, seen, added, pattern)
 
 
 def _positions(grid: tuple[int, ...], box: tuple[slice, ...], device: torch.device) -> Tensor:
-    """Where a box's tokens are in the row, in the box's order."""
+    """The positions of a box's tokens in the row, in the box's order."""
     return torch.arange(prod(grid), device=device).view(grid)[box].flatten()
 
 
-_Pattern = tuple[int, tuple[tuple[int, int], ...]]  # of an axis: how many keys, and which each query sees of them
+_Pattern = tuple[int, tuple[tuple[int, int], ...]]  # of an axis: the number of keys, and each query's range
 
 
 def _relative(local: SpaceTime, axis: int, each: Segment) -> _Pattern:
@@ -223,7 +226,7 @@ def _relative(local: SpaceTime, axis: int, each: Segment) -> _Pattern:
 
 
 def _window(pattern: tuple[_Pattern, ...], device: torch.device) -> Tensor:
-    """Which pairs of a box are within the window: (queries, keys)."""
+    """The mask of a box: (queries, keys), True within the window."""
     seen = torch.ones((1,) * 6, dtype=torch.bool, device=device)
     for axis, (keys, sees) in enumerate(pattern):
         bounds = torch.tensor(sees) if device.type == "cpu" else keep_alive(_sent(sees, device))  # (q, 2)
@@ -237,13 +240,13 @@ def _window(pattern: tuple[_Pattern, ...], device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _sent(sees: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """What queries see along an axis, on a GPU. The latest are kept, as launches with copies are not recorded."""
+    """The ranges along an axis, on a GPU. Cached, since CUDA graphs cannot record copies from the host."""
     with torch.inference_mode(False):  # training may ask for them later
         return devices.upload(torch.tensor(sees), device)
 
 
 class Cut(NamedTuple):
-    """One way to cut an axis: its pairs and keys summed over segments, and the pairs of the largest."""
+    """One way to split an axis: its pairs and keys summed over segments, and the pairs of the largest."""
 
     segments: tuple[Segment, ...]
     pairs: int
@@ -252,18 +255,18 @@ class Cut(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def axes(local: SpaceTime, heads: int, price: Prices = PRICES["cpu"]) -> tuple[tuple[Segment, ...], ...]:
-    """How to cut the three axes, so that the blocks of all combinations cost least; `heads` of all rows together.
+def axes(local: SpaceTime, heads: int, cost: BoxCost = BOX_COSTS["cpu"]) -> tuple[tuple[Segment, ...], ...]:
+    """How to split the three axes at the least cost of all blocks; `heads` is the number of heads over all rows.
 
-    Large boxes see more keys than each of their queries needs, small ones are slow to run.
+    Large boxes compute keys that some of their queries do not need; small ones cost launches.
     """
     found = [cuts(local.sees(axis), local.tile[axis] if local.tile else 1) for axis in range(3)]
-    best = min(product(*found), key=lambda cut: _cost(cut, local.grid, price.start / price.pair / heads))
+    best = min(product(*found), key=lambda cut: _cost(cut, local.grid, cost.start / cost.pair / heads))
     return tuple(each.segments for each in best)
 
 
 def cuts(sees: list[tuple[int, int]], tile: int) -> list[Cut]:
-    """Ways to cut one axis: those of least pairs and keys, at several prices of a key, and equal steps."""
+    """Ways to split one axis: those of the fewest pairs and keys, at several costs of a key, and equal steps."""
     n = len(sees)
     changes = [i for i in range(n) if i == 0 or sees[i] != sees[i - 1]]
     found = {tuple(_cheapest(sees, changes, 2**power)) for power in range(n.bit_length() + 1)}
@@ -274,14 +277,14 @@ def cuts(sees: list[tuple[int, int]], tile: int) -> list[Cut]:
     return [_cut(sees, starts) for starts in sorted(found)]
 
 
-def _cheapest(sees: list[tuple[int, int]], changes: list[int], price: int) -> list[int]:
-    """Where segments begin, of `changes`, so that the sum of their keys times (their queries + price) is least."""
+def _cheapest(sees: list[tuple[int, int]], changes: list[int], key_cost: int) -> list[int]:
+    """The `changes` at which segments begin so that the sum of their keys times (their queries + key_cost) is least."""
     ends = [*changes[1:], len(sees)]
     cost, begin = [0], list[int]()
     for last, q1 in enumerate(ends):
         k1 = sees[q1 - 1][1]
         tried = range(max(0, last - _LONGEST), last + 1)
-        best = min((cost[i] + (k1 - sees[changes[i]][0]) * (q1 - changes[i] + price), i) for i in tried)
+        best = min((cost[i] + (k1 - sees[changes[i]][0]) * (q1 - changes[i] + key_cost), i) for i in tried)
         cost.append(best[0])
         begin.append(best[1])
     starts, last = [], len(ends)
@@ -302,7 +305,7 @@ def _cut(sees: list[tuple[int, int]], starts: tuple[int, ...]) -> Cut:
 
 
 def _cost(cut: tuple[Cut, ...], grid: tuple[int, int, int], start: float) -> float:
-    """In pairs of one head; `start` is what a box costs to start."""
+    """The cost in pairs of one head; `start` is that of launching a box."""
     count = prod(len(each.segments) for each in cut)
     masked = not all(s.whole for each in cut for s in each.segments)
     if masked and prod(each.most for each in cut) > MOST_MASKED:

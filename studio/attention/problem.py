@@ -1,6 +1,6 @@
-"""A problem: the shapes, dtype, device and bias of one call, checked once, without the tensors.
+"""`Problem`: the shapes, dtype, device and bias of one attention call, checked once, without the tensors.
 
-Backends say what they refuse by looking at a problem. This module knows nothing of backends.
+A backend decides by it whether it supports a call.
 
 Try it: ``studio attention --shape 1,4096,8,64``
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from studio.attention.bias import Bias, Causal, Shape, Span
+from studio.attention.bias import AttentionShape, Bias, Causal, QuerySpan
 from studio.caching import cached_property
 from studio.errors import UsageError
 
@@ -22,13 +22,13 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is asked of a backend.
+    """The sizes and settings of one attention call.
 
     Attributes:
-        batch, queries, keys: rows, and tokens a row on either side.
-        heads, kv_heads: of the queries, and of keys and values; the first is a multiple of the second.
-        head_dim, value_dim: numbers a head, of queries and keys, and of values.
-        grad: whether gradients will be asked for.
+        batch, queries, keys: rows, and query and key tokens per row.
+        heads, kv_heads: query heads, and key/value heads; `heads` is a multiple of `kv_heads`.
+        head_dim, value_dim: the head dimension of queries and keys, and of values.
+        grad: whether gradients are needed.
     """
 
     batch: int
@@ -46,19 +46,18 @@ class Problem:
     def __post_init__(self) -> None:
         if self.heads != self.kv_heads and (not self.kv_heads or self.heads % self.kv_heads):
             raise UsageError(
-                f"there are {self.heads} heads of queries and {self.kv_heads} of keys; the first must be a multiple "
-                "of the second"
+                f"{self.heads} query heads, {self.kv_heads} key/value heads: the first must be a multiple of the second"
             )
         if self.dtype not in DTYPES:
             known = ", ".join(_name(each) for each in DTYPES)
             raise UsageError(
-                f"the tensors are {_name(self.dtype)}; attention works on {known}", hint="convert them: `q.float()`"
+                f"the tensors are {_name(self.dtype)}; attention needs {known}", hint="convert them: `q.float()`"
             )
         if self.bias is not None:
             if not isinstance(self.bias, Bias):
                 raise UsageError(
-                    f"bias is {type(self.bias).__name__}; it must be a description of what queries may see",
-                    hint="`Dense(tensor)` is one",
+                    f"bias is {type(self.bias).__name__}; it must be a `studio.attention.Bias`",
+                    hint="wrap a mask tensor: `Dense(tensor)`",
                 )
             self.bias.check(self.shape)
 
@@ -68,12 +67,12 @@ class Problem:
         for name, each in (("q", q), ("k", k), ("v", v)):
             if each.dim() != 4:
                 raise UsageError(
-                    f"{name} is {tuple(each.shape)}; it must have four axes: (batch, tokens, heads, head_dim)"
+                    f"{name} is {tuple(each.shape)}; it must have four dimensions: (batch, tokens, heads, head_dim)"
                 )
         if len({q.shape[0], k.shape[0], v.shape[0]}) > 1 or k.shape[1:3] != v.shape[1:3] or q.shape[3] != k.shape[3]:
             raise UsageError(
-                f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not match: the batch must be equal, "
-                "k and v have equal tokens and heads, q and k equal head_dim"
+                f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} do not match: they need one batch "
+                "size, k and v the same tokens and heads, q and k the same head_dim"
             )
         if len({q.dtype, k.dtype, v.dtype}) > 1 or len({q.device, k.device, v.device}) > 1:
             places = ", ".join(
@@ -85,13 +84,13 @@ class Problem:
         return cls(*sizes, q.dtype, q.device, bias, grad)
 
     @cached_property
-    def shape(self) -> Shape:
-        """What a bias is laid over."""
-        return Shape(self.batch, self.heads, self.queries, self.keys)
+    def shape(self) -> AttentionShape:
+        """The sizes of the scores that a bias applies to."""
+        return AttentionShape(self.batch, self.heads, self.queries, self.keys)
 
     @cached_property
     def key(self) -> Hashable:
-        """Equal for problems that are served alike."""
+        """Equal for problems that the same backend serves."""
         bias = None if self.bias is None else self.bias.signature(self.shape)
         return self.sizes, self.dtype, self.device, self.grad, bias
 
@@ -102,40 +101,42 @@ class Problem:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to compute: the answer has no elements, or no key is there and it is zeros."""
+        """Whether there is nothing to compute: the output has no elements, or is zeros for lack of keys."""
         return 0 in (self.batch, self.queries, self.keys, self.heads, self.head_dim, self.value_dim)
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Names of the classes of all parts of the bias."""
+        """The class names of the bias's terms."""
         return frozenset(type(part).__name__ for part in self.bias.parts) if self.bias else frozenset()
 
     @property
     def open(self) -> bool:
-        """Whether the bias is none, or rules nothing out (as with one query behind a cache)."""
+        """Whether nothing is masked: no bias, or a causal one with a single query after a KV cache."""
         if self.bias is None:
             return True
-        whole = Span(0, 0, self.queries)
+        whole = QuerySpan(0, 0, self.queries)
         return isinstance(self.bias, Causal) and self.bias.allows_all(whole, 0, self.keys, self.shape)
 
     @property
     def plain_causal(self) -> bool:
-        """Whether the bias is what kernels call `is_causal`."""
+        """Whether the bias equals `is_causal` of torch's kernels."""
         return isinstance(self.bias, Causal) and self.bias.plain(self.shape)
 
     @property
     def corner_causal(self) -> bool:
-        """Whether the bias is causal with the last query seeing the last key, as a chunk of a prompt behind a cache."""
+        """Whether the bias is causal from the bottom right: the last query attends to the last key, as in chunked
+        prefill.
+        """
         bias = self.bias
         return isinstance(bias, Causal) and bias.window is None and bias.shift(self.shape) == self.keys - self.queries
 
     @property
     def dtype_name(self) -> str:
-        """Such as `float32`."""
+        """The dtype's name, such as `float32`."""
         return _name(self.dtype)
 
     def mask_bytes(self) -> int:
-        """Bytes of the bias written out as floats, as small as it broadcasts."""
+        """Bytes of the bias as a float mask, before broadcasting."""
         if self.bias is None:
             return 0
         rows = self.batch if self.kinds & {"Lengths"} else 1

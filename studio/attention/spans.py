@@ -1,9 +1,8 @@
-"""Attention of many requests at once, over one pool of keys and values in which each has a span: a step of text.
+"""Batched decoding on a GPU: attention of many requests over one KV cache pool, in which each request has a span.
 
-It is for GPUs. How long each is stands on the device, so that the host never waits and the launches can be captured in
-a CUDA graph. On CUDA `torch.nn.attention.varlen` (FlashAttention 2) reads the spans where they lie, in one launch.
-Where it is not to be had, keys and values are gathered, padded to the longest and masked. The project has not run it on
-a card.
+The lengths are on the device, so that the host never waits for it and a CUDA graph can capture the launches. On CUDA
+`torch.nn.attention.varlen` (FlashAttention 2) reads the spans in place, in one launch. Where it is missing, keys and
+values are gathered, padded to the longest and masked. Not run on a GPU yet.
 
 Try it: ``pytest tests/studio/attention/test_spans.py``
 """
@@ -20,26 +19,26 @@ import torch
 from torch import Tensor
 
 from studio.attention.bias import Dense
+from studio.attention.current import record_backend
 from studio.attention.dispatch import attend
-from studio.attention.serving import served
 from studio.caching import cached_property
 
 NAME = "varlen"
 _SHORT = (torch.float16, torch.bfloat16)
 _WIDEST_HEAD = 256
-MOST_OFF = 0.05  # of numbers around 1, in bfloat16
+MOST_OFF = 0.05  # error of outputs around 1, in bfloat16
 Kernel = Callable[[Tensor, Tensor, Tensor, "Spans", int | None, float], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """N requests, whose queries stand one behind the other in a packed row; the last key of each is its last query's.
+    """N requests, whose queries are packed into one row; the last key of each belongs to its last query.
 
     Attributes:
-        ends: (N + 1,) int32, on the device: where each request's queries begin in the row, and their number.
-        begins: (N + 1,) int32: where each span begins in the pool; the last number is not used.
-        used: (N,) int32: keys of each, those of its queries among them.
-        most_queries, most_keys: no request has more.
+        ends: (N + 1,) int32, on the device: where each request's queries begin in the row, then the total.
+        begins: (N + 1,) int32: where each span begins in the pool; the last one is unused.
+        used: (N,) int32: the number of keys of each, including those of its queries.
+        most_queries, most_keys: upper bounds for every request.
     """
 
     ends: Tensor
@@ -49,19 +48,19 @@ class Spans:
     most_keys: int
 
     @cached_property
-    def places(self) -> Tensor:
-        """Where the keys of each stand in the pool, (N, most_keys); beyond those in use any place that there is."""
+    def key_positions(self) -> Tensor:
+        """The positions of each request's keys in the pool, (N, most_keys); any valid one beyond those in use."""
         at = torch.arange(self.most_keys, device=self.used.device)  # (K,)
         return self.begins[:-1, None] + torch.where(at < self.used[:, None], at, 0)
 
     @cached_property
     def queries(self) -> Tensor:
-        """Where the queries of each stand in the row, (N, most_queries), the last one repeated."""
+        """The positions of each request's queries in the row, (N, most_queries), the last one repeated."""
         at = torch.arange(self.most_queries, device=self.used.device)  # (n,)
         return torch.minimum(self.ends[:-1, None] + at, self.ends[1:, None] - 1)
 
     def rows(self, total: int) -> Tensor:
-        """Where each of the `total` queries of the row stands among `queries`, flattened: (T,)."""
+        """The index of each of the row's `total` queries in `queries`, flattened: (T,)."""
         at = torch.arange(total, dtype=torch.int32, device=self.used.device)  # (T,)
         request = torch.searchsorted(self.ends[1:], at, right=True)
         return request * self.most_queries + at - self.ends[request]
@@ -71,7 +70,7 @@ class Spans:
         return {}
 
     def seen(self, window: int | None) -> Tensor:
-        """Which keys each query sees, bool (N, 1, most_queries, most_keys)."""
+        """The mask, bool (N, 1, most_queries, most_keys), True for visible keys."""
         if window not in self._seen:
             at = torch.arange(self.most_keys, device=self.used.device)  # (K,)
             place = (self.used - self.ends[1:])[:, None] + self.queries  # (N, n), counted from the span's beginning
@@ -83,23 +82,23 @@ class Spans:
 
 
 def attend_spans(q: Tensor, k: Tensor, v: Tensor, spans: Spans, window: int | None = None) -> Tensor:
-    """softmax(q k / sqrt(head_dim)) v of each request over its own span, causal from its last query and key on.
+    """softmax(q k / sqrt(head_dim)) v of each request over its own span, causal from the bottom right.
 
     Args:
         q: packed queries (T, heads, head_dim).
         k, v: the pool (tokens, kv_heads, head_dim); heads is a multiple of kv_heads.
-        window: how many of the last keys a query sees, itself included; None is all.
+        window: the number of keys that a query attends to, including its own (sliding window); None is all.
 
-    Returns (T, heads, head_dim). What stands in the pool outside of a request's keys never reaches it, NaN included.
+    Returns (T, heads, head_dim). The rest of the pool never affects a request, not even NaN.
     """
     if not why_not(q.dtype, q.device, q.shape[-1]):
-        served(NAME)
+        record_backend(NAME)
         return KERNELS[q.device.type](q, k, v, spans, window, 1 / math.sqrt(q.shape[-1]))
     return _gathered(q, k, v, spans, window)
 
 
 def why_not(dtype: torch.dtype, device: torch.device, head_dim: int) -> str:
-    """Why the device's own kernel for spans cannot serve; empty if it can."""
+    """Why the device's own kernel for spans cannot be used; empty if it can."""
     if device.type not in KERNELS:
         return f"there is no such kernel for {device.type}"
     return _why_not_cuda(dtype, device, head_dim) if device.type == "cuda" else ""
@@ -107,13 +106,13 @@ def why_not(dtype: torch.dtype, device: torch.device, head_dim: int) -> str:
 
 @cache
 def _why_not_cuda(dtype: torch.dtype, device: torch.device, head_dim: int) -> str:
-    """What FlashAttention 2 takes, as torch's own checks have it, and the arguments that this torch must know."""
+    """The limits of FlashAttention 2, by torch's own checks, and the arguments that this torch must have."""
     if dtype not in _SHORT:
-        return f"the numbers are {str(dtype).removeprefix('torch.')}; it takes float16 and bfloat16"
+        return f"dtype is {str(dtype).removeprefix('torch.')}; it needs float16 or bfloat16"
     if head_dim % 8 or head_dim > _WIDEST_HEAD:
-        return f"heads are of {head_dim}; it takes multiples of 8 up to {_WIDEST_HEAD}"
+        return f"head_dim is {head_dim}; it must be a multiple of 8 up to {_WIDEST_HEAD}"
     if torch.version.hip:
-        return "it is not known on ROCm"
+        return "it is not supported on ROCm"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "it needs compute capability 8.0"
     try:
@@ -121,13 +120,13 @@ def _why_not_cuda(dtype: torch.dtype, device: torch.device, head_dim: int) -> st
     except ImportError:
         return "this torch has no torch.nn.attention.varlen"
     lacks = {"seqused_k", "window_size", "enable_gqa"} - {*inspect.signature(varlen_attn).parameters}
-    return f"torch's varlen_attn does not know `{min(lacks)}`" if lacks else _tried(dtype, device, head_dim)
+    return f"this torch's varlen_attn has no `{min(lacks)}`" if lacks else _tried(dtype, device, head_dim)
 
 
 def _tried(dtype: torch.dtype, device: torch.device, head_dim: int) -> str:
-    """Why the kernel fails on a small problem, or answers it wrongly: spans that lie apart, one of them with a prompt.
+    """Why the kernel fails on a small problem, or computes it wrongly: separate spans, one of them in prefill.
 
-    Raises what says that memory ran out, which says nothing of the kernel.
+    Raises OutOfMemoryError, which says nothing about the kernel.
     """
     draws = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(n, 2, head_dim, generator=draws).to(device, dtype) for n in (4, 64, 64))
@@ -143,12 +142,12 @@ def _tried(dtype: torch.dtype, device: torch.device, head_dim: int) -> str:
         raise
     except RuntimeError as error:
         return str(error).splitlines()[0]
-    return "" if off < MOST_OFF else f"its answers are off by {off:.3g}"
+    return "" if off < MOST_OFF else f"its outputs are off by {off:.3g}"
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, spans: Spans, window: int | None, scale: float) -> Tensor:
-    """By FlashAttention, which takes a span's beginning from the sums of lengths and its length from `seqused_k`; its
-    causal mask counts from the bottom right.
+    """By FlashAttention, which takes a span's start from `cu_seq_k` and its length from `seqused_k`; its causal mask
+    counts from the bottom right.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -162,15 +161,15 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, spans: Spans, window: int | None, s
 
 
 def _gathered(q: Tensor, k: Tensor, v: Tensor, spans: Spans, window: int | None) -> Tensor:
-    """By whatever kernel takes a mask, over keys and values that were padded to the longest."""
+    """By a kernel that takes a mask, over keys and values padded to the longest."""
     count, kv_heads = len(spans.used), k.shape[1]
-    places = spans.places.flatten()
+    positions = spans.key_positions.flatten()
     seen = spans.seen(window)  # (N, 1, n, K)
-    known = spans.seen(None)[:, 0, -1, :, None, None]  # (N, K, 1, 1): what is not known may be NaN
+    known = spans.seen(None)[:, 0, -1, :, None, None]  # (N, K, 1, 1): unused keys may be NaN
     keys, values = (
-        each.index_select(0, places).view(count, -1, *each.shape[1:]).masked_fill(~known, 0) for each in (k, v)
+        each.index_select(0, positions).view(count, -1, *each.shape[1:]).masked_fill(~known, 0) for each in (k, v)
     )  # (N, K, G, D) each
-    each = q.shape[1] // kv_heads  # heads of queries for one of keys; they become queries of it
+    each = q.shape[1] // kv_heads  # query heads per key/value head; they become its queries
     padded = q[:, None] if spans.most_queries == 1 else q[spans.queries]  # (N, n, H, D)
     padded = padded.reshape(count, -1, kv_heads, each, q.shape[2]).transpose(2, 3).flatten(1, 2)  # (N, n * H/G, G, D)
     made = attend(padded, keys, values, bias=Dense(seen.repeat_interleave(each, 2)))

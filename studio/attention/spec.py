@@ -1,7 +1,7 @@
 """Biases as text, for the command line: `causal:window=128`, `spacetime:grid=8x24x24,window=4x16x8,tile=4x8x8`.
 
-A bias is a kind, a colon, and names with values; several are joined by `+`. Sizes are `8x24x24`, rows of numbers
-`0/512/900`. `none` is no bias. `Dense` has no text, as it is a tensor.
+A bias is a kind, a colon, and `name=value` pairs; `+` joins several. Sizes are `8x24x24`, lists of numbers `0/512/900`.
+`none` is no bias. `Dense` has no text form, since it is a tensor.
 
 Try it: ``python -c "from studio.attention.spec import parse; print(parse('causal:window=4+lengths:keys=5/7'))"``
 """
@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from studio.attention.bias import Bias, Blocks, Causal, Lengths, SpaceTime
+from studio.attention.bias import Bias, Blocks, Causal, Lengths
+from studio.attention.spacetime import SpaceTime
 from studio.errors import UnknownName, UsageError
 
 
@@ -44,7 +45,7 @@ _KINDS: dict[str, tuple[Callable[..., Bias], _Fields, tuple[str, ...]]] = {
 
 
 def parse(text: str) -> Bias | None:
-    """The bias that `text` describes. Raises UsageError, with the nearest name where one is misspelt."""
+    """The bias that `text` describes. Raises UsageError, which suggests the nearest name for a misspelt one."""
     if text.strip() == "none":
         return None
     bias: Bias | None = None

@@ -1,7 +1,7 @@
-"""What was measured of attention backends on this machine: seconds by kind of problem and backend.
+"""Measurements of attention backends on this machine: seconds by kind of problem and backend.
 
-Written by ``studio attention --tune`` alone, into one small JSON file of the data folder, whole or not at all. It holds
-for one set of library versions and one number of threads; a damaged or outdated file is as good as none.
+Only ``studio attention --tune`` writes them, atomically, to one small JSON file in the data folder. They are valid for
+one set of library versions and one number of threads; a damaged or outdated file is ignored.
 
 Try it: ``studio attention --shape 1,1024,8,64 --tune``
 """
@@ -27,7 +27,7 @@ _MOST_BYTES = 4 << 20
 
 
 class Table:
-    """Seconds by kind of problem and backend. `path` is None for one that is kept nowhere."""
+    """Seconds by kind of problem and backend. A `path` of None keeps the table in memory only."""
 
     def __init__(self, path: Path | None = None, rows: Mapping[str, Mapping[str, float]] | None = None) -> None:
         self.path = path
@@ -35,7 +35,7 @@ class Table:
 
     @classmethod
     def load(cls, home: Path | None = None) -> Table:
-        """The table of a data folder (the usual one unless named); empty if there is none that holds."""
+        """The table of a data folder (by default the usual one); empty if there is no valid one."""
         path = (default_home() if home is None else home) / FILE
         if not path.is_file():
             return cls(path)
@@ -52,8 +52,8 @@ class Table:
         found = self.rows.get(kind_of(problem), {}) if self.rows else {}
         return sorted(found, key=lambda name: found[name])
 
-    def learn(self, problem: Problem, seconds: Mapping[str, float]) -> None:
-        """Replace what is known of a problem's kind."""
+    def record(self, problem: Problem, seconds: Mapping[str, float]) -> None:
+        """Replace the measurements for a problem's kind."""
         self.rows[kind_of(problem)] = dict(seconds)
 
     def save(self) -> None:
@@ -66,7 +66,7 @@ class Table:
 
 
 def kind_of(problem: Problem) -> str:
-    """Problems of one kind have one fastest backend: device, dtype, head sizes, bias, and tokens to a power of two."""
+    """The key of a problem: device, sizes to a power of two, dtype, head sizes, bias."""
     sizes = [_rounded(n) for n in (problem.batch * problem.heads, problem.queries, problem.keys)]
     bias = " + ".join(sorted(problem.kinds)) or "none"
     if problem.open or problem.plain_causal:
@@ -85,7 +85,7 @@ def kind_of(problem: Problem) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What a measurement holds for."""
+    """The versions and the number of threads that a measurement is valid for."""
     found = {"threads": str(torch_setup.threads())}
     for name in ("multimodal-studio", "torch", "xformers", "triton"):
         try:
@@ -96,5 +96,5 @@ def versions() -> dict[str, str]:
 
 
 def _rounded(n: int) -> int:
-    """The power of two from which it is less than a factor of 1.5 away, upwards."""
+    """The nearest power of two, rounding up from a factor of 1.5."""
     return 1 << max(0, (2 * n // 3)).bit_length() if n > 1 else n

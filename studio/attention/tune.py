@@ -1,6 +1,6 @@
-"""Measuring backends against each other on one problem, by turns, so that a busy machine is as unkind to each.
+"""Benchmarks of the backends on one problem, interleaved, so that other load affects all alike.
 
-Knows nothing of which will be chosen. Used by ``studio attention`` and nowhere while a request runs.
+Used by ``studio attention``, never while a request runs.
 
 Try it: ``studio attention --shape 1,1024,8,64 --tune``
 """
@@ -18,7 +18,7 @@ from studio.attention.dispatch import Dispatch
 from studio.attention.problem import Problem
 
 ROUNDS = 7
-ENOUGH_S = 2.0  # a backend that took so long in one round has no further ones
+ENOUGH_S = 2.0  # a backend that took longer in its first round is not measured again
 
 
 def tensors(problem: Problem, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,11 +34,11 @@ def tensors(problem: Problem, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def measure(dispatch: Dispatch, problem: Problem, names: Sequence[str], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of a forward call on each named backend, which must not refuse the problem."""
+    """Median seconds of a forward call by backend. None of the named backends may refuse the problem."""
     q, k, v = tensors(problem)
     taken: dict[str, list[float]] = {name: [] for name in names}
     with torch.inference_mode():
-        for turn in range(rounds + 1):  # the first builds kernels
+        for turn in range(rounds + 1):  # the first round compiles
             for name, times in taken.items():
                 if turn > 1 and times[0] > ENOUGH_S:
                     continue

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Self
 
 from studio import devices
-from studio.attention.serving import Serving
+from studio.attention.current import DispatchSettings
 from studio.devices import torch_setup
 from studio.devices.memory import host_free_memory
 from studio.engine.cost.profile import Profile
@@ -61,7 +61,7 @@ class Engine:
         watchers: Sequence[Watcher] = (),
         saver: Saver | None = None,
         numbers: Iterator[int] | None = None,
-        attention: Serving | None = None,
+        attention: DispatchSettings | None = None,
         host_share: float = 0.5,
         notices: Sequence[str] = (),
         limit: RequestLimit | None = None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from studio.attention.serving import lending
+from studio.attention.current import use_dispatch
 from studio.devices import Device, torch_setup
 from studio.devices.memory import MemoryProbe
 from studio.engine.calls.call import Calling, ask
@@ -213,7 +213,7 @@ class Invoker:
 
         def run() -> T:
             torch_setup.use_threads(threads)
-            with lending(serving) as used:
+            with use_dispatch(serving) as used:
                 try:
                     made = work()
                     self.device.synchronize()  # so that times, timeouts and errors are of the run, not the launch

@@ -1,11 +1,12 @@
-"""The one place where files from elsewhere meet the libraries that build models of them.
+"""Safe loading of untrusted model folders with transformers, diffusers, open_clip, timm and peft.
 
-A model's folder is data from a stranger. transformers, diffusers, open_clip, timm and peft read its configs themselves,
-and some keys there name Python files, repositories on a hub, or other folders. So a library never reads such a file:
-here it is read, bounded, and only the keys that describe a shape are handed on. Keys that ask for code are refused.
-Loading happens `offline`. `tests/studio/loaders/test_calls.py` finds every call that goes another way.
+These libraries read configs themselves, and some keys name Python files, repositories on a hub, or other folders. So
+the
+libraries never read such a file: it is read here, with limits, and only keys that describe the model are passed on.
+Keys that request code are rejected. Loading happens `offline`. `tests/studio/loaders/test_calls.py` finds calls that
+bypass this package.
 
-This module holds what the libraries share; there is one module for each library. It loads no torch.
+This module has the shared parts; there is one module per library. It loads no torch.
 
 Try it: ``pytest tests/studio/loaders``
 """
@@ -28,12 +29,12 @@ from studio.errors import ModelError, WeightsError
 from studio.files import read_regular, scratch_folder
 
 MOST_CONFIG = 4 << 20  # bytes of a config
-MOST_INDEX = 16 << 20  # bytes of a list of shards
-MOST_TOKENIZER = 64 << 20  # bytes of a tokenizer's file; the largest in use have 35 MB
-MOST_LIST = 4096  # members of a list in a config
+MOST_INDEX = 16 << 20  # bytes of a shard index
+MOST_TOKENIZER = 64 << 20  # bytes of a tokenizer file; the largest known are 35 MB
+MOST_LIST = 4096  # items of a list in a config
 MOST_LAYERS = 1024
-MOST_BUFFERS = 1 << 30  # bytes that a module computes of its config; the largest known makes 300 MB
-MOST_PARTS = 50_000  # parameters of a module, each a tensor; the largest known have 2,000
+MOST_BUFFERS = 1 << 30  # bytes of buffers that a module computes from its config; the largest known are 300 MB
+MOST_PARTS = 50_000  # parameter tensors of a module; the largest known have 2,000
 MOST_SIDE = 8192  # pixels
 MOST_NUMBER = 1 << 24
 MOST_WORDS = 1 << 22
@@ -42,13 +43,13 @@ CODE = (
     "auto_map", "trust_remote_code", "custom_pipeline", "custom_pipelines", "custom_generate", "custom_code",
     "remote_code", "_target_", "code_revision",
 )  # fmt: skip
-"""Keys that ask a library to run Python that is not its own."""
+"""Keys that request remote code."""
 
-_AGAIN = "get the model again, or name another"
+_AGAIN = "download the model again, or use another"
 
 
 def regular(path: Path, most: int) -> bytes:
-    """The bytes of a regular file of at most `most`. Raises WeightsError; a pipe or device is never waited for."""
+    """The bytes of a regular file of at most `most`. Raises WeightsError; pipes and devices are rejected."""
     try:
         return read_regular(path, most)
     except OSError as error:
@@ -56,7 +57,7 @@ def regular(path: Path, most: int) -> bytes:
 
 
 def read_config(path: Path, most: int = MOST_CONFIG) -> dict[str, Any]:
-    """A JSON object from a file. Raises WeightsError for another file, and for one that asks for code to be run."""
+    """The JSON object in a file. Raises WeightsError for other files, and for one that requests code."""
     try:
         found = json.loads(regular(path, most))
         refuse_code(path, found)
@@ -68,12 +69,12 @@ def read_config(path: Path, most: int = MOST_CONFIG) -> dict[str, Any]:
 
 
 def refuse_code(path: Path, value: Any) -> None:
-    """Raise WeightsError if a key, at any depth, asks for Python that came with the model or is on a hub."""
+    """Raise WeightsError if a key, at any depth, requests Python code from the model or a hub."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key in CODE and inner not in (None, False, {}, [], ""):
-                hint = "name a model that the installed libraries know by themselves"
-                raise WeightsError(path, f"`{path}` asks to run its own code (`{key}`); no model may", hint=hint)
+                hint = "use a model that the installed libraries support without remote code"
+                raise WeightsError(path, f"`{path}` requests remote code (`{key}`), which is never run", hint=hint)
             refuse_code(path, inner)
     elif isinstance(value, list):
         for each in value:
@@ -81,7 +82,7 @@ def refuse_code(path: Path, value: Any) -> None:
 
 
 def allowed(path: Path, values: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """The values of these keys, each a plain value in bounds. Raises WeightsError for one that is out of bounds."""
+    """The values of these keys. Raises WeightsError for a value beyond the limits."""
     return {key: _plain(path, key, value, 0) for key, value in values.items() if key in keys}
 
 
@@ -93,7 +94,7 @@ def _plain(path: Path, key: str, value: Any, depth: int) -> Any:
             return [_plain(path, key, each, depth + 1) for each in value]
         return {name: _plain(path, name, each, depth + 1) for name, each in value.items()}
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > (most := _most(key)):
-        raise WeightsError(path, f"`{key}` in `{path}` is {value:.6g}; it may be at most {most:,}", hint=_AGAIN)
+        raise WeightsError(path, f"`{key}` in `{path}` is {value:.6g}; it must be at most {most:,}", hint=_AGAIN)
     return value
 
 
@@ -104,10 +105,10 @@ def _most(key: str) -> int:
 
 
 def check_size(path: Path, build: Callable[[], Any]) -> None:
-    """Raise WeightsError if what `build` makes of the config at `path` has too many parts, or too large buffers.
+    """Raise WeightsError if the module that `build` makes of the config at `path` has too many parameters or buffers.
 
-    Weights are bounded by the files that hold them. What a class computes (masks, tables of positions) is bounded by
-    nothing but its config, so the module is built once without memory, on the meta device, and counted.
+    Weights are bounded by their files, but buffers (masks, position tables) only by the config, so the module is built
+    once on the meta device, without memory, and measured.
     """
     import torch
 
@@ -115,22 +116,22 @@ def check_size(path: Path, build: Callable[[], Any]) -> None:
         with torch.device("meta"), _counted(path):
             size = sum(each.nbytes for each in build().buffers())
     except (RuntimeError, NotImplementedError):
-        return  # a class that looks at numbers while it is built; the real build follows, and tells what is wrong
+        return  # a class that reads values while it is built; the real build reports errors
     if size > MOST_BUFFERS:
-        message = f"`{path}` asks for tables of {size:,} bytes beside the weights; at most {MOST_BUFFERS:,} are made"
+        message = f"`{path}` needs buffers of {size:,} bytes; at most {MOST_BUFFERS:,} are allowed"
         raise WeightsError(path, message, hint=_AGAIN)
 
 
 @contextmanager
 def _counted(path: Path) -> Iterator[None]:
-    """Raise WeightsError when a module of this thread gets more than `MOST_PARTS` parameters meanwhile."""
+    """Raise WeightsError if modules built by this thread in the block have more than `MOST_PARTS` parameters."""
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
     mine, count = threading.get_ident(), itertools.count(1)
 
     def hook(*_: Any) -> None:
         if threading.get_ident() == mine and next(count) > MOST_PARTS:
-            raise WeightsError(path, f"`{path}` asks for more than {MOST_PARTS:,} parameters", hint=_AGAIN)
+            raise WeightsError(path, f"`{path}` needs more than {MOST_PARTS:,} parameter tensors", hint=_AGAIN)
 
     handle = register_module_parameter_registration_hook(hook)
     try:
@@ -141,49 +142,49 @@ def _counted(path: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder among the system's temporary ones, of this user only. The next one removes what a kill leaves of it."""
+    """A temporary folder, private to the user. If the process is killed, the next call removes it."""
     with scratch_folder(Path(tempfile.gettempdir()), mode=0o700) as made:
         yield made
 
 
 def check_index(folder: Path) -> None:
-    """Raise WeightsError if a shard index names files outside the folder, or an adapter names another model."""
+    """Raise WeightsError for a shard index with files outside the folder, and for an adapter."""
     for path in sorted(folder.glob("*.index.json")):
         shards = read_config(path, MOST_INDEX).get("weight_map")
         if not isinstance(shards, dict) or any(
             not isinstance(name, str) or Path(name).name != name for name in shards.values()
         ):
-            raise WeightsError(path, f"`{path}` names weights outside its folder", hint=_AGAIN)
+            raise WeightsError(path, f"`{path}` lists weight files outside its folder", hint=_AGAIN)
     if (folder / "adapter_config.json").exists():
         hint = "merge the adapter into the model first: `merge_and_unload` in peft"
-        raise WeightsError(folder, f"`{folder}` is an adapter of another model, which is not loaded", hint=hint)
+        raise WeightsError(folder, f"`{folder}` is an adapter (such as LoRA), not a whole model", hint=hint)
 
 
-_wanted: ContextVar[list[str] | None] = ContextVar("studio_network_wanted", default=None)
-"""What asked for the network while this thread loads; None outside of `offline`."""
+_attempts: ContextVar[list[str] | None] = ContextVar("studio_network_attempts", default=None)
+"""Addresses that this thread tried to reach while loading; None outside of `offline`."""
 
 
 @contextmanager
 def offline(what: Path) -> Iterator[None]:
-    """Refuse this thread the network meanwhile. Raises ModelError if anything asked for it, caught or not."""
+    """Block the network for this thread. Raises ModelError if it was used, even if the error was caught."""
     _guard()
-    wanted: list[str] = []
-    token = _wanted.set(wanted)
+    attempts: list[str] = []
+    token = _attempts.set(attempts)
     try:
         yield
     except Exception as error:
-        if wanted:
-            raise _reached(what, wanted[0]) from error
+        if attempts:
+            raise _reached(what, attempts[0]) from error
         raise
     finally:
-        _wanted.reset(token)
-    if wanted:
-        raise _reached(what, wanted[0])
+        _attempts.reset(token)
+    if attempts:
+        raise _reached(what, attempts[0])
 
 
 def _reached(what: Path, where: str) -> ModelError:
-    message = f"loading `{what}` asked for the network ({where[:80]}), and nothing is fetched while a model loads"
-    return ModelError(message, hint="put every file it needs into its folder, or pull it: `studio models pull`")
+    message = f"loading `{what}` tried to access the network ({where[:80]}), which is blocked while a model loads"
+    return ModelError(message, hint="put all its files into the folder, or download it with `studio models pull`")
 
 
 _NETWORK = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname")
@@ -191,14 +192,14 @@ _NETWORK = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddr
 
 @cache
 def _guard() -> None:
-    """Install the audit hook, once; it costs a comparison an event. Python lets no hook be removed."""
+    """Install the audit hook, once: it costs one comparison per event. Python cannot remove hooks."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event.startswith("socket.") and event in _NETWORK and (wanted := _wanted.get()) is not None:
+        if event.startswith("socket.") and event in _NETWORK and (attempts := _attempts.get()) is not None:
             place = args[0] if event.startswith("socket.get") else args[1]
             if isinstance(place, str | bytes) and not event.startswith("socket.get"):
-                return  # a socket of this machine's own
-            wanted.append(f"{place!s}")
+                return  # a Unix socket
+            attempts.append(f"{place!s}")
             raise ConnectionRefusedError(f"no network while a model loads: {place!s}")
 
     sys.addaudithook(hook)

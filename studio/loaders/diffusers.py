@@ -1,7 +1,7 @@
-"""diffusers' modules, schedulers and pipelines out of folders that strangers wrote.
+"""diffusers' modules, schedulers and pipelines from untrusted folders.
 
-A class is made of the keys that its constructor declares, and a pipeline of parts that were loaded one by one: the
-library's own reader of pipelines imports what `model_index.json` names.
+A class gets only the keys that its constructor declares. A pipeline is built from components loaded one by one, since
+the library's own loader imports the modules that `model_index.json` names.
 
 Try it: ``module("AutoencoderKL", Path("folder/vae"))``
 """
@@ -22,7 +22,7 @@ def config(kind: str, path: Path) -> dict[str, Any]:
 
 
 def module(kind: str, folder: Path) -> Any:
-    """A module of class `kind` with the shape that `config.json` says, and without its weights. Raises WeightsError."""
+    """A module of class `kind` built from `config.json`, without weights. Raises WeightsError."""
     check_size(folder / "config.json", lambda: _made(kind, folder / "config.json"))
     return _made(kind, folder / "config.json")
 
@@ -37,7 +37,7 @@ def pretrained(kind: str, folder: Path) -> Any:
     import diffusers
 
     check_index(folder)
-    config(kind, folder / "config.json")  # read by the library once more: what it asks for is refused or in bounds
+    config(kind, folder / "config.json")  # checked here first, since the library reads it too
     with offline(folder):
         try:
             return getattr(diffusers, kind).from_pretrained(
@@ -48,7 +48,7 @@ def pretrained(kind: str, folder: Path) -> Any:
 
 
 def pipeline(kind: str, index: dict[str, Any], path: Path, parts: dict[str, Any]) -> Any:
-    """A pipeline of class `kind` of parts that are loaded; plain settings are those of `model_index.json`."""
+    """A pipeline of class `kind` of loaded components, with the plain settings of `model_index.json`."""
     import diffusers
 
     settings = {key: value for key, value in index.items() if not isinstance(value, dict | list)}
@@ -85,5 +85,5 @@ def _made(kind: str, path: Path) -> Any:
 
 
 def _unusable(path: Path, error: Exception) -> WeightsError:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return WeightsError(path, f"diffusers cannot load `{path}`: {said[:200]}", hint="get the model again")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return WeightsError(path, f"diffusers cannot load `{path}`: {reason[:200]}", hint="download the model again")

@@ -1,7 +1,7 @@
-"""open_clip's models and tokenizers out of folders that strangers wrote.
+"""open_clip's models and tokenizers from untrusted folders.
 
-`open_clip_config.json` may name a network of timm's, a text tower of transformers' and a tokenizer with arguments of
-its own. Each is held to what the installed libraries have under plain names; nothing is looked up on a hub.
+`open_clip_config.json` may name a timm network, a text tower of transformers, and a tokenizer with arguments. Each must
+be known to the installed libraries by name; nothing is looked up on a hub.
 
 Try it: ``towers(configuration(Path("folder")), Path("folder"))``
 """
@@ -26,9 +26,9 @@ _MODEL = ("embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu",
 _PICTURES = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
 _FAMILIES = {"bert": "BertConfig", "m2m_100": "M2M100Config", "mt5": "MT5Config", "roberta": "RobertaConfig",
              "xlm-roberta": "XLMRobertaConfig"}  # fmt: skip
-"""The text towers of transformers that open_clip knows."""
+"""The text towers of transformers that open_clip supports."""
 _TOKENIZER = ("clean", "strip_sep_token", "language")
-MOST_PICTURE = 1024  # pixels of a side; CLIPs in use take 224 to 512
+MOST_PICTURE = 1024  # pixels per side; known CLIP models use 224 to 512
 _TIMM = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 
 
@@ -58,9 +58,10 @@ def configuration(folder: Path) -> dict[str, Any]:
 
 
 def build(shape: dict[str, Any], folder: Path) -> Callable[[], Any]:
-    """What makes the model of a `model_cfg`, without its weights. Raises WeightsError where its text tower is unknown.
+    """A function that builds the model of a `model_cfg`, without weights. Raises WeightsError for an unknown text
+    tower.
 
-    `folder` has the `config.json` of a text tower that is transformers'.
+    `folder` has the `config.json` of a text tower of transformers.
     """
     import open_clip
 
@@ -85,7 +86,7 @@ def build(shape: dict[str, Any], folder: Path) -> Callable[[], Any]:
 
 
 def tokenizer(text: dict[str, Any], folder: Path) -> Any:
-    """The tokenizer of a `text_cfg`: open_clip's own, or transformers' of the folder's files. Raises WeightsError."""
+    """The tokenizer of a `text_cfg`: open_clip's own, or transformers' with the folder's files. Raises WeightsError."""
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
     path, length = folder / CONFIG, text.get("context_length", 77)
@@ -110,15 +111,15 @@ def _check_vision(path: Path, vision: dict[str, Any]) -> None:
     import timm
 
     if not isinstance(name, str) or not _TIMM.fullmatch(name) or not timm.is_model(name.partition(".")[0]):
-        reason = f"`timm_model_name` is {name!r:.60}; it must be a network that the installed timm has"
+        reason = f"`timm_model_name` is {name!r:.60}; it must be a model of the installed timm"
         raise _wrong(path, reason)
 
 
 def _check_sides(path: Path, sides: Any) -> None:
-    """What a tower takes is squared in memory, whatever its weights are."""
+    """Memory grows with the square of the image size, whatever the weights are."""
     for side in sides if isinstance(sides, list) else [sides]:
         if side is not None and (not isinstance(side, int) or not 1 <= side <= MOST_PICTURE):
-            raise _wrong(path, f"a picture's side is {side!r:.60}; it must be a whole number up to {MOST_PICTURE}")
+            raise _wrong(path, f"the image size is {side!r:.60}; it must be a whole number up to {MOST_PICTURE}")
 
 
 def _check_text(path: Path, text: dict[str, Any]) -> None:
@@ -131,22 +132,22 @@ def _check_text(path: Path, text: dict[str, Any]) -> None:
 
 
 def _text_tower(text: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """The config of a text tower that is transformers', as plain values; None where it is open_clip's."""
+    """The config of a text tower of transformers, as plain values; None for one of open_clip."""
     name = text.get("hf_model_name")
     if not name:
         return None
     path = folder / "config.json"
     if not path.is_file():
-        reason = f"the text tower of `{folder}` is transformers' `{name!s:.60}`, which is not described here"
-        raise WeightsError(folder, reason, hint="put that model's `config.json` and tokenizer into the folder")
+        reason = f"the text tower of `{folder}` is `{name!s:.60}`, whose config.json is missing"
+        raise WeightsError(folder, reason, hint="add that model's `config.json` and tokenizer to the folder")
     family = read_config(path).get("model_type")
     if family not in _FAMILIES:
         known = ", ".join(sorted(_FAMILIES))
-        raise WeightsError(path, f"the text tower of `{folder}` is a {family!r:.60}; known are {known}")
+        raise WeightsError(path, f"the text tower of `{folder}` is a {family!r:.60}; supported: {known}")
     made = ours.config(_FAMILIES[family], folder).to_dict()
     return {key: value for key, value in made.items() if not key.startswith("_")} | {"model_type": family}
 
 
 def _wrong(path: Path, reason: str) -> WeightsError:
-    hint = "its config may be of a newer open_clip, or ask for more than is safe"
-    return WeightsError(path, f"`{path}` is refused: {reason}", hint=hint)
+    hint = "it may need a newer open_clip, or be unsafe"
+    return WeightsError(path, f"`{path}` is rejected: {reason}", hint=hint)

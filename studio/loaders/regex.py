@@ -1,9 +1,8 @@
-"""Whether a regular expression, in Oniguruma's syntax, is one whose search ends soon on every text.
+"""Checks regular expressions in Oniguruma's syntax against catastrophic backtracking (ReDoS).
 
-Oniguruma backtracks. What makes that explode is a repetition within a repetition, or one repetition after another that
-may take the same characters, or many choices in a row. So the rule is: what is repeated without bound has one length
-and no choice in it, of the repetitions in a branch at most one is followed by something that may fail, and the bounded
-choices multiply to few. Every known tokenizer obeys it.
+Backtracking explodes with nested repetitions, with consecutive repetitions of the same characters, and with many
+choices in sequence. So an unbounded repetition must contain one length and no choice, at most one repetition per branch
+may be followed by something that can fail, and bounded choices must multiply to few. All known tokenizers pass.
 
 Try it: ``fault(r"(a+)+$")``
 """
@@ -14,22 +13,22 @@ from dataclasses import dataclass, replace
 
 MOST_CHARACTERS = 4096
 MOST_COUNT = 256
-MOST_WAYS = 2000  # in which the bounded choices may be made; the known ones have some 40
-MOST_SIZE = 10_000  # characters that it stands for with its counts written out
+MOST_WAYS = 2000  # combinations of bounded choices; known patterns have about 40
+MOST_SIZE = 10_000  # characters with counts expanded
 _DEEPEST = 16
 
 
 @dataclass
-class _Found:
-    """What of a part matters.
+class _Properties:
+    """The properties of a subexpression.
 
     Attributes:
-        followed: open-ended repetitions in it that something follows which may fail.
-        open: those that nothing of the kind follows yet.
-        fails: whether it may fail.
+        followed: unbounded repetitions that are followed by something that can fail.
+        open: unbounded repetitions that are not (yet).
+        fails: whether it can fail.
         fixed: whether it has one length and no choice.
-        ways: in which its bounded choices may be made.
-        size: characters, with counts written out.
+        ways: the number of combinations of its bounded choices.
+        size: characters, with counts expanded.
     """
 
     followed: int = 0
@@ -45,21 +44,25 @@ class _Bad(Exception):
 
 
 def fault(pattern: str) -> str | None:
-    """Why a pattern is refused, as the rest of a sentence that it begins; None if it is sound."""
+    """Why a pattern is rejected, as a predicate such as `ends too soon`; None if it is safe."""
     if not isinstance(pattern, str) or len(pattern) > MOST_CHARACTERS:
         return f"has more than {MOST_CHARACTERS:,} characters"
     try:
         reader = _Reader(pattern)
         found = reader.branches(0)
         if reader.at < len(pattern):
-            raise _Bad("has a `)` too many")
+            raise _Bad("has an unmatched `)`")
     except _Bad as error:
         return str(error)
-    return "may search for ever: two repetitions stand before what may fail" if found.followed > 1 else None
+    return (
+        "may backtrack without end: it has two repetitions before something that can fail"
+        if found.followed > 1
+        else None
+    )
 
 
 class _Reader:
-    """Goes through a pattern once."""
+    """A parser of one pattern."""
 
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
@@ -72,27 +75,27 @@ class _Reader:
         return part
 
     def sees(self, *texts: str) -> bool:
-        """Whether one of these comes next; it is taken."""
+        """Whether one of these comes next; it is consumed."""
         for each in texts:
             if self.text.startswith(each, self.at):
                 self.at += len(each)
                 return True
         return False
 
-    def branches(self, depth: int) -> _Found:
-        """Branches parted by `|`, up to a `)` or the end."""
+    def branches(self, depth: int) -> _Properties:
+        """Branches separated by `|`, up to a `)` or the end."""
         if depth > _DEEPEST:
             raise _Bad("is nested too deep")
         parts = [self.branch(depth)]
         while self.sees("|"):
             parts.append(self.branch(depth))
-        return _Found(
+        return _Properties(
             max(each.followed for each in parts), max(each.open for each in parts), all(each.fails for each in parts),
             len(parts) == 1 and parts[0].fixed, sum(each.ways for each in parts), sum(each.size for each in parts),
         )  # fmt: skip
 
-    def branch(self, depth: int) -> _Found:
-        whole = _Found()
+    def branch(self, depth: int) -> _Properties:
+        whole = _Properties()
         while self.at < len(self.text) and self.text[self.at] not in "|)":
             part = self.repeated(self.atom(depth))
             if part.fails:
@@ -104,25 +107,25 @@ class _Reader:
             whole.ways *= part.ways
             whole.size += part.size
             if whole.ways > MOST_WAYS:
-                raise _Bad(f"may search for ever: its choices multiply to more than {MOST_WAYS:,}")
+                raise _Bad(f"may backtrack without end: its choices multiply to more than {MOST_WAYS:,}")
             if whole.size > MOST_SIZE:
-                raise _Bad(f"stands for more than {MOST_SIZE:,} characters")
+                raise _Bad(f"expands to more than {MOST_SIZE:,} characters")
         return whole
 
-    def atom(self, depth: int) -> _Found:
+    def atom(self, depth: int) -> _Properties:
         letter = self.take()
         if letter == "(":
             return self.group(depth)
         if letter == "[":
             self.members(0)
-            return _Found(fails=True)
+            return _Properties(fails=True)
         if letter == "\\":
             return self.escape()
         if letter in "*+?":
             raise _Bad(f"repeats nothing at `{letter}`")
-        return _Found(fails=True)
+        return _Properties(fails=True)
 
-    def group(self, depth: int) -> _Found:
+    def group(self, depth: int) -> _Properties:
         look = self.sees("?=", "?!", "?<=", "?<!")
         atomic = not look and self.sees("?>")
         if not look and not atomic and self.sees("?"):
@@ -133,17 +136,17 @@ class _Reader:
                 while (flag := self.take()) in "imx-":
                     pass
                 if flag == ")":
-                    return _Found()
+                    return _Properties()
                 if flag != ":":
-                    raise _Bad(f"has a group `(?{flag}`, which is not known")
+                    raise _Bad(f"has an unknown group `(?{flag}`")
         found = self.branches(depth + 1)
         if self.take() != ")":
-            raise _Bad("has a `(` too many")
+            raise _Bad("has an unmatched `(`")
         if look:
             return replace(found, open=0, fails=True, fixed=True)
         return replace(found, open=0, fixed=False) if atomic else found
 
-    def escape(self) -> _Found:
+    def escape(self) -> _Properties:
         letter = self.take()
         if letter in "pP" and self.sees("{"):
             self.until("}")
@@ -151,12 +154,12 @@ class _Reader:
             if self.sees("{"):
                 self.until("}")
         elif letter in "gk" or letter in "123456789":
-            raise _Bad("refers back to a group, which may search for ever")
+            raise _Bad("has a backreference, which may backtrack without end")
         elif letter in "XR":
-            return _Found(fails=True, fixed=False)
+            return _Properties(fails=True, fixed=False)
         elif letter in "KGc":
-            raise _Bad(f"has `\\{letter}`, which is not known")
-        return _Found(fails=True)
+            raise _Bad(f"has an unknown `\\{letter}`")
+        return _Properties(fails=True)
 
     def until(self, end: str) -> str:
         found = self.text.find(end, self.at)
@@ -167,7 +170,7 @@ class _Reader:
         return part
 
     def members(self, depth: int) -> None:
-        """The rest of `[…]`, which may hold others."""
+        """The rest of a character class `[…]`, which may be nested."""
         if depth > _DEEPEST:
             raise _Bad("is nested too deep")
         self.sees("^")
@@ -181,22 +184,22 @@ class _Reader:
                 else:
                     self.members(depth + 1)
 
-    def repeated(self, part: _Found) -> _Found:
-        """A part with what repeats it: `*`, `+`, `?`, `{n,m}`, each lazy or possessive or as it is."""
+    def repeated(self, part: _Properties) -> _Properties:
+        """A subexpression with its quantifier: `*`, `+`, `?`, `{n,m}`, each greedy, lazy or possessive."""
         while (bounds := self.bounds()) is not None:
             least, most = bounds
             possessive = not self.sees("?") and self.sees("+")
             if most is None or most > MOST_COUNT:
                 if not part.fixed:
-                    raise _Bad("may search for ever: it repeats what repeats or chooses")
+                    raise _Bad("may backtrack without end: it repeats a repetition or a choice")
                 fails = least > 0 and part.fails
-                part = _Found(part.followed, not possessive, fails, False, size=part.size * (least + 1))
+                part = _Properties(part.followed, not possessive, fails, False, size=part.size * (least + 1))
             elif (least, most) != (1, 1):
                 if most > 1 and (part.open or part.followed):
-                    raise _Bad("may search for ever: it repeats what repeats or chooses")
+                    raise _Bad("may backtrack without end: it repeats a repetition or a choice")
                 ways = sum(min(part.ways, MOST_WAYS) ** min(count, 16) for count in range(least, most + 1))
                 fixed, fails = part.fixed and least == most, least > 0 and part.fails
-                part = _Found(part.followed, part.open, fails, fixed, ways, part.size * most)
+                part = _Properties(part.followed, part.open, fails, fixed, ways, part.size * most)
         return part
 
     def bounds(self) -> tuple[int, int | None] | None:
@@ -216,5 +219,5 @@ class _Reader:
         low = int(least or 0)
         high = (int(most) if most else None) if comma else low
         if low > MOST_COUNT or (high or 0) > MOST_COUNT:
-            raise _Bad(f"counts further than {MOST_COUNT}")
+            raise _Bad(f"has a count over {MOST_COUNT}")
         return low, high

@@ -1,8 +1,8 @@
-"""Whether a `tokenizer.json` from elsewhere stays in bounds: what it makes of a text may not grow without end.
+"""Resource limits for untrusted `tokenizer.json` files, against unbounded growth of texts and regular expressions.
 
-The library `tokenizers` runs what the file describes: replacements one after another, each of which may lengthen the
-text, and regular expressions that may search for ever. So before it is built, every step's growth is multiplied up, and
-a regular expression must be one that cannot backtrack more than once over a text.
+The library `tokenizers` runs the replacements in the file, each of which may lengthen the text, and its regular
+expressions, which may backtrack exponentially. So before building, the growth of all steps is multiplied, and regular
+expressions are checked (regex.py).
 
 Try it: ``load(Path("folder/tokenizer.json"))``
 """
@@ -41,7 +41,7 @@ _PLAIN = {
     "decoder": ("BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Strip", "WordPiece"),
     "post_processor": ("BertProcessing", "ByteLevel", "RobertaProcessing"),
 }  # fmt: skip
-"""Steps whose growth the file cannot choose, by the place where they stand."""
+"""Steps with a fixed growth, by component."""
 _MEMBERS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders",
             "post_processor": "processors"}  # fmt: skip
 _BYTES = 4  # characters that ByteLevel makes of one
@@ -61,23 +61,23 @@ def build(content: dict[str, Any], path: Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(json.dumps(content))
     except Exception as error:  # the library raises a bare Exception
         message = f"`{path}` is not a tokenizer that the library `tokenizers` reads: {str(error)[:200]}"
-        raise WeightsError(path, message, hint="get the model again, or save its tokenizer anew") from None
+        raise WeightsError(path, message, hint="download the model again, or save its tokenizer again") from None
 
 
 def check(content: dict[str, Any], path: Path) -> None:
-    """Raise WeightsError if building or using this could take far more time or memory than its size and texts do."""
+    """Raise WeightsError if building or using the tokenizer could need excessive time or memory."""
     try:
         for reason in _faults(content):
-            raise WeightsError(path, f"`{path}` is refused: {reason}", hint="get the tokenizer from its maker again")
+            raise WeightsError(path, f"`{path}` is rejected: {reason}", hint="download the tokenizer again")
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
         message = f"`{path}` is not a tokenizer: {type(error).__name__}: {str(error)[:100]}"
-        raise WeightsError(path, message, hint="get the model again") from None
+        raise WeightsError(path, message, hint="download the model again") from None
 
 
 def check_words(words: Iterator[str] | list[str], path: Path) -> None:
     """Raise WeightsError for tokens that are too many or too long."""
     for reason in _words(words):
-        raise WeightsError(path, f"the tokenizer of `{path}` is refused: {reason}", hint="get the model again")
+        raise WeightsError(path, f"the tokenizer of `{path}` is rejected: {reason}", hint="download the model again")
 
 
 def _faults(content: dict[str, Any]) -> Iterator[str]:
@@ -85,11 +85,11 @@ def _faults(content: dict[str, Any]) -> Iterator[str]:
         growth = 1.0
         steps = list(_steps(content.get(place), place))
         if len(steps) > MOST_STEPS:
-            yield f"`{place}` has {len(steps)} steps; at most {MOST_STEPS} are run"
+            yield f"`{place}` has {len(steps)} steps; at most {MOST_STEPS} are allowed"
         for step in steps:
             kind = step.get("type")
             if kind not in _PLAIN[place] and kind not in _CHOSEN.get(place, ()):
-                yield f"`{place}` has a step {kind!r:.60}, which is not known"
+                yield f"`{place}` has an unknown step {kind!r:.60}"
             yield from _patterns(step)
             growth *= _growth(step)
         if growth > MOST_GROWTH:
@@ -106,7 +106,7 @@ _CHOSEN = {
 
 
 def _steps(step: Any, place: str) -> Iterator[dict[str, Any]]:
-    """The steps at a place, sequences taken apart."""
+    """The steps of a component, with sequences flattened."""
     if step is None:
         return
     if step.get("type") != "Sequence":
@@ -128,7 +128,7 @@ def _patterns(step: dict[str, Any]) -> Iterator[str]:
 
 
 def _growth(step: dict[str, Any]) -> float:
-    """How many characters or tokens a step may make of one; what it adds once to a text counts beyond `MOST_ADDED`."""
+    """The growth factor of a step; text added once counts only beyond `MOST_ADDED`."""
     kind = step["type"]
     if kind == "Replace":
         shortest = len(step["pattern"]["String"]) if "String" in step["pattern"] else 1
@@ -146,7 +146,7 @@ def _growth(step: dict[str, Any]) -> float:
 
 
 def _template(step: dict[str, Any]) -> float:
-    """How often a template repeats a text; every other token of it is added once."""
+    """The number of times that a template repeats a text."""
     pieces = [step.get("single") or [], step.get("pair") or []]
     ids = [each["ids"] for each in (step.get("special_tokens") or {}).values()]
     if max(map(len, [*pieces, *ids])) > MOST_PIECES:
@@ -155,7 +155,7 @@ def _template(step: dict[str, Any]) -> float:
 
 
 def _longest(charsmap: str) -> int:
-    """The longest text that sentencepiece's map of characters has for one: they follow a trie, parted by zeros."""
+    """The longest replacement in a sentencepiece character map: a trie, then replacements separated by zeros."""
     try:
         data = base64.b64decode(charsmap)
     except binascii.Error:

@@ -1,7 +1,7 @@
-"""transformers' configs, models and tokenizers out of folders that strangers wrote.
+"""transformers' configs, models and tokenizers from untrusted folders.
 
-A config is made of the keys that its class declares. A tokenizer is read out of a folder that is written here, of the
-files and keys below: the library's own reader would follow paths, classes and revisions that the files name.
+A config gets only the keys that its class declares. A tokenizer is loaded from a temporary copy with only the files and
+keys below, since the library follows paths, classes and revisions in the files.
 
 Try it: ``tokenizer("CLIPTokenizer", Path("folder/tokenizer"))``
 """
@@ -26,25 +26,25 @@ _SETTINGS = (
     "legacy", "model_input_names", "padding_side", "split_special_tokens", "strip_accents", "tokenize_chinese_chars",
     "tokenizer_class", "truncation_side",
 )  # fmt: skip
-"""Keys of `tokenizer_config.json` that are handed on, besides `model_max_length` and each special token."""
+"""Keys of `tokenizer_config.json` that are passed on, besides `model_max_length` and special tokens."""
 _WORDS = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _MOST_LENGTH = 1 << 24
 
 
 def config(kind: str, folder: Path) -> Any:
-    """The config of a class of transformers, such as `CLIPTextConfig`, out of `config.json`. Raises WeightsError."""
+    """The config of a class of transformers, such as `CLIPTextConfig`, from `config.json`. Raises WeightsError."""
     import transformers
 
     made, path = getattr(transformers, kind), folder / "config.json"
     values = read_config(path)
     key = getattr(made, "base_config_key", "")
     if key and isinstance(values.get(key), dict) and values.get("model_type") != made.model_type:
-        values = values[key]  # the config of a whole CLIP has one for each tower
+        values = values[key]  # the config of a whole CLIP has one per tower
     known = set(inspect.signature(made.__init__).parameters) - set(_LEFT_OUT)
     known |= {"rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings"}
     try:
         return made(**allowed(path, values, known))
-    except Exception as error:  # the library checks by classes of errors of its own
+    except Exception as error:  # the library has its own error classes
         raise _unusable(path, error) from error
 
 
@@ -68,7 +68,7 @@ def model(kind: str, settings: str, folder: Path) -> Any:
 
 
 def tokenizer(kind: str, folder: Path, family: str | None = None) -> Any:
-    """A tokenizer of class `kind`; `AutoTokenizer` goes by `family`, a `model_type`. Raises WeightsError."""
+    """A tokenizer of class `kind`; `AutoTokenizer` needs `family`, a `model_type`. Raises WeightsError."""
     import transformers
 
     with copied_tokenizer(folder, family) as copy, offline(folder):
@@ -79,7 +79,7 @@ def tokenizer(kind: str, folder: Path, family: str | None = None) -> Any:
 
 
 def image_processor(kind: str, folder: Path) -> Any:
-    """An image processor of class `kind` out of `preprocessor_config.json`. Raises WeightsError."""
+    """An image processor of class `kind` from `preprocessor_config.json`. Raises WeightsError."""
     import transformers
 
     path = folder / "preprocessor_config.json"
@@ -93,7 +93,7 @@ def image_processor(kind: str, folder: Path) -> Any:
 
 @contextmanager
 def copied_tokenizer(folder: Path, family: str | None = None) -> Iterator[str]:
-    """A temporary folder with the tokenizer's files, of which only known keys are left. Raises WeightsError."""
+    """A temporary folder with the tokenizer's files, reduced to known keys. Raises WeightsError."""
     with scratch() as made:
         _copy(folder, made, family)
         yield str(made)
@@ -128,11 +128,11 @@ def _settings(path: Path) -> dict[str, Any]:
     found = allowed(path, values, special | set(_SETTINGS))
     if isinstance(tokens, dict):
         found["added_tokens_decoder"] = tokens
-    if isinstance(length, int | float) and 0 < length <= _MOST_LENGTH:  # transformers writes 1e30 where there is none
+    if isinstance(length, int | float) and 0 < length <= _MOST_LENGTH:  # transformers writes 1e30 for no limit
         found["model_max_length"] = int(length)
     return found
 
 
 def _unusable(path: Path, error: Exception) -> WeightsError:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return WeightsError(path, f"transformers cannot load `{path}`: {said[:200]}", hint="get the model again")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return WeightsError(path, f"transformers cannot load `{path}`: {reason[:200]}", hint="download the model again")

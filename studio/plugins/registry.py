@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from studio.attention.backend import OWN as OWN_BACKENDS
+from studio.attention.backend import BUILT_IN as BUILT_IN_BACKENDS
 from studio.attention.backend import Backend
 from studio.attention.backend import check as check_backend
 from studio.errors import UsageError, trace_of
@@ -47,7 +47,7 @@ class Plugins:
         self._claims = {
             "generators": Claims("generator", self.generators, check),
             "trainers": Claims("trainer", self.trainers, check_trainer),
-            "attention": Claims("attention backend", self.attention, check_backend, OWN_BACKENDS),
+            "attention": Claims("attention backend", self.attention, check_backend, BUILT_IN_BACKENDS),
             "commands": command_claims(self.commands),
             "methods": Claims("method", self.methods, check_method, reserved),
             "embedders": Claims("embedder", self.embedders, check_embedder),

@@ -1,4 +1,4 @@
-"""What training recipes share: a run that can be stopped and resumed, an average of weights, a log and its plot.
+"""Shared by training recipes: resumable runs, EMA, logs and learning curves.
 
-The loops themselves stay whole in each plugin's `train` modules; nothing here knows what is being trained.
+Training loops are in each plugin's `train` modules.
 """

@@ -1,8 +1,7 @@
-"""What a run is of, written down when it begins and compared when it goes on: its data, labels, form and options.
+"""The settings of a training run, stored when it begins and compared when it resumes: data, labels, shapes, options.
 
-`run.json` in the run's folder holds two lists. What is `fixed` gives the weights their meaning or the optimizer its
-form: a run does not go on with another. What is `changeable` (a batch, a learning rate) may be another, which is said.
-Knows nothing of what is trained.
+`run.json` in the run's folder has two groups. `fixed` settings define the weights or the optimizer's state: a run
+cannot resume with others. `changeable` ones (batch size, learning rate) may differ, with a note.
 """
 
 from __future__ import annotations
@@ -26,52 +25,51 @@ _MOST_BYTES = 16 << 20
 
 
 def fingerprint(*parts: object) -> str:
-    """A hash of data: arrays, tensors, the contents of files (Path), and values that have a JSON form."""
-    told = hashlib.sha256()
+    """A hash of data: arrays, tensors, file contents (Path), and JSON values."""
+    digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.Tensor):
-            told.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
             part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         if isinstance(part, np.ndarray):
-            told.update(f"{part.dtype}{part.shape}".encode())
-            for row in part if part.ndim > 1 else [part]:  # a mapped array is not read as a whole
-                told.update(np.ascontiguousarray(row).data)
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            for row in part if part.ndim > 1 else [part]:  # row by row, since it may be memory-mapped
+                digest.update(np.ascontiguousarray(row).data)
         elif isinstance(part, Path):
             with open_regular(part) as file:
                 while block := file.read(_BLOCK):
-                    told.update(block)
+                    digest.update(block)
         else:
-            told.update(json.dumps(part, ensure_ascii=False, sort_keys=True).encode())
-        told.update(b"\0")
-    return told.hexdigest()[:32]
+            digest.update(json.dumps(part, ensure_ascii=False, sort_keys=True).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:32]
 
 
 def agree(folder: Path, fixed: Mapping[str, Any], changeable: Mapping[str, Any] | None = None, *, begun: bool) -> bool:
-    """Write down what a new run in `folder` is of, or compare it with what is written there.
+    """Store the settings of a new run in `folder`, or compare them with the stored ones.
 
     Args:
-        begun: whether there is anything trained; a run without may be another from one try to the next.
+        begun: whether the run has a checkpoint; until then settings may change.
 
     Returns:
-        Whether all that is fixed is as it was.
+        Whether all fixed settings are unchanged.
 
     Raises:
-        StudioError: something that is fixed differs, and the run has begun; nothing was changed.
-        StoreError: what is written there is damaged.
+        StudioError: a fixed setting of a begun run differs; nothing was changed.
+        StoreError: `run.json` is damaged.
     """
     path = make_folder(folder) / FILE
-    meant: dict[str, dict[str, Any]] = json.loads(json.dumps({"fixed": fixed, "changeable": changeable or {}}))
+    current: dict[str, dict[str, Any]] = json.loads(json.dumps({"fixed": fixed, "changeable": changeable or {}}))
     before = _read(path)
-    others = _differing(before["fixed"], meant["fixed"])
+    others = _differing(before["fixed"], current["fixed"])
     if others and begun:
-        told = "; ".join(others)
         raise StudioError(
-            f"the run in `{folder}` was begun otherwise: {told}",
-            hint=f"go on with the same options and data, name another `--work`, or remove `{folder}` to begin anew",
+            f"the run in `{folder}` has other settings: {'; '.join(others)}",
+            hint=f"use the same options and data, choose another `--work`, or remove `{folder}` to start over",
         )
-    for each in _differing(before["changeable"], meant["changeable"]) if begun else ():
-        print(f"note: the run in {folder} goes on otherwise than it began: {each}", file=sys.stderr)
-    merged = {name: {**before[name], **meant[name]} for name in meant}
+    for each in _differing(before["changeable"], current["changeable"]) if begun else ():
+        print(f"note: a setting of the run in {folder} changed: {each}", file=sys.stderr)
+    merged = {name: {**before[name], **current[name]} for name in current}
     if merged != before:
         write_atomically(path, json.dumps(merged, ensure_ascii=False, indent=1).encode())
     return not others
@@ -84,14 +82,14 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         found = json.loads(read_regular(path, _MOST_BYTES))
         return {name: dict(found[name]) for name in ("fixed", "changeable")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"`{path}` is damaged: {error}", hint="remove it to go on without a comparison") from None
+        raise StoreError(f"`{path}` is damaged: {error}", hint="remove it to resume without this check") from None
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What both know and differ in; with the values where they are short."""
+    """The settings in both that differ; with the values if they are short."""
     made = []
     for name, value in now.items():
         if name in before and before[name] != value:
             short = all(len(json.dumps(each)) <= 20 for each in (before[name], value))
-            made.append(f"`{name}` was {before[name]}, now {value}" if short else f"`{name}` is another")
+            made.append(f"`{name}` was {before[name]}, now {value}" if short else f"`{name}` differs")
     return made

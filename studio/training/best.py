@@ -1,7 +1,4 @@
-"""The weights that judged best so far, kept in a file of the run's folder, so that a run that goes on knows them.
-
-Knows nothing of what is judged.
-"""
+"""The best weights of a run so far, in a file, so that a resumed run has them."""
 
 from __future__ import annotations
 
@@ -17,14 +14,14 @@ from studio.files import check_regular, write_atomically
 
 
 class Best:
-    """A module's best weights by a score of which more is better.
+    """A module's best weights by a score; higher is better.
 
     Attributes:
         score: the best so far; minus infinity before the first.
     """
 
     def __init__(self, path: Path) -> None:
-        """Take up what `path` holds, if anything. Raises WeightsError, which names it, if that is damaged."""
+        """Read the score at `path`, if there is a file. Raises WeightsError if it is damaged."""
         self.path, self.score = path, -math.inf
         if path.exists():
             try:
@@ -32,18 +29,20 @@ class Best:
                 with safetensors.safe_open(path, framework="pt") as file:
                     self.score = float(json.loads((file.metadata() or {})["score"]))
             except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
-                reason = f"`{path}` does not hold kept weights, or damaged ones"
-                raise WeightsError(path, reason, hint="remove it to begin anew") from error
+                reason = f"`{path}` is not a file of best weights, or is damaged"
+                raise WeightsError(path, reason, hint="remove it to start over") from error
 
     def offer(self, module: torch.nn.Module, score: float) -> bool:
-        """Keep the module's weights if they score better than all before; whether they do."""
+        """Store the module's weights if their score is the best so far; return whether it is."""
         if not score > self.score:
             return False
-        weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}  # tied ones apart
+        weights = {
+            name: value.detach().cpu().clone() for name, value in module.state_dict().items()
+        }  # clones: tied weights
         write_atomically(self.path, safetensors.torch.save(weights, {"score": json.dumps(score)}))
         self.score = score
         return True
 
     def restore(self, module: torch.nn.Module) -> None:
-        """Put the best weights into the module."""
+        """Load the best weights into the module."""
         module.load_state_dict(safetensors.torch.load_file(self.path))

@@ -1,8 +1,7 @@
-"""Learning curves: a run's `log.csv` drawn as a PNG, one panel a column, with Pillow alone.
+"""Learning curves: a run's `log.csv` as a PNG, one panel per column, drawn with Pillow.
 
-Each panel has the logged values in pale, their centred moving mean in full colour, the last mean at the right, and an
-axis of its own; it is logarithmic where positive values span more than a factor of ten. What is not finite is a gap.
-Knows nothing of what is trained.
+Each panel has the values in a pale colour, their centred moving average, its last value at the right, and its own axis,
+logarithmic if positive values span more than a factor of ten. Values that are not finite are gaps.
 
 Try it: `python -m studio.training.curve training/text/log.csv curve.png`
 """
@@ -30,14 +29,14 @@ WIDTH, PANEL, TOP, BOTTOM, LEFT, RIGHT = 800, 200, 34, 40, 70, 70
 """In pixels: the picture's width, a panel's height with its gap, and the margins."""
 
 SCALE = 2
-"""Drawn this many times larger, then reduced: Pillow's lines have no smooth edges of their own."""
+"""Supersampling: Pillow's lines are not antialiased."""
 
 INK, GRID, PAPER = (60, 60, 60), (226, 226, 226), (255, 255, 255)
 COLOURS = ((31, 94, 168), (200, 72, 40), (38, 128, 84), (132, 72, 160), (150, 110, 20))
 
 
 def read(log: Path) -> dict[str, Values]:
-    """The columns of a log by name; a row cut short is left out, an unreadable number is NaN."""
+    """The columns of a log by name; truncated rows are skipped, invalid numbers are NaN."""
     with log.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     whole = [[_number(cell) for cell in row] for row in rows if len(row) == len(header)]
@@ -53,9 +52,9 @@ def _number(cell: str) -> float:
 
 
 def smooth(values: Values) -> Values:
-    """The mean of the finite values in each one's neighbourhood, about a twentieth of all; NaN where it is not finite.
+    """The centred moving average of the finite values over about a twentieth of all; NaN where a value is not finite.
 
-    A sum of each neighbourhood by itself: a running one would keep the rounding of a loss that once was 1e30.
+    Each window is summed separately: a running sum would keep the rounding error of a loss of 1e30.
     """
     finite = np.isfinite(values)
     window = np.ones(2 * (len(values) // 40) + 1)
@@ -71,7 +70,9 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers from `low` to `high` on a logarithmic axis: 1, 2, 5, or powers of ten alone over three decades."""
+    """Round numbers from `low` to `high` on a logarithmic axis: 1, 2, 5, or only powers of ten over more than three
+    decades.
+    """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = -(-(last - first) // 8)
     steps = (1, 2, 5) if last - first <= 3 else (1,)
@@ -80,17 +81,17 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 class Axis:
-    """A straight way from values to pixels, after a logarithm or not; equal ends are spread apart."""
+    """A linear or logarithmic map from values to pixels; an empty range is widened."""
 
     def __init__(self, values: Values, start: int, end: int, logarithmic: bool = False) -> None:
-        """`values` are finite and at least one; `start` is the pixel of the lowest, `end` of the highest."""
+        """`values` are finite, one or more; `start` is the pixel of the lowest, `end` of the highest."""
         low, high = float(values.min()), float(values.max())
-        if high - low <= 1e-12 * abs(high):  # also what float64 cannot tell apart on the way
+        if high - low <= 1e-12 * abs(high):  # also ranges below the precision of float64
             low, high = low - (abs(low) / 10 or 1.0), high + (abs(high) / 10 or 1.0)
         self.low, self.high, self.start, self.end, self.logarithmic = low, high, start, end, logarithmic
 
     def __call__(self, values: Values) -> Values:
-        """Pixels of values; what lies outside lands outside, NaN stays NaN."""
+        """The pixels of values; not clipped, and NaN stays NaN."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high = math.log10(low), math.log10(high)
@@ -144,7 +145,7 @@ def _panel(name: str, steps: Axis, x: Values, values: Values, colour: tuple[int,
 
 
 def draw(columns: dict[str, Values]) -> PIL.Image.Image:
-    """The picture of a log's columns (`read`); `step` is the way along, `seconds` is told in the title.
+    """The picture of a log's columns (`read`); `step` is the x axis, `seconds` is in the title.
 
     Returns:
         An RGB picture 800 pixels wide, 200 high for each column besides 74 for title and axis.
@@ -154,7 +155,7 @@ def draw(columns: dict[str, Values]) -> PIL.Image.Image:
     """
     x, seconds = columns["step"], columns.get("seconds")
     if not np.isfinite(x).any():
-        raise ValueError("a log without a row has no curve")
+        raise ValueError("the log has no rows")
     names = [name for name in columns if name not in ("step", "seconds")]
     height = TOP + PANEL * len(names) + BOTTOM
     image = PIL.Image.new("RGB", (WIDTH * SCALE, height * SCALE), PAPER)
@@ -178,7 +179,7 @@ def draw(columns: dict[str, Values]) -> PIL.Image.Image:
 
 
 def png(log: Path) -> bytes | None:
-    """The curve of a log as the bytes of a PNG; None where there is no log or no row in it."""
+    """The curve of a log as PNG bytes; None if the log is missing or empty."""
     columns = read(log) if log.exists() else {}
     if not np.isfinite(columns.get("step", np.array([]))).any():
         return None
@@ -191,7 +192,7 @@ def main(argv: Sequence[str]) -> None:
     """Draw the log named first into the file named second."""
     data = png(Path(argv[0]))
     if data is None:
-        raise SystemExit(f"error: `{argv[0]}` is no log with a row in it")
+        raise SystemExit(f"error: `{argv[0]}` is not a log, or has no rows")
     write_atomically(argv[1], data)
 
 

@@ -8,20 +8,20 @@ import torch
 
 
 class Ema:
-    """Keeps `module`, the average of a model's parameters; buffers are copied.
+    """An EMA of a model's parameters, in `module`; buffers are copied.
 
     The decay at update n is `min(decay, (1 + n) / (10 + n))`: the first updates follow the model closely.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float = 0.999) -> None:
-        """Start from a copy of `model`. `decay` is in [0, 1): nearer 1 averages over more updates."""
+        """Start from a copy of `model`. `decay` is in [0, 1): closer to 1 averages over more updates."""
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module) -> None:
-        """Move the average towards the model's present weights."""
+        """Update the average with the model's current weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine = [p.data for p in self.module.parameters()]

@@ -1,4 +1,4 @@
-"""What every training recipe asks for, declared once. Loads no torch."""
+"""The options of all trainers. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class TrainingOptions(Inputs):
-    """Where a run keeps its files, how long it goes and on what."""
+    """The folder, the length and the device of a run."""
 
-    work: str = field("training", help="folder of data sets, runs and results; the same folder goes on where it was")
+    work: str = field("training", help="folder for data sets, runs and results; the same folder resumes")
     steps: int = field(1_000_000, ge=1, help="stop after this many steps")
-    minutes: float = field(60.0, gt=0, help="stop after this much training time, earlier sittings counted in")
-    device: str = field("", help="cpu, cuda or cuda:N; by default CUDA where there is one")  # `studio --device`
+    minutes: float = field(60.0, gt=0, help="stop after this much training time, including earlier sessions")
+    device: str = field("", help="cpu, cuda or cuda:N; default: CUDA if available")  # `studio --device`
 
     @property
     def folder(self) -> Path:
@@ -26,8 +26,9 @@ class TrainingOptions(Inputs):
         return Path(self.work)
 
     def torch_device(self) -> torch.device:
-        """Set torch up, and enter the device to train on: of several processes on one machine, each takes the card of
-        its `LOCAL_RANK`, before anything is put there. Raises UsageError for a device that is not there.
+        """Set up torch and select the training device; with several processes per machine, the GPU of `LOCAL_RANK`.
+
+        Raises UsageError for a missing device.
         """
         import torch
 

@@ -1,9 +1,9 @@
-"""The processes that share one training run, as torchrun starts them; else one is alone.
+"""Data-parallel training: the processes of one run, as started by torchrun; by default a single one.
 
     torchrun --nproc-per-node 2 -m studio train image
 
-Gradients are averaged once a step, by torch.distributed (gloo on CPUs, NCCL on GPUs). On a busy CPU, two processes of
-one thread waste far less than one of two threads, which wait for each other in every operator.
+Gradients are averaged once per step by torch.distributed (gloo on CPUs, NCCL on GPUs). On a busy CPU two processes with
+one thread are faster than one with two threads, which synchronize in every operator.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_PATIENCE = timedelta(hours=4)  # what the first prepares for all may take longer than the usual half hour
+_PATIENCE = timedelta(hours=4)  # preparation by the first process may take longer than the default half hour
 
 
 class Peers:
-    """This process among `count`; `rank` 0 is the one that writes files."""
+    """This process among `count`; only `rank` 0 writes files."""
 
     def __init__(self) -> None:
-        """Join the others that torchrun's environment (`RANK`, `WORLD_SIZE`) tells of; `TrainingOptions.torch_device`
-        has entered this process's card before.
+        """Join the process group of torchrun's environment (`RANK`, `WORLD_SIZE`). `TrainingOptions.torch_device` must
+        have selected this process's GPU before.
         """
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
@@ -34,7 +34,7 @@ class Peers:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """What is within is done by the first process, then by the others, who find the files that it has made."""
+        """Run the block in the first process, then in the others, which find its files."""
         if self.rank:
             dist.barrier()
         yield
@@ -42,10 +42,10 @@ class Peers:
             dist.barrier()
 
     @torch.no_grad()
-    def average(self, gradients: Iterable[Tensor], told: Sequence[float]) -> list[float]:
-        """Average the gradients over all processes, in place; return the sums of what each told. A barrier."""
+    def average(self, gradients: Iterable[Tensor], values: Sequence[float]) -> list[float]:
+        """Average the gradients over all processes, in place; return the sums of `values`. A barrier."""
         mine = list(gradients)
-        flat = torch.cat([*(each.flatten() for each in mine), mine[0].new_tensor(told)])
+        flat = torch.cat([*(each.flatten() for each in mine), mine[0].new_tensor(values)])
         dist.all_reduce(flat)
         start = 0
         for each in mine:

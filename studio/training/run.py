@@ -1,9 +1,8 @@
-"""A training run in a folder: stop it at any time (Ctrl-C, kill, power) and the same command goes on where it was.
+"""A resumable training run in a folder: after Ctrl-C, a kill or a crash the same command resumes it.
 
-The folder holds `run.safetensors` (weights, average, optimizer; step and seconds in its metadata), `run.json` (what the
-run is of, see `agreement`), `log.csv`, `curve.png` and `run.lock`, which is locked while a process trains there. A
-checkpoint is one file, replaced whole, so that its parts are always of one step. No pickle. Knows nothing of what is
-trained.
+The folder has `run.safetensors` (weights, EMA, optimizer; step and seconds in its metadata), `run.json` (settings, see
+`agreement`), `log.csv`, `curve.png` and `run.lock`, which is locked while a process trains there. The checkpoint is one
+file, replaced atomically, so that its parts are of one step. No pickle.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from studio.training.peers import Peers
 
 CHECKPOINT, LOCK = "run.safetensors", "run.lock"
 FIRST_SAVE_S = 5.0
-TELL_EVERY_S = 10.0
+REPORT_EVERY_S = 10.0
 
 
-def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous tensors, none of which is another: safetensors refuses tied weights, so each name has a copy."""
+def _untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors, with tied weights copied, since safetensors rejects them."""
     seen: set[int] = set()
     made = {}
     for name, tensor in tensors.items():
@@ -49,31 +48,32 @@ def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return made
 
 
-_ANEW = "name another `--work`, or remove the file to begin anew"
+_START_OVER = "choose another `--work`, or remove the file to start over"
 
 
 def _span(seconds: float) -> str:
-    """A length of time for a person."""
+    """A duration for display."""
     return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{max(seconds, 0):.0f} s"
 
 
 class Run:
-    """One run's clock, checkpoint and log.
+    """The clock, checkpoint and log of one run.
 
-    Iterate over it for the step numbers: it ends after `steps` steps or `minutes` of training time (those of earlier
-    sittings counted in), whichever comes first, and saves every `save_every` seconds, more often in the first minutes,
-    at the end and on Ctrl-C. A step left by `break` or an exception may be half made, so nothing is saved then: the
-    last checkpoint stands. A loss or a weight that is not finite ends the run with an error, and is never saved.
+    Iterating yields step numbers until `steps` steps or `minutes` of training time (including earlier sessions) are
+    reached. It saves every `save_every` seconds, more often in the first minutes, at the end, and on Ctrl-C. A step
+    left by `break` or an exception may be incomplete, so nothing is saved then. A loss or weight that is not finite
+    ends the run with an error, and is never saved.
 
-    A resumed run has the weights, average, optimizer and counters of an unbroken one, not the state of its random
-    numbers: a loop that draws each step's from `step` gives the same weights to the last bit.
+    A resumed run has the weights, EMA, optimizer and counters of an uninterrupted one, but not the state of random
+    number
+    generators: a loop that seeds them from `step` gives bitwise equal weights.
 
     Several processes may share a run (see `Peers`): each calls `share` between backward and the optimizer's step, and
-    the first alone writes files.
+    only the first writes files.
 
     Attributes:
-        step: the step now being made, from 0.
-        seconds: training time so far, in seconds, over all sittings.
+        step: the current step, from 0.
+        seconds: training time so far, over all sessions.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Run:
         fixed: Mapping[str, Any] | None = None,
         changeable: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take up the run in `folder` if there is one, else start it.
+        """Resume the run in `folder` if there is one, else start it.
 
         Args:
-            fixed, changeable: what the run is of, see `agreement.agree`.
+            fixed, changeable: the settings of the run, see `agreement.agree`.
 
         Raises:
-            WeightsError: the folder's checkpoint is damaged or of a model of another shape; the message names it.
-            StudioError: another process trains in the folder, or the run there has something else that is fixed.
+            WeightsError: the checkpoint is damaged or does not fit the model.
+            StudioError: another process trains in the folder, or the run there has other fixed settings.
             StoreError: the folder cannot be written to.
         """
         self.folder, self.model, self.optimizer, self.ema = folder, model, optimizer, ema
@@ -106,7 +106,7 @@ class Run:
         self._sums: dict[str, float | torch.Tensor] = {}
         self._count = 0
         self._asked = self._stop = False
-        self._told = -math.inf
+        self._reported = -math.inf
         self._lock: weakref.finalize[..., Run] | None = None
         self.peers = Peers()
         make_folder(folder)
@@ -122,7 +122,7 @@ class Run:
             self._trim_log()
 
     def _hold(self) -> None:
-        """Lock the folder until the steps are over. Raises StudioError if another process has."""
+        """Lock the folder until the run ends. Raises StudioError if another process holds the lock."""
         if self.peers.rank or (self._lock is not None and self._lock.alive):
             return
         path = self.folder / LOCK
@@ -138,8 +138,8 @@ class Run:
         except OSError as error:
             raise store_error(path, "write", error) from error
         raise StudioError(
-            f"another process ({other or 'unknown'}) trains in `{self.folder}`",
-            hint="wait for it, stop it, or name another `--work`",
+            f"process {other or 'unknown'} is training in `{self.folder}`",
+            hint="wait for it, stop it, or choose another `--work`",
         )
 
     def _part(self, step: int) -> float:
@@ -147,19 +147,19 @@ class Run:
 
     @property
     def done(self) -> float:
-        """The part of the run that is behind, in [0, 1]: by steps or by time, whichever is further."""
+        """The completed fraction of the run, by steps or time, whichever is larger."""
         return self._part(self.step) if self.peers.count == 1 else self._agreed
 
     def noise(self, seed: int) -> torch.Generator:
-        """A generator of random numbers for this step and this process; another for each seed, step and process."""
+        """A random number generator, different for each seed, step and process."""
         return Rng(seed).fork(f"{self.step}/{self.peers.rank}").torch
 
     def share(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Average the gradients over the run's processes, which also agree here on when to stop."""
+        """Average the gradients over the run's processes, which also agree on when to stop."""
         if self.peers.count == 1:
             return
         gradients = [each.grad for each in parameters if each.grad is not None]
-        first = self._part(self.step + 1) if self.peers.rank == 0 else 0.0  # for when this step is over
+        first = self._part(self.step + 1) if self.peers.rank == 0 else 0.0  # after this step
         asked, self._agreed = self.peers.average(gradients, [float(self._asked), first])
         self._stop = asked > 0
 
@@ -172,12 +172,12 @@ class Run:
         return value
 
     def __iter__(self) -> Iterator[int]:
-        """Yield step numbers; keep the clock, save on time, stop after the step in hand on Ctrl-C or SIGTERM."""
+        """Yield step numbers; count time, autosave, and stop after the current step on Ctrl-C or SIGTERM."""
         self._hold()
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         saved = last = time.monotonic()
         gap = self._gap()
-        self._tell_begin()
+        self._report_start()
         try:
             while self.done < 1 and not self._stop:
                 yield self.step
@@ -198,15 +198,15 @@ class Run:
             if self._lock is not None:
                 self._lock()
         if self._stop:
-            print(f"stopped at step {self.step}; the same command goes on from there", file=sys.stderr)
+            print(f"stopped at step {self.step}; run the same command to resume", file=sys.stderr)
             raise KeyboardInterrupt
 
     def _gap(self) -> float:
-        """Seconds to the next checkpoint: few at first, so that a kill in the first minutes costs little of them."""
+        """Seconds to the next checkpoint: few at first, so that an early kill loses little."""
         return min(self.save_every, FIRST_SAVE_S + self.seconds / 2)
 
-    def _tell_begin(self) -> None:
-        """Say at once what is under way and how long it can take."""
+    def _report_start(self) -> None:
+        """Print what runs and the time limit."""
         if self.peers.rank or self.done >= 1:
             return
         limit = f"at most {_span(60 * self.minutes - self.seconds)}" if math.isfinite(self.minutes) else "no time limit"
@@ -216,13 +216,13 @@ class Run:
         self._asked = True
 
     def log(self, **values: float | torch.Tensor) -> None:
-        """Add a step's values; every `log_every` steps their means go to `log.csv` and to standard error with the time
-        left. To standard error they go after the first step too, and every ten seconds where steps are slow.
+        """Add a step's values. Every `log_every` steps their means go to `log.csv` and, with the time left, to standard
+        error; also after the first step, and every ten seconds if steps are slow.
 
-        Values on a GPU are summed there and read with the mean, since each reading waits for the device.
+        Values on a GPU are summed there and read only with the mean, since reading waits for the device.
 
         Raises:
-            StudioError: a value is not finite. The checkpoint and the model made before stay as they are.
+            StudioError: a value is not finite. Existing checkpoints and models do not change.
         """
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and value.device.type != "cpu":
@@ -231,17 +231,17 @@ class Run:
                 self._sums[name] = self._sums.get(name, 0.0) + self._finite(name, value)
         self._count += 1
         now, row = time.monotonic(), self._count >= self.log_every
-        if not (row or now - self._told >= TELL_EVERY_S):
+        if not (row or now - self._reported >= REPORT_EVERY_S):
             return
         means = {name: self._finite(name, total) / self._count for name, total in self._sums.items()}
         if self.peers.rank:
-            self._sums, self._count, self._told = {}, 0, now
+            self._sums, self._count, self._reported = {}, 0, now
             return
         left = self.seconds * (1 - self.done) / max(self.done, 1e-9)
         text = " ".join(f"{name} {value:.4g}" for name, value in means.items())
         ahead = f"{self.done:.1%}, {_span(left)} left" if self.seconds else f"{self.done:.1%}"
         print(f"step {self.step} {text} · {ahead}", file=sys.stderr, flush=True)
-        self._told = now
+        self._reported = now
         if row:
             self._sums, self._count = {}, 0
             self._write_row(means)
@@ -266,16 +266,16 @@ class Run:
 
     def _not_finite(self, what: str) -> StudioError:
         return StudioError(
-            f"{what} at step {self.step}: training stops; what was saved in `{self.folder}` stays as it is",
-            hint="go on from there with a lower `--rate`, or begin anew with another `--work`",
+            f"{what} at step {self.step}; training stopped, and the checkpoint in `{self.folder}` is unchanged",
+            hint="resume with a lower `--rate`, or start over with another `--work`",
         )
 
     def save(self) -> None:
-        """Write the checkpoint, all in one safetensors file, and draw the curve. The first process alone does.
+        """Write the checkpoint, one safetensors file, and the learning curve. Only the first process does.
 
         Raises:
-            StudioError: a weight is not finite; the checkpoint before stays.
-            StoreError: it cannot be written, for instance on a full disk; the checkpoint before stays.
+            StudioError: a weight is not finite; the previous checkpoint is unchanged.
+            StoreError: it cannot be written, for instance on a full disk; the previous checkpoint is unchanged.
         """
         if self.peers.rank:
             return
@@ -287,7 +287,7 @@ class Run:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
         counters = {"step": self.step, "seconds": self.seconds, "updates": self.ema.updates}
-        data = safetensors.torch.save(_apart(tensors), {"counters": json.dumps(counters)})
+        data = safetensors.torch.save(_untied(tensors), {"counters": json.dumps(counters)})
         write_atomically(self.folder / CHECKPOINT, data)
         if picture := curve.png(self.folder / "log.csv"):
             write_atomically(self.folder / "curve.png", picture)
@@ -300,7 +300,7 @@ class Run:
                 counters = json.loads((file.metadata() or {})["counters"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise WeightsError(path, f"`{path}` is not a checkpoint, or is damaged", hint=_ANEW) from error
+            raise WeightsError(path, f"`{path}` is not a checkpoint, or is damaged", hint=_START_OVER) from error
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -317,12 +317,12 @@ class Run:
                 groups = self.optimizer.state_dict()["param_groups"]
                 self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         except (RuntimeError, ValueError) as error:
-            raise WeightsError(path, f"`{path}` is of a model of another shape", hint=_ANEW) from error
+            raise WeightsError(path, f"`{path}` does not fit the model", hint=_START_OVER) from error
         self.step, self.seconds = counters["step"], counters["seconds"]
-        print(f"going on from step {self.step} of {path}", file=sys.stderr)
+        print(f"resuming from step {self.step} of {path}", file=sys.stderr)
 
     def _trim_log(self) -> None:
-        """Drop rows of steps that the checkpoint does not hold (they are made again) and a row cut short."""
+        """Drop rows of steps after the checkpoint, which will be repeated, and truncated rows."""
         path = self.folder / "log.csv"
         if not path.exists():
             return

@@ -162,13 +162,13 @@ def dcgan(folder: Path, device: torch.device) -> Any:
 
 def video(folder: Path, device: torch.device) -> Any:
     from studio_video import train
-    from studio_video.model import Shape
+    from studio_video.model import VideoConfig
     from studio_video.motions import POSES
 
     def encode(texts: Sequence[str]) -> list[torch.Tensor]:
         return [randn(1 + len(text.split()), 6).to(device) for text in texts]
 
-    shape = Shape(width=32, depth=1, head_dim=16, mlp=64, channels=2, text=6)
+    shape = VideoConfig(width=32, depth=1, head_dim=16, mlp=64, channels=2, text=6)
     return train.train(randn(4, len(POSES), 2, 8, 8).half(), RECORDS, encode, folder, device=device, steps=2,
                        minutes=60, frames=8, shape=shape, films={1: randn(20, 2, 8, 8)})  # fmt: skip
 

@@ -18,7 +18,7 @@ TAKE_A_GENERATOR = ("submit", "submit_many", "stream", "generate", "generator", 
 
 # Words that are names of generators too, and why they stand there.
 ALLOWED = {
-    ("attention/bias.py", "grid"): "a part of a bias of patches in space and time",
+    ("attention/spacetime.py", "grid"): "a part of a bias of patches in space and time",
     ("attention/spec.py", "grid"): "the same, as `--bias` spells it",
     ("recipe.py", "ddpm"): "the sampler, whose name other programs write as DDPM",
     ("workflow/resolve.py", "template"): "what an error is about: an expression of a workflow",

@@ -1,4 +1,4 @@
-"""The kernels that attention can run on, one a file, and the contract they share in `studio/attention/backend.py`."""
+"""Studio's own attention backends, one per file. Their base class is in `studio/attention/backend.py`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from studio.attention.backends.varlen import Varlen
 from studio.attention.backends.xformers import Xformers
 
 
-def own() -> tuple[Backend, ...]:
-    """A new one of each that comes with Studio."""
+def built_in() -> tuple[Backend, ...]:
+    """New instances of all backends that come with Studio."""
     return Flash(), Efficient(), Cudnn(), Math(), Chunked(), Flex(), Varlen(), Xformers(), Reference()

@@ -1,8 +1,8 @@
-"""`chunked`: every bias on every device, block by block, in memory that grows with the tokens and not their square.
+"""`chunked`: every bias on every device, block by block, in memory that is linear in the number of tokens.
 
-`plan` cuts the work into boxes of queries and the keys they see; each box is one call of torch's fused kernel (online
-softmax over the keys), with a mask only where the box is not wholly seen. What a bias rules out is never computed. In
-training nothing of a block is kept: its backward pass computes it again.
+`plan` cuts the scores into boxes of queries and of the keys that they attend to. Each box is one call of torch's fused
+kernel (online softmax over the keys), with a mask only where the box is partly masked. Pairs that a bias masks are
+skipped. In training no activations of a block are kept: the backward pass recomputes them.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from studio.attention.backends.masks import as_floats, floats_of
 from studio.attention.backends.sdpa import computes_as_a_cpu, flash_cpu, math
 from studio.attention.bias import Blocks
 from studio.attention.exact import exact
-from studio.attention.plan import Block, Kept, blocks, grids
+from studio.attention.plan import ScoreBlock, TensorCache, blocks, grids
 from studio.attention.problem import Problem
 
-_MOST_SCORES = 64 << 20  # elements that one block of a kernel that holds all scores may have
+_MOST_SCORES = 64 << 20  # scores in one block, for kernels that materialize them
 
 
 class Chunked(Backend):
-    """Boxes of queries against the boxes of keys that they see."""
+    """Boxes of queries against the boxes of keys that they attend to."""
 
     name = "chunked"
 
     def refuses(self, problem: Problem) -> list[str]:
-        """Only a bias that is itself trained."""
+        """Only a bias that requires a gradient."""
         if any(
             part.tensor.requires_grad
             for part in (problem.bias.parts if problem.bias else ())
             if hasattr(part, "tensor")
         ):
-            return ["it makes no gradient for the bias's tensor"]
+            return ["it has no gradient for the bias's tensor"]
         return []
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
         """See Backend."""
         if problem.grad:
-            return _Attend.apply(q, k, v, problem, scale)  # type: ignore[no-untyped-call, no-any-return]
+            return _ChunkedAttention.apply(q, k, v, problem, scale)  # type: ignore[no-untyped-call, no-any-return]
         return _forward(q, k, v, problem, scale)
 
 
 def attend_exactly(q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
-    """The same by the textbook's formula in each block: what calls with non-finite numbers are answered with."""
+    """The same by the exact formula in each block, for calls with non-finite inputs."""
     out = q.new_zeros(*q.shape[:3], v.shape[3])
     boxes = _Boxes(q, k, v, problem)
     most = max(1, _MOST_SCORES // (problem.batch * problem.heads * problem.keys))
@@ -73,7 +73,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) ->
             made = _one(taken[0], taken[1], taken[2], None, scale)
             out[0, queries] = made.transpose(1, 2).flatten(0, 1)
         return out
-    boxes, masks = _Boxes(q, k, v, problem), Kept()
+    boxes, masks = _Boxes(q, k, v, problem), TensorCache()
     for block in blocks(problem.bias, problem.shape, q.device, _most(problem)):
         made = _one(*boxes.take(block), _mask(block, masks, q.dtype), scale)
         _put(out, block.rows, block.q, boxes.grid_q, made)
@@ -82,9 +82,9 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) ->
 
 @lru_cache(maxsize=64)
 def _runs(bias: Blocks) -> tuple[tuple[slice, slice, int], ...]:
-    """Neighbouring sequences with as many queries and keys each: the queries and keys of all, and how many they are.
+    """Runs of neighbouring sequences of equal lengths: (queries, keys, number of sequences) of each.
 
-    They are one call with a batch, so that a GPU is not asked for each by itself.
+    A run is one batched call, which saves launches on a GPU.
     """
     spans = zip(pairwise(bias.bounds), pairwise(bias.key_bounds), strict=True)
     runs = [list(run) for _, run in groupby(spans, lambda pair: [last - first for first, last in pair])]
@@ -94,15 +94,15 @@ def _runs(bias: Blocks) -> tuple[tuple[slice, slice, int], ...]:
     )  # fmt: skip
 
 
-def _mask(block: Block, masks: Kept, dtype: torch.dtype) -> Tensor | None:
-    """A block's mask as floats; made once for those of one pattern."""
+def _mask(block: ScoreBlock, masks: TensorCache, dtype: torch.dtype) -> Tensor | None:
+    """A block's mask as floats; blocks of one pattern share it."""
     if block.pattern is None or block.visible is None:
         return as_floats(block.visible, block.added, dtype)
     return masks.get(block.pattern, partial(floats_of, block.visible, dtype))
 
 
 def _most(problem: Problem) -> int | None:
-    """Queries a block: any number where the kernel does not hold the scores."""
+    """The most queries per block; None where the kernel does not materialize the scores."""
     if problem.head_dim == problem.value_dim and problem.dtype != torch.float64:
         return None
     if problem.head_dim == problem.value_dim and computes_as_a_cpu(problem.device):
@@ -111,21 +111,21 @@ def _most(problem: Problem) -> int | None:
 
 
 def _one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """One block, (B, H, T, D) as kernels have it."""
+    """One block, in the kernels' layout (B, H, T, D)."""
     if q.shape[3] != v.shape[3]:
         return math(q, k, v, mask, False, scale)
     if computes_as_a_cpu(q.device):
         return flash_cpu(q, k, v, mask, False, scale)
     grouped = q.shape[1] != k.shape[1]
     made = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
-    # Kernels for GPUs differ in what they answer a query that sees nothing; here it is zeros.
+    # GPU kernels differ in their output for a query whose keys are all masked; here it is zeros.
     return made if mask is None else made.masked_fill((mask == -torch.inf).all(-1, keepdim=True), 0)
 
 
 class _Boxes:
-    """Cuts blocks out of queries, keys and values: a view where it can be one.
+    """Cuts blocks out of queries, keys and values, as views where possible.
 
-    Keys of a box are copied to where they are neighbours, head by head; boxes of one height and width share a copy.
+    Keys of a grid box are copied into contiguous memory, head by head; boxes of one height and width share a copy.
     """
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
@@ -135,7 +135,7 @@ class _Boxes:
         self._buffers = [x.new_empty(0) for x in (k, v)]
         self._slabs: list[Tensor] = []
 
-    def take(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+    def take(self, block: ScoreBlock) -> tuple[Tensor, Tensor, Tensor]:
         """A block's queries, keys and values, (rows, heads, tokens, head_dim)."""
         q, k, v = self._given
         queries = _box(q, block.rows, block.q, self.grid_q)
@@ -151,7 +151,7 @@ class _Boxes:
         return queries, keys, values
 
     def _copied(self, which: int, x: Tensor) -> Tensor:
-        """A copy in the memory of the last: mapping fresh memory page by page costs as much as the copy."""
+        """A copy into a reused buffer: page faults in fresh memory cost as much as the copy."""
         if self._buffers[which].numel() < x.numel():
             self._buffers[which] = x.new_empty(x.numel())
         slab: Tensor = self._buffers[which][: x.numel()].view(x.shape)
@@ -166,7 +166,7 @@ def _box(x: Tensor, rows: slice, box: tuple[slice, ...], grid: tuple[int, ...]) 
 
 
 def _wide(x: Tensor, rows: slice, box: tuple[slice, ...], grid: tuple[int, ...]) -> Tensor:
-    """The same before its axes are made one: (rows, heads, t, h, w, head_dim), a view."""
+    """The same before its axes are flattened: (rows, heads, t, h, w, head_dim), a view."""
     wide: Tensor = x.unflatten(1, grid)  # type: ignore[no-untyped-call]
     return wide[(rows, *box)].permute(0, 4, 1, 2, 3, 5)
 
@@ -174,7 +174,7 @@ def _wide(x: Tensor, rows: slice, box: tuple[slice, ...], grid: tuple[int, ...])
 def _put(
     out: Tensor, rows: slice, box: tuple[slice, ...], grid: tuple[int, ...], made: Tensor, *, add: bool = False
 ) -> None:
-    """Write a block's (rows, H, t, D) to where its tokens are in (B, T, H, D), or add it to what is there."""
+    """Write, or add, a block's (rows, H, t, D) to its tokens in (B, T, H, D)."""
     if len(grid) == 1:
         place = out[rows, box[0]].transpose(1, 2)
     else:
@@ -186,8 +186,8 @@ def _put(
         place.copy_(made)
 
 
-class _Attend(torch.autograd.Function):
-    """Keeps q, k and v alone; the backward pass goes through the blocks again, one at a time."""
+class _ChunkedAttention(torch.autograd.Function):
+    """Saves only q, k and v; the backward pass recomputes the blocks one at a time."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
@@ -200,7 +200,7 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         problem: Problem = ctx.problem
-        boxes, masks = _Boxes(q, k, v, problem), Kept()
+        boxes, masks = _Boxes(q, k, v, problem), TensorCache()
         sums = tuple(torch.zeros_like(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in (q, k, v))
         for block in blocks(problem.bias, problem.shape, q.device, _most(problem)):
             taken = tuple(each.detach().requires_grad_() for each in boxes.take(block))

@@ -1,7 +1,7 @@
 """`flex`: torch's FlexAttention, compiled, with block masks made from the description.
 
-Compiling takes seconds, so a block of work must be large to earn it, and on a CPU torch compiles the forward pass
-alone. Not measured on a GPU.
+Compilation takes seconds, so it pays only for large problems. On a CPU torch compiles only the forward pass. Not
+measured on a GPU.
 """
 
 from __future__ import annotations
@@ -17,30 +17,33 @@ import torch
 from torch import Tensor
 
 from studio.attention.backend import Backend
-from studio.attention.bias import Bias, Blocks, Causal, Lengths, Shape, SpaceTime
+from studio.attention.bias import AttentionShape, Bias, Blocks, Causal, Lengths
 from studio.attention.problem import Problem
+from studio.attention.spacetime import SpaceTime
 from studio.devices.graphs import keep_alive
 
-_OWN_LIMIT = {"recompile_limit": 16, "isolate_recompiles": True}  # in torch's function, not in its stubs
+_OWN_LIMIT = {"recompile_limit": 16, "isolate_recompiles": True}  # missing in torch's type stubs
 _SERVED = {"Causal", "Lengths", "Blocks", "SpaceTime"}
 
 
 class Flex(Backend):
-    """One compiled kernel that skips blocks of 128 by 128 pairs which a bias rules out."""
+    """One compiled kernel that skips masked blocks of 128 by 128 pairs."""
 
     name = "flex"
 
     def refuses(self, problem: Problem) -> list[str]:
-        """No compiler, float64, gradients on a CPU, tensors as a bias, and few tokens."""
+        """No compiler, float64, gradients on a CPU, `Dense` biases, and head sizes that are not a power of 2."""
         reasons = [fault] if (fault := _missing(problem.device.type)) else []
         if unserved := problem.kinds - _SERVED:
-            reasons.append(f"{' and '.join(sorted(unserved))} cannot be made a block mask")
+            reasons.append(f"{' and '.join(sorted(unserved))} cannot be a block mask")
         if problem.dtype == torch.float64:
-            reasons.append("it has no float64")
+            reasons.append("it does not support float64")
         if problem.device.type == "cpu" and problem.grad:
-            reasons.append("on the CPU torch compiles its forward pass alone, and gradients are asked for")
+            reasons.append("on the CPU it has no backward pass, and gradients are needed")
         if problem.head_dim != problem.value_dim or problem.head_dim & (problem.head_dim - 1) or problem.head_dim < 16:
-            reasons.append(f"heads are of {problem.head_dim} and {problem.value_dim}; it needs one power of 2 from 16")
+            reasons.append(
+                f"head_dim is {problem.head_dim} and {problem.value_dim}; it needs one power of 2 from 16 on"
+            )
         return reasons
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
@@ -56,21 +59,21 @@ class Flex(Backend):
 
 @cache
 def _missing(device: str) -> str:
-    """Why it cannot be compiled here, or an empty text."""
+    """Why it cannot be compiled here; empty if it can."""
     try:
         found = importlib.util.find_spec("torch.nn.attention.flex_attention")
     except ImportError as error:
-        return f"this torch has none: {error}"
+        return f"this torch has no FlexAttention: {error}"
     if found is None:
-        return "this torch has none"
+        return "this torch has no FlexAttention"
     if device == "cpu":
         compiler = os.environ.get("CXX") or "g++"
-        return "" if shutil.which(compiler) else f"compiling needs a C++ compiler, and `{compiler}` is not installed"
-    return "" if importlib.util.find_spec("triton") else "compiling needs triton, which is not installed"
+        return "" if shutil.which(compiler) else f"it needs a C++ compiler, and `{compiler}` is not installed"
+    return "" if importlib.util.find_spec("triton") else "it needs triton, which is not installed"
 
 
 def _kind(problem: Problem) -> Hashable:
-    """What a kernel is compiled for besides sizes: how the parts of the bias decide, not the numbers in them."""
+    """What a kernel is compiled for besides sizes: the kinds of the bias's terms, without their values."""
     if problem.open or problem.bias is None:
         return None
     causal = (part.window is not None for part in problem.bias.parts if isinstance(part, Causal))
@@ -81,8 +84,8 @@ def _kind(problem: Problem) -> Hashable:
 def _compiled(kind: Hashable) -> Any:
     """FlexAttention, to be compiled for one kind of problem.
 
-    Each has a compiled function of its own: in one for all, torch gives up after a few shapes and falls back to the
-    formula with all scores written out. The few recompiles left to a kind are for strides.
+    Each kind has its own compiled function: with one for all, torch stops compiling after a few shapes and falls back
+    to materializing all scores. The recompiles allowed per kind are for strides.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -90,18 +93,18 @@ def _compiled(kind: Hashable) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _block_mask(bias: Bias, shape: Shape, device: torch.device) -> Any:
-    """torch's block mask of a bias; kept, as making one looks at all pairs of blocks."""
+def _block_mask(bias: Bias, shape: AttentionShape, device: torch.device) -> Any:
+    """torch's block mask of a bias; cached, since making one visits all pairs of blocks."""
     from torch.nn.attention.flex_attention import and_masks, create_block_mask
 
     rules = [_rule(part, shape, device) for part in bias.parts]
     rows = shape.batch if any(isinstance(part, Lengths) for part in bias.parts) else None
     made = partial(create_block_mask, and_masks(*rules), rows, None, shape.queries, shape.keys, device=device)
-    return made(_compile=True) if device.type == "cuda" else made()  # else all pairs are held for a moment
+    return made(_compile=True) if device.type == "cuda" else made()  # uncompiled, all pairs are materialized
 
 
-def _rule(part: Bias, shape: Shape, device: torch.device) -> Any:
-    """A part as FlexAttention's function of (row, head, query, key)."""
+def _rule(part: Bias, shape: AttentionShape, device: torch.device) -> Any:
+    """A term as FlexAttention's `mask_mod` of (row, head, query, key)."""
     if isinstance(part, Causal):
         shift, window = part.shift(shape), part.window
         if window is None:
@@ -119,7 +122,7 @@ def _rule(part: Bias, shape: Shape, device: torch.device) -> Any:
 
 
 def _owners(bounds: tuple[int, ...], device: torch.device) -> Tensor:
-    """Which sequence each token belongs to."""
+    """The sequence that each token belongs to."""
     sizes = torch.tensor(bounds, device=device).diff()
     return torch.arange(len(sizes), device=device).repeat_interleave(sizes)
 

@@ -1,4 +1,4 @@
-"""Biases written out as masks, for kernels that know nothing else, and how large such a mask may be."""
+"""Biases materialized as mask tensors, for kernels that take only those, and the largest such mask."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import torch
 from torch import Tensor
 
 from studio.attention.bias import Bias
-from studio.attention.plan import Kept
+from studio.attention.plan import TensorCache
 from studio.attention.problem import Problem
 from studio.devices.graphs import keep_alive
 
-MOST_MASK = 64 << 20  # bytes of a mask that may be written out; more would grow with the square of the tokens
+MOST_MASK = 64 << 20  # bytes of a materialized mask, which grows with the square of the tokens
 
 
-_kept = Kept(most=8 << 20)
-_keeping = threading.Lock()
+_cache = TensorCache(most=8 << 20)
+_cache_lock = threading.Lock()
 
 
-def written_out(problem: Problem) -> Tensor | None:
-    """The whole bias as floats in the problem's dtype, -inf where nothing is seen; broadcasts to (B, H, Q, K).
+def materialized(problem: Problem) -> Tensor | None:
+    """The whole bias as floats in the problem's dtype, -inf where masked; broadcasts to (B, H, Q, K).
 
-    On a GPU the latest are kept over layers and steps, since making one waits for the device: 8 million numbers in all.
-    A `Dense` tensor is not described by its bias and is never kept.
+    On a GPU the latest masks are cached over layers and steps, up to 8 million elements: making one waits for the
+    device. A `Dense` tensor is never cached, since its signature does not include its values.
     """
     bias = problem.bias
     if bias is None:
         return None
     if problem.device.type == "cpu" or "Dense" in problem.kinds:
-        return _made(problem, bias)
+        return _materialized(problem, bias)
     key = (bias, problem.shape, problem.device, problem.dtype)
-    with _keeping:
-        return keep_alive(_kept.get(key, lambda: cast(Tensor, _made(problem, bias))))
+    with _cache_lock:
+        return keep_alive(_cache.get(key, lambda: cast(Tensor, _materialized(problem, bias))))
 
 
-def _made(problem: Problem, bias: Bias) -> Tensor | None:
+def _materialized(problem: Problem, bias: Bias) -> Tensor | None:
     where = (torch.arange(n, device=problem.device) for n in (problem.queries, problem.keys))
     q, k = where
     rows = slice(0, problem.batch)
@@ -52,13 +52,13 @@ def as_floats(visible: Tensor | None, added: Tensor | None, dtype: torch.dtype) 
 
 
 def floats_of(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a pair is seen and -inf where it is not, with four axes."""
+    """0 for allowed pairs and -inf for masked ones, with four dimensions."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
     return mask[(None,) * (4 - mask.dim())]
 
 
 def too_large_a_mask(problem: Problem) -> list[str]:
-    """The reason, if the bias would have to be written out and is large."""
+    """The reason, if the materialized mask is too large."""
     if (size := problem.mask_bytes()) > MOST_MASK:
-        return [f"it would write out a mask of {size >> 20:,} MiB; it does so up to {MOST_MASK >> 20} MiB"]
+        return [f"it needs a mask of {size >> 20:,} MiB; the limit is {MOST_MASK >> 20} MiB"]
     return []

@@ -1,4 +1,4 @@
-"""`reference`: the textbook's formula over a written-out mask. Slow, and what all others are tested against."""
+"""`reference`: the attention formula over a materialized mask. Slow; all other backends are tested against it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Reference(Backend):
     name = "reference"
 
     def refuses(self, problem: Problem) -> list[str]:
-        """Only what would not fit."""
+        """Only scores over 1 GiB."""
         size = problem.batch * problem.heads * problem.queries * problem.keys * max(4, problem.dtype.itemsize)
         if size > MOST_SCORES:
-            return [f"it would hold {size >> 20:,} MiB of scores; it does so up to {MOST_SCORES >> 20:,} MiB"]
+            return [f"it needs {size >> 20:,} MiB for the scores; the limit is {MOST_SCORES >> 20:,} MiB"]
         return []
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:

@@ -1,6 +1,6 @@
 """`varlen`: packed sequences of any lengths in one launch, by FlashAttention 2 (`torch.nn.attention.varlen`).
 
-Other kernels take a call for each run of sequences that are alike. The project has not run it on a card.
+Other kernels need one call for each run of sequences of equal length. Not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Blocks, float], Tensor]  # of (T, H, 
 
 
 class Varlen(Backend):
-    """Blocks, and nothing else."""
+    """Only `Blocks`: packed sequences."""
 
     name = "varlen"
 
     def refuses(self, problem: Problem) -> list[str]:
-        """Another bias, gradients, and what the device's kernel does not take."""
+        """Other biases, gradients, and limits of the device's kernel."""
         reasons = [fault] if (fault := _why_not(problem)) else []
         if problem.head_dim != problem.value_dim:
-            reasons.append(
-                f"values have {problem.value_dim} numbers a head and keys {problem.head_dim}; it needs as many"
-            )
+            reasons.append(f"value head_dim {problem.value_dim} != key head_dim {problem.head_dim}")
         if problem.grad:
-            reasons.append("it is not asked for gradients")
+            reasons.append("it has no backward pass here")
         bias = problem.bias
         if not isinstance(bias, Blocks):
-            return [*reasons, "it serves Blocks only"]
+            return [*reasons, "it supports only Blocks"]
         if any(
             a < b and c == d for (a, b), (c, d) in zip(pairwise(bias.bounds), pairwise(bias.key_bounds), strict=True)
         ):
@@ -52,14 +50,14 @@ class Varlen(Backend):
 
 
 def _why_not(problem: Problem) -> str:
-    from studio.attention.spans import why_not  # which asks for attention itself
+    from studio.attention.spans import why_not  # imported late: `spans` imports the dispatch, which imports this
 
     if problem.device.type not in KERNELS:
         return f"there is no such kernel for {problem.device.type}"
     if problem.device.type != "cuda":
         return ""
     if not torch.cuda.is_available():
-        return "torch sees no card"
+        return "torch finds no GPU"
     return why_not(problem.dtype, problem.device, problem.head_dim)
 
 
@@ -76,7 +74,7 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, bias: Blocks, scale: float) -> Tens
 
 @lru_cache(maxsize=128)
 def _sent(bounds: tuple[int, ...], device: torch.device) -> Tensor:
-    """Bounds on the device, int32. The latest are kept: every layer asks for them, and copies cannot be recorded."""
+    """Bounds on the device, int32. Cached: each layer uses them, and CUDA graphs cannot record such copies."""
     return devices.upload(torch.tensor(bounds, dtype=torch.int32), device)
 
 

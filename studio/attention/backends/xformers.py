@@ -21,26 +21,26 @@ from studio.devices.graphs import keep_alive
 
 
 class Xformers(Backend):
-    """No bias, Blocks, or Causal from the bottom right corner with or without a window."""
+    """No bias, Blocks, or Causal from the bottom right, with or without a window."""
 
     name = "xformers"
 
     def refuses(self, problem: Problem) -> list[str]:
-        """Not installed, no CUDA, or another bias."""
+        """A missing package, no CUDA, other biases, and head sizes that are not a multiple of 8."""
         reasons = [fault] if (fault := _missing(problem.device.type)) else []
         if problem.dtype == torch.float64:
-            reasons.append("it has no float64")
+            reasons.append("it does not support float64")
         if problem.head_dim != problem.value_dim or problem.head_dim % 8:
-            reasons.append(f"heads are of {problem.head_dim} and {problem.value_dim}; it needs one multiple of 8")
+            reasons.append(f"head_dim is {problem.head_dim} and {problem.value_dim}; it needs one multiple of 8")
         if problem.heads != problem.kv_heads:
-            reasons.append("it is not given grouped heads")
+            reasons.append("it has no grouped-query attention here")
         bias = problem.bias
         if problem.open or isinstance(bias, Blocks):
             return reasons
         if not isinstance(bias, Causal):
-            reasons.append(f"{' + '.join(sorted(problem.kinds))} is none of Causal and Blocks")
+            reasons.append(f"it supports Causal and Blocks, not {' + '.join(sorted(problem.kinds))}")
         elif bias.shift(problem.shape) != problem.keys - problem.queries:
-            reasons.append("its causal mask ends at the bottom right corner")
+            reasons.append("its causal mask counts from the bottom right")
         return reasons
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem, scale: float) -> Tensor:
@@ -66,8 +66,8 @@ def mask_of(problem: Problem) -> Any:
 
 @lru_cache(maxsize=64)
 def _block_diagonal(bias: Blocks, device: torch.device) -> Any:
-    """xformers' mask of packed sequences. The latest are kept: the first call with one copies its bounds to the device,
-    which cannot be recorded.
+    """xformers' mask of packed sequences. Cached: the first use copies its bounds to the device, which CUDA graphs
+    cannot record.
     """
     kinds = importlib.import_module("xformers.ops.fmha.attn_bias")
     sizes = [[b - a for a, b in pairwise(found)] for found in (bias.bounds, bias.key_bounds)]
@@ -79,9 +79,9 @@ def _missing(device: str) -> str:
     if importlib.util.find_spec("xformers") is None:
         return "not installed: `pip install 'multimodal-studio[xformers]'`"
     if device == "cpu":
-        return "its kernels need CUDA"  # and are not imported for it: they warn on standard error where they find none
+        return "its kernels need CUDA"  # without CUDA, importing them prints warnings
     try:
         importlib.import_module("xformers.ops")
     except (ImportError, OSError, RuntimeError) as error:
-        return f"does not import: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return f"cannot be imported: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return ""

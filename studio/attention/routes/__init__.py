@@ -1,7 +1,7 @@
-"""Ways for stock models of other libraries to run on `attend`, one library a file, each imported when used."""
+"""Let models of other libraries run on `attend`; one library per file, each imported when used."""
 
 from __future__ import annotations
 
 from studio.devices import torch_setup
 
-torch_setup.prepare()  # so that the libraries import beside a CPU build of torch, whoever imports them after this
+torch_setup.prepare()  # so that the libraries can be imported with a CPU build of torch

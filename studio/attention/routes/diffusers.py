@@ -1,7 +1,7 @@
-"""diffusers' U-Nets, autoencoders and DiT on `attend`: an attention processor for every block that takes the stock one.
+"""diffusers' U-Nets, autoencoders and DiT on `attend`, by an attention processor.
 
-A block with another processor (added keys, adapters, joint attention) is left as it is and named in the result, as its
-arithmetic is its own. Knows nothing of pipelines.
+It replaces diffusers' default processor. Blocks with another one (added keys, adapters, joint attention) compute
+something else; they stay as they are and are named in the result.
 
 Try it: ``use(unet)`` on any `UNet2DConditionModel`, `AutoencoderKL` or `DiTTransformer2DModel`
 """
@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from studio.attention.bias import Dense
-from studio.attention.dispatch import Dispatch, default
+from studio.attention.dispatch import Dispatch, current_dispatch
 
 
-class Attend:
-    """An attention processor (as `AttnProcessor2_0` is) that asks `attend`."""
+class StudioAttnProcessor:
+    """An attention processor, like `AttnProcessor2_0`, that calls `attend`."""
 
     def __init__(self, dispatch: Dispatch | None = None) -> None:
         self._dispatch = dispatch
@@ -30,7 +30,7 @@ class Attend:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """Project, attend and project back: (B, T, W), or (B, W, height, width) of a picture's states, as given."""
+        """Project, attend and project back: (B, T, W), or (B, W, height, width) of image features, as given."""
         residual = hidden_states
         x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
         if x.ndim == 4:
@@ -47,7 +47,7 @@ class Attend:
         q = q if attn.norm_q is None else attn.norm_q(q)
         k = k if attn.norm_k is None else attn.norm_k(k)
         bias = None if attention_mask is None else self._bias(attn, attention_mask, k)
-        made = (self._dispatch or default()).attend(q, k, v, bias=bias).flatten(2)  # (B, T, W)
+        made = (self._dispatch or current_dispatch()).attend(q, k, v, bias=bias).flatten(2)  # (B, T, W)
         made = attn.to_out[1](attn.to_out[0](made))
         if residual.ndim == 4:
             made = made.transpose(-1, -2).reshape(residual.shape)
@@ -58,22 +58,22 @@ class Attend:
 
     @staticmethod
     def _bias(attn: Any, mask: Tensor, k: Tensor) -> Dense:
-        """The mask that the model was given, as (B, H, 1 or Q, K)."""
+        """The model's attention mask as (B, H, 1 or Q, K)."""
         wide = attn.prepare_attention_mask(mask, k.shape[1], k.shape[0])  # (B * H, 1 or Q, K)
         return Dense(wide.unflatten(0, (k.shape[0], attn.heads)).to(k.dtype))
 
 
 def use(model: nn.Module, dispatch: Dispatch | None = None) -> list[str]:
-    """Let every block of `model` that has the stock processor ask `attend`; return the names of the others."""
+    """Let every block of `model` with a default processor call `attend`; return the names of the other blocks."""
     from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
     left = []
     for name, module in model.named_modules():
         if not isinstance(module, Attention):
             continue
-        plain = type(module.processor) in (AttnProcessor, AttnProcessor2_0, Attend)
+        plain = type(module.processor) in (AttnProcessor, AttnProcessor2_0, StudioAttnProcessor)
         if plain and module.added_kv_proj_dim is None:
-            module.set_processor(Attend(dispatch))
+            module.set_processor(StudioAttnProcessor(dispatch))
         else:
             left.append(name)
     return left

@@ -1,7 +1,7 @@
-"""open_clip's towers on `attend`: they are built of `torch.nn.MultiheadAttention`, whose arithmetic is taken over.
+"""open_clip's towers on `attend`: a replacement for `torch.nn.MultiheadAttention`, of which they are built.
 
-`nn.MultiheadAttention` chooses its kernel inside; open_clip offers no registry. What it lets us do is to put another
-module, with the same weights and names, in its place. Knows nothing of tokenizers or training.
+`nn.MultiheadAttention` chooses its kernel internally, and open_clip has no attention registry, so the module's class is
+replaced by one with the same weights and names.
 
 Try it: ``use(open_clip.create_model("ViT-B-32"))``
 """
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from studio.attention.bias import Dense
-from studio.attention.dispatch import Dispatch, default
+from studio.attention.dispatch import Dispatch, current_dispatch
 
 
-class Attend(nn.MultiheadAttention):
-    """`nn.MultiheadAttention` with the same parameters; its forward asks `attend`."""
+class StudioMultiheadAttention(nn.MultiheadAttention):
+    """`nn.MultiheadAttention` with the same parameters, whose forward calls `attend`."""
 
     dispatch: Dispatch | None = None
 
-    def forward(  # type: ignore[override]  # open_clip passes these and reads the first of the two results
+    def forward(  # type: ignore[override]  # open_clip passes these and reads the first result
         self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None,
         **more: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
@@ -34,13 +34,13 @@ class Attend(nn.MultiheadAttention):
             linear(x, w, b).unflatten(-1, (self.num_heads, -1))  # type: ignore[no-untyped-call]  # (B, T, H, D)
             for x, w, b in zip(given, weights, biases, strict=True)
         )
-        made = (self.dispatch or default()).attend(q, k, v, bias=_bias(attn_mask, q)).flatten(2)
+        made = (self.dispatch or current_dispatch()).attend(q, k, v, bias=_bias(attn_mask, q)).flatten(2)
         made = self.out_proj(made)
         return (made if self.batch_first else made.transpose(0, 1)), None
 
 
 def _bias(mask: Tensor | None, q: Tensor) -> Dense | None:
-    """torch's mask, which says with True who is *not* seen, or floats that are added; (T, T) or (B * H, T, T)."""
+    """torch's mask: True is *masked*, floats are added; (T, T) or (B * H, T, T)."""
     if mask is None:
         return None
     mask = ~mask if mask.dtype.is_floating_point is False else mask.to(q.dtype)
@@ -48,7 +48,7 @@ def _bias(mask: Tensor | None, q: Tensor) -> Dense | None:
 
 
 def use(model: nn.Module, dispatch: Dispatch | None = None) -> list[str]:
-    """Let every `nn.MultiheadAttention` of `model` ask `attend`; return the names of those that cannot."""
+    """Let every `nn.MultiheadAttention` of `model` call `attend`; return the names of those that cannot."""
     left = []
     for name, module in model.named_modules():
         if type(module) is not nn.MultiheadAttention:
@@ -57,6 +57,6 @@ def use(model: nn.Module, dispatch: Dispatch | None = None) -> list[str]:
         if odd:
             left.append(name)
             continue
-        module.__class__ = Attend
+        module.__class__ = StudioMultiheadAttention
         module.dispatch = dispatch  # type: ignore[assignment]
     return left

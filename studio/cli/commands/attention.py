@@ -61,7 +61,7 @@ def command(settings: Settings, /, **asked: Any) -> None:
     # the reference is there to compare with, and flex compiles for seconds: they are measured where it is asked for
     seconds = measure(dispatch, problem, able if asked["tune"] else [n for n in able if n not in ("reference", "flex")])
     if asked["tune"]:
-        dispatch.table.learn(problem, seconds)
+        dispatch.table.record(problem, seconds)
         dispatch.table.save()
     serves = dispatch.choose(problem).name
     if asked["as_json"]:

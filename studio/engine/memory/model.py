@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from studio.attention.serving import Serving
+from studio.attention.current import DispatchSettings
 from studio.engine.memory.components import Component
 
 _UNSHARED_FRACTION = 4  # a model may be offloaded if at most a quarter as much memory is outside its components
@@ -45,7 +45,7 @@ class Model:
     offloaded: bool = False
     unshared: int = 0
     components: list[Component] = field(default_factory=list)
-    attention: Serving | None = None
+    attention: DispatchSettings | None = None
 
     @property
     def exclusive_components(self) -> list[Component]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import devices
-from studio.attention.serving import Serving
+from studio.attention.current import DispatchSettings
 from studio.caching import cached_property
 from studio.devices import torch_setup
 from studio.devices.memory import trim
@@ -53,7 +53,7 @@ class ModelCache:
         ledger: Ledger | None = None,
         clock: Callable[[], float] = time.perf_counter,
         host: Ledger | None = None,
-        attention: Serving | None = None,
+        attention: DispatchSettings | None = None,
     ) -> None:
         self.attention = attention
         self.device, self._dtype, self._clock = device, dtype, clock

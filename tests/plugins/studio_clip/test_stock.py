@@ -115,5 +115,5 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             EmbedGenerator(folder).load(studio.ModelRef(), "cpu", "float32")
     other = {**good["model_cfg"], "text_cfg": {"hf_model_name": "owner/tower"}}
     path.write_text(json.dumps({**good, "model_cfg": other}))
-    with pytest.raises(WeightsError, match="`owner/tower`, which is not described here"):
+    with pytest.raises(WeightsError, match="`owner/tower`, whose config"):
         EmbedGenerator(folder).load(studio.ModelRef(), "cpu", "float32")

@@ -19,9 +19,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from studio_dcgan import checkpoint, train
-    from studio_dcgan.model import Generator
+    from studio_dcgan.model import GeneratorNet
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tiny") / "model.safetensors"
-    checkpoint.save(train.settled(Generator(7, 8, len(CLASSES), 5), batches=2, batch=8), path, CLASSES)
+    checkpoint.save(train.calibrated(GeneratorNet(7, 8, len(CLASSES), 5), batches=2, batch=8), path, CLASSES)
     return path

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from studio.errors import WeightsError
 from studio_dcgan import checkpoint
-from studio_dcgan.model import Generator
+from studio_dcgan.model import GeneratorNet
 
 from .conftest import CLASSES
 
@@ -31,7 +31,7 @@ def test_there_and_back(tiny: Path) -> None:
 @pytest.mark.parametrize("prefix", ["", "netG_state_dict.", "netG.", "netG_state_dict.module."])
 def test_the_tutorials_names(tmp_path: Path, prefix: str) -> None:
     torch.manual_seed(0)
-    generator = Generator(9, 8)
+    generator = GeneratorNet(9, 8)
     tensors = {f"{prefix}{name}": each for name, each in generator.state_dict().items()}
     tensors["netD_state_dict.main.0.weight"] = torch.zeros(8, 3, 4, 4)
     safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
@@ -60,13 +60,13 @@ def not_a_number(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda tensors: tensors.pop("main.0.weight"), r"no generator of 64x64.*`main.0.weight` is missing"),
+        (lambda tensors: tensors.pop("main.0.weight"), r"is not a 64x64.*`main.0.weight` is missing"),
         (lambda tensors: tensors.pop("main.4.bias"), r"lack `main.4.bias`"),
-        (lambda tensors: tensors.clear(), "no generator of 64x64"),
+        (lambda tensors: tensors.clear(), "is not a 64x64"),
         (wider, r"`main.3.weight` of .* has the shape \[64, 40, 4, 4\]"),
-        (larger, r"no generator of 64x64.*its last layer \[15\]"),
-        (grey, r"no generator of 64x64.*`main.12.weight` \[8, 1, 4, 4\]"),
-        (not_a_number, r"`main.6.weight` of .* holds values that are not finite"),
+        (larger, r"is not a 64x64.*the last layer \[15\]"),
+        (grey, r"is not a 64x64.*`main.12.weight` \[8, 1, 4, 4\]"),
+        (not_a_number, r"`main.6.weight` of .* has values that are not finite"),
     ],
 )
 def test_other_shapes(tiny: Path, tmp_path: Path, spoil: Callable[[dict[str, Tensor]], object], reason: str) -> None:
@@ -81,7 +81,7 @@ def test_other_shapes(tiny: Path, tmp_path: Path, spoil: Callable[[dict[str, Ten
 @pytest.mark.parametrize("names", ['["a"]', "[1, 2, 3]", "{", '"abc"'])
 def test_names_that_do_not_fit(tiny: Path, tmp_path: Path, names: str) -> None:
     safetensors.torch.save_file(safetensors.torch.load_file(tiny), tmp_path / "a.safetensors", {"classes": names})
-    with pytest.raises(WeightsError, match="3 classes, and its metadata do not name so many"):
+    with pytest.raises(WeightsError, match="3 classes, but its metadata does not have 3 names"):
         checkpoint.find(tmp_path / "a.safetensors")
 
 
@@ -101,4 +101,4 @@ def test_not_there(tmp_path: Path) -> None:
 
 def test_names_are_counted() -> None:
     with pytest.raises(ValueError, match="1 names for 3 classes"):
-        checkpoint.save(Generator(7, 8, 3), Path("never"), ["a"])
+        checkpoint.save(GeneratorNet(7, 8, 3), Path("never"), ["a"])

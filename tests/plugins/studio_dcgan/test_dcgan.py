@@ -17,7 +17,7 @@ from studio.engine import Engine, Request
 from studio.errors import InputError, ModelError, UnknownName, WeightsError
 from studio.recipe import PluginRef, Recipe
 from studio_dcgan.dcgan import DcganGenerator, DcganWalk
-from studio_dcgan.model import Generator
+from studio_dcgan.model import GeneratorNet
 
 PLUGIN = PluginRef(name="test", version="1")
 
@@ -88,7 +88,7 @@ def test_a_class_that_is_not_there(tiny: Path) -> None:
 
 def test_a_model_without_classes(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    save_file(Generator(6, 8).state_dict(), tmp_path / "plain.safetensors")
+    save_file(GeneratorNet(6, 8).state_dict(), tmp_path / "plain.safetensors")
     generator = DcganGenerator(tmp_path / "plain.safetensors")
     assert make(generator, [{"seed": 1}])[0] != make(generator, [{"seed": 2}])[0]
     with pytest.raises(InputError, match=r"`of` is `cat`, but the model has no classes"):
@@ -136,13 +136,13 @@ def test_another_model(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.tar", "weights.pkl"])
 def test_pickles_are_refused_with_the_remedy(tiny: Path, tmp_path: Path, name: str) -> None:
-    torch.save({"netG_state_dict": Generator(7, 8).state_dict()}, tmp_path / name)
+    torch.save({"netG_state_dict": GeneratorNet(7, 8).state_dict()}, tmp_path / name)
     with pytest.raises(ModelError, match=r"is refused: a .* file may be a pickle") as caught:
         make(DcganGenerator(tiny), [{"model": str(tmp_path / name), "seed": 1}])
     assert f"studio models pull --convert file:{tmp_path / name}" in (caught.value.hint or "")
 
 
 def test_a_pickle_under_another_name(tiny: Path, tmp_path: Path) -> None:
-    torch.save({"netG_state_dict": Generator(7, 8).state_dict()}, tmp_path / "a.safetensors")
+    torch.save({"netG_state_dict": GeneratorNet(7, 8).state_dict()}, tmp_path / "a.safetensors")
     with pytest.raises(WeightsError, match="cannot be read as safetensors"):
         make(DcganGenerator(tiny), [{"model": str(tmp_path / "a.safetensors"), "seed": 1}])

@@ -1,4 +1,4 @@
-"""Latents within a bound, and ways between them."""
+"""Latents within a bound, and ways lerp them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio_dcgan.latents import between, slerp, truncated
+from studio_dcgan.latents import lerp, slerp, truncated
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -43,7 +43,7 @@ def test_a_seeds_latents_keep_their_signs_and_order_with_the_bound() -> None:
 def test_walks_begin_and_end_at_the_ends_and_pass_the_stops(stops: int, frames: int, seed: int) -> None:
     z = torch.randn(stops, 20, generator=rng(seed))
     way = torch.linspace(0, stops - 1, frames)
-    for walk in (slerp, between):
+    for walk in (slerp, lerp):
         made = walk(z, way)
         assert made.shape == (frames, 20)
         torch.testing.assert_close(made[[0, -1]], z[[0, -1]], rtol=1e-4, atol=1e-4)
@@ -58,7 +58,7 @@ def test_lengths_go_evenly_and_angles_too() -> None:
     unit = made / lengths[:, None]
     angles = torch.acos((unit[1:] * unit[:-1]).sum(1))
     torch.testing.assert_close(angles, angles[:1].expand(10), rtol=1e-3, atol=1e-4)
-    assert between(z, torch.tensor([0.5])).norm() < 0.85 * lengths[5]  # what the straight line would do
+    assert lerp(z, torch.tensor([0.5])).norm() < 0.85 * lengths[5]  # what the straight line would do
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from studio_dcgan.model import Discriminator, Generator
-from studio_dcgan.train import settled
+from studio_dcgan.model import Discriminator, GeneratorNet
+from studio_dcgan.train import calibrated
 
 
 def tutorial(latent: int, width: int) -> nn.Sequential:
@@ -39,7 +39,7 @@ def count(module: nn.Module) -> int:
 
 def test_the_papers_figure() -> None:
     """Figure 1 of Radford et al. 2015: 100 latents to 4x4x1024, 8x8x512, 16x16x256, 32x32x128, 64x64x3."""
-    generator = Generator(100, 128)
+    generator = GeneratorNet(100, 128)
     x, seen = torch.randn(1, 100, 1, 1), []
     for layer in generator.main:
         x = layer(x)
@@ -51,7 +51,7 @@ def test_the_papers_figure() -> None:
 
 
 def test_parameters_at_the_tutorials_size() -> None:
-    assert count(Generator(100, 64)) == count(tutorial(100, 64)) == 3_576_704
+    assert count(GeneratorNet(100, 64)) == count(tutorial(100, 64)) == 3_576_704
     assert count(Discriminator(64)) == count(tutorial_critic(64)) == 2_765_568
 
 
@@ -59,7 +59,7 @@ def test_parameters_at_the_tutorials_size() -> None:
 def test_equals_the_tutorials_generator(training: bool) -> None:
     torch.manual_seed(0)
     theirs = tutorial(10, 8).train(training)
-    mine = Generator(10, 8).train(training)
+    mine = GeneratorNet(10, 8).train(training)
     mine.load_state_dict({f"main.{name}": each.clone() for name, each in theirs.state_dict().items()})
     z = torch.randn(4, 10)
     torch.testing.assert_close(mine(z), theirs(z[:, :, None, None]), rtol=0, atol=0)
@@ -76,14 +76,14 @@ def test_equals_the_tutorials_discriminator() -> None:
 
 def test_weights_begin_as_in_the_paper() -> None:
     torch.manual_seed(0)
-    for network in (Generator(100, 32), Discriminator(32)):
+    for network in (GeneratorNet(100, 32), Discriminator(32)):
         kernels = [m.weight.detach() for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
         assert all(abs(float(w.std()) - 0.02) < 0.002 and abs(float(w.mean())) < 0.002 for w in kernels)
 
 
 def test_a_class_changes_pictures_and_scores() -> None:
     torch.manual_seed(0)
-    generator, discriminator = settled(Generator(7, 8, 3, 5), batches=2), Discriminator(8, 3).eval()
+    generator, discriminator = calibrated(GeneratorNet(7, 8, 3, 5), batches=2), Discriminator(8, 3).eval()
     z = torch.randn(1, 7).repeat(3, 1)
     pictures = generator(z, torch.tensor([0, 1, 1]))
     assert torch.equal(pictures[1], pictures[2])
@@ -107,7 +107,7 @@ def test_the_projection_is_an_inner_product() -> None:
 
 def test_pixels() -> None:
     torch.manual_seed(0)
-    generator = Generator(7, 8).eval()
+    generator = GeneratorNet(7, 8).eval()
     x = torch.randn(2, 7)
     pixels = generator.pixels(x)
     assert pixels.shape == (2, 64, 64, 3)

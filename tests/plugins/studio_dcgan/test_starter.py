@@ -13,11 +13,11 @@ from torch import Tensor
 from studio_dcgan import checkpoint
 from studio_dcgan.dcgan import STARTER
 from studio_dcgan.latents import truncated
-from studio_dcgan.model import Generator
+from studio_dcgan.model import GeneratorNet
 
 
 @pytest.fixture(scope="module")
-def starter() -> tuple[Generator, tuple[str, ...]]:
+def starter() -> tuple[GeneratorNet, tuple[str, ...]]:
     found = checkpoint.find(STARTER)
     return found.build("cpu", "float32"), found.names
 
@@ -29,17 +29,17 @@ def test_small_and_whole() -> None:
     assert hashlib.sha256(STARTER.read_bytes()).hexdigest() == digest
 
 
-def test_it_has_285_things(starter: tuple[Generator, tuple[str, ...]]) -> None:
+def test_it_has_285_things(starter: tuple[GeneratorNet, tuple[str, ...]]) -> None:
     _, names = starter
     assert len(names) == len(set(names)) == 285
     assert {"banana", "red apple", "lion", "octopus", "pizza"} <= set(names)
 
 
-def drawn(starter: tuple[Generator, tuple[str, ...]], name: str) -> Tensor:
+def drawn(starter: tuple[GeneratorNet, tuple[str, ...]], name: str) -> Tensor:
     """Eight pictures of a thing, (8, 64, 64, 3), from 0 to 255."""
     model, names = starter
     z = truncated(8, model.latent, 1.0, torch.Generator().manual_seed(0))
-    return model.pixels(model.joined(z, torch.full((8,), names.index(name)))).float()
+    return model.pixels(model.condition(z, torch.full((8,), names.index(name)))).float()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def drawn(starter: tuple[Generator, tuple[str, ...]], name: str) -> Tensor:
     ],
 )
 def test_things_have_their_colours(
-    starter: tuple[Generator, tuple[str, ...]], name: str, is_so: Callable[[float, float, float], bool]
+    starter: tuple[GeneratorNet, tuple[str, ...]], name: str, is_so: Callable[[float, float, float], bool]
 ) -> None:
     """The mean colour of what is not the white ground."""
     made = drawn(starter, name)
@@ -62,7 +62,7 @@ def test_things_have_their_colours(
     assert is_so(*thing.mean(0).tolist()), thing.mean(0)
 
 
-def test_things_stand_on_white(starter: tuple[Generator, tuple[str, ...]]) -> None:
+def test_things_stand_on_white(starter: tuple[GeneratorNet, tuple[str, ...]]) -> None:
     made = torch.cat([drawn(starter, name) for name in ("lion", "pizza", "frog")])
     edge = torch.cat([made[:, [0, -1]].flatten(1, 2), made[:, :, [0, -1]].flatten(1, 2)], 1)
     assert edge.mean() > 235

@@ -20,7 +20,7 @@ from torch import nn
 from studio.errors import StudioError
 from studio.training.ema import Ema
 from studio_dcgan import checkpoint, train
-from studio_dcgan.model import Generator
+from studio_dcgan.model import GeneratorNet
 from studio_dcgan.trainer import TrainDcgan
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def pictures(count: int = 4) -> np.ndarray:
     return np.broadcast_to(colours, (count, 64, 64, 3)).copy()
 
 
-def trained(folder: Path, steps: int, labels: list[str] | None = None, **more: Any) -> tuple[Generator, Any]:
+def trained(folder: Path, steps: int, labels: list[str] | None = None, **more: Any) -> tuple[GeneratorNet, Any]:
     labels = labels or ["red", "blue", "red", "green"]
     return train.train(pictures(), labels, folder, device=CPU, steps=steps, minutes=60, batch=4, width=8, **more)
 
@@ -101,8 +101,8 @@ def test_without_classes(tmp_path: Path) -> None:
 def test_settled_batch_norms_know_their_own_pictures() -> None:
     """In evaluation, what comes out of every batch norm has about mean 0 and deviation 1 times its gain and bias."""
     torch.manual_seed(0)
-    generator = Generator(7, 8, 3, 5)
-    made = train.settled(generator, batches=20, batch=32)
+    generator = GeneratorNet(7, 8, 3, 5)
+    made = train.calibrated(generator, batches=20, batch=32)
     assert generator.training
     assert not made.training
     seen: dict[nn.Module, torch.Tensor] = {}
@@ -167,11 +167,11 @@ def test_the_recipe_on_a_folder_of_pictures(tmp_path: Path, capfd: pytest.Captur
     assert "the model is in" in capfd.readouterr().err
     found = checkpoint.find(tmp_path / "dcgan" / "model.safetensors")
     assert (found.names, found.width) == (("cold", "warm"), 8)
-    with pytest.raises(StudioError, match="was begun otherwise: `width` was 8, now 16"):
+    with pytest.raises(StudioError, match="has other settings: `width` was 8, now 16"):
         recipe(16)
     (folder / "warm").rename(folder / "hot")
     model = (tmp_path / "dcgan" / "model.safetensors").read_bytes()
-    with pytest.raises(StudioError, match=r"`labels` was \['cold', 'warm'\], now \['cold', 'hot'\]; `data` is another"):
+    with pytest.raises(StudioError, match=r"`labels` was \['cold', 'warm'\], now \['cold', 'hot'\]; `data` differs"):
         recipe(8)
     assert (tmp_path / "dcgan" / "model.safetensors").read_bytes() == model
     (folder / "hot").rename(folder / "warm")

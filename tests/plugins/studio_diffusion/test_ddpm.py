@@ -162,7 +162,7 @@ def test_the_preview_comes_nearer(tiny_ddpm: Path) -> None:
     ("given", "error", "words"),
     [
         ({"of": "aple"}, UnknownName, "did you mean `apple`.*known: `apple`"),
-        ({"size": "32x32"}, InputError, "draws 16x16 and nothing else"),
+        ({"size": "32x32"}, InputError, "this model draws only 16x16"),
         ({"steps": 0}, InputError, "steps"),
         ({"steps": 1001}, InputError, "steps"),
         ({"guidance": 0.5}, InputError, "guidance"),
@@ -177,15 +177,15 @@ def test_bad_inputs_are_refused(tiny_ddpm: Path, given: dict[str, Any], error: t
 
 def test_what_a_model_lacks_is_refused(tmp_path: Path) -> None:
     plain = DdpmGenerator(saved_by_stock(tmp_path / "plain"))
-    with pytest.raises(InputError, match="knows no labels") as raised:
+    with pytest.raises(InputError, match="has no labels") as raised:
         draw(plain, of="apple")
     assert raised.value.field == "of"
-    with pytest.raises(InputError, match="101 steps are more than the 100"):
+    with pytest.raises(InputError, match="`steps` is 101; the model has 100"):
         draw(plain, steps=101)
     DDPMPipeline(tiny_net(classes=5), DDPMScheduler()).save_pretrained(tmp_path / "numbers")
     numbers = DdpmGenerator(tmp_path / "numbers")  # classes without names, and none of them for no label
     assert draw(numbers, of="4", steps=1).shape == (16, 16, 3)
-    with pytest.raises(InputError, match="nothing without a label"):
+    with pytest.raises(InputError, match="this model needs a label"):
         draw(numbers, steps=1)
 
 
@@ -214,7 +214,7 @@ def _cut(folder: Path) -> None:
         (_cut, "cannot be read as safetensors"),
         (lambda folder: shutil.rmtree(folder / "unet"), "no `unet/config.json`"),
         (lambda folder: (folder / "unet" / "config.json").write_text("{"), "cannot be read as JSON"),
-        (lambda folder: (folder / "labels.json").write_text('["apple"]'), "names 1 labels; the net has 4 classes"),
+        (lambda folder: (folder / "labels.json").write_text('["apple"]'), "has 1 labels; the U-Net has 4 classes"),
         (_edit("unet/config.json", block_out_channels=[16, 48]), "has the shape"),
         (_edit("unet/config.json", _class_name="UNet3D"), "`UNet3D`"),
         (_edit("unet/config.json", in_channels=4), "1 or 3 channels"),

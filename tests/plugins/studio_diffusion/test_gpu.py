@@ -15,7 +15,7 @@ from torch import nn
 
 import studio
 from studio import devices
-from studio.attention import recorded
+from studio.attention import record_backends
 from studio.engine.calls.call import run_inline
 from studio.engine.checkpoints.encoding import decode_state, encode_state
 from studio.engine.memory.ledger import Ledger
@@ -125,7 +125,7 @@ def test_steps_are_recorded_by_width_and_guidance_and_repeated(tiny_folder: Path
                 (a,), (b, d) = stepped(generator, model, [[a], [b, d]])
             assert len(model.graphs) == (2 if device == "gpu:0" else 0), "guided alone; one of two guided"
             generator.preview(model, a)
-            with gpu.counting() as counts, recorded() as used:
+            with gpu.counting() as counts, record_backends() as used:
                 (d, b), (a,) = stepped(generator, model, [[d, b], [a]])  # which comes first makes no difference
             assert counts.launches["graph"] == (2 if device == "gpu:0" else 0)
             assert "sdpa-flash" in used, "told of what is repeated, too"

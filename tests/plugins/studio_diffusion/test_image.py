@@ -18,8 +18,8 @@ import studio
 from studio.engine import Engine, Request
 from studio.errors import GeneratorFailed, InputError, WeightsError
 from studio.recipe import PluginRef, Recipe
+from studio_diffusion.guidance import rescaled
 from studio_diffusion.image import STARTER, ImageGenerator
-from studio_diffusion.latent import rescaled
 
 PLUGIN = PluginRef(name="test", version="1")
 

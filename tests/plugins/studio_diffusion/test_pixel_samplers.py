@@ -24,7 +24,7 @@ from studio.devices import torch_setup
 torch_setup.prepare()
 
 from studio_diffusion.noise import NoiseSchedule, config  # noqa: E402  (needs prepare)
-from studio_diffusion.pixel import CLEAN, PixelDiffusion, Row  # noqa: E402
+from studio_diffusion.pixel import CLEAN, PixelDiffusion, PixelRow  # noqa: E402
 from studio_diffusion.samplers import PIXEL_SAMPLERS  # noqa: E402
 
 STOCK: dict[str, Any] = {
@@ -59,7 +59,9 @@ def ours(stock: dict[str, Any], requests: list[tuple[Tensor, str, int]]) -> list
     """Pictures of requests (noise, sampler, steps) that share their steps as long as they last."""
     model = PixelDiffusion(Net(), NoiseSchedule(stock), None)
     times = [model.times(steps) for _, _, steps in requests]
-    rows = [Row(x, None, 1.0, sampler, CLEAN, when[0]) for (x, sampler, _), when in zip(requests, times, strict=True)]
+    rows = [
+        PixelRow(x, None, 1.0, sampler, CLEAN, when[0]) for (x, sampler, _), when in zip(requests, times, strict=True)
+    ]
     for step in range(max(steps for _, _, steps in requests)):
         drawn = torch.randn(SHAPE, generator=generator_of(step))
         moving = [i for i, (_, _, steps) in enumerate(requests) if step < steps]

@@ -82,15 +82,15 @@ def test_ratios_and_times_are_text(prompt: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "text", "word"),
     [
-        ("a house <lora:pixel art:0.8>", "a house", "`<lora:pixel art:0.8>` is left out"),
-        ("a [cat:dog:0.5]", "a cat", "`[cat:dog:0.5]` is drawn as `cat`"),
-        ("a [cat:0.5]", "a cat", "do not change between steps"),
-        ("a [cat|dog]", "a cat", "do not change between steps"),
-        ("a {red|green} house", "a {red|green} house", "drawn as words"),
-        ("a cat AND a dog", "a cat AND a dog", "drawn as words"),
-        ("a house, embedding:EasyNegative", "a house, embedding:EasyNegative", "`embedding:` is drawn as words"),
+        ("a house <lora:pixel art:0.8>", "a house", "`<lora:pixel art:0.8>` is ignored"),
+        ("a [cat:dog:0.5]", "a cat", "`[cat:dog:0.5]` is read as `cat`"),
+        ("a [cat:0.5]", "a cat", "between steps is not supported"),
+        ("a [cat|dog]", "a cat", "between steps is not supported"),
+        ("a {red|green} house", "a {red|green} house", "read as text"),
+        ("a cat AND a dog", "a cat AND a dog", "read as text"),
+        ("a house, embedding:EasyNegative", "a house, embedding:EasyNegative", "`embedding:` is not supported"),
         ("a __colour__ house", "a __colour__ house", "wildcard"),
-        ("((((((((((((((red))))))))))))))", "red", "taken as 3"),
+        ("((((((((((((((red))))))))))))))", "red", "3, the largest, is used"),
     ],
 )
 def test_what_is_not_done_is_told(prompt: str, text: str, word: str) -> None:

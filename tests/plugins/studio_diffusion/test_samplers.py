@@ -14,7 +14,7 @@ from studio.devices import torch_setup
 
 torch_setup.prepare()
 
-from studio_diffusion.samplers import SAMPLERS, Level, Move, Past, clock, noise_levels  # noqa: E402  (needs prepare)
+from studio_diffusion.samplers import SAMPLERS, History, Level, StepInputs, noise_levels, timestep  # noqa: E402  (needs prepare)
 
 
 def model(x: Tensor, s: float) -> Tensor:
@@ -22,9 +22,9 @@ def model(x: Tensor, s: float) -> Tensor:
     return torch.sin(3 * x) + s * x
 
 
-def move(x: Tensor, x0: Tensor, before: Tensor, s: Tensor, s_next: Tensor, s_before: Tensor) -> Move:
+def move(x: Tensor, x0: Tensor, before: Tensor, s: Tensor, s_next: Tensor, s_before: Tensor) -> StepInputs:
     """A step of rectified flow."""
-    return Move(x, x0, Level.flow(s), Level.flow(s_next), Past(Level.flow(s_before), before, x))
+    return StepInputs(x, x0, Level.flow(s), Level.flow(s_next), History(Level.flow(s_before), before, x))
 
 
 def ours(x: Tensor, steps: int, sampler: str) -> Tensor:
@@ -49,7 +49,7 @@ def test_dpmpp_2m_equals_diffusers(steps: int) -> None:
     for index, t in enumerate(stock.timesteps):
         theirs = stock.step(model(theirs, float(stock.sigmas[index])), t, theirs).prev_sample
     torch.testing.assert_close(ours(x, steps, "dpmpp-2m"), theirs, rtol=1e-4, atol=1e-5)
-    assert [clock(s) for s in noise_levels(steps)[:-1]] == stock.timesteps.tolist()
+    assert [timestep(s) for s in noise_levels(steps)[:-1]] == stock.timesteps.tolist()
     torch.testing.assert_close(torch.tensor(noise_levels(steps)), stock.sigmas)
 
 
@@ -71,7 +71,7 @@ def test_levels_fall_from_noise_to_zero(steps: int, shift: float) -> None:
     assert levels[-1] == 0
     assert 0 < levels[0] < 1
     assert all(low < high for high, low in pairwise(levels))
-    assert 0 <= clock(levels[0]) <= 999
+    assert 0 <= timestep(levels[0]) <= 999
 
 
 @given(data=st.data(), sampler=st.sampled_from(sorted(SAMPLERS)))

@@ -90,7 +90,7 @@ def test_a_stopped_run_ends_at_the_same_weights(tmp_path: Path) -> None:
         train(tmp_path / "stopped", Stopping(stock))
     stopped = train(tmp_path / "stopped", NoiseSchedule(stock))
     assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
-    with pytest.raises(StudioError, match=r"begun otherwise: `schedule` is another"):
+    with pytest.raises(StudioError, match=r"other settings: `schedule` differs"):
         train(tmp_path / "whole", NoiseSchedule(config("cosine", "x0")))
     with pytest.raises(StudioError, match=r"`labels` was \['apple', 'pear'\], now \['apple', 'fig'\]"):
         train(tmp_path / "whole", NoiseSchedule(stock), ["fig", "apple", "fig"])
@@ -102,11 +102,11 @@ def test_other_pictures_are_refused_and_another_batch_or_rate_is_told(
     schedule = NoiseSchedule(config("cosine", "v"))
     train(tmp_path, schedule, steps=1)
     given = {"device": CPU, "minutes": 60.0, "grid_every": 10}
-    with pytest.raises(StudioError, match="`data` is another"):
+    with pytest.raises(StudioError, match="`data` differs"):
         train_pixel.train(255 - PICTURES, LABELS, schedule, tmp_path, steps=2, batch=2, **given)
     train_pixel.train(PICTURES, LABELS, schedule, tmp_path, steps=2, batch=3, peak=1e-4, **given)
     said = capsys.readouterr().err
-    assert "goes on otherwise than it began: `batch` was 2, now 3" in said
+    assert "changed: `batch` was 2, now 3" in said
     assert "`rate` was 0.0006, now 0.0001" in said
 
 

@@ -17,11 +17,11 @@ def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from studio_video import files
-    from studio_video.model import Shape, VideoTransformer
+    from studio_video.model import VideoConfig, VideoTransformer
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        net = VideoTransformer(Shape(width=32, depth=2, head_dim=16, mlp=32))
+        net = VideoTransformer(VideoConfig(width=32, depth=2, head_dim=16, mlp=32))
         for weight in net.parameters():
             torch.nn.init.normal_(weight, std=0.08)
     folder = tmp_path_factory.mktemp("video") / "model"

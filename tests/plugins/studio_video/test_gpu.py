@@ -15,7 +15,7 @@ from studio.testing.gpu import runs_on_a_gpu
 from studio.testing.samples import sample_media
 from studio.testing.subject import Subject
 from studio_video import own
-from studio_video.model import Views, _grouped
+from studio_video.packing import AttentionPattern, _frame_order
 from studio_video.video import PICTURES, VideoGenerator
 
 from .test_stock import SMALL as STOCK
@@ -80,9 +80,9 @@ def test_stock_pipelines_in_short_dtypes(folders: dict[str, Path], name: str, dt
 
 def test_groups_of_frames_are_made_once_for_all_layers_and_steps() -> None:
     grids = ((9, 4, 4), (9, 4, 4))
-    first = _grouped(grids, Views("window"), 1, "cpu")
-    assert _grouped(grids, Views("window"), 1, "cpu")[0] is first[0]
-    assert _grouped(grids, Views("window"), 3, "cpu")[0] is not first[0]
+    first = _frame_order(grids, AttentionPattern("window"), 1, "cpu")
+    assert _frame_order(grids, AttentionPattern("window"), 1, "cpu")[0] is first[0]
+    assert _frame_order(grids, AttentionPattern("window"), 3, "cpu")[0] is not first[0]
     assert sorted(first[0].tolist()) == list(range(2 * 9 * 16))
     assert not first[0].is_inference(), "training may ask for them later"
 

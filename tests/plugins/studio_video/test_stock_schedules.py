@@ -16,8 +16,8 @@ from torch import Tensor
 import studio
 from studio.errors import WeightsError
 from studio.loaders import diffusers as loaders
-from studio_diffusion.samplers import Level, Move, Past, euler
-from studio_video.stock import SCHEDULERS, OneTime, check_scheduler, check_solver
+from studio_diffusion.samplers import History, Level, StepInputs, euler
+from studio_video.stock import SCHEDULERS, SingleStepScheduler, check_scheduler, check_solver
 from studio_video.video import VideoGenerator
 
 FLOW, DDIM = "FlowMatchEulerDiscreteScheduler", "CogVideoXDDIMScheduler"
@@ -74,7 +74,7 @@ def test_steps_are_those_of_diffusers(tmp_path: Path, kind: str, changes: dict[s
     real = loaded(tmp_path, kind, changes)
     check_scheduler(tmp_path, real)
     for given in (False, True) if kind == FLOW else (False,):
-        stock, one = deepcopy(real), OneTime(real, torch.device("cpu"))
+        stock, one = deepcopy(real), SingleStepScheduler(real, torch.device("cpu"))
         one.at(None, steps)
         times(kind, stock, steps, given=given)
         times(kind, one, steps, given=given)
@@ -85,13 +85,13 @@ def test_steps_are_those_of_diffusers(tmp_path: Path, kind: str, changes: dict[s
             one.at(now)
             (x0,) = one.step(net(x, now[2]), now[2], x)
             levels = [Level(torch.tensor(alpha), torch.tensor(sigma)) for alpha, sigma in (now[:2], after)]
-            x = euler(Move(x, x0, *levels, Past(levels[0], x0, x)))
+            x = euler(StepInputs(x, x0, *levels, History(levels[0], x0, x)))
         torch.testing.assert_close(x, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
 def test_a_last_step_before_the_first_time_is_left_out(tmp_path: Path) -> None:
     """`trailing` by 61, diffusers adds the time -1, which it takes for the noisiest."""
-    one = OneTime(loaded(tmp_path, DDIM, ZERO), torch.device("cpu"))
+    one = SingleStepScheduler(loaded(tmp_path, DDIM, ZERO), torch.device("cpu"))
     one.at(None, 61)
     one.set_timesteps(61)
     assert len(one.schedule) == 62

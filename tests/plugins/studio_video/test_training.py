@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from studio_diffusion.image import STARTER
-from studio_video import bank, files, train
-from studio_video.model import Shape, VideoTransformer, Views
+from studio_video import files, latent_cache, train
+from studio_video.model import VideoConfig, VideoTransformer
 from studio_video.motions import POSES
+from studio_video.packing import AttentionPattern
 
 CPU = torch.device("cpu")
-SHAPE = Shape(width=32, depth=1, head_dim=16, mlp=64, channels=2, text=6)
+SHAPE = VideoConfig(width=32, depth=1, head_dim=16, mlp=64, channels=2, text=6)
 RECORDS: list[dict[str, Any]] = [
     {"label": label, "source": "emoji", "group": "food", "gloss": "", "count": count, "tags": [], "synonyms": [],
      "zh_label": "", "zh_tags": [], "descriptions": []}
@@ -42,7 +43,7 @@ def fit(
     folder: Path, steps: int, encoder: train.Encode = encode, shown: torch.Tensor | None = None, **more: Any
 ) -> VideoTransformer:
     data = latents() if shown is None else shown
-    return train.train(data, RECORDS, encoder, folder, device=CPU, steps=steps, minutes=60, frames=8, shape=SHAPE,
+    return train.train(data, RECORDS, encoder, folder, device=CPU, steps=steps, minutes=60, frames=8, config=SHAPE,
                        log_every=1, **more)  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def test_what_is_shown_is_learnt(tmp_path: Path) -> None:
     def loss(model: VideoTransformer) -> float:
         clips, targets = train.noisy(samples, texts, torch.Generator().manual_seed(7), CPU)
         with torch.no_grad():
-            return float(train.loss_of(model, clips, targets, Views()))
+            return float(train.loss_of(model, clips, targets, AttentionPattern()))
 
     torch.manual_seed(0)
     assert loss(fit(tmp_path, 40, shown=shown, peak=2e-2)) < 0.9 * loss(VideoTransformer(SHAPE))
@@ -150,13 +151,13 @@ def test_the_bank_holds_every_pose_and_is_made_once(tmp_path: Path) -> None:
     pictures = np.full((1, 32, 32, 3), 255, np.uint8)
     pictures[0, 8:24, 8:24] = (200, 40, 30)
     path = tmp_path / "bank.safetensors"
-    made = bank.make(vae, pictures, ["a"], path)
+    made = latent_cache.make(vae, pictures, ["a"], path)
     assert made.shape == (1, len(POSES), 8, 4, 4)
     assert made.isfinite().all()
     written = path.stat().st_mtime_ns
-    assert torch.equal(bank.make(vae, pictures, ["a"], path), made)
+    assert torch.equal(latent_cache.make(vae, pictures, ["a"], path), made)
     assert path.stat().st_mtime_ns == written
-    bank.make(vae, pictures, ["b"], path)
+    latent_cache.make(vae, pictures, ["b"], path)
     assert path.stat().st_mtime_ns > written
 
 
@@ -170,16 +171,16 @@ def test_animations_are_kept_at_rest_and_made_once(tmp_path: Path) -> None:
     frames[0].save(tmp_path / "short.webp", save_all=True, append_images=frames[1:9], duration=42)
     frames[0].save(tmp_path / "still.webp")
     animations = {name: tmp_path / f"{name}.webp" for name in ("long", "short", "still")}
-    made = bank.films(vae, animations, 32, tmp_path / "films.safetensors")
+    made = latent_cache.films(vae, animations, 32, tmp_path / "films.safetensors")
     assert {name: each.shape for name, each in made.items()} == {"long": (20, 8, 4, 4)}
     written = (tmp_path / "films.safetensors").stat().st_mtime_ns
-    again = bank.films(vae, animations, 32, tmp_path / "films.safetensors")
+    again = latent_cache.films(vae, animations, 32, tmp_path / "films.safetensors")
     assert torch.equal(again["long"], made["long"])
     assert (tmp_path / "films.safetensors").stat().st_mtime_ns == written
 
 
 def test_the_folder_holds_small_files_and_their_sums(tmp_path: Path) -> None:
-    files.save(tmp_path / "model", VideoTransformer(Shape()))
+    files.save(tmp_path / "model", VideoTransformer(VideoConfig()))
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "model").iterdir()}
     assert {"config.json", "SHA256SUMS"} < set(sizes)
     assert max(sizes.values()) < 16 << 20

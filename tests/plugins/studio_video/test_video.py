@@ -15,7 +15,7 @@ from studio.engine import Engine, Request
 from studio.errors import InputError, WeightsError
 from studio.recipe import PluginRef
 from studio_diffusion.samplers import noise_levels
-from studio_video.own import MEMORY, OVERLAP, UNLEARNT, WINDOW, levels, windows
+from studio_video.starter import MEMORY, OVERLAP, UNTRAINED, WINDOW, levels, windows
 from studio_video.temporal_filter import filtered
 from studio_video.video import VideoGenerator
 
@@ -114,8 +114,8 @@ def test_clips_of_unlike_shapes_share_a_step(generator: VideoGenerator) -> None:
 def test_a_clip_ends_as_a_mean_of_what_is_seen_through_fresh_noise(generator: VideoGenerator) -> None:
     import torch
 
-    from studio_video.latent import pack_and_say
-    from studio_video.model import Clip, Views
+    from studio_video.latent import predict_velocities
+    from studio_video.packing import AttentionPattern, VideoSample
 
     parsed = generator.Inputs.parse(SMALL | {"steps": 9, "image": picture((200, 10, 20))})
     with torch.inference_mode():
@@ -128,7 +128,7 @@ def test_a_clip_ends_as_a_mean_of_what_is_seen_through_fresh_noise(generator: Vi
             e = torch.randn(first.x.shape, generator=studio.Rng(0).fork(5 + turn).torch)
             x = torch.where(still, first.x, (1 - level) * seen + level * e)
             at = torch.where(first.given, 0.0, level)
-            (v,) = pack_and_say(model.net, [Clip(x, first.times, at, first.text)], Views())
+            (v,) = predict_velocities(model.net, [VideoSample(x, first.times, at, first.text)], AttentionPattern())
             seen = seen + (torch.where(still, x, x - level * v) - seen) * (1.0, 2 / 3, 1 / 2)[turn]
         while not state.done:
             (state,) = generator.step(model, [state])
@@ -160,18 +160,18 @@ def test_windows_cover_a_clip_and_overlap(frames: int) -> None:
 def test_what_overlapping_windows_say_is_joined_by_weight(bounds: tuple[tuple[int, int], ...]) -> None:
     import torch
 
-    from studio_video.moving import joined
+    from studio_video.denoising import merge_windows
 
     said = torch.randn(5, 2, 4, 4)
-    torch.testing.assert_close(joined([bounds], [said[a:b] for a, b in bounds], [1]), said)
+    torch.testing.assert_close(merge_windows([bounds], [said[a:b] for a, b in bounds], [1]), said)
     parts = [torch.full((b - a, 2, 4, 4), float(i)) for i, (a, b) in enumerate(bounds)]
-    mixed = joined([bounds], parts, [1])[:, 0, 0, 0]
+    mixed = merge_windows([bounds], parts, [1])[:, 0, 0, 0]
     assert mixed.tolist() == sorted(mixed.tolist()), "one goes over into the next"
     assert mixed[0] == 0
     assert mixed[-1] == len(bounds) - 1
 
 
-@pytest.mark.parametrize(("attention", "said"), [("full", ()), ("window", ()), ("factorised", (UNLEARNT,))])
+@pytest.mark.parametrize(("attention", "said"), [("full", ()), ("window", ()), ("factorised", (UNTRAINED,))])
 def test_attention_that_no_starter_has_learnt_is_said(
     generator: VideoGenerator, attention: str, said: tuple[str, ...]
 ) -> None:
@@ -202,13 +202,13 @@ def test_another_aspect_ratio_is_said(generator: VideoGenerator, way: str) -> No
         ({"frames": -1}, "`frames` is -1"),
         (
             {"frames": 100_000, "size": "128x128"},
-            "`frames` is 100000, but must be from 1 to 1024; .* 128x128 would take 4.6 GiB",
+            "`frames` is 100000, but must be from 1 to 1024; .* 128x128 would need 4.6 GiB",
         ),
-        ({"frames": "100000", "size": "128x128"}, "128x128 would take 4.6 GiB"),  # as the command line has it
+        ({"frames": "100000", "size": "128x128"}, "128x128 would need 4.6 GiB"),  # as the command line has it
         ({"size": "65x64"}, "a multiple of 16 from 64 to 2048"),
-        ({"prompt": "  "}, "say what to show"),
-        ({"image": picture((0, 0, 0)), "frames": 1}, "there must be more to make"),
-        ({"to": picture((0, 0, 0)), "loop": True}, "`loop` ends where it begins"),
+        ({"prompt": "  "}, "describe what to show"),
+        ({"image": picture((0, 0, 0)), "frames": 1}, "it must be larger"),
+        ({"to": picture((0, 0, 0)), "loop": True}, "`to` and `loop` exclude each other"),
         ({"fps": 0}, "`fps` is 0, but must be a finite number from 1 to 60"),
     ],
 )

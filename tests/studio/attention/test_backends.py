@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from studio.attention import Blocks, Causal, Dense, Problem, SpaceTime, availability
-from studio.attention.backend import OWN
-from studio.attention.backends import own
+from studio.attention.backend import BUILT_IN
+from studio.attention.backends import built_in
 from studio.attention.backends.xformers import mask_of
 
-BACKENDS = {backend.name: backend for backend in own()}
+BACKENDS = {backend.name: backend for backend in built_in()}
 
 
 def problem(bias=None, *, batch=1, tokens=64, heads=2, dim=64, dtype=torch.float32, grad=False):
@@ -21,7 +21,7 @@ def problem(bias=None, *, batch=1, tokens=64, heads=2, dim=64, dtype=torch.float
 
 def test_every_backend_works_or_says_why_not():
     found = {each.name: each for each in availability("cpu")}
-    assert set(found) == set(BACKENDS) == set(OWN)
+    assert set(found) == set(BACKENDS) == set(BUILT_IN)
     assert found["sdpa-math"].available
     assert found["sdpa-flash"].available
     assert found["chunked"].available
@@ -35,15 +35,15 @@ def test_every_backend_works_or_says_why_not():
     [
         ("sdpa-cudnn", problem(), "torch has no such kernel for the CPU"),
         ("sdpa-efficient", problem(), "torch has no such kernel for the CPU"),
-        ("sdpa-flash", problem(Causal(window=9), tokens=8192), "a mask of 256 MiB; it does so up to 64 MiB"),
+        ("sdpa-flash", problem(Causal(window=9), tokens=8192), "a mask of 256 MiB; the limit is 64 MiB"),
         ("sdpa-flash", problem(Dense(torch.zeros(64, 64, requires_grad=True))), "no gradient for the bias's tensor"),
         ("chunked", problem(Dense(torch.zeros(64, 64, requires_grad=True))), "no gradient for the bias's tensor"),
-        ("sdpa-math", problem(tokens=16384, heads=8), "8,192 MiB of scores"),
-        ("reference", problem(tokens=16384, heads=8), "8,192 MiB of scores"),
-        ("flex", problem(grad=True), "forward pass alone"),
-        ("flex", problem(Dense(torch.zeros(64, 64))), "Dense cannot be made a block mask"),
-        ("flex", problem(dtype=torch.float64), "no float64"),
-        ("xformers", problem(SpaceTime((4, 4, 4), (2, 2, 2))), "SpaceTime is none of Causal and Blocks"),
+        ("sdpa-math", problem(tokens=16384, heads=8), "8,192 MiB for the scores"),
+        ("reference", problem(tokens=16384, heads=8), "8,192 MiB for the scores"),
+        ("flex", problem(grad=True), "no backward pass"),
+        ("flex", problem(Dense(torch.zeros(64, 64))), "Dense cannot be a block mask"),
+        ("flex", problem(dtype=torch.float64), "not support float64"),
+        ("xformers", problem(SpaceTime((4, 4, 4), (2, 2, 2))), "it supports Causal and Blocks, not SpaceTime"),
     ],
 )
 def test_a_refusal_says_what_is_wrong_and_how_much_is_allowed(name, asked, words):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 
 from studio.attention import Blocks, Causal, Dense, Lengths, Problem, SpaceTime
-from studio.attention.bias import Shape
+from studio.attention.bias import AttentionShape
 from studio.attention.plan import blocks, grids
 from studio.errors import UsageError
 
@@ -15,7 +15,7 @@ from .problems import problems, windows
 
 
 def allowed(bias, batch, queries, keys, heads=1):
-    shape = Shape(batch, heads, queries, keys)
+    shape = AttentionShape(batch, heads, queries, keys)
     bias.check(shape)
     seen = bias.visible(slice(0, batch), torch.arange(queries), torch.arange(keys), shape)
     return seen.expand(batch, heads, queries, keys)[:, 0]
@@ -78,15 +78,18 @@ def test_a_plan_has_every_allowed_pair_once_and_no_other(problem):
     [
         (lambda: Causal(window=0), "window is 0; it must be at least 1"),
         (lambda: Causal(offset=1.5), "offset is 1.5; it must be a whole number"),
-        (lambda: Lengths([1.5]), r"keys is \[1.5\]; it must be a row of whole numbers"),
-        (lambda: Blocks([1, 2]), r"cu_seqlens is \(1, 2\); it must begin with 0 and never fall"),
-        (lambda: Blocks([0, 3, 2]), "never fall"),
-        (lambda: Blocks([0, 3], [0, 1, 3]), "they must be as many"),
-        (lambda: SpaceTime((4, 4), (1, 1)), "three whole numbers"),
-        (lambda: SpaceTime((4, 4, 4), (5, 1, 1)), "window is 5 along t; the grid has 4, and a window cannot be larger"),
-        (lambda: SpaceTime((4, 4, 4), (3, 2, 2), (2, 2, 2)), "3 along t; with tiles of 2 it must be a multiple of 2"),
-        (lambda: Dense(torch.zeros(2, 2, dtype=torch.int64)), "tensor is int64; it must be bool or a floating type"),
-        (lambda: Dense(torch.zeros(1, 1, 1, 2, 2)), "5 axes; it must have at most 4"),
+        (lambda: Lengths([1.5]), r"keys is \[1.5\]; it must be a sequence of whole numbers"),
+        (lambda: Blocks([1, 2]), r"cu_seqlens is \(1, 2\); it must begin with 0 and never decrease"),
+        (lambda: Blocks([0, 3, 2]), "never decrease"),
+        (lambda: Blocks([0, 3], [0, 1, 3]), "their numbers must match"),
+        (lambda: SpaceTime((4, 4), (1, 1)), r"it must be \(t, h, w\), whole numbers of at least 1"),
+        (
+            lambda: SpaceTime((4, 4, 4), (5, 1, 1)),
+            "window is 5 along t; it must not be larger than the grid, which has 4",
+        ),
+        (lambda: SpaceTime((4, 4, 4), (3, 2, 2), (2, 2, 2)), "3 along t; it must be a multiple of the tile's 2"),
+        (lambda: Dense(torch.zeros(2, 2, dtype=torch.int64)), "tensor is int64; it must be bool or floating point"),
+        (lambda: Dense(torch.zeros(1, 1, 1, 2, 2)), "5 dimensions; it must have at most 4"),
     ],
 )
 def test_a_wrong_description_is_refused(make, words):
@@ -97,17 +100,17 @@ def test_a_wrong_description_is_refused(make, words):
 @pytest.mark.parametrize(
     ("bias", "words"),
     [
-        (Lengths([3]), "Lengths has 1 keys; the batch has 2 rows"),
-        (Lengths([3, 9]), "keys has 9; each must be from 0 to 4"),
-        (Lengths([3, -1]), "keys has -1"),
-        (Lengths([3, 3], [3, 5]), "queries has 5; each must be from 0 to 4"),
-        (Blocks([0, 4]), "Blocks packs all sequences into one row; the batch has 2"),
+        (Lengths([3]), "Lengths has 1 values for keys; it must have one per row, 2"),
+        (Lengths([3, 9]), "Lengths has 9 keys; it must be from 0 to 4"),
+        (Lengths([3, -1]), "Lengths has -1 keys"),
+        (Lengths([3, 3], [3, 5]), "Lengths has 5 queries; it must be from 0 to 4"),
+        (Blocks([0, 4]), "Blocks needs all sequences packed into one row; the batch has 2"),
         (SpaceTime((2, 2, 2), (1, 1, 1)), "has 8 positions; there are 4 queries and 4 keys"),
         (
             Dense(torch.zeros(3, 4)),
             r"is \(3, 4\); it must broadcast to \(batch, heads, queries, keys\) = \(2, 2, 4, 4\)",
         ),
-        (Causal() + Lengths([3]), "Lengths has 1 keys"),
+        (Causal() + Lengths([3]), "Lengths has 1 values for keys"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(bias, words):
@@ -126,7 +129,7 @@ def test_a_description_that_does_not_fit_is_refused(bias, words):
     ],
 )
 def test_neighbouring_rows_share_a_block_where_padding_is_cheaper_than_another(lengths, rows):
-    shape = Shape(len(lengths), 8, 1, 9000)
+    shape = AttentionShape(len(lengths), 8, 1, 9000)
     found = list(blocks(Lengths(lengths), shape, torch.device("cpu")))
     assert [(block.rows.start, block.rows.stop) for block in found] == rows
     assert [block.k[0].stop for block in found] == [max(lengths[slice(*each)]) for each in rows]

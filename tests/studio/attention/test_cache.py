@@ -31,7 +31,7 @@ def test_an_empty_row_gets_zeros_and_a_full_cache_is_told():
     x = torch.randn(2, 3, 1, 4)
     cache.append(x, x, [0, 3])
     assert (cache.attend(torch.randn(2, 1, 1, 4))[0] == 0).all()
-    with pytest.raises(UsageError, match=r"rows have \[0, 3\] tokens and get \[1, 1\] more; there is room for 3"):
+    with pytest.raises(UsageError, match=r"rows have \[0, 3\] tokens and get \[1, 1\] more; the capacity is 3"):
         cache.append(x[:, :1], x[:, :1])
-    with pytest.raises(UsageError, match="decoding takes one token a row"):
+    with pytest.raises(UsageError, match="decoding takes one token per row"):
         cache.attend(torch.randn(2, 2, 1, 4))

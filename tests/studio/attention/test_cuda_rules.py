@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from studio.attention import Blocks, Causal, Dense, Lengths, Problem, SpaceTime
-from studio.attention.backends import masks, own, sdpa, varlen
+from studio.attention.backends import built_in, masks, sdpa, varlen
 from studio.attention.dispatch import fixed_order
-from studio.attention.plan import axes, prices
+from studio.attention.plan import axes, box_cost
 
 from .problems import BOUND, problems
 
-BACKENDS = {backend.name: backend for backend in own()}
+BACKENDS = {backend.name: backend for backend in built_in()}
 ON_CUDA = ("sdpa-flash", "sdpa-efficient", "sdpa-cudnn")
 CUDA = torch.device("cuda", 0)
 SHORT = (torch.float16, torch.bfloat16)
@@ -80,7 +80,9 @@ def card():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sdpa, "_ops", Stubs())
         patch.setattr(sdpa, "_tried", lambda kernel, dtype, device: "")
-        patch.setattr(sdpa, "written_out", lambda asked: masks.written_out(replace(asked, device=torch.device("cpu"))))
+        patch.setattr(
+            sdpa, "materialized", lambda asked: masks.materialized(replace(asked, device=torch.device("cpu")))
+        )
         patch.setattr("studio.attention.dispatch._is_hopper", lambda device: False)
         yield
 
@@ -137,8 +139,8 @@ def test_the_table_of_kernels(problem, serve):
 
 
 def test_a_refusal_on_a_gpu_says_what_is_allowed():
-    assert "heads are of 512; it takes up to 256 on a GPU" in BACKENDS["sdpa-flash"].refuses(asked(dim=512))
-    assert "the numbers are float32; it takes float16 and bfloat16 on a GPU" in BACKENDS["sdpa-cudnn"].refuses(
+    assert "head_dim is 512; on a GPU it must be at most 256" in BACKENDS["sdpa-flash"].refuses(asked(dim=512))
+    assert "dtype is float32; on a GPU it needs float16 or bfloat16" in BACKENDS["sdpa-cudnn"].refuses(
         asked(dtype=torch.float32)
     )
 
@@ -163,7 +165,7 @@ sdpa_tried = sdpa._tried
 def test_windows_are_cut_by_the_prices_of_the_device():
     window = SpaceTime((16, 32, 32), (12, 8, 8))
     on_cpu, on_gpu = (
-        [len(each) for each in axes(window, 8, prices(torch.device(device)))] for device in ("cpu", "cuda")
+        [len(each) for each in axes(window, 8, box_cost(torch.device(device)))] for device in ("cpu", "cuda")
     )
     assert on_gpu[0] * on_gpu[1] * on_gpu[2] < 0.1 * on_cpu[0] * on_cpu[1] * on_cpu[2]
 
@@ -187,10 +189,10 @@ def test_long_rows_go_to_cudnn_on_hopper(monkeypatch):
 def test_masks_are_made_once_for_all_layers_and_steps(bias, monkeypatch):
     made = []
     meta = replace(asked(bias), device=torch.device("meta"))
-    monkeypatch.setattr(masks, "_made", lambda problem, bias: made.append(bias) or torch.zeros(1, 1, 64, 64))
-    first = masks.written_out(meta)
+    monkeypatch.setattr(masks, "_materialized", lambda problem, bias: made.append(bias) or torch.zeros(1, 1, 64, 64))
+    first = masks.materialized(meta)
     assert (
-        masks.written_out(replace(meta, bias=type(bias)(**vars(bias)) if isinstance(bias, Causal) else bias)) is first
+        masks.materialized(replace(meta, bias=type(bias)(**vars(bias)) if isinstance(bias, Causal) else bias)) is first
     )
     assert len(made) == 1
 
@@ -224,12 +226,12 @@ def test_packed_sequences_are_one_launch(monkeypatch):
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        (asked(Blocks([0, 9, 64])), "torch sees no card"),
+        (asked(Blocks([0, 9, 64])), "torch finds no GPU"),
         (replace(asked(Blocks([0, 9, 64])), device=torch.device("cpu")), "there is no such kernel for cpu"),
-        (asked(Causal()), "it serves Blocks only"),
+        (asked(Causal()), "it supports only Blocks"),
         (asked(Blocks([0, 9, 64], [0, 0, 64])), "a sequence has queries and no keys"),
-        (replace(asked(Blocks([0, 9, 64])), grad=True), "it is not asked for gradients"),
-        (replace(asked(Blocks([0, 9, 64])), value_dim=32), "values have 32 numbers a head and keys 64"),
+        (replace(asked(Blocks([0, 9, 64])), grad=True), "it has no backward pass here"),
+        (replace(asked(Blocks([0, 9, 64])), value_dim=32), "value head_dim 32 != key head_dim 64"),
     ],
 )
 def test_what_packed_sequences_need(problem, words, monkeypatch):

@@ -19,7 +19,7 @@ from studio.attention import (
     Table,
     attend,
     attend_rows,
-    recorded,
+    record_backends,
 )
 from studio.attention.table import kind_of
 from studio.attention.tune import measure
@@ -57,7 +57,7 @@ def test_what_was_measured_goes_first_if_it_does_not_refuse():
     q, k, v = tensors()
     problem = Problem.of(q, k, v)
     table = Table()
-    table.learn(problem, {"sdpa-math": 2.0, "gone": 0.5, "sdpa-cudnn": 1.0})
+    table.record(problem, {"sdpa-math": 2.0, "gone": 0.5, "sdpa-cudnn": 1.0})
     dispatch = Dispatch(table=table)
     assert dispatch.choose(problem).name == "sdpa-math"
     assert dispatch.order(problem)[:2] == ["sdpa-cudnn", "sdpa-math"]
@@ -67,7 +67,7 @@ def test_what_was_measured_goes_first_if_it_does_not_refuse():
 def test_a_table_is_kept_and_holds_for_its_versions(tmp_path):
     problem = Problem.of(*tensors())
     table = Table.load(tmp_path / "home")
-    table.learn(problem, {"sdpa-math": 1.0})
+    table.record(problem, {"sdpa-math": 1.0})
     table.save()
     assert Table.load(tmp_path / "home").fastest(problem) == ["sdpa-math"]
     file = tmp_path / "home" / "attention.json"
@@ -106,9 +106,11 @@ def test_a_forced_backend_that_cannot_serve_raises_with_all_reasons():
     with pytest.raises(UsageError) as caught:
         attend(q, k, v, backend="sdpa-cudnn")
     text = str(caught.value)
-    assert text.startswith("the attention backend `sdpa-cudnn` cannot serve this: sdpa-cudnn: torch has no such kernel")
+    assert text.startswith(
+        "the attention backend `sdpa-cudnn` does not support this: sdpa-cudnn: torch has no such kernel"
+    )
     assert all(f"{name}: " in text for name in Dispatch().backends)
-    assert "chunked: can serve it" in text
+    assert "chunked: supports it" in text
     with pytest.raises(UnknownName, match="did you mean `chunked`"):
         attend(q, k, v, backend="chuncked")
 
@@ -120,15 +122,15 @@ def test_more_backends_can_be_brought_but_no_name_taken():
     with pytest.raises(UsageError, match="it serves 8 queries at most"):
         dispatch.attend(*tensors(9), backend="mine")
     assert dispatch.explain(Problem.of(*tensors(9)))["mine"] == ["it serves 8 queries at most"]
-    with pytest.raises(UsageError, match="the attention backend's name `mine` is taken"):
+    with pytest.raises(UsageError, match="an attention backend named `mine` exists already"):
         Dispatch([Mine(), Mine()])
 
 
 def test_what_served_is_recorded_for_this_thread_alone():
     q, k, v = tensors()
-    with recorded() as outer:
+    with record_backends() as outer:
         attend(q, k, v)
-        with recorded() as inner:
+        with record_backends() as inner:
             attend(q, k, v, backend="sdpa-math")
         other = threading.Thread(target=lambda: attend(q, k, v, backend="chunked"))
         other.start()
@@ -145,7 +147,7 @@ def test_threads_may_choose_differently_at_once():
 
     def work(name):
         for _ in range(30):
-            with recorded() as used:
+            with record_backends() as used:
                 made = attend(q, k, v, backend=name)
             if used != {name} or not torch.allclose(made, due, atol=1e-5):
                 wrong.append(name)
@@ -177,12 +179,12 @@ def test_choosing_is_cheap():
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
-        (((1, 4, 8), (1, 4, 2, 8), (1, 4, 2, 8)), r"q is \(1, 4, 8\); it must have four axes"),
-        (((1, 4, 3, 8), (1, 4, 2, 8), (1, 4, 2, 8)), "3 heads of queries and 2 of keys; the first must be a multiple"),
-        (((1, 4, 2, 8), (1, 4, 0, 8), (1, 4, 0, 8)), "2 heads of queries and 0 of keys"),
-        (((2, 4, 2, 8), (1, 4, 2, 8), (1, 4, 2, 8)), "do not match: the batch must be equal"),
-        (((1, 4, 2, 8), (1, 4, 2, 8), (1, 5, 2, 8)), "k and v have equal tokens"),
-        (((1, 4, 2, 8), (1, 4, 2, 9), (1, 4, 2, 8)), "q and k equal head_dim"),
+        (((1, 4, 8), (1, 4, 2, 8), (1, 4, 2, 8)), r"q is \(1, 4, 8\); it must have four dimensions"),
+        (((1, 4, 3, 8), (1, 4, 2, 8), (1, 4, 2, 8)), "3 query heads, 2 key/value heads: the first must be a multiple"),
+        (((1, 4, 2, 8), (1, 4, 0, 8), (1, 4, 0, 8)), "2 query heads, 0 key/value heads"),
+        (((2, 4, 2, 8), (1, 4, 2, 8), (1, 4, 2, 8)), "do not match: they need one batch size"),
+        (((1, 4, 2, 8), (1, 4, 2, 8), (1, 5, 2, 8)), "k and v the same tokens"),
+        (((1, 4, 2, 8), (1, 4, 2, 9), (1, 4, 2, 8)), "q and k the same head_dim"),
     ],
 )
 @pytest.mark.parametrize("backend", ["auto", "reference", "sdpa-flash", "chunked"])
@@ -192,15 +194,13 @@ def test_tensors_that_do_not_match_are_refused_by_all_alike(shapes, words, backe
 
 
 def test_a_bias_is_a_description():
-    with pytest.raises(UsageError, match="bias is Tensor; it must be a description"):
+    with pytest.raises(UsageError, match=r"bias is Tensor; it must be a `studio.attention.Bias`"):
         attend(*tensors(), bias=torch.ones(8, 8))
 
 
 def test_dtypes_are_checked():
     q, k, v = (torch.zeros(1, 4, 2, 8, dtype=torch.int64) for _ in range(3))
-    with pytest.raises(
-        UsageError, match="the tensors are int64; attention works on float64, float32, bfloat16, float16"
-    ):
+    with pytest.raises(UsageError, match="the tensors are int64; attention needs float64, float32, bfloat16, float16"):
         attend(q, k, v)
     with pytest.raises(UsageError, match="one dtype and one device: q float32 on cpu, k float16 on cpu"):
         attend(q.float(), k.half(), v.half())
@@ -212,7 +212,7 @@ def test_rows_are_served_as_each_would_be(heads, kv_heads):
     lengths = [1, 7, 16, 90]
     q = torch.randn(len(lengths), heads, 32)
     pairs = [torch.randn(2, 1, length, kv_heads, 32) for length in lengths]
-    with recorded() as used:
+    with record_backends() as used:
         rows = attend_rows(q, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
     assert used
     alone = torch.cat([attend(one[None, None], *pair) for one, pair in zip(q, pairs, strict=True)])[:, 0]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import varlen
 
-from studio.attention import Causal, Spans, attend, attend_spans, recorded, spans
+from studio.attention import Causal, Spans, attend, attend_spans, record_backends, spans
 
 REQUESTS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 20), st.integers(0, 3)), min_size=1, max_size=5)
 
@@ -71,7 +71,7 @@ def test_the_kernel_for_cuda_is_given_what_it_checks(monkeypatch, window, heads)
     monkeypatch.setattr(varlen, "varlen_attn", by_rows)
     monkeypatch.setitem(spans.KERNELS, "cpu", spans._varlen)
     q, k, v, given = drawn([(1, 7, 1), (3, 0, 2), (2, 5, 0)], *heads, 1)
-    with recorded() as used:
+    with record_backends() as used:
         got = attend_spans(q, k, v, given, window)
     assert spans.NAME in used
     torch.testing.assert_close(got, alone(q, k, v, given, window))
@@ -80,9 +80,9 @@ def test_the_kernel_for_cuda_is_given_what_it_checks(monkeypatch, window, heads)
 @pytest.mark.parametrize(
     ("dtype", "head_dim", "capability", "why"),
     [
-        (torch.float32, 64, (9, 0), "the numbers are float32; it takes float16 and bfloat16"),
-        (torch.bfloat16, 20, (9, 0), "heads are of 20; it takes multiples of 8 up to 256"),
-        (torch.bfloat16, 512, (9, 0), "heads are of 512"),
+        (torch.float32, 64, (9, 0), "dtype is float32; it needs float16 or bfloat16"),
+        (torch.bfloat16, 20, (9, 0), "head_dim is 20; it must be a multiple of 8 up to 256"),
+        (torch.bfloat16, 512, (9, 0), "head_dim is 512"),
         (torch.float16, 64, (7, 5), "it needs compute capability 8.0"),
         (torch.bfloat16, 64, (8, 0), ""),
     ],
@@ -101,7 +101,7 @@ def test_a_torch_without_the_arguments_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(varlen, "varlen_attn", lambda q, k, v, window_size: q)
     spans._why_not_cuda.cache_clear()
-    assert "does not know `enable_gqa`" in spans.why_not(torch.float16, torch.device("cuda:0"), 64)
+    assert "has no `enable_gqa`" in spans.why_not(torch.float16, torch.device("cuda:0"), 64)
     spans._why_not_cuda.cache_clear()
 
 
@@ -117,7 +117,7 @@ def test_a_kernel_that_fails_or_answers_wrongly_is_not_taken(monkeypatch) -> Non
     for kernel, why in (
         (spans._varlen, ""),
         (raises, "seqused_k is not supported"),
-        (packed, "its answers are off by"),
+        (packed, "its outputs are off by"),
     ):
         monkeypatch.setitem(spans.KERNELS, "cpu", kernel)
         assert tried().startswith(why)

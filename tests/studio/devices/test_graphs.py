@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from studio import devices
-from studio.attention import Serving, attend, recorded
-from studio.attention.serving import lending
+from studio.attention import DispatchSettings, attend, record_backends
+from studio.attention.current import use_dispatch
 from studio.devices.graphs import AFTER, Graphs, keep_alive
 from studio.engine.memory.components import Component, Components
 from studio.engine.memory.ledger import Ledger
@@ -112,11 +112,11 @@ def test_who_served_attention_is_told_of_a_repeated_call_too(gpu: FakeGpu) -> No
     graphs, q = Graphs(gpu, after=0), torch.randn(1, 4, 2, 8).to("gpu:0")
     told = []
     for _ in range(2):
-        with recorded() as used:
+        with record_backends() as used:
             graphs.run("it", lambda x: attend(x, x, x), [q])
         told.append(used)
     assert told == [{"sdpa-flash"}] * 2
-    with lending(Serving()):  # another table and other backends may choose otherwise
+    with use_dispatch(DispatchSettings()):  # another table and other backends may choose otherwise
         graphs.run("it", lambda x: attend(x, x, x), [q])
     assert len(graphs) == 2
 

@@ -27,7 +27,7 @@ ELSEWHERE = {
     "plugins/studio_clip/model.py": "training: what was written just before, and the CLIP that it goes on with",
     "plugins/studio_clip/train_text.py": "what was written just before",
     "plugins/studio_diffusion/export.py": "what was written just before",
-    "plugins/studio_video/bank.py": "what was written just before",
+    "plugins/studio_video/latent_cache.py": "what was written just before",
     "plugins/studio_dcgan/checkpoint.py": "after `check_regular`",
     "studio/weights.py": "after `check_regular`",
     "studio/testing/fake_tensor.py": "the library's own reader, put on the fake device",

@@ -105,7 +105,7 @@ GROWING: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("change", GROWING)
 def test_what_grows_without_bound_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(WeightsError, match=r"`tokenizer\.json` is refused"):
+    with pytest.raises(WeightsError, match=r"`tokenizer\.json` is rejected"):
         tokenizer_json.check(changed(**change), Path("tokenizer.json"))
 
 

@@ -30,7 +30,7 @@ def test_the_same_is_agreed_to_and_another_is_refused(tmp_path_factory, fixed, n
     changed = {**fixed, name: other}
     if name in fixed and json.dumps(fixed[name]) != json.dumps(other) and fixed[name] != other:
         before = (folder / "run.json").read_bytes()
-        with pytest.raises(StudioError, match="was begun otherwise"):
+        with pytest.raises(StudioError, match="has other settings"):
             agree(folder, changed, begun=True)
         assert (folder / "run.json").read_bytes() == before
         assert not agree(folder, changed, begun=False)  # nothing has been trained: it may be another
@@ -41,11 +41,11 @@ def test_what_differs_is_named_with_short_values(tmp_path, capsys):
     agree(tmp_path, {"labels": ["cat", "dog"], "data": "a" * 32, "size": 32}, {"batch": 8, "rate": 0.1}, begun=False)
     with pytest.raises(StudioError) as caught:
         agree(tmp_path, {"labels": ["dog", "cat"], "data": "b" * 32, "size": 64}, begun=True)
-    for told in ("`size` was 32, now 64", "`data` is another", "`labels` was ['cat', 'dog'], now ['dog', 'cat']"):
+    for told in ("`size` was 32, now 64", "`data` differs", "`labels` was ['cat', 'dog'], now ['dog', 'cat']"):
         assert told in caught.value.message
-    assert "name another `--work`" in caught.value.hint
+    assert "choose another `--work`" in caught.value.hint
     agree(tmp_path, {"size": 32}, {"batch": 16, "rate": 0.1}, begun=True)
-    assert "goes on otherwise than it began: `batch` was 8, now 16" in capsys.readouterr().err
+    assert "changed: `batch` was 8, now 16" in capsys.readouterr().err
     agree(tmp_path, {"size": 32}, {"batch": 16}, begun=True)
     assert capsys.readouterr().err == ""
 
@@ -53,7 +53,7 @@ def test_what_differs_is_named_with_short_values(tmp_path, capsys):
 def test_a_run_of_an_earlier_version_is_taken_as_it_is(tmp_path):
     tiny.finish(tiny.start(tmp_path, 3))
     assert list(tiny.start(tmp_path, 5, fixed={"data": "a"})) == [3, 4]
-    with pytest.raises(StudioError, match="begun otherwise"):
+    with pytest.raises(StudioError, match="has other settings"):
         tiny.start(tmp_path, 7, fixed={"data": "b"})
 
 

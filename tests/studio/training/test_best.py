@@ -44,5 +44,5 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "best.safetensors").write_bytes(b"no weights")
-    with pytest.raises(WeightsError, match=r"best\.safetensors` does not hold kept weights"):
+    with pytest.raises(WeightsError, match=r"best\.safetensors` is not a file of best weights"):
         Best(tmp_path / "best.safetensors")

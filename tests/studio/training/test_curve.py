@@ -99,7 +99,7 @@ def test_without_a_row_there_is_no_picture(tmp_path: Path, log: str | None) -> N
     if log is not None:
         (tmp_path / "log.csv").write_text(log)
     assert curve.png(tmp_path / "log.csv") is None
-    with pytest.raises(SystemExit, match="no log with a row"):
+    with pytest.raises(SystemExit, match="is not a log, or has no rows"):
         curve.main([str(tmp_path / "log.csv"), str(tmp_path / "curve.png")])
 
 

@@ -98,10 +98,10 @@ def test_a_signal_ends_it_after_the_step_in_hand(
     with pytest.raises(KeyboardInterrupt):
         train()
     assert signal.getsignal(number) is before
-    assert "stopped at step 5; the same command goes on from there" in capsys.readouterr().err
+    assert "stopped at step 5; run the same command to resume" in capsys.readouterr().err
     again = tiny.start(tmp_path, STEPS)
     assert again.step == 5
-    assert f"going on from step 5 of {tmp_path / 'run.safetensors'}" in capsys.readouterr().err
+    assert f"resuming from step 5 of {tmp_path / 'run.safetensors'}" in capsys.readouterr().err
     assert_equal(tiny.finish(again), unbroken)
 
 
@@ -170,7 +170,7 @@ def test_another_shape_is_refused_by_name_and_left_alone(tmp_path: Path) -> None
     tiny.finish(tiny.start(tmp_path, STEPS))
     file = tmp_path / "run.safetensors"
     before = file.read_bytes()
-    with pytest.raises(WeightsError, match="is of a model of another shape") as caught:
+    with pytest.raises(WeightsError, match="does not fit the model") as caught:
         tiny.start(tmp_path, STEPS, width=9)
     assert str(file) in caught.value.message
     assert caught.value.hint is not None
@@ -321,7 +321,7 @@ def test_a_folder_has_one_trainer(tmp_path: Path) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
-    with pytest.raises(StudioError, match=rf"another process \({process.pid}\) trains in `{tmp_path}`") as caught:
+    with pytest.raises(StudioError, match=rf"process {process.pid} is training in `{tmp_path}`") as caught:
         tiny.start(tmp_path)
     assert caught.value.hint is not None
     assert "--work" in caught.value.hint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from studio.attention import recorded
+from studio.attention import record_backends
 from studio.devices import torch_setup
 from studio.errors import UsageError
 
@@ -23,7 +23,7 @@ def same(model, bound=2e-5, **inputs):
     with torch.inference_mode():
         due = model(**inputs)[0]
         route(model)
-        with recorded() as used:
+        with record_backends() as used:
             made = model(**inputs)[0]
     torch.testing.assert_close(made, due, atol=bound, rtol=bound)
     assert used
@@ -116,7 +116,7 @@ def test_a_stock_language_model_writes_the_same(make):
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     due = model.generate(ids, **options)
     transformers_route(model)
-    with recorded() as used:
+    with record_backends() as used:
         assert torch.equal(model.generate(ids, **options), due)
     assert used
 
@@ -124,7 +124,7 @@ def test_a_stock_language_model_writes_the_same(make):
 def test_dropout_is_refused():
     model = gpt2().train()
     transformers_route(model)
-    with pytest.raises(UsageError, match=r"attention dropout is 0.1; `attend` has none"):
+    with pytest.raises(UsageError, match=r"attention dropout is 0.1; `attend` supports none"):
         model(torch.zeros(1, 3, dtype=torch.int64))
 
 
@@ -143,7 +143,7 @@ def test_the_towers_of_open_clip():
     with torch.no_grad():
         due = model.encode_image(pixels), model.encode_text(tokens)
         assert use(model) == []
-        with recorded() as used:
+        with record_backends() as used:
             made = model.encode_image(pixels), model.encode_text(tokens)
     torch.testing.assert_close(made, due, atol=1e-5, rtol=1e-5)
     assert used

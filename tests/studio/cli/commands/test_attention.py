@@ -39,9 +39,9 @@ def test_tuning_is_kept_and_looking_is_not(studio, own_home):
         (("--shape", "1,8,2,8", "--bias", "causal:window=x"), "`window` of `causal` is `x`; it must be a whole number"),
         (("--shape", "1,8,2,8", "--bias", "spacetime:grid=2x2x2"), "`spacetime` lacks `window`"),
         (("--shape", "1,8,2,8", "--bias", "spacetime:grid=2x2"), "three sizes such as `8x24x24`"),
-        (("--shape", "1,8,2,8", "--bias", "lengths:keys=9"), "keys has 9; each must be from 0 to 8"),
+        (("--shape", "1,8,2,8", "--bias", "lengths:keys=9"), "Lengths has 9 keys; it must be from 0 to 8"),
         (("--shape", "1,8,2,8", "--bias", "causal:window=1,window=2"), "has `window` twice"),
-        (("--shape", "1,8,3,8", "--kv-heads", "2"), "3 heads of queries and 2 of keys"),
+        (("--shape", "1,8,3,8", "--kv-heads", "2"), "3 query heads, 2 key/value heads"),
     ],
 )
 def test_what_is_wrong_is_said(studio, argv, words):

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 import studio
 from studio.engine.checkpoints.encoding import decode_state, encode_state
 from studio_diffusion.image import ImageGenerator
-from studio_diffusion.skipping import asks
+from studio_diffusion.step_cache import runs_model
 
 
 @given(steps=st.integers(1, 1000))
 def test_the_first_and_the_last_step_ask_and_never_two_in_a_row_do_not(steps: int) -> None:
-    asked = [asks(position, steps) for position in range(steps)]
+    asked = [runs_model(position, steps) for position in range(steps)]
     assert all(asked[: max(2, round(0.2 * steps))])
     assert all(one or other for one, other in pairwise(asked))
     assert asked[-1]
@@ -52,7 +52,7 @@ def test_it_asks_less_in_any_company_and_goes_on_from_its_state(
     first = alone = start(1, cache=True)
     while not alone.done:
         (alone,) = generator.step(model, [alone])
-    asked = [asks(position, 12) for position in range(12)]
+    asked = [runs_model(position, 12) for position in range(12)]
     assert widths == [2] * sum(asked)
 
     widths.clear()
