@@ -290,7 +290,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tmp_path: Path
             made.append(step)
             run.log(loss=value if step == 5 else 1.0)
 
-    with pytest.raises(StudioError, match=rf"`loss` is {value} at step 5: training stops") as caught:
+    with pytest.raises(StudioError, match=rf"`loss` is {value} at step 5; training stopped") as caught:
         train()
     assert made == [5]
     assert str(tmp_path) in caught.value.message
