@@ -243,18 +243,18 @@ class Studio(Methods):
         Raises WorkflowError, UnknownName, InputError or MediaError before anything runs.
         """
         from studio.workflow import Graph, Run
-        from studio.workflow.local import LocalWorker
-        from studio.workflow.memo import Memo
+        from studio.workflow.local_executor import LocalExecutor
+        from studio.workflow.result_cache import ResultCache
 
         graph = what if isinstance(what, Graph) else self.workflow(what)
         given = {**(inputs or {}), **more}
         values = graph.Inputs.parse(given)
         settings = {"device": self._device, "dtype": self._dtype, "invariant": self._invariant}
         options = {"client": client, "priority": priority, "time_limit_s": time_limit_s}
-        worker = LocalWorker(self._requests, self.store, lambda: self.router, settings, options)
+        executor = LocalExecutor(self._requests, self.store, lambda: self.router, settings, options)
         own = None if graph.file is None else [*_texts(given.values())]
-        with Memo(self.store) as memo, nullcontext() if own is None else models.no_paths_but(own):
-            return Run(graph, values, worker, self.store, memo, seed=seed, fresh=fresh, watch=watch).go()
+        with ResultCache(self.store) as cache, nullcontext() if own is None else models.no_paths_but(own):
+            return Run(graph, values, executor, self.store, cache, seed=seed, fresh=fresh, watch=watch).go()
 
     def load(self, what: Path | str) -> Media:
         """Read a media file, or an artifact by its id (6 characters or more), with its recipe if it has one."""

@@ -1,7 +1,7 @@
-"""An SQLite file of what can be made again: if it is damaged, it is removed and begun anew, and nobody stops for that.
+"""A cache in an SQLite file: if the file is damaged, it is deleted and recreated, and the work continues.
 
-One file in WAL mode, so that several processes may use it and a crash costs at most the last entries. Whoever keeps
-something in it checks what comes out. This module knows nothing of what is kept.
+One file in WAL mode, so that several processes can use it and a crash costs at most the last entries. Callers validate
+the entries that they read.
 
 Try it: ``pytest tests/studio/test_cache.py``
 """
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 class Cache:
     """The file `path` with the tables of `schema`. A context manager; safe to use from several threads and processes.
 
-    `renewed` tells whether the file was damaged and begun anew. Raises StoreError where it cannot be used at all.
+    `renewed` says whether the file was damaged and recreated. Raises StoreError if it cannot be used at all.
     """
 
     def __init__(self, path: Path, schema: str) -> None:
@@ -39,9 +39,9 @@ class Cache:
         self.transact(lambda _: None)
 
     def transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Do `work` in one transaction and return what it returns; it is done again if the file had to be begun anew.
+        """Run `work` in one transaction and return its result; `work` is repeated if the file had to be recreated.
 
-        Raises StoreError, with the file named.
+        Raises StoreError, which names the file.
         """
         with self._lock:
             try:
@@ -102,7 +102,7 @@ class Cache:
 
 
 def _system_error(error: sqlite3.Error, folder: Path) -> int:
-    """What the system says (`errno`) where the folder's disk is full or cannot be written to; 0 for other errors."""
+    """The `errno` if the folder's disk is full or not writable; 0 for other errors."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     disk = os.statvfs(folder)
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and not disk.f_bavail):

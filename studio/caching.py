@@ -1,7 +1,7 @@
 """`cached_property`: as in functools, with a lock for each instance.
 
-Up to Python 3.11 `functools.cached_property` holds one lock for all instances of a class while it computes, so one
-slow video would hold up every other media. This module knows nothing of the rest of Studio.
+Up to Python 3.11 `functools.cached_property` holds one lock for all instances of a class while it computes, so one slow
+video would block all other media.
 
 Try it: ``pytest tests/studio/test_caching.py``
 """
@@ -18,9 +18,9 @@ T = TypeVar("T")
 class cached_property(Generic[T]):
     """A property that is computed once for each instance and kept in its `__dict__`, under its own name.
 
-    Threads that ask the same instance wait for the one that computes; those that ask another do not. A computation
-    that raises is repeated when next asked for. The instance must have a `__dict__`; it may be frozen, and it can be
-    copied and pickled once nobody computes.
+    Threads that read the property of the same instance wait for the computation; other instances do not block. A
+    computation that raises is repeated at the next access. The instance must have a `__dict__`; it may be frozen, and
+    can be copied and pickled while no computation runs.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:

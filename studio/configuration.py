@@ -1,8 +1,8 @@
-"""What a person sets once and for all: plugins to load, in ``STUDIO_PLUGINS`` or in the data folder's ``config.toml``.
+"""User configuration: plugins to load, from ``STUDIO_PLUGINS`` and the data folder's ``config.toml``.
 
-Both name files or folders, as ``--plugin`` does. A plugin is code, and a data folder may come from anybody: so its
-``config.toml`` and its folder ``plugins/`` count only in the data folder that is used when none is named, and in those
-that were trusted by ``studio plugins trust``, which is written down outside of them. This module imports no plugin.
+Both name files or folders, like ``--plugin``. A plugin is code, and a data folder can come from anywhere: so
+``config.toml`` and the folder ``plugins/`` are used only in the default data folder, and in folders trusted with
+``studio plugins trust``, which is recorded outside them.
 
 Try it: ``STUDIO_PLUGINS=examples/invert.py studio plugins``
 """
@@ -28,7 +28,7 @@ _MOST_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Named:
-    """Plugins to load: their paths, the data folder's own folder of plugins (or None), and what is refused."""
+    """Plugins to load: their paths, the plugin folder of the data folder (or None), and refused plugins."""
 
     paths: tuple[Path, ...]
     folder: Path | None
@@ -36,7 +36,7 @@ class Named:
 
 
 def plugins(home: Path) -> Named:
-    """What the environment and the data folder name. What of it cannot be used is told, and costs only itself."""
+    """The plugins that the environment and the data folder name. Those that cannot be used are in `refused`."""
     refused: list[PluginReport] = []
     words = os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep)
     paths = _existing([expanded(each) for each in words if each], PLUGINS_VARIABLE, refused)
@@ -89,12 +89,12 @@ def _refused(name: str, origin: Path, reason: str) -> PluginReport:
 
 
 def trusted(home: Path) -> bool:
-    """Whether a data folder may load plugins: it is the one used when none is named, or was trusted."""
+    """Whether a data folder may load plugins: it is the default one, or was trusted."""
     return home.exists() and (_same(home, user_home()) or _mark(home) in _marks())
 
 
 def trust(home: Path) -> Path:
-    """Let a data folder load plugins from now on; return the file in which that is written. Raises StoreError."""
+    """Allow a data folder to load plugins; return the file in which that is recorded. Raises StoreError."""
     make_folder(home)
     import json
 
@@ -110,7 +110,7 @@ def _file() -> Path:
 
 
 def _marks() -> list[str]:
-    """The folders that were trusted. Raises StoreError for a damaged file, which nobody but the user writes."""
+    """The trusted folders. Raises StoreError for a damaged file."""
     import json
 
     if not _file().exists():
@@ -124,7 +124,7 @@ def _marks() -> list[str]:
 
 
 def _mark(home: Path) -> str:
-    """A folder's path and number in its file system: another one that takes its place is not the same."""
+    """A folder's path and inode number: another folder in its place has another mark."""
     return f"{home.stat().st_ino} {os.fsencode(home.resolve()).hex()}"
 
 

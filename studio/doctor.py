@@ -1,6 +1,6 @@
-"""What ``studio doctor`` tells: versions, devices, memory, threads, attention backends, the data folder, plugins.
+"""The report of ``studio doctor``: versions, devices, memory, threads, attention backends, data folder, plugins.
 
-It looks and changes nothing (no folder is made). Unlike the rest of the host it imports torch, to ask it.
+Nothing is changed or created. Unlike most of the host, it imports torch.
 
 Try it: ``studio doctor --json``
 """
@@ -29,7 +29,7 @@ class _Frozen(BaseModel):
 
 
 class DeviceReport(_Frozen):
-    """A device: memory in bytes; `reason` says why it is not `usable`, and is empty where it is."""
+    """A device: memory in bytes; `reason` says why it is not `usable`, else it is empty."""
 
     name: str
     description: str
@@ -40,7 +40,7 @@ class DeviceReport(_Frozen):
 
 
 class HomeReport(_Frozen):
-    """The data folder: whether it can be written, bytes free on its disk, why not writable."""
+    """The data folder: whether it is writable, the free bytes on its disk, and the reason if it is not writable."""
 
     path: Path
     writable: bool
@@ -49,10 +49,10 @@ class HomeReport(_Frozen):
 
 
 class DoctorReport(_Frozen):
-    """All that ``studio doctor`` prints.
+    """The report of ``studio doctor``.
 
-    `torchvision` says what is wrong with it, if anything; `device` is the one that would be used; `threads` are torch's
-    on the CPU; `steps` is what the engine has measured so far, by width.
+    `torchvision` is its problem, or empty; `device` is the default device; `threads` are torch's CPU threads; `steps`
+    are the engine's measurements so far, by batch size.
     """
 
     version: str
@@ -70,7 +70,7 @@ class DoctorReport(_Frozen):
 
 
 def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
-    """Look at everything. Raises UsageError for a device that is not here."""
+    """Collect the report. Raises UsageError for a device that does not exist."""
     chosen = devices.choose_many(device)
     torch_setup.prepare()
     has_torch = importlib.util.find_spec("torch") is not None
@@ -92,7 +92,7 @@ def examine(device: str | None, home: Path, plugins: Plugins) -> DoctorReport:
 
 
 def _devices() -> tuple[DeviceReport, ...]:
-    """The CPU, and every kind of accelerator with its cards, or why there is none."""
+    """The CPU, and every kind of accelerator with its devices, or why there are none."""
     found = [_device("cpu")]
     for kind, description in (
         (devices.Cuda, "NVIDIA or AMD GPU"), (devices.Mps, "Apple GPU, untested"), (devices.Xpu, "Intel GPU, untested")
@@ -124,5 +124,5 @@ def _home(home: Path) -> HomeReport:
     if not there.is_dir():
         return HomeReport(path=home, writable=False, reason=f"`{there}` is a file, not a folder")
     writable = os.access(there, os.W_OK | os.X_OK)
-    reason = "" if writable else f"the folder `{there}` is not yours to write to"
+    reason = "" if writable else f"you have no permission to write to the folder `{there}`"
     return HomeReport(path=home, writable=writable, reason=reason, free=shutil.disk_usage(there).free)

@@ -1,28 +1,28 @@
 """The errors of Studio, one drawn tree.
 
     StudioError                 exit code 1 unless said otherwise
-    ├── UsageError              2  what was asked cannot be done as asked
-    │   ├── InputError             an input's value is refused
-    │   ├── UnknownName            no such generator, input, plugin, hook …; names the nearest
-    │   └── WorkflowError          a workflow is not right; holds all that is wrong with it
-    ├── PluginError             1  a plugin could not be used
+    ├── UsageError              2  the request is invalid
+    │   ├── InputError             an input's value is invalid
+    │   ├── UnknownName            no such generator, input, plugin, hook …; suggests the nearest
+    │   └── WorkflowError          a workflow is invalid; lists all its problems
+    ├── PluginError             1  a plugin cannot be used
     ├── WeightsError            1  weights are missing or damaged
-    ├── ModelError              1  a model cannot be fetched, is not here, or is not in a safe format
-    ├── MediaError              1  a picture, video … cannot be decoded or encoded
+    ├── ModelError              1  a model is not downloaded, cannot be, or is not in a safe format
+    ├── MediaError              1  an image, video … cannot be decoded or encoded
     ├── StoreError              1  the artifact store cannot read or write
-    │   ├── FileTaken              a file to write exists already
-    │   └── NotStored              the data folder cannot take the media that were made; holds them
-    ├── CheckpointError         1  a saved request cannot be taken up again
-    ├── GeneratorFailed         1  a generator raised, or returned what it must not
-    │   ├── OutOfMemory            it did not fit into memory
-    │   └── TimedOut               it did not return in time
+    │   ├── FileTaken              the output file already exists
+    │   └── NotStored              the output cannot be written to the data folder; holds it
+    ├── CheckpointError         1  a saved request cannot be resumed
+    ├── GeneratorFailed         1  a generator raised, or returned an invalid value
+    │   ├── OutOfMemory            out of memory (OOM)
+    │   └── TimedOut               a call exceeded its timeout
     ├── DeviceLost              1  a device cannot be used, or cannot be opened
     ├── EngineClosed            1  the engine was closed before or during the work
     ├── Busy                    1  too many requests are unfinished to accept more
     └── Cancelled             130  the request was cancelled
 
-Every message names the value, the allowed range and, as `hint`, the remedy. This module knows nothing of the rest of
-Studio and imports only the standard library.
+Every message names the value, the allowed range and, as `hint`, the remedy. This module imports only the standard
+library.
 
 Try it: ``python -c "import studio; raise studio.errors.UnknownName('generator', 'imge', ['image'])"``
 """
@@ -32,10 +32,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-if TYPE_CHECKING:
-    from studio.media import Media
+MediaT = TypeVar("MediaT")
 
 _LONGEST_TEXT = 10_000  # characters of an exception's text above which its traceback is written without it
 _LONGEST_TRACE = 100_000  # characters of a traceback
@@ -43,11 +42,11 @@ _MOST_LINKED = 100  # exceptions that are looked at behind one
 
 
 class StudioError(Exception):
-    """Base of every error that Studio raises on purpose.
+    """Base of Studio's errors.
 
     `str()` gives the message and, if there is one, the remedy on a second line that starts with ``hint: ``.
-    `exit_code` is what a command-line face should exit with. `traceback_text` is a plugin's traceback where one raised,
-    kept as text so that no frame (and no tensor in it) stays alive.
+    `exit_code` is the exit code of the command line. `traceback_text` is the traceback of a plugin, as text so that no
+    frame (and no tensor in it) stays alive.
     """
 
     exit_code = 1
@@ -85,13 +84,13 @@ class StudioError(Exception):
 
 
 class UsageError(StudioError):
-    """What was asked cannot be done as asked."""
+    """The request is invalid."""
 
     exit_code = 2
 
 
 class InputError(UsageError):
-    """A value of an input is refused. `field` names the (first) input at fault."""
+    """The value of an input is invalid. `field` names the (first) invalid input."""
 
     details = ("field",)
 
@@ -119,23 +118,23 @@ class UnknownName(UsageError):
 
 
 class WorkflowError(UsageError):
-    """A workflow is not right. `problems` has a line of message, with file and line, and a remedy or None for each; the
-    error's own message tells the first of them, and how many more there are.
+    """A workflow is invalid. `problems` has a message, with file and line, and a hint or None for each problem; the
+    error's message lists the first 20 of them.
     """
 
     details = ("problems",)
-    _TOLD = 20
+    _LISTED = 20
 
     def __init__(self, problems: Sequence[tuple[str, str | None]]) -> None:
         self.problems = tuple(problems)
-        lines = [f"{message} ({hint})" if hint else message for message, hint in self.problems[1 : self._TOLD]]
-        if more := self.problems[self._TOLD :]:
+        lines = [f"{message} ({hint})" if hint else message for message, hint in self.problems[1 : self._LISTED]]
+        if more := self.problems[self._LISTED :]:
             lines.append(f"and {len(more):,} more")
         super().__init__("\n".join([self.problems[0][0], *lines]), hint=self.problems[0][1])
 
 
 class PluginError(StudioError):
-    """A plugin could not be imported, or what it registers cannot be used."""
+    """A plugin cannot be imported, or one of its objects cannot be used."""
 
 
 class WeightsError(StudioError):
@@ -157,7 +156,7 @@ class WeightsError(StudioError):
 
 
 class ModelError(StudioError):
-    """A model cannot be fetched, is not here, is damaged, or is in no safe format."""
+    """A model is not downloaded, cannot be downloaded, is damaged, or is not in a safe format."""
 
 
 class MediaError(StudioError):
@@ -169,36 +168,36 @@ class StoreError(StudioError):
 
 
 class FileTaken(StoreError):
-    """A file to write exists already, and was not to be overwritten. `path` is its path."""
+    """The output file `path` already exists, and overwriting was not allowed."""
 
     details = ("path",)
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        super().__init__(f"`{path}` exists already", hint="choose another name, or give --force to overwrite it")
+        super().__init__(f"`{path}` already exists", hint="choose another name, or overwrite it with --force")
 
 
-class NotStored(StoreError):
-    """Media were made, and the data folder cannot take them. `media` are the media, with their recipe."""
+class NotStored(StoreError, Generic[MediaT]):
+    """The output `media` (a `studio.Media`), with its recipe, cannot be written to the data folder."""
 
-    def __init__(self, media: Media, error: StoreError) -> None:
+    def __init__(self, media: MediaT, error: StoreError) -> None:
         self.media = media
         super().__init__(error.message, hint=error.hint)
 
 
 class CheckpointError(StudioError):
-    """A saved request is damaged, or what it was begun with is no longer here. `path` is its file."""
+    """A saved request is damaged, or its plugin, model or media no longer exist. `path` is its file."""
 
     details = ("path",)
 
     def __init__(self, path: Path, reason: str, *, hint: str | None = None) -> None:
         self.path = path
-        hint = hint or "begin the request anew; `studio resume --drop ID` removes what was saved"
-        super().__init__(f"the saved request `{path.stem}` cannot be taken up: {reason}", hint=hint)
+        hint = hint or "start the request again; `studio resume --drop ID` deletes the saved state"
+        super().__init__(f"the saved request `{path.stem}` cannot be resumed: {reason}", hint=hint)
 
 
 class GeneratorFailed(StudioError):
-    """The named generator raised or returned what it must not; the engine goes on without it."""
+    """The generator raised, or returned an invalid value; the engine continues with other requests."""
 
     details = ("generator",)
 
@@ -208,11 +207,11 @@ class GeneratorFailed(StudioError):
 
 
 class OutOfMemory(GeneratorFailed):
-    """The work did not fit into the device's memory."""
+    """The device ran out of memory (OOM)."""
 
 
 class TimedOut(GeneratorFailed):
-    """A call did not return in time and was abandoned; `over` says whether it has returned since."""
+    """A call exceeded its timeout and was abandoned; `over` says whether it has returned since."""
 
     over: Callable[[], bool] = staticmethod(lambda: True)
 
@@ -224,7 +223,7 @@ class TimedOut(GeneratorFailed):
 
 
 class DeviceLost(StudioError):
-    """The device cannot be used by this process any more, or could not be opened: no request can run on it."""
+    """The device can no longer be used by this process, or cannot be opened: no request can run on it."""
 
 
 class EngineClosed(StudioError):
@@ -259,7 +258,7 @@ def _read(value: object) -> Any:
 
 
 def clean(text: str, limit: int) -> str:
-    """At most `limit` characters of a text from a plugin; what is not printable in it is written as an escape."""
+    """At most `limit` characters of a plugin's text, with unprintable characters escaped."""
     kept = str.__getitem__(text, slice(0, limit))  # a plain str, also of a subclass that overrides everything
     return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in kept)
 
@@ -300,8 +299,8 @@ def trace_of(error: BaseException) -> str:
         else:
             text = "".join([*traceback.format_tb(error.__traceback__), describe(error), "\n"])
         return clean(text, _LONGEST_TRACE)
-    except BaseException:  # its own code was run, and may do anything
-        return f"{class_name(type(error))}: its traceback cannot be written, as it raises again\n"
+    except BaseException:  # formatting runs the exception's own code
+        return f"{class_name(type(error))}: its traceback cannot be formatted\n"
 
 
 def class_name(kind: type) -> str:
@@ -314,12 +313,12 @@ def _one_line(error: BaseException, limit: int) -> str:
     try:
         lines = clean(str(error), 4 * limit).split()
     except BaseException:  # its own code, which may do anything
-        return "(its text cannot be had, as `str()` of it raises)"
+        return "(`str()` of it raises)"
     return " ".join(lines)[:limit]
 
 
 def nearest(name: str, candidates: Sequence[str]) -> str | None:
-    """Return the candidate that is spelt most like `name`, or None if none is near."""
+    """Return the candidate most similar to `name`, or None."""
     import difflib
 
     found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)

@@ -1,7 +1,7 @@
-"""What a plugin offers besides models: commands of the command line, methods of `Studio`, and embedders for measuring.
+"""Plugin extensions besides generators: CLI commands, methods of `Studio`, and embedders for evaluation.
 
-Each is declared by its name; the code behind it is imported when it is first used, so that listing commands stays fast.
-This module knows nothing of how plugins are found, and imports nothing heavy.
+Each is declared by name; its code is imported when it is first used, so that listing commands stays fast. This module
+imports nothing heavy.
 
 Try it: ``studio plugins``
 """
@@ -13,21 +13,21 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 HOST_COMMANDS = {
-    "generate": "Make media with any generator.",
+    "generate": "Generate media with any generator.",
     "run": "Run a workflow.",
-    "flow": "Check a workflow file, or draw it.",
-    "models": "Pull models, list and remove them.",
-    "resume": "Go on with what a crash left half done.",
-    "top": "Watch what is being made, in any process.",
-    "plugins": "List plugins, begin one, check one.",
-    "show": "Show how a file, or something in the store, was made.",
-    "replay": "Make something again, and say whether it is identical.",
+    "flow": "Check or draw a workflow file.",
+    "models": "Download, list and remove models.",
+    "resume": "Resume requests after a crash.",
+    "top": "Show the running requests of all processes, live.",
+    "plugins": "List, create and check plugins.",
+    "show": "Show the recipe of an output.",
+    "replay": "Regenerate an output from its recipe, and compare.",
     "doctor": "Show versions, devices, memory and attention backends.",
-    "attention": "Show which attention backend serves a shape, how fast, and why not others.",
+    "attention": "Show which attention backend serves a shape, how fast, and why others cannot.",
     "train": "Train a model with a plugin's recipe.",
-    "eval": "Measure how good and how fast a generator's pictures are.",
+    "eval": "Measure the quality and speed of an image generator.",
 }
-"""The commands of Studio itself with their lines of help, in their order; no plugin can take their names."""
+"""The built-in commands with their help, in display order. Plugins cannot use these names."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 _METHOD = re.compile(r"[a-z][a-z0-9_]{0,49}")
@@ -41,7 +41,7 @@ TargetT = TypeVar("TargetT", "Command", "Method")
 class Command:
     """A command of the command line, run as ``studio NAME``.
 
-    `help` is its line in ``studio --help``. `target` says where its `click.Command` is, as an entry point does:
+    `help` is its line in ``studio --help``. `target` names its `click.Command`, like an entry point:
     ``package.module:attribute``, ``.module:attribute`` within the plugin's package, or ``:attribute`` in the plugin's
     own module. That module is imported when the command is run.
     """
@@ -53,9 +53,9 @@ class Command:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of `Studio`: ``studio.Studio().NAME(…)`` calls the function at `target` with the `Studio` in front.
+    """A method of `Studio`: ``studio.Studio().NAME(…)`` calls the function `target` with the `Studio` first.
 
-    `target` is written as that of a `Command`. The function's module is imported at the first call.
+    `target` has the same form as in `Command`. The function's module is imported at the first call.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Method:
 
 @dataclass(frozen=True)
 class Embedder:
-    """Generators that turn pictures, and texts about them, into vectors of one space; ``studio eval`` uses them.
+    """Generators that embed images, and text about them, in one vector space; ``studio eval`` uses them.
 
-    `pictures` names a generator with an input `images` whose output has their unit vectors one after another; `texts`
-    one with an input `text`, or is None where the space has only pictures.
+    `pictures` names a generator with an input `images` whose output is their concatenated unit vectors; `texts` names
+    one with an input `text`, or is None if the space has only images.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Embedder:
 
 
 def check_command(command: object) -> list[str]:
-    """Why this is not a usable `Command`; an empty list if it is one."""
+    """The reasons why this is not a valid `Command`; empty if it is."""
     if not isinstance(command, Command):
         return [f"{_kind(command)} is not a `studio.Command`"]
     reasons = [] if _matches(_NAME, command.name) else [
@@ -88,7 +88,7 @@ def check_command(command: object) -> list[str]:
 
 
 def check_method(method: object) -> list[str]:
-    """Why this is not a usable `Method`; an empty list if it is one."""
+    """The reasons why this is not a valid `Method`; empty if it is."""
     if not isinstance(method, Method):
         return [f"{_kind(method)} is not a `studio.Method`"]
     reasons = [] if _matches(_METHOD, method.name) else [
@@ -98,7 +98,7 @@ def check_method(method: object) -> list[str]:
 
 
 def check_embedder(embedder: object) -> list[str]:
-    """Why this is not a usable `Embedder`; an empty list if it is one."""
+    """The reasons why this is not a valid `Embedder`; empty if it is."""
     if not isinstance(embedder, Embedder):
         return [f"{_kind(embedder)} is not a `studio.Embedder`"]
     named = {"name": embedder.name, "pictures": embedder.pictures, "texts": embedder.texts or "none"}
@@ -122,7 +122,7 @@ def _kind(each: object) -> str:
 
 
 def located(declared: TargetT, plugin: str) -> TargetT:
-    """The declaration with the full name of its target's module; `plugin` is the name of the plugin's module."""
+    """The declaration with the full module name in its target; `plugin` is the name of the plugin's module."""
     module, _, attribute = declared.target.partition(":")
     if not module or module.startswith("."):
         module = plugin + module
@@ -130,7 +130,7 @@ def located(declared: TargetT, plugin: str) -> TargetT:
 
 
 def resolve(target: str) -> Any:
-    """Import what a target with a full module name names. Raises whatever the import raises, and AttributeError."""
+    """Import a target with a full module name. Raises AttributeError, and any error of the import."""
     from importlib import import_module
 
     module, _, attribute = target.partition(":")

@@ -1,8 +1,8 @@
-"""Writing and reading files so that a crash, a full disk or a hostile file costs nothing.
+"""Reading and writing files atomically, and safely with untrusted files.
 
-Every writer goes through this module: `write_atomically` for bytes at hand, `new_file` for what is written piece by
-piece, `new_folder` for a model's folder. Each shows either the old content or the whole new one; `studio.temporary` has
-how, and why a kill leaves nothing behind. This module knows nothing of media or stores.
+All files are written through this module: `write_atomically` for bytes, `new_file` for streams, `new_folder` for a
+model's folder. Readers see either the old content or all of the new; `studio.temporary` explains how, and why a killed
+process leaves nothing behind.
 
 Try it: ``python -c "from studio.files import write_atomically; write_atomically('a.txt', b'hello')"``
 """
@@ -29,10 +29,10 @@ _REMEDY = {
     errno.ENOSPC: f"the disk is full: free some space, or {_ELSEWHERE}",
     errno.EDQUOT: f"the quota is used up: free some space, or {_ELSEWHERE}",
     errno.EFBIG: "the file is larger than the system allows (`ulimit -f`): raise the limit",
-    errno.EACCES: f"the folder is not yours to write to: {_ELSEWHERE}",
-    errno.EPERM: f"the folder is not yours to write to: {_ELSEWHERE}",
+    errno.EACCES: f"you have no permission to write to the folder: {_ELSEWHERE}",
+    errno.EPERM: f"you have no permission to write to the folder: {_ELSEWHERE}",
     errno.EROFS: f"the file system is read-only: {_ELSEWHERE}",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.ENOTDIR: "part of the path is a file, not a folder",
     errno.EISDIR: "the path is a folder: name a file in it",
     errno.ENOENT: "the folder does not exist: create it first",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -62,17 +62,17 @@ def write_atomically(
 def new_file(
     path: Path | str, *, overwrite: bool = True, durable: bool = True, sync_folder: bool = True
 ) -> Iterator[BinaryIO]:
-    """Yield a file to write to that takes the name `path`, whole, when the block ends; an error in it leaves nothing.
+    """Yield a file to write to, which is renamed to `path` when the block ends; on an error nothing is left.
 
     Args:
-        overwrite: whether a file that has the name gives way. Without it exactly one of several writers gets the name.
-        durable: push it to the disk. What is not outlives the process, and may not outlive the machine.
-        sync_folder: push its name too; not needed for a file beside which another is written next.
+        overwrite: replace an existing file. If false, exactly one of several concurrent writers succeeds.
+        durable: fsync the file. Without it, the file survives a crash of the process, but maybe not of the machine.
+        sync_folder: fsync the folder too; not needed if another file is written there next.
 
-    A symbolic link that has the name is replaced, never followed.
+    A symbolic link at `path` is replaced, never followed.
 
-    Raises StoreError, also for a device, pipe or folder that has the name. It is a FileTaken for a name that is taken
-    where `overwrite` is false.
+    Raises StoreError, also if `path` is a device, a pipe or a folder, and FileTaken if it exists and `overwrite` is
+    false.
     """
     path = Path(path)
     try:
@@ -97,7 +97,7 @@ def new_file(
 
 @contextmanager
 def scratch_folder(parent: Path, mode: int = 0o777) -> Iterator[Path]:
-    """Yield a folder in `parent` for the length of the block; the next writer removes what a kill leaves."""
+    """Yield a temporary folder in `parent`; if the process is killed, the next writer removes it."""
     sweep_once(parent)
     path, descriptor = locked(parent, partial(create_folder, mode=mode))
     try:
@@ -109,11 +109,11 @@ def scratch_folder(parent: Path, mode: int = 0o777) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path | str, *, overwrite: bool = True, durable: bool = True) -> Iterator[Path]:
-    """Yield a folder to fill that takes the name `path` when the block ends, in place of one that has it.
+    """Yield a folder to fill, which is renamed to `path` when the block ends, replacing an existing folder.
 
-    On Linux the two change places in one call. Elsewhere a kill in between can leave the old one as `NAME.before`.
-    Without `overwrite` a folder that has something in it stays. Raises StoreError, also for what libraries written in
-    Rust say of a disk that is full.
+    On Linux the two are exchanged in one call. Elsewhere a kill in between can leave the old one as `NAME.before`.
+    Without `overwrite` a non-empty folder is not replaced. Raises StoreError, also for a full disk that a library
+    written in Rust reports.
     """
     path = Path(os.path.realpath(path))
     make_folder(path.parent)
@@ -138,7 +138,7 @@ def new_folder(path: Path | str, *, overwrite: bool = True, durable: bool = True
 
 
 def _system_error(error: Exception) -> OSError | None:
-    """The OSError that this is, or that a library written in Rust has put into words."""
+    """The OSError that this is, or that the message of a library written in Rust contains."""
     if isinstance(error, OSError):
         return error
     told = re.search(r"\(os error (\d+)\)|\bOs \{ code: (\d+)", str(error))
@@ -149,7 +149,7 @@ def _system_error(error: Exception) -> OSError | None:
 
 
 def expanded(path: Path | str) -> Path:
-    """The path with a leading ``~`` or ``~user`` as a shell reads it: one of a user who is not there stays as it is."""
+    """The path with a leading ``~`` or ``~user`` expanded; that of an unknown user is left as it is."""
     return Path(os.path.expanduser(path))
 
 
@@ -174,7 +174,7 @@ def read_limited(path: Path | str, limit: int) -> bytes:
     except OSError as error:
         raise MediaError(f"cannot read `{path}`: {error.strerror or error}") from error
     if len(data) > limit:
-        raise MediaError(f"`{path}` is larger than {limit:,} bytes, the most that is read")
+        raise MediaError(f"`{path}` is larger than {limit:,} bytes, the limit")
     return data
 
 
@@ -183,12 +183,12 @@ def read_regular(path: Path | str, most: int) -> bytes:
     with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes, the most that is read", str(path))
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes, the limit", str(path))
     return data
 
 
 def open_regular(path: Path | str) -> BufferedReader:
-    """Open a regular file to read from, and wait for nothing. Raises OSError, also for a pipe, device or folder."""
+    """Open a regular file for reading, without blocking. Raises OSError, also for a pipe, device or folder."""
     try:
         descriptor = os.open(path, os.O_RDONLY | _NO_WAIT)
     except ValueError as error:  # a NUL in the name
@@ -214,7 +214,7 @@ def check_regular(path: Path | str) -> None:
 
 
 def _check_regular(path: Path | str, mode: int) -> None:
-    """Raise OSError that names what it is in place of a regular file."""
+    """Raise OSError unless `mode` is that of a regular file."""
     if not stat.S_ISREG(mode):
         code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
         raise OSError(code, _NOT_A_FILE.format(_KINDS.get(stat.S_IFMT(mode), "a device")), str(path))

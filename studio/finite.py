@@ -1,11 +1,12 @@
-"""NaN and infinity are errors where they arise: checks of states, logits and pixels, at the cost of a sum.
+"""NaN and infinity checks of states, logits and pixels, at the cost of a sum.
 
-A sum is NaN or infinite if any of its numbers is; only then are the numbers themselves looked at. On the CPU the sum is
-read at once. On another device reading would wait for the device, so there a state's sums stay where they are until
-something is read anyway, a preview or the finished media, and the error then names the step of the first bad one.
+A sum is NaN or infinite if any of its numbers is; only then are the numbers counted. On the CPU the sum is read at
+once. On other devices reading would synchronize, so a state's sums stay on the device until a preview or the output is
+read anyway, and the error then names the first bad step.
 
-The host checks every state that `start` and `step` return: its tensors and arrays of floats, but for fields declared by
-`studio.unsaved()`. Bytes hide NaN, so generators make them of floats by `studio.pixels`. Importing this loads no torch.
+The host checks every state that `start` and `step` return: its floating-point tensors and arrays, except fields
+declared with `studio.unsaved()`. Converting to bytes hides NaN, so generators convert pixels with `studio.pixels`.
+Importing this module loads no torch.
 
 Try it: ``studio.pixels(torch.tensor([0.5, float("nan")]))`` raises NotFinite
 """
@@ -26,24 +27,24 @@ if TYPE_CHECKING:
 
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 _MOST = 64  # of a long tuple only the last ones are looked at: the others were, when they were new
-_HINT = 'try less guidance or other inputs, or float32: `Studio(dtype="float32")`'
-_DAMAGED = "the model is damaged: get it again, or name another"
+_HINT = 'try a lower guidance scale, other inputs, or float32: `Studio(dtype="float32")`'
+_DAMAGED = "the model is damaged: download it again, or use another"
 
 
 class NotFinite(ArithmeticError):
-    """Numbers are NaN or infinite. `hint` is what to do."""
+    """Numbers are NaN or infinite. `hint` is the remedy."""
 
     def __init__(self, message: str, hint: str = _HINT) -> None:
         super().__init__(message)
         self.hint = hint
 
     def because(self, model: Any) -> NotFinite:
-        """The same, and whether the model's weights are the reason."""
+        """The same error, or one that says that the model's weights are the cause."""
         found = bad_weights(model)
         if not found:
             return self
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        return NotFinite(f"{self}; the weights themselves hold NaN or infinity: `{found[0]}`{more}", _DAMAGED)
+        return NotFinite(f"{self}; the weights themselves contain NaN or infinity: `{found[0]}`{more}", _DAMAGED)
 
 
 class Reading:
@@ -61,11 +62,11 @@ class Reading:
             return
         count, nans, infinite = _count(self.x)
         if nans or infinite:
-            raise NotFinite(f"{nans:,} of the {count:,} numbers of {self.what} are NaN, {infinite:,} infinite")
+            raise NotFinite(f"{self.what}: {nans:,} of {count:,} values are NaN and {infinite:,} infinite")
 
 
 def pixels(x: Tensor) -> Tensor:
-    """Pixels of floats in [0, 1], of any shape and device: uint8 on the CPU; what lies outside is cut off.
+    """Pixels as floats in [0, 1], of any shape and device, to uint8 on the CPU; values outside are clipped.
 
     Raises NotFinite for NaN and infinity, which would become black and white.
     """

@@ -1,8 +1,8 @@
-"""Generator, State, Rng, Trainer: what a plugin author writes. A generator describes; the host holds and runs the loop.
+"""Generator, State, Rng, Trainer: the classes for plugin authors. The host runs the loop.
 
-Simple form: `generate` makes the media in one step. Stepped form: `start` makes a State, `step` moves several states
-one step on, `finish` makes the media. Generators hold no weights, threads or caches: `load` returns the model, and
-the host lends it to every call. This module knows nothing of engines, devices or plugins' discovery.
+Simple form: `generate` returns the output in one step. Stepped form: `start` returns a State, `step` advances a batch
+of states by one step, `finish` returns the output. Generators hold no weights, threads or caches: `load` returns the
+model, and the host passes it to every call.
 
 Try it::
 
@@ -45,14 +45,13 @@ _NAME = re.compile(r"^[a-z][a-z0-9_-]{0,49}$")
 
 
 class Rng:
-    """A request's own randomness. All noise is drawn on the CPU, so that a seed means the same on every device.
+    """The random number generator of a request. Noise is drawn on the CPU, so a seed gives equal noise on every device.
 
-    `torch` is a `torch.Generator` and `python` a `random.Random`; both are made when first used. Drawing changes them:
-    draw in `start`, or, in a step that must leave its states as they were, from ``rng.fork(state.position)``.
+    `torch` is a `torch.Generator` and `python` a `random.Random`; both are created on first use. Drawing changes their
+    state: draw in `start`, or in a step, which must not mutate its states, from ``rng.fork(state.position)``.
 
-    `seed` is from 0 to 2**64 - 1; ValueError for others. `torch_seed` is what to seed any generator of torch with:
-    torch looks at the low 32 bits only, so it is the seed itself below 2**32, and 32 bits that mix all of it (sha256)
-    from there on.
+    `seed` is from 0 to 2**64 - 1, else ValueError. `torch_seed` is the seed for any torch generator: torch uses only
+    the low 32 bits, so it is the seed itself below 2**32, and otherwise a 32-bit hash (sha256) of it.
     """
 
     def __init__(self, seed: int) -> None:
@@ -87,14 +86,14 @@ class Rng:
         return self._torch is not None
 
     def fork(self, key: int | str) -> Rng:
-        """Return a fresh generator that depends on the seed and the key alone (sha256), leaving this one as it is."""
+        """Return a new generator that depends only on the seed and the key (sha256), without changing this one."""
         digest = hashlib.sha256(f"{self.seed}/{key!r}".encode()).digest()
         made = Rng(int.from_bytes(digest[:8], "big"))
         made.torch_seed = made.seed & 0xFFFFFFFF  # the low bits of a hash are mixed already
         return made
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state as JSON values, to be taken up again by `from_state_dict`."""
+        """The whole state as JSON values, for `from_state_dict`."""
         python = self._python.getstate() if self._python else None
         return {
             "seed": self.seed,
@@ -105,7 +104,7 @@ class Rng:
 
     @classmethod
     def from_state_dict(cls, saved: Mapping[str, Any]) -> Rng:
-        """Take up what `state_dict` gave; later draws are the same."""
+        """Restore from `state_dict`; later draws are the same."""
         rng = cls(int(saved["seed"]))
         rng.torch_seed = int(saved.get("torch_seed", rng.seed & 0xFFFFFFFF))  # states of older versions had no more
         if saved["torch"] is not None:
@@ -122,9 +121,9 @@ class Rng:
 class State:
     """One request's progress. Subclass it (``@dataclass(frozen=True, kw_only=True, eq=False)``) with your own fields.
 
-    `position` counts the steps done, `steps` those in all; `notices` tells the user what the generator had to do (a
-    prompt was cut …) and goes into the recipe. Fields hold tensors and JSON-able values, so that a state can be saved;
-    one that is declared with `unsaved()` may hold anything.
+    `position` counts the finished steps of `steps`; `notices` are messages for the user (a prompt was truncated …),
+    which are also written to the recipe. Fields hold tensors and JSON-serializable values, so that a state can be
+    saved; a field declared with `unsaved()` may hold anything.
     """
 
     position: int = 0
@@ -138,9 +137,9 @@ class State:
 
 
 def unsaved() -> Any:
-    """Declare a field of a State that is left out when it is saved, because it can be made again (a cache, say).
+    """Declare a field of a State that is not saved, because it can be recomputed (a cache, for example).
 
-    A state that is taken up again has there what `start` makes.
+    On resume the field holds what `start` produced.
     """
     return field(metadata={UNSAVED: True})
 
@@ -160,16 +159,16 @@ class _OneStep(State):
 
 
 class Generator(Generic[ModelT, InputsT, StateT]):
-    """Makes one kind of media from inputs.
+    """Generates one kind of media from inputs.
 
-    Give `name` (lower case, digits, ``-`` and ``_``), `output` (a media class), `Inputs`, a docstring whose first line
-    says what it does, and either `generate` or `start`, `step` and `finish`. `version` goes into every recipe: raise it
-    when equal inputs give other media. At most `max_batch` states share a step. A call that takes longer than
-    `time_limit_s` seconds is taken to hang. `streams` promises that `load` builds all that has weights by
-    `studio.module`, so that the host may stream a model that is larger than the memory for it.
+    Define `name` (lower case, digits, ``-`` and ``_``), `output` (a media class), `Inputs`, a docstring whose first
+    line is the summary, and either `generate` or `start`, `step` and `finish`. `version` is written to every recipe:
+    raise it when equal inputs give a different output. At most `max_batch` states are batched in a step.
+    `time_limit_s` is the timeout of a call in seconds. `streams` promises that `load` builds all modules with weights
+    with `studio.module`, so that the host can stream (offload) a model that is larger than the free memory.
 
-    Its types may be named: ``class Invert(studio.Generator[None, Inputs, State])`` has a type checker know what `load`
-    returns, the class of the inputs, and that of the states.
+    Types can be given as ``class Invert(studio.Generator[None, Inputs, State])``: the model that `load` returns, the
+    inputs, and the states.
     """
 
     name: ClassVar[str] = ""
@@ -189,41 +188,41 @@ class Generator(Generic[ModelT, InputsT, StateT]):
     def weights(self, ref: ModelRef) -> list[Path]:
         """The files that `load` reads; the host hashes them and checks them against a ``SHA256SUMS`` beside them.
 
-        `ref.path` is what a `studio.model_field` of the inputs names, or None for the generator's own weights.
+        `ref.path` is the path from a `studio.model_field` of the inputs, or None for the generator's own weights.
         """
         return []
 
     def dtype_for(self, device: str) -> str:
-        """The dtype to load in when the user names none: ``float32``, ``bfloat16`` or ``float16``."""
+        """The default dtype: ``float32``, ``bfloat16`` or ``float16``."""
         return "float32"
 
     def load(self, ref: ModelRef, device: str, dtype: str) -> ModelT:
-        """Build the model of `ref` on `device` (``cpu``, ``cuda``, ``cuda:1``); the only place that reads weights.
+        """Build the model of `ref` on `device` (``cpu``, ``cuda``, ``cuda:1``); the only method that reads weights.
 
-        What it builds follows from `device`, `dtype`, `ref.variant` and the files of `weights` only: generators that
-        have this function in common and whose weights and variants are equal share one model. It may be called again,
-        after the host has evicted the model to make room.
+        The model may depend only on `device`, `dtype`, `ref.variant` and the files of `weights`: generators with the
+        same `load` function, weights and variant share one model. `load` may be called again after the host has evicted
+        the model to free memory.
         """
         return None  # type: ignore[return-value]  # a generator without weights has no model
 
     def generate(self, model: ModelT, inputs: InputsT, rng: Rng) -> Media:
-        """Make the media in one step (simple form)."""
+        """Generate the output in one step (simple form)."""
         raise NotImplementedError(f"{type(self).__name__} defines neither `generate` nor `start`, `step` and `finish`")
 
     def start(self, model: ModelT, inputs: InputsT, rng: Rng) -> StateT:
-        """Make the first state; long work (encoding a prompt) belongs here."""
+        """Return the first state; expensive preparation (encoding a prompt, prefill) belongs here."""
         return _OneStep(inputs=inputs, rng=rng)  # type: ignore[return-value]  # of the simple form
 
     def start_isolated(self, model: ModelT, inputs: InputsT, rng: Rng) -> StateT:
-        """Make the first state of a request whose bytes may depend on nothing but itself (``--invariant``): take
+        """Return the first state of a request whose output may not depend on other requests (``--invariant``): use
         nothing that other requests have left in the model, such as a prefix cache.
         """
         return self.start(model, inputs, rng)
 
     def step(self, model: ModelT, states: Sequence[StateT]) -> Sequence[StateT]:
-        """Return the next state of each given one, in order; the given states must stay valid.
+        """Return the next state of each given state, in order, without mutating the given states.
 
-        All given states have equal batch keys. A position must grow, unless the state becomes done.
+        All given states have equal batch keys. A position must increase, unless the state becomes done.
         """
         made = []
         for state in states:
@@ -233,14 +232,14 @@ class Generator(Generic[ModelT, InputsT, StateT]):
         return made  # type: ignore[return-value]  # of the simple form
 
     def finish(self, model: ModelT, state: StateT) -> Media:
-        """Make the media of a state that is done."""
+        """Return the output of a finished state."""
         assert isinstance(state, _OneStep)
         return state.media  # type: ignore[return-value]  # the host checks what it is given
 
     def finish_many(self, model: ModelT, states: Sequence[StateT]) -> Sequence[Media]:
-        """Make the media of several states that are done, in order; all had equal batch keys at their last step.
+        """Return the outputs of several finished states, in order; all had equal batch keys at their last step.
 
-        Override it where one call for all takes less time than one for each: the host then measures how many pay.
+        Override it where one batched call is faster than single calls: the host then measures the best batch size.
         """
         return [self.finish(model, state) for state in states]
 
@@ -254,33 +253,33 @@ class Generator(Generic[ModelT, InputsT, StateT]):
         return ""
 
     def preview(self, model: ModelT, state: StateT) -> Media | None:
-        """Make a rough view of an unfinished state, cheaply, or None. The default is the text of `delta`, if any."""
+        """Return a cheap preview of an unfinished state, or None. The default is the text of `delta`, if any."""
         return Text(text) if (text := self.delta(model, state, 0)) else None
 
     def batch_key(self, state: StateT) -> Hashable:
-        """States with equal keys may share a step. The default shares none."""
+        """States with equal keys can be batched in one step. By default no states are batched."""
         return ("alone", id(state))
 
     def shrink(self, model: ModelT, state: StateT) -> StateT | None:
-        """After a step ran out of memory by itself: return a state at the same position whose steps take less (in tiles
-        or chunks), or None if that cannot be had.
+        """Recover from out of memory in a step of one state: return a state at the same position whose steps need less
+        memory (by tiling or chunking), or None if that is not possible.
         """
         return None
 
     def facts(self, model: ModelT, inputs: InputsT) -> dict[str, Any]:
-        """More for the recipe, as JSON: noise schedule, sampler, every lossy option. The host adds `attention`."""
+        """Facts for the recipe, as JSON: noise schedule, sampler, every lossy option. The host adds `attention`."""
         return {}
 
 
 class Console(Protocol):
-    """Where a trainer writes its progress; a `rich.console.Console` is one."""
+    """The console to which a trainer writes its progress, such as a `rich.console.Console`."""
 
     def print(self, *objects: Any) -> None:
         """Write a line."""
 
 
 class Trainer:
-    """A training recipe, reachable as ``studio train NAME …``; its flags follow from `Options`."""
+    """A training recipe, run by ``studio train NAME …``; its flags follow from `Options`."""
 
     name: ClassVar[str] = ""
     Options: ClassVar[type[BaseInputs]] = BaseInputs
@@ -292,12 +291,12 @@ class Trainer:
         return lines[0].strip() if lines else ""
 
     def run(self, options: Any, console: Console) -> None:
-        """Do the work; must be resumable where it takes longer than minutes."""
+        """Train. A run that takes longer than minutes must be resumable."""
         raise NotImplementedError(f"{type(self).__name__} defines no `run`")
 
 
 def check(generator: object) -> list[str]:
-    """Return the reasons why this is no good generator; an empty list if it is one."""
+    """Return the reasons why this is not a valid generator; empty if it is."""
     if isinstance(generator, type):
         return [f"`{generator.__name__}` is a class; register an instance: `{generator.__name__}()`"]
     if not isinstance(generator, Generator):
@@ -307,7 +306,7 @@ def check(generator: object) -> list[str]:
 
 
 def check_trainer(trainer: object) -> list[str]:
-    """Return the reasons why this is no good trainer; an empty list if it is one."""
+    """Return the reasons why this is not a valid trainer; empty if it is."""
     if not isinstance(trainer, Trainer):
         return [f"{getattr(trainer, '__name__', type(trainer).__name__)} is not an instance of studio.Trainer"]
     reasons = [] if good_name(trainer.name) else [_bad_name(trainer.name)]
@@ -319,7 +318,7 @@ def check_trainer(trainer: object) -> list[str]:
 
 
 def good_name(name: object) -> bool:
-    """Whether a generator or a trainer may be called that."""
+    """Whether this is a valid name of a generator or trainer."""
     return isinstance(name, str) and bool(_NAME.match(name))
 
 
@@ -336,7 +335,7 @@ def _check_identity(generator: Generator) -> list[str]:
     if not isinstance(generator.time_limit_s, int | float) or not generator.time_limit_s > 0:
         reasons.append(f"its time_limit_s is {generator.time_limit_s!r}; it must be a number of seconds above 0")
     if not generator.summary or type(generator).__doc__ == Generator.__doc__:
-        reasons.append("has no docstring; its first line tells users what it does")
+        reasons.append("has no docstring; its first line is the summary that users see")
     return reasons
 
 
@@ -353,7 +352,7 @@ def _check_types(generator: Generator) -> list[str]:
                 reasons.append(f"its input `{flag.name}` has no help; declare it with studio.field(help=…)")
             for name in (flag.name, *(name for alias in flag.aliases for name in alias.names)):
                 if name in _HOST_NAMES:
-                    reasons.append(f"its input `{name}` takes a name that the host uses for every generator")
+                    reasons.append(f"its input `{name}` has a name that is reserved for the host")
         reasons += _check_aliases(inputs.flags())
     return reasons
 
@@ -381,7 +380,7 @@ def _check_form(kind: type[Generator]) -> list[str]:
     stepped = [name for name in ("start", "step", "finish") if getattr(kind, name) is not getattr(Generator, name)]
     simple = kind.generate is not Generator.generate
     if simple and stepped:
-        return [f"defines both `generate` and {', '.join(f'`{name}`' for name in stepped)}; one form is enough"]
+        return [f"defines both `generate` and {', '.join(f'`{name}`' for name in stepped)}; define only one form"]
     if not simple and len(stepped) != 3:
         missing = [f"`{name}`" for name in ("start", "step", "finish") if name not in stepped]
         return [f"defines no `generate`, and no {', '.join(missing)}"]

@@ -1,4 +1,4 @@
-"""Where the data folder is. This module knows nothing of what lies in it.
+"""The path of the data folder.
 
 Try it: ``python -c "from studio.home import default_home; print(default_home())"``
 """
@@ -14,14 +14,14 @@ HOME_VARIABLE = "STUDIO_HOME"
 
 
 def default_home() -> Path:
-    """The data folder: ``$STUDIO_HOME``, or where the platform keeps users' data."""
+    """The data folder: ``$STUDIO_HOME``, or the platform's user data folder."""
     if named := os.environ.get(HOME_VARIABLE):
         return expanded(named)
     return user_home()
 
 
 def user_home() -> Path:
-    """The data folder that is used when none is named: where the platform keeps users' data."""
+    """The default data folder: the platform's user data folder."""
     import platformdirs
 
     return Path(platformdirs.user_data_dir("multimodal-studio", appauthor=False))

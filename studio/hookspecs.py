@@ -1,9 +1,8 @@
-"""The hooks: all that a plugin may implement. Built-in plugins use no other door.
+"""The hooks that a plugin can implement. Built-in plugins use only these.
 
-A plugin is a module whose functions are marked with `studio.hookimpl`; it is found through the entry-point group
-``studio.plugins``, the user's plugin folder, or ``--plugin PATH``. The contract that plugins are written to has a
-version: these hooks and the classes `Generator`, `State`, `Trainer` and `Backend`. A module says ``studio_api = 1`` at
-its top. This module knows nothing of how plugins are found.
+A plugin is a module with functions marked with `studio.hookimpl`; it is found through the entry-point group
+``studio.plugins``, the user's plugin folder, or ``--plugin PATH``. The plugin contract, these hooks and the classes
+`Generator`, `State`, `Trainer` and `Backend`, has a version: a module declares ``studio_api = 1`` at its top.
 
 Try it: ``studio plugins``
 """
@@ -57,4 +56,4 @@ def studio_methods() -> list[Method]:  # type: ignore[empty-body]
 
 @hookspec
 def studio_embedders() -> list[Embedder]:  # type: ignore[empty-body]
-    """Return the embedders by which ``studio eval`` compares pictures. Called once; must not import torch."""
+    """Return the embedders with which ``studio eval`` compares images. Called once; must not import torch."""

@@ -1,6 +1,6 @@
-"""What plugins add to `Studio`: a method that no class defines is looked for among those that plugins declare.
+"""Methods that plugins add to `Studio`, looked up by the hook `studio_methods` when an attribute is missing.
 
-Editors and type checkers know those of Studio's own plugins. This module knows nothing else of a `Studio`.
+`methods.pyi` declares those of the built-in plugins for editors and type checkers.
 
 Try it: ``python -c "import studio; print(studio.Studio().image)"``
 """
@@ -17,37 +17,21 @@ if TYPE_CHECKING:
 
 
 class Methods:
-    """The base of `Studio`: its plugins' methods, by the hook `studio_methods`."""
+    """The base class of `Studio`: the methods that its plugins declare."""
 
-    if TYPE_CHECKING:
-        import studio_clip.methods as _clip
-        import studio_clip.search as _search
-        import studio_diffusion.methods as _diffusion
-        import studio_gpt.methods as _gpt
-        import studio_video.methods as _video
+    plugins: Plugins
 
-        image, images = _diffusion.image, _diffusion.images
-        video = _video.video
-        text, chat, explain = _gpt.text, _gpt.chat, _gpt.explain
-        embed, rank, label, search = _clip.embed, _clip.rank, _clip.label, _search.search
+    def __getattr__(self, name: str) -> Any:
+        """The method of a plugin. Raises AttributeError, and PluginError if its module cannot be imported."""
+        if name.startswith("_") or hasattr(type(self), name):  # a property that raised AttributeError raises it again
+            return object.__getattribute__(self, name)
+        if (method := self.plugins.methods.get(name)) is None:
+            known = ", ".join(f"`{each}`" for each in self.plugins.methods) or "none"
+            raise AttributeError(f"`Studio` has no method `{name}`; plugins add: {known}", name=name, obj=self)
+        return MethodType(load(method), self)
 
-        plugins: Plugins
-
-    else:
-
-        def __getattr__(self, name: str) -> Any:
-            """The method of a plugin. Raises AttributeError, and PluginError where its module cannot be imported."""
-            if name.startswith("_") or hasattr(
-                type(self), name
-            ):  # a property that raised AttributeError raises it again
-                return object.__getattribute__(self, name)
-            if (method := self.plugins.methods.get(name)) is None:
-                known = ", ".join(f"`{each}`" for each in self.plugins.methods) or "none"
-                raise AttributeError(f"`Studio` has no method `{name}`; those of plugins: {known}", name=name, obj=self)
-            return MethodType(load(method), self)
-
-        def __dir__(self) -> list[str]:
-            return sorted({*super().__dir__(), *self.plugins.methods})
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.plugins.methods})
 
 
 def load(method: Method) -> Callable[..., Any]:

@@ -1,11 +1,10 @@
-"""The recipe: everything that is needed to make an artifact again, as data: the JobSpec, and what the host saw.
+"""The recipe: everything needed to reproduce an artifact, as data: the JobSpec and the facts that the host recorded.
 
-A recipe travels in two places. The store keeps it whole, beside the artifact. A PNG carries it without `created` and
+A recipe is kept in two places: whole in the store, beside the artifact, and in the PNG's metadata without `created` and
 `seconds` (see `Recipe.portable`), so that the same request on the same machine gives the same *file*, byte for byte.
 
-A recipe read from a file is hostile input: `Recipe.parse` bounds its length, and pydantic its shape. One that the store
-does not hold itself is run only where that is asked for, within bounds, and names no path (`studio.store.replay`). This
-module knows nothing of generators, stores or engines.
+A recipe from a file is untrusted: `Recipe.parse` limits its length, and pydantic validates it. A recipe that is not in
+the store runs only after confirmation, within limits, and cannot name a path (`studio.store.replay`).
 
 Try it: ``studio show FILE``
 """
@@ -31,29 +30,29 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 
 class MediaRef(Frozen):
-    """Media named by its hash: in a recipe, inputs and outputs stand like this."""
+    """A reference to media by hash, for the inputs and outputs in a recipe."""
 
     sha256: str = Field(pattern=_SHA256)
     media_type: str = Field(max_length=100)
 
 
 class PluginRef(Frozen):
-    """Which plugin made it: distribution (or file) name and version (or ``sha256:…`` of the file)."""
+    """The plugin of a generator: distribution (or file) name and version (or ``sha256:…`` of the file)."""
 
     name: str = Field(max_length=200)
     version: str = Field(max_length=200)
 
 
 class BatchWidth(Frozen):
-    """The narrowest and the widest batch that the request's steps ran in; the widest counts its finish too."""
+    """The smallest and largest batch size of the request's steps; the largest includes `finish`."""
 
     min: int = Field(ge=1)
     max: int = Field(ge=1)
 
 
 def split_spec(fields: Any) -> Any:
-    """The fields of a recipe or checkpoint of schema 1, in which those of the JobSpec stood among the others, as they
-    are now; anything else as it is.
+    """Convert the fields of a recipe or checkpoint of schema 1, which had no separate JobSpec, to the current schema;
+    return anything else unchanged.
     """
     if not isinstance(fields, dict) or "spec" in fields or fields.get("schema_version", 1) != 1:
         return fields
@@ -67,9 +66,9 @@ def split_spec(fields: Any) -> Any:
 
 
 class Run(Frozen):
-    """What the host saw while it did a JobSpec; `spec` has the dtype, threads and hashes of weights that were used.
+    """The facts of a run of a JobSpec; `spec` has the dtype, threads and hashes of weights that were used.
 
-    `device` has the hardware's name, `seconds` are those of work (loading and waiting excluded).
+    `device` has the hardware's name; `seconds` exclude loading and waiting.
     """
 
     schema_version: int = Field(default=SCHEMA, ge=SCHEMA, le=SCHEMA)
@@ -92,12 +91,11 @@ class Run(Frozen):
 
 
 class Recipe(Run):
-    """How an artifact was made (frozen; `schema_version` 2; 1 is read too).
+    """How an artifact was generated (frozen; `schema_version` 2; 1 is read too).
 
-    `spec` is the portable part of the JobSpec. `facts` is what the generator adds: noise schedule, sampler, every lossy
-    option; and the host the names of the `attention` backends that served it. `parents` are the hashes of all media
-    that it was made from. `created` (ISO 8601, UTC) and `seconds` differ between runs and are absent from the portable
-    form.
+    `spec` is the portable part of the JobSpec. `facts` are added by the generator: noise schedule, sampler, every lossy
+    option; and by the host: the names of the `attention` backends used. `parents` are the hashes of all source media.
+    `created` (ISO 8601, UTC) and `seconds` differ between runs and are absent from the portable form.
     """
 
     kind: str = Field(max_length=50)
@@ -113,13 +111,13 @@ class Recipe(Run):
         """Read a recipe from JSON (at most 1 MiB). Raises MediaError for anything that is not one."""
         size = len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else len(text)
         if size > MAX_RECIPE_BYTES:
-            raise MediaError(f"the recipe is {size:,} bytes long; at most {MAX_RECIPE_BYTES:,} are read")
+            raise MediaError(f"the recipe has {size:,} bytes; the limit is {MAX_RECIPE_BYTES:,}")
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the text"
-            message = f"the recipe cannot be read: `{where[:80]}`: {first['msg'][:200]}"
+            message = f"the recipe is invalid: `{where[:80]}`: {first['msg'][:200]}"
             raise MediaError(message, hint="it is damaged, or was written by a newer Studio") from None
 
     def portable(self) -> Recipe:
@@ -131,10 +129,9 @@ class Recipe(Run):
         return self.model_dump_json(indent=indent, exclude_none=True)
 
     def changed_facts(self, other: Recipe) -> list[str]:
-        """Name what differs from `other`, a recipe made later, as ``weights.unet: 12ab… -> 34cd…``.
+        """List the facts that differ from `other`, a later recipe, as ``weights.unet: 12ab… -> 34cd…``.
 
-        Inputs, seed, output, notices and times are no facts of the machinery and are left out; a value that either side
-        does not know (None) is not compared.
+        Inputs, seed, output, notices and times are not compared, nor is a value that is None on either side.
         """
         return list(_changes("", self._facts(), other._facts()))
 
@@ -150,16 +147,16 @@ class Recipe(Run):
         return {name: facts[name] for name in _FACTS}
 
     def _done(self, name: str) -> Any:
-        """What was done: a fact of that name, else the input."""
+        """The fact of that name, else the input."""
         return self.facts[name] if name in self.facts else self.spec.inputs.get(name)
 
     def parameters_text(self) -> str | None:
         """Return the `parameters` text that other image tools read, or None for a recipe without a prompt.
 
         Format: the prompt, a line ``Negative prompt: …`` if there is one, and a line of ``Key: value`` pairs, as the
-        AUTOMATIC1111 web UI writes it, with its names of samplers. What was done goes before what was asked for: facts
-        of the names `steps`, `guidance`, `sampler` and `size` (where an option chose them, or they grew) before inputs.
-        With a strength, `Steps` counts the whole way from noise to picture, as there.
+        AUTOMATIC1111 web UI writes it, with its names of samplers. The facts `steps`, `guidance`, `sampler` and `size`
+        take precedence over the inputs of these names. With a strength, `Steps` counts all steps from noise to image,
+        as it does there.
         """
         prompt = self.spec.inputs.get("prompt")
         if not isinstance(prompt, str):

@@ -1,7 +1,6 @@
-"""From a JobSpec, or from a caller's values, to a request: the generator, its inputs checked, its weights located.
+"""Building a request from a JobSpec or a caller's values: find the generator, validate inputs, locate weights.
 
-Python, the command line, workflows, replays and resumed requests all come through here. This module knows nothing of
-engines' loops or of what inputs mean.
+Requests from Python, the command line, workflows, replay and resume are all built here.
 
 Try it: ``studio.Studio().submit(studio.JobSpec(generator="template", inputs={"template": "Hi"}, seed=1)).result()``
 """
@@ -24,17 +23,17 @@ from studio.spec import DTYPES, MAX_SEED, OPTIONS, PRIORITIES, JobSpec, ModelRef
 
 
 class Requests:
-    """Makes requests with the generators of `plugins`, media that `fetch` finds by their hash, and models of `home`."""
+    """Builds requests with the generators of `plugins`, media that `fetch` finds by hash, and the models of `home`."""
 
     def __init__(
         self, plugins: Callable[[], Plugins], fetch: Callable[[MediaRef], Media], home: Path, invariant: bool
     ) -> None:
-        """With `invariant` every request shares no step."""
+        """With `invariant`, requests are never batched."""
         self._plugins, self._fetch, self._home, self._invariant = plugins, fetch, home, invariant
 
     def of_values(self, name: str, values: Mapping[str, Any]) -> Request:
-        """A request for the inputs and the options of a JobSpec (`OPTIONS`) among `values`; without a seed it is a
-        random one of 32 bits. Raises UnknownName, InputError, MediaError or ModelError.
+        """A request from `values`: inputs and options of a JobSpec (`OPTIONS`). The default seed is 32 random bits.
+        Raises UnknownName, InputError, MediaError or ModelError.
         """
         generator = self._generator(name)
         options = {key: value for key, value in values.items() if key in OPTIONS}
@@ -44,9 +43,9 @@ class Requests:
     def of_spec(
         self, spec: JobSpec, plugin: PluginRef | None = None, fetch: Callable[[MediaRef], Media] | None = None
     ) -> Request:
-        """The request of a JobSpec, which may be hostile: it names media by hash only. `plugin` is where its generator
-        was, and `fetch` takes the place of the usual one. Raises as `of_values` does, and UsageError for a generator
-        that is gone.
+        """A request from a JobSpec, which may be untrusted: it names media only by hash. `plugin` is the plugin that
+        had its generator, and `fetch` replaces the default. Raises as `of_values`, and UsageError if the generator no
+        longer exists.
         """
         plugins = self._plugins()
         if plugin is not None and spec.generator not in plugins.generators:
@@ -57,13 +56,13 @@ class Requests:
         return self._of(generator, inputs, pins=spec.model, **rest)
 
     def weights(self, spec: JobSpec) -> tuple[Generator, ModelRef]:
-        """The generator of a JobSpec and its weights, located; its inputs are not looked at. Raises as `of_spec`."""
+        """The generator of a JobSpec and its located weights; inputs are not checked. Raises as `of_spec`."""
         generator = self._generator(spec.generator)
         with models.home(self._home):
             return generator, models.locate(generator.Inputs.model_ref_in(spec.inputs))
 
     def owner(self, generator: Generator) -> PluginRef:
-        """The plugin that a generator is of."""
+        """The plugin of a generator."""
         return self._plugins().owner(generator.name)
 
     def _generator(self, name: str) -> Generator:
@@ -88,7 +87,7 @@ def _seed(seed: int | None) -> int:
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    """Raises UnknownName or InputError for an option that is out of its range."""
+    """Raises UnknownName or InputError for an option that is out of range."""
     every, limit = options.get("preview_every", 0), options.get("time_limit_s")
     if not _whole(every) or every < 0:
         raise InputError("preview_every", f"`preview_every` is {every!r}, but must be a whole number from 0 (none)")

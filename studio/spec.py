@@ -1,9 +1,8 @@
-"""What crosses a boundary, as data: JobSpec (what to make, and for whom) and ModelRef (with which weights).
+"""Requests as data: JobSpec (generator, inputs, seed, client, priority …) and ModelRef (which weights).
 
-Python, the command line, a workflow or a server hands over a JobSpec; requests, checkpoints and recipes contain one.
-Both are frozen, hold JSON values only and have a version, so that they can cross a process, a socket or a database.
-What comes from outside is hostile: `JobSpec.parse` bounds its length and refuses what it does not know. This module
-knows nothing of generators, engines or files.
+Python, the command line, workflows and servers submit a JobSpec; requests, checkpoints and recipes contain one. Both
+are frozen, hold only JSON values and have a version, so that they can be sent to another process, over a socket or to a
+database. Outside input is untrusted: `JobSpec.parse` limits its length and rejects unknown fields.
 
 Try it: ``python -c "import studio; print(studio.JobSpec(generator='image', inputs={'prompt': 'a kiwi'}, seed=7))"``
 """
@@ -29,11 +28,11 @@ OPTIONS = (
     "seed", "dtype", "invariant", "client", "priority", "time_limit_s", "preview_every", "stream", "label",
     "stored", "destination",
 )  # fmt: skip
-"""The fields of a JobSpec that a caller may give beside a generator's inputs; no input may have one of these names."""
+"""The fields of a JobSpec that a caller can give along with a generator's inputs; inputs cannot use these names."""
 
 
 class Frozen(BaseModel):
-    """Base of what crosses a boundary: frozen, no unknown fields."""
+    """Base of serializable models: frozen, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,11 +41,11 @@ class ModelRef(Frozen):
     """Which weights.
 
     Attributes:
-        source: a pulled model's name or source, a folder or a file; empty is the generator's own. A ref that was
-            located (`studio.models.locate`) has an absolute path here.
-        variant: how the weights are held, in the generator's words, such as ``int8``; empty is its usual one.
-        revision: of a pulled model, such as a commit; where given, the pulled one must be of it.
-        sha256: hashes of the files by name; where given, the files must have these.
+        source: a downloaded model's name or source, a folder or a file; empty is the generator's own. A located ref
+            (`studio.models.locate`) has an absolute path here.
+        variant: a variant of the weights that the generator defines, such as ``int8``; empty is its default.
+        revision: of a downloaded model, such as a commit; if given, the downloaded model must have it.
+        sha256: hashes of the files by name; if given, the files must match them.
     """
 
     source: str = Field(default="", max_length=4000)
@@ -56,16 +55,16 @@ class ModelRef(Frozen):
 
     @property
     def path(self) -> Path | None:
-        """Where the weights of a located ref are; None for the generator's own."""
+        """The path of the weights of a located ref; None for the generator's own."""
         return Path(self.source) if self.source else None
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells two located refs apart."""
+        """The identity of a located ref."""
         return self.source, self.variant
 
     def unpinned(self) -> Self:
-        """The same with whatever revision and hashes its weights have."""
+        """A copy without revision and hashes."""
         return self.model_copy(update={"revision": "", "sha256": {}})
 
 
@@ -74,21 +73,21 @@ class JobSpec(Frozen):
 
     Attributes:
         generator: by name.
-        inputs: JSON values; media stand as ``{"sha256", "media_type"}``. What names the weights is in `model`.
+        inputs: JSON values; media are ``{"sha256", "media_type"}``. The weights are in `model`.
         seed: from 0 to 2**63 - 1.
         model: which weights.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; None is the generator's choice.
-        threads: of the CPU, at least 1; None is the host's choice. A replay asks for the recorded ones.
-        invariant: share no step, so that the bytes depend on nothing that runs beside it.
-        parents: hashes of media that made the inputs without being among them, for the recipe.
-        client: on whose behalf; clients share a device evenly.
-        priority: ``background`` gives way to ``interactive``.
-        time_limit_s: of each call of the generator, in seconds; None is the generator's own.
-        preview_every: steps from one preview to the next; 0 makes none.
-        stream: whether text is told as it is written, by Delta events.
-        label: the caller's own mark.
-        stored: whether the output and what it was made from are kept in the store.
-        destination: the caller's own note of where the output goes, for whoever resumes the request after a crash.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None is the generator's default.
+        threads: CPU threads, at least 1; None is the host's choice. A replay uses the recorded number.
+        invariant: never batch with other requests, so that the output does not depend on them.
+        parents: hashes of further source media, which are not among the inputs, for the recipe.
+        client: name of the client; clients share a device fairly.
+        priority: ``interactive``, or ``background`` for low priority.
+        time_limit_s: timeout of each call of the generator, in seconds; None is the generator's.
+        preview_every: steps between two previews; 0 is no previews.
+        stream: whether text is reported as it is written, by Delta events.
+        label: the caller's label.
+        stored: whether the output and its source media are put into the store.
+        destination: where the output goes, as JSON of the caller, for resuming the request after a crash.
     """
 
     schema_version: int = Field(default=SCHEMA, ge=SCHEMA, le=SCHEMA)
@@ -121,7 +120,7 @@ class JobSpec(Frozen):
         """Read a JobSpec from JSON of at most 8 MiB. Raises UsageError, UnknownName or InputError, in one line."""
         size = len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else len(text)
         if size > MAX_SPEC_BYTES:
-            raise UsageError(f"the job spec has {size:,} bytes; at most {MAX_SPEC_BYTES:,} are read")
+            raise UsageError(f"the job spec has {size:,} bytes; the limit is {MAX_SPEC_BYTES:,}")
         try:
             found = json.loads(text)
         except (ValueError, RecursionError):
@@ -149,7 +148,7 @@ class JobSpec(Frozen):
             raise InputError(name, f"`{name}` is {str(first['input'])[:60]!r}; {first['msg'][:200]}") from None
 
     def portable(self) -> Self:
-        """The part that decides the output, without for whom and where to."""
+        """The fields that determine the output, without client, priority, destination and the like."""
         kept = ("generator", "inputs", "seed", "model", "dtype", "threads", "invariant", "parents")
         return type(self)(**{name: getattr(self, name) for name in kept})
 

@@ -1,8 +1,8 @@
-"""Temporary files and folders that outlive no kill: how they are named, locked, given their final name and swept.
+"""Temporary files and folders that are cleaned up after a kill: naming, locking, publishing, sweeping.
 
-On Linux a new file has no name until it is whole (``O_TMPFILE``, then ``linkat``). Elsewhere, and for the moment in
-which a file takes another's place, its name is ``.studio.HEX.tmp`` and it is locked (flock), a lock that ends with its
-process: whoever can lock it knows that nobody writes to it. Used by `studio.files` only, and knows nothing of content.
+On Linux a new file has no name until it is complete (``O_TMPFILE``, then ``linkat``). Elsewhere, and while it replaces
+another file, its name is ``.studio.HEX.tmp`` and it is locked (flock). The lock ends with its process, so a file that
+can be locked is stale. Used only by `studio.files`.
 
 Try it: ``python -c "from studio.temporary import sweep; print(sweep('.'))"``
 """
@@ -109,7 +109,7 @@ class Temporary:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Let two folders change their names."""
+    """Exchange the names of two folders."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
     if rename is not None:
         if not rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):

@@ -1,4 +1,4 @@
-"""Numbers of bytes for people: shown as ``42.0 MiB``, read from ``2GiB``.
+"""Formatting and parsing byte sizes: ``42.0 MiB``, ``2GiB``.
 
 Try it: ``python -c "from studio.units import show_bytes; print(show_bytes(1 << 30))"``
 """
@@ -22,7 +22,7 @@ def show_bytes(size: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Read ``2GiB``, ``500 MB`` or a number of bytes. Raises UsageError."""
+    """Parse ``2GiB``, ``500 MB`` or a number of bytes. Raises UsageError."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]*)", text.strip())
     if not match or match[2].lower() not in _UNITS:
         raise UsageError(f"the memory is `{text[:40]}`; it must be a number with a unit, such as `2GiB` or `500MB`")

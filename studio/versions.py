@@ -1,4 +1,4 @@
-"""Versions of Python and of the libraries that can change what is made; none of them is imported.
+"""Versions of Python and of the libraries that can change outputs; none of them is imported.
 
 Try it: ``python -c "from studio.versions import libraries; print(libraries())"``
 """
@@ -24,7 +24,7 @@ _LIBRARIES = {
 
 @cache
 def libraries() -> dict[str, str]:
-    """Versions of Python and of the installed libraries that can change what is made; imports none of them."""
+    """Versions of Python and of the installed libraries that can change outputs; none of them is imported."""
     found = {"python": platform.python_version()}
     for name, distribution in _LIBRARIES.items():
         try:

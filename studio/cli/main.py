@@ -48,7 +48,7 @@ class Commands(click.Group):
         try:
             lines |= {name: each.help for name, each in _of_plugins(ctx).items()}
         except StudioError as error:  # of a path that is not there, say: there is help all the same
-            report_failure(error, "the commands of plugins are left out: ")
+            report_failure(error, "plugin commands cannot be listed: ")
         with formatter.section("Commands"):
             formatter.write_dl(list((lines | HOST_COMMANDS).items()))
 
@@ -73,7 +73,7 @@ def load(declared: Command) -> click.Command:
         command = commands.load(declared)
     own = {name for parameter in studio.params for name in parameter.opts}
     if taken := sorted(own & set(_options(command))):
-        message = f"the command `{declared.name}` has the option `{taken[0]}`, which is one of `studio` itself"
+        message = f"the command `{declared.name}` has the option `{taken[0]}`, which is an option of `studio` itself"
         raise PluginError(message, hint="give the option another name")
     return command
 
@@ -114,22 +114,22 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--plugin", "plugins", multiple=True, is_eager=True, metavar="PATH", type=click.Path(path_type=Path),
-              help="Load this plugin too: a file or a folder. May be given again.  [env: STUDIO_PLUGINS]")  # fmt: skip
+              help="Load another plugin: a file or a folder. Repeatable.  [env: STUDIO_PLUGINS]")  # fmt: skip
 @click.option("--home", is_eager=True, metavar="DIR", type=click.Path(path_type=Path),
-              help="The data folder: it keeps what is made, and pulled models.  [env: STUDIO_HOME]")  # fmt: skip
+              help="Data folder, for outputs and models.  [env: STUDIO_HOME]")  # fmt: skip
 @click.option("--device", metavar="NAME",
-              help="Where models run: cpu, cuda, or several such as cuda:0,cuda:1.  [default: the best]")  # fmt: skip
+              help="Device for models: cpu, cuda, or several such as cuda:0,cuda:1.  [default: the best]")  # fmt: skip
 @click.option("--memory", metavar="SIZE",
-              help="What models and their work may take, such as 2GiB.  [default: 9/10 of what is free]")  # fmt: skip
-@click.option("--invariant", is_flag=True, help="Equal bytes whatever else runs: share no step, which may be slower.")
+              help="Memory limit for models and activations, such as 2GiB.  [default: 90% of free memory]")  # fmt: skip
+@click.option("--invariant", is_flag=True, help="Reproducible bytes: never batch with other requests (slower).")
 @click.option("--trace", metavar="FILE", type=click.Path(path_type=Path),
-              help="Write every step as a Chrome trace, for Perfetto.")  # fmt: skip
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no notices on standard error.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+              help="Write a Chrome trace of every step, for Perfetto.")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Do not print progress and notices.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_context
 def studio(ctx: click.Context, /, **options: Any) -> None:
-    """Make pictures and other media from words, with plugins; keep how each was made, and make it again."""
+    """Generate images, video, audio and text with plugins, and reproduce every output from its recipe."""
     for name, value in options.items():
         setattr(ctx.obj, name, value)
     if ctx.obj.home is not None:  # for what looks there without a host at hand, such as `studio.models.path`
@@ -227,7 +227,7 @@ def _explain_click(error: click.ClickException) -> int:
 
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     path = ctx.command_path if ctx else "studio"
-    hint = f"`{path} --help` lists what it takes"
+    hint = f"`{path} --help` lists its options"
     if isinstance(error, click.NoSuchOption):
         known = [name for p in ctx.command.get_params(ctx) for name in p.opts + p.secondary_opts] if ctx else []
         if meant := nearest(error.option_name.lstrip("-"), [name.lstrip("-") for name in known if name[:2] == "--"]):

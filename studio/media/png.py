@@ -140,7 +140,7 @@ def _inflate(packed: bytes, key: str, most: int) -> bytes:
 
 
 def _too_long(key: str, most: int) -> MediaError:
-    return MediaError(f"the PNG's `{key}` is longer than {most:,} bytes, the most that is read")
+    return MediaError(f"the PNG's `{key}` is longer than {most:,} bytes, the limit")
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

@@ -1,9 +1,8 @@
-"""Models from elsewhere: pulled from a hub, a package or a folder, pinned by sha256, found again by name.
+"""Downloaded models: pulled from a hub, a package or a folder, pinned by sha256, and found by name.
 
-The host calls `locate` with what the user named: a short name, a source, a folder or a file. It says in which data
-folder that looks (`home`), and whether a path may be named at all (`no_paths_but`): a recipe or workflow from elsewhere
-may name only what was pulled. Nothing is fetched but by `Models.pull` (`studio models pull`). It knows nothing of what
-a model is for.
+The host calls `locate` with the user's model: a short name, a source, a folder or a file. `home` sets the data folder
+to search, and `no_paths_but` restricts which paths are allowed: a recipe or workflow from elsewhere can name only
+downloaded models. Nothing is downloaded except by `Models.pull` (`studio models pull`).
 
 Try it: ``studio models pull smollm2``
 """
@@ -43,7 +42,7 @@ _paths: ContextVar[frozenset[str] | None] = ContextVar("studio_models_paths", de
 
 @contextmanager
 def home(folder: Path) -> Iterator[None]:
-    """Let `path` look into this data folder meanwhile, in this thread; a Studio does so with its own."""
+    """Set the data folder that `path` searches, within the context and in this thread."""
     token = _home.set(folder)
     try:
         yield
@@ -53,7 +52,7 @@ def home(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def no_paths_but(given: Collection[str] = ()) -> Iterator[None]:
-    """Let `path` refuse paths meanwhile, in this thread, but for these: those that the user named himself."""
+    """Let `path` accept only these paths, which the user named, within the context and in this thread."""
     token = _paths.set(frozenset(given))
     try:
         yield
@@ -62,21 +61,21 @@ def no_paths_but(given: Collection[str] = ()) -> Iterator[None]:
 
 
 def path(what: str | Path) -> Path:
-    """Where a model is (see `Models.path`), in the data folder of the Studio that asks, else of the environment.
+    """The path of a model (see `Models.path`), in the data folder of the current Studio, else of the environment.
 
-    Raises ModelError too for a path that a file from elsewhere names (see `no_paths_but`).
+    Also raises ModelError for a path that an untrusted file names (see `no_paths_but`).
     """
     given = _paths.get()
     if given is not None and not is_source(str(what)) and str(what) not in given:
-        hint = "`studio models pull file:PATH` takes a model in; a workflow may be given a path with `-p`"
-        raise ModelError(f"the file names the model by a path, `{str(what)[:200]}`, which is not opened", hint=hint)
+        hint = "add the model with `studio models pull file:PATH`, or pass its path to a workflow with `-p`"
+        raise ModelError(f"the file names a model by its path, which is not allowed: `{str(what)[:200]}`", hint=hint)
     return Models(_home.get()).path(what)
 
 
 def locate(ref: ModelRef) -> ModelRef:
-    """The ref with the absolute path of its weights as its source, and with the revision of a pulled model.
+    """The ref with the absolute path of its weights as source, and the revision of a downloaded model.
 
-    Raises as `path` does, and ModelError where another revision was pulled than the ref names.
+    Raises as `path` does, and ModelError if the ref names another revision than the downloaded one.
     """
     if not ref.source:
         return ref
@@ -84,5 +83,5 @@ def locate(ref: ModelRef) -> ModelRef:
     revision = Models(_home.get()).revision(ref.source)
     if ref.revision and ref.revision != revision:
         message = f"`{ref.source}` is at revision `{revision or 'none'}`, not `{ref.revision}`"
-        raise ModelError(message, hint=f"`studio models pull {ref.source}` fetches what is pinned")
+        raise ModelError(message, hint=f"`studio models pull {ref.source}` downloads the pinned revision")
     return ref.model_copy(update={"source": str(found), "revision": revision})

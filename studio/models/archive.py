@@ -1,7 +1,6 @@
-"""Wheels and npm's tar files, read as if a stranger had made them: nothing is written outside the folder given.
+"""Unpacking wheels and npm tar files as untrusted input: nothing is written outside the given folder.
 
-Names that climb out, links, devices, sizes that lie and archives that swell beyond all measure are refused before
-anything is written. It knows nothing of models or registries.
+Path traversal, links, devices, wrong sizes and zip bombs are rejected before anything is written.
 
 Try it: ``with open_archive(Path("fruit-1.0-py3-none-any.whl")) as archive: print(archive.sizes)``
 """
@@ -28,7 +27,7 @@ DAMAGE = (
 )  # fmt: skip
 MOST_ENTRIES = 100_000
 MOST_RATIO = 200  # times its packed size: text shrinks 10 times, weights hardly
-SMALL = 64 << 20  # bytes that no ratio is asked of
+SMALL = 64 << 20  # bytes up to which the ratio is not checked
 MOST_AT_ONCE = 16 << 20  # bytes that tarfile may ask for in one read: a hostile header asks for gigabytes
 BLOCK = 1 << 20
 
@@ -53,7 +52,8 @@ def open_archive(path: Path, *, limit: int = 64 << 30) -> Iterator[Archive]:
             with gzip.open(path) as stream, tarfile.open(fileobj=cast(Any, _Careful(stream)), mode="r:") as tar:
                 yield _Tar(tar, path, limit)
     except DAMAGE as error:
-        raise ModelError(f"`{path.name}` cannot be unpacked: {error}", hint="it is damaged: fetch it again") from error
+        message = f"`{path.name}` cannot be unpacked: {error}"
+        raise ModelError(message, hint="the file is damaged: download it again") from error
 
 
 class _Zip:
@@ -65,9 +65,9 @@ class _Zip:
             if kind not in (0, stat.S_IFREG):
                 raise _refuse(path, entry.filename)
             if not 0 <= entry.header_offset < path.stat().st_size:
-                raise zipfile.BadZipFile(f"{entry.filename!r} would begin outside of the file")
+                raise zipfile.BadZipFile(f"{entry.filename!r} starts outside the file")
             if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ModelError(f"`{path.name}` is refused: {entry.filename!r} is packed as no wheel is")
+                raise ModelError(f"`{path.name}` is refused: {entry.filename!r} is encrypted or oddly compressed")
         self.sizes = _sizes(((entry.filename, entry.file_size) for entry in entries), path, limit)
 
     def extract(self, names: Iterable[str], folder: Path, *, report: Report = silent) -> None:
@@ -84,7 +84,7 @@ class _Tar:
         self._check_sum(path)
 
     def _list(self, path: Path) -> Iterator[tuple[str, int]]:
-        for entry in self._archive:  # one at a time: what follows a refused one is never unpacked
+        for entry in self._archive:  # one at a time: entries after a rejected one are never unpacked
             if entry.isdir():
                 continue
             if not entry.isreg() or entry.issparse():
@@ -93,7 +93,7 @@ class _Tar:
             yield entry.name, entry.size
 
     def _check_sum(self, path: Path) -> None:
-        """Read what follows the last entry, padding as a rule: gzip's checksum stands at the very end."""
+        """Read the data after the last entry, usually padding, to verify gzip's checksum at the end."""
         read = 0
         while block := self._archive.fileobj.read(BLOCK):
             read += len(block)
@@ -104,13 +104,13 @@ class _Tar:
         for name in names:
             source = self._archive.extractfile(self._entries[name])
             if source is None:
-                raise ModelError(f"`{name}` is no file")
+                raise ModelError(f"`{name}` is not a file")
             with source:
                 _write(source, folder / name, name, self.sizes[name], report)
 
 
 class _Careful:
-    """A stream from which nobody reads much at once."""
+    """A stream that limits the size of one read."""
 
     def __init__(self, stream: gzip.GzipFile) -> None:
         self._stream = stream
@@ -118,25 +118,25 @@ class _Careful:
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= MOST_AT_ONCE:
-            raise tarfile.ReadError(f"an entry asks for {size:,} bytes at once")
+            raise tarfile.ReadError(f"an entry has a header of {size:,} bytes")
         return self._stream.read(size)
 
 
 def _sizes(entries: Iterable[tuple[str, int]], path: Path, limit: int) -> dict[str, int]:
-    """Name -> size of all entries; refused as soon as they are too many, too large, or not to be trusted."""
+    """Name -> size of all entries; raises at the first that is unsafe, or makes them too many or too large."""
     sizes: dict[str, int] = {}
     total = 0
     most = max(SMALL, MOST_RATIO * path.stat().st_size)
     for name, size in entries:
         if check_name(name) in sizes:
-            raise ModelError(f"`{path.name}` is refused: it holds `{name}` twice")
+            raise ModelError(f"`{path.name}` is refused: it contains `{name}` twice")
         sizes[name] = size
         total += size
         if len(sizes) > MOST_ENTRIES:
-            raise ModelError(f"`{path.name}` is refused: it holds more than {MOST_ENTRIES:,} files")
+            raise ModelError(f"`{path.name}` is refused: it contains more than {MOST_ENTRIES:,} files")
         if total > most:
             message = f"`{path.name}` is refused: {path.stat().st_size:,} bytes would unpack to more than {most:,}"
-            raise ModelError(message, hint="an archive that swells so is made to fill a disk")
+            raise ModelError(message, hint="it may be a zip bomb")
         check_total(total, limit, path.parent)
     return sizes
 
@@ -145,9 +145,9 @@ def _write(source: IO[bytes], target: Path, name: str, size: int, report: Report
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ModelError(f"the archive is refused: `{target.parent.name}` is a file in it, and a folder too") from None
+        raise ModelError(f"the archive is refused: `{target.parent.name}` is both a file and a folder in it") from None
     if target.exists():
-        raise ModelError(f"the archive is refused: `{name}` stands in it twice, maybe in other letters' case")
+        raise ModelError(f"the archive is refused: it contains `{name}` twice, maybe with different case")
     done = 0
     with target.open("xb") as file:
         while block := source.read(BLOCK):

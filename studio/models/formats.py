@@ -1,7 +1,7 @@
-"""Which files of a model are taken: formats that hold data and no code, under names that stay in their folder.
+"""Which files of a model are accepted: formats that cannot contain code, with names that stay in their folder.
 
-Taken are safetensors and GGUF weights, and the texts beside them (configurations, tokenizers, templates, licences).
-Pickles are refused by name, as loading one runs what it says. It knows nothing of where files come from.
+Accepted are safetensors and GGUF weights, and text files (configurations, tokenizers, templates, licences). Pickles are
+rejected by name, because loading a pickle can run code.
 
 Try it: ``studio.models.formats.choose({"model.safetensors": 10, "setup.py": 1}, None)``
 """
@@ -18,7 +18,7 @@ from studio.files import open_regular
 from studio.weights.headers import read_header
 
 Report = Callable[[str, int, int | None], None]
-"""Told how far something is: what, bytes done, bytes in all (None: unknown)."""
+"""Progress callback: what, bytes done, bytes in total (None: unknown)."""
 
 WEIGHTS = (".safetensors", ".gguf")
 TEXTS = (".json", ".jsonl", ".txt", ".jinja", ".model", ".tiktoken", ".yaml", ".md")
@@ -32,7 +32,7 @@ CONVERT = (
 
 
 def silent(what: str, done: int, total: int | None) -> None:
-    """The report that tells nobody."""
+    """A progress callback that does nothing."""
 
 
 def check_name(name: str) -> str:
@@ -45,12 +45,12 @@ def check_name(name: str) -> str:
 
 
 def is_licence(name: str) -> bool:
-    """Whether a file says what may be done with the model."""
+    """Whether a file is a licence or notice."""
     return PurePosixPath(name).name.lower().startswith(LICENCES)
 
 
 def is_safe(name: str) -> bool:
-    """Whether a file of this name is taken. What pip writes beside a package is not, but for licences."""
+    """Whether a file of this name is accepted. Files in `.dist-info` are not, except licences."""
     path = PurePosixPath(name)
     ours = not any(part.endswith(".dist-info") or part.startswith(".") for part in path.parts)
     return is_licence(name) or (ours and path.suffix.lower() in WEIGHTS + TEXTS)
@@ -62,13 +62,13 @@ def is_pickle(name: str) -> bool:
 
 
 def choose(sizes: Mapping[str, int], wanted: str | None, source: str, *, pickles: bool = False) -> list[str]:
-    """The names to take out of `sizes` (name -> bytes): `wanted` alone, or all that are safe.
+    """Choose names from `sizes` (name -> bytes): only `wanted`, or all in safe formats.
 
-    With `pickles` a pickle that is wanted, or all where they are the only weights, are taken too, to be converted.
-    `source` is how the model is written, for the remedy.
+    With `pickles`, a wanted pickle, or all pickles if they are the only weights, are included for conversion. `source`
+    is the name of the model for the hint.
 
-    Raises UnknownName if `wanted` is not there, ModelError if it is no safe format, if pickles are the only weights, if
-    nothing is left, or if a text is larger than 256 MiB.
+    Raises UnknownName if `wanted` does not exist, ModelError if its format is not safe, if pickles are the only
+    weights, if nothing is left, or if a text file is larger than 256 MiB.
     """
     if wanted is None:
         chosen = sorted(name for name in sizes if is_safe(name))
@@ -78,38 +78,38 @@ def choose(sizes: Mapping[str, int], wanted: str | None, source: str, *, pickles
                 raise refuse_pickle(unsafe[0], source)
             chosen = sorted(chosen + unsafe)
         if all(is_licence(name) for name in chosen):
-            raise ModelError("it holds no file of a safe format", hint=f"taken are {', '.join(WEIGHTS + TEXTS)}")
+            raise ModelError("it has no file in a safe format", hint=f"accepted are {', '.join(WEIGHTS + TEXTS)}")
     else:
         if wanted not in sizes:
             raise UnknownName("file of it", wanted, sorted(filter(is_safe, sizes)))
         if is_pickle(wanted) and not pickles:
             raise refuse_pickle(wanted, source)
         if not is_safe(wanted) and not is_pickle(wanted):
-            raise ModelError(f"`{wanted}` is in no safe format", hint=f"taken are {', '.join(WEIGHTS + TEXTS)}")
+            raise ModelError(f"`{wanted}` is not in a safe format", hint=f"accepted are {', '.join(WEIGHTS + TEXTS)}")
         chosen = [wanted]
     for name in chosen:
         if not is_pickle(name) and not name.lower().endswith(WEIGHTS) and sizes[name] > MOST_TEXT:
-            raise ModelError(f"`{name}` has {sizes[name]:,} bytes; a text of a model may have {MOST_TEXT:,}")
+            raise ModelError(f"`{name}` has {sizes[name]:,} bytes; the limit for text files is {MOST_TEXT:,}")
     return chosen
 
 
 def check_total(total: int, limit: int, folder: Path) -> None:
-    """Raise ModelError if `total` bytes are more than `limit`, or than `folder`'s disk has room for."""
+    """Raise ModelError if `total` bytes are more than `limit`, or than the free space on `folder`'s disk."""
     if total > limit:
-        raise ModelError(f"it has {total:,} bytes, more than the limit of {limit:,}", hint="raise it with `--limit`")
+        raise ModelError(f"it has {total:,} bytes; the limit is {limit:,}", hint="raise `--limit`")
     there = next(each for each in (folder, *folder.parents) if each.exists())
     stat = os.statvfs(there)
     if total > (free := stat.f_bavail * stat.f_frsize):
-        raise ModelError(f"it has {total:,} bytes and `{there}` has room for {free:,}", hint="free some space")
+        raise ModelError(f"it has {total:,} bytes, but `{there}` has only {free:,} bytes free", hint="free some space")
 
 
 def check_content(path: Path) -> None:
-    """Raise ModelError if a file is not what its name says: weights without their format's beginning."""
+    """Raise ModelError if a weights file does not start with its format's header."""
     suffix, size = path.suffix.lower(), path.stat().st_size
     with open_regular(path) as file:
         head = b"" if suffix == ".safetensors" else file.read(4)
         if suffix == ".safetensors" and read_header(file, size) is None:
-            raise ModelError(f"`{path.name}` is not a safetensors file, or is cut short")
+            raise ModelError(f"`{path.name}` is not a safetensors file, or is truncated")
     if suffix == ".gguf" and head != b"GGUF":
         raise ModelError(f"`{path.name}` is not a GGUF file")
 

@@ -1,9 +1,8 @@
-"""Models of a hub that speaks Hugging Face's protocol, through `huggingface_hub` as the user has it configured.
+"""Downloading models from a Hugging Face hub, through `huggingface_hub` as the user has configured it.
 
-The revision is resolved to a commit, and every file is checked against the hash that the hub has for that commit. What
-was fetched of a file stays, and the next try asks for the rest (HTTP ranges). `HF_ENDPOINT`, `HF_TOKEN` and
-`HF_HUB_OFFLINE` mean what they mean to the client. Redirects are followed within bounds (see `_check_redirect`). It
-knows nothing of lock files.
+The revision is resolved to a commit, and every file is checked against the hub's hash for that commit. Partial
+downloads are resumed (HTTP ranges). `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` work as in the client. Redirects are
+checked (see `_check_redirect`).
 
 Try it: ``HF_ENDPOINT=http://localhost:8000 studio models pull hf:owner/name``
 """
@@ -31,7 +30,7 @@ PART = ".part"
 
 @dataclass(frozen=True)
 class Blob:
-    """A file as the hub has it: bytes, and its sha256 (large files) or git's own hash (small ones)."""
+    """A file on the hub: its size in bytes, and its sha256 (large files) or git hash (small ones)."""
 
     name: str
     size: int
@@ -52,9 +51,9 @@ class Blob:
 def fetch(
     source: Source, into: Path, limit: int, report: Report, *, commit: str | None = None, pickles: bool = False
 ) -> str:
-    """Put the chosen files of a repository into `into`, which may hold some from before; return the commit.
+    """Download the chosen files of a repository into `into`, which may have some already; return the commit.
 
-    `commit` is the pinned one, which goes before the source's revision. Raises ModelError, UnknownName.
+    `commit` is the pinned one, which takes precedence over the source's revision. Raises ModelError, UnknownName.
     """
     with _explained(source), _redirects_checked():
         commit, blobs = _blobs(source, commit or source.version)
@@ -68,7 +67,7 @@ def fetch(
 
 
 def _blobs(source: Source, revision: str | None) -> tuple[str, dict[str, Blob]]:
-    """The commit that a revision means, and its files by name."""
+    """The commit of a revision, and its files by name."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(source.name, revision=revision, files_metadata=True)
@@ -76,15 +75,15 @@ def _blobs(source: Source, revision: str | None) -> tuple[str, dict[str, Blob]]:
     for each in info.siblings or ():
         sha256 = each.lfs.sha256 if each.lfs else None
         if each.size is None or not (sha256 or each.blob_id):
-            raise ModelError(f"the hub tells neither size nor hash of `{each.rfilename}`, so it cannot be checked")
+            raise ModelError(f"the hub gives no size or hash for `{each.rfilename}`, so it cannot be verified")
         blobs[check_name(each.rfilename)] = Blob(each.rfilename, each.size, sha256, each.blob_id)
     if info.sha is None:
-        raise ModelError(f"the hub does not say which commit of `{source.name}` this is")
+        raise ModelError(f"the hub gives no commit for `{source.name}`")
     return info.sha, blobs
 
 
 def _sweep(into: Path, chosen: list[Blob]) -> None:
-    """Remove what is there from before and belongs to none of `chosen`."""
+    """Remove existing files that do not belong to `chosen`."""
     for path in [each for each in into.rglob("*") if each.is_file()]:
         if not any(path in (into / blob.name, _part(into / blob.name, blob)) for blob in chosen):
             path.unlink()
@@ -95,7 +94,7 @@ def _part(target: Path, blob: Blob) -> Path:
 
 
 def _download(source: Source, commit: str, blob: Blob, target: Path, report: Report) -> None:
-    """Fetch one file, or the rest of it, into `target`."""
+    """Download one file, or the rest of it, to `target`."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in `__all__`
@@ -111,8 +110,8 @@ def _download(source: Source, commit: str, blob: Blob, target: Path, report: Rep
         begun = 0
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a range counts plain bytes
 
-    def bar(**told: Any) -> _Bar:
-        return _Bar(blob, told.get("initial", 0), report)
+    def bar(**options: Any) -> _Bar:
+        return _Bar(blob, options.get("initial", 0), report)
 
     url = hf_hub_url(source.name, blob.name, revision=commit)
     with part.open("ab") as file:
@@ -122,12 +121,12 @@ def _download(source: Source, commit: str, blob: Blob, target: Path, report: Rep
         )  # fmt: skip
     if not blob.matches(part):
         part.unlink()
-        raise ModelError(f"what came for `{blob.name}` is not what the hub has a hash of", hint="try it again")
+        raise ModelError(f"`{blob.name}` does not match the hash published by the hub", hint="try again")
     part.replace(target)
 
 
 class _Bounded:
-    """A file that takes no more bytes than the blob has: a server may send for ever."""
+    """A file that accepts at most the blob's size: a server may send data without end."""
 
     def __init__(self, file: Any, blob: Blob) -> None:
         self._file, self._blob = file, blob
@@ -136,12 +135,12 @@ class _Bounded:
     def write(self, data: bytes) -> int:
         if self._file.tell() + len(data) > self._blob.size:
             self._file.truncate(0)
-            raise ModelError(f"the hub sends more for `{self._blob.name}` than the {self._blob.size:,} bytes it said")
+            raise ModelError(f"the hub sends more than the announced {self._blob.size:,} bytes of `{self._blob.name}`")
         return int(self._file.write(data))
 
 
 class _Bar:
-    """What the client takes for a tqdm bar: it hands the count on."""
+    """A stand-in for the client's tqdm bar, which reports progress."""
 
     def __init__(self, blob: Blob, done: int, report: Report) -> None:
         self._blob, self._done, self._report = blob, done, report
@@ -162,7 +161,7 @@ _checking: ContextVar[bool] = ContextVar("studio_redirects_checked", default=Fal
 
 @contextmanager
 def _redirects_checked() -> Iterator[None]:
-    """Let `_check_redirect` see every answer that the client gets meanwhile, in this thread."""
+    """Call `_check_redirect` for every response of the client, within the context and in this thread."""
     _install()
     token = _checking.set(True)
     try:
@@ -173,7 +172,7 @@ def _redirects_checked() -> Iterator[None]:
 
 @cache
 def _install() -> None:
-    """Have every client that `huggingface_hub` makes from now on, by whatever factory, call `_check_redirect`."""
+    """Make every client that `huggingface_hub` creates from now on call `_check_redirect`."""
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
 
@@ -189,10 +188,10 @@ def _install() -> None:
 
 
 def _check_redirect(response: Any) -> None:
-    """Raise ModelError for an answer that leads to another scheme than https, or from a public host to this machine or
-    its network. A link-local address, where clouds keep their credentials, is reached from a link-local one only.
+    """Raise ModelError for a redirect to a scheme other than https, or from a public host to this machine or its
+    network (SSRF). A link-local address, where clouds serve credentials, is reached only from a link-local one.
 
-    Names are looked up here and once more by the connection, so a name server that lies to one of them is not noticed.
+    Names are resolved here and again by the connection, so DNS rebinding is not detected.
     """
     if not _checking.get() or not response.has_redirect_location:
         return
@@ -210,7 +209,7 @@ def _check_redirect(response: Any) -> None:
 
 
 def _reach(host: str) -> str:
-    """What kind of address a host has that not all the world can reach; nothing for a public or an unknown one."""
+    """`link-local` or `private` for a host that is not public; empty for a public or unknown one."""
     try:
         found = {each[4][0] for each in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):  # unknown here: a proxy may know it
@@ -224,7 +223,7 @@ def _reach(host: str) -> str:
 
 @contextmanager
 def _explained(source: Source) -> Iterator[None]:
-    """Turn the client's errors into one line each; its own say what to do in paragraphs."""
+    """Turn the client's errors, which are paragraphs long, into one line each."""
     from huggingface_hub import errors
 
     try:
@@ -233,15 +232,15 @@ def _explained(source: Source) -> Iterator[None]:
         raise
     except errors.GatedRepoError as error:
         hint = "accept its terms on the hub's page, then `hf auth login`"
-        raise ModelError(f"`{source}` is given only to those who accept its terms", hint=hint) from error
+        raise ModelError(f"`{source}` requires accepting its terms", hint=hint) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"`hf:{source.name}` has no revision `{source.version}`") from error
     except errors.RepositoryNotFoundError as error:
-        hint = "check its name; a private one needs `hf auth login`"
-        raise ModelError(f"the hub has no model `{source.name}`, or does not show it to you", hint=hint) from error
+        hint = "check the name; private models need `hf auth login`"
+        raise ModelError(f"the hub has no model `{source.name}`, or you have no access to it", hint=hint) from error
     except errors.OfflineModeIsEnabled as error:
-        raise ModelError(f"`{source}` cannot be fetched: the client is offline (`HF_HUB_OFFLINE`)") from error
+        raise ModelError(f"`{source}` cannot be downloaded: the client is offline (`HF_HUB_OFFLINE`)") from error
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # httpx's or httpx2's
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "look to the network; what was fetched is kept, and the same command goes on there"
-        raise ModelError(f"`{source}` could not be fetched: {said}", hint=hint) from error
+        hint = "check the network and run the command again: it resumes the download"
+        raise ModelError(f"`{source}` could not be downloaded: {said}", hint=hint) from error

@@ -1,8 +1,8 @@
-"""The models that are here: pulled, found by name, checked, removed.
+"""The downloaded models of a data folder: pull, find by name, verify, remove.
 
-Under the data folder, ``models/NAME`` holds the files of one model and nothing else, ``models/.parts/NAME`` what a pull
-has of it so far, and ``models.lock`` what each must be. A model is shown only when all of it has come and was checked.
-It knows nothing of generators, and of the network only while something is pulled.
+Under the data folder, ``models/NAME`` has the files of one model, ``models/.parts/NAME`` a partial download, and
+``models.lock`` the pinned hashes. A model becomes visible only when it is complete and verified. The network is used
+only by `pull`.
 
 Try it: ``python -c "import studio.models as m; print(m.path('smollm2'))"``
 """
@@ -34,18 +34,18 @@ class Models:
 
     def __init__(self, home: Path | None = None) -> None:
         self.home = home or default_home()
-        self.room = self.home / "models"
+        self.root = self.home / "models"
 
     def entries(self) -> dict[str, Entry]:
-        """What is pinned, by source. Raises ModelError if the lock file is damaged."""
+        """The pinned models, by source. Raises ModelError if the lock file is damaged."""
         return lock.read(self.home)
 
     def folder(self, source: Source) -> Path:
-        """The folder of a model, whether it is there or not."""
+        """The folder of a model, whether it exists or not."""
         text = str(source)
-        told = PurePosixPath(source.name).name if source.scheme == "file" else f"{source.name}-{source.version or ''}"
-        plain = re.sub(r"[^\w.]+", "-", f"{source.scheme}-{told}", flags=re.A).strip("-")
-        return self.room / f"{plain[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        stem = PurePosixPath(source.name).name if source.scheme == "file" else f"{source.name}-{source.version or ''}"
+        plain = re.sub(r"[^\w.]+", "-", f"{source.scheme}-{stem}", flags=re.A).strip("-")
+        return self.root / f"{plain[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def state(self, source: Source) -> str:
         """`ready`, `incomplete` (files are missing or of another size), or `absent`. Reads no file."""
@@ -55,10 +55,10 @@ class Models:
         return "incomplete" if self._misfits(source, entry) else "ready"
 
     def path(self, what: str | Path) -> Path:
-        """Where a model is: of a source or short name the pulled file or folder, of anything else the path itself.
+        """The path of a model: for a source or short name the downloaded file or folder, else the path itself.
 
-        A folder is the innermost one that holds all files but licences. Nothing is fetched and nothing hashed.
-        Raises ModelError with the command to pull it, UnknownName for a path that is not there, UsageError.
+        A folder is the innermost one with all files except licences. Nothing is downloaded or hashed. Raises ModelError
+        with the command that downloads it, UnknownName for a path that does not exist, UsageError.
         """
         if isinstance(what, Path) or not is_source(what):
             path = expanded(what)
@@ -67,7 +67,8 @@ class Models:
             return path
         source = parse(what)
         if (state := self.state(source)) != "ready":
-            raise ModelError(f"the model `{what}` is {_STATES[state]}", hint=f"`studio models pull {what}` fetches it")
+            hint = f"`studio models pull {what}` downloads it"
+            raise ModelError(f"the model `{what}` is {_STATES[state]}", hint=hint)
         entry, folder = self.entries()[str(source)], self.folder(source)
         if entry.file:
             return folder / entry.file
@@ -75,27 +76,27 @@ class Models:
         return folder / os.path.commonpath(parents)
 
     def revision(self, what: str) -> str:
-        """The revision of a pulled model, such as a commit; empty for a path."""
+        """The revision of a downloaded model, such as a commit; empty for a path."""
         entry = self.entries().get(str(parse(what))) if is_source(what) else None
         return entry.revision or "" if entry else ""
 
     def holding(self, sha256: Collection[str]) -> str | None:
-        """The source of a pulled model that has files with all of these hashes, or None."""
+        """The source of a downloaded model that has files with all of these hashes, or None."""
         wanted = set(sha256)
         entries = self.entries().items() if wanted else ()
         return next((name for name, entry in entries if wanted <= {pin.sha256 for pin in entry.files.values()}), None)
 
     def pull(self, what: str, *, limit: int = LIMIT, convert: bool = False, report: Report = silent) -> Entry:
-        """Fetch a model, or what of it is missing or damaged, check it, and pin it. Returns its entry.
+        """Download a model, or its missing and damaged files, verify it, and pin it. Returns its entry.
 
-        With `convert` PyTorch checkpoints are taken too, and kept as safetensors (see `convert.py`).
+        With `convert`, PyTorch checkpoints are accepted too, and converted to safetensors (see `convert.py`).
 
-        What is pinned already is fetched at its revision, and must have the same hashes. A pull that fails leaves what
-        was here as it was, and of the new nothing but what a hub sent, for the next try. Raises ModelError, UsageError,
+        A pinned model is downloaded at its revision and must have the same hashes. If a pull fails, an existing model
+        stays as it was, and a partial download from a hub is kept for the next try. Raises ModelError, UsageError,
         UnknownName, StoreError.
         """
         source = parse(what)
-        folder, part = self.folder(source), self.room / ".parts" / self.folder(source).name
+        folder, part = self.folder(source), self.root / ".parts" / self.folder(source).name
         with lock.held(part.with_name(f"{part.name}.lock"), wait=False):
             self._sweep(part)
             _restore(folder, part)
@@ -104,8 +105,8 @@ class Models:
                 damaged = self.damaged(source, report=report)
                 if not damaged:
                     return pinned
-                if source.scheme == "hf":  # the others are fetched whole
-                    _lend(folder, part, [name for name in pinned.files if name not in damaged])
+                if source.scheme == "hf":  # the others are downloaded whole
+                    _reuse(folder, part, [name for name in pinned.files if name not in damaged])
             entry = self._fetch(source, part, pinned, limit, convert, report)
             _settle(part, folder)
             with lock.changing(self.home) as entries:
@@ -113,7 +114,7 @@ class Models:
         return entry
 
     def damaged(self, source: Source, *, report: Report = silent) -> list[str]:
-        """The names of files that are missing or have another sha256 than the pinned. Reads all files."""
+        """The names of files that are missing or do not match the pinned sha256. Reads all files."""
         entry, folder = self.entries()[str(source)], self.folder(source)
         misfits = self._misfits(source, entry)
         right = (name for name in entry.files if name not in misfits)
@@ -121,12 +122,12 @@ class Models:
         return sorted(misfits + wrong)
 
     def remove(self, what: str) -> int:
-        """Remove a model, its pin, and what a broken-off pull left of it; the bytes that became free.
+        """Remove a model, its pin and its partial download; return the bytes freed.
 
-        Raises UnknownName if there is nothing of it.
+        Raises UnknownName if there is no such model.
         """
         source = parse(what)
-        folder, part = self.folder(source), self.room / ".parts" / self.folder(source).name
+        folder, part = self.folder(source), self.root / ".parts" / self.folder(source).name
         with lock.held(part.with_name(f"{part.name}.lock"), wait=False):
             found = [each for each in (folder, part) if each.is_dir()]
             with lock.changing(self.home) as entries:
@@ -138,22 +139,22 @@ class Models:
             return freed
 
     def _sweep(self, but: Path) -> None:
-        """Remove what killed pulls left of sources that cannot go on where they were: all but a hub's."""
-        for part in self.room.glob(".parts/*"):
+        """Remove partial downloads of killed pulls that cannot be resumed: all except a hub's."""
+        for part in self.root.glob(".parts/*"):
             if part == but or not part.is_dir() or part.name.startswith("hf-") or part.name.endswith(_OLD):
                 continue
             with suppress(ModelError), lock.held(part.with_name(f"{part.name}.lock"), wait=False):  # it may go on
                 shutil.rmtree(part, ignore_errors=True)
 
     def _misfits(self, source: Source, entry: Entry) -> list[str]:
-        """Files that are not there, or have another size than the pinned."""
+        """Files that are missing, or do not have the pinned size."""
         folder = self.folder(source)
         return [name for name, pin in entry.files.items() if _size(folder / name) != pin.bytes]
 
     def _fetch(
         self, source: Source, part: Path, pinned: Entry | None, limit: int, convert: bool, report: Report
     ) -> Entry:
-        """Fill the folder `part` and say what is in it. If that fails, only what a next try can use stays there."""
+        """Download into the folder `part`. If that fails, only a resumable partial download stays there."""
         resumable = source.scheme == "hf"
         if not resumable:
             shutil.rmtree(part, ignore_errors=True)
@@ -178,7 +179,7 @@ class Models:
         return Entry(revision=revision, file=_meant(source), files=files)
 
 
-_STATES = {"absent": "not here", "incomplete": "incomplete: files of it are missing or have another size"}
+_STATES = {"absent": "not downloaded", "incomplete": "incomplete: files are missing or have another size"}
 
 
 def _fetched(source: Source, part: Path, pinned: Entry | None, limit: int, pickles: bool, report: Report) -> str:
@@ -193,7 +194,7 @@ def _pickles(part: Path) -> list[Path]:
 
 
 def _pins(part: Path, report: Report) -> dict[str, Pin]:
-    """What is in a folder, by name, after a look at what each file is. Raises ModelError."""
+    """The files in a folder with size and sha256, by name, after a check of their content. Raises ModelError."""
     pins = {}
     for path in sorted(each for each in part.rglob("*") if each.is_file()):
         check_content(path)
@@ -203,20 +204,20 @@ def _pins(part: Path, report: Report) -> dict[str, Pin]:
 
 
 def _compare(source: Source, pinned: Entry | None, files: dict[str, Pin]) -> None:
-    """Raise ModelError if what came is not what the lock file, or else the list of short names, says."""
+    """Raise ModelError if the files do not match the lock file, or else the list of short names."""
     found = {name: pin.sha256 for name, pin in files.items()}
     if pinned:
         wanted = {name: pin.sha256 for name, pin in pinned.files.items()}
-        hint = f"`studio models rm {source}` forgets what it was; then pull it again"
+        hint = f"to accept the new files, run `studio models rm {source}` and pull again"
     else:
         wanted = next((each.sha256 for each in known().values() if each.source == source), found)
-        hint = "the package is not the one that this Studio knows"
+        hint = "the package differs from the one that this version of Studio expects"
     if wrong := sorted(name for name, _ in wanted.items() ^ found.items()):
-        raise ModelError(f"`{source}` is not what was pinned: {', '.join(dict.fromkeys(wrong))} differs", hint=hint)
+        raise ModelError(f"`{source}` does not match its pinned hashes: {', '.join(dict.fromkeys(wrong))}", hint=hint)
 
 
 def _meant(source: Source) -> str | None:
-    """The one file that a source means, if it means one, under the name that it is kept by."""
+    """The single file that a source names, if any, under its stored name."""
     path = Path(source.name)
     name = path.name if source.scheme == "file" and path.is_file() else source.file
     return converting.converted(name) if name and is_pickle(name) else name
@@ -226,12 +227,12 @@ _OLD = ".old"
 
 
 def _old(part: Path) -> Path:
-    """Where the model that was here waits while another takes its place."""
+    """The backup of a model while a new version replaces it."""
     return part.with_name(part.name + _OLD)
 
 
 def _restore(folder: Path, part: Path) -> None:
-    """Finish what a kill broke off in `_settle`."""
+    """Recover from a kill during `_settle`."""
     if (old := _old(part)).is_dir():
         if folder.is_dir():
             shutil.rmtree(old, ignore_errors=True)
@@ -239,8 +240,8 @@ def _restore(folder: Path, part: Path) -> None:
             os.replace(old, folder)
 
 
-def _lend(folder: Path, part: Path, names: list[str]) -> None:
-    """Put the good files of a model into `part` too, so that they are not fetched again; they are never written to."""
+def _reuse(folder: Path, part: Path, names: list[str]) -> None:
+    """Link the undamaged files of a model into `part`, so that they are not downloaded again."""
     for name in names:
         target = part / name
         if not target.exists():
@@ -252,7 +253,7 @@ def _lend(folder: Path, part: Path, names: list[str]) -> None:
 
 
 def _settle(part: Path, folder: Path) -> None:
-    """Show a model whose files have all come, in the place of what was here."""
+    """Move a complete download into place, replacing an existing model."""
     try:
         if folder.is_dir():
             os.replace(folder, _old(part))

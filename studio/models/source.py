@@ -1,6 +1,6 @@
-"""What a model's name means: `hf:`, `pypi:`, `npm:` and `file:` sources, and the short names of `known.json`.
+"""Parsing a model's name: `hf:`, `pypi:`, `npm:` and `file:` sources, and the short names of `known.json`.
 
-It only reads names: nothing is looked up, on the network or on the disk.
+Nothing is looked up on the network or on the disk.
 
 Try it: ``studio.models.source.parse("hf:openai-community/gpt2@main")``
 """
@@ -33,13 +33,13 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from.
+    """The source of a model.
 
     Attributes:
         scheme: `hf`, `pypi`, `npm` or `file`.
         name: of the repository or package; for `file` the absolute path.
-        version: of the package, or the revision of the repository; None: its main one.
-        file: the one file that is meant; None: all that are safe.
+        version: of the package, or the revision of the repository; None: its default branch.
+        file: a single file; None: all files in safe formats.
     """
 
     scheme: str
@@ -48,7 +48,7 @@ class Source:
     file: str | None = None
 
     def __str__(self) -> str:
-        """The source as it is written, each in one way."""
+        """The source in canonical form."""
         at = {"pypi": "==", "file": ""}.get(self.scheme, "@")
         version = f"{at}{self.version}" if self.version else ""
         return f"{self.scheme}:{self.name}{version}{f'/{self.file}' if self.file else ''}"
@@ -65,25 +65,25 @@ class Known:
 
 
 def parse(text: str) -> Source:
-    """Read a source or a short name. Raises UsageError, which shows the forms."""
+    """Parse a source or a short name. Raises UsageError, which shows the forms."""
     if text in known():
         return known()[text].source
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in FORMS:
         guess = f"did you mean `{near}`? " if (near := nearest(text, list(known()))) else ""
         hint = f"{guess}write {', '.join(FORMS.values())}, or a short name ({', '.join(known())})"
-        raise UsageError(f"`{text}` names no model source", hint=hint)
+        raise UsageError(f"`{text}` is not a model source", hint=hint)
     if scheme == "file":
         if not rest:
-            raise UsageError("`file:` names no path", hint=f"write {FORMS['file']}")
+            raise UsageError("`file:` has no path", hint=f"write {FORMS['file']}")
         if not rest.isprintable():  # it is written into the lock file, which is UTF-8, and is shown
             raise UsageError(
-                f"the path {rest!r} has characters that cannot be shown", hint=f"rename it, then write {FORMS['file']}"
+                f"the path {rest!r} has unprintable characters", hint=f"rename it, then write {FORMS['file']}"
             )
         return Source("file", str(expanded(rest).absolute()))
     found = _PATTERNS[scheme].fullmatch(rest)
     if found is None:
-        raise UsageError(f"`{text}` is no `{scheme}:` source", hint=f"write {FORMS[scheme]}")
+        raise UsageError(f"`{text}` is not a valid `{scheme}:` source", hint=f"write {FORMS[scheme]}")
     try:
         file = check_name(found["file"]) if found["file"] else None
     except ModelError as error:
@@ -93,15 +93,15 @@ def parse(text: str) -> Source:
 
 
 def is_source(text: str) -> bool:
-    """Whether `text` is meant as a source or a short name, and not as a path."""
+    """Whether `text` is a source or a short name, and not a path."""
     return text in known() or text.startswith(tuple(f"{scheme}:" for scheme in FORMS))
 
 
 @cache
 def known() -> dict[str, Known]:
     """The short names."""
-    told = json.loads(Path(__file__).with_name("known.json").read_text("utf-8"))
-    return {name: Known(_parsed(each.pop("source")), **each) for name, each in told.items()}
+    known_models = json.loads(Path(__file__).with_name("known.json").read_text("utf-8"))
+    return {name: Known(_parsed(each.pop("source")), **each) for name, each in known_models.items()}
 
 
 def _parsed(text: str) -> Source:

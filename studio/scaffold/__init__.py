@@ -35,12 +35,12 @@ def write(name: str, parent: Path | str = ".", *, family: str = "image", stepped
         raise UnknownName("family", family, FAMILIES)
     if not good_name(name):
         hint = "a name is 1 to 50 of a-z, 0-9, `-` and `_`, starting with a letter, such as `soft-glow`"
-        raise UsageError(f"`{name[:60]}` is no name for a plugin", hint=hint)
+        raise UsageError(f"`{name[:60]}` is not a valid name for a plugin", hint=hint)
     if importlib.util.find_spec(package_of(name)) is not None:
-        raise UsageError(f"the package `{package_of(name)}` is there already", hint="choose another name")
+        raise UsageError(f"the package `{package_of(name)}` already exists", hint="choose another name")
     folder = Path(parent) / name
     if os.path.lexists(folder):
-        raise UsageError(f"`{folder}` exists already", hint="choose another name, or remove it")
+        raise UsageError(f"`{folder}` already exists", hint="choose another name, or remove it")
     with new_folder(folder, overwrite=False) as draft:
         for path, text in files(name, package_of(name), family, stepped).items():
             (draft / path).parent.mkdir(parents=True, exist_ok=True)

@@ -45,19 +45,19 @@ def check(
     *,
     device: str = "cpu",
     dtype: str = "float32",
-    told: Callable[[Finding], None] = lambda finding: None,
+    report: Callable[[Finding], None] = lambda finding: None,
 ) -> Report:
-    """Check a generator and report what was found; `told` hears of each finding as it comes.
+    """Check a generator and return the findings; `report` is called with each finding as it comes.
 
-    `inputs` are values for its inputs; what is required besides is made up (a short text, a small picture). Choose few
-    steps and a small size: about a dozen requests are run. Raises UsageError for a device that is not here, nothing
-    else: what the generator raises fails the check in which it does.
+    `inputs` are values for its inputs; other required inputs get sample values (a short text, a small image). Choose
+    few steps and a small size: about a dozen requests are run. Raises only UsageError, for a device that does not
+    exist; an exception of the generator fails the check in which it is raised.
     """
     subject = Subject(generator, inputs or {}, devices.choose(device), dtype)
     findings = []
     for name in CHECKS:
         findings.append(_find(name, subject))
-        told(findings[-1])
+        report(findings[-1])
     name = generator.name if isinstance(generator, Generator) else repr(generator)
     return Report(str(name), subject.device, dtype, tuple(findings))
 

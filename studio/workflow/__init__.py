@@ -1,4 +1,4 @@
-"""Workflows: typed graphs of generators, from YAML files and from Python, checked whole before anything runs."""
+"""Workflows: typed graphs of generators, from YAML files or Python, validated completely before anything runs."""
 
 from studio.workflow.builder import Handle, Workflow
 from studio.workflow.check import compile_file

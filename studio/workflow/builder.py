@@ -1,7 +1,7 @@
-"""A workflow in Python: `Workflow` writes the same document that a YAML file is, and it is checked in the same way.
+"""Building a workflow in Python: `Workflow` builds the same document as a YAML file, with the same checks.
 
-A handle stands for a value that will be made. It is passed on as it is, or put into a text: ``f"{story}, at night"``.
-Problems name the line of the Python file. This module knows nothing of running.
+A handle is the future value of a node. It is passed to other nodes as it is, or inserted into text:
+``f"{story}, at night"``. Problems name the line of the Python file.
 
 Try it::
 
@@ -26,12 +26,12 @@ from studio.plugins import PluginReport
 from studio.workflow.check import compile_document
 from studio.workflow.document import Value
 from studio.workflow.graph import Graph
-from studio.workflow.problem import Place
+from studio.workflow.problems import Place
 
 
 @dataclass(frozen=True)
 class Handle:
-    """A value that a workflow will have. In a text it stands as its reference; attributes name parts of it."""
+    """The future value of a node. As text it is its reference, ``${name}``; attributes name parts of the value."""
 
     reference: str
 
@@ -41,7 +41,7 @@ class Handle:
         return Handle(f"{self.reference}.{name}")
 
     def __getitem__(self, index: int) -> str:
-        """A member of a list, to be written into a text."""
+        """An item of a list, as a reference for text."""
         return f"${{{self.reference}[{index}]}}"
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Workflow:
         self._needed: dict[str, Value] = {}
 
     def needs(self, plugin: str, version: str | None = None) -> None:
-        """Say that a plugin must be loaded, by its distribution's name, in a version such as ``">=0.1"``."""
+        """Require a plugin, by its distribution's name, in a version such as ``">=0.1"``."""
         self._needed[plugin] = _value(version, _caller())
 
     def input(self, name: str, type: str, **settings: Any) -> Handle:
@@ -83,7 +83,7 @@ class Workflow:
         return self._put(name, generator, node, _caller())
 
     def pick(self, source: Any, *, by: Any, best: Any = None, name: str | None = None, when: Any = None) -> Handle:
-        """Choose the best of a list by scores; with `best` a list of that many."""
+        """Choose the item of a list with the highest score; with `best`, a list of that many items."""
         node = {"pick": source, "by": by, "best": best, "when": when}
         return self._put(name, "pick", {key: each for key, each in node.items() if each is not None}, _caller())
 
@@ -92,7 +92,7 @@ class Workflow:
         return self._put(name, Path(file).stem, {"workflow": file, "inputs": inputs}, _caller())
 
     def output(self, name: str, value: Handle) -> None:
-        """Name what the workflow gives."""
+        """Declare an output."""
         self._outputs[name] = _value(value, _caller())
 
     def compile(self, generators: Mapping[str, Generator], plugins: Sequence[PluginReport] = ()) -> Graph:
@@ -123,11 +123,11 @@ def _value(data: Any, place: Place) -> Value:
     if data is None or isinstance(data, str | int | float | bool | Media):
         return Value(data, place)
     hint = "give text, numbers, true or false, media, handles, or lists and mappings of these"
-    raise UsageError(f"{place}: {type(data).__name__} is nothing that a workflow holds", hint=hint)
+    raise UsageError(f"{place}: workflows cannot hold values of type `{type(data).__name__}`", hint=hint)
 
 
 def _caller() -> Place:
-    """The line outside of this file that asked."""
+    """The line of the caller outside this file."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back

@@ -1,7 +1,7 @@
-"""From a document to a graph: every key, name, generator and sub-workflow is looked at, and all problems told at once.
+"""Compiling a document to a graph: keys, names, generators and sub-workflows are checked, and all problems reported.
 
-`compile_file` reads a file, `compile_document` what `Workflow` built in Python. The wires are checked in `wires`. What
-stands in a workflow file may name files beside it or below, never outside of its folder. This module runs nothing.
+`compile_file` reads a file, `compile_document` takes what `Workflow` built in Python. Types are checked in
+`type_check`. A workflow file can name files in its own folder and below, never outside. Nothing is run.
 
 Try it: ``studio flow check best``
 """
@@ -25,9 +25,9 @@ from studio.workflow.expressions import Expression, Listed, Literal, Reference, 
 from studio.workflow.graph import LOCAL, Graph, Node
 from studio.workflow.needs import check_plugins
 from studio.workflow.ports import Port
-from studio.workflow.problem import Place, Problems
+from studio.workflow.problems import Place, Problems
 from studio.workflow.shipped import find
-from studio.workflow.wires import check_wires
+from studio.workflow.type_check import check_types
 
 MAX_NODES = 10_000
 MAX_FILES = 8  # sub-workflows in sub-workflows
@@ -42,7 +42,7 @@ _EMPTY = Value({}, Place("", 0))
 
 
 def compile_file(path: Path | str, generators: Mapping[str, Generator], plugins: Sequence[PluginReport] = ()) -> Graph:
-    """Compile a workflow file, or one that ships by its name. Raises WorkflowError with every problem, UnknownName."""
+    """Compile a workflow file, or a built-in workflow by name. Raises WorkflowError with every problem, UnknownName."""
     file = find(path)
     return compile_document(read(file), generators, file.resolve(), plugins)
 
@@ -59,7 +59,7 @@ def compile_document(
     problems = Problems()
     checker = _Checker(generators, plugins, problems, (path or Path.cwd() / "-").parent)
     level = checker.level(root, "", (path,) if path else ())
-    ports = check_wires(checker.nodes, level.ports, problems)
+    ports = check_types(checker.nodes, level.ports, problems)
     outputs = {name: checker.outputs[f".{name}"] for name in level.outputs if f".{name}" in checker.outputs}
     problems.raise_if_any()
     name = root.get("name")
@@ -73,7 +73,7 @@ def compile_document(
 
 @dataclass
 class _Level:
-    """One file: what it asks for and what it gives."""
+    """One file: its inputs and outputs."""
 
     Inputs: type[Inputs]
     ports: dict[str, Port]
@@ -92,15 +92,17 @@ class _Checker:
         self._generators, self._plugins, self._problems, self._folder = generators, plugins, problems, folder
 
     def level(self, root: Value, prefix: str, files: tuple[Path, ...]) -> _Level:
-        """Take in a file; its names are called `prefix` + name in the graph."""
+        """Compile a file; in the graph its names get the prefix `prefix`."""
         if not isinstance(root.data, dict):
-            self._problems.add(root.place, "a workflow is a mapping", f"with {', '.join(f'`{each}:`' for each in TOP)}")
+            self._problems.add(
+                root.place, "a workflow must be a mapping", f"with {', '.join(f'`{each}:`' for each in TOP)}"
+            )
             return _Level(Inputs, {}, ())
         self._keys(root, "key of a workflow", TOP)
         check_plugins(root.get("plugins"), self._plugins, self._problems)
         for key in ("name", "about"):
             if (text := root.get(key)) and not isinstance(text.data, str):
-                self._problems.add(text.place, f"`{key}` must be a text")
+                self._problems.add(text.place, f"`{key}` must be text")
         inputs, nodes, outputs = (self._section(root, key) for key in ("inputs", "nodes", "outputs"))
         if not nodes.data:
             self._problems.add(root.place, "the workflow has no nodes", "name at least one under `nodes:`")
@@ -138,19 +140,19 @@ class _Checker:
     def _names(self, section: Value, kind: str, taken: Iterable[str]) -> Iterable[str]:
         for name, value in section.data.items():
             if not _NAME.fullmatch(name):
-                self._problems.add(value.place, f"`{name[:60]}` is no name for {kind}",
+                self._problems.add(value.place, f"`{name[:60]}` is not a valid name for {kind}",
                                    "a name is a letter and up to 49 letters, digits and `_`")  # fmt: skip
             elif name in LOCAL or name == "loop":
-                self._problems.add(value.place, f"`{name}` is taken: it is what `map`, `repeat` and loops give")
+                self._problems.add(value.place, f"`{name}` is reserved for `map`, `repeat` and loops")
             elif name in taken:
-                self._problems.add(value.place, f"`{name}` is the name of an input already")
+                self._problems.add(value.place, f"`{name}` is already the name of an input")
             else:
                 yield name
 
     def _node(self, value: Value, name: str, level: _Level) -> None:
-        """Take in a node that is no sub-workflow."""
+        """Compile a node that is not a sub-workflow."""
         if len(self.nodes) >= MAX_NODES:
-            self._problems.add(value.place, f"the workflow has more than {MAX_NODES:,} nodes, the most that are run")
+            self._problems.add(value.place, f"the workflow has more than {MAX_NODES:,} nodes, the limit")
             self._problems.raise_if_any()
         kind = self._kind(value)
         if kind is None or not self._keys(value, f"key of a node with `{kind}`", KEYS[kind]):
@@ -158,7 +160,7 @@ class _Checker:
         settings: dict[str, Any] = {key: self._setting(value, key) for key in ("seed", "map", "repeat", "best")}
         settings["when"] = self._when(value)
         if settings["map"] is not None and settings["repeat"] is not None:
-            self._problems.add(value.data["repeat"].place, "`map` and `repeat` exclude one another", "use one of them")
+            self._problems.add(value.data["repeat"].place, "`map` and `repeat` cannot be combined", "use one of them")
         scope = level.scope
         if kind == "pick":
             inputs = {"from": self._expression(value.data["pick"]), "by": self._setting(value, "by")}
@@ -175,9 +177,9 @@ class _Checker:
     def _kind(self, value: Value) -> str | None:
         found = [key for key in KEYS if value.get(key) is not None]
         if not isinstance(value.data, dict) or len(found) != 1:
-            what = "says both " + " and ".join(f"`{key}`" for key in found) if found else "does not say what it does"
+            what = "has both " + " and ".join(f"`{key}`" for key in found) if found else "has no action"
             self._problems.add(
-                value.place, f"the node {what}", "one of `use: GENERATOR`, `pick: ${LIST}`, `workflow: FILE`"
+                value.place, f"the node {what}", "use one of `use: GENERATOR`, `pick: ${LIST}`, `workflow: FILE`"
             )
             return None
         return found[0]
@@ -202,7 +204,7 @@ class _Checker:
             return None
 
     def _expression(self, value: Value) -> Expression | None:
-        """Read a value; None, with a problem noted, where that cannot be."""
+        """Parse a value; None, with a problem added, if it is invalid."""
         data = value.data
         if isinstance(data, list):
             items = [self._expression(each) for each in data]
@@ -216,7 +218,7 @@ class _Checker:
             return None
 
     def _inputs(self, given: Value, flags: list[Flag], place: Place, generator: Generator) -> dict[str, Expression]:
-        """The inputs of a generator's node: known, none missing, and those written out as the generator allows."""
+        """The inputs of a generator's node: all known, none missing, literals within the declared ranges."""
         known = {flag.name: flag for flag in flags}
         given = self._main_names(given, flags)
         self._keys(given, f"input of `{generator.name}`", tuple(known))
@@ -231,7 +233,7 @@ class _Checker:
         for name, message in generator.Inputs.problems(plain).items():
             if name in given.data:
                 self._problems.add(given.data[name].place, message)
-            elif len(plain) == len(given.data):  # what holds of all together is judged only where all are written out
+            elif len(plain) == len(given.data):  # rules over several inputs can be checked only if all are literals
                 self._problems.add(place, message)
         return made
 
@@ -253,7 +255,7 @@ class _Checker:
         return Value(made, given.place)
 
     def _literal(self, expression: Expression, value: Value, flag: Flag) -> Expression:
-        """An input written out: a list of plain values in one piece, and files opened."""
+        """A literal input: a list of plain values becomes one literal, and media files are opened."""
         if isinstance(expression, Listed) and all(isinstance(each, Literal) for each in expression.items):
             expression = Literal([each.value for each in expression.items if isinstance(each, Literal)])
         if flag.media is None or flag.media.kind == "text":
@@ -265,32 +267,32 @@ class _Checker:
         return expression
 
     def _open(self, named: Any, kind: type[Media], place: Place) -> Any:
-        """A media file that stands in the workflow."""
+        """Open a media file that the workflow names."""
         if not isinstance(named, str):
             return named
         try:
             return kind.open(self._inside(named))
         except (MediaError, UsageError) as error:
             self._problems.add(place, error.message, error.hint)
-            self._problems.raise_if_any()  # what is not media would be named once more by the check of the inputs
+            self._problems.raise_if_any()  # else the check of the inputs would report the same file again
             raise
 
     def _inside(self, named: str) -> Path:
         path = (self._folder / named).resolve() if "\0" not in named else None
         if path is None or not path.is_relative_to(self._folder.resolve()):
-            hint = f"it may name files in `{self._folder}`; give others by an input: `-p name=FILE`"
-            raise UsageError(f"`{named[:80]}` is outside of the workflow's folder", hint=hint)
+            hint = f"only files in `{self._folder}` are allowed; give others as inputs: `-p name=FILE`"
+            raise UsageError(f"`{named[:80]}` is outside the workflow's folder", hint=hint)
         return path
 
     def _sub(self, value: Value, name: str, level: _Level, files: tuple[Path, ...]) -> None:
-        """Take in a sub-workflow: its inputs and outputs become nodes that hand values on."""
+        """Compile a sub-workflow: its inputs and outputs become `value` nodes, which pass values on."""
         if self._kind(value) is None or not self._keys(value, "key of a node with `workflow`", KEYS["workflow"]):
             return
         named = value.data["workflow"]
         try:
             path = self._inside(str(named.data))
             if path in files or len(files) >= MAX_FILES:
-                raise UsageError(f"`{named.data}` takes part in itself, or is more than {MAX_FILES} workflows deep")
+                raise UsageError(f"`{named.data}` includes itself, or is nested more than {MAX_FILES} deep")
             root = read(path)
         except WorkflowError as error:
             for message, hint in error.problems:
@@ -326,7 +328,7 @@ class _Checker:
     def _outputs(self, outputs: Value, prefix: str, level: _Level) -> None:
         if not outputs.data:
             self._problems.add(outputs.place if outputs.place.line else Place(self._file(level), 1),
-                               "the workflow has no outputs", "name what it gives under `outputs:`")  # fmt: skip
+                               "the workflow has no outputs", "list them under `outputs:`")  # fmt: skip
         for name in self._names(outputs, "an output", ()):
             value = outputs.data[name]
             expression = self._expression(value)
@@ -342,7 +344,7 @@ class _Checker:
 
 
 def _plain(value: Value) -> Any:
-    """Plain data out of a value, for an input that takes any JSON."""
+    """A value as plain data, for an input that accepts any JSON."""
     if isinstance(value.data, dict):
         return {key: _plain(each) for key, each in value.data.items()}
     return [_plain(each) for each in value.data] if isinstance(value.data, list) else value.data

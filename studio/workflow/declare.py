@@ -1,6 +1,6 @@
-"""A workflow's own inputs: their declarations in the file become an `Inputs` class, as a generator's are.
+"""A workflow's inputs: their declarations in the file become an `Inputs` class, like a generator's.
 
-So ranges, choices, errors and the nearest names are those of every other face. This module knows nothing of nodes.
+Ranges, choices, errors and suggested names are therefore the same as everywhere else.
 
 Try it: ``studio flow check best``
 """
@@ -14,7 +14,7 @@ from pydantic import create_model
 from studio.inputs import Inputs, field
 from studio.workflow.document import Value
 from studio.workflow.ports import MEDIA, Port
-from studio.workflow.problem import Problems
+from studio.workflow.problems import Problems
 
 _KEYS = ("type", "list", "default", "help", "ge", "le", "choices")
 _TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, **MEDIA, "text": str}
@@ -22,7 +22,7 @@ MAX_GIVEN = 1000  # members of a list that is given to a workflow
 
 
 def declare(root: Value, names: tuple[str, ...], problems: Problems) -> tuple[type[Inputs], dict[str, Port]]:
-    """Make the class, and the port of each input; `root` stands under `inputs:`, and `names` are those to take."""
+    """Create the class, and the port of each input; `root` is the value of `inputs:`, `names` are the valid names."""
     ports: dict[str, Port] = {}
     fields: dict[str, Any] = {}
     for name in names:
@@ -69,7 +69,7 @@ def _limits(name: str, port: Port, settings: Value, problems: Problems) -> dict[
         if fits:
             made[key] = data
         else:
-            asks = {"help": "a text", "choices": "a list of values"}.get(key, "a number, for an input of numbers")
+            asks = {"help": "text", "choices": "a list of values"}.get(key, "a number, for an input of numbers")
             problems.add(value.place, f"`{key}` of the input `{name}` must be {asks}")
             good = False
     if (default := settings.get("default")) is not None and not _fits(port, default):

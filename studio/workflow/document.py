@@ -1,8 +1,8 @@
-"""A YAML file as a tree of values that know their lines. A file from outside is hostile until it is such a tree.
+"""A YAML parser for untrusted files: a tree of values with their line numbers.
 
 Only plain data is read: text, numbers, true, false, null, lists and mappings. Anchors, aliases, tags, duplicate keys
-and several documents are refused, and size, depth and count are bounded before anything is built. Words such as `yes`
-and `on` are text (YAML 1.2's core schema). This module knows nothing of what the values mean.
+and several documents are rejected, and size, depth and count are limited before anything is built. Words such as `yes`
+and `on` are text (YAML 1.2's core schema).
 
 Try it: ``python -c "from studio.workflow.document import read; print(read('pipelines/best.yaml').data)"``
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from studio.errors import MediaError, WorkflowError
 from studio.files import read_limited
-from studio.workflow.problem import Place, Problems
+from studio.workflow.problems import Place, Problems
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 12
@@ -72,7 +72,7 @@ def parse(text: str, file: str) -> Value:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         place = Place(file, mark.line + 1 if mark else 1)
-        problems.add(place, f"not YAML: {what}", "text that holds `: `, `#` or starts with a mark goes in quotes")
+        problems.add(place, f"not YAML: {what}", "quote text that contains `: ` or `#`, or starts with punctuation")
         root = Value(None, place)
     problems.raise_if_any()
     return root
@@ -86,7 +86,7 @@ def _events(text: str) -> Iterator[Any]:
 
 
 class _Reader:
-    """Builds the tree from the parser's events, so that nothing is built before it was allowed."""
+    """Builds the tree from the parser's events, so that limits are checked before anything is built."""
 
     def __init__(self, events: Iterator[Any], file: str, problems: Problems) -> None:
         self._events, self._file, self._problems = events, file, problems
@@ -102,7 +102,7 @@ class _Reader:
         next(self._events)
         if (name := type(event := next(self._events)).__name__) != "StreamEndEvent":
             assert name == "DocumentStartEvent"
-            self._refuse(event, "the file holds a second document", stop=False)
+            self._refuse(event, "the file has more than one document", stop=False)
         return root
 
     def _place(self, event: Any) -> Place:
@@ -117,14 +117,14 @@ class _Reader:
     def _value(self, event: Any, depth: int) -> Value:
         self._count += 1
         if self._count > MAX_VALUES:
-            self._refuse(event, f"the file holds more than {MAX_VALUES:,} values, the most that are read")
+            self._refuse(event, f"the file has more than {MAX_VALUES:,} values, the limit")
         if depth > MAX_DEPTH:
-            self._refuse(event, f"values are nested more than {MAX_DEPTH} deep, the most that is read")
+            self._refuse(event, f"values are nested more than {MAX_DEPTH} deep, the limit")
         if getattr(event, "anchor", None):
             kind = "an alias" if type(event).__name__ == "AliasEvent" else "an anchor"
-            self._refuse(event, f"`{event.anchor}` is {kind}; workflows have none", "write the value out")
+            self._refuse(event, f"`{event.anchor}` is {kind}, which workflows do not allow", "write the value out")
         if getattr(event, "tag", None) not in (None, "!"):
-            self._refuse(event, f"`{event.tag[:60]}` is a tag; workflows have none", "write plain data")
+            self._refuse(event, f"`{event.tag[:60]}` is a tag, which workflows do not allow", "write plain data")
         match type(event).__name__:
             case "ScalarEvent":
                 return Value(_scalar(event), self._place(event))
@@ -143,10 +143,10 @@ class _Reader:
             key = self._value(event, depth + 1)
             value = self._value(next(self._events), depth + 1)
             if isinstance(key.data, list | dict):
-                self._refuse(event, "a key must be a word", "is a text that starts with `{` or `[` without quotes?")
+                self._refuse(event, "a key must be a word", "quote text that starts with `{` or `[`")
             name = event.value
             if name in made:
-                self._refuse(event, f"the key `{name[:60]}` stands here again; first in line {made[name].place.line}",
+                self._refuse(event, f"duplicate key `{name[:60]}`; the first is in line {made[name].place.line}",
                              stop=False)  # fmt: skip
                 continue
             made[name] = Value(value.data, key.place)

@@ -1,6 +1,6 @@
-"""A graph as a picture: Mermaid text for a README, and SVG by itself. Both show inputs, nodes, outputs and wires.
+"""Drawing a graph: Mermaid text for a README, or a standalone SVG, with inputs, nodes, outputs and edges.
 
-Names and numbers come from a file that may be hostile, so all text is escaped. This module runs nothing.
+Names and numbers come from an untrusted file, so all text is escaped.
 
 Try it: ``studio flow draw best``
 """
@@ -31,7 +31,7 @@ def mermaid(graph: Graph) -> str:
 
 
 def svg(graph: Graph) -> str:
-    """The graph as an SVG document: layers from left to right, each node right of all that it needs."""
+    """The graph as an SVG document: layers from left to right, each node to the right of its dependencies."""
     boxes, wires = _boxes(graph), _wires(graph)
     places = _places(list(boxes), wires)
     width = 2 * _EDGE + max(x for x, _ in places.values()) + _WIDTH

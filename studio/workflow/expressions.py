@@ -1,10 +1,9 @@
-"""Expressions: what may stand as a value in a workflow. No code runs out of one, and each ends soon.
+"""Expressions: the values in a workflow. They cannot run code, and their time and output are limited.
 
-One syntax, ``${…}``. A text that is one reference and nothing else (``${story}``, ``${photo.width}``) passes the value
-on, whatever its type. Any other text with ``${…}`` in it is a template: Jinja, in its sandbox, cut down to names,
-comparisons, conditions, one level of loops over lists, and a few filters. There are no calls, no arithmetic, no
-attributes but those in `ATTRIBUTES`, and source, output, loops, filters and time are bounded. This module knows nothing
-of nodes.
+The syntax is ``${…}``. Text that is a single reference (``${story}``, ``${photo.width}``) passes the value on with its
+type. Any other text with ``${…}`` is a Jinja template in Jinja's sandbox, restricted to names, comparisons, conditions,
+one level of loops over lists, and a few filters. There are no calls, no arithmetic and no attributes except
+`ATTRIBUTES`; source, output, loops, filters and time are limited.
 
 Try it: ``python -c "from studio.workflow.expressions import compile_text as c; print(c('a \\${x | upper}').names)"``
 """
@@ -36,7 +35,7 @@ _CONDITION = re.compile(r"\$\{(.*)\}", re.S)
 
 
 class TextValue(str):
-    """A text in a template: ``${story}`` and ``${story.text}`` are the same."""
+    """Text in a template: ``${story}`` and ``${story.text}`` are the same."""
 
     __slots__ = ()
 
@@ -48,7 +47,7 @@ class TextValue(str):
 
 @dataclass(frozen=True)
 class Size:
-    """A picture in a template: its width and height in pixels, and nothing else."""
+    """An image in a template: only its width and height in pixels."""
 
     width: int
     height: int
@@ -56,7 +55,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Use:
-    """A name that an expression takes: with which attribute, whether it is written out, or run over by a loop."""
+    """A name in an expression: its attribute, whether it is printed, and whether a loop iterates over it."""
 
     name: str
     attribute: str | None = None
@@ -66,7 +65,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Literal:
-    """A value as it stands."""
+    """A constant value."""
 
     value: Any
     uses: tuple[Use, ...] = ()
@@ -79,7 +78,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Reference:
-    """Another value, passed on with its type."""
+    """A reference to another value, passed on with its type."""
 
     name: str
     attribute: str | None = None
@@ -97,18 +96,18 @@ class Reference:
 
 @dataclass(frozen=True)
 class Template:
-    """A text made of others."""
+    """Text with inserted values."""
 
     source: str
     uses: tuple[Use, ...]
 
     @property
     def names(self) -> frozenset[str]:
-        """All that it takes."""
+        """The names in the template."""
         return frozenset(each.name for each in self.uses)
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """Make the text. Raises InputError if that takes too long, gets too long, or does not work out."""
+        """Render the text. Raises InputError if rendering fails, takes too long, or the text is too long."""
         try:
             return _bounded(_compiled(self.source).generate(dict(values)))
         except InputError:
@@ -119,27 +118,27 @@ class Template:
 
 @dataclass(frozen=True)
 class Condition(Template):
-    """A template whose text is not empty where the condition holds."""
+    """A template whose text is empty if the condition is false."""
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether it does."""
+        """Whether the condition is true."""
         return bool(self.render(values))
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A list written out, each member an expression."""
+    """A literal list, each item an expression."""
 
     items: tuple[Expression, ...]
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """Those of all members."""
+        """Those of all items."""
         return tuple(use for each in self.items for use in each.uses)
 
     @property
     def names(self) -> frozenset[str]:
-        """Those of all members."""
+        """Those of all items."""
         return frozenset(use.name for use in self.uses)
 
 
@@ -147,23 +146,23 @@ Expression = Literal | Reference | Template | Listed
 
 
 def compile_text(text: str) -> Expression:
-    """Read a text: a literal, a reference or a template. Raises UsageError."""
+    """Parse text to a literal, a reference or a template. Raises UsageError."""
     if "${" not in text and "{%" not in text:
         return Literal(text)
     if found := _WHOLE.fullmatch(text.strip()):
         return Reference(found[1], found[2])
-    return Template(text, _look(text))
+    return Template(text, _check_template(text))
 
 
 def compile_condition(value: Any) -> Condition | Literal:
-    """Read what stands after `when`. Raises UsageError."""
+    """Parse the value of `when`. Raises UsageError."""
     if isinstance(value, bool):
         return Literal(value)
     found = _CONDITION.fullmatch(value.strip()) if isinstance(value, str) else None
     if not found:
         raise UsageError("`when` takes true, false or a condition", hint="such as `when: ${n > 1}`")
     source = "{% if " + found[1] + " %}1{% endif %}"
-    return Condition(source, _look(source))
+    return Condition(source, _check_template(source))
 
 
 def _short(text: str) -> str:
@@ -175,9 +174,9 @@ def _bounded(chunks: Iterator[str]) -> str:
     for chunk in chunks:
         length += len(chunk)
         if length > MAX_TEXT:
-            raise InputError("template", f"the template makes more than {MAX_TEXT:,} characters, the most allowed")
+            raise InputError("template", f"the template's output has more than {MAX_TEXT:,} characters, the limit")
         if time.monotonic() > end:
-            raise InputError("template", f"the template runs for more than {MAX_SECONDS:g} s, the longest allowed")
+            raise InputError("template", f"the template takes more than {MAX_SECONDS:g} s, the limit")
         made.append(chunk)
     return "".join(made)
 
@@ -229,27 +228,27 @@ def _compiled(source: str) -> jinja2.Template:
     return _environment().from_string(source)
 
 
-def _look(source: str) -> tuple[Use, ...]:
-    """Parse a template, refuse all that is not allowed, and list what it takes. Raises UsageError."""
+def _check_template(source: str) -> tuple[Use, ...]:
+    """Parse a template, reject what is not allowed, and list the names in it. Raises UsageError."""
     import jinja2
 
     if len(source) > MAX_SOURCE:
-        raise UsageError(f"the template has {len(source):,} characters; at most {MAX_SOURCE:,} are read")
+        raise UsageError(f"the template has {len(source):,} characters; the limit is {MAX_SOURCE:,}")
     try:
         tree = _environment().parse(source)
     except (jinja2.TemplateError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"the template `{_short(source)}` cannot be read: {what}") from None
-    look = _Look()
+        raise UsageError(f"the template `{_short(source)}` is invalid: {what}") from None
+    check = _TemplateCheck()
     try:
-        look.visit(tree, frozenset())
+        check.visit(tree, frozenset())
     except RecursionError:
         raise UsageError(f"the template `{_short(source)}` is nested too deeply") from None
-    return tuple(dict.fromkeys(look.uses))
+    return tuple(dict.fromkeys(check.uses))
 
 
-class _Look:
-    """Walks a template's tree; what it does not know is refused."""
+class _TemplateCheck:
+    """Walks a template's syntax tree; unknown kinds of node are rejected."""
 
     _PLAIN = ("Template", "TemplateData", "Const", "Compare", "Operand", "And", "Or", "Not", "CondExpr", "If")
 
@@ -258,7 +257,7 @@ class _Look:
         self._filters = 0
 
     def visit(self, node: nodes.Node, local: frozenset[str], printed: bool = False) -> None:
-        """Look at a node; `local` are the loop's own names."""
+        """Check a node; `local` are the loop's own names."""
         kind = type(node).__name__
         special = getattr(self, f"_{kind.lower()}", None)
         if special is not None:
@@ -270,7 +269,7 @@ class _Look:
         else:
             word = {"Call": "a call", "Getattr": "an attribute", "Assign": "`set`"}.get(kind, f"`{kind.lower()}`")
             raise UsageError(
-                f"a template may not hold {word}",
+                f"a template cannot contain {word}",
                 hint="names, comparisons, `{% if %}`, `{% for %}` over a list and filters are allowed",
             )
 
@@ -287,7 +286,7 @@ class _Look:
         if type(inner).__name__ == "Name" and inner.name == "loop" and "loop" in local and node.attr in _LOOP:
             return
         if type(inner).__name__ != "Name" or node.attr.startswith("_"):
-            raise UsageError(f"a template may not reach for `.{node.attr[:60]}`", hint=_attributes())
+            raise UsageError(f"a template cannot access `.{node.attr[:60]}`", hint=_attributes())
         if inner.name in local:
             if node.attr not in ATTRIBUTES:
                 raise UsageError(f"there is no `.{node.attr[:60]}`", hint=_attributes())
@@ -306,11 +305,11 @@ class _Look:
     def _filter(self, node: Any, local: frozenset[str], _: bool) -> None:
         self._filters += 1
         if self._filters > MAX_FILTERS:
-            raise UsageError(f"a template may hold at most {MAX_FILTERS} filters")
+            raise UsageError(f"a template can have at most {MAX_FILTERS} filters")
         plain = all(type(each).__name__ == "Const" for each in node.args)
         if node.name not in _FILTERS or not plain or node.kwargs or node.dyn_args or node.dyn_kwargs or not node.node:
             known = ", ".join(f"`{each}`" for each in _FILTERS)
-            raise UsageError(f"the filter `{str(node.name)[:60]}` is not known here", hint=f"known: {known}")
+            raise UsageError(f"unknown filter `{str(node.name)[:60]}`", hint=f"known: {known}")
         self.visit(node.node, local)
 
     def _for(self, node: Any, local: frozenset[str], _: bool) -> None:
@@ -324,4 +323,4 @@ class _Look:
 
 
 def _attributes() -> str:
-    return "there are `.text` of a text, `.width` and `.height` of a picture, and the outputs of a sub-workflow"
+    return "allowed: `.text` of text, `.width` and `.height` of an image, and the outputs of a sub-workflow"

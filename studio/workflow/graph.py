@@ -1,7 +1,7 @@
-"""The compiled workflow: nodes with known generators and checked wires, in an order in which they can run.
+"""The compiled workflow: nodes with known generators and checked types, in topological order.
 
-YAML files and Python both end here. A graph holds no media but those that were written into it, and runs nothing. Names
-are global: what stands in the sub-workflow `hero` is called ``hero/NAME``, and its outputs ``hero.NAME``.
+YAML files and Python both compile to a graph. A graph holds no media except literals. Names are global: a node in the
+sub-workflow `hero` is called ``hero/NAME``, and its outputs ``hero.NAME``.
 
 Try it: ``python -c "import studio; print(list(studio.Studio().workflow('best').nodes))"``
 """
@@ -17,9 +17,9 @@ from studio.generator import Generator
 from studio.inputs import Inputs
 from studio.workflow.expressions import Expression, Use
 from studio.workflow.ports import Port
-from studio.workflow.problem import Place
+from studio.workflow.problems import Place
 
-LOCAL = ("item", "index", "number")  # what `map` and `repeat` give to their node
+LOCAL = ("item", "index", "number")  # names that `map` and `repeat` define for their node
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Node:
     """One node.
 
     Attributes:
-        kind: `make` runs a generator, `pick` chooses of a list, `value` hands a value on (a sub-workflow's inputs and
-            outputs).
+        kind: `make` runs a generator, `pick` chooses from a list, `value` passes a value on (a sub-workflow's inputs
+            and outputs).
         inputs: of the generator; `pick` has `from` and `by`, `value` has `value`.
         seed, map, repeat, when, best: the settings of these names, or None.
-        port: what a `value` must be, where a sub-workflow declares it.
-        scope: what a name in its expressions is called in the graph; a sub-workflow's output stands as ``sub.output``.
+        port: the type of a `value`, if a sub-workflow declares it.
+        scope: maps names in its expressions to names in the graph; a sub-workflow's output is ``sub.output``.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Node:
 
     @property
     def expressions(self) -> Iterator[Expression]:
-        """All of them."""
+        """All expressions of the node."""
         yield from self.inputs.values()
         yield from (each for each in (self.seed, self.map, self.repeat, self.when, self.best) if each is not None)
 
     def find(self, use: Use) -> tuple[str, str | None]:
-        """What a use means: the name in the graph, and the attribute that is left. KeyError for an unknown name."""
+        """Resolve a use to a name in the graph and the remaining attribute. KeyError for an unknown name."""
         if use.attribute and (whole := f"{use.name}.{use.attribute}") in self.scope:
             return self.scope[whole], None
         if use.name in LOCAL and (self.map is not None or self.repeat is not None):
@@ -64,7 +64,7 @@ class Node:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The names in the graph that it takes values of; unknown names are left out."""
+        """The names in the graph that it depends on; unknown names are left out."""
         found = set()
         for each in self.expressions:
             for use in each.uses:
@@ -77,16 +77,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A workflow that may be run.
+    """A workflow that is ready to run.
 
     Attributes:
-        name, about: for people.
-        Inputs: what it asks for, declared as a generator's inputs are.
+        name, about: for display.
+        Inputs: the inputs, declared like a generator's.
         inputs: their ports.
-        nodes: by name, each after those that it needs.
-        outputs: an output's name and the name in the graph that it shows.
-        ports: what each input and node gives.
-        file: where it was read, or None for one that was built in Python, which is code and may name any path.
+        nodes: by name, each after its dependencies.
+        outputs: the name in the graph of each output.
+        ports: the type of each input and node.
+        file: its file, or None for a workflow built in Python, which is code and can name any path.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Graph:
     file: Path | None = None
 
     def descendants(self, name: str) -> frozenset[str]:
-        """The nodes that need this one, directly or by others."""
+        """The nodes that depend on this one, directly or indirectly."""
         found = {name}
         for node in self.nodes.values():
             if node.needs & found:

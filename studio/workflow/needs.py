@@ -1,7 +1,7 @@
-"""The plugins that a workflow says it needs. It names distributions and versions; nothing is ever loaded for its sake.
+"""The plugins that a workflow requires. It names distributions and versions; it never makes Studio load a plugin.
 
-``plugins:`` is a mapping of names and versions (PEP 440, such as ``">=1.2"``, or ``null`` for any). A plugin that was
-loaded by its path goes by the name of its file, and its version is the hash of its code. Knows nothing of nodes.
+``plugins:`` is a mapping of names to versions (PEP 440, such as ``">=1.2"``, or ``null`` for any). A plugin that was
+loaded by its path has the name of its file, and its version is the hash of its code.
 
 Try it: ``studio flow check FILE``
 """
@@ -16,13 +16,13 @@ from packaging.version import InvalidVersion, Version
 
 from studio.plugins import PluginReport, how_to_load
 from studio.workflow.document import Value
-from studio.workflow.problem import Problems
+from studio.workflow.problems import Problems
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
 def check_plugins(needed: Value | None, loaded: Sequence[PluginReport], problems: Problems) -> None:
-    """Note what of `plugins:` is malformed, not loaded, or of another version."""
+    """Add a problem for each entry of `plugins:` that is malformed, not loaded, or of another version."""
     if needed is None or needed.data is None:
         return
     if not isinstance(needed.data, dict):
@@ -32,7 +32,7 @@ def check_plugins(needed: Value | None, loaded: Sequence[PluginReport], problems
         if not _NAME.fullmatch(name):
             problems.add(wanted.place, f"`{name[:60]}` is not a plugin's name", "name a distribution")
         elif wanted.data is not None and not isinstance(wanted.data, str):
-            problems.add(wanted.place, f"the version of `{name}` must be a text", f'such as `{name}: ">=0.1"`')
+            problems.add(wanted.place, f"the version of `{name}` must be text", f'such as `{name}: ">=0.1"`')
         else:
             _check(name, wanted, loaded, problems)
 

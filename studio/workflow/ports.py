@@ -1,7 +1,7 @@
-"""Ports: what kind of value goes in and comes out of a node, and which may feed which.
+"""Ports: the types of a node's inputs and output, and which output fits which input.
 
 A port is a kind, and whether it is a list. Kinds are the media (text, image, video, audio, embedding) and plain values
-(int, float, bool, json). This module knows nothing of graphs.
+(int, float, bool, json).
 
 Try it: ``python -c "from studio.workflow.ports import Port; print(Port('image', many=True))"``
 """
@@ -30,7 +30,7 @@ class Port:
         return f"a list, each {noun}" if self.many else noun
 
     def feeds(self, target: Port) -> bool:
-        """Whether a value of this port may stand where `target` is asked for."""
+        """Whether a value of this type can be used where `target` is expected."""
         if self.many != target.many:
             return target.kind == "json" and (self.kind == "json" or self.kind not in MEDIA or self.kind == "text")
         if target.kind == "json":

@@ -1,7 +1,7 @@
-"""Values while a workflow runs: what an expression comes to, and how it is handed to a generator.
+"""Evaluating expressions while a workflow runs, and converting values to a generator's inputs.
 
 Media are named by hash (`MediaRef`) and are read only where their content is needed: the text in a template, the scores
-of a pick. This module knows nothing of order, memory or engines.
+of a pick.
 
 Try it: ``pytest tests/studio/workflow/test_workflow.py``
 """
@@ -35,15 +35,15 @@ _READ = 512  # texts, sizes and scores that are kept after reading
 
 
 class Resolver:
-    """Evaluates expressions over the values that are there; `values` is filled by the run."""
+    """Evaluates expressions; `values` is filled by the run."""
 
     def __init__(self, store: Store) -> None:
         self.values: dict[str, Any] = {}
         self._store = store
-        self._read = lru_cache(_READ)(self._look)
+        self._read = lru_cache(_READ)(self._readable)
 
     def value(self, node: Node, expression: Expression, local: Mapping[str, Any]) -> Any:
-        """What an expression comes to: plain data, a MediaRef, or a list of them. Raises StudioError."""
+        """Evaluate an expression to plain data, a MediaRef, or a list of them. Raises StudioError."""
         if isinstance(expression, Literal):
             return self.named(expression.value)
         if isinstance(expression, Reference):
@@ -53,7 +53,7 @@ class Resolver:
         return expression.render(self._context(node, expression, local))
 
     def holds(self, node: Node) -> bool:
-        """Whether the node's `when` does."""
+        """Whether the node's `when` is true."""
         when = node.when
         if when is None or isinstance(when, Literal):
             return when is None or bool(when.value)
@@ -68,7 +68,7 @@ class Resolver:
         return found
 
     def inputs(self, node: Node, local: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """A generator's inputs as JSON, and the hashes of the media that they were made of."""
+        """A generator's inputs as JSON, and the hashes of the media they were derived from."""
         assert node.generator is not None
         flags = {flag.name: flag for flag in node.generator.Inputs.flags()}
         made, parents = {}, []
@@ -79,7 +79,7 @@ class Resolver:
         return made, tuple(dict.fromkeys(parents))
 
     def lacking(self, node: Node) -> str | None:
-        """The first input that needs a member of a list that came out empty, or None."""
+        """The first input that needs at least one item and is an empty list, or None."""
         if node.generator is None or node.map is not None or node.repeat is not None:
             return None
         fields = node.generator.Inputs.model_fields
@@ -91,13 +91,13 @@ class Resolver:
         return None
 
     def scores(self, value: Any) -> list[float]:
-        """The numbers that a pick goes by."""
+        """The scores of a pick."""
         if isinstance(value, MediaRef):
             return [float(each) for each in self._read(value)]
         return [float(each) for each in value]
 
     def named(self, value: Any) -> Any:
-        """The same with media put into the store and named by their hash."""
+        """The value with media stored and replaced by their references."""
         if isinstance(value, list | tuple):
             return [self.named(each) for each in value]
         if isinstance(value, Media):
@@ -106,7 +106,7 @@ class Resolver:
         return value
 
     def _named(self, name: str, local: Mapping[str, Any]) -> Any:
-        """The value of this name: one of an execution's own, or one that the graph has."""
+        """The value of a name, local to an execution or in the graph."""
         return local[name] if name in LOCAL and name in local else self.values[name]
 
     def _use(self, node: Node, use: Use, local: Mapping[str, Any]) -> Any:
@@ -118,7 +118,7 @@ class Resolver:
         return str(seen) if attribute == "text" else getattr(seen, attribute)
 
     def _context(self, node: Node, expression: Expression, local: Mapping[str, Any]) -> dict[str, Any]:
-        """The values that a template names, as it may see them."""
+        """The values that a template names, in the form it can read."""
         made: dict[str, Any] = {}
         for use in expression.uses:
             name, attribute = node.find(use)
@@ -130,21 +130,23 @@ class Resolver:
         return made
 
     def _seen(self, value: Any) -> Any:
-        """A value as a template may see it: texts, numbers, lists, sizes of pictures."""
+        """A value in the form a template can read: text, numbers, lists, sizes of images."""
         if isinstance(value, list):
             if len(value) > MAX_LIST:
-                raise InputError("template", f"the list has {len(value):,} members; a template reads {MAX_LIST:,}")
+                raise InputError(
+                    "template", f"the list has {len(value):,} items; the limit in a template is {MAX_LIST:,}"
+                )
             return [self._seen(each) for each in value]
         if isinstance(value, MediaRef):
             return self._read(value)
         if not isinstance(value, str):
             return value
         if len(value) > MAX_TEXT:
-            raise InputError("template", f"a text has {len(value):,} characters; a template reads at most {MAX_TEXT:,}")
+            raise InputError("template", f"text of {len(value):,} characters; the limit in a template is {MAX_TEXT:,}")
         return TextValue(value)
 
-    def _look(self, ref: MediaRef) -> Any:
-        """What of media a template may see."""
+    def _readable(self, ref: MediaRef) -> Any:
+        """Media in the form a template can read."""
         media = self._store.open(ref.sha256)
         if isinstance(media, Text):
             return self._seen(media.text)
@@ -153,7 +155,7 @@ class Resolver:
         return Size(*media.size) if isinstance(media, Image) else None
 
     def _give(self, flag: Flag, value: Any) -> Any:
-        """A value as the generator's input takes it."""
+        """A value in the form the generator's input accepts."""
         if flag.multiple and isinstance(value, list):
             return [self._one(flag, each) for each in value]
         return self._one(flag, value)
@@ -168,12 +170,12 @@ class Resolver:
         if isinstance(value, MediaRef):
             media = self._store.open(value.sha256)
             if not isinstance(media, Text):
-                raise StudioError(f"`{flag.name}` takes no {media.kind}")
+                raise StudioError(f"`{flag.name}` does not accept {media.noun}")
             return media.text
         return value
 
     def _sources(self, node: Node, expression: Expression, local: Mapping[str, Any]) -> list[MediaRef]:
-        """All media that an expression takes anything of."""
+        """All media that an expression reads."""
         found: list[MediaRef] = []
         for use in expression.uses:
             name, _ = node.find(use)
@@ -182,5 +184,5 @@ class Resolver:
 
 
 def refs(value: Any) -> list[MediaRef]:
-    """The media that a value is or holds."""
+    """The media in a value."""
     return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, MediaRef)]

@@ -1,8 +1,8 @@
-"""Running a graph: whatever is ready is handed to the worker together, and each result sets its followers free.
+"""Running a graph: all ready nodes are submitted to the executor together, and each result makes more nodes ready.
 
-What the memo knows is not run. A node that fails takes its descendants with it and nothing else; everything that was
-done stays remembered, so that the next run goes on from there. All bookkeeping is in the caller's thread; the worker's
-news come through a queue. This module knows nothing of engines or terminals.
+Nodes with a cached result are not run. If a node fails, only its descendants are dropped; finished results stay in the
+result cache, so the next run continues from there. All state is kept in the caller's thread; updates from the executor
+arrive through a queue.
 
 Try it: ``studio run best -p prompt="a red apple"``
 """
@@ -23,27 +23,28 @@ from studio.inputs import Inputs
 from studio.recipe import MediaRef
 from studio.spec import MAX_SEED, JobSpec
 from studio.store import Store
+from studio.workflow.executor import Executor, JobProgress, JobResult, JobUpdate
 from studio.workflow.expressions import MAX_LIST
 from studio.workflow.graph import Graph, Node
-from studio.workflow.memo import Memo, key_of
 from studio.workflow.resolve import Resolver, refs
-from studio.workflow.seam import News, Outcome, Step, Worker
+from studio.workflow.result_cache import ResultCache, key_of
 
 MAX_UNDER_WAY = 1000  # executions that the worker has at once; the engine bounds its requests too
 
 
 @dataclass
 class NodeReport:
-    """How a node is.
+    """The state of a node.
 
     Attributes:
-        state: waiting, running, done, remembered (nothing of it was run), failed, skipped (its `when` does not hold, a
-            list that it needs is empty, or a node that it needs is skipped) or dropped (a node that it needs failed).
-        total, finished, remembered: its executions; one, or as many as `map` or `repeat` ask for.
-        position, steps, left_s: of the executions that run.
-        doing: what is done before their first step, such as loading a model.
-        error: why it failed, or of which node it was dropped.
-        notices: what its generators had to tell.
+        state: waiting, running, done, remembered (all its results were cached), failed, skipped (its `when` is false, a
+            list it needs is empty, or a dependency was skipped) or dropped (a dependency failed).
+        total, finished, remembered: numbers of its executions; `total` is 1 without `map` and `repeat`, and
+            `remembered` are those with a cached result.
+        position, steps, left_s: of the running executions.
+        doing: the activity before their first step, such as loading a model.
+        error: why it failed, or which node made it be dropped.
+        notices: the notices of its generators.
     """
 
     name: str
@@ -61,20 +62,20 @@ class NodeReport:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more comes of it."""
+        """Whether the node has ended."""
         return self.state not in ("waiting", "running")
 
 
 @dataclass(frozen=True)
 class FlowResult:
-    """What a run came to: outputs by name (media, lists of media, plain values; none that were not made), and nodes."""
+    """The result of a run: outputs by name (media, lists of media, plain values; failed ones are absent), and nodes."""
 
     outputs: dict[str, Any]
     nodes: dict[str, NodeReport]
 
     @property
     def failed(self) -> list[NodeReport]:
-        """The nodes that failed by themselves."""
+        """The nodes that failed, without those that were dropped."""
         return [each for each in self.nodes.values() if each.state == "failed"]
 
     def __getitem__(self, name: str) -> Any:
@@ -89,7 +90,7 @@ class _Work:
     single: bool
     begun: float
     keys: dict[int, str] = field(default_factory=dict)
-    steps: dict[int, Step] = field(default_factory=dict)
+    steps: dict[int, JobProgress] = field(default_factory=dict)
 
 
 class Run:
@@ -99,9 +100,9 @@ class Run:
         self,
         graph: Graph,
         values: Inputs,
-        worker: Worker,
+        executor: Executor,
         store: Store,
-        memo: Memo,
+        results: ResultCache,
         *,
         seed: int = 0,
         fresh: bool = False,
@@ -110,7 +111,7 @@ class Run:
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
             raise InputError("seed", f"`seed` is {seed!r}, but must be a whole number from 0 to {MAX_SEED}")
         self.graph, self.reports = graph, {name: NodeReport(name) for name in graph.nodes}
-        self._given, self._worker, self._store, self._memo = values, worker, store, memo
+        self._given, self._executor, self._store, self._results = values, executor, store, results
         self._seed, self._fresh, self._watch = seed, fresh, watch
         self._resolver = Resolver(store)
         self._missing = {name: set(node.needs & set(graph.nodes)) for name, node in graph.nodes.items()}
@@ -122,22 +123,22 @@ class Run:
         self._work: dict[str, _Work] = {}
         self._asked = _asked(graph)
         self._used: set[str] = set()
-        self._jobs: deque[tuple[JobSpec, Callable[[News], None]]] = deque()  # that the worker was not given yet
+        self._jobs: deque[tuple[JobSpec, Callable[[JobUpdate], None]]] = deque()  # not submitted yet
         self._under_way = 0
-        self._news: queue.SimpleQueue[tuple[str, int, News]] = queue.SimpleQueue()
+        self._updates: queue.SimpleQueue[tuple[str, int, JobUpdate]] = queue.SimpleQueue()
 
     def go(self) -> FlowResult:
-        """Run to the end. Ctrl-C cancels what runs; what is done stays remembered."""
+        """Run to the end. Ctrl-C cancels running jobs; finished results stay cached."""
         for name in self.graph.inputs:
             self._resolver.values[name] = self._resolver.named(getattr(self._given, name))
         try:
             self._loop()
         except BaseException:
-            self._worker.cancel()
+            self._executor.cancel()
             raise
         finally:
             asked = [ref.sha256 for name in self._shown() for ref in refs(self._resolver.values[name])]
-            self._memo.finish(self._used, asked)
+            self._results.finish(self._used, asked)
         outputs = {output: self._opened(self._resolver.values[name]) for output, name in self.graph.outputs.items()
                    if name in self._resolver.values}  # fmt: skip
         return FlowResult(outputs, self.reports)
@@ -147,22 +148,22 @@ class Run:
 
     def _loop(self) -> None:
         while True:
-            tasks: list[tuple[JobSpec, Callable[[News], None]]] = []
+            tasks: list[tuple[JobSpec, Callable[[JobUpdate], None]]] = []
             while self._ready:
                 self._jobs += self._begin(self.graph.nodes[self._ready.popleft()])
             while self._jobs and len(tasks) + self._under_way < MAX_UNDER_WAY:
                 tasks.append(self._jobs.popleft())
             if tasks:
                 self._under_way += len(tasks)
-                self._worker.submit(tasks)
+                self._executor.submit(tasks)
             if not self._work:
                 return
-            self._take(*self._news.get())
-            while not self._news.empty():
-                self._take(*self._news.get())
+            self._take(*self._updates.get())
+            while not self._updates.empty():
+                self._take(*self._updates.get())
 
-    def _begin(self, node: Node) -> list[tuple[JobSpec, Callable[[News], None]]]:
-        """Start a node whose needs are there; return what the worker has to do for it."""
+    def _begin(self, node: Node) -> list[tuple[JobSpec, Callable[[JobUpdate], None]]]:
+        """Start a node whose dependencies are done; return the jobs to submit for it."""
         try:
             if not self._resolver.holds(node):
                 self._end(node.name, "skipped")
@@ -172,7 +173,7 @@ class Run:
                 self._end(node.name, "done")
                 return []
             if (name := self._resolver.lacking(node)) is not None:
-                self.reports[node.name].notices = (f"skipped: `{name}` got an empty list, and needs a member",)
+                self.reports[node.name].notices = (f"skipped: `{name}` is an empty list, and needs at least one item",)
                 self._end(node.name, "skipped")
                 return []
             locals_ = list(self._locals(node))
@@ -184,28 +185,28 @@ class Run:
             return []
 
     def _plain(self, node: Node) -> Any:
-        """The value of a node that runs no generator."""
+        """The value of a node without a generator."""
         if node.kind == "value":
             return self._resolver.value(node, node.inputs["value"], {})
         members = self._resolver.value(node, node.inputs["from"], {})
         if not members and node.best is not None:
-            return []  # the best of nothing is nothing
+            return []
         scores = self._resolver.scores(self._resolver.value(node, node.inputs["by"], {}))
         if len(scores) != len(members):
-            raise InputError("by", f"`pick` has {len(scores)} scores for {len(members)} members")
+            raise InputError("by", f"`pick` has {len(scores)} scores for {len(members)} items")
         if not members:
-            raise InputError("pick", "`pick` has nothing to choose from", hint="with `best:` it may give an empty list")
+            raise InputError("pick", "`pick` got an empty list", hint="with `best:` it returns an empty list")
         count = 1 if node.best is None else self._resolver.whole(node, "best", node.best, 1, len(members))
         order = sorted(range(len(members)), key=lambda index: -scores[index])[:count]
         chosen = [members[index] for index in order]
         return chosen if node.best is not None else chosen[0]
 
     def _locals(self, node: Node) -> Iterator[dict[str, Any]]:
-        """What `map` or `repeat` give to each execution."""
+        """The local names of each execution of a `map` or `repeat`."""
         if node.map is not None:
             items = self._resolver.value(node, node.map, {})
             if len(items) > MAX_LIST:
-                raise InputError("map", f"`map` got {len(items):,} members, but takes at most {MAX_LIST:,}")
+                raise InputError("map", f"`map` got {len(items):,} items; the limit is {MAX_LIST:,}")
             yield from ({"item": item, "index": i, "number": i + 1} for i, item in enumerate(items))
         elif node.repeat is not None:
             count = self._resolver.whole(node, "repeat", node.repeat, 0, MAX_LIST)
@@ -223,17 +224,17 @@ class Run:
         label = f"{node.name}[{index}]" if local else node.name
         return JobSpec(generator=node.generator.name, inputs=inputs, seed=seed + index, parents=parents, label=label)
 
-    def _look_up(self, node: Node, tasks: list[JobSpec]) -> list[tuple[JobSpec, Callable[[News], None]]]:
-        """Take what is remembered, and return the rest."""
+    def _look_up(self, node: Node, tasks: list[JobSpec]) -> list[tuple[JobSpec, Callable[[JobUpdate], None]]]:
+        """Use cached results, and return the jobs that remain."""
         report = self.reports[node.name]
         single = node.map is None and node.repeat is None
         work = self._work[node.name] = _Work([None] * len(tasks), single, time.monotonic())
-        todo: list[tuple[JobSpec, Callable[[News], None]]] = []
+        todo: list[tuple[JobSpec, Callable[[JobUpdate], None]]] = []
         for index, task in enumerate(tasks):
-            key = work.keys[index] = key_of(self._worker.identity(task), task.inputs, task.seed)
-            found = None if self._fresh else self._memo.find(key)
-            while self._memo.notices:
-                report.notices = (*report.notices, self._memo.notices.pop(0))
+            key = work.keys[index] = key_of(self._executor.identity(task), task.inputs, task.seed)
+            found = None if self._fresh else self._results.find(key)
+            while self._results.notices:
+                report.notices = (*report.notices, self._results.notices.pop(0))
             if found is None:
                 todo.append((task, partial(self._tell, node.name, index)))
             else:
@@ -248,22 +249,22 @@ class Run:
             self._complete(node.name)
         return todo
 
-    def _tell(self, name: str, index: int, news: News) -> None:
-        self._news.put((name, index, news))
+    def _tell(self, name: str, index: int, update: JobUpdate) -> None:
+        self._updates.put((name, index, update))
 
-    def _take(self, name: str, index: int, news: News) -> None:
-        """Act on news of an execution."""
-        self._under_way -= isinstance(news, Outcome)
+    def _take(self, name: str, index: int, update: JobUpdate) -> None:
+        """Handle an update of an execution."""
+        self._under_way -= isinstance(update, JobResult)
         work, report = self._work.get(name), self.reports[name]
         if work is None:
             return
-        if isinstance(news, Step):
-            work.steps[index] = news
+        if isinstance(update, JobProgress):
+            work.steps[index] = update
         else:
             work.steps.pop(index, None)
             report.finished += 1
-            report.notices = tuple(dict.fromkeys([*report.notices, *news.notices]))
-            self._result(name, index, work, news)
+            report.notices = tuple(dict.fromkeys([*report.notices, *update.notices]))
+            self._result(name, index, work, update)
         report.position = sum(step.position for step in work.steps.values())
         report.steps = sum(step.steps for step in work.steps.values())
         report.doing = next((step.doing for step in work.steps.values() if step.doing), "")
@@ -273,17 +274,17 @@ class Run:
         else:
             self._watch(report)
 
-    def _result(self, name: str, index: int, work: _Work, outcome: Outcome) -> None:
+    def _result(self, name: str, index: int, work: _Work, outcome: JobResult) -> None:
         if outcome.made is None:
-            error = outcome.error or StudioError("the worker told neither media nor an error")
+            error = outcome.error or StudioError("the executor reported neither media nor an error")
             self.reports[name].error = self.reports[name].error or error
             return
         work.results[index] = outcome.made
-        self._memo.keep(work.keys[index], outcome.made, on_the_way=name not in self._asked)
+        self._results.add(work.keys[index], outcome.made, intermediate=name not in self._asked)
         self._used.add(work.keys[index])
 
     def _complete(self, name: str) -> None:
-        """All executions of a node are over."""
+        """End a node whose executions have all ended."""
         work, report = self._work.pop(name), self.reports[name]
         report.seconds = round(time.monotonic() - work.begun, 3)
         report.left_s = None
@@ -294,7 +295,7 @@ class Run:
         self._end(name, "remembered" if 0 < report.total == report.remembered else "done")
 
     def _end(self, name: str, state: str) -> None:
-        """A node is over; its followers may be ready, or skipped with it."""
+        """End a node; its followers become ready, or are skipped too."""
         self.reports[name].state = state
         self._watch(self.reports[name])
         for follower in self._followers[name]:
@@ -314,7 +315,7 @@ class Run:
         for follower in self.graph.descendants(name):
             lost = self.reports[follower]
             if lost.state == "waiting":
-                lost.state, lost.error = "dropped", StudioError(f"it needs `{name}`, which failed")
+                lost.state, lost.error = "dropped", StudioError(f"it depends on `{name}`, which failed")
                 self._watch(lost)
 
     def _opened(self, value: Any) -> Any:
@@ -324,7 +325,7 @@ class Run:
 
 
 def _asked(graph: Graph) -> set[str]:
-    """The nodes whose media an output shows, maybe by way of nodes that only hand on."""
+    """The nodes whose media are outputs of the workflow, directly or through nodes that pass values on."""
     found: set[str] = set()
     waiting = list(graph.outputs.values())
     while waiting:

@@ -174,7 +174,7 @@ def test_replay_names_the_plugin_that_is_missing(own_home: Path, tmp_path: Path)
         ("{multimodal-studio: '>=99'}", "but `0.1.0`"),
         ("{speak.it: '>=1'}", r"but `sha256:\w+` is loaded.*a file has no version: .*`speak\.it: null`"),
         ("{multimodal-studio: newest}", "`newest` is not a version"),
-        ("{multimodal-studio: 1}", "must be a text"),
+        ("{multimodal-studio: 1}", "must be text"),
         ("{'../x': null}", "is not a plugin's name"),
         ("[glow]", "must be a mapping"),
     ],

@@ -148,7 +148,7 @@ except FileTaken as error:
         each.stdin.close()
     said = [each.stdout.read() for each in writers]
     assert [each.wait() for each in writers] == [0] * 4
-    assert sorted(said) == sorted(["won"] + [f"`{path}` exists already"] * 3)
+    assert sorted(said) == sorted(["won"] + [f"`{path}` already exists"] * 3)
     assert path.read_bytes() == str(said.index("won")).encode() * 100_000
     assert os.listdir(tmp_path) == ["a.bin"]
     for each in writers:

@@ -27,7 +27,7 @@ def test_a_method_is_called_with_the_studio(tmp_path: Path) -> None:
         assert "palette" in dir(host)
         own = {"image", "images", "video", "text", "chat", "explain", "embed", "rank", "label", "search"}
         assert own <= set(dir(host))
-        with pytest.raises(AttributeError, match=r"`Studio` has no method `pallete`; those of plugins: .*`palette`"):
+        with pytest.raises(AttributeError, match=r"`Studio` has no method `pallete`; plugins add: .*`palette`"):
             _ = host.pallete
         assert not hasattr(host, "_private")
 

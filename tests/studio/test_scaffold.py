@@ -39,7 +39,7 @@ def test_a_new_plugin_conforms(tmp_path: Path, family: str, stepped: bool) -> No
         ("../up", "is no name"),
         ("", "is no name"),
         ("x" * 51, "is no name"),
-        ("diffusion", "the package `studio_diffusion` is there already"),
+        ("diffusion", "the package `studio_diffusion` already exists"),
     ],
 )
 def test_a_bad_name_is_refused(tmp_path: Path, name: str, words: str) -> None:
@@ -52,7 +52,7 @@ def test_what_exists_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("mine", "link"):
-        with pytest.raises(UsageError, match="exists already"):
+        with pytest.raises(UsageError, match="already exists"):
             write(name, tmp_path)
     with pytest.raises(UnknownName, match="no family is called `imge`"):
         write("other", tmp_path, family="imge")

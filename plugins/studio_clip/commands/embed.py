@@ -35,7 +35,7 @@ def command(
     The cosine similarity of two vectors (their dot product) says how well they match.
     """
     from studio.cli.lib.destination import choose
-    from studio.cli.lib.pictures import expand, tell_broken
+    from studio.cli.lib.pictures import expand, report_broken
     from studio.errors import StudioError, UsageError
     from studio.media import Embedding
     from studio.media.folders import few_at_a_time
@@ -58,7 +58,7 @@ def command(
             results, code = [*results, *made], max(code, failed)
     if as_json:
         emit_json(results)
-    return max(code, tell_broken(broken, rest=bool(results), debug=settings.debug))
+    return max(code, report_broken(broken, rest=bool(results), debug=settings.debug))
 
 
 def _embed(

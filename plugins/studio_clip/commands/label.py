@@ -35,7 +35,7 @@ def command(
     The probabilities of all labels sum to 1: they compare the labels, and cannot say that none fits. For a folder, all
     its pictures are used. Pictures that cannot be read are reported and skipped, and the exit code is 1.
     """
-    from studio.cli.lib.pictures import Counter, expand, tell_broken
+    from studio.cli.lib.pictures import Counter, expand, report_broken
     from studio.errors import StudioError
     from studio_clip.batches import in_batches
     from studio_clip.methods import labelled
@@ -50,7 +50,7 @@ def command(
         for pictures, made in in_batches(studio, "clip-label", paths, broken, follow=counter.follow, **asked):
             results |= zip(pictures, labelled(made), strict=True)
             counter.count(len(results), len(paths))
-    code = tell_broken(broken, rest=bool(results), debug=settings.debug)
+    code = report_broken(broken, rest=bool(results), debug=settings.debug)
     if as_json:
         emit_json([{"path": str(path), "labels": each} for path, each in results.items()])
     else:

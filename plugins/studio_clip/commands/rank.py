@@ -29,7 +29,7 @@ def command(
     For a folder, all its pictures are used. Pictures that cannot be read are reported and skipped, and the exit code is
     1.
     """
-    from studio.cli.lib.pictures import Counter, expand, tell_broken
+    from studio.cli.lib.pictures import Counter, expand, report_broken
     from studio.errors import StudioError
     from studio_clip.batches import in_batches
     from studio_clip.methods import scores as scores_of
@@ -43,7 +43,7 @@ def command(
         for pictures, made in in_batches(studio, "clip-rank", paths, broken, follow=counter.follow, **asked):
             scores |= zip(pictures, scores_of(made), strict=True)
             counter.count(len(scores), len(paths))
-    code = tell_broken(broken, rest=bool(scores), debug=settings.debug)
+    code = report_broken(broken, rest=bool(scores), debug=settings.debug)
     ranked = sorted(scores.items(), key=lambda each: -each[1])[:best]
     if as_json:
         emit_json([{"score": each, "path": str(path)} for path, each in ranked])

@@ -29,7 +29,7 @@ def command(
     are cached, so the next search embeds only new and changed pictures. Pictures that cannot be read are reported and
     skipped, and the exit code is 1.
     """
-    from studio.cli.lib.pictures import Counter, tell_broken
+    from studio.cli.lib.pictures import Counter, report_broken
     from studio_clip.search import search
 
     studio = settings.studio()
@@ -37,7 +37,7 @@ def command(
         found = search(
             studio, text, folder, n=count, model=model, follow=counter.follow, watch=counter.count, **request
         )
-    code = tell_broken(found.broken, rest=bool(found.hits), debug=settings.debug)
+    code = report_broken(found.broken, rest=bool(found.hits), debug=settings.debug)
     if not settings.quiet:
         if found.renewed:
             note("note: the embedding cache was damaged; it was created again")

@@ -1,4 +1,4 @@
-"""`studio attention`: who serves a problem, how fast, and why the others do not."""
+"""`studio attention`: which backend serves an attention shape, how fast, and why the others cannot."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class _Sizes(click.ParamType[tuple[int, ...]]):
 
 
 @click.command("attention")
-@click.option("--shape", required=True, type=_Sizes(), metavar="B,T,H,D", help="Batch, tokens, heads and head size.")
-@click.option("--keys", type=click.IntRange(1, 1 << 24), metavar="N", help="Tokens of keys and values.  [default: T]")
+@click.option("--shape", required=True, type=_Sizes(), metavar="B,T,H,D", help="Batch, tokens, heads, head_dim.")
+@click.option("--keys", type=click.IntRange(1, 1 << 24), metavar="N", help="Number of key/value tokens.  [default: T]")
 @click.option(
-    "--kv-heads", type=click.IntRange(1, 1 << 16), metavar="N", help="Heads of keys and values.  [default: H]"
+    "--kv-heads", type=click.IntRange(1, 1 << 16), metavar="N", help="Number of key/value heads.  [default: H]"
 )
 @click.option("--bias", default="none", metavar="TEXT", show_default=True,
-              help="Which queries see which keys: causal, lengths:keys=9/7, blocks:cu_seqlens=0/5/16,"
+              help="Attention mask: causal, lengths:keys=9/7, blocks:cu_seqlens=0/5/16,"
                    " spacetime:grid=8x24x24,window=4x16x8,tile=4x8x8; joined by +.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the tensors.")
-@click.option("--tune", is_flag=True, help="Measure, and let the fastest serve such shapes from now on.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Tensor dtype.")
+@click.option("--tune", is_flag=True, help="Benchmark, and use the fastest for such shapes from now on.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def command(settings: Settings, /, **asked: Any) -> None:
-    """Show which backend computes an attention of this shape, how fast each is, and why others refuse it.
+    """Show which backend computes attention of this shape, how fast each backend is, and why others cannot.
 
-    The times are of forward calls, taken by turns. Nothing is kept unless --tune is given; then they are written to the
-    data folder, and shapes of this kind go to the fastest until a library's version changes.
+    Times are of forward calls, interleaved. Nothing is saved unless --tune is given: then the times are written to the
+    data folder, and the fastest backend serves shapes of this kind until the version of a library changes.
     """
     from studio.attention.dispatch import Dispatch
     from studio.attention.table import Table
@@ -58,7 +58,7 @@ def command(settings: Settings, /, **asked: Any) -> None:
     dispatch = Dispatch(studio.plugins.attention.values(), Table.load(studio.home))
     refused = dispatch.explain(problem)
     able = [name for name, reasons in refused.items() if not reasons]
-    # the reference is there to compare with, and flex compiles for seconds: they are measured where it is asked for
+    # the reference is slow and flex compiles for seconds: they are measured only with --tune
     seconds = measure(dispatch, problem, able if asked["tune"] else [n for n in able if n not in ("reference", "flex")])
     if asked["tune"]:
         dispatch.table.record(problem, seconds)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
 def command(settings: Settings, as_json: bool) -> None:
-    """Show versions, devices, memory, the data folder, and each attention backend or why it cannot be used."""
+    """Show versions, devices, memory, the data folder and attention backends, and why any is unavailable."""
     report = settings.studio().doctor()
     if as_json:
         emit(report.model_dump_json(indent=2, exclude={"plugins": {"__all__": {"traceback_text"}}}))
@@ -38,12 +38,12 @@ def _rows(report: DoctorReport) -> Iterator[tuple[str, str, str]]:
     used = set(report.device.split(","))
     for device in report.devices:
         state = "usable" if device.usable else "not usable"
-        chosen = " (used unless --device says otherwise)" if used & {device.name, device.name.partition(":")[0]} else ""
+        chosen = " (used by default)" if used & {device.name, device.name.partition(":")[0]} else ""
         yield f"device {device.name}", state, device.reason or device.description + chosen
         if device.memory_total is not None:
             free = "" if device.memory_free is None else f"{show_bytes(device.memory_free)} free"
             yield f"memory {device.name}", show_bytes(device.memory_total), free
-    yield "processor cores", str(report.cores), f"torch computes with {_threads(report.threads or report.cores)}"
+    yield "processor cores", str(report.cores), f"torch uses {_threads(report.threads or report.cores)}"
     for backend in report.attention:
         yield f"attention {backend.name}", "available" if backend.available else "not available", backend.reason
     home = report.home

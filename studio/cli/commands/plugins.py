@@ -1,4 +1,4 @@
-"""`studio plugins`: what is installed and why something is not there; `new` begins a plugin, `check` tries it."""
+"""`studio plugins`: list plugins and the reasons for failures; `new` creates a plugin, `check` tests it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHECKED = ("generator", "check", "status", "found")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List the plugins, their generators, training recipes and commands, and the reason where something is missing."""
+    """List plugins with their generators, training recipes and commands, and why any of these cannot be used."""
     if ctx.invoked_subcommand is not None:
         return
     settings: Settings = ctx.obj
@@ -66,49 +66,51 @@ def _row(report: PluginReport) -> list[str]:
     return [report.name, report.version, report.status, *offered, report.reason or "-"]
 
 
-@command.command("trust", short_help="Let a data folder load plugins.", epilog=EPILOG)
+@command.command("trust", short_help="Trust the plugins of a data folder.", epilog=EPILOG)
 @click.pass_obj
 def trust(settings: Settings) -> None:
-    """Let the data folder (--home, STUDIO_HOME) load the plugins in its `plugins/`, and those its `config.toml` names.
+    """Allow the data folder (--home, STUDIO_HOME) to load the plugins in its `plugins/` and its `config.toml`.
 
-    They are code that runs with your rights: look at them first. The default data folder needs no trust.
+    Plugins are code that runs with your permissions: read them first. The default data folder is always trusted.
     """
     from studio import configuration
 
     home = settings.studio().home
-    note(f"{home} may load plugins now; that is written in {configuration.trust(home)}")
+    note(f"{home} may load plugins now; recorded in {configuration.trust(home)}")
 
 
-@command.command("new", short_help="Begin a plugin.", epilog=EPILOG)
+@command.command("new", short_help="Create a plugin.", epilog=EPILOG)
 @click.argument("name")
 @click.option("--family", default="image", show_default=True, metavar="MEDIA",
-              help="What it makes: image, video, audio, text or embedding.")  # fmt: skip
-@click.option("--stepped", is_flag=True, help="Make it in many steps, which can be batched, cancelled and resumed.")
+              help="Output type: image, video, audio, text or embedding.")  # fmt: skip
+@click.option(
+    "--stepped", is_flag=True, help="Write a multi-step generator, which can be batched, cancelled and resumed."
+)
 @click.option("--in", "parent", default=".", metavar="DIR", type=click.Path(path_type=Path),
-              help="Write it into this folder.  [default: here]")  # fmt: skip
+              help="Parent folder.  [default: the current folder]")  # fmt: skip
 @click.pass_obj
 def new(settings: Settings, name: str, family: str, stepped: bool, parent: Path) -> None:
-    """Write the plugin NAME into a new folder: a distribution with a generator that works, tests and a README."""
+    """Create the plugin NAME in a new folder: an installable package with a working generator, tests and a README."""
     from studio import scaffold
     from studio.errors import UsageError
 
     if name in settings.studio().generators:
-        raise UsageError(f"a generator is called `{name}` already", hint="choose another name")
+        raise UsageError(f"the generator `{name}` already exists", hint="choose another name")
     folder = scaffold.write(name, parent, family=family, stepped=stepped)
     emit(str(folder))
     note(f"next: pip install -e {folder}, then studio generate {name} --help")
 
 
-@command.command("check", short_help="Check generators against what every generator has to hold.", epilog=EPILOG)
+@command.command("check", short_help="Check that generators meet the plugin contract.", epilog=EPILOG)
 @click.argument("name")
 @click.option("--input", "given", multiple=True, metavar="NAME=VALUE",
-              help="A value for an input, as text or as JSON. May be given again.")  # fmt: skip
+              help="Input value, as text or JSON. Repeatable.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list with all numbers.")
 @click.pass_obj
 def check(settings: Settings, name: str, given: Sequence[str], as_json: bool) -> int:
-    """Check the generator NAME, or every generator of the plugin NAME, and say what was found, with numbers.
+    """Check the generator NAME, or every generator of the plugin NAME, and print the findings with numbers.
 
-    About eight small requests are run. The exit code is 1 if a check fails.
+    Runs about eight small requests. The exit code is 1 if a check fails.
     """
     from studio import devices, testing
 
@@ -117,8 +119,8 @@ def check(settings: Settings, name: str, given: Sequence[str], as_json: bool) ->
     for each in _named(settings, name):
         with stray_prints_aside():
             generator = settings.generator(each)
-            told = _ignore if settings.quiet or not as_json else _tell
-            reports.append(testing.check(generator, _values(given), device=device, told=told))
+            report = _ignore if settings.quiet or not as_json else _print
+            reports.append(testing.check(generator, _values(given), device=device, report=report))
     if as_json:
         emit_json([report.as_json() for report in reports])
     else:
@@ -127,10 +129,10 @@ def check(settings: Settings, name: str, given: Sequence[str], as_json: bool) ->
 
 
 def _ignore(finding: Finding) -> None:
-    """Nobody asked."""
+    """Print nothing."""
 
 
-def _tell(finding: Finding) -> None:
+def _print(finding: Finding) -> None:
     note(f"{finding.check}: {finding.status}")
 
 

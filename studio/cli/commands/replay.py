@@ -1,4 +1,4 @@
-"""`studio replay FILE|ID`: make something again from its recipe, and say whether it is the same."""
+"""`studio replay FILE|ID`: regenerate an output from its recipe, and compare."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @click.command("replay")
 @click.argument("what", metavar="FILE|ID")
-@click.option("-o", "--output", metavar="FILE|DIR", help="Write what is made now here.")
-@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
-@click.option("--yes", is_flag=True, help="Run a recipe from elsewhere without asking.")
+@click.option("-o", "--output", metavar="FILE|DIR", help="Write the regenerated output here.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--yes", is_flag=True, help="Run a recipe from another data folder without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
 def command(settings: Settings, what: str, output: str | None, force: bool, yes: bool, as_json: bool) -> int:
-    """Make FILE, or something in the store by its ID, again from its recipe, and compare.
+    """Regenerate FILE, or the output ID in the store, from its recipe, and compare.
 
-    Says `identical`, or how far the new one is off and which recorded fact has changed since. The exit code is 0 for
-    identical and 1 for different. What it was made from is made again first, as far as the store knows how.
+    Prints `identical`, or the difference and the recorded facts that have changed since. The exit code is 0 for
+    identical and 1 for different. Its source media are regenerated first, where the store has their recipes.
 
-    A recipe that was not made in this data folder is shown first, and you are asked. It may name only models that were
-    pulled, and sizes, steps and time are bounded.
+    A recipe from another data folder is shown first, for confirmation. It can use only downloaded models, and its
+    sizes, steps and time are limited.
     """
     from studio.cli.lib.destination import choose
     from studio.store.replay import is_ours, last_bits
@@ -42,7 +42,7 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
     if original.recipe and elsewhere and not yes:
         _ask(original.recipe, what)
     if original.recipe and not settings.quiet:
-        note(f"making it again: {original.recipe.spec.generator}, seed {original.recipe.spec.seed}")
+        note(f"regenerating: {original.recipe.spec.generator}, seed {original.recipe.spec.seed}")
         if doubt := last_bits(original.recipe):
             note(doubt)
     with stray_prints_aside():
@@ -70,7 +70,7 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
             }
         )
     else:
-        _tell(report)
+        _print(report)
         if output and not settings.quiet:
             note(f"written: {path}")
     return 0 if report.identical else 1
@@ -88,13 +88,13 @@ def _ask(recipe: Recipe, what: str) -> None:
         raise not_ours(recipe, what)
 
 
-def _tell(report: ReplayReport) -> None:
+def _print(report: ReplayReport) -> None:
     if report.identical:
         emit("identical")
     elif report.max_abs_diff is None:
-        emit("different: the two cannot be compared number by number")
+        emit("different: the outputs cannot be compared numerically")
     else:
-        emit(f"different: by at most {report.max_abs_diff:.6g}, {report.mean_abs_diff:.6g} in the mean")
+        emit(f"different: at most {report.max_abs_diff:.6g}, mean {report.mean_abs_diff:.6g}")
     for fact in report.changed_facts:
         emit(f"changed: {fact}")
     for each in report.ancestors:

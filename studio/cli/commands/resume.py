@@ -1,4 +1,4 @@
-"""`studio resume`: go on with what a crash left half done."""
+"""`studio resume`: resume requests after a crash."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from studio.engine import Ticket
     from studio.engine.checkpoints.resume import Unfinished
 
-COLUMNS = ("id", "generator", "seed", "steps done", "of", "saved", "goes to")
+COLUMNS = ("id", "generator", "seed", "steps done", "of", "saved", "output")
 
 
 @click.command("resume")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Go on with all of them.")
-@click.option("--list", "only_list", is_flag=True, help="Only list them.")
-@click.option("--drop", is_flag=True, help="Remove what was saved of them instead.")
+@click.option("--all", "everything", is_flag=True, help="Resume all unfinished requests.")
+@click.option("--list", "only_list", is_flag=True, help="List unfinished requests.")
+@click.option("--drop", is_flag=True, help="Delete their saved state instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of paths.")
 @click.pass_obj
 def command(
     settings: Settings, ids: tuple[str, ...], everything: bool, only_list: bool, drop: bool, as_json: bool
 ) -> int:
-    """Go on with requests that were running when their process was killed, from the last state that was saved.
+    """Resume requests whose process was killed, from their last saved state.
 
-    What is made is the same, to the byte, as if nothing had happened, and is written where the killed command was to
-    write it (`--list` says where). Name requests by their id, or give --all; of a single one neither is needed.
+    The output is byte-identical to that of an uninterrupted run, and is written where the killed command would have
+    written it (`--list` shows where). Name requests by id, or give --all; a single request needs neither.
     """
     found = settings.studio().unfinished()
     if only_list:
@@ -50,11 +50,11 @@ def _choose(found: list[Unfinished], ids: tuple[str, ...], everything: bool) -> 
     from studio.errors import UsageError
 
     if ids and everything:
-        raise UsageError("ids and --all exclude one another", hint="give one of the two")
+        raise UsageError("ids and --all cannot be combined", hint="give one of the two")
     if not (ids or everything) and len(found) != 1:
         if not found:
-            raise UsageError("no request is unfinished: there is nothing to resume")
-        hint = "name some, or give --all; `studio resume --list` lists them"
+            raise UsageError("no unfinished requests: nothing to resume")
+        hint = "give their ids, or --all; `studio resume --list` lists them"
         raise UsageError(f"{len(found)} requests are unfinished", hint=hint)
     return ids or tuple(each.id for each in found)
 
@@ -79,7 +79,7 @@ def _resume(settings: Settings, ids: tuple[str, ...], as_json: bool) -> int:
             display.show(index, event)
             results.take(index, event)
     if as_json:
-        made = [{"id": key, **told} for key, told in zip(resumed.tickets, results.as_json(), strict=True)]
+        made = [{"id": key, **described} for key, described in zip(resumed.tickets, results.as_json(), strict=True)]
         emit_json([*made, *({"id": key, "error": error.message} for key, error in resumed.refused.items())])
     else:
         results.print_ready()
@@ -116,14 +116,14 @@ def _place(found: Unfinished, home: Path) -> str:
 
 def _list(found: list[Unfinished], home: Path, as_json: bool) -> None:
     if as_json:
-        emit_json([_told(each, home) for each in found])
+        emit_json([_as_json(each, home) for each in found])
     elif found:
         table(COLUMNS, [_row(each, home) for each in found])
     else:
-        note("note: no request is unfinished")
+        note("note: no unfinished requests")
 
 
-def _told(found: Unfinished, home: Path) -> dict[str, object]:
+def _as_json(found: Unfinished, home: Path) -> dict[str, object]:
     if found.checkpoint is None:
         return {"id": found.id, "path": str(found.path), "error": found.error.message if found.error else ""}
     progress = found.checkpoint.progress.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""`studio run FILE|NAME -p name=value`: run a workflow; what did not change since it last ran is not run again."""
+"""`studio run FILE|NAME -p name=value`: run a workflow; nodes with a cached result are not run again."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @click.command("run", epilog=EPILOG)
 @click.argument("file", required=False, metavar="FILE|NAME")
-@click.option("--list", "only_list", is_flag=True, help="List the workflows that ship with Studio.")
+@click.option("--list", "only_list", is_flag=True, help="List the built-in workflows.")
 @click.option("-p", "given", metavar="NAME=VALUE", multiple=True,
-              help="An input. Of a list: give it again, or name a folder of media files.")  # fmt: skip
+              help="Workflow input. For a list: repeat it, or name a folder of media files.")  # fmt: skip
 @click.option("-o", "--output", metavar="DIR|FILE",
-              help="A folder, where outputs are named as the workflow names them; of a single output also a file."
+              help="Folder for the outputs, named as in the workflow; or a file, if there is only one output."
                    "  [default: the store]")  # fmt: skip
-@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N",
-              help="From 0 to 2^63 - 1. Decides the seeds of all nodes that name none.")  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Run every node, whatever is remembered.")
+              help="Random seed, 0 to 2^63 - 1. Nodes without a seed derive theirs from it.")  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Ignore cached results and run every node.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs and nodes as JSON.")
 @takes_request
 @click.pass_obj
@@ -36,10 +36,10 @@ def command(
     settings: Settings, file: str | None, only_list: bool, given: tuple[str, ...], output: str | None, force: bool,
     seed: int, fresh: bool, as_json: bool, request: dict[str, Any],
 ) -> int:  # fmt: skip
-    """Run the workflow FILE, or one that ships by its NAME, and print the paths of its outputs, in their order.
+    """Run the workflow FILE, or the built-in workflow NAME, and print the paths of its outputs in order.
 
-    Nodes whose making has not changed are remembered from before. A node that fails takes those that need it with it;
-    the others are done, and stay remembered. The exit code is 1 if any failed.
+    Results are cached: an unchanged node is not run again. If a node fails, the nodes that depend on it are dropped;
+    all others run, and their results stay cached. The exit code is 1 if any node failed.
     """
     from studio.cli.lib.nodes import NodeDisplay
     from studio.errors import InputError, UsageError
@@ -48,7 +48,7 @@ def command(
         _list(as_json)
         return 0
     if file is None:
-        raise UsageError("there is no workflow to run", hint="name a file, or one of `studio run --list`")
+        raise UsageError("no workflow is given", hint="name a file, or one of `studio run --list`")
     studio = settings.studio()
     graph = studio.workflow(file)
     values = _values(graph, given)
@@ -63,7 +63,7 @@ def command(
             raise InputError(error.field, error.message, hint=hint) from None
     written = {name: _write(name, value, targets[name]) for name, value in result.outputs.items()}
     if as_json:
-        emit_json(_told(result, written))
+        emit_json(_as_json(result, written))
     else:
         for paths in written.values():
             for each in paths:
@@ -81,7 +81,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         emit_json([{"name": name, "about": text, "path": path} for name, text, path in rows])
     else:
-        table(("workflow", "what it makes"), [row[:2] for row in rows])
+        table(("workflow", "description"), [row[:2] for row in rows])
 
 
 def _values(graph: Graph, given: tuple[str, ...]) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _write(name: str, value: Any, target: Destination) -> list[str]:
     return [str(target.save_as(value, name))]
 
 
-def _told(result: FlowResult, written: dict[str, list[str]]) -> dict[str, Any]:
+def _as_json(result: FlowResult, written: dict[str, list[str]]) -> dict[str, Any]:
     from studio.media import Media
 
     def one(value: Any, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""`studio show FILE|ID`: how something was made."""
+"""`studio show FILE|ID`: the recipe of an output."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the recipe as JSON.")
 @click.pass_obj
 def command(settings: Settings, what: str, as_json: bool) -> None:
-    """Show the recipe of a file that Studio wrote, or of something in the store by its id.
+    """Show the recipe of a file that Studio wrote, or of an output in the store by its id.
 
-    An id is the start of its sha256, six characters or more. What it was made from is drawn below as a tree.
+    An id is a prefix of the sha256, at least six characters. Source media are shown as a tree.
     """
     artifact = settings.studio().show(what)
     recipe = artifact.recipe
     if as_json:
-        told = recipe.model_dump(mode="json", exclude_none=True) if recipe else None
-        emit_json({"sha256": artifact.sha256, "path": str(artifact.path), "recipe": told})
+        described = recipe.model_dump(mode="json", exclude_none=True) if recipe else None
+        emit_json({"sha256": artifact.sha256, "path": str(artifact.path), "recipe": described})
         return
     if recipe is None:
-        note(f"note: `{artifact.path}` carries no recipe; it was not made here")
+        note(f"note: `{artifact.path}` has no recipe: Studio did not generate it")
     table(("what", "value"), [*(summary(recipe) if recipe else ()), ("path", str(artifact.path)),
                               ("sha256", artifact.sha256), *(details(recipe) if recipe else ())])  # fmt: skip
     if recipe is not None and recipe.parents:
@@ -44,13 +44,13 @@ def command(settings: Settings, what: str, as_json: bool) -> None:
 def drawn(one: Ancestor, above: str = "", mark: str = "") -> Iterator[str]:
     """What it was made from, as a tree: each with its generator, seed, the start of its id, and its prompt or text."""
     recipe = one.recipe
-    told = "from outside" if recipe is None else f"{recipe.spec.generator}, seed {recipe.spec.seed}"
+    described = "external" if recipe is None else f"{recipe.spec.generator}, seed {recipe.spec.seed}"
     words = (
         ""
         if recipe is None
         else next((str(recipe.spec.inputs[k]) for k in ("prompt", "text") if recipe.spec.inputs.get(k)), "")
     )
-    yield f"{above}{mark}{one.sha256[:12]}  {told}{f'  “{words[:60]}”' if words else ''}"
+    yield f"{above}{mark}{one.sha256[:12]}  {described}{f'  “{words[:60]}”' if words else ''}"
     inner = above + {"": "", "├─ ": "│  ", "└─ ": "   "}[mark]
     for number, parent in enumerate(one.parents, 1):
         yield from drawn(parent, inner, "└─ " if number == len(one.parents) else "├─ ")

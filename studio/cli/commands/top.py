@@ -1,4 +1,4 @@
-"""`studio top`: what the engines of this person's processes are doing, live."""
+"""`studio top`: the running requests of all of the user's processes, live."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ REFRESH_S = 0.5
 
 
 @click.command("top")
-@click.option("--json", "as_json", is_flag=True, help="Print it once, as a JSON list with an object for each engine.")
+@click.option("--json", "as_json", is_flag=True, help="Print once, as a JSON list with one object per engine.")
 @click.pass_obj
 def command(settings: Settings, as_json: bool) -> None:
-    """Show devices, models, requests and steps per second of every process that makes something here.
+    """Show devices, models, requests and steps per second of every process that uses this data folder.
 
-    On a terminal it goes on until Ctrl-C; elsewhere it prints the requests once.
+    On a terminal it refreshes until Ctrl-C; elsewhere it prints the requests once.
     """
     studio = settings.studio()
     if as_json:

@@ -53,13 +53,13 @@ def _device(wanted: str | None, trainer: Trainer) -> dict[str, str]:
     if wanted is None:
         return {}
     if "device" not in trainer.Options.model_fields:
-        raise click.UsageError(f"`studio train {trainer.name}` computes on no device; leave out `--device`")
+        raise click.UsageError(f"`studio train {trainer.name}` does not use a device; omit `--device`")
     return {"device": wanted}
 
 
 command = Trainers(
     "train",
-    help="Run the training recipe NAME. `studio train NAME --help` lists what it takes.",
+    help="Run the training recipe NAME. `studio train NAME --help` lists its options.",
     subcommand_metavar="NAME ...",
     epilog=EPILOG,
 )

@@ -46,19 +46,19 @@ class Destination:
         return {"path": place, "folder": self.folder, "force": self.force, "home": _mark(home)}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, JsonValue] | None, home: Path) -> Self:
+    def from_json(cls, saved: Mapping[str, JsonValue] | None, home: Path) -> Self:
         """Read what `as_json` gave. It comes from a file in the data folder, so it counts only in the very folder that
         it was written in: a folder that came from elsewhere cannot say where to write. Raises UsageError.
         """
-        if told is None:
+        if saved is None:
             return cls()
-        place, folder, force = told.get("path"), told.get("folder"), told.get("force")
+        place, folder, force = saved.get("path"), saved.get("folder"), saved.get("force")
         if not isinstance(place, str) or not isinstance(folder, bool) or not isinstance(force, bool):
             raise UsageError("the saved request's `destination` is damaged", hint="its media go to the store")
         path = Path(os.fsdecode(unquote_to_bytes(place)))
-        if told.get("home") != _mark(home):
-            hint = f"it was saved in another one; what it makes goes to the store, not to `{path}`"
-            raise UsageError("a saved request's `-o` counts only in its own data folder", hint=hint)
+        if saved.get("home") != _mark(home):
+            hint = f"the output goes to the store, not to `{path}`"
+            raise UsageError("`-o` of a request saved in another data folder is ignored", hint=hint)
         return cls(path, folder, force)
 
     def save(self, media: Media, generator: str, seed: int) -> Path:
@@ -89,7 +89,7 @@ def _mark(home: Path) -> str:
 def _with_store(media: Media, error: StoreError) -> StoreError:
     """The error, with where the media are all the same."""
     if media.path is not None:
-        kept = f"what was made is kept as `{media.path}`"
+        kept = f"the output is stored as `{media.path}`"
         error.hint = f"{error.hint}; {kept}" if error.hint else kept
     return error
 
@@ -118,13 +118,13 @@ def choose(
         return Destination(target, folder=True, force=force)
     if count > 1:
         raise UsageError(
-            f"`-o {output}` names one file, but {count} are to be made",
+            f"`-o {output}` names one file, but there are {count} outputs",
             hint=f"name a folder: `-o {target.with_suffix('')}/`",
         )
     if ends and ends != suffix and ends not in others:
         fitting = target.with_suffix(suffix)
         made = ", ".join((suffix, *others))
-        raise UsageError(f"`-o {output}`: this makes {made} files, not {ends}", hint=f"write `-o {fitting}`")
+        raise UsageError(f"`-o {output}`: output files are {made}, not {ends}", hint=f"write `-o {fitting}`")
     if target.exists() and not target.is_file():
         raise StoreError(f"`{target}` is a device, a pipe or a socket, not a file", hint="name a file")
     if not ends:

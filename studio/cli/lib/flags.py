@@ -89,7 +89,7 @@ def values(flags: Sequence[Flag], given: dict[str, Any]) -> dict[str, Any]:
             taken, words = (words, []) if flag.multiple else (words[:1], words[1:])
             found[flag.name] = [_value(flag, each) for each in taken] if flag.multiple else _value(flag, taken[0])
     if words:
-        message = f"`{words[0]}` is one argument too many; a text of several words goes in quotes"
+        message = f"unexpected argument `{words[0]}`; put text with spaces in quotes"
         raise click.UsageError(message, click.get_current_context(silent=True))
     return found
 

@@ -32,16 +32,16 @@ def _host_options() -> list[click.Parameter]:
     """The options that every generator has, because the host gives them."""
     return [
         click.Option(["-n", "count"], type=click.IntRange(1, MOST), default=1, metavar="N",
-                     help="Make N of them, together; their seeds follow one another."),
+                     help="Number of outputs, with consecutive seeds."),
         click.Option(["--seed"], type=int, metavar="N",
-                     help="From 0 to 2^63 - 1. Equal seeds give equal results; beside other work the last bits may"
-                     " differ, unless `--invariant` is given.  [default: a new one]"),
+                     help="Random seed, 0 to 2^63 - 1. Equal seeds give equal outputs, up to rounding when batched"
+                     " with other requests (see --invariant).  [default: random]"),
         click.Option(["-o", "--output"], metavar="FILE|DIR",
-                     help="Write here; a folder gets files named by generator, seed and id.  [default: the store]"),
-        click.Option(["--force"], is_flag=True, help="Overwrite files that exist."),
-        click.Option(["--previews"], metavar="DIR", help="Save rough views here while it works."),
+                     help="Output file, or a folder for files named by generator, seed and id.  [default: the store]"),
+        click.Option(["--force"], is_flag=True, help="Overwrite existing files."),
+        click.Option(["--previews"], metavar="DIR", help="Folder for previews of intermediate steps."),
         click.Option(["--preview-every"], type=click.IntRange(1), default=5, metavar="STEPS", show_default=True,
-                     help="How often, with --previews."),
+                     help="Steps between two previews, with --previews."),
         *request_options(),
         click.Option(["--json", "as_json"], is_flag=True, help="Print a JSON list instead of paths."),
     ]  # fmt: skip
@@ -186,7 +186,7 @@ class Results:
         elif isinstance(event, Failed):
             self.failed[index] = event.error
         elif isinstance(event, CancelledEvent):
-            self.failed[index] = Cancelled("it was cancelled")
+            self.failed[index] = Cancelled("the request was cancelled")
 
     def _to(self, index: int) -> Destination:
         return self._targets.get(index, self._target)

@@ -37,7 +37,7 @@ class NodeDisplay:
         self._quiet, self._drawn = quiet, not quiet and sys.stderr.isatty()
         self._live: Live | None = None
         self._clock, self._last = clock, clock()
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
 
     def __enter__(self) -> Self:
         if self._drawn:
@@ -60,8 +60,8 @@ class NodeDisplay:
             return
         self._rows[report.name] = report
         for text in report.notices:
-            if text not in self._told:
-                self._told.add(text)
+            if text not in self._shown:
+                self._shown.add(text)
                 note(f"note: {report.name}: {text}")
         if self._live:
             if self._clock() - self._last > DRAW_EVERY_S:
@@ -84,7 +84,7 @@ class NodeDisplay:
         if len(rows) > ROWS:
             rows = [row for row in rows if row.state == "running"][:ROWS]
             over = sum(row.over for row in self._rows.values())
-            drawn.add_row(Text(f"{over} of {len(self._rows)} nodes are over"), Text(""))
+            drawn.add_row(Text(f"{over} of {len(self._rows)} nodes finished"), Text(""))
         for row in rows:
             drawn.add_row(Text(printable(row.name)), Text(_state(row)))
         return drawn

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("--background", {"is_flag": True, "help": "Give way to what is asked without this."}),
-    ("--client", {"default": "", "metavar": "NAME", "help": "The client's name; clients share a device evenly."}),
+    ("--background", {"is_flag": True, "help": "Run at low priority."}),
+    ("--client", {"default": "", "metavar": "NAME", "help": "Client name; clients share a device fairly."}),
     ("--time-limit", {"type": click.FloatRange(min=0, min_open=True), "metavar": "SECONDS",
-                      "help": "The longest that one step may take.  [default: the generator's own limit]"}),
+                      "help": "Timeout for one step.  [default: the generator's]"}),
 )  # fmt: skip
 NAMES = ("background", "client", "time_limit")  # as click has them
 

@@ -42,7 +42,7 @@ def expand(words: Sequence[str], broken: dict[Path, StudioError]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def tell_broken(broken: dict[Path, StudioError], *, rest: bool, debug: bool) -> int:
+def report_broken(broken: dict[Path, StudioError], *, rest: bool, debug: bool) -> int:
     """Say which pictures are left out, and why; the exit code. Raises MediaError if there is no `rest`: the error
     itself where it is the only one.
     """
@@ -51,17 +51,17 @@ def tell_broken(broken: dict[Path, StudioError], *, rest: bool, debug: bool) -> 
     if not rest and len(broken) == 1:
         raise next(iter(broken.values()))
     for error in broken.values():
-        report_failure(error, "left out: ", debug=debug)
+        report_failure(error, "skipped: ", debug=debug)
     if not rest:
         raise MediaError(f"none of the {len(broken)} pictures can be read", hint="name others")
     return 1 if broken else 0
 
 
-def _tell(event: Event, told: set[str]) -> None:
+def _show(event: Event, shown: set[str]) -> None:
     from studio.engine import Notice
 
-    if isinstance(event, Notice) and event.text not in told:
-        told.add(event.text)
+    if isinstance(event, Notice) and event.text not in shown:
+        shown.add(event.text)
         note(f"note: {event.text}")
 
 
@@ -73,7 +73,7 @@ class Counter:
 
     def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._quiet, self._clock, self._last = quiet, clock, clock()
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
         self._bar: rich.progress.Progress | None = None
         self._aside: AbstractContextManager[None] = stray_prints_aside()
 
@@ -98,7 +98,7 @@ class Counter:
     def follow(self, ticket: Ticket) -> None:
         """Tell what the host has to say of a request."""
         if not self._quiet:
-            ticket.listen(lambda event: _tell(event, self._told))
+            ticket.listen(lambda event: _show(event, self._shown))
 
     def count(self, done: int, total: int) -> None:
         """So many of so many were looked at."""

@@ -44,7 +44,7 @@ class Display:
         self.rows = [Row(f"seed {seed}") for seed in seeds]
         self.quiet, self.drawn = quiet, not quiet and sys.stderr.isatty()
         self._clock, self._last_line = clock, clock()
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
         self._bars: rich.progress.Progress | None = None
 
     def __enter__(self) -> Self:
@@ -68,7 +68,7 @@ class Display:
             return
         row = self.rows[index]
         if isinstance(event, Notice):
-            self._tell(event.text)
+            self._note(event.text)
         elif isinstance(event, Loading):
             row.left = f"loading {event.generator} on {event.device}"
         elif isinstance(event, Started):
@@ -87,10 +87,10 @@ class Display:
                 self._draw(other)
         self._draw(index)
 
-    def _tell(self, text: str) -> None:
+    def _note(self, text: str) -> None:
         """Say it once, however many requests say it."""
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._shown:
+            self._shown.add(text)
             note(f"note: {text}")
 
     def _draw(self, index: int) -> None:

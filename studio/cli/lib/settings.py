@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from studio.plugins.commands import PluginCommands
 
 EPILOG = (
-    "The options of `studio` itself (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) may"
-    " stand here as well."
+    "Global options (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) are accepted here"
+    " as well."
 )
 PATIENCE_S = 3.0  # how long an interrupted command waits for the step in flight
 

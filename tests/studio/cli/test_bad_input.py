@@ -27,10 +27,10 @@ Start = Callable[..., subprocess.Popen[str]]
         ("generate echo hi --tmies 2", "`studio generate echo` has no option `--tmies`", "did you mean `--times`?"),
         ("generate echo hi --model x", "`studio generate echo` has no option `--model`", "echo --help`"),
         ("run best", "`prompt` is missing", "write `-p prompt=…`; `studio flow check best` lists"),
-        ("resume", "no request is unfinished", ""),
+        ("resume", "no unfinished requests", ""),
         ("--plugn x", "`studio` has no option `--plugn`", "did you mean `--plugin`?"),
         ("generate echo", "`text` is missing", "give `text`, text of 1 to 40 characters"),
-        ("generate echo hi there", "`there` is one argument too many", "`studio generate echo --help`"),
+        ("generate echo hi there", "unexpected argument `there`", "`studio generate echo --help`"),
         ("generate echo hi --times 0", "`times` is '0', but must be a whole number from 1 to 9", ""),
         ("generate echo hi --times -3", "`times` is '-3', but must be a whole number from 1 to 9", ""),
         ("generate echo hi --times many", "`times` is 'many', but must be a whole number from 1 to 9", ""),
@@ -42,8 +42,8 @@ Start = Callable[..., subprocess.Popen[str]]
         ("generate echo hi --seed -1", "`seed` is -1, but must be a whole number from 0", ""),
         ("generate echo hi --seed 9223372036854775807 -n 2", "`seed` is 9223372036854775807, but must be at most", ""),
         ("generate echo hi -n 0", "Invalid value for '-n': 0", "--help"),
-        ("generate echo hi -n 2 -o one.txt", "`-o one.txt` names one file, but 2 are to be made", "`-o one/`"),
-        ("generate dot x -o dot.jpg", "`-o dot.jpg`: this makes .png, .avif files, not .jpg", "`-o dot.png`"),
+        ("generate echo hi -n 2 -o one.txt", "`-o one.txt` names one file, but there are 2 outputs", "`-o one/`"),
+        ("generate dot x -o dot.jpg", "`-o dot.jpg`: output files are .png, .avif, not .jpg", "`-o dot.png`"),
         (
             "generate echo hi --device quantum",
             "the device is `quantum`; it must be `cpu`, `cuda`, `mps`, `xpu`, or",
@@ -153,10 +153,10 @@ def test_damaged_pictures_are_refused(studio: Studio, command: str) -> None:
 def test_a_picture_from_elsewhere_cannot_be_replayed(studio: Studio) -> None:
     Path("plain.png").write_bytes(_plain_png())
     ran = studio("replay", "plain.png")
-    _is_one_clear_error(ran.code, ran.err, 1, "`plain.png` carries no recipe", "drops the recipe")
+    _is_one_clear_error(ran.code, ran.err, 1, "`plain.png` has no recipe", "dropped the recipe")
     shown = studio("show", "plain.png")
     assert shown.code == 0
-    assert "carries no recipe" in shown.err
+    assert "has no recipe" in shown.err
 
 
 def _plain_png() -> bytes:
@@ -203,7 +203,7 @@ def test_a_word_that_is_not_unicode_is_refused(studio: Studio) -> None:
 
 
 def _is_one_clear_error(code: int, err: str, expected: int, message: str, hint: str) -> None:
-    lines = [line for line in err.splitlines() if not line.startswith(("making it again", "a stray print"))]
+    lines = [line for line in err.splitlines() if not line.startswith(("regenerating", "a stray print"))]
     assert code == expected, err
     assert lines[0].startswith("error: ")
     assert message in lines[0]

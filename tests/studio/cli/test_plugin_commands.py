@@ -71,7 +71,7 @@ def test_a_command_runs_with_the_hosts_options(studio: Studio, greet: Path) -> N
     assert (failed.code, failed.err.splitlines()[-2:]) == (1, ["error: there is nobody", "hint: name somebody"])
     shown = studio("greet", "--help", plugin=greet)
     assert "Say hello to NAME." in shown.out
-    assert "may stand here as well" in " ".join(shown.out.split())
+    assert "are accepted here as well" in " ".join(shown.out.split())
     assert studio("greet", "you", "--time-limit", "0", plugin=greet).code == 2
 
 
@@ -109,7 +109,9 @@ def test_an_option_of_studio_itself_is_refused(studio: Studio, greet: Path, made
     (greet / "words.py").write_text(f"import click\ngreet = {made}")
     ran = studio("greet", plugin=greet)
     assert ran.code == 1
-    assert ran.err.startswith("error: the command `greet` has the option `--device`, which is one of `studio` itself\n")
+    assert ran.err.startswith(
+        "error: the command `greet` has the option `--device`, which is an option of `studio` itself\n"
+    )
     [report] = [each for each in json.loads(studio("plugins", "--json", plugin=greet).out) if each["name"] == "greet"]
     assert "the option `--device`" in report["reason"]
 
@@ -178,7 +180,7 @@ def test_a_command_that_is_not_there_names_the_plugins_that_failed(studio: Studi
     assert "plugin `broken`: ModuleNotFoundError: No module named 'no_such_module_here'" in ran.err
     listed = studio("--help", plugin=tmp_path / "gone.py")
     assert (listed.code, "  doctor " in listed.out) == (0, True)
-    assert "the commands of plugins are left out: there is no plugin" in listed.err
+    assert "plugin commands cannot be listed: there is no plugin" in listed.err
 
 
 def test_no_command_of_a_built_in_plugin_is_the_hosts(studio: Studio) -> None:

@@ -84,7 +84,7 @@ def test_the_command_writes_a_report_and_goes_on_from_what_was_made(folder, tmp_
     assert "remembered" in captured.err
     assert "Fréchet distance" in captured.out
     assert run([*argv, "-o", str(report)]) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_a_plugin_may_bring_what_looks_at_the_pictures(folder, own_home):

@@ -93,7 +93,7 @@ def deep(levels: int) -> Any:
 def test_a_name_that_is_taken(tmp_path: Path) -> None:
     torch.save(torch.zeros(1), tmp_path / "a.pt")
     (tmp_path / "a.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"would become `a\.safetensors`, which is there already"):
+    with pytest.raises(ModelError, match=r"would be converted to `a\.safetensors`, which already exists"):
         convert(tmp_path / "a.pt")
 
 

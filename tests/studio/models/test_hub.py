@@ -82,7 +82,7 @@ def test_the_next_pull_goes_on(models: Models, hub: Hub) -> None:
     assert hub.ranges == [FIRST]
     assert contents(models.path(NAME)) == {**SAFE, "model.safetensors": LARGE}
     assert f"/tiny/llama/resolve/{COMMIT}/config.json" not in hub.asked, "it had come"
-    assert not list(models.room.rglob("*.part"))
+    assert not list(models.root.rglob("*.part"))
 
 
 def test_a_failed_pull_keeps_what_came_until_it_is_removed(models: Models, hub: Hub) -> None:

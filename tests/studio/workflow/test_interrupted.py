@@ -16,7 +16,7 @@ import pytest
 import studio
 from studio.recipe import MediaRef
 from studio.store import Store
-from studio.workflow.memo import Memo
+from studio.workflow.result_cache import ResultCache
 
 PLUGIN = '''
 import time
@@ -132,14 +132,14 @@ def test_over_its_budget_the_memo_forgets_what_was_used_least_recently(store: St
         return MediaRef(sha256=text.sha256, media_type=text.media_type)
 
     refs = {letter: made(letter) for letter in "abcd"}
-    with Memo(store, budget=2500) as memo:
+    with ResultCache(store, budget=2500) as cache:
         for letter, ref in refs.items():
-            memo.keep(letter, ref, on_the_way=letter != "a")
-        memo.finish(list("abcd"), [refs["a"].sha256])
-    with Memo(store, budget=2500) as memo:
-        assert [letter for letter in "abcd" if memo.find(letter)] == ["a", "c", "d"]
-        memo.finish(["c"], [])
-        memo.keep("e", made("e"), on_the_way=True)
-        memo.finish(["e"], [])
-        assert [letter for letter in "abcde" if memo.find(letter)] == ["a", "c", "e"]
+            cache.add(letter, ref, intermediate=letter != "a")
+        cache.finish(list("abcd"), [refs["a"].sha256])
+    with ResultCache(store, budget=2500) as cache:
+        assert [letter for letter in "abcd" if cache.find(letter)] == ["a", "c", "d"]
+        cache.finish(["c"], [])
+        cache.add("e", made("e"), intermediate=True)
+        cache.finish(["e"], [])
+        assert [letter for letter in "abcde" if cache.find(letter)] == ["a", "c", "e"]
     assert store.find(refs["a"].sha256)

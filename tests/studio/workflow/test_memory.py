@@ -1,4 +1,4 @@
-"""What a run remembers, when the store or the memo is damaged; lists of nothing; the workflows that ship."""
+"""Cached results when the store or the result cache is damaged; empty lists; the built-in workflows."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_damaged_recipe_and_a_damaged_memo_cost_a_run_only(tmp_path: Path, hos
     (host.home / "memo.sqlite3").write_bytes(b"garbage" * 1000)
     third = host.run(file)
     assert third["two"].text == "hello again"
-    assert any("begun anew" in each for each in third.nodes["one"].notices)
+    assert any("has been recreated" in each for each in third.nodes["one"].notices)
     assert host.run(file).nodes["two"].state == "remembered"
 
 
@@ -115,7 +115,7 @@ def test_what_needs_a_member_of_an_empty_list_is_skipped(tmp_path: Path, host: s
     assert {name: none.nodes[name].state for name in ("each", "scores", "best", "after")} == {
         "each": "done", "scores": "skipped", "best": "skipped", "after": "skipped",
     }  # fmt: skip
-    assert "`images` got an empty list" in none.nodes["scores"].notices[0]
+    assert "`images` is an empty list" in none.nodes["scores"].notices[0]
 
 
 def test_the_workflows_that_ship_run_by_name_from_any_folder(

@@ -13,7 +13,7 @@ def test_new_prints_the_folder_and_refuses_what_is_there(studio: Studio) -> None
     assert (ran.code, ran.out) == (0, "sub/soft-glow\n")
     again = studio("plugins", "new", "soft-glow", "--in", "sub")
     assert (again.code, again.out) == (2, "")
-    assert "`sub/soft-glow` exists already" in again.err
+    assert "`sub/soft-glow` already exists" in again.err
     taken = studio("plugins", "new", "echo")
     assert taken.code == 2
     assert "a generator is called `echo` already" in taken.err

@@ -88,7 +88,7 @@ def test_a_file_that_came_meanwhile_is_not_overwritten_without_force(
     assert code == 1
     assert Path("mine.txt").read_text("utf-8") == "came meanwhile"
     assert "mine.txt" in err
-    assert "kept as" in err
+    assert "stored as" in err
 
 
 def test_a_data_folder_from_elsewhere_cannot_say_where_to_write(
@@ -104,7 +104,7 @@ def test_a_data_folder_from_elsewhere_cannot_say_where_to_write(
     assert code == 0
     assert not Path("there.txt").exists()
     assert json.loads(out)[0]["path"].startswith(str(own_home))
-    assert "counts only in its own data folder" in err
+    assert "saved in another data folder is ignored" in err
 
 
 @given(name=st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & {0, 47}), force=st.booleans())

@@ -25,7 +25,7 @@ def test_a_taken_name_is_refused_before_any_work(tmp_path: Path, kind: str) -> N
     if kind != "broken link":
         outside.write_text("old")
     path.write_text("old") if kind == "file" else path.symlink_to(outside)
-    with pytest.raises(FileTaken, match=r"a\.txt.* exists already"):
+    with pytest.raises(FileTaken, match=r"a\.txt.* already exists"):
         choose(str(path), 1, ".txt")
     choose(str(path), 1, ".txt", force=True).save(Text("new"), "echo", 1)
     assert path.read_text() == "new"
@@ -42,7 +42,7 @@ def test_a_name_taken_during_the_work_stays_whose_it_is(tmp_path: Path) -> None:
         target.save(kept, "echo", 1)
     assert path.read_text() == "another command's"
     assert caught.value.hint is not None
-    assert f"what was made is kept as `{kept.path}`" in caught.value.hint
+    assert f"the output is stored as `{kept.path}`" in caught.value.hint
 
 
 def test_in_a_folder_the_same_content_may_be_there_already(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_of_two_commands_with_one_name_exactly_one_gets_it(start: Start, tmp_pat
     said = [each.communicate(timeout=500) for each in both]
     assert sorted(each.returncode for each in both) == [0, 1]
     loser = next(i for i, each in enumerate(both) if each.returncode)
-    assert "`a.txt` exists already" in said[loser][1]
+    assert "`a.txt` already exists" in said[loser][1]
     assert files(tmp_path / "outside") == ["a.txt"]
 
 
@@ -145,7 +145,7 @@ def test_an_output_that_cannot_be_written_leaves_the_others_and_says_where_it_is
     assert len(ran.lines) == 2
     assert [name.split("-")[1] for name in files(Path("out"))] == ["5", "7"]
     assert "1 of 3 failed: cannot write `out/dot-6-" in ran.err
-    kept = ran.err.partition("what was made is kept as `")[2].partition("`")[0]
+    kept = ran.err.partition("the output is stored as `")[2].partition("`")[0]
     assert Path(kept).is_file()
 
 

@@ -78,7 +78,7 @@ def test_no_file_is_overwritten_without_force(studio: Studio) -> None:
     Path("mine.png").write_text("precious")
     ran = studio("generate", "dot", "x", "-o", "mine.png")
     assert ran.code == 1
-    assert "`mine.png` exists already" in ran.err
+    assert "`mine.png` already exists" in ran.err
     assert "--force" in ran.err
     assert Path("mine.png").read_text() == "precious"
     assert studio("generate", "dot", "x", "-o", "mine.png", "--force").code == 0

@@ -139,7 +139,7 @@ def test_the_command_lists_chooses_and_drops():
     assert sorted(row[2] for row in rows) == ["1", "2", "3"]
     several = resume()
     assert (several.returncode, several.stderr.splitlines()) == (
-        2, ["error: 3 requests are unfinished", "hint: name some, or give --all; `studio resume --list` lists them"],
+        2, ["error: 3 requests are unfinished", "hint: give their ids, or --all; `studio resume --list` lists them"],
     )  # fmt: skip
     assert resume(rows[0][0], "--drop").returncode == 0
     assert resume("nonsense").returncode == 2

@@ -1,6 +1,6 @@
-"""The local worker: jobs become requests to the engines of this process, which batch what may share a step.
+"""The local executor: jobs become requests to the engines of this process, which batch them.
 
-It reads media out of the store by their hash alone. This module knows nothing of graphs.
+It reads media from the store by hash only.
 
 Try it: ``studio run best -p prompt="a red apple"``
 """
@@ -24,13 +24,13 @@ from studio.spec import JobSpec, ModelRef
 from studio.store import Store
 from studio.versions import libraries
 from studio.weights.checksums import hash_weights
-from studio.workflow.seam import News, Outcome, Step
+from studio.workflow.executor import JobProgress, JobResult, JobUpdate
 
-_KEPT = 64  # media that were read last are kept decoded: several nodes tend to take the same
+_CACHED = 64  # decoded media, least recently used: several nodes often read the same media
 
 
-class LocalWorker:
-    """Does jobs on `router`, which is asked for only when there is something to do."""
+class LocalExecutor:
+    """Runs jobs on `router`, which is created when the first job is submitted."""
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class LocalWorker:
         settings: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
-        """`settings` is what else decides the output: device and dtype, as they were chosen, and `invariant`; `options`
-        are fields that every JobSpec gets: for whom it is done.
+        """`settings` are further facts that determine the output: device, dtype and `invariant`. `options` are fields
+        for every JobSpec: client, priority and time limit.
         """
         self._requests, self._store, self._router = requests, store, router
         self._settings, self._options = dict(settings), dict(options)
@@ -57,22 +57,22 @@ class LocalWorker:
             self._identities[key] = self._identify(generator, ref)
         return self._identities[key]
 
-    def submit(self, jobs: list[tuple[JobSpec, Callable[[News], None]]]) -> None:
-        """Hand the jobs to the engines as one."""
-        ready: list[tuple[Request, Callable[[News], None]]] = []
-        for job, tell in jobs:
+    def submit(self, jobs: list[tuple[JobSpec, Callable[[JobUpdate], None]]]) -> None:
+        """Submit the jobs to the engines together."""
+        ready: list[tuple[Request, Callable[[JobUpdate], None]]] = []
+        for job, report in jobs:
             try:
-                ready.append((self._request(job), tell))
+                ready.append((self._request(job), report))
             except StudioError as error:
-                tell(Outcome(error=error))
+                report(JobResult(error=error))
         if ready:
             tickets = self._router().submit_many([request for request, _ in ready])
             self._tickets = [*(each for each in self._tickets if not each.done), *tickets]
-            for ticket, (_, tell) in zip(tickets, ready, strict=True):
-                ticket.listen(_listener(tell))
+            for ticket, (_, report) in zip(tickets, ready, strict=True):
+                ticket.listen(_listener(report))
 
     def cancel(self) -> None:
-        """Cancel what is not done."""
+        """Cancel unfinished jobs."""
         for ticket in self._tickets:
             if not ticket.done:
                 ticket.cancel()
@@ -96,25 +96,25 @@ class LocalWorker:
     def _fetch(self, ref: MediaRef) -> Media:
         found = self._media.pop(ref.sha256, None) or self._store.open(ref.sha256)
         self._media[ref.sha256] = found
-        while len(self._media) > _KEPT:
+        while len(self._media) > _CACHED:
             self._media.popitem(last=False)
         return found
 
 
-def _listener(tell: Callable[[News], None]) -> Callable[[Event], None]:
+def _listener(report: Callable[[JobUpdate], None]) -> Callable[[Event], None]:
     def listen(event: Event) -> None:
         if isinstance(event, Loading):
-            tell(Step(0, 0, doing=f"loading {event.generator} on {event.device}"))
+            report(JobProgress(0, 0, doing=f"loading {event.generator} on {event.device}"))
         elif isinstance(event, Started):
-            tell(Step(0, event.steps))
+            report(JobProgress(0, event.steps))
         elif isinstance(event, Progress):
-            tell(Step(event.position, event.steps, event.eta_s))
+            report(JobProgress(event.position, event.steps, event.eta_s))
         elif isinstance(event, Finished):
             recipe = event.media.recipe
-            tell(Outcome(event.media.ref, notices=recipe.notices if recipe else ()))
+            report(JobResult(event.media.ref, notices=recipe.notices if recipe else ()))
         elif isinstance(event, Failed):
-            tell(Outcome(error=event.error))
+            report(JobResult(error=event.error))
         elif isinstance(event, CancelledEvent):
-            tell(Outcome(error=Cancelled("it was cancelled")))
+            report(JobResult(error=Cancelled("the request was cancelled")))
 
     return listen

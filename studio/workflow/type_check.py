@@ -1,6 +1,6 @@
-"""The wires of a graph: unknown names, cycles, and values of the wrong kind. All of them are found, none twice.
+"""The type check of a graph: unknown names, cycles, and values of the wrong type, each reported once.
 
-`check_wires` returns the ports in an order in which the nodes can run. This module reads no files.
+`check_types` returns the ports in topological order.
 
 Try it: ``studio flow check best``
 """
@@ -21,13 +21,13 @@ from studio.workflow.expressions import (
 )
 from studio.workflow.graph import LOCAL, Node
 from studio.workflow.ports import Port, port_of_flag, port_of_value
-from studio.workflow.problem import Problems
+from studio.workflow.problems import Problems
 
 _INT = Port("int")
 
 
-def check_wires(nodes: Mapping[str, Node], inputs: Mapping[str, Port], problems: Problems) -> dict[str, Port]:
-    """The port of each input and of each node, in an order in which they can run; problems are noted."""
+def check_types(nodes: Mapping[str, Node], inputs: Mapping[str, Port], problems: Problems) -> dict[str, Port]:
+    """The port of each input and node, in topological order; problems are added to `problems`."""
     for node in nodes.values():
         _names(node, problems)
     ports = dict(inputs)
@@ -46,7 +46,7 @@ def _names(node: Node, problems: Problems) -> None:
                 node.find(use)
             except KeyError:
                 if use.name in LOCAL:
-                    problems.add(node.place, f"`{use.name}` is only there with `map` or `repeat`")
+                    problems.add(node.place, f"`{use.name}` is only defined with `map` or `repeat`")
                     continue
                 outputs = [each for each in node.scope if each.startswith(f"{use.name}.")]
                 if outputs:
@@ -59,30 +59,30 @@ def _names(node: Node, problems: Problems) -> None:
 
 
 def _order(nodes: Mapping[str, Node], problems: Problems) -> list[str]:
-    """Nodes in an order in which they can run; of a cycle, which is noted, none."""
+    """The nodes in topological order; none if there is a cycle, which is added as a problem."""
     sorter = TopologicalSorter({name: sorted(node.needs & set(nodes)) for name, node in nodes.items()})
     try:
         return list(sorter.static_order())
     except CycleError as error:
         around = error.args[1]
         ring = " -> ".join(f"`{name}`" for name in around[:10]) + (" -> …" if len(around) > 10 else "")
-        problems.add(nodes[around[0]].place, f"the nodes go round in a circle: {ring}", "a node cannot need itself")
+        problems.add(nodes[around[0]].place, f"the nodes form a cycle: {ring}", "a node cannot depend on itself")
         return []
 
 
 class _Checked:
-    """One node, whose needs have ports; those that have none had a problem of their own, which is not told again."""
+    """One node. Dependencies without a port already have a problem, which is not reported again."""
 
     def __init__(self, node: Node, ports: Mapping[str, Port], problems: Problems) -> None:
         self.node, self.ports, self.problems = node, ports, problems
 
     def port(self) -> Port | None:
-        """The node's own port, once its wires are checked."""
+        """Check the types of the node's inputs, and return the node's port."""
         node = self.node
         for name in ("seed", "repeat", "best"):
             self._whole(name, getattr(node, name))
         if node.map is not None and (port := self._of(node.map)) is not None and not port.many:
-            self._add(f"`map` takes a list, not {port}")
+            self._add(f"`map` must be a list, not {port}")
         if node.when is not None:
             self._of(node.when)
         if node.kind == "value":
@@ -120,22 +120,22 @@ class _Checked:
             hint = "add `map: ${LIST}` and take `${item}`, or choose one with `pick`"
         elif target.many and not port.many and port.kind == target.kind:
             hint = "write a list: `[${NAME}]`"
-        self._add(f"{what} takes {target}, not {port}", hint)
+        self._add(f"{what} must be {target}, not {port}", hint)
 
     def _pick(self) -> Port | None:
-        given = self.node.inputs.get("from")  # missing where it could not be read, which was told
+        given = self.node.inputs.get("from")  # missing if it was invalid, which is reported already
         source = None if given is None else self._of(given)
         if source is not None and not source.many:
-            self._add(f"`pick` takes a list, not {source}", "a node with `map` or `repeat` gives one")
+            self._add(f"`pick` must be a list, not {source}", "a node with `map` or `repeat` gives one")
         if "by" in self.node.inputs:
             by = self._of(self.node.inputs["by"])
             if by is not None and by not in (Port("embedding"), Port("float", many=True), Port("int", many=True)):
-                self._add(f"`by` takes scores (an embedding with a number for each), not {by}",
+                self._add(f"`by` must be scores (an embedding with a number for each), not {by}",
                           "a node of `clip-rank` gives them")  # fmt: skip
         return None if source is None else Port(source.kind, many=self.node.best is not None)
 
     def _of(self, expression: Expression) -> Port | None:
-        """The port of an expression; None where a problem was noted, now or before."""
+        """The port of an expression; None if it has a problem, which is reported."""
         if isinstance(expression, Literal):
             return port_of_value(expression.value)
         if isinstance(expression, Reference):
@@ -177,18 +177,18 @@ class _Checked:
 
     def _of_item(self) -> Port | None:
         if self.node.map is None:
-            self._add("`item` is only there with `map`", "`repeat` gives `index` and `number`")
+            self._add("`item` is only defined with `map`", "`repeat` gives `index` and `number`")
             return None
         source = self._of(self.node.map)
         return None if source is None else Port(source.kind)
 
     def _readable(self, use: Use) -> None:
-        """Whether a template can do with a value what it means to."""
+        """Check that a template can print or iterate over the value."""
         port = self._of_use(use)
         if port is None:
             return
         if use.looped and not (port.many or port.kind in ("embedding", "json")):
-            self._add(f"a loop runs over a list; `{use.name}` is {port}")
+            self._add(f"a loop needs a list; `{use.name}` is {port}")
         elif use.printed and (port.many or port.kind in ("image", "video", "audio", "embedding")):
             hint = "use `join`, `{% for %}` or `${NAME[0]}`" if port.many or port.kind == "embedding" else None
-            self._add(f"`{use.name}` is {port} and cannot stand in a text", hint)
+            self._add(f"`{use.name}` is {port}, which cannot be inserted into text", hint)

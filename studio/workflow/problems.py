@@ -1,6 +1,4 @@
-"""Where something stands in a workflow, and what is wrong there. Problems are collected and told all at once.
-
-Knows nothing of graphs.
+"""Problems in a workflow with their file and line. They are collected and reported together.
 
 Try it: ``studio flow check FILE``
 """
@@ -26,7 +24,7 @@ class Place:
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong, where, and what to do about it."""
+    """A problem, its place and a remedy."""
 
     place: Place
     message: str
@@ -43,11 +41,11 @@ class Problems:
     found: list[Problem] = field(default_factory=list)
 
     def add(self, place: Place, message: str, hint: str | None = None) -> None:
-        """Note one."""
+        """Add a problem."""
         self.found.append(Problem(place, message, hint))
 
     def unknown(self, place: Place, kind: str, name: str, known: Iterable[str]) -> None:
-        """Note a name that does not exist, with the nearest that does."""
+        """Add a problem for an unknown name, with the most similar known name."""
         error = UnknownName(kind, name, known)
         self.add(place, error.message, error.hint)
 
