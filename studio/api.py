@@ -242,7 +242,7 @@ class Studio(Methods):
         A file names models as they were pulled; a path of a model is opened only where it is one of `inputs`.
         Raises WorkflowError, UnknownName, InputError or MediaError before anything runs.
         """
-        from studio.workflow import Graph, Run
+        from studio.workflow import Graph, WorkflowRun
         from studio.workflow.local_executor import LocalExecutor
         from studio.workflow.result_cache import ResultCache
 
@@ -254,7 +254,7 @@ class Studio(Methods):
         executor = LocalExecutor(self._requests, self.store, lambda: self.router, settings, options)
         own = None if graph.file is None else [*_texts(given.values())]
         with ResultCache(self.store) as cache, nullcontext() if own is None else models.no_paths_but(own):
-            return Run(graph, values, executor, self.store, cache, seed=seed, fresh=fresh, watch=watch).go()
+            return WorkflowRun(graph, values, executor, self.store, cache, seed=seed, fresh=fresh, watch=watch).go()
 
     def load(self, what: Path | str) -> Media:
         """Read a media file, or an artifact by its id (6 characters or more), with its recipe if it has one."""

@@ -24,7 +24,7 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _T = TypeVar("_T")
 
 
-class Cache:
+class SqliteCache:
     """The file `path` with the tables of `schema`. A context manager; safe to use from several threads and processes.
 
     `renewed` says whether the file was damaged and recreated. Raises StoreError if it cannot be used at all.

@@ -56,18 +56,18 @@ def _configured(config: Path, refused: list[PluginReport]) -> list[Path]:
     import tomllib
 
     try:
-        told = tomllib.loads(read_limited(config, _MOST_BYTES).decode())
+        settings = tomllib.loads(read_limited(config, _MOST_BYTES).decode())
     except MediaError as error:
         refused.append(_refused(CONFIG, config, error.message))
         return []
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         refused.append(_refused(CONFIG, config, f"not TOML: {error}"))
         return []
-    for key in told:
+    for key in settings:
         if key not in _KEYS:
             guess = f"; did you mean `{near}`?" if (near := nearest(key, _KEYS)) else "; known: `plugins`"
             refused.append(_refused(CONFIG, config, f"no setting is called `{key[:60]}`{guess}"))
-    named = told.get("plugins", [])
+    named = settings.get("plugins", [])
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         refused.append(_refused(CONFIG, config, '`plugins` must be a list of paths: `plugins = ["my_plugin.py"]`'))
         return []
@@ -116,11 +116,11 @@ def _marks() -> list[str]:
     if not _file().exists():
         return []
     try:
-        told = json.loads(read_limited(_file(), _MOST_BYTES))
+        marks = json.loads(read_limited(_file(), _MOST_BYTES))
     except (MediaError, ValueError) as error:
         hint = "remove it, and trust your data folders again"
         raise StoreError(f"cannot read `{_file()}`: {error}", hint=hint) from None
-    return [each for each in told if isinstance(each, str)] if isinstance(told, list) else []
+    return [each for each in marks if isinstance(each, str)] if isinstance(marks, list) else []
 
 
 def _mark(home: Path) -> str:

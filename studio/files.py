@@ -141,10 +141,10 @@ def _system_error(error: Exception) -> OSError | None:
     """The OSError that this is, or that the message of a library written in Rust contains."""
     if isinstance(error, OSError):
         return error
-    told = re.search(r"\(os error (\d+)\)|\bOs \{ code: (\d+)", str(error))
-    if told is None or isinstance(error, StoreError):
+    match = re.search(r"\(os error (\d+)\)|\bOs \{ code: (\d+)", str(error))
+    if match is None or isinstance(error, StoreError):
         return None
-    code = int(told[1] or told[2])
+    code = int(match[1] or match[2])
     return OSError(code, os.strerror(code))
 
 

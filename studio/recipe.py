@@ -65,7 +65,7 @@ def split_spec(fields: Any) -> Any:
     return {**rest, "spec": spec}
 
 
-class Run(Frozen):
+class RunRecord(Frozen):
     """The facts of a run of a JobSpec; `spec` has the dtype, threads and hashes of weights that were used.
 
     `device` has the hardware's name; `seconds` exclude loading and waiting.
@@ -90,7 +90,7 @@ class Run(Frozen):
         return spec.model_dump(mode="json", exclude_defaults=True)
 
 
-class Recipe(Run):
+class Recipe(RunRecord):
     """How an artifact was generated (frozen; `schema_version` 2; 1 is read too).
 
     `spec` is the portable part of the JobSpec. `facts` are added by the generator: noise schedule, sampler, every lossy

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote_from_bytes
 
-from studio.cache import Cache
+from studio.cache import SqliteCache
 from studio.errors import StudioError, UsageError
 from studio.media import Embedding, Image, Media
 from studio.media.folders import files_in
@@ -114,7 +114,7 @@ class PictureVectors:
 class VectorCache:
     """Embeddings of one model, with `size` numbers each, by key. Damaged entries count as missing."""
 
-    def __init__(self, cache: Cache, model: str, size: int) -> None:
+    def __init__(self, cache: SqliteCache, model: str, size: int) -> None:
         self._cache, self._model, self._size = cache, model, size
 
     def get(self, keys: Sequence[str]) -> Iterator[tuple[str, PictureVectors]]:
@@ -161,7 +161,7 @@ def search(
     hits = _of_store(host.store) if folder is None else _of_folder(Path(folder), broken)
     words = _TextEmbedder(host, model, follow, request)
     asked, identity = words.embed(text)
-    with Cache(host.home / "search.sqlite3", _SCHEMA) as cache:
+    with SqliteCache(host.home / "search.sqlite3", _SCHEMA) as cache:
         cached = VectorCache(cache, identity, len(asked))
         scores = {key: vectors.score(asked) for key, vectors in cached.get(list(hits))}
         known = len(scores)

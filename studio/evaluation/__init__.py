@@ -1,7 +1,7 @@
-"""How good a generator's pictures are: against pictures of a folder, on an encoder's vectors, with intervals.
+"""Evaluation of image generators: metrics of an encoder's embeddings against reference images, with intervals.
 
-One metric a file, each a function of arrays: `frechet`, `cmmd`, `manifold`, `diversity`, `copying`, `labels`. `run`
-makes the pictures and measures them, `speed` how long that takes, `report` writes it down.
+One metric per file, each a function of arrays: `frechet`, `cmmd`, `manifold`, `diversity`, `copying`, `labels`. `run`
+generates the images and measures them, `speed` measures speed and memory, `report` writes the report.
 
 Try it: ``studio eval dcgan --data pictures``
 """

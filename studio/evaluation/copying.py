@@ -18,7 +18,7 @@ SUSPICIOUS = 95  # percent of the reference's own nearest cosines that lie below
 
 
 @dataclass(frozen=True)
-class Nearest:
+class NearestNeighbours:
     """For each generated picture its nearest reference picture.
 
     Attributes:
@@ -39,11 +39,11 @@ class Nearest:
         return (self.cosine > self.threshold).astype(np.float64)
 
 
-def nearest(generated: NDArray[np.floating], reference: NDArray[np.floating]) -> Nearest:
+def nearest(generated: NDArray[np.floating], reference: NDArray[np.floating]) -> NearestNeighbours:
     """Find them, of unit vectors (N, D) and (M, D), M at least 2."""
     a, b = (np.asarray(rows, np.float64) for rows in (generated, reference))
     cosines = a @ b.T  # (N, M)
     among = b @ b.T
     np.fill_diagonal(among, -np.inf)
     own = among.max(1)
-    return Nearest(cosines.argmax(1), cosines.max(1), own, float(np.percentile(own, SUSPICIOUS)))
+    return NearestNeighbours(cosines.argmax(1), cosines.max(1), own, float(np.percentile(own, SUSPICIOUS)))

@@ -19,7 +19,7 @@ MOST = 1000  # pictures that one evaluation looks at on either side
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceSet:
     """Pictures, and the label of each (none at all where they lie in no subfolders); `left_out` counts the rest."""
 
     images: list[Image]
@@ -27,25 +27,26 @@ class Reference:
     left_out: int = 0
 
 
-def read(folder: Path, fewest: int) -> Reference:
+def read(folder: Path, fewest: int) -> ReferenceSet:
     """Read the pictures below a folder, at most `MOST` of them, chosen at random but always the same.
 
     Raises UsageError for fewer than `fewest` and where only some have labels, MediaError for one that cannot be read.
     """
     if not folder.is_dir():
-        raise UsageError(f"`{folder}` is no folder", hint="`--data` names a folder of pictures, or of folders of them")
+        hint = "`--data` takes a folder of images, or of folders of images"
+        raise UsageError(f"`{folder}` is not a folder", hint=hint)
     files = sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
     if len(files) < fewest:
-        raise UsageError(f"`{folder}` has {len(files)} pictures; at least {fewest} are needed to compare with",
-                         hint="name a folder of more pictures")  # fmt: skip
+        raise UsageError(f"`{folder}` has {len(files)} images; at least {fewest} are needed",
+                         hint="use a folder with more images")  # fmt: skip
     labels = [each.relative_to(folder).parts[0] if each.parent != folder else "" for each in files]
     if "" in labels and any(labels):
         loose = files[labels.index("")]
-        raise UsageError(f"`{loose}` lies beside folders of pictures: it has no label",
-                         hint="put every picture into a folder named as its label, or all into one folder")  # fmt: skip
+        raise UsageError(f"`{loose}` has no label: it is not in a subfolder, as other images are",
+                         hint="put every image into a folder named after its label, or all into one")  # fmt: skip
     kept = sorted(random.Random(0).sample(range(len(files)), min(len(files), MOST)))
     named = [labels[place] for place in kept] if any(labels) else []
-    return Reference([Image.open(files[place]) for place in kept], named, len(files) - len(kept))
+    return ReferenceSet([Image.open(files[place]) for place in kept], named, len(files) - len(kept))
 
 
 def fitted(image: Image, size: int) -> Image:

@@ -22,8 +22,8 @@ def distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     """The squared distance of vectors x (N, D) and y (M, D). Raises UsageError for fewer than `FEWEST` of either."""
     for rows in (x, y):
         if len(rows) < FEWEST:
-            message = f"a Fréchet distance is asked of {len(rows)} pictures; it needs at least {FEWEST} on either side"
-            raise UsageError(message, hint=f"make more with `-n {FEWEST}`, or name a folder of more pictures")
+            message = f"the Fréchet distance needs at least {FEWEST} images in each set, but one has {len(rows)}"
+            raise UsageError(message, hint=f"generate more with `-n {FEWEST}`, or use a folder with more images")
     a, b = (np.asarray(rows, np.float64) for rows in (x, y))
     apart = a.mean(0) - b.mean(0)
     a, b = ((rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (a, b))

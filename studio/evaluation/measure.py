@@ -66,8 +66,8 @@ def measure(
         found.append(_mean("CLIP score", "quality", labels.clip_score(generated, texts), "more"))
     if wanted:
         rank = labels.ranks(generated, wanted, reference, known)
-        told = [k for k in (1, 5) if k < len(set(known))]  # among five labels each is in the first five
-        found += [_mean(f"label top-{k}", "quality", (rank <= k).astype(float), "more", "%") for k in told]
+        ks = [k for k in (1, 5) if k < len(set(known))]  # among five labels each is in the first five
+        found += [_mean(f"label top-{k}", "quality", (rank <= k).astype(float), "more", "%") for k in ks]
     balls = manifold.compare(generated, reference)
     found += [
         _mean("precision", "quality", balls.precision, "more", "%"),

@@ -92,14 +92,14 @@ def markdown(evaluation: Evaluation) -> str:
     asked = ", ".join(f"{name}={value}" for name, value in setup["inputs"].items()) or "its own settings"
     weights = ", ".join(f"{name} {digest[:12]}" for name, digest in setup["encoder"].get("weights", {}).items())
     side = setup["size"]
-    told = (
+    setup_text = (
         f"{setup['pictures']} pictures by {asked}, seeds from {setup['seed']} on, against {reference['pictures']}"
         f" pictures of {reference['labels']} labels. All are brought to {side}x{side} on white (Lanczos) before the"
         f" encoder sees them: `{setup['encoder'].get('generator')}`, {weights}. Intervals are of 95%, by bootstrap over"
         " the generated pictures."
     )
     lines = [
-        f"# `{evaluation.generator}`", "", told, "",
+        f"# `{evaluation.generator}`", "", setup_text, "",
         "| | figure | value | better |", "|---|---|---|---|",
         *(f"| {WORDS[group]} | {name} | {value} | {better} |" for group, name, value, better in rows(evaluation)), "",
         f"![The first {min(SHOWN, len(evaluation.pictures))} pictures, none chosen](sheet.png)", "",

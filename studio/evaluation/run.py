@@ -52,10 +52,10 @@ class Evaluation:
     generator: str
     pictures: list[Image]
     wanted: list[str]
-    reference: data.Reference
+    reference: data.ReferenceSet
     size: int
     figures: list[Figure]
-    nearest: copying.Nearest
+    nearest: copying.NearestNeighbours
     setup: dict[str, Any]
     speed: Speed | None = None
     notices: tuple[str, ...] = field(default=())
@@ -91,10 +91,10 @@ def evaluate(
     """
     if not frechet.FEWEST <= n <= data.MOST:
         message = f"`n` is {n}, but must be a whole number from {frechet.FEWEST} to {data.MOST}"
-        raise InputError("n", message, hint="a Fréchet distance of fewer pictures tells nothing")
+        raise InputError("n", message, hint="a Fréchet distance of fewer images is meaningless")
     if host.generator(generator).output is not Image:
         kind = host.generator(generator).output.kind
-        raise UsageError(f"`{generator}` makes {kind}, and pictures alone are compared", hint="name another generator")
+        raise UsageError(f"`{generator}` generates {kind}; only images can be evaluated", hint="use an image generator")
     chosen = embedder_of(host, embedder)
     reference = data.read(Path(folder), frechet.FEWEST)
     by = _by(host, generator, by, labelled=bool(reference.labels))
@@ -118,7 +118,7 @@ def evaluate(
         "encoder": _encoder(seen["generated_vectors"]), "neighbours": manifold.NEIGHBOURS,
         "weights": pictures[0].recipe.spec.model.sha256 if pictures[0].recipe else {},
     }  # fmt: skip
-    notices = (f"{reference.left_out} pictures of the folder were left out: {data.MOST} are compared at the most",)
+    notices = (f"{reference.left_out} images of the folder were left out: the limit is {data.MOST}",)
     return Evaluation(generator, pictures, wanted, reference, size, figures, copying.nearest(x, y), setup,
                       notices=notices if reference.left_out else ())  # fmt: skip
 
@@ -129,7 +129,7 @@ def embedder_of(host: Studio, name: str | None = None) -> Embedder:
     if name is not None and name not in known:
         raise UnknownName("embedder", name, known)
     if not known:
-        raise UsageError("no plugin offers an embedder of pictures", hint="`studio plugins` lists what is loaded")
+        raise UsageError("no plugin offers an image embedder", hint="`studio plugins` lists the loaded plugins")
     return known[name] if name is not None else next(iter(known.values()))
 
 
@@ -145,7 +145,7 @@ def settings(
 ) -> dict[str, Any]:
     """The other inputs, checked and of their types. Raises InputError, UnknownName."""
     if by is not None and by in inputs:
-        raise InputError(by, f"`{by}` takes the labels, and is given as `{inputs[by]}` too", hint="leave it out")
+        raise InputError(by, f"`{by}` gets the labels, but is also given as `{inputs[by]}`", hint=f"omit `{by}`")
     kind = host.generator(generator).Inputs
     inputs = kind.main_names(inputs)
     checked = kind.parse({**inputs, **({by: wanted[0]} if by else {})})
@@ -159,7 +159,7 @@ def _by(host: Studio, generator: str, by: str | None, *, labelled: bool) -> str 
         raise UnknownName("input", by, names)
     if by is not None and not labelled:
         raise UsageError(
-            f"`{by}` is to take labels, but the folder has none", hint="put pictures into folders by label"
+            f"`{by}` is to get labels, but the folder has none", hint="put the images into one subfolder per label"
         )
     return by or (next((each for each in ASKING if each in names), None) if labelled else None)
 

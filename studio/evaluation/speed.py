@@ -44,9 +44,9 @@ def measure(generator: str, inputs: Sequence[dict[str, Any]], studio: dict[str, 
         [sys.executable, "-m", "studio.evaluation.speed"], input=asked, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it told nothing"])[-1]
-        raise GeneratorFailed(generator, f"`{generator}` failed while its speed was measured: {last[:300]}",
-                              hint="make one picture with `studio generate` and see")  # fmt: skip
+        last = (done.stderr.strip().splitlines() or ["no error output"])[-1]
+        raise GeneratorFailed(generator, f"`{generator}` failed during the speed measurement: {last[:300]}",
+                              hint="generate one image with `studio generate` to see the error")  # fmt: skip
     return Speed(**json.loads(done.stdout))
 
 
@@ -65,8 +65,8 @@ def _child() -> None:
                 ticket.result()
             took = time.perf_counter() - ready
             device = host.router.engines[0].device
-            told = Speed(ready - begun, took / len(others), len(others), _peak(device), device)
-    print(json.dumps(told.__dict__))
+            speed = Speed(ready - begun, took / len(others), len(others), _peak(device), device)
+    print(json.dumps(speed.__dict__))
 
 
 def _peak(device: str) -> int:

@@ -217,7 +217,7 @@ class Animation:
                 text = png.read_text(data, "studio") or ""
             depth, data = png.depth(data), png.picture(data, moving=True)
         data = data[: found.end]
-        with _damage_told(), pictures.opened(data, FORMATS.values()) as picture:
+        with _damage_as_media_error(), pictures.opened(data, FORMATS.values()) as picture:
             pictures.check_pixels(picture.size)
             check_frames(int(getattr(picture, "n_frames", 1)) if is_avif(data) else 1, picture.size)
             text = text or next(_texts(picture), "")
@@ -246,7 +246,7 @@ class Animation:
     def _each(self) -> Iterator[PIL.Image.Image]:
         import PIL.ImageSequence
 
-        with _damage_told(), pictures.opened(self._data, FORMATS.values()) as picture:
+        with _damage_as_media_error(), pictures.opened(self._data, FORMATS.values()) as picture:
             frames = PIL.ImageSequence.Iterator(picture)
             if getattr(picture, "default_image", False):
                 next(frames)  # a still for programs that play none, which is no frame
@@ -258,7 +258,7 @@ class Animation:
 
 
 @contextmanager
-def _damage_told() -> Iterator[None]:
+def _damage_as_media_error() -> Iterator[None]:
     import PIL.Image
 
     try:

@@ -55,7 +55,7 @@ def check_decoded(size: int, noun: str, what: str) -> None:
         )
 
 
-def told(recipe: Recipe | None) -> str:
+def recipe_json(recipe: Recipe | None) -> str:
     """The recipe as ASCII, for a file's comment or description; nothing for None."""
     return json.dumps(json.loads(recipe.portable().to_json())) if recipe else ""
 
@@ -115,7 +115,7 @@ class Media:
 
     @property
     def recipe(self) -> Recipe | None:
-        """How it was made, where the host or the file told."""
+        """How it was made, where the host or the file recipe_json."""
         return self._recipe
 
     @property

@@ -83,8 +83,8 @@ def rhythm(lasting: Sequence[float], rate: float | None, slack: float) -> Rhythm
     fps = rate if rate and abs(rate * middle - 1) < 0.02 else round(1 / max(middle, 1 / RATES[1]), 3)
     fps = min(max(fps, RATES[0]), RATES[1])
     shortest, longest = 1000 * min(lasting), 1000 * max(lasting)
-    told = f"its frames last from {shortest:.0f} to {longest:.0f} ms: it was resampled to {fps:g} frames a second"
-    return Rhythm(fps, sum(lasting), [told])
+    notice = f"its frames last from {shortest:.0f} to {longest:.0f} ms: it was resampled to {fps:g} frames a second"
+    return Rhythm(fps, sum(lasting), [notice])
 
 
 def is_known(data: bytes) -> bool:

@@ -16,7 +16,7 @@ from studio.caching import cached_property
 from studio.errors import MediaError, describe
 from studio.files import write_atomically
 from studio.media import animation, arrays, pictures, png
-from studio.media.base import UNREAD, Media, recipe_of, told
+from studio.media.base import UNREAD, Media, recipe_json, recipe_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,7 @@ class Image(Media):
         """Write the file in the format of its suffix, whole or not at all, with its recipe. Raises as `Media.save`."""
         if Path(path).suffix.lower() != AVIF:
             return super().save(path, overwrite=overwrite)
-        data = animation.write([self._pil], 1, AVIF, told(self.recipe))
+        data = animation.write([self._pil], 1, AVIF, recipe_json(self.recipe))
         return write_atomically(path, data, overwrite=overwrite)
 
     @classmethod

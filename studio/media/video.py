@@ -16,7 +16,7 @@ from studio.caching import cached_property
 from studio.errors import MediaError
 from studio.files import write_atomically
 from studio.media import animation, clips, sandbox
-from studio.media.base import Media, damaged, recipe_of, told
+from studio.media.base import Media, damaged, recipe_json, recipe_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,12 +90,12 @@ class Video(Media):
         ends = Path(path).suffix.lower()
         if ends not in animation.FORMATS:
             return super().save(path, overwrite=overwrite)
-        data = animation.write(self.frames, self.fps, ends, told(self.recipe))
+        data = animation.write(self.frames, self.fps, ends, recipe_json(self.recipe))
         return write_atomically(path, data, overwrite=overwrite)
 
     def file_bytes(self) -> bytes:
         """The MP4 with the recipe as its comment."""
-        comment = told(self.recipe)
+        comment = recipe_json(self.recipe)
         return clips.remux(self.data, comment) if comment else self.data
 
     @classmethod

@@ -16,17 +16,17 @@ from pathlib import Path
 
 from studio.errors import ModelError
 from studio.models.library import LIMIT, Models
-from studio.models.lock import Entry, Pin
-from studio.models.source import Known, Source, is_source, known, parse
+from studio.models.lock import Pin, PinnedModel
+from studio.models.source import Known, ModelSource, is_source, known, parse
 from studio.spec import ModelRef
 
 __all__ = [
     "LIMIT",
-    "Entry",
     "Known",
+    "ModelSource",
     "Models",
     "Pin",
-    "Source",
+    "PinnedModel",
     "home",
     "is_source",
     "known",

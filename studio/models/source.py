@@ -32,7 +32,7 @@ FORMS = {
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """The source of a model.
 
     Attributes:
@@ -58,13 +58,13 @@ class Source:
 class Known:
     """A model with a short name: its source, and the sha256 of its files by name."""
 
-    source: Source
+    source: ModelSource
     about: str
     licence: str
     sha256: dict[str, str]
 
 
-def parse(text: str) -> Source:
+def parse(text: str) -> ModelSource:
     """Parse a source or a short name. Raises UsageError, which shows the forms."""
     if text in known():
         return known()[text].source
@@ -80,7 +80,7 @@ def parse(text: str) -> Source:
             raise UsageError(
                 f"the path {rest!r} has unprintable characters", hint=f"rename it, then write {FORMS['file']}"
             )
-        return Source("file", str(expanded(rest).absolute()))
+        return ModelSource("file", str(expanded(rest).absolute()))
     found = _PATTERNS[scheme].fullmatch(rest)
     if found is None:
         raise UsageError(f"`{text}` is not a valid `{scheme}:` source", hint=f"write {FORMS[scheme]}")
@@ -89,7 +89,7 @@ def parse(text: str) -> Source:
     except ModelError as error:
         raise UsageError(error.message, hint=f"write {FORMS[scheme]}") from None
     name = re.sub(r"[-_.]+", "-", found["name"]).lower() if scheme == "pypi" else found["name"]  # as pip reads it
-    return Source(scheme, name, found["version"], file)
+    return ModelSource(scheme, name, found["version"], file)
 
 
 def is_source(text: str) -> bool:
@@ -104,8 +104,8 @@ def known() -> dict[str, Known]:
     return {name: Known(_parsed(each.pop("source")), **each) for name, each in known_models.items()}
 
 
-def _parsed(text: str) -> Source:
+def _parsed(text: str) -> ModelSource:
     scheme, _, rest = text.partition(":")
     found = _PATTERNS[scheme].fullmatch(rest)
     assert found, text
-    return Source(scheme, found["name"], found["version"], found["file"])
+    return ModelSource(scheme, found["name"], found["version"], found["file"])

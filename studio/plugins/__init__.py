@@ -1,7 +1,7 @@
-"""Plugins: found, imported, and what each offers by name; a broken one costs only itself.
+"""Plugin discovery and registry; a broken plugin does not affect others.
 
-`Plugins` is all that they offer; `studio.plugins.commands` is a short way to their commands, for ``studio --help``.
-Names are loaded when they are first used, since that way imports neither pydantic nor generators.
+`Plugins` has everything that plugins register; `studio.plugins.commands` finds only their commands, quickly, for
+``studio --help``. Names are loaded on first use, so that `commands` imports neither pydantic nor generators.
 
 Try it: ``studio plugins``
 """

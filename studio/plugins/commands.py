@@ -1,7 +1,7 @@
-"""The commands of plugins alone, for ``studio --help``: neither pydantic nor generators are imported for it.
+"""Plugin commands only, for ``studio --help``, without importing pydantic or generators.
 
-Only plugins whose main file names the hook `studio_commands` are imported, and only that hook of them is called. What
-goes wrong is left out here; `Plugins`, which looks at the same plugins in the same order, has the reasons.
+Only plugins whose main file contains `studio_commands` are imported, and only that hook is called. Failures are
+reported by `Plugins`, which loads the same plugins in the same order.
 
 Try it: ``studio --help``
 """
@@ -27,14 +27,14 @@ HOOK = "studio_commands"
 
 @dataclass(frozen=True)
 class PluginCommands:
-    """The commands of plugins by name, in the order in which plugins are loaded, and what is wrong with any plugin."""
+    """The commands of plugins by name, in load order, and the failures of plugins."""
 
     commands: dict[str, Command] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
 
 def find(paths: Sequence[Path | str] = (), *, user_folder: Path | None = None) -> PluginCommands:
-    """Look at every plugin that may have commands. Raises UsageError as `Plugins.discover`."""
+    """Find the commands of all plugins. Raises UsageError as `Plugins.discover`."""
     found = PluginCommands()
     claimed = claims(found.commands)
     for source in sources(paths, True, user_folder):
@@ -54,15 +54,15 @@ def find(paths: Sequence[Path | str] = (), *, user_folder: Path | None = None) -
 
 
 def claims(kept: MutableMapping[str, Command]) -> Claims:
-    """Who has which command."""
+    """The registry of command names."""
     return Claims("command", kept, check_command, HOST_COMMANDS)
 
 
 def offered(source: PluginSource, hook: pluggy.HookCaller, reasons: list[str]) -> list[object]:
-    """The commands that a plugin offers, if `find` finds them too; else a reason is added."""
+    """The commands of a plugin, if `find` finds them too; else a reason is added."""
     commands = call(hook, reasons)
     if commands and not _named(source):
-        reasons.append(f"its commands are not found: its main file must define or import `{HOOK}` by that name")
+        reasons.append(f"its commands cannot be found: its main file must define or import `{HOOK}` by that name")
         return []
     return commands
 
@@ -86,6 +86,6 @@ def load(command: Command) -> click.Command:
 
 
 def _named(source: PluginSource) -> bool:
-    """Whether the plugin's main file names the hook; where there is no source to read, it may."""
+    """Whether the plugin's main file contains the hook's name; True if there is no source to read."""
     file = source.file()
     return file is None or not file.is_file() or HOOK.encode() in file.read_bytes()

@@ -1,7 +1,4 @@
-"""Calling the hooks of one plugin: whatever it raises or returns becomes a value or a reason, and no failure elsewhere.
-
-This module knows nothing of where plugins are found, and of what is offered only that each has a name.
-"""
+"""Calling the hooks of one plugin: its exceptions and invalid results become reasons in its report."""
 
 from __future__ import annotations
 
@@ -30,10 +27,10 @@ _DECLARED_API = re.compile(rb"^studio_api\s*(?::[^=\n]*)?=\s*([^#\n]*)", re.M)
 
 @dataclass(frozen=True)
 class PluginReport:
-    """What became of one plugin.
+    """The status of one plugin.
 
-    `status`: ``ok``; ``partly`` if something of it works and something does not; ``failed`` if nothing does. `origin`
-    is the entry point or the path. `generators` and what follows name what works.
+    `status`: ``ok``; ``partly`` if some of its objects cannot be used; ``failed`` if none can. `origin` is the entry
+    point or the path. `generators` and the following fields list the names that work.
     """
 
     name: str
@@ -56,13 +53,13 @@ class PluginReport:
 
 
 def imported(source: PluginSource) -> ModuleType:
-    """The plugin's module. Raises PluginError for a version of the contract that is not served, and what it raises."""
+    """Import the plugin. Raises PluginError for an unsupported version of the contract, and any error of the import."""
     _check_api(source.file())
     return source.load()
 
 
 def manager_of(module: ModuleType) -> pluggy.PluginManager:
-    """A manager of one plugin alone, so that no other plugin's failure reaches it. Raises pluggy's validation error."""
+    """A plugin manager for one plugin, so that failures stay isolated. Raises pluggy's validation error."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(module)
@@ -70,7 +67,7 @@ def manager_of(module: ModuleType) -> pluggy.PluginManager:
 
 
 def call(hook: pluggy.HookCaller, reasons: list[str]) -> list[object]:
-    """Call a hook; a failure or a result that is no list becomes a reason."""
+    """Call a hook; an exception, or a result that is not a list, becomes a reason."""
     try:
         results = hook()
     except BaseException as error:  # a plugin may raise anything, SystemExit too
@@ -82,13 +79,13 @@ def call(hook: pluggy.HookCaller, reasons: list[str]) -> list[object]:
         if isinstance(result, list | tuple):
             offered += result
         else:
-            reasons.append(f"`{hook.name}` returned {type(result).__name__}; a list is due")
+            reasons.append(f"`{hook.name}` returned {type(result).__name__}; it must return a list")
     return offered
 
 
 @dataclass(frozen=True)
 class Claims:
-    """Which plugin has which name of one kind of thing; `reserved` names are Studio's own. The first keeps a name."""
+    """The names of one kind of object and their plugins; `reserved` names are Studio's. The first plugin wins."""
 
     what: str
     kept: MutableMapping[str, Any]
@@ -97,7 +94,7 @@ class Claims:
     owners: dict[str, str] = field(default_factory=dict)
 
     def take(self, offered: Iterable[Any], plugin: str, reasons: list[str]) -> list[str]:
-        """Keep what is good of what a hook of the plugin returned; the reasons tell of the rest. Returns the names."""
+        """Register the valid objects that a hook returned; the others become reasons. Returns the registered names."""
         taken = []
         for each in offered:
             try:
@@ -110,9 +107,9 @@ class Claims:
             if bad:
                 reasons.append(f"{self.what} `{label}`: {'; '.join(bad)}")
             elif name in self.reserved:
-                reasons.append(f"the {self.what}'s name `{name}` is taken by Studio itself")
+                reasons.append(f"the {self.what} name `{name}` is reserved by Studio")
             elif name in self.kept:
-                reasons.append(f"the {self.what}'s name `{name}` is taken by plugin `{self.owners[name]}`")
+                reasons.append(f"the {self.what} name `{name}` is already used by the plugin `{self.owners[name]}`")
             else:
                 self.kept[name] = each
                 self.owners[name] = plugin
@@ -121,7 +118,7 @@ class Claims:
 
 
 def check_hooks(module: ModuleType) -> list[str]:
-    """Find hooks that pluggy would pass over in silence: misspelt ones and unmarked ones."""
+    """Find hooks that pluggy would silently ignore: misspelt and unmarked ones."""
     reasons = []
     for name, value in vars(module).items():
         if not inspect.isroutine(value):
@@ -138,7 +135,7 @@ def check_hooks(module: ModuleType) -> list[str]:
 
 
 def explain(error: BaseException) -> str:
-    """One line for what a plugin raised, with the place in its code."""
+    """One line for an exception of a plugin, with file and line."""
     what = describe(error)
     machinery = {
         Path(__file__).parent,
@@ -156,7 +153,7 @@ def explain(error: BaseException) -> str:
 
 
 def let_interrupt(error: BaseException) -> None:
-    """Raise a KeyboardInterrupt again that is the user's own: one that no `raise` statement of a plugin made."""
+    """Re-raise a KeyboardInterrupt of the user, that is, one not raised by a `raise` statement of a plugin."""
     if type(error) is not KeyboardInterrupt or error.__traceback__ is None:
         return
     last = error.__traceback__
@@ -167,17 +164,17 @@ def let_interrupt(error: BaseException) -> None:
 
 
 def _check_api(file: Path | None) -> None:
-    """Raises PluginError for a plugin that declares a version of the contract that is not served here.
+    """Raises PluginError for a plugin that declares an unsupported version of the contract.
 
-    The declaration is read and not run, since a plugin for a later version may not even import here.
+    The declaration is read without importing, because a plugin for a later version may not even import.
     """
     found = _DECLARED_API.search(file.read_bytes()) if file is not None and file.is_file() else None
     if found is None:
         return
     declared, oldest, newest = found[1].strip().decode(errors="replace"), hookspecs.OLDEST_API, hookspecs.API
-    served = f"this Studio serves {newest}" if oldest == newest else f"this Studio serves {oldest} to {newest}"
+    served = f"this Studio supports {newest}" if oldest == newest else f"this Studio supports {oldest} to {newest}"
     if not declared.isdecimal():
         raise PluginError(f"`studio_api` is `{declared[:40]}`; it must be a whole number, and {served}")
     if not oldest <= int(declared) <= newest:
-        remedy = "install a newer Studio" if int(declared) > newest else "install a newer version of it"
-        raise PluginError(f"it is made for version {declared} of the plugin contract, and {served}: {remedy}")
+        remedy = "install a newer Studio" if int(declared) > newest else "install a newer version of the plugin"
+        raise PluginError(f"it needs version {declared} of the plugin contract, and {served}: {remedy}")

@@ -1,9 +1,9 @@
-"""All that plugins offer, by name, and a report on every plugin.
+"""The plugin registry: everything that plugins register, by name, and a report on every plugin.
 
-A broken plugin costs only itself: whatever it raises (SystemExit included), a distribution whose metadata cannot be
-read, a misspelt hook, a bad generator, a name already taken: each is listed with its reason in `Plugins.reports`, and
-everything else works. The first to claim a name keeps it; Studio's own plugins come first, then other installed ones by
-name, the user's folder, and ``--plugin``. This module knows nothing of engines or stores.
+A broken plugin does not affect others: an exception (SystemExit included), unreadable metadata, a misspelt hook, an
+invalid generator or a duplicate name is listed with its reason in `Plugins.reports`, and everything else works. The
+first plugin with a name wins; the built-in plugins are loaded first, then other installed ones by name, the user's
+folder, and ``--plugin``.
 
 Try it: ``studio plugins``
 """
@@ -26,13 +26,13 @@ from studio.plugins.hooks import Claims, PluginReport, call, check_hooks, explai
 from studio.plugins.sources import PluginSource, sources
 from studio.recipe import PluginRef
 
-_HOOKS = {"attention": "attention_backends"}  # where a hook is not called as what it offers
+_HOOKS = {"attention": "attention_backends"}  # where the hook's name differs from the kind
 
 
 class Plugins:
-    """What the plugins found offer, each kind by name, and a report on every plugin.
+    """The objects of all plugins, each kind by name, and a report on every plugin.
 
-    `reserved` are the names that no method may have.
+    `reserved` are names that methods cannot have.
     """
 
     def __init__(self, reserved: Collection[str] = ()) -> None:
@@ -62,14 +62,14 @@ class Plugins:
         user_folder: Path | None = None,
         reserved: Collection[str] = (),
     ) -> Plugins:
-        """Import every plugin. Raises UsageError if one of `paths` does not exist; nothing else."""
+        """Import every plugin. Raises only UsageError, if one of `paths` does not exist."""
         found = cls(reserved)
         for source in sources(paths, entry_points, user_folder):
             found._add(source)
         return found
 
     def owner(self, generator: str) -> PluginRef:
-        """The plugin that a generator came from."""
+        """The plugin of a generator."""
         return self._owners[generator]
 
     def _add(self, source: PluginSource) -> None:
@@ -101,18 +101,18 @@ class Plugins:
 
 
 def how_to_load(name: str) -> str:
-    """What to do about a plugin that is not loaded. Nothing is ever installed for a file's sake."""
-    return f"if you trust it, install `{name[:100]}` with pip, or name its file by `--plugin PATH` or STUDIO_PLUGINS"
+    """The hint for a plugin that is not loaded. Studio never installs anything."""
+    return f"if you trust it, install `{name[:100]}` with pip, or load it with `--plugin PATH` or STUDIO_PLUGINS"
 
 
 def missing(generator: str, plugin: PluginRef, reports: Sequence[PluginReport]) -> UsageError:
     """The error for a generator of a recipe or a saved request whose plugin is not loaded, or no longer has it."""
     name, found = plugin.name, next((each for each in reports if each.name == plugin.name), None)
     if found is None:
-        message = f"`{generator}` is of the plugin `{name}` {plugin.version}, which is not loaded"
+        message = f"`{generator}` needs the plugin `{name}` {plugin.version}, which is not loaded"
         return UsageError(message, hint=how_to_load(name))
     if found.status != "ok":
-        message = f"`{generator}` is of the plugin `{name}` {plugin.version}, which is not loaded: {found.reason}"
-        return UsageError(message, hint="mend it; `studio plugins` lists what is wrong")
+        message = f"`{generator}` needs the plugin `{name}` {plugin.version}, which is not loaded: {found.reason}"
+        return UsageError(message, hint="fix the plugin; `studio plugins` shows why it failed")
     message = f"the plugin `{name}` {found.version} has no `{generator}`, which {plugin.version} had"
-    return UsageError(message, hint=f"load version {plugin.version} of it")
+    return UsageError(message, hint=f"install version {plugin.version} of the plugin")

@@ -1,7 +1,7 @@
-"""Where plugins are: entry points, the user's plugin folder, and files or folders named with ``--plugin``.
+"""Finding plugins: entry points, the user's plugin folder, and files or folders named with ``--plugin``.
 
-A plugin that cannot be looked at, as its distribution's metadata are damaged or its file cannot be read, is a source
-too, whose `load` raises the reason. This module imports a plugin only when it is told to, and calls no hook.
+A plugin with damaged metadata or an unreadable file is a source too, whose `load` raises the reason. A plugin is
+imported only by `load`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from studio.errors import PluginError, UsageError, describe
 
 GROUP = "studio.plugins"
 OWN = "multimodal-studio"
-BY_PATH = "studio_plugin_"  # begins the module names of plugins that were loaded by their path
-_IMPORTED: dict[tuple[Path, str], ModuleType] = {}  # plugins that were loaded by their path, by path and digest
+BY_PATH = "studio_plugin_"  # prefix of the module names of plugins loaded by path
+_IMPORTED: dict[tuple[Path, str], ModuleType] = {}  # plugins loaded by path, by path and digest
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,26 @@ class PluginSource:
 
 
 def sources(paths: Sequence[Path | str], entry_points: bool, user_folder: Path | None) -> Iterator[PluginSource]:
-    """Every plugin, Studio's own first; each file and folder once. Raises UsageError for a path that is not there."""
+    """Every plugin, built-in ones first; each path once. Raises UsageError for a path that does not exist."""
     if entry_points:
         yield from sorted(_installed(), key=lambda each: (not each.origin.startswith(f"{OWN}: "), each.name))
     if user_folder is not None and user_folder.is_dir():
         yield from map(_source, _members(user_folder))
     for path in {path.absolute().resolve(): path for path in map(Path, paths)}.values():
         if not path.is_file() and not path.is_dir():
-            what = f"the plugin `{path}` is not a file or a folder" if path.exists() else f"there is no plugin `{path}`"
+            what = f"the plugin `{path}` " + ("is not a file or a folder" if path.exists() else "does not exist")
             raise UsageError(what, hint="`--plugin` takes a Python file or a folder")
         members = [path] if path.is_file() or (path / "__init__.py").is_file() else _members(path)
         if not members:
-            raise UsageError(f"the folder `{path}` holds no plugin", hint="put a `.py` file or a package into it")
+            raise UsageError(f"the folder `{path}` contains no plugin", hint="put a `.py` file or a package into it")
         yield from map(_source, members)
 
 
 def _installed() -> Iterator[PluginSource]:
-    """The entry points of all distributions; of two of one name the first on `sys.path` counts, as in imports."""
+    """The entry points of all distributions; of two with one name, the first on `sys.path` wins, as in imports."""
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions():
-        place = getattr(distribution, "_path", "an installed distribution")  # where its metadata lie
+        place = getattr(distribution, "_path", "an installed distribution")  # the path of its metadata
         try:
             points = distribution.entry_points.select(group=GROUP)
             if not points:
@@ -77,7 +77,7 @@ def _installed() -> Iterator[PluginSource]:
 
 
 def _unreadable(path: Path, reason: str) -> PluginSource:
-    """A plugin that cannot even be looked at."""
+    """A plugin whose metadata or file cannot be read."""
 
     def load() -> ModuleType:
         raise PluginError(reason)
@@ -96,7 +96,7 @@ def _loader(point: importlib.metadata.EntryPoint) -> Callable[[], ModuleType]:
 
 
 def _members(folder: Path) -> list[Path]:
-    """The plugins in a folder: its Python files and packages, hidden and private ones left out."""
+    """The plugins in a folder: its Python files and packages, except hidden and private ones."""
     found = [
         each for each in folder.iterdir() if (each.suffix == ".py" and each.is_file()) or _main_file(each).is_file()
     ]
@@ -104,7 +104,7 @@ def _members(folder: Path) -> list[Path]:
 
 
 def _source(path: Path) -> PluginSource:
-    """A plugin by path; its version is the hash of its code, so that a recipe tells when it changed."""
+    """A plugin by path; its version is the hash of its code, so that a replay detects changes."""
     path = path.resolve()
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     try:
@@ -117,7 +117,7 @@ def _source(path: Path) -> PluginSource:
 
 
 def _stem(path: Path) -> str:
-    """The name without suffix as text; what is not UTF-8 in it stands as escapes."""
+    """The name without suffix as text; bytes that are not UTF-8 are escaped."""
     return os.fsencode(path.stem).decode("utf-8", "backslashreplace")
 
 
@@ -126,7 +126,7 @@ def _main_file(path: Path) -> Path:
 
 
 def _file_of(module: str) -> Path | None:
-    """The source of an installed module, without running it; None where there is none to read."""
+    """The source file of an installed module, without running it, or None."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # importing it will tell
@@ -135,9 +135,9 @@ def _file_of(module: str) -> Path | None:
 
 
 def _import(path: Path, digest: str) -> ModuleType:
-    """Import a file or package under a name of its own; a failed import leaves nothing behind.
+    """Import a file or package under a unique name; a failed import leaves nothing behind.
 
-    A process imports it once, as it does an installed one, and again when its code, of this digest, has changed.
+    A process imports it once, and again if its code (the digest) has changed.
     """
     if (path, digest) in _IMPORTED:
         module = sys.modules[_IMPORTED[path, digest].__name__] = _IMPORTED[path, digest]
@@ -146,7 +146,7 @@ def _import(path: Path, digest: str) -> ModuleType:
     folder = [str(path)] if path.is_dir() else None
     spec = importlib.util.spec_from_file_location(name, _main_file(path), submodule_search_locations=folder)
     if spec is None or spec.loader is None:
-        raise PluginError(f"`{path}` is no Python file or package")
+        raise PluginError(f"`{path}` is not a Python file or package")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

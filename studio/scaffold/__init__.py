@@ -1,6 +1,4 @@
-"""A new plugin, written out: a distribution with a generator that works, its tests and a README.
-
-Knows nothing of terminals or of how plugins are found.
+"""The plugin template: an installable package with a working generator, tests and a README.
 
 Try it: ``studio plugins new soft-glow``
 """
@@ -26,10 +24,10 @@ def package_of(name: str) -> str:
 
 
 def write(name: str, parent: Path | str = ".", *, family: str = "image", stepped: bool = False) -> Path:
-    """Write the distribution into the new folder `parent`/`name`, whole or not at all, and return that folder.
+    """Write the package into the new folder `parent`/`name`, atomically, and return that folder.
 
-    Raises UsageError for a bad name and for a folder or a package that exists, UnknownName for a family, StoreError
-    where nothing can be written.
+    Raises UsageError for an invalid name or an existing folder or package, UnknownName for a family, StoreError if the
+    folder cannot be written.
     """
     if family not in FAMILIES:
         raise UnknownName("family", family, FAMILIES)

@@ -1,7 +1,7 @@
-"""What differs between plugins of different media: the inputs, and the few lines that make the media.
+"""The parts of the plugin template that differ by output type: the inputs, and the few lines that generate.
 
-Each family shows a generator that works without weights, small enough to be replaced. In the stepped form the state
-holds `x`, a tensor of the family's shape, which each step takes nearer to `goal`.
+Each is a small generator without weights, meant to be replaced. In the stepped form the state holds `x`, a tensor that
+each step moves towards `goal`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Family:
-    """`does`: what the generator does, as a docstring. `inputs`: lines of its Inputs. `goal` and `noise`: lines that
-    set `goal` and `x`, float32 arrays of one shape, from `inputs` and `draw`. `media`: the expression of the media made
-    of `x`. `sample`: words of a command line; `suffix`: of the file that is made.
+class MediaTemplate:
+    """`does`: the generator's docstring. `inputs`: lines of its Inputs. `goal`: lines that set `goal`, a float32 array,
+    from `inputs` and `draw`. `media`: the expression for the output from `x`. `sample`: options for a sample command
+    line; `suffix`: of the output file.
     """
 
     does: str
@@ -33,8 +33,8 @@ _RINGS = """\
 """
 
 FAMILIES = {
-    "image": Family(
-        does="Draw rings of chance colours.",
+    "image": MediaTemplate(
+        does="Draw rings in random colours.",
         output="Image",
         inputs=f"""rings: int = studio.field(4, ge=1, le=50, help="how many rings")
         {_SIZE}""",
@@ -43,8 +43,8 @@ FAMILIES = {
         sample="--rings 5",
         suffix=".png",
     ),
-    "video": Family(
-        does="Draw rings of chance colours that run outwards.",
+    "video": MediaTemplate(
+        does="Draw moving rings in random colours.",
         output="Video",
         inputs=f"""rings: int = studio.field(4, ge=1, le=50, help="how many rings")
         frames: int = studio.field(16, ge=2, le=240, help="how many frames, 8 of them a second")
@@ -60,8 +60,8 @@ FAMILIES = {
         sample="--rings 3 --frames 8",
         suffix=".mp4",
     ),
-    "audio": Family(
-        does="Play a chord of chance.",
+    "audio": MediaTemplate(
+        does="Play a random chord.",
         output="Audio",
         inputs="""seconds: float = studio.field(1.0, ge=0.1, le=60, help="how long")
         notes: int = studio.field(3, ge=1, le=12, help="how many notes sound together")""",
@@ -74,8 +74,8 @@ FAMILIES = {
         sample="--notes 4",
         suffix=".wav",
     ),
-    "embedding": Family(
-        does="Turn a text into a vector of how often each letter stands in it.",
+    "embedding": MediaTemplate(
+        does="Embed text as a vector of letter frequencies.",
         output="Embedding",
         inputs="""text: str = studio.field(help="words", min_length=1, max_length=10_000)""",
         goal="""\
@@ -87,8 +87,8 @@ FAMILIES = {
         sample='--text "a red apple"',
         suffix=".npy",
     ),
-    "text": Family(
-        does="Write words of chance that can be spoken.",
+    "text": MediaTemplate(
+        does="Write random pronounceable words.",
         output="Text",
         inputs="""words: int = studio.field(8, ge=1, le=1000, help="how many words to write")""",
         goal="""\

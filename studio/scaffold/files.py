@@ -36,7 +36,7 @@ import numpy as np
 
 import studio
 
-studio_api = {api}  # the version of the plugin contract that this is written to
+studio_api = {api}  # the version of the plugin contract that this plugin needs
 {constants}
 
 class {kind}(studio.Generator):
@@ -74,12 +74,12 @@ import studio
 if TYPE_CHECKING:
     import torch
 
-studio_api = {api}  # the version of the plugin contract that this is written to
+studio_api = {api}  # the version of the plugin contract that this plugin needs
 {constants}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Nearing(studio.State):
-    """A request on its way: `x` as it is, and the `goal` that it nears; float32 tensors of one shape, on the CPU."""
+class {kind}State(studio.State):
+    """The state of a request: `x`, and the `goal` it moves towards; float32 tensors of one shape, on the CPU."""
 
     x: torch.Tensor
     goal: torch.Tensor
@@ -103,7 +103,7 @@ class {kind}(studio.Generator):
 
         draw = np.random.default_rng(rng.seed)
 {goal}        x = torch.rand(goal.shape, generator=rng.torch)  # on the CPU: a seed means the same on every device
-        return Nearing(steps=inputs.steps, x=x, goal=torch.from_numpy(goal).float())
+        return {kind}State(steps=inputs.steps, x=x, goal=torch.from_numpy(goal).float())
 
     def step(self, model, states):
         import torch
@@ -128,7 +128,7 @@ def studio_generators():
 '''
 
 _TEST = '''\
-"""The generator `{name}` holds what Studio asks of every generator. Run it with ``pytest``."""
+"""The conformance tests of the generator `{name}`. Run them with ``pytest``."""
 
 import studio.testing
 from {package} import {kind}
@@ -152,8 +152,8 @@ $ pytest
 ```
 
 The generator is in `{package}/__init__.py`: its inputs are declared once, and the command's options follow from that.
-A model goes into `load(self, device, dtype)`, which is the only place that reads weights, and `weights()` names the
-files that it reads. Import torch inside of the methods, so that listing plugins stays fast.
+Build a model in `load(self, ref, device, dtype)`, the only method that reads weights; `weights(self, ref)` lists the
+files that it reads. Import torch inside the methods, so that listing plugins stays fast.
 """
 
 

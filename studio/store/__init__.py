@@ -1,4 +1,4 @@
-"""The artifact store: media under their hash, each with its recipe."""
+"""The artifact store: media by content hash, each with its recipe."""
 
 from studio.store.store import Artifact, Store
 

@@ -1,7 +1,7 @@
-"""Replay: find the recipe of a file or an artifact, and compare what it makes now with what it made then.
+"""Replay: find the recipe of a file or an artifact, and compare the regenerated output with the original.
 
-Reading is reading hostile input: a recipe comes only through `Recipe.parse`, its inputs through `Inputs.from_recipe`,
-and media that it names only out of the store. This module runs nothing itself; `studio.api` makes the media.
+Recipes are untrusted input: they are read only by `Recipe.parse`, their inputs by `Inputs.from_recipe`, and media that
+they name come only from the store. This module runs nothing; `studio.api` generates the media.
 
 Try it: ``studio replay FILE``
 """
@@ -25,12 +25,12 @@ from studio.recipe import Recipe
 from studio.store import Store
 from studio.store.store import KINDS
 
-MAX_ANCESTORS = 100  # how far back it is looked
+MAX_ANCESTORS = 100  # maximum depth of the ancestry
 
 
 @dataclass(frozen=True)
 class Remade:
-    """Something that the media was made from: whether it was made again identically, or why it was not tried."""
+    """A source of the media: whether it was regenerated identically, or why it was not tried."""
 
     sha256: str
     generator: str
@@ -40,12 +40,12 @@ class Remade:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """Whether media were made again, and if not, how far off and why.
+    """The result of a replay.
 
-    `identical` compares content (pixels, samples, text). The differences are in the media's own units (0 to 255 for a
-    picture; one step of a sample) and None where shapes differ or the media is text. `changed_facts` names what the
-    recipe records otherwise than it is now. `media` is what was made now, `original` what it is compared with.
-    `ancestors` tells of all that it was made from and that was made again too, the first ones first.
+    `identical` compares content (pixels, samples, text). The differences are in the media's units (0 to 255 for an
+    image; one quantization step of a sample), and None if shapes differ or the media is text. `changed_facts` lists
+    recorded facts that have changed. `media` is the regenerated output, `original` the one it is compared with.
+    `ancestors` are the sources that were regenerated too, earliest first.
     """
 
     identical: bool
@@ -64,7 +64,7 @@ def load(what: Path | str, store: Store) -> Media:
     Raises MediaError for a file that cannot be read, UsageError or StoreError for an id (see `Store.get`).
     """
     path = Path(what)
-    if os.path.lexists(path) and not path.is_dir():  # also a pipe or a link to nothing, of which the error tells
+    if os.path.lexists(path) and not path.is_dir():  # also a pipe or a dangling link, which raises an error
         media = _open(path)
         if media.recipe is not None:
             return media
@@ -80,10 +80,10 @@ def load(what: Path | str, store: Store) -> Media:
 
 
 def recipe_of(media: Media, what: Path | str) -> Recipe:
-    """The recipe that the media carries. Raises StoreError if it has none."""
+    """The recipe of the media. Raises StoreError if it has none."""
     if media.recipe is None:
-        hint = "; ".join(media.notices) or "it may have been saved anew by another program, which drops the recipe"
-        raise StoreError(f"`{what}` carries no recipe, and the store knows nothing of its content", hint=hint)
+        hint = "; ".join(media.notices) or "another program may have saved it and dropped the recipe"
+        raise StoreError(f"`{what}` has no recipe, and its content is not in the store", hint=hint)
     return media.recipe
 
 
@@ -91,14 +91,14 @@ MOST: dict[str, int] = {
     "steps": 200, "frames": 128, "count": 64, "n": 64, "max_tokens": 4096, "width": 2048, "height": 2048, "side": 2048,
     "scale": 8,
 }  # fmt: skip
-"""What a recipe from elsewhere may ask for at the most, by the names that inputs have."""
+"""Limits for a recipe from elsewhere, by input name."""
 MOST_PIXELS = 1 << 21
 MOST_PARENTS = 100
-MOST_SECONDS = 600  # that making it again may take
+MOST_SECONDS = 600  # time limit of a replay
 
 
 def is_ours(recipe: Recipe, sha256: str, store: Store) -> bool:
-    """Whether the store itself holds that these contents were made so, whatever a file says of itself."""
+    """Whether the store itself has this recipe for this content; what a file says about itself does not count."""
     kept = store.recipe(sha256)
     if kept is None or (kept.output, kept.parents) != (recipe.output, recipe.parents):
         return False
@@ -108,9 +108,9 @@ def is_ours(recipe: Recipe, sha256: str, store: Store) -> bool:
 
 
 def check_bounds(recipe: Recipe, inputs: Inputs) -> None:
-    """Raise InputError if a recipe from elsewhere asks for more than `MOST` allows.
+    """Raise InputError if a recipe from elsewhere exceeds the limits in `MOST`.
 
-    `inputs` are those of the recipe as its generator read them: "1000" is a number there, and a size has one spelling.
+    `inputs` are the recipe's inputs after validation by the generator, so that "1000" is a number.
     """
     for name, value in inputs:
         if name in MOST and isinstance(value, int | float) and value > MOST[name]:
@@ -123,18 +123,18 @@ def check_bounds(recipe: Recipe, inputs: Inputs) -> None:
 
 
 def _beyond(name: str, value: object, most: object) -> InputError:
-    message = f"the recipe's `{name}` is {value}; one from elsewhere may ask for at most {most}"
-    return InputError(name, message, hint="ask for it yourself, with the inputs that `studio show` tells")
+    message = f"the recipe's `{name}` is {value}; the limit for a recipe from elsewhere is {most}"
+    return InputError(name, message, hint="run the generator yourself, with the inputs that `studio show` prints")
 
 
 def not_ours(recipe: Recipe, what: Path | str) -> UsageError:
-    """The error for a recipe from elsewhere that nobody confirmed."""
+    """The error for a recipe from elsewhere that was not confirmed."""
     message = f"`{what}` was not made in this data folder: its recipe runs `{recipe.spec.generator}`"
-    return UsageError(message, hint="`studio show` tells its inputs; `studio replay --yes` runs them, within bounds")
+    return UsageError(message, hint="`studio show` prints its inputs; `studio replay --yes` runs it, within limits")
 
 
 def with_pulled_model(recipe: Recipe, home: Path) -> Recipe:
-    """The recipe with its model named as it was pulled here, where its weights' hashes are those of a pulled one."""
+    """The recipe with its model replaced by a downloaded one whose weights have the same hashes, if there is one."""
     spec = recipe.spec
     named = spec.model.source or spec.inputs.get("model")  # there in recipes of schema 1
     if not isinstance(named, str) or not named or models.is_source(named):
@@ -149,14 +149,14 @@ def with_pulled_model(recipe: Recipe, home: Path) -> Recipe:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """Something made that another was made from. `recipe` is None for what came from outside."""
+    """A source of an artifact. `recipe` is None for media from outside."""
 
     sha256: str
     recipe: Recipe | None
     parents: tuple[Ancestor, ...] = ()
 
     def in_order(self) -> Iterator[Ancestor]:
-        """This and all that it was made from, each once, the first ones first."""
+        """This and all its sources, each once, earliest first."""
         seen: set[str] = set()
 
         def walk(one: Ancestor) -> Iterator[Ancestor]:
@@ -171,10 +171,9 @@ class Ancestor:
 
 
 def ancestry(sha256: str, recipe: Recipe | None, store: Store) -> Ancestor:
-    """What something was made from, as far as the store knows.
+    """The sources of an artifact, as far as the store has their recipes.
 
-    A recipe may come from a hostile file: a circle is cut where it closes, and what is deeper than `MAX_ANCESTORS` is
-    left out.
+    A recipe may be untrusted: a cycle is cut, and ancestors deeper than `MAX_ANCESTORS` are left out.
     """
     known: dict[str, Ancestor] = {}
 
@@ -192,25 +191,25 @@ def ancestry(sha256: str, recipe: Recipe | None, store: Store) -> Ancestor:
 
 
 def last_bits(recipe: Recipe) -> str:
-    """Why a replay may differ in the last bits, or nothing: a request made beside others is made again alone."""
+    """Why a replay may differ by rounding, or an empty string: a batched request is replayed without batching."""
     widest = recipe.batch_width.max
     if widest == 1:
         return ""
-    return f"it was made in a batch of {widest} and is made again alone: last bits may differ, by 1 of 255 in a pixel"
+    return f"generated in a batch of {widest}, replayed without batching: rounding may differ, by 1/255 in a pixel"
 
 
 def compare(original: Media, made: Media, recipe: Recipe, ancestors: tuple[Remade, ...] = ()) -> ReplayReport:
-    """Compare what was made then and now, and name the facts that changed."""
+    """Compare the original with the regenerated output, and list the changed facts."""
     changed = recipe.changed_facts(made.recipe) if made.recipe else []
     if original.sha256 != recipe.output.sha256:
-        changed.insert(0, f"content: changed since; its recipe made {recipe.output.sha256[:12]}…")
+        changed.insert(0, f"content: edited since; the recipe's output was {recipe.output.sha256[:12]}…")
     difference = _difference(original, made)
     largest, mean = difference if difference else (None, None)
     return ReplayReport(original == made, largest, mean, changed, made, original, recipe, ancestors)
 
 
 def _difference(one: Media, other: Media) -> tuple[float, float] | None:
-    """Largest and mean absolute difference, or None where there is no number for it."""
+    """Maximum and mean absolute difference, or None if the media cannot be compared."""
     if one == other:
         return 0.0, 0.0
     first, second = one.samples(), other.samples()
@@ -223,9 +222,9 @@ def _difference(one: Media, other: Media) -> tuple[float, float] | None:
 
 
 def _open(path: Path) -> Media:
-    """Open a file by its suffix; any other suffix must be a picture. An animated picture is a video, if it can be."""
+    """Open a file by its suffix; a file with any other suffix must be an image. An animated image is a video."""
     suffix = path.suffix.lower()
     if suffix in animation.FORMATS and animation.moves(read_limited(path, Video.max_file_bytes)):
-        with suppress(MediaError):  # frames of unlike lengths: its first is a picture still
+        with suppress(MediaError):  # frames of different durations: its first frame is an image
             return Video.open(path)
     return KINDS.get(suffix, Image).open(path)

@@ -1,8 +1,8 @@
 """Artifacts on disk, content-addressed: ``objects/ab/abcd….png`` and, beside it, ``abcd….json`` with the whole recipe.
 
-The name is the media's identity (`Media.sha256`: for a picture its pixels), so the same content is one object however
-often it is made; the first recipe is kept. Every file is written atomically and read back against its name. The store
-knows nothing of generators or engines; several processes may use one folder.
+The name is the media's identity (`Media.sha256`: for an image the hash of its pixels), so equal content is stored once,
+with the first recipe. Every file is written atomically and verified against its name when read. Several processes can
+use one folder.
 
 Try it: ``python -c "import studio; print(studio.Studio().store.put(studio.Text('hello')))"``
 """
@@ -24,13 +24,13 @@ from studio.recipe import MAX_RECIPE_BYTES, Recipe
 from studio.temporary import OLD_NAMES, sweep
 
 MIN_PREFIX = 6
-SWEPT = ".swept"  # its time is when the store was last swept
+SWEPT = ".swept"  # its modification time is the time of the last sweep
 KINDS: dict[str, type[Media]] = {each.suffix: each for each in (Text, Image, Video, Audio, Embedding)}
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Made media on disk. `recipe` is None for media that were brought from outside."""
+    """Stored media. `recipe` is None for media from outside."""
 
     sha256: str
     path: Path
@@ -39,7 +39,7 @@ class Artifact:
 
 
 class Store:
-    """Artifacts under ``root/objects``; the folder is made with the first artifact."""
+    """Artifacts under ``root/objects``; the folder is created with the first artifact."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -47,9 +47,9 @@ class Store:
         self._swept = False
 
     def put(self, media: Media) -> Artifact:
-        """Keep media with their recipe, which is believed from then on: what comes from outside is given without one.
+        """Store media with their recipe, which is trusted from then on: media from outside must be given without one.
 
-        Raises StoreError if the folder is not writable or the disk full.
+        Raises StoreError if the folder is not writable or the disk is full.
         """
         self._sweep()
         folder = self._objects / media.sha256[:2]
@@ -61,40 +61,40 @@ class Store:
             write_atomically(side, recipe.to_json(indent=1).encode(), sync_folder=False)
         elif path.exists() and self._intact(path):
             with suppress(OSError):
-                os.utime(path)  # asked for again: no workflow may remove it as something on its way
+                os.utime(path)  # stored again: no workflow may remove it as an intermediate result
             return Artifact(media.sha256, path, media.media_type, recipe)
         write_atomically(path, media.attach(recipe, None).file_bytes())
         return Artifact(media.sha256, path, media.media_type, recipe)
 
     def get(self, name: str) -> Artifact:
-        """Find an artifact by its id or a beginning of it, and check its bytes.
+        """Find an artifact by its id or a prefix of it, and verify its content.
 
-        Raises UsageError for what is no id, is shorter than 6 characters or fits several, and StoreError if there is
-        none, or it is damaged (its hash is named).
+        Raises UsageError if the id is invalid, shorter than 6 characters or ambiguous, and StoreError if there is no
+        such artifact, or it is damaged.
         """
         path = self._path(name)
         artifact = Artifact(path.stem, path, KINDS[path.suffix].media_type, self._recipe(path.with_suffix(".json")))
         if not self._intact(path):
-            hint = "remove it, and make it again with `studio replay` of a copy, or from its recipe"
-            raise StoreError(f"the artifact {path.stem} is damaged: `{path}` holds something else", hint=hint)
+            hint = "remove it, and regenerate it with `studio replay` of a copy, or from its recipe"
+            raise StoreError(f"the artifact {path.stem} is damaged: `{path}` does not match its hash", hint=hint)
         return artifact
 
     def find(self, sha256: str) -> Artifact | None:
-        """Return the artifact with this whole hash, or None. Raises StoreError if it is damaged."""
+        """Return the artifact with this full hash, or None. Raises StoreError if it is damaged."""
         known = any(path.suffix in KINDS for path in (self._objects / sha256[:2]).glob(f"{sha256}.*"))
         return self.get(sha256) if known else None
 
     def path(self, sha256: str) -> Path | None:
-        """Where the artifact with this whole hash lies, unread, or None."""
+        """The path of the artifact with this full hash, unverified, or None."""
         folder = self._objects / sha256[:2]
         return next((path for each in KINDS if (path := folder / (sha256 + each)).is_file()), None)
 
     def recipe(self, sha256: str) -> Recipe | None:
-        """The recipe of the artifact with this whole hash, or None; also where the artifact itself was discarded."""
+        """The recipe of the artifact with this full hash, or None; also if the artifact itself was discarded."""
         return self._recipe(self._objects / sha256[:2] / f"{sha256}.json")
 
     def discard(self, sha256: str, stamp: int) -> bool:
-        """Remove an artifact, not its recipe, if its file has still this time of change (ns); say whether it was so."""
+        """Remove an artifact, but not its recipe, if its modification time (ns) is still `stamp`; return whether."""
         path = self.path(sha256)
         try:
             if path is None or not path.with_suffix(".json").is_file() or path.stat().st_mtime_ns != stamp:
@@ -114,7 +114,7 @@ class Store:
         return iter(sorted(path.stem for path in self._objects.glob("??/*") if path.suffix in KINDS))
 
     def _sweep(self) -> None:
-        """Remove what killed processes left, once: it lies in folders that changed since the store was last swept."""
+        """Remove temporary files of killed processes, once, in folders that changed since the last sweep."""
         if self._swept:
             return
         self._swept = True
@@ -125,15 +125,15 @@ class Store:
             with os.scandir(self._objects) as entries:
                 changed = [Path(each) for each in entries if each.is_dir() and each.stat().st_mtime >= since]
             others = [folder for folder in changed if sweep(folder, OLD_NAMES)]
-            if not others:  # else those of living processes would not be found again
+            if not others:  # else temporary files of running processes would not be found again
                 mark.touch()
                 os.utime(mark, (now, now))
         except OSError:
-            return  # no store yet, or one that cannot be written to, which the writing that follows tells of
+            return  # no store yet, or not writable, which the next write reports
 
     def _path(self, name: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{1,64}", name):
-            raise UsageError(f"`{name}` is no artifact id", hint="an id is 6 to 64 of 0-9 and a-f")
+            raise UsageError(f"`{name}` is not an artifact id", hint="an id is 6 to 64 characters of 0-9 and a-f")
         if len(name) == 64 and (whole := self.path(name)) is not None:
             return whole
         if len(name) < MIN_PREFIX:
@@ -143,14 +143,15 @@ class Store:
         except OSError as error:
             raise store_error(self._objects, "read", error) from error
         if not found:
-            raise StoreError(f"the store has no artifact `{name}`", hint=f"it looked in `{self._objects}`")
+            raise StoreError(f"the store has no artifact `{name}`", hint=f"searched in `{self._objects}`")
         if len(found) > 1:
             several = ", ".join(path.stem[:16] for path in found[:8])
-            raise UsageError(f"the id `{name}` fits {len(found)} artifacts: {several}", hint="give more characters")
+            message = f"the id `{name}` is ambiguous: {len(found)} artifacts match: {several}"
+            raise UsageError(message, hint="give more characters")
         return found[0]
 
     def _intact(self, path: Path) -> bool:
-        """Whether the file still holds what its name says."""
+        """Whether the file's content matches the hash in its name."""
         kind = KINDS[path.suffix]
         try:
             return kind.identify(read_limited(path, kind.max_file_bytes)) == path.stem
@@ -158,7 +159,7 @@ class Store:
             return False
 
     def _kept_recipe(self, side: Path, *, mendable: bool) -> Recipe | None:
-        """The recipe there is; a damaged one counts as none where a new one will take its place."""
+        """The existing recipe; None for a damaged one if it can be replaced."""
         try:
             return self._recipe(side)
         except StoreError:

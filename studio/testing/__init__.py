@@ -1,7 +1,7 @@
-"""The conformance suite that plugin authors run: `check` a generator, or test it under pytest by `Conformance`.
+"""The conformance suite for plugin authors: `check` a generator, or test it under pytest with `Conformance`.
 
-It loads the generator's model, runs small requests by hand and through the engine, and reports what it found with
-numbers. It imports neither torch nor pytest.
+It loads the generator's model, runs small requests directly and through the engine, and reports findings with numbers.
+It imports neither torch nor pytest.
 
 Try it: ``studio plugins check image``, or in a test::
 
@@ -66,7 +66,7 @@ def _find(name: str, subject: Subject) -> Finding:
     try:
         return CHECKS[name](subject)
     except AssertionError as error:
-        return Finding(name, "failed", str(error) or "an assertion of the plugin does not hold")
+        return Finding(name, "failed", str(error) or "an assertion of the plugin failed")
     except StudioError as error:
         return Finding(name, "failed", f"{error.message}; {error.hint}" if error.hint else error.message)
     except KeyboardInterrupt:
@@ -80,7 +80,7 @@ def _find(name: str, subject: Subject) -> Finding:
 class Conformance:
     """Base of a pytest class with a test for each check: subclass it as ``TestSomething`` and set `generator`.
 
-    `inputs`, `device` and `dtype` are as for `check`. A check that finds nothing to look at counts as passed.
+    `inputs`, `device` and `dtype` are as for `check`. A skipped check counts as passed.
     """
 
     generator: ClassVar[Generator]
@@ -91,7 +91,7 @@ class Conformance:
 
     @classmethod
     def teardown_class(cls) -> None:
-        """Let go of the model."""
+        """Release the model."""
         cls._subject = None
 
     def _holds(self, name: str) -> None:

@@ -1,7 +1,6 @@
-"""The checks: what a good generator holds, each as a function of a Subject that returns a Finding.
+"""The conformance checks of a generator, each a function of a Subject that returns a Finding.
 
-A check raises AssertionError where the generator does not hold; whatever else the generator raises fails it too (see
-`studio.testing`). This module knows nothing of how findings are shown.
+A check raises AssertionError if it fails; any other exception of the generator fails it too (see `studio.testing`).
 
 Try it: ``studio plugins check image``
 """
@@ -33,8 +32,8 @@ from studio.testing.samples import bad_values
 from studio.testing.subject import Subject, apart
 from studio.units import show_bytes
 
-TOLERANCE = 0.02  # of the samples' range: how far sharing steps may move a result in float32
-SLACK = 1 << 20  # bytes that a model may hold above what its files say: buffers, tables
+TOLERANCE = 0.02  # of the samples' range: allowed difference between batched and unbatched output in float32
+SLACK = 1 << 20  # bytes that a model may have beyond its weight files: buffers, tables
 _TOGETHER = 3
 T = TypeVar("T")
 
@@ -57,7 +56,7 @@ def inputs_declared(subject: Subject) -> Finding:
 
 
 def bad_inputs_refused(subject: Subject) -> Finding:
-    """Values outside of the declared limits are refused by an error that says what is allowed."""
+    """Values outside the declared limits are rejected with an error that says what is allowed."""
     good = dict(subject.inputs)
     taken, tried = [], 0
     for name, why, value in [*bad_values(subject.generator.Inputs), ("no_such_input", "unknown", 1)]:
@@ -67,8 +66,8 @@ def bad_inputs_refused(subject: Subject) -> Finding:
         except StudioError:
             continue
         taken.append(f"`{name}` ({why})")
-    assert not taken, f"{len(taken)} of {tried} bad values were taken: {', '.join(taken)}"
-    return _passed("bad inputs refused", f"{tried} values outside of the declared limits were refused", tried=tried)
+    assert not taken, f"{len(taken)} of {tried} bad values were accepted: {', '.join(taken)}"
+    return _passed("bad inputs refused", f"{tried} values outside the declared limits were rejected", tried=tried)
 
 
 def imports_no_torch(subject: Subject) -> Finding:
@@ -110,7 +109,7 @@ print(json.dumps([[each for each in heavy if each in sys.modules], took]))
 
 
 def _importable(name: str) -> bool:
-    """Whether another process finds the module by its name; a plugin that was loaded by its path is not."""
+    """Whether another process can import the module by name; not so for a plugin loaded by path."""
     if name == "__main__" or name.startswith(BY_PATH):
         return False
     try:
@@ -121,15 +120,15 @@ def _importable(name: str) -> bool:
 
 def seed_decides(subject: Subject) -> Finding:
     """Equal seeds give equal bytes."""
-    first, again = subject.run(0), subject.run_anew(0)
+    first, again = subject.run(0), subject.rerun(0)
     assert first.media == again.media, f"two runs with seed 0 differ: {_far(apart(first.media, again.media))}"
     other = subject.run(1).media != first.media
-    more = "seed 1 gives others" if other else "so does seed 1: the seed plays no part"
+    more = "seed 1 gives others" if other else "so does seed 1: the seed has no effect"
     return _passed("seed decides", f"two runs with seed 0 gave equal bytes; {more}", seed_matters=other)
 
 
 def batched_as_alone(subject: Subject) -> Finding:
-    """Requests that share steps come out as they do alone, within `TOLERANCE`."""
+    """Batched output equals unbatched output, within `TOLERANCE`."""
     check = "batched as alone"
     if subject.generator.max_batch == 1:
         return Finding(check, "skipped", "`max_batch` is 1")
@@ -143,7 +142,7 @@ def batched_as_alone(subject: Subject) -> Finding:
         for i, after in zip(members, subject.step([states[i] for i in members]), strict=True):
             states[i], last[i] = after, key
     if widest == 1:
-        return Finding(check, "skipped", "its batch keys let no two requests share a step")
+        return Finding(check, "skipped", "its batch keys never allow batching")
     alike = [[seed for seed in seeds if last[seed] == key] for key in dict.fromkeys(last.values())]
     made = {
         seed: each
@@ -151,28 +150,28 @@ def batched_as_alone(subject: Subject) -> Finding:
         for seed, each in zip(group, subject.finish([states[i] for i in group]), strict=True)
     }
     worst = max(apart(subject.run(seed).media, made[seed]) for seed in seeds)
-    assert worst <= TOLERANCE, f"sharing steps of {widest} moves a result by {_far(worst)}; allowed are {TOLERANCE:.0%}"
+    assert worst <= TOLERANCE, f"a batch of {widest} changes the output by {_far(worst)}; allowed are {TOLERANCE:.0%}"
     said = "equal bytes" if worst == 0 else f"at most {_far(worst)} apart"
-    return _passed(check, f"{len(seeds)} requests in steps of up to {widest}: {said}", width=widest, apart=worst)
+    return _passed(check, f"{len(seeds)} requests in batches of up to {widest}: {said}", width=widest, apart=worst)
 
 
 def states_stay_valid(subject: Subject) -> Finding:
-    """A step leaves the given states as they were, so that a step that failed can be made again."""
+    """A step does not mutate its states, so that a failed step can be retried."""
     run = subject.run(0)
     if len(run.states) < 3:
         return Finding("states stay valid", "skipped", "it has one step")
     middle = len(run.states) // 2
     again = subject.go_on(run.states[middle : middle + 1])
     distance = apart(run.media, again.media)
-    assert distance == 0, f"stepping state {middle} a second time gives another result: {_far(distance)}"
-    return _passed("states stay valid", f"going on a second time from state {middle} gave equal bytes", position=middle)
+    assert distance == 0, f"a second step from state {middle} gives another output: {_far(distance)}"
+    return _passed("states stay valid", f"a second run from state {middle} gave equal bytes", position=middle)
 
 
 def resumes(subject: Subject) -> Finding:
-    """A state saved in the middle and read again goes on to the same bytes."""
+    """A state that is saved midway and restored continues to the same bytes."""
     run = subject.run(0)
     if len(run.states) < 3:
-        return Finding("saved and resumed", "skipped", "it has one step; such requests begin anew")
+        return Finding("saved and resumed", "skipped", "it has one step; such requests start again")
     middle = len(run.states) // 2
     try:
         saved, tensors = encode_state(run.states[middle])
@@ -182,9 +181,9 @@ def resumes(subject: Subject) -> Finding:
     read = decode_state(json.loads(text), tensors, subject.start(0), subject.device)
     resumed = subject.go_on([read])
     distance = apart(run.media, resumed.media)
-    assert distance == 0, f"saved at step {middle} and resumed it gives another result: {_far(distance)}"
+    assert distance == 0, f"saved at step {middle} and resumed, it gives another output: {_far(distance)}"
     size = len(text) + sum(each.nbytes for each in tensors.values())
-    said = f"saved at step {middle} of {len(run.states) - 1} in {show_bytes(size)}, it went on to equal bytes"
+    said = f"saved at step {middle} of {len(run.states) - 1} in {show_bytes(size)}, resumed to equal bytes"
     return _passed("saved and resumed", said, position=middle, bytes=size)
 
 
@@ -198,11 +197,11 @@ class _Canceller(Watcher):
         self._armed = self._cancelled = False
 
     def arm(self) -> None:
-        """The next request is the one."""
+        """Cancel the next request."""
         self._armed = True
 
     def aim(self, ticket: Ticket) -> None:
-        """This is its ticket."""
+        """Set the ticket of that request."""
         self._ticket = ticket
         self._given.set()
 
@@ -221,9 +220,9 @@ class _Canceller(Watcher):
 
 
 def cancels(subject: Subject) -> Finding:
-    """A cancelled request ends within one step of the engine, and all memory of it comes back."""
+    """A cancelled request ends within one step of the engine, and all its memory is freed."""
     if len(subject.run(0).states) < 3:
-        return Finding("cancels", "skipped", "it has one step, which is not broken off")
+        return Finding("cancels", "skipped", "it has one step, which cannot be cancelled")
     canceller = _Canceller()
     request = subject.request
     with Engine(subject.device, subject.dtype, watchers=[canceller]) as engine:
@@ -238,16 +237,16 @@ def cancels(subject: Subject) -> Finding:
         raise last.error
     assert isinstance(last, CancelledEvent), "it was cancelled after its first step, and finished"
     after = canceller.after
-    assert after <= 1, f"{after} steps were made after it was cancelled; 1 is allowed"
-    assert kept == 0, f"{show_bytes(kept)} were held after it was cancelled"
+    assert after <= 1, f"{after} steps ran after it was cancelled; 1 is allowed"
+    assert kept == 0, f"{show_bytes(kept)} were not freed after it was cancelled"
     left = _left_behind(subject)
-    assert not left, f"{left} of its states live on after the request: it keeps them somewhere"
+    assert not left, f"{left} of its states are still referenced after the request"
     said = f"{after} steps after it was cancelled, 0 B held, no state left"
     return _passed("cancels", said, steps_after=after, bytes_kept=kept)
 
 
 def _left_behind(subject: Subject) -> int:
-    """How many states of a broken-off request are alive once nobody has them."""
+    """How many states of an abandoned request are still alive after the caller released them."""
     refs = []
     state = subject.start(0)
     for _ in range(2):
@@ -260,7 +259,7 @@ def _left_behind(subject: Subject) -> int:
 
 
 def memory_claimed(subject: Subject) -> Finding:
-    """The model holds what its weight files say, or less; what states and calls take is measured."""
+    """The model takes no more memory than its weight files; states and calls are measured."""
     files = subject.generator.weights(subject.request.weights)
     claimed, held = weight_bytes(files, subject.dtype), tensor_bytes(subject.model, subject.device)
     probe = devices.device(subject.device).memory_probe()
@@ -270,16 +269,16 @@ def memory_claimed(subject: Subject) -> Finding:
     size = max(tensor_bytes(each, subject.device) for each in (state, after))
     numbers = {"claimed": claimed, "held": held, "state": size, **peaks}
     assert held <= claimed * 1.01 + SLACK, (
-        f"the model holds {show_bytes(held)}, and the files that `weights` names come to {show_bytes(claimed)}: name"
-        " every file that `load` reads"
+        f"the model takes {show_bytes(held)}, but the files in `weights` have {show_bytes(claimed)}: list every file"
+        " that `load` reads"
     )
-    took = "; ".join(f"`{name}` took {show_bytes(float(peak))} besides" for name, peak in peaks.items())
-    said = f"claimed {show_bytes(claimed)}, holds {show_bytes(held)}; a state has {show_bytes(size)}; {took}"
+    took = "; ".join(f"`{name}` took another {show_bytes(float(peak))}" for name, peak in peaks.items())
+    said = f"claimed {show_bytes(claimed)}, takes {show_bytes(held)}; a state has {show_bytes(size)}; {took}"
     return Finding("memory", "passed", said.removesuffix("; "), numbers)
 
 
 def _probed(probe: MemoryProbe, work: Callable[[], T], peaks: dict[str, Number], name: str) -> T:
-    """Do it, and note what memory it took at its peak besides what was held, where that can be measured."""
+    """Run `work`, and record its peak memory beyond what was allocated before, if that can be measured."""
     probe.begin()
     made = work()
     if (found := probe.peak()) is not None:

@@ -288,10 +288,10 @@ class FakeGpu(Device):
         ours = [each for each in frames if not any(part in each.filename for part in _TORCH)]
         place = (ours or frames)[-1]
         for counts in self._counts:
-            told = f"{place.filename.rpartition('/')[2]}:{place.lineno} {why}"
-            counts.waits[told] += 1
+            place_and_reason = f"{place.filename.rpartition('/')[2]}:{place.lineno} {why}"
+            counts.waits[place_and_reason] += 1
             if pageable:
-                counts.pageable[told] += 1
+                counts.pageable[place_and_reason] += 1
 
     def launched(self, name: str) -> None:
         """Note a launch."""

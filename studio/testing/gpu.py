@@ -64,16 +64,16 @@ def runs_on_a_gpu(subject: Subject, tolerance: float) -> Finding:
         repeated, recorded = walker.wide(), (gpu.recordings, gpu.not_recorded)
     distance = _furthest(here.media, there.media)
     off = max(distance, _furthest(here.together, there.together))
-    assert off <= tolerance, f"on the fake GPU it comes out otherwise than on the CPU: {off:.2%} of the range"
-    said, numbers = _reported_used(there, wide, distance)
-    return Finding(CHECK, "passed", *_told_of_recordings(said, numbers, repeated, *recorded))
+    assert off <= tolerance, f"the output on the fake GPU differs from the CPU's: {off:.2%} of the range"
+    summary, numbers = _summary(there, wide, distance)
+    return Finding(CHECK, "passed", *_with_recordings(summary, numbers, repeated, *recorded))
 
 
 def _furthest(some: Sequence[Media], others: Sequence[Media]) -> float:
     return max((apart(one, other) for one, other in zip(some, others, strict=True)), default=0.0)
 
 
-def _reported_used(walk: _Walk, wide: Mapping[int, Counts], distance: float) -> tuple[str, dict[str, Number]]:
+def _summary(walk: _Walk, wide: Mapping[int, Counts], distance: float) -> tuple[str, dict[str, Number]]:
     """The sentence and the numbers of the finding."""
     most = max((counts for _, counts in walk.steps), key=lambda counts: counts.waited)
     width = max(wide)
@@ -84,26 +84,28 @@ def _reported_used(walk: _Walk, wide: Mapping[int, Counts], distance: float) -> 
         "finish_waits": max(counts.waited for counts in walk.finishes), "launches": one, "width": width,
         "launches_wide": all_of_them, "apart": distance,
     }  # fmt: skip
-    said = f"{'equal bytes' if distance == 0 else f'{distance:.2%} apart'}; a step waits {most.waited} times"
+    summary = f"{'equal bytes' if distance == 0 else f'{distance:.2%} apart'}; a step waits {most.waited} times"
     if most.waits:
-        said += f" ({', '.join(sorted(most.waits))})"
-    said += f" and launches {one} operators"
+        summary += f" ({', '.join(sorted(most.waits))})"
+    summary += f" and launches {one} operators"
     if width > 1:
-        said += f", one of {width} requests {all_of_them}"
-    return said, numbers
+        summary += f", one of {width} requests {all_of_them}"
+    return summary, numbers
 
 
-def _told_of_recordings(
-    said: str, numbers: dict[str, Number], repeated: Mapping[int, Counts], count: int, failed: Sequence[str]
+def _with_recordings(
+    summary: str, numbers: dict[str, Number], repeated: Mapping[int, Counts], count: int, failed: Sequence[str]
 ) -> tuple[str, dict[str, Number]]:
-    """The same with what is to be said of steps that were recorded and repeated (`studio.devices.graphs`), if any."""
+    """Add the launches of recorded and repeated steps (`studio.devices.graphs`), if there are any."""
     if failed:
-        said += f"; some launches cannot be recorded: {'; '.join(sorted({*failed}))}"
+        summary += f"; some launches cannot be recorded: {'; '.join(sorted({*failed}))}"
     if count:
         one, all_of_them = repeated[1].launched, repeated[max(repeated)].launched
-        said += f"; repeated from a recording it launches {one}" + (f" and {all_of_them}" if max(repeated) > 1 else "")
+        summary += f"; repeated from a recording it launches {one}" + (
+            f" and {all_of_them}" if max(repeated) > 1 else ""
+        )
         numbers |= {"launches_repeated": one, "launches_repeated_wide": all_of_them}
-    return said, numbers | {"recordings": count, "not_recorded": len(failed)}
+    return summary, numbers | {"recordings": count, "not_recorded": len(failed)}
 
 
 class _Walker:

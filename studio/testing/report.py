@@ -1,4 +1,4 @@
-"""What the conformance suite found: one Finding a check, with its numbers, and a Report of all. Plain data.
+"""The results of the conformance suite: one Finding per check, with its numbers, and a Report of all.
 
 Try it: ``studio plugins check image --json``
 """
@@ -14,9 +14,9 @@ Number = int | float | str | bool
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: `detail` says in a sentence what was found, `numbers` holds it for programs.
+    """The result of one check: `detail` is a sentence, `numbers` are for programs.
 
-    A check is ``skipped`` where there is nothing to look at, and `detail` says why.
+    A check that does not apply is ``skipped``, and `detail` says why.
     """
 
     check: str
@@ -27,7 +27,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found of one generator on one device."""
+    """All findings for one generator on one device."""
 
     generator: str
     device: str
@@ -45,7 +45,7 @@ class Report:
         return tuple(each for each in self.findings if each.status == "failed")
 
     def raise_if_failed(self) -> None:
-        """Raise AssertionError, which names every check that failed with its reason."""
+        """Raise AssertionError that lists every failed check with its reason."""
         if self.failures:
             lines = [f"  {each.check}: {each.detail}" for each in self.failures]
             raise AssertionError("\n".join([f"`{self.generator}` does not conform:", *lines]))

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Run:
+class Trajectory:
     """A request that was run alone: every state from `start` to the last, and what `finish` made."""
 
     states: tuple[State, ...]
@@ -43,7 +43,7 @@ class Subject:
 
     def __init__(self, generator: Generator, given: Mapping[str, Any], device: str, dtype: str) -> None:
         self.generator, self.given, self.device, self.dtype = generator, dict(given), device, dtype
-        self._runs: dict[int, Run] = {}
+        self._runs: dict[int, Trajectory] = {}
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -62,14 +62,14 @@ class Subject:
         torch_setup.prepare()
         return self.call(lambda: self.generator.load(self.request.weights, self.device, self.dtype))
 
-    def run(self, seed: int = 0) -> Run:
+    def run(self, seed: int = 0) -> Trajectory:
         """The request with this seed, run alone; remembered."""
         if seed not in self._runs:
-            self._runs[seed] = self.run_anew(seed)
+            self._runs[seed] = self.rerun(seed)
         return self._runs[seed]
 
-    def run_anew(self, seed: int) -> Run:
-        """Run it, whether or not it was run before."""
+    def rerun(self, seed: int) -> Trajectory:
+        """Trajectory it, whether or not it was run before."""
         return self.go_on([self.start(seed)])
 
     def start(self, seed: int) -> State:
@@ -81,7 +81,7 @@ class Subject:
         """The same with a model that was loaded elsewhere."""
         return check_state(self.generator.start(model, self.inputs, Rng(seed)))
 
-    def go_on(self, states: Sequence[State]) -> Run:
+    def go_on(self, states: Sequence[State]) -> Trajectory:
         """Step the last of `states` until it is done, alone."""
         walked = list(states)
         while not walked[-1].done:
@@ -90,7 +90,7 @@ class Subject:
             assert after.done or after.position > walked[-1].position, f"a step left position {after.position}"
             walked.append(after)
         [media] = self.finish([walked[-1]])
-        return Run(tuple(walked), media)
+        return Trajectory(tuple(walked), media)
 
     def step(self, states: Sequence[State]) -> list[State]:
         """One step of several states together. Raises AssertionError unless as many come back."""
@@ -112,7 +112,7 @@ class Subject:
         return list(made)
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run a plugin's code as the engine does: without gradients."""
+        """Trajectory a plugin's code as the engine does: without gradients."""
         with torch_setup.inference():
             return work()
 

@@ -21,7 +21,7 @@ from studio.media import Media
 from studio.plugins import PluginReport
 from studio.workflow.declare import declare
 from studio.workflow.document import Value, read
-from studio.workflow.expressions import Expression, Listed, Literal, Reference, compile_condition, compile_text
+from studio.workflow.expressions import Expression, Listed, Literal, NameReference, compile_condition, compile_text
 from studio.workflow.graph import LOCAL, Graph, Node
 from studio.workflow.needs import check_plugins
 from studio.workflow.ports import Port
@@ -333,7 +333,7 @@ class _Checker:
             value = outputs.data[name]
             expression = self._expression(value)
             whole = f"{prefix.removesuffix('/')}.{name}"
-            if isinstance(expression, Reference):
+            if isinstance(expression, NameReference):
                 self.nodes[whole] = Node(whole, value.place, "value", {"value": expression}, scope=level.scope)
                 self.outputs[whole] = whole
             elif expression is not None:

@@ -67,7 +67,7 @@ def parse(text: str, file: str) -> Value:
 
     problems = Problems()
     try:
-        root = _Reader(_events(text), file, problems).document()
+        root = _TreeBuilder(_events(text), file, problems).document()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -85,7 +85,7 @@ def _events(text: str) -> Iterator[Any]:
     return iter(yaml.parse(text, Loader=loader))
 
 
-class _Reader:
+class _TreeBuilder:
     """Builds the tree from the parser's events, so that limits are checked before anything is built."""
 
     def __init__(self, events: Iterator[Any], file: str, problems: Problems) -> None:

@@ -77,7 +77,7 @@ class Literal:
 
 
 @dataclass(frozen=True)
-class Reference:
+class NameReference:
     """A reference to another value, passed on with its type."""
 
     name: str
@@ -95,7 +95,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Template:
+class TextTemplate:
     """Text with inserted values."""
 
     source: str
@@ -117,7 +117,7 @@ class Template:
 
 
 @dataclass(frozen=True)
-class Condition(Template):
+class Condition(TextTemplate):
     """A template whose text is empty if the condition is false."""
 
     def holds(self, values: Mapping[str, Any]) -> bool:
@@ -142,7 +142,7 @@ class Listed:
         return frozenset(use.name for use in self.uses)
 
 
-Expression = Literal | Reference | Template | Listed
+Expression = Literal | NameReference | TextTemplate | Listed
 
 
 def compile_text(text: str) -> Expression:
@@ -150,8 +150,8 @@ def compile_text(text: str) -> Expression:
     if "${" not in text and "{%" not in text:
         return Literal(text)
     if found := _WHOLE.fullmatch(text.strip()):
-        return Reference(found[1], found[2])
-    return Template(text, _check_template(text))
+        return NameReference(found[1], found[2])
+    return TextTemplate(text, _check_template(text))
 
 
 def compile_condition(value: Any) -> Condition | Literal:

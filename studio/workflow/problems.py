@@ -23,7 +23,7 @@ class Place:
 
 
 @dataclass(frozen=True, order=True)
-class Problem:
+class WorkflowProblem:
     """A problem, its place and a remedy."""
 
     place: Place
@@ -38,11 +38,11 @@ class Problem:
 class Problems:
     """The problems found so far."""
 
-    found: list[Problem] = field(default_factory=list)
+    found: list[WorkflowProblem] = field(default_factory=list)
 
     def add(self, place: Place, message: str, hint: str | None = None) -> None:
         """Add a problem."""
-        self.found.append(Problem(place, message, hint))
+        self.found.append(WorkflowProblem(place, message, hint))
 
     def unknown(self, place: Place, kind: str, name: str, known: Iterable[str]) -> None:
         """Add a problem for an unknown name, with the most similar known name."""

@@ -24,7 +24,7 @@ from studio.workflow.expressions import (
     Expression,
     Listed,
     Literal,
-    Reference,
+    NameReference,
     Size,
     TextValue,
     Use,
@@ -46,7 +46,7 @@ class Resolver:
         """Evaluate an expression to plain data, a MediaRef, or a list of them. Raises StudioError."""
         if isinstance(expression, Literal):
             return self.named(expression.value)
-        if isinstance(expression, Reference):
+        if isinstance(expression, NameReference):
             return self._use(node, Use(expression.name, expression.attribute), local)
         if isinstance(expression, Listed):
             return [self.value(node, each, local) for each in expression.items]
@@ -84,7 +84,7 @@ class Resolver:
             return None
         fields = node.generator.Inputs.model_fields
         for name, expression in node.inputs.items():
-            if isinstance(expression, Reference) and self.value(node, expression, {}) == []:
+            if isinstance(expression, NameReference) and self.value(node, expression, {}) == []:
                 shortest = (getattr(each, "min_length", None) for each in fields[name].metadata)
                 if any(shortest):
                     return name

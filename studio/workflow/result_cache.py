@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from studio.cache import Cache
+from studio.cache import SqliteCache
 from studio.errors import StudioError
 from studio.recipe import MediaRef
 from studio.store import Store
@@ -52,7 +52,7 @@ class ResultCache:
         self.notices: list[str] = []
         self._store, self._budget = store, budget
         self._intermediate: dict[str, str] = {}  # key and sha256 of this run's intermediate results
-        self._cache = Cache(store.root / "memo.sqlite3", _SCHEMA)
+        self._cache = SqliteCache(store.root / "memo.sqlite3", _SCHEMA)
         self._reported_renewed = False
 
     def find(self, key: str) -> MediaRef | None:

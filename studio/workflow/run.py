@@ -93,7 +93,7 @@ class _Work:
     steps: dict[int, JobProgress] = field(default_factory=dict)
 
 
-class Run:
+class WorkflowRun:
     """One run. `watch` is called in the caller's thread with a report whenever a node's state or progress changes."""
 
     def __init__(
@@ -236,7 +236,7 @@ class Run:
             while self._results.notices:
                 report.notices = (*report.notices, self._results.notices.pop(0))
             if found is None:
-                todo.append((task, partial(self._tell, node.name, index)))
+                todo.append((task, partial(self._report, node.name, index)))
             else:
                 work.results[index] = found
                 self._used.add(key)
@@ -249,7 +249,7 @@ class Run:
             self._complete(node.name)
         return todo
 
-    def _tell(self, name: str, index: int, update: JobUpdate) -> None:
+    def _report(self, name: str, index: int, update: JobUpdate) -> None:
         self._updates.put((name, index, update))
 
     def _take(self, name: str, index: int, update: JobUpdate) -> None:

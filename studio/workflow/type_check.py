@@ -15,8 +15,8 @@ from studio.workflow.expressions import (
     Expression,
     Listed,
     Literal,
-    Reference,
-    Template,
+    NameReference,
+    TextTemplate,
     Use,
 )
 from studio.workflow.graph import LOCAL, Node
@@ -138,11 +138,11 @@ class _Checked:
         """The port of an expression; None if it has a problem, which is reported."""
         if isinstance(expression, Literal):
             return port_of_value(expression.value)
-        if isinstance(expression, Reference):
+        if isinstance(expression, NameReference):
             return self._of_use(Use(expression.name, expression.attribute))
         if isinstance(expression, Listed):
             return self._of_list(expression)
-        assert isinstance(expression, Template)
+        assert isinstance(expression, TextTemplate)
         for use in expression.uses:
             self._readable(use)
         return Port("text")

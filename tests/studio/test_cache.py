@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from studio.cache import Cache
+from studio.cache import SqliteCache
 from studio.errors import StoreError
 
 SCHEMA = "create table if not exists kept (key text primary key, value text);"
@@ -26,15 +26,15 @@ def count(file: sqlite3.Connection) -> int:
 
 
 def test_what_is_kept_is_there_again(tmp_path: Path) -> None:
-    with Cache(tmp_path / "new" / "c.sqlite3", SCHEMA) as cache:
+    with SqliteCache(tmp_path / "new" / "c.sqlite3", SCHEMA) as cache:
         cache.transact(put)
-    with Cache(tmp_path / "new" / "c.sqlite3", SCHEMA) as cache:
+    with SqliteCache(tmp_path / "new" / "c.sqlite3", SCHEMA) as cache:
         assert cache.transact(count) == 1
         assert not cache.renewed
 
 
 def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
-    with Cache(tmp_path / "c.sqlite3", SCHEMA) as cache:
+    with SqliteCache(tmp_path / "c.sqlite3", SCHEMA) as cache:
 
         def fail(file: sqlite3.Connection) -> None:
             put(file)
@@ -47,7 +47,7 @@ def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
 
 def test_garbage_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "c.sqlite3").write_bytes(b"garbage" * 1000)
-    with Cache(tmp_path / "c.sqlite3", SCHEMA) as cache:
+    with SqliteCache(tmp_path / "c.sqlite3", SCHEMA) as cache:
         cache.transact(put)
         assert (cache.renewed, cache.transact(count)) == (True, 1)
 
@@ -55,7 +55,7 @@ def test_garbage_is_begun_anew(tmp_path: Path) -> None:
 def test_what_is_not_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "c.sqlite3").mkdir()
     with pytest.raises(StoreError, match=r"c\.sqlite3.*unable to open"):
-        Cache(tmp_path / "c.sqlite3", SCHEMA)
+        SqliteCache(tmp_path / "c.sqlite3", SCHEMA)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -65,13 +65,13 @@ def test_any_damaged_byte_costs_at_most_what_was_kept(tmp_path: Path, at: float,
     path = tmp_path / "c.sqlite3"
     for each in tmp_path.iterdir():
         each.unlink()
-    with Cache(path, SCHEMA) as cache:
+    with SqliteCache(path, SCHEMA) as cache:
         cache.transact(put)
     data = bytearray(path.read_bytes())
     place = int(at * len(data))
     data[place] = value
     path.write_bytes(data[:place] if cut else data)
-    with Cache(path, SCHEMA) as cache:
+    with SqliteCache(path, SCHEMA) as cache:
         cache.transact(put)
         assert cache.transact(count) >= 1
 
@@ -90,7 +90,7 @@ def test_a_disk_that_takes_nothing_is_named_as_such(tmp_path: Path, code: int, w
         else:
             file.execute("nonsense")
 
-    with Cache(tmp_path / "c.sqlite3", SCHEMA) as cache, pytest.raises(StoreError) as caught:
+    with SqliteCache(tmp_path / "c.sqlite3", SCHEMA) as cache, pytest.raises(StoreError) as caught:
         cache.transact(work)
     assert str(tmp_path / "c.sqlite3") in caught.value.message
     assert (os.strerror(what) in caught.value.message) == bool(what)

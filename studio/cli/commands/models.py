@@ -15,7 +15,7 @@ from studio.cli.lib.settings import EPILOG, Settings
 from studio.units import show_bytes
 
 if TYPE_CHECKING:
-    from studio.models import Entry, Models
+    from studio.models import Models, PinnedModel
     from studio.models.formats import Report
 
 COLUMNS = ("model", "state", "size", "source")
@@ -154,7 +154,7 @@ def _models(settings: Settings) -> Models:
     return Models(settings.home)
 
 
-def _entry(models: Models, name: str) -> Entry | None:
+def _entry(models: Models, name: str) -> PinnedModel | None:
     from studio.models import parse
 
     return models.entries().get(str(parse(name)))

