@@ -152,7 +152,7 @@ def test_bad_settings_are_refused(tmp_path):
             studio.Studio(max_requests=most)
     with pytest.raises(UnknownName, match="dtype"):
         studio.Studio(dtype="float8")
-    with pytest.raises(UsageError, match="there is no plugin"):
+    with pytest.raises(UsageError, match="does not exist"):
         _ = studio.Studio(plugins=[tmp_path / "gone.py"]).generators
     with pytest.raises(UsageError, match="must be `cpu`"):
         studio.Studio(device="gpu").router  # noqa: B018 (reading it raises)

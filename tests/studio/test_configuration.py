@@ -155,7 +155,7 @@ def test_replay_names_the_plugin_that_is_missing(own_home: Path, tmp_path: Path)
         made = host.generate("speak", text="hello").sha256
     with studio.Studio(device="cpu") as host:
         with pytest.raises(
-            UsageError, match=r"`speak` is of the plugin `speak` sha256:\w+, which is not loaded"
+            UsageError, match=r"`speak` needs the plugin `speak` sha256:\w+, which is not loaded"
         ) as told:
             host.replay(made)
         assert "--plugin PATH" in str(told.value.hint)

@@ -39,7 +39,7 @@ def with_bad(at, bad, dtype):
 def test_one_bad_number_is_enough_wherever_it_stands(at, bad, dtype, place):
     x = with_bad(at, bad, dtype)
     state = Held(x=x, cache=None) if place == "x" else Held(past=((3, x, {"a": [x]}),), cache=None)
-    with pytest.raises(NotFinite, match=f"of the 7 numbers of `{place}` are NaN"):
+    with pytest.raises(NotFinite, match=f"`{place}`: [0-9] of 7 values are NaN"):
         look(None, state)
 
 
@@ -54,7 +54,7 @@ def test_finite_numbers_pass_however_large(numbers):
 
 def test_arrays_count_and_what_can_be_made_again_does_not():
     bad = np.array([1.0, np.nan], np.float32)
-    with pytest.raises(NotFinite, match="1 of the 2 numbers of `x` are NaN, 0 infinite"):
+    with pytest.raises(NotFinite, match="`x`: 1 of 2 values are NaN and 0 infinite"):
         look(None, Held(x=bad, cache=None))
     assert look(None, Held(x=np.array([1, 2]), past=("word", 3), cache=bad)) == []
 
@@ -90,7 +90,7 @@ def test_bad_weights_are_named_wherever_the_model_keeps_them():
     assert bad_weights(model) == []
     layer.weight.data[0, 0] = torch.inf
     assert bad_weights(model) == ["0.weight"]
-    assert str(NotFinite("x").because(model)) == "x; the weights themselves hold NaN or infinity: `0.weight`"
+    assert str(NotFinite("x").because(model)) == "x; the weights themselves contain NaN or infinity: `0.weight`"
 
 
 class Spoils(studio.Generator):
@@ -132,7 +132,7 @@ def test_the_request_at_fault_ends_at_its_step_and_the_others_go_on():
             [Request.of(generator, generator.Inputs(bad_from=each), 1, plugin) for each in (99, 3, 0, 99)]
         )
         assert [str(tickets[place].result(500)) for place in (0, 3)] == ["4", "4"]
-        with pytest.raises(GeneratorFailed, match=r"`spoils` failed in step 3: 1 of the 1 numbers of `x` are NaN"):
+        with pytest.raises(GeneratorFailed, match=r"`spoils` failed in step 3: `x`: 1 of 1 values are NaN"):
             tickets[1].result(500)
         with pytest.raises(GeneratorFailed, match=r"failed in start: .* NaN") as caught:
             tickets[2].result(500)

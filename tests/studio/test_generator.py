@@ -49,7 +49,7 @@ class TakesSeed(studio.Inputs):
         (variant(output=studio.Media), "it must be studio.Text"),
         (variant(Inputs=dict), "`Inputs` is not a subclass of studio.Inputs"),
         (variant(Inputs=NoHelp), "`strength` has no help"),
-        (variant(Inputs=TakesSeed), "`seed` takes a name that the host uses"),
+        (variant(Inputs=TakesSeed), "`seed` has a name that is reserved"),
         (variant(doc=None), "has no docstring"),
         (variant(version=1), "its version is 1"),
         (variant(max_batch=0), "its max_batch is 0"),

@@ -84,16 +84,20 @@ def room_of(path):
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imports(path):
-    """Every `studio` module that a file imports at run time, wherever the statement stands."""
+def imports(path, types=False):
+    """Every module that a file imports at run time, wherever the statement is; with `types` also for type checkers."""
     tree = ast.parse(path.read_text())
-    only_types = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for part in node.body
-        for inner in ast.walk(part)
-    }
+    only_types = (
+        set()
+        if types
+        else {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+            for part in node.body
+            for inner in ast.walk(part)
+        }
+    )
     for node in ast.walk(tree):
         if node in only_types:
             continue
@@ -118,3 +122,26 @@ def test_imports_run_downwards(path):
         assert not parts[0].startswith("studio_"), f"{path} imports the plugin {name}"
         if parts[0] == "studio" and len(parts) > 1 and (ROOT / parts[1]).with_suffix("").name in RANK:
             assert RANK[parts[1]] <= RANK[room], f"{path} imports {name}, which stands above"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_plugin_is_imported_even_for_types(path):
+    assert not [name for name in imports(path, types=True) if name.startswith("studio_")]
+
+
+def test_errors_import_nothing_of_studio_even_for_types():
+    assert not [name for name in imports(ROOT / "errors.py", types=True) if name.startswith("studio")]
+
+
+def test_the_stubs_of_methods_declare_those_of_the_built_in_plugins():
+    declared = {
+        name.id
+        for node in ast.walk(ast.parse((ROOT / "methods.pyi").read_text()))
+        if isinstance(node, ast.Assign)
+        for name in node.targets
+        if isinstance(name, ast.Name)
+    }
+    reports = studio.Studio().plugins.reports
+    assert declared == {
+        name for each in reports if each.origin.startswith("multimodal-studio: ") for name in each.methods
+    }

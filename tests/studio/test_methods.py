@@ -47,9 +47,9 @@ def test_the_hosts_own_names_stay_its_own_and_a_broken_module_costs_one_method(t
     with studio.Studio(plugins=[plugin]) as host:
         [report] = [each for each in host.plugins.reports if each.name == "greedy"]
         assert report.methods == ("gone",)
-        assert "the method's name `submit` is taken by Studio itself" in report.reason
-        assert "the method's name `home` is taken by Studio itself" in report.reason
-        assert "the method's name `image` is taken by plugin `diffusion`" in report.reason
+        assert "the method name `submit` is reserved by Studio" in report.reason
+        assert "the method name `home` is reserved by Studio" in report.reason
+        assert "the method name `image` is already used by the plugin `diffusion`" in report.reason
         with pytest.raises(PluginError, match=r"the method `gone` cannot be loaded from `no_such_module_here:x`"):
             _ = host.gone
 

@@ -35,10 +35,10 @@ def test_a_new_plugin_conforms(tmp_path: Path, family: str, stepped: bool) -> No
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Soft", "`Soft` is no name for a plugin"),
-        ("../up", "is no name"),
-        ("", "is no name"),
-        ("x" * 51, "is no name"),
+        ("Soft", "`Soft` is not a valid name for a plugin"),
+        ("../up", "is not a valid name"),
+        ("", "is not a valid name"),
+        ("x" * 51, "is not a valid name"),
         ("diffusion", "the package `studio_diffusion` already exists"),
     ],
 )

@@ -85,7 +85,7 @@ def test_bad_fields_are_named(fields, error, words):
 
 
 def test_too_long_a_spec_is_not_read():
-    with pytest.raises(UsageError, match="at most 8,388,608 are read"):
+    with pytest.raises(UsageError, match="the limit is 8,388,608"):
         JobSpec.parse(b" " * (MAX_SPEC_BYTES + 1))
 
 
@@ -156,7 +156,7 @@ def test_weights_are_named_once_and_a_spec_gives_the_same_bytes(host, tmp_path):
 
 def test_models_that_are_not_here_are_refused_before_anything_runs(host):
     spec = JobSpec(generator="held", seed=1, model=ModelRef(source="hf:nobody/nothing"))
-    with pytest.raises(ModelError, match="is not here"):
+    with pytest.raises(ModelError, match="is not downloaded"):
         host.submit(spec)
     with pytest.raises(UnknownName, match="no model, file or folder is called"):
         host.submit(spec.model_copy(update={"model": ModelRef(source="no/such/folder")}))
@@ -187,7 +187,7 @@ def test_inputs_may_not_take_the_options_names():
         class Inputs(studio.Inputs):
             client: str = studio.field("", help="mine")
 
-    assert any("`client` takes a name that the host uses" in reason for reason in check(Greedy()))
+    assert any("`client` has a name that is reserved" in reason for reason in check(Greedy()))
     assert "dtype" in OPTIONS
 
 

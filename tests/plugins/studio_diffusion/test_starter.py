@@ -101,4 +101,4 @@ def test_the_wheel_carries_the_starter(tmp_path: Path) -> None:
     wanted = {f"studio_diffusion/weights/starter/{file}" for file in files}
     assert wanted <= names
     assert any(name.endswith("licenses/NOTICE") for name in names)
-    assert "studio/py.typed" in names
+    assert {"studio/py.typed", "studio/methods.pyi"} <= names

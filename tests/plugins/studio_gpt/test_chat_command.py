@@ -73,7 +73,7 @@ def test_what_cannot_chat_is_one_error(checkpoints: Any) -> None:
     done = talk("hello\n", "--model", str(folder), code=1)
     assert "error: the model has no chat template" in done.stderr
     missing = talk("", "--model", "smollm2", code=1)
-    assert "the model `smollm2` is not here\nhint: `studio models pull smollm2` fetches it" in missing.stderr
+    assert "the model `smollm2` is not downloaded\nhint: `studio models pull smollm2` downloads it" in missing.stderr
     assert "no model, file or folder is called `smolm2`" in talk("", "--model", "smolm2", code=2).stderr
 
 

@@ -228,7 +228,7 @@ def test_numbers_that_are_not_finite_are_told(gpu, checkpoints) -> None:
     good = begin(generator, model, **ASKED[0])
     [good] = generator.step(model, [good])
     model.gpt.norm.weight[0] = torch.nan
-    with pytest.raises(ArithmeticError, match=r"320 of the 320 numbers of the logits are NaN"):
+    with pytest.raises(ArithmeticError, match=r"the logits: 320 of 320 values are NaN"):
         generator.step(model, [good])
 
 

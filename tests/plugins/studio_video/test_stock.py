@@ -217,7 +217,7 @@ def test_weights_that_are_not_finite_end_the_request_and_are_named(
     generator = VideoGenerator(folder)
     with Engine("cpu", "float32") as engine:
         request = Request.of(generator, generator.Inputs.parse(SMALL), 4, PluginRef(name="test", version="1"))
-        with pytest.raises(GeneratorFailed, match="the weights themselves hold NaN or infinity: `"):
+        with pytest.raises(GeneratorFailed, match="the weights themselves contain NaN or infinity: `"):
             engine.submit(request).result(500)
 
 

@@ -98,13 +98,13 @@ def test_a_header_that_asks_for_gigabytes(room: Path) -> None:
     header.type, header.size = tarfile.XHDTYPE, 4 << 30
     with gzip.open(room / "y.tgz", "wb") as file:
         file.write(header.tobuf(tarfile.USTAR_FORMAT) + b"\0" * (1 << 20))
-    with pytest.raises(ModelError, match="at once"):
+    with pytest.raises(ModelError, match="has a header of"):
         unpack(room / "y.tgz")
 
 
 def test_the_limit(room: Path) -> None:
     path = tgz(room / "y.tgz", {"a.txt": b"x" * 1000, "b.txt": b"x" * 1000})
-    with pytest.raises(ModelError, match="2,000 bytes, more than the limit of 1,999") as caught:
+    with pytest.raises(ModelError, match="2,000 bytes; the limit is 1,999") as caught:
         unpack(path, limit=1999)
     assert "--limit" in (caught.value.hint or "")
     assert unpack(path, limit=2000)

@@ -70,10 +70,10 @@ def test_the_next_pull_goes_on(models: Models, hub: Hub) -> None:
             hub.down, hub.cuts = True, []
 
     hub.cuts = [None, 11 << 20]  # config.json comes before it
-    with pytest.raises(ModelError, match="could not be fetched") as caught:
+    with pytest.raises(ModelError, match="could not be downloaded") as caught:
         models.pull(NAME, report=stop)
     assert "what was fetched is kept" in (caught.value.hint or "")
-    with pytest.raises(ModelError, match="is not here"):
+    with pytest.raises(ModelError, match="is not downloaded"):
         models.path(NAME)
     hub.down = False
     hub.asked.clear()
@@ -87,7 +87,7 @@ def test_the_next_pull_goes_on(models: Models, hub: Hub) -> None:
 
 def test_a_failed_pull_keeps_what_came_until_it_is_removed(models: Models, hub: Hub) -> None:
     hub.down = True
-    with pytest.raises(ModelError, match="could not be fetched"):
+    with pytest.raises(ModelError, match="could not be downloaded"):
         models.pull(NAME)
     assert not models.entries()
     models.remove(NAME)
@@ -100,7 +100,7 @@ def test_wrong_bytes_are_refused(models: Models, hub: Hub, own_home: Path) -> No
             return super().__getitem__(name)[::-1]
 
     hub.files = Lying(hub.files)
-    with pytest.raises(ModelError, match="is not what the hub has a hash of"):
+    with pytest.raises(ModelError, match="does not match the hash published by the hub"):
         models.pull(f"{NAME}/model.safetensors")
     assert not [each for each in own_home.rglob("*") if each.is_file() and not each.name.endswith(".lock")]
 

@@ -71,7 +71,7 @@ def test_a_picture_saved_anew_is_known_by_its_pixels(host, file):
 
 def test_without_recipe_there_is_no_replay(host, tmp_path):
     path = studio.Image.from_array(np.zeros((3, 3), np.uint8)).save(tmp_path / "b.png")
-    with pytest.raises(StoreError, match="carries no recipe"):
+    with pytest.raises(StoreError, match="has no recipe"):
         host.replay(path)
 
 
@@ -110,7 +110,7 @@ def test_a_changed_picture_is_told(host, file):
     report = host.replay(changed, elsewhere=True)
     assert not report.identical
     assert report.max_abs_diff == 1
-    assert report.changed_facts[0].startswith("content: changed since")
+    assert report.changed_facts[0].startswith("content: edited since")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ class Wide(studio.Inputs):
 )  # fmt: skip
 def test_a_recipe_from_elsewhere_is_bounded_however_it_spells_numbers(host, asked):
     recipe = host.generate("noise", prompt="x", seed=3).recipe
-    with pytest.raises(InputError, match="one from elsewhere may ask for at most"):
+    with pytest.raises(InputError, match="the limit for a recipe from elsewhere is"):
         check_bounds(recipe, Wide.parse(asked))
     check_bounds(recipe, Wide.parse({"steps": "200", "size": "2048x1024", "seconds": 1e9}))
 
@@ -166,7 +166,7 @@ def test_a_batch_is_told_to_differ_in_the_last_bits(host, file):
     recipe = studio.Image.open(file).recipe
     assert last_bits(recipe) == ""
     batch = recipe.model_copy(update={"batch_width": BatchWidth(min=1, max=4)})
-    assert last_bits(batch).startswith("it was made in a batch of 4")
+    assert last_bits(batch).startswith("generated in a batch of 4")
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "a device", "Too many levels"])
@@ -241,7 +241,7 @@ def test_a_recipe_from_elsewhere_opens_no_path(weighty, file, tmp_path):
     secret.mkdir()
     for model in (str(secret), "~/secret", "/dev/stdin", "../secret", f"file:{secret}", "nowhere"):
         forged = altered(file, generator="weighty", inputs={"model": model})
-        with pytest.raises(ModelError, match=r"by a path|not here"):
+        with pytest.raises(ModelError, match=r"by its path|not downloaded"):
             weighty.replay(forged, elsewhere=True)
 
 
@@ -269,7 +269,7 @@ def test_a_workflow_file_names_no_path_of_a_model(weighty, tmp_path):
         (tmp_path / "w.yaml").write_text(text.format(default, named) + "outputs: {a: '${a}'}\n")
         given = {"model": str(tmp_path)} if named.endswith("/secret") else {}
         (failed,) = weighty.run(tmp_path / "w.yaml", **given).failed[:1]
-        assert "names the model by a path" in failed.error.message
+        assert "names a model by its path" in failed.error.message
     (tmp_path / "w.yaml").write_text(text.format("", "${model}") + "outputs: {a: '${a}'}\n")
     assert weighty.run(tmp_path / "w.yaml", model=str(secret))["a"].text == str(secret)
     built = studio.Workflow("own")
