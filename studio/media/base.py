@@ -71,7 +71,7 @@ def recipe_of(text: str | None) -> tuple[Recipe | None, tuple[str, ...]]:
     try:
         return Recipe.parse(text), ()
     except MediaError as error:
-        return None, (f"{UNREAD}: {error.message.removeprefix('the recipe cannot be read: ')}",)
+        return None, (f"{UNREAD}: {error.message.removeprefix('the recipe is invalid: ')}",)
 
 
 class Media:
@@ -115,7 +115,7 @@ class Media:
 
     @property
     def recipe(self) -> Recipe | None:
-        """How it was made, where the host or the file recipe_json."""
+        """The recipe, if the host attached it or the file contains it."""
         return self._recipe
 
     @property

@@ -144,7 +144,7 @@ def test_a_path_that_is_no_plugin_is_a_usage_error(tmp_path):
         Plugins.discover([tmp_path / "pipe.py"])
     with pytest.raises(UsageError, match="does not exist"):
         Plugins.discover([tmp_path / "gone.py"], entry_points=False)
-    with pytest.raises(UsageError, match="holds no plugin"):
+    with pytest.raises(UsageError, match="contains no plugin"):
         Plugins.discover([tmp_path], entry_points=False)
 
 

@@ -72,7 +72,7 @@ def test_the_next_pull_goes_on(models: Models, hub: Hub) -> None:
     hub.cuts = [None, 11 << 20]  # config.json comes before it
     with pytest.raises(ModelError, match="could not be downloaded") as caught:
         models.pull(NAME, report=stop)
-    assert "what was fetched is kept" in (caught.value.hint or "")
+    assert "resumes the download" in (caught.value.hint or "")
     with pytest.raises(ModelError, match="is not downloaded"):
         models.path(NAME)
     hub.down = False

@@ -104,7 +104,7 @@ def test_an_ambiguous_id_lists_its_candidates(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for end in "12":
         (folder / f"{'abcdef' + end * 58}.txt").write_text("")
-    with pytest.raises(UsageError, match="fits 2 artifacts: abcdef1111111111, abcdef2222222222"):
+    with pytest.raises(UsageError, match="2 artifacts match: abcdef1111111111, abcdef2222222222"):
         store.get("abcdef")
 
 
