@@ -75,7 +75,8 @@ class Remake:
         try:
             return self._run(request, _name(recipe.device), seconds)
         except NotStored as error:
-            return error.media.noticing([f"it is not in the store: {error.message}"])
+            unstored: Media = error.media
+            return unstored.noticing([f"it is not in the store: {error.message}"])
 
     def _run(self, request: Request, recorded: str, seconds: float | None) -> Media:
         here = [engine.device for engine in self._router.engines]
