@@ -231,5 +231,5 @@ def test_aliases_that_clash_are_no_good():
 
     told = "; ".join(check(Clashing()))
     assert "its alias `count` is also another input" in told
-    assert "its input `seed` takes a name that the host uses" in told
+    assert "its input `seed` has a name that is reserved for the host" in told
     assert "its alias 'no-name' is not a name" in told

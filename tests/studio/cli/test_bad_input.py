@@ -181,7 +181,7 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_the_rest(
 
 def test_a_plugin_that_is_not_there_is_named(studio: Studio) -> None:
     ran = studio("plugins", plugin=Path("nowhere.py"))
-    _is_one_clear_error(ran.code, ran.err, 2, "there is no plugin `nowhere.py`", "file or a folder")
+    _is_one_clear_error(ran.code, ran.err, 2, "the plugin `nowhere.py` does not exist", "file or a folder")
 
 
 def test_a_broken_plugin_costs_only_itself(studio: Studio) -> None:

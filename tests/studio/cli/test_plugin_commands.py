@@ -162,7 +162,7 @@ def test_what_the_help_cannot_see_is_told(tmp_path: Path) -> None:
     [report] = Plugins.discover([folder], entry_points=False).reports
     assert (
         report.reason
-        == "its commands are not found: its main file must define or import `studio_commands` by that name"
+        == "its commands cannot be found: its main file must define or import `studio_commands` by that name"
     )
     assert "mine" not in find([folder]).commands
 

@@ -102,17 +102,17 @@ def test_what_cannot_be_compared_is_refused(folder, tmp_path, own_home):
     with studio.Studio(home=own_home, device="cpu", plugins=[PLUGIN]) as host:
         with pytest.raises(InputError, match=f"`n` is 1, but must be a whole number from {frechet.FEWEST}"):
             evaluate(host, "discs", folder, n=1)
-        with pytest.raises(UsageError, match="makes text"):
+        with pytest.raises(UsageError, match="generates text"):
             evaluate(host, "template", folder)
         with pytest.raises(UnknownName, match="colur"):
             evaluate(host, "discs", folder, by="colur")
         with pytest.raises(UnknownName, match="no input is called `steps`"):
             evaluate(host, "discs", folder, inputs={"steps": 3})
-        with pytest.raises(InputError, match="`of` takes the labels"):
+        with pytest.raises(InputError, match="`of` gets the labels"):
             evaluate(host, "discs", folder, inputs={"of": "red"})
         with pytest.raises(UsageError, match=f"has 10 pictures; at least {frechet.FEWEST} are needed"):
             evaluate(host, "discs", folder / "red")
-        with pytest.raises(UsageError, match="is no folder"):
+        with pytest.raises(UsageError, match="is not a folder"):
             evaluate(host, "discs", tmp_path / "nowhere")
         (folder / "mauve").mkdir()
         PIL.Image.new("RGB", (8, 8)).save(folder / "mauve" / "1.png")
@@ -122,7 +122,7 @@ def test_what_cannot_be_compared_is_refused(folder, tmp_path, own_home):
         with pytest.raises(MediaError, match=r"2\.png"):
             evaluate(host, "discs", folder)
         PIL.Image.new("RGB", (8, 8)).save(folder / "loose.png")
-        with pytest.raises(UsageError, match=r"`.*loose\.png` lies beside folders"):
+        with pytest.raises(UsageError, match=r"`.*loose\.png` has no label"):
             evaluate(host, "discs", folder)
 
 

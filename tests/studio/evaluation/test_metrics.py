@@ -52,7 +52,7 @@ def test_frechet_of_gaussians_that_are_known():
 def test_frechet_of_few_pictures_is_refused_with_the_number_needed(count):
     few, enough = draw(0, count), draw(1, frechet.FEWEST)
     for pair in ((few, enough), (enough, few)):
-        with pytest.raises(UsageError, match=f"of {count} pictures; it needs at least {frechet.FEWEST}"):
+        with pytest.raises(UsageError, match=f"at least {frechet.FEWEST} images in each set, but one has {count}"):
             frechet.distance(*pair)
 
 

@@ -16,7 +16,7 @@ def test_new_prints_the_folder_and_refuses_what_is_there(studio: Studio) -> None
     assert "`sub/soft-glow` already exists" in again.err
     taken = studio("plugins", "new", "echo")
     assert taken.code == 2
-    assert "a generator is called `echo` already" in taken.err
+    assert "the generator `echo` already exists" in taken.err
 
 
 def test_check_says_what_was_found(studio: Studio) -> None:

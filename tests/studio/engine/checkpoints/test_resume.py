@@ -208,7 +208,7 @@ def test_a_generator_that_is_gone_is_refused(sample_plugin):
     crash("chain", steps=100)
     with studio.Studio(plugins=[sample_plugin], device="cpu") as host:
         (error,) = host.resume().refused.values()
-        assert "`chain` is of the plugin `toy_plugin`" in error.message
+        assert "`chain` needs the plugin `toy_plugin`" in error.message
         assert "--plugin PATH" in error.hint
 
 
