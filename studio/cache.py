@@ -48,7 +48,7 @@ class SqliteCache:
                 try:
                     return self._once(work)
                 except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # a damaged name, in SQLite's own message
-                    if not isinstance(error, UnicodeDecodeError) and error.sqlite_errorcode & 0xFF not in _DAMAGED:
+                    if not isinstance(error, UnicodeDecodeError) and not _is_damage(error, self.path):
                         raise
                     self._renew()
                     return self._once(work)
@@ -99,6 +99,14 @@ class SqliteCache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_damage(error: sqlite3.Error, path: Path) -> bool:
+    """Whether the file is damaged. A damaged header can also make SQLite take a writable file for read-only."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
+    mounted = not os.statvfs(path.parent).f_flag & os.ST_RDONLY
+    return code in _DAMAGED or (code == sqlite3.SQLITE_READONLY and writable and mounted)
 
 
 def _system_error(error: sqlite3.Error, folder: Path) -> int:

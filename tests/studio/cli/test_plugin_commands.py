@@ -180,7 +180,7 @@ def test_a_command_that_is_not_there_names_the_plugins_that_failed(studio: Studi
     assert "plugin `broken`: ModuleNotFoundError: No module named 'no_such_module_here'" in ran.err
     listed = studio("--help", plugin=tmp_path / "gone.py")
     assert (listed.code, "  doctor " in listed.out) == (0, True)
-    assert "plugin commands cannot be listed: there is no plugin" in listed.err
+    assert "plugin commands cannot be listed: the plugin" in listed.err
 
 
 def test_no_command_of_a_built_in_plugin_is_the_hosts(studio: Studio) -> None:
