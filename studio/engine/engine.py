@@ -1,7 +1,6 @@
-"""The engine: a loop with the worker that takes its turns.
+"""The engine: a loop, and the worker that runs it, for one device.
 
-The worker's thread is a daemon that starts with the first request and ends with `close` (or the interpreter). This
-module knows nothing of plugins' discovery or of terminals.
+The worker's thread is a daemon that starts with the first request and ends with `close` (or the interpreter).
 
 Try it: ``pytest tests/studio/engine/test_engine.py``
 """

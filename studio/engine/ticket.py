@@ -45,7 +45,7 @@ class Ticket:
     def __init__(
         self, request: Request, cancel: Callable[[TrackedRequest], None], ended: Callable[[], None] = lambda: None
     ) -> None:
-        """`ended` is called once, before the last event is told."""
+        """`ended` is called once, before the last event is delivered."""
         self.request = request
         self._guard = threading.RLock()
         self._news = threading.Condition(self._guard)
@@ -191,7 +191,7 @@ class EventStream:
 
     def __init__(self, ticket: Ticket, after: int) -> None:
         self._ticket, self._after = ticket, after
-        self._reported_used = 0  # characters of text
+        self._emitted_length = 0  # characters of text
         self._over = False
 
     def __iter__(self) -> Self:
@@ -213,11 +213,11 @@ class EventStream:
     def _take(self, event: Event) -> Event:
         self._after, self._over = event.number, event.last
         if isinstance(event, Delta):
-            if event.start < self._reported_used:  # it was joined with what was told already
-                event = Delta(self._reported_used, event.text[self._reported_used - event.start :]).numbered(
+            if event.start < self._emitted_length:  # it was merged with text that was already delivered
+                event = Delta(self._emitted_length, event.text[self._emitted_length - event.start :]).numbered(
                     event.number
                 )
-            self._reported_used = event.start + len(event.text)
+            self._emitted_length = event.start + len(event.text)
         return event
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from studio.generator import State
 
 MOST_BYTES = 16 << 10
-_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})  # what nobody can write into
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})  # immutable types
 
 
 def fingerprint(state: State) -> int:

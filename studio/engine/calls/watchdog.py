@@ -29,8 +29,8 @@ def timed_out(call: Call, stuck: threading.Thread) -> TimedOut:
 class Watchdog:
     """Finds calls that exceed their timeout, in a thread of its own; each is reported once.
 
-    It sleeps from one due time to the next that it finds, so that watching a call wakes nobody. Watching takes no lock
-    either: whoever takes a call out of the dictionary has it, and only one can.
+    It sleeps until the next deadline, so that watching a call wakes no thread. Watching takes no lock either: only one
+    thread can remove a call from the dictionary.
     """
 
     def __init__(self) -> None:

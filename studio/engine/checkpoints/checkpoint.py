@@ -138,7 +138,7 @@ def _metadata(header: bytes) -> dict[str, str]:
 
 def _check_hash(data: bytes, header: bytes) -> None:
     """Only the hash is unescaped in the header; quotes in the JSON texts are escaped."""
-    told = _metadata(header).get("sha256", "").encode()
-    unsigned = data.replace(_HASH % told, _HASH % _ZEROS, 1)
-    if hashlib.sha256(unsigned).hexdigest().encode() != told:
+    stored = _metadata(header).get("sha256", "").encode()
+    unsigned = data.replace(_HASH % stored, _HASH % _ZEROS, 1)
+    if hashlib.sha256(unsigned).hexdigest().encode() != stored:
         raise Damaged("it is damaged: its contents do not match its sha256")

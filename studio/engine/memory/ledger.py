@@ -79,7 +79,7 @@ class MemoryNeed:
         )
 
 
-_TEXTS = (".json", ".txt", ".jinja", ".model")  # beside weights: configs, vocabularies, chat templates
+_TEXTS = (".json", ".txt", ".jinja", ".model")  # files next to weights: configs, vocabularies, chat templates
 
 
 def weight_bytes(files: Iterable[Path], dtype: str) -> int:

@@ -242,8 +242,8 @@ class ModelCache:
         whole, budget = weight_bytes(files, dtype), self.ledger.budget
         if not generator.streams or budget is None:
             return whole, whole
-        beside = self.reserve(generator, dtype) or whole  # of a step never made: as much again
-        if whole + beside <= budget:
+        calls = self.reserve(generator, dtype) or whole  # never measured: assume as much as the weights
+        if whole + calls <= budget:
             return whole, whole
         at_once = 2 if self.components.device.pins_memory else 1
         return min(whole, least_streamed_bytes(files, dtype, at_once)), whole

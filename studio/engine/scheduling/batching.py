@@ -20,7 +20,7 @@ _number = attrgetter("number")
 LATENCY_GOAL_S = 1.0  # a shared step that would take longer gets a smaller batch
 GAIN = 1.03  # a larger batch must raise throughput by this factor
 REMEASURE_EVERY = (
-    256  # every so many steps the next wider and the next narrower are tried again: the load may have changed
+    256  # steps after which the next larger and next smaller batch sizes are tried again, as the load may have changed
 )
 
 

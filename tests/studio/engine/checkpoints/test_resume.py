@@ -232,7 +232,7 @@ def test_a_changed_plugin_is_told(tmp_path):
         (ticket,) = host.resume().tickets.values()
         notices = [event.text for event in ticket.events() if isinstance(event, Notice)]
     assert notices[0] == "begun"
-    assert "resumed; the plugin's version was `" in notices[1]
+    assert "resumed; the plugin's version changed from `" in notices[1]
 
 
 def test_nothing_is_left_after_an_ordinary_run():
