@@ -117,7 +117,7 @@ def test_steps_are_recorded_by_width_and_guidance_and_repeated(tiny_folder: Path
     unlike = [{}, {"guidance": 1}, {"cache": True}, {"image": PICTURE, "mask": MASK}]
     made = []
     with FakeGpu.installed() as gpu, torch.no_grad():
-        gpu.records = True
+        gpu.records_graphs = True
         for device in ("cpu", "gpu:0"):
             model = generator.load(studio.ModelRef(), device, "float32")
             a, b, c, d = kinds(generator, model, steps, unlike)
@@ -140,7 +140,7 @@ def test_recordings_go_with_the_weights_and_come_again(tiny_folder: Path) -> Non
     generator, steps = ImageGenerator(tiny_folder), SMALL | {"steps": 20}
     made = []
     with FakeGpu.installed() as gpu, torch.no_grad():
-        gpu.records = True
+        gpu.records_graphs = True
         for device in ("cpu", "gpu:0"):
             models = ModelCache(
                 device, "float32", ledger=Ledger(1 << 40), host=Ledger(1 << 40) if device != "cpu" else None
@@ -165,7 +165,7 @@ def test_recordings_go_with_the_weights_and_come_again(tiny_folder: Path) -> Non
 def test_a_model_that_is_streamed_is_not_recorded(tiny_folder: Path) -> None:
     generator = ImageGenerator(tiny_folder)
     with FakeGpu.installed() as gpu, torch.no_grad():
-        gpu.records = True
+        gpu.records_graphs = True
         with hosting(None, Streaming(limit=1 << 16)):
             model = generator.load(studio.ModelRef(), "gpu:0", "float32")
         [state] = kinds(generator, model, SMALL | {"steps": 8}, [{}])

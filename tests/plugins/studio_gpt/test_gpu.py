@@ -247,7 +247,7 @@ def test_what_stands_beside_a_request_never_reaches_it(gpu, checkpoints, kernel)
 
 
 def test_steps_that_write_are_recorded_and_repeated_until_what_they_read_moves(gpu, checkpoints) -> None:
-    gpu.records = True
+    gpu.records_graphs = True
     generator = ExplainGenerator(checkpoints("mistral")[0])
     here = written(generator, on_cpu(generator), ASKED)
     model = generator.load(studio.ModelRef(variant="loaded"), "gpu:0", "float32")
