@@ -71,7 +71,7 @@ def register(observer: Observer) -> None:
 
 
 @dataclass(frozen=True)
-class _Recording:
+class _StoredGraph:
     """A recording, its inputs, the other tensors that it reads, and the reports of each observer."""
 
     inputs: Sequence[torch.Tensor]
@@ -96,7 +96,7 @@ class Graphs:
         self._reads = reads
         self._weights: _Weights | None = None
         self._calls: dict[Hashable, int] = {}
-        self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()  # those used longest ago first
+        self._recordings: OrderedDict[Hashable, _StoredGraph] = OrderedDict()  # those used longest ago first
         self.device.register_graphs(self)
 
     def __len__(self) -> int:
@@ -147,7 +147,7 @@ class Graphs:
             self._weights = _Weights(self._reads, self.device.kind)
         return self._weights.fixed and not self._weights.learns()
 
-    def _repeat(self, found: _Recording) -> Any:
+    def _repeat(self, found: _StoredGraph) -> Any:
         found.replay()
         for observer, reported in found.reported:
             for each in reported:
@@ -173,7 +173,7 @@ class Graphs:
         else:
             if len(self._recordings) >= self.most:
                 self._recordings.popitem(last=False)
-            self._recordings[whole] = recording = _Recording(places, made, replay, read, reported)
+            self._recordings[whole] = recording = _StoredGraph(places, made, replay, read, reported)
             return self._repeat(recording)  # recording computes nothing, so replay
         finally:
             _read.reset(token)

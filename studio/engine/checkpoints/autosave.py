@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from studio.engine.checkpoints.checkpoint import SUFFIX, Progress, pack
+from studio.engine.checkpoints.checkpoint import SUFFIX, SavedProgress, pack
 from studio.engine.checkpoints.encoding import Unsavable
 from studio.engine.checkpoints.run_folder import RunFolder
 from studio.engine.events import Event, Failed, Notice
@@ -125,10 +125,10 @@ class Autosaver(Watcher):
             watcher.saved(entry.number, entry.name, len(data), begun, ended)
 
 
-def progress_of(entry: TrackedRequest) -> Progress:
+def progress_of(entry: TrackedRequest) -> SavedProgress:
     """Describe a running request so that another process can resume it."""
     assert entry.state is not None
-    return Progress(
+    return SavedProgress(
         **seen_of(entry),
         spec=spec_of(entry, entry.threads),
         position=entry.state.position,

@@ -1,6 +1,6 @@
 """A checkpoint: one file with a running request and its state between two steps.
 
-It is a safetensors file with the state's tensors, and JSON in its metadata: `request` (`Progress`), `state` (see
+It is a safetensors file with the state's tensors, and JSON in its metadata: `request` (`SavedProgress`), `state` (see
 `encoding`) and `sha256`, the hash of the whole file with zeros in place of the hash. It names no class to import: the
 state has the class of what the generator's own `start` returns. Any other file is rejected with `CheckpointError`.
 
@@ -35,7 +35,7 @@ _HASH = b'"sha256":"%b"'
 _S = TypeVar("_S", bound=State)
 
 
-class Progress(RunRecord):
+class SavedProgress(RunRecord):
     """What another process needs to resume a request (`schema_version` 2; 1 is read too).
 
     `position` of `steps` steps were complete when it was saved, at `saved` (ISO 8601, UTC), after `seconds` of work.
@@ -52,7 +52,7 @@ class Checkpoint:
 
     id: str
     path: Path
-    progress: Progress
+    progress: SavedProgress
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -60,7 +60,9 @@ class Checkpoint:
         try:
             with open_regular(path) as file:
                 header = _header(file, os.fstat(file.fileno()).st_size)
-            return cls(path.name.removesuffix(SUFFIX), path, Progress.model_validate_json(_metadata(header)["request"]))
+            return cls(
+                path.name.removesuffix(SUFFIX), path, SavedProgress.model_validate_json(_metadata(header)["request"])
+            )
         except OSError as error:
             raise CheckpointError(path, f"it cannot be read: {error.strerror or error}") from error
         except (Damaged, KeyError, ValidationError):
@@ -82,7 +84,7 @@ class Checkpoint:
             raise CheckpointError(self.path, "it is damaged") from None
 
 
-def pack(progress: Progress, state: State) -> bytes:
+def pack(progress: SavedProgress, state: State) -> bytes:
     """Return the bytes of a checkpoint. Raises Unsavable if a value of the state has an unsupported type."""
     fields, tensors = encode_state(state)
     try:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 import studio
-from studio.engine.checkpoints.checkpoint import Checkpoint, Progress, pack
+from studio.engine.checkpoints.checkpoint import Checkpoint, SavedProgress, pack
 from studio.engine.checkpoints.encoding import Unsavable
 from studio.errors import CheckpointError
 from studio.generator import Rng
@@ -43,7 +43,7 @@ def progress(**changed):
         "spec": JobSpec(generator="toy", seed=1, dtype="float32"), "generator_version": "1", "position": 1, "steps": 2,
         "plugin": PluginRef(name="tests", version="1"), "device": "cpu", "saved": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
-    return Progress(**{**given, **changed})
+    return SavedProgress(**{**given, **changed})
 
 
 def through_file(state, folder):
@@ -161,7 +161,7 @@ def test_a_state_without_tensors_needs_no_torch(tmp_path):
 import sys, pathlib, studio
 from studio.engine.checkpoints.checkpoint import *
 from studio.recipe import *
-who = Progress.model_validate_json({progress().model_dump_json()!r})
+who = SavedProgress.model_validate_json({progress().model_dump_json()!r})
 path = pathlib.Path({str(path)!r})
 rng = studio.generator.Rng(1); rng.python.random()
 class S(studio.State): pass
@@ -219,7 +219,7 @@ def test_no_damage_goes_unseen(data, tmp_path_factory):
     }[how]
     path.write_bytes(bad)
     if bad != good:
-        with pytest.raises(CheckpointError, match="cannot be taken up"):
+        with pytest.raises(CheckpointError, match="cannot be resumed"):
             Checkpoint.open(path).state(Anything(), "cpu")
 
 
@@ -227,7 +227,7 @@ def test_no_damage_goes_unseen(data, tmp_path_factory):
 def test_foreign_files_are_refused(foreign, tmp_path_factory):
     path = tmp_path_factory.mktemp("one") / "one.safetensors"
     path.write_bytes(foreign)
-    with pytest.raises(CheckpointError, match="`one` cannot be taken up"):
+    with pytest.raises(CheckpointError, match="`one` cannot be resumed"):
         Checkpoint.open(path)
 
 
@@ -264,7 +264,7 @@ def test_what_was_known_of_a_request_in_schema_1_is_read():
         "destination": {"path": "x"}, "position": 1, "steps": 2, "batch_width": {"min": 1, "max": 2},
         "notices": ["cut"], "seconds": 1.5, "saved": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
-    read = Progress.model_validate_json(json.dumps(old))
+    read = SavedProgress.model_validate_json(json.dumps(old))
     spec = read.spec
     assert (spec.priority, spec.client, spec.label, spec.preview_every) == ("background", "ann", "l", 3)
     assert (spec.time_limit_s, spec.destination, spec.model.sha256) == (9.0, {"path": "x"}, {"w": "c" * 64})

@@ -175,7 +175,7 @@ def test_damaged_and_foreign_ones_are_refused_and_the_others_go_on():
     assert {path.name for path in saved()} == {damaged.name, foreign.name}, "nothing is lost by looking"
     ran = resume("--all", "--json")
     assert ran.returncode == 1
-    assert {each["id"]: "cannot be taken up" in each["error"] for each in json.loads(ran.stdout)} == {
+    assert {each["id"]: "cannot be resumed" in each["error"] for each in json.loads(ran.stdout)} == {
         damaged.stem: True, foreign.stem: True,
     }  # fmt: skip
 
