@@ -48,7 +48,7 @@ def write(frames: Iterable[PIL.Image.Image | NDArray[np.uint8]], fps: float, suf
     import PIL.PngImagePlugin
 
     if suffix == ".avif" and not PIL.features.check("avif"):
-        raise MediaError("this Pillow writes no AVIF", hint="update Pillow, or choose another format")
+        raise MediaError("the installed Pillow cannot write AVIF", hint="update Pillow, or choose another format")
     first, *others = (each if isinstance(each, PIL.Image.Image) else PIL.Image.fromarray(each) for each in frames)
     how = dict(_HOW[suffix])
     if text and suffix in (".webp", ".avif"):
@@ -233,7 +233,7 @@ class Animation:
             count += 1
             size = size or frame.size
             if frame.size != size:
-                raise MediaError("the animated picture has frames of unlike sizes", hint="save it anew")
+                raise MediaError("the animated image has frames of different sizes", hint="save it again")
             yield np.asarray(pictures.on_white(pictures.plain(frame, self._profile, self._depth)[0]))
         if count < len(self.lasting):
             raise damaged("the animated picture", READ)

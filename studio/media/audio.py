@@ -82,7 +82,7 @@ class Audio(Media):
         if form == _EXTENSIBLE and len(chunks[b"fmt "]) >= 26:
             form = struct.unpack_from("<H", chunks[b"fmt "], 24)[0]
         if not 1 <= channels <= 8:
-            raise MediaError(f"the WAV file has {channels} channels; 1 to 8 are read", hint="mix it down")
+            raise MediaError(f"the WAV file has {channels} channels; 1 to 8 are supported", hint="mix it down")
         count = len(chunks[b"data"]) // max(1, bits // 8)
         check_decoded(count * 4, "the sound", f"{count // channels:,} samples of {channels} channels")
         samples = _wav_samples(chunks[b"data"], form, bits)
@@ -112,7 +112,7 @@ def _wav_samples(body: memoryview, form: int, bits: int) -> NDArray[np.float32]:
     if form == _FLOAT and bits in (32, 64):
         return np.frombuffer(body[: len(body) // (bits // 8) * (bits // 8)], f"<f{bits // 8}").astype(np.float32)
     if form != _PCM or bits not in (8, 16, 24, 32):
-        raise MediaError(f"WAV format {form} with {bits} bits is not read; use PCM or float")
+        raise MediaError(f"WAV format {form} with {bits} bits is not supported; use PCM or float")
     if bits == 8:
         made = np.frombuffer(body, np.uint8).astype(np.float32)
         made -= 128

@@ -39,10 +39,10 @@ UNREAD = "its recipe cannot be read"  # how a notice begins that says so
 
 
 def damaged(noun: str, formats: str) -> MediaError:
-    """The one error for all that a decoder can find wrong with a file."""
+    """The error for any damage that a decoder finds in a file."""
     return MediaError(
-        f"{noun} is truncated, damaged, or in a format that is not read ({formats})",
-        hint="save it anew in one of these formats",
+        f"{noun} is truncated, damaged, or not in a supported format ({formats})",
+        hint="save it in one of these formats",
     )
 
 
@@ -50,7 +50,7 @@ def check_decoded(size: int, noun: str, what: str) -> None:
     """Raise MediaError if `what` a file claims to hold takes more than `MAX_DECODED_BYTES` once decoded."""
     if size > MAX_DECODED_BYTES:
         raise MediaError(
-            f"{noun} holds {what}, {size >> 20:,} MiB once decoded; at most {MAX_DECODED_BYTES >> 20} MiB are read",
+            f"{noun} has {what}, {size >> 20:,} MiB when decoded; the limit is {MAX_DECODED_BYTES >> 20} MiB",
             hint="make it smaller or shorter",
         )
 
@@ -67,7 +67,7 @@ def recipe_of(text: str | None) -> tuple[Recipe | None, tuple[str, ...]]:
     if text is None:
         return None, ()
     if not (text.lstrip().startswith("{") and '"schema_version"' in text):
-        return None, ("its text `studio` is of another program, and not a recipe",)
+        return None, ("its text `studio` was written by another program, and is not a recipe",)
     try:
         return Recipe.parse(text), ()
     except MediaError as error:
@@ -238,7 +238,7 @@ class Text(str, Media):
         try:
             return self.encode()
         except UnicodeEncodeError:
-            raise MediaError("the text holds a lone surrogate, which UTF-8 cannot encode") from None
+            raise MediaError("the text contains a lone surrogate, which UTF-8 cannot encode") from None
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

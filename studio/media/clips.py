@@ -185,7 +185,7 @@ def _streams(data: bytes, put: Put) -> dict[str, Any]:
     try:
         with av.open(io.BytesIO(data), options=dict(OPTIONS)) as container:
             if not container.streams.video:
-                raise MediaError("the file holds no video", hint="name a file with a video stream")
+                raise MediaError("the file contains no video", hint="use a file with a video stream")
             text = container.metadata.get("comment", "")
             how, frames = _timed(container)
             size = _shape(container.streams.video[0])
@@ -234,7 +234,7 @@ def _decoded(container: Any, how: Rhythm, put: Put) -> tuple[int, tuple[int, int
     for frame in how.shown(timed()):
         found = (frame.shape[1], frame.shape[0])
         if made and found != size:
-            raise MediaError("the video changes its size on the way", hint="write it anew at one size")
+            raise MediaError("the frame size of the video changes", hint="encode it again at one size")
         made, size = made + 1, found
         animation.check_frames(made, size)
         put("frames", _even(frame))
@@ -290,7 +290,7 @@ def _even(frame: NDArray[np.uint8]) -> bytes:
     """Without the last row or column where they are odd, as H.264 needs it."""
     width, height = _sides((frame.shape[1], frame.shape[0]))
     if not width or not height:
-        raise MediaError("a video has frames of at least 2x2 pixels", hint="name a larger one")
+        raise MediaError("the frames of a video must have at least 2x2 pixels", hint="use a larger video")
     return frame[:height, :width].tobytes()
 
 

@@ -60,8 +60,8 @@ class Embedding(Media):
         except (ValueError, TypeError, EOFError, OSError, SyntaxError, OverflowError, MemoryError, RecursionError):
             raise damaged("the embedding", ".npy of one row of floats") from None
         if kind.kind != "f" or kind.shape or len(shape) != 1:
-            raise MediaError(f"the .npy holds {kind} of the shape {shape}; an embedding is one row of floats"[:200])
+            raise MediaError(f"the .npy has {kind} of shape {shape}; an embedding is one row of floats"[:200])
         body = data[file.tell() :]
         if not 0 <= shape[0] * kind.itemsize <= len(body):
-            raise MediaError(f"the .npy is truncated: it claims {shape[0]:,} numbers", hint="make it anew")
+            raise MediaError(f"the .npy is truncated: it claims {shape[0]:,} numbers", hint="generate it again")
         return cls(np.frombuffer(body, kind, shape[0]))

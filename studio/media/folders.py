@@ -44,7 +44,7 @@ def files_in(
         elif not path.is_dir():
             faults[path] = MediaError(f"cannot read `{path}`: it is not a regular file")
     if not (found or faults):
-        raise UsageError(f"the folder `{folder}` holds no files of a known kind", hint=f"known: {', '.join(suffixes)}")
+        raise UsageError(f"the folder `{folder}` has no files of a known kind", hint=f"known: {', '.join(suffixes)}")
     if broken is not None:
         broken |= faults
     return found

@@ -55,7 +55,7 @@ def read(data: bytes) -> Picture:
         depth, profile = png.depth(data), _profile(data, notices)
         data = png.picture(data)
     elif data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MAX_SCANS:  # no FF DA stands within coded pixels
-        raise MediaError(f"the JPEG has more than {MAX_SCANS} scans, the most that are read", hint="save it anew")
+        raise MediaError(f"the JPEG has more than {MAX_SCANS} scans, the limit", hint="save it again")
     try:
         with opened(data) as image:
             check_pixels(image.size)
@@ -63,7 +63,7 @@ def read(data: bytes) -> Picture:
             description = _turn(image, notices)
             made, more = plain(image, profile, depth)
     except PIL.Image.DecompressionBombError:
-        raise MediaError(f"the picture has more than {MAX_PIXELS:,} pixels, the most that is read") from None
+        raise MediaError(f"the picture has more than {MAX_PIXELS:,} pixels, the limit") from None
     except DAMAGED as error:
         raise damaged("the picture", FORMATS) from error
     return Picture(made, (*notices, *more), description)
@@ -84,9 +84,9 @@ def check_pixels(size: tuple[int, int]) -> None:
     """Raise MediaError for a picture of no pixel, or of too many."""
     width, height = size
     if width < 1 or height < 1:
-        raise MediaError(f"a picture has at least one pixel, not {width}x{height}")
+        raise MediaError(f"a picture must have at least one pixel, not {width}x{height}")
     if width * height > MAX_PIXELS:
-        raise MediaError(f"the picture has {width}x{height} pixels; at most {MAX_PIXELS:,} in all are read")
+        raise MediaError(f"the picture has {width}x{height} pixels; the limit is {MAX_PIXELS:,} in total")
 
 
 def plain(pil: PIL.Image.Image, profile: bytes | None = None, depth: int = 8) -> tuple[PIL.Image.Image, list[str]]:
@@ -207,7 +207,7 @@ def _white(array: NDArray[Any], mode: str, notices: list[str]) -> float:
     else:
         white = next((top for limit, top in ((8, 1.0), (255, 255.0), (65535, 65535.0)) if most <= limit), 0.0)
         if not white:
-            raise MediaError(f"the picture's floats go up to {most:g}; 0 to 1, 255 or 65535 are read",
+            raise MediaError(f"the picture's floats go up to {most:g}; the maximum must be 1, 255 or 65535",
                              hint="scale them to 0 to 1")  # fmt: skip
     if mode == "F" and (most > 1 or float(array.min()) < 0):
         notices.append(

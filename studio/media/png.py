@@ -91,7 +91,7 @@ def depth(png: bytes) -> int:
 def chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Walk the chunks up to IEND: kind, where the body starts and ends. Raises MediaError for a truncated file."""
     if not is_png(png):
-        raise MediaError("this is not a PNG: its first bytes are not a PNG's")
+        raise MediaError("not a PNG file")
     at = len(SIGNATURE)
     while at < len(png):
         if at + 12 > len(png):

@@ -69,8 +69,8 @@ def _received(pipe: IO[bytes], noun: str) -> tuple[dict[str, Any], dict[str, byt
     while True:
         head = pipe.read(_HEAD.size)
         if len(head) < _HEAD.size:
-            raise MediaError(f"{noun} is damaged, or takes more memory or time to decode than is allowed",
-                             hint="save it anew with another program, smaller or shorter")  # fmt: skip
+            raise MediaError(f"{noun} is damaged, or needs more memory or time to decode than allowed",
+                             hint="save it with another program, smaller or shorter")  # fmt: skip
         name, length = _HEAD.unpack(head)
         body = pipe.read(length)
         if name == _END:
@@ -80,7 +80,7 @@ def _received(pipe: IO[bytes], noun: str) -> tuple[dict[str, Any], dict[str, byt
             return found, pieces
         pieces[_PIECES[name]] += body
         if len(pieces["frames"]) > MAX_DECODED_BYTES:
-            raise MediaError(f"{noun} holds more than {MAX_DECODED_BYTES >> 20} MiB of frames",
+            raise MediaError(f"{noun} has more than {MAX_DECODED_BYTES >> 20} MiB of frames",
                              hint="make it smaller or shorter")  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_a_broken_picture_is_left_out_and_told(command: Command, discs: Path) ->
     (discs / "bad.png").write_bytes((discs / "red.png").read_bytes()[:-60])
     ranked = command("rank", "a red circle", str(discs), "--json")
     assert (ranked.code, len(ranked.told)) == (1, 3)
-    assert "left out" in ranked.err
+    assert "skipped" in ranked.err
     assert "bad.png" in ranked.err
     alone = command("rank", "a red circle", str(discs / "bad.png"))
     assert (alone.code, alone.out) == (1, "")
@@ -57,8 +57,8 @@ def test_a_broken_picture_is_left_out_and_told(command: Command, discs: Path) ->
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (("rank", "red", "empty"), "the folder `empty` holds no files of a known kind"),
-        (("search", "red", "empty"), "the folder `empty` holds no files of a known kind"),
+        (("rank", "red", "empty"), "the folder `empty` has no files of a known kind"),
+        (("search", "red", "empty"), "the folder `empty` has no files of a known kind"),
         (("search", "red"), "the store has no pictures yet"),
         (("search", "red", "nowhere"), "`nowhere` is not a folder"),
         (("label", "discs", "--labels", "one"), "labels"),
@@ -165,7 +165,7 @@ def test_names_that_are_not_text_and_what_cannot_be_read(command: Command, discs
                 1,
                 True,
             )
-            assert ran.err.count("left out") == 4, (argv, known)
+            assert ran.err.count("skipped: ") == 4, (argv, known)
             for name in ("bad\\udcfa.png", "loop.png", "gone.png", "pipe.png"):
                 assert name in ran.err
     assert command("rank", "red", str(strange)).out.endswith("d\\udcff/red\\udcfe.png\n")

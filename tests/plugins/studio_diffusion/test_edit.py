@@ -267,7 +267,7 @@ def test_other_kinds_of_pictures_are_converted_and_said(tmp_path: Path) -> None:
 def test_files_that_are_no_pictures_or_too_large_are_refused(tmp_path: Path) -> None:
     (tmp_path / "note.png").write_text("no picture")
     (tmp_path / "huge.png").write_bytes(saved(PIL.Image.new("1", (10_000, 10_000)), "PNG"))
-    for name, words in (("note.png", "format that is not read"), ("huge.png", "10000x10000"), ("none.png", "none.png")):
+    for name, words in (("note.png", "supported format"), ("huge.png", "10000x10000"), ("none.png", "none.png")):
         with pytest.raises(MediaError, match=words):
             ImageGenerator.Inputs.parse({"prompt": "x", "image": tmp_path / name})
 

@@ -142,7 +142,7 @@ def test_damaged_pictures_are_refused(studio: Studio, command: str) -> None:
         "cut.png": (whole[: len(whole) - 40], "cannot read `cut.png` as a picture"),
         "header.png": (whole[:20], "cannot read `header.png` as a picture"),
         "empty.png": (b"", "cannot read `empty.png` as a picture"),
-        "text.png": (b"hello", "in a format that is not read"),
+        "text.png": (b"hello", "not in a supported format"),
     }
     for name, (data, message) in hostile.items():
         Path(name).write_bytes(data)

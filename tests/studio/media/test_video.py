@@ -225,7 +225,7 @@ def test_a_file_of_sound_alone_is_no_video(tmp_path):
         sound.rate = 8000
         container.mux(stream.encode(sound))
         container.mux(stream.encode())
-    with pytest.raises(MediaError, match="holds no video"):
+    with pytest.raises(MediaError, match="contains no video"):
         studio.Video.open(path)
 
 
