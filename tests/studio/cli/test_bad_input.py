@@ -137,7 +137,7 @@ def test_damaged_pictures_are_refused(studio: Studio, command: str) -> None:
     assert studio("generate", "dot", "x", "--side", "64", "-o", "dot.png").code == 0
     whole = Path("dot.png").read_bytes()
     hostile = {
-        "huge.png": (_png(100_000, 100_000), "at most 50,000,000"),
+        "huge.png": (_png(100_000, 100_000), "the limit is 50,000,000"),
         "short.png": (_png(64, 64), "truncated, damaged"),
         "cut.png": (whole[: len(whole) - 40], "cannot read `cut.png` as a picture"),
         "header.png": (whole[:20], "cannot read `header.png` as a picture"),
