@@ -17,7 +17,7 @@ import studio
 from studio.errors import WeightsError
 from studio.loaders import diffusers as loaders
 from studio_diffusion.samplers import History, Level, StepInputs, euler
-from studio_video.stock import SCHEDULERS, SingleStepScheduler, check_scheduler, check_solver
+from studio_video.single_step import SCHEDULERS, SingleStepScheduler, check_scheduler, check_solver
 from studio_video.video import VideoGenerator
 
 FLOW, DDIM = "FlowMatchEulerDiscreteScheduler", "CogVideoXDDIMScheduler"
