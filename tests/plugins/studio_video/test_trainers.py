@@ -41,8 +41,8 @@ def test_the_commonest_and_those_named_besides() -> None:
     [
         ({"groups": "animal"}, "`groups` has `animal`", "did you mean `animals`"),
         ({"also": "red aple"}, "`also` has `red aple`", "did you mean `red apple`"),
-        ({"also": "cat"}, "`also` has `cat`, which no emoji", "it has dog"),
-        ({"groups": " ,"}, "`groups` and `also` are empty", "name a group"),
+        ({"also": "cat"}, "`also` has `cat`, which is not in", "it has dog"),
+        ({"groups": " ,"}, "`groups` and `also` are empty", "give a group"),
     ],
 )
 def test_what_is_not_there_is_refused(options: dict[str, Any], said: str, hint: str) -> None:
