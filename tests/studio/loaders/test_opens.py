@@ -18,9 +18,8 @@ ELSEWHERE = {
     "studio/models/source.py": "a file that ships",
     "studio/models/clients.py": "what pip or npm said, in a folder made here",
     "studio/devices": "the system's own files",
-    "studio/devices/torch_setup.py": "the system's own files",
     "studio/plugins/": "plugins, which are code that the user named, after `is_file`",
-    "studio/engine/memory/model_cache.py": "checksums of a package, after `is_file`",
+    "studio/weights/checksums.py": "checksums of a package, after `is_file`",
     "studio/cli/lib/destination.py": "a file of that name, after `is_file`",
     "studio/training": "files of the run's own folder, whose checkpoints are looked at with `check_regular`",
     "plugins/studio_gpt/train.py": "what was written just before",
@@ -29,7 +28,7 @@ ELSEWHERE = {
     "plugins/studio_diffusion/export.py": "what was written just before",
     "plugins/studio_video/latent_cache.py": "what was written just before",
     "plugins/studio_dcgan/checkpoint.py": "after `check_regular`",
-    "studio/weights.py": "after `check_regular`",
+    "studio/weights/loading.py": "after `check_regular`",
     "studio/testing/fake_tensor.py": "the library's own reader, put on the fake device",
 }
 
