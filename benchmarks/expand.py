@@ -45,14 +45,14 @@ Asked = list[tuple[str, str]]  # ideas, and the name of what is meant
 
 def expand(path: Path, asked: Sequence[str]) -> list[str]:
     """What the model at `path` answers, greedily, in at most 48 tokens."""
-    generator = TextGenerator(path, shares=False)
+    generator = TextGenerator(path)
     loaded = generator.load(studio.ModelRef(), "cpu", "float32")
     made = []
     for start in range(0, len(asked), BATCH):
         values = [
             {"prompt": FORM.format(idea), "temperature": 0, "max_tokens": MOST} for idea in asked[start : start + BATCH]
         ]
-        states = [generator.start(loaded, generator.Inputs.parse(each), studio.Rng(0)) for each in values]
+        states = [generator.start_isolated(loaded, generator.Inputs.parse(each), studio.Rng(0)) for each in values]
         while any(not state.done for state in states):
             moved = iter(generator.step(loaded, [state for state in states if not state.done]))
             states = [state if state.done else next(moved) for state in states]

@@ -113,7 +113,7 @@ def mixture(minutes: float, memory: str) -> None:
             host.image("a cat", seed=1, size=size, steps=2)
         host.generate("grow", seed=1, steps=400, wide=8192)
         engine._models.evict_all(lambda model: 0)
-        release_freed()
+        release_freed("cpu")
         base, ledger = resident(), engine.ledger
         ledger.most_used = ledger.used
         sampler = Sampler()

@@ -33,7 +33,7 @@ from torch.nn.functional import mse_loss  # noqa: E402
 from studio.devices.precision import autocast  # noqa: E402
 from studio_dcgan import train  # noqa: E402
 from studio_dcgan.augment import augment  # noqa: E402
-from studio_dcgan.model import Discriminator, Generator  # noqa: E402
+from studio_dcgan.model import Discriminator, GeneratorNet  # noqa: E402
 from studio_diffusion import noise, train_pixel  # noqa: E402
 
 PICTURES, CLASSES = 285, 285
@@ -51,7 +51,7 @@ def dcgan_ours(device: torch.device, width: int, batch: int, steps: int, picture
 
 def dcgan_plain(device: torch.device, width: int, batch: int, steps: int, pictures: np.ndarray) -> float:
     """Seconds a step of the loop of PyTorch's DCGAN tutorial, with classes and augmentation."""
-    generator = Generator(width=width, classes=CLASSES).to(device).train()
+    generator = GeneratorNet(width=width, classes=CLASSES).to(device).train()
     discriminator = Discriminator(width, CLASSES).to(device).train()
     optimizers = [
         torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True) for net in (generator, discriminator)

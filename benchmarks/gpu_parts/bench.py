@@ -110,11 +110,11 @@ class Bench:
     def no_graphs(self) -> Iterator[None]:
         """Record nothing meanwhile, and forget what was recorded."""
         self.device.drop_recordings()
-        records, self.device.records = self.device.records, False
+        records, self.device.records_graphs = self.device.records_graphs, False
         try:
             yield
         finally:
-            self.device.records = records
+            self.device.records_graphs = records
 
     @contextmanager
     def waits(self) -> Iterator[list[str]]:

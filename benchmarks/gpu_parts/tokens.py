@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from gpu_parts.bench import Bench, ModelFiles, error_of, generators
+from gpu_parts.bench import Bench, Found, error_of, generators
 from studio.attention import Dispatch, Problem, SpaceTime
 from studio.attention.bias import Bias
 from studio.testing.subject import Subject
 
 
-def text(bench: Bench, found: ModelFiles) -> None:
+def text(bench: Bench, found: Found) -> None:
     """GPT-2 124M (random), 512 tokens in the cache: tokens a second by how many write together."""
     with tempfile.TemporaryDirectory() as folder:
         words = bench.of(50257, 300)
@@ -46,7 +46,7 @@ def _gpt(folder: Path, words: int, layers: int, width: int) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def windows(bench: Bench, found: ModelFiles) -> None:
+def windows(bench: Bench, found: Found) -> None:
     """16,384 tokens in space and time, 8 heads of 64: everything seen, and windows, by backend; the first call apart,
     in which flex compiles.
     """
@@ -66,7 +66,7 @@ def windows(bench: Bench, found: ModelFiles) -> None:
             found[f"{kind}_{name}"] = {"first_s": round(first, 3), **bench.timed(work, 5)}
 
 
-def shapes(bench: Bench, found: ModelFiles) -> None:
+def shapes(bench: Bench, found: Found) -> None:
     """More shapes than the eight for which torch compiles one function: each is to be compiled by flex, and none to
     fall back to the formula, which writes all scores out (`scores` are its bytes).
     """

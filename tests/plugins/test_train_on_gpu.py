@@ -170,7 +170,7 @@ def video(folder: Path, device: torch.device) -> Any:
 
     shape = VideoConfig(width=32, depth=1, head_dim=16, mlp=64, channels=2, text=6)
     return train.train(randn(4, len(POSES), 2, 8, 8).half(), RECORDS, encode, folder, device=device, steps=2,
-                       minutes=60, frames=8, shape=shape, films={1: randn(20, 2, 8, 8)})  # fmt: skip
+                       minutes=60, frames=8, config=shape, films={1: randn(20, 2, 8, 8)})  # fmt: skip
 
 
 RECIPES: dict[str, Train] = {

@@ -19,4 +19,4 @@ def test_the_best_picture_is_kept(command: Command) -> None:
 def test_no_more_are_kept_than_are_made(command: Command) -> None:
     ran = command("image", "an apple", "-n", "2", "--best", "3")
     assert (ran.code, ran.out) == (2, "")
-    assert "`--best 3` is more than the number of pictures, which is 2" in ran.err
+    assert "`--best` is 3; it must be at most the number of pictures, 2" in ran.err

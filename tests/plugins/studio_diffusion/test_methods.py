@@ -31,6 +31,6 @@ def test_the_best_come_first(host: studio.Studio) -> None:
 
 @pytest.mark.parametrize("best", [0, 3])
 def test_no_more_are_kept_than_are_made(host: studio.Studio, best: int) -> None:
-    with pytest.raises(InputError, match=f"`best` is {best}, but must be a whole number from 1 to `n`, which is 2"):
+    with pytest.raises(InputError, match=f"`best` is {best}; it must be from 1 to `n`, which is 2"):
         host.images("a red apple", 2, best=best, **QUICK)
     assert list(host.store) == []

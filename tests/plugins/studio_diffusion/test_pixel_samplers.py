@@ -65,7 +65,7 @@ def ours(stock: dict[str, Any], requests: list[tuple[Tensor, str, int]]) -> list
     for step in range(max(steps for _, _, steps in requests)):
         drawn = torch.randn(SHAPE, generator=generator_of(step))
         moving = [i for i, (_, _, steps) in enumerate(requests) if step < steps]
-        moved = model.step([replace(rows[i].on(times[i][step + 1]), noise=drawn) for i in moving])
+        moved = model.step([replace(rows[i].advance(times[i][step + 1]), noise=drawn) for i in moving])
         for i, row in zip(moving, moved, strict=True):
             rows[i] = row
     return [row.x for row in rows]

@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_a_number_leaves_the_model(tmp_path: Path, capfd: pyt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_pixel, "loss_of", lambda *given: broken() * 1)
         assert run(["train", "ddpm", *work, "--steps", "3"]) == 1
-    assert "error: `loss` is nan at step 1: training stops" in capfd.readouterr().err
+    assert "error: `loss` is nan at step 1; training stopped" in capfd.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "ddpm").rglob("*.safetensors")} == model
 
 

@@ -240,7 +240,7 @@ def swell_tokenizer(folder):
     (break_shape, r"the module's `norm.weight` has|shape \[31\]"),
     (break_cut, "cannot be read as safetensors"),
     (break_lack, "lack the tensor `layers.1.mlp.up_proj.weight`"),
-    (break_more, "`extra`, unknown"),
+    (break_more, "unexpected `extra`"),
     (break_shard, "lacks `model-00001-of-00002.safetensors`"),
     (change_config(model_type="rwkv"), "type is 'rwkv'"),
     (change_config(hidden_size=10**9), "`hidden_size` is 1000000000; it must be a whole number from 1 to"),

@@ -14,7 +14,7 @@ from studio.testing.fake_gpu import FakeGpu
 from studio.testing.gpu import runs_on_a_gpu
 from studio.testing.samples import sample_media
 from studio.testing.subject import Subject
-from studio_video import own
+from studio_video import starter
 from studio_video.packing import AttentionPattern, _frame_order
 from studio_video.video import PICTURES, VideoGenerator
 
@@ -48,8 +48,8 @@ def test_clips(tiny_video: Path, name: str) -> None:
 
 
 def test_clips_of_several_passes(tiny_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "WINDOW", 6)
-    monkeypatch.setattr(own, "OVERLAP", 3)
+    monkeypatch.setattr(starter, "WINDOW", 6)
+    monkeypatch.setattr(starter, "OVERLAP", 3)
     found = numbers(VideoGenerator(tiny_video, PICTURES), SMALL | {"frames": 11})
     assert found["waits"] == 0
     assert found["launches_wide"] < 1.2 * found["launches"]
@@ -90,8 +90,8 @@ def test_groups_of_frames_are_made_once_for_all_layers_and_steps() -> None:
 def test_clips_that_differ_in_everything_take_hardly_more_launches_than_one(
     tiny_video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own, "WINDOW", 6)
-    monkeypatch.setattr(own, "OVERLAP", 3)
+    monkeypatch.setattr(starter, "WINDOW", 6)
+    monkeypatch.setattr(starter, "OVERLAP", 3)
     unlike: list[dict[str, Any]] = [
         {"frames": 11, "size": "64x64"}, {"frames": 9, "size": "64x80", "prompt": "a cat"},
         {"frames": 12, "size": "80x64", "prompt": "a red ball rolls"}, {"frames": 8, "size": "80x80", "guidance": 1},

@@ -46,7 +46,7 @@ Start = Callable[..., subprocess.Popen[str]]
         ("generate dot x -o dot.jpg", "`-o dot.jpg`: output files are .png, .avif, not .jpg", "`-o dot.png`"),
         (
             "generate echo hi --device quantum",
-            "the device is `quantum`; it must be `cpu`, `cuda`, `mps`, `xpu`, or",
+            "the device is `quantum`; it must be `cpu`, `cuda`, `mps`, `xpu`, optionally with a number",
             "",
         ),
         ("generate echo hi --home", "`--home` needs a value", ""),

@@ -110,7 +110,7 @@ def test_what_cannot_be_compared_is_refused(folder, tmp_path, own_home):
             evaluate(host, "discs", folder, inputs={"steps": 3})
         with pytest.raises(InputError, match="`of` gets the labels"):
             evaluate(host, "discs", folder, inputs={"of": "red"})
-        with pytest.raises(UsageError, match=f"has 10 pictures; at least {frechet.FEWEST} are needed"):
+        with pytest.raises(UsageError, match=f"has 10 images; at least {frechet.FEWEST} are needed"):
             evaluate(host, "discs", folder / "red")
         with pytest.raises(UsageError, match="is not a folder"):
             evaluate(host, "discs", tmp_path / "nowhere")
