@@ -32,7 +32,7 @@ from studio.engine.outcomes.completion import Completion, Later, Saver, at_once,
 from studio.engine.outcomes.live import LiveOutput
 from studio.engine.outcomes.recovery import Recovery
 from studio.engine.scheduling.admission import Admission
-from studio.engine.scheduling.batching import LATENCY_GOAL_S, Groups, finish_batch, same_key
+from studio.engine.scheduling.batching import LATENCY_GOAL_S, Groups, catching_up, finish_batch, same_key
 from studio.engine.scheduling.fair_queue import FairQueue, Work
 from studio.engine.scheduling.tracked import TrackedRequest, group_of
 from studio.errors import GeneratorFailed, StudioError
@@ -91,6 +91,7 @@ class Loop:
         self._last_step = 0.0  # when it ended
         self._threads_reported = False
         self._stepped = False  # since a request was last admitted
+        self._turn = False  # of requests that catch up with the oldest one, every other step
         self._notices = tuple(notices)  # to every request
         self._reported_used = 0  # bytes in use, as last reported to the watchers
 
@@ -158,9 +159,12 @@ class Loop:
         """Whether running requests fill the preferred batch size, so that the client's queued requests can wait."""
         try:
             # One may still start between two steps, so that it can be saved.
-            return not self._stepped and self._groups.size(oldest) >= self.admission.preferred_width(oldest)
+            return not self._stepped and self._full(oldest)
         except BaseException:  # a plugin's properties may raise anything; its step will report that
             return True
+
+    def _full(self, lead: TrackedRequest) -> bool:
+        return self._groups.size(lead) >= self.admission.preferred_width(lead)
 
     def _serve(self, work: Work, entry: TrackedRequest) -> Calling[None]:
         if work is _STEP:
@@ -259,6 +263,10 @@ class Loop:
         begun = self.clock()
         batch = [lead]
         try:
+            self._turn = not self._turn
+            if self._turn and lead.regrouped and not self._full(lead):
+                lead = catching_up(lead, self.running) or lead
+                batch = [lead]
             yield from self._ensure_model(lead)
             width = self.admission.width(lead, self._groups.most(lead))
             if width:
@@ -345,7 +353,7 @@ class Loop:
             entry.last_notice = "" if self._threads_reported else changed
             self._threads_reported = True
         if changed or not same_key(key, entry.key):
-            entry.key = key
+            entry.key, entry.regrouped = key, True
             self.admission.regroup(entry, group_of(entry))
             self._groups.file(entry)
 

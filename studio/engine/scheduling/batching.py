@@ -109,6 +109,23 @@ def finish_batch(lead: TrackedRequest, done: Iterable[TrackedRequest]) -> list[T
     return [lead, *others[: generator.max_batch - 1]]
 
 
+def catching_up(lead: TrackedRequest, running: Iterable[TrackedRequest]) -> TrackedRequest | None:
+    """The oldest request of the lead's client and generator that is in an earlier stage (prefill, say) than the lead,
+    whose batch it can join once it has caught up.
+    """
+    assert lead.state is not None
+    lane, position = (lead.client, lead.lane, lead.background), lead.state.position
+    behind = [
+        each
+        for each in running
+        if (each.client, each.lane, each.background) == lane
+        and each.state is not None
+        and each.state.position < position
+        and not (each.done or _isolated(each) or same_key(each.key, lead.key))
+    ]
+    return min(behind, key=_number, default=None)
+
+
 def _isolated(entry: TrackedRequest) -> bool:
     return entry.isolated_steps > 0 or entry.request.spec.invariant
 

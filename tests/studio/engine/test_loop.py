@@ -567,3 +567,25 @@ def test_to_cancel_what_has_ended_does_nothing():
     bench, [entry], [end] = run(request(Adder()))
     bench.loop.cancel(entry)
     assert bench.events[entry][-1] is end
+
+
+class Staged(Adder):
+    """Prefill alone, by a key of each request's own, then decode together."""
+
+    name = "staged"
+    max_batch = 6
+
+    class Inputs(Adder.Inputs):
+        steps: int = studio.field(40, ge=0, le=100, help="steps")
+
+    def batch_key(self, state):
+        return ("prefill", state.first) if state.position == 0 else "decode"
+
+
+def test_requests_of_one_client_that_are_a_stage_behind_catch_up_with_the_oldest():
+    bench = Bench(max_running=6)
+    staged = Staged()
+    entries = [bench.accept(request(staged, seed, steps=40)) for seed in range(6)]
+    bench.drain()
+    assert [entry.width_max for entry in entries] == [6] * 6
+    assert min(entries, key=lambda entry: entry.recent[-1]) is entries[0], "the oldest is done first"
