@@ -75,6 +75,7 @@ class PixelDiffusion:
         """Use a `UNet2DModel` as it is. `labels` are its classes except the last, or None if they are unknown."""
         classes = unet.config.num_class_embeds or 0
         self.unet, self.schedule = unet, schedule
+        self.device, self.dtype = torch.device(unet.device), unet.dtype  # asking a net walks through all its modules
         self.labels = tuple(labels) if labels is not None else tuple(str(number) for number in range(classes))
         self.none = len(self.labels) if labels else None
         self.graphs: Graphs | None = None  # only where the weights are frozen
@@ -90,14 +91,10 @@ class PixelDiffusion:
             device=device, dtype=dtype,
         )  # fmt: skip
         made = cls(unet, schedule, _labels(folder, config.get("num_class_embeds")))
+        made.device, made.dtype = torch.device(device), dtype  # streamed weights are elsewhere
         diffusers.use(unet)
         made.graphs = Graphs(device, unet)
         return made
-
-    @property
-    def device(self) -> torch.device:
-        """The U-Net's device."""
-        return torch.device(self.unet.device)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -187,7 +184,7 @@ class PixelDiffusion:
         count = len(x)
         t, label, scale = numbers.split([count + guided, count + guided, guided])
         labels = label.flatten().long() if self.labels else None
-        wide = (torch.cat([x, x[:guided]]) if guided else x).to(self.unet.dtype)  # (B + G, C, H, W)
+        wide = (torch.cat([x, x[:guided]]) if guided else x).to(self.dtype)  # (B + G, C, H, W)
         output = self.unet(wide, t.flatten().long(), labels).sample.float()
         return classifier_free_guidance(output[:count], output[count:], scale)
 
