@@ -132,6 +132,21 @@ def test_tensors_survive_a_kill_and_a_second_one():
         assert ticket.result() == host.generate("walker", seed=1, steps=60)
 
 
+def test_parents_and_the_client_survive_a_kill():
+    spec = studio.JobSpec(
+        generator="chain", inputs={"steps": 400}, seed=4, parents=("a" * 64,), client="ann", label="mine"
+    )
+    code = VICTIM.partition("tickets =")[0] + "host.submit(studio.JobSpec.parse(name)).result()"
+    command = [sys.executable, "-c", code, spec.to_json(), str(TOY), "1", "[]"]
+    assert kill_when_saved(subprocess.Popen(command), 0.02)
+    with studio.Studio(plugins=[TOY], device="cpu") as host:
+        (ticket,) = host.resume().tickets.values()
+        assert (ticket.request.spec.client, ticket.request.spec.label) == ("ann", "mine")
+        made = ticket.result()
+        assert made.recipe.parents == spec.parents
+        assert made.recipe.portable() == host.generate(spec).recipe.portable()
+
+
 def test_the_command_lists_chooses_and_drops():
     crash("chain", count=3, steps=400)
     rows = [line.split("\t") for line in resume("--list").stdout.splitlines()]
