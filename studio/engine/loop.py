@@ -260,13 +260,11 @@ class Loop:
             self._done(lead, 0.0)
             return
         self._stepped = True
-        begun = self.clock()
-        batch = [lead]
+        begun, batch = self.clock(), [lead]
         try:
             self._turn = not self._turn
-            if self._turn and lead.regrouped and not self._full(lead):
-                lead = catching_up(lead, self.running) or lead
-                batch = [lead]
+            if self._turn and lead.stage_steps > 0 and not self._full(lead):
+                batch = [lead := catching_up(lead, self.running) or lead]
             yield from self._ensure_model(lead)
             width = self.admission.width(lead, self._groups.most(lead))
             if width:
@@ -352,8 +350,10 @@ class Loop:
             entry.notices.append(changed)  # for the recipe; the user gets one notice, at the end
             entry.last_notice = "" if self._threads_reported else changed
             self._threads_reported = True
-        if changed or not same_key(key, entry.key):
-            entry.key, entry.regrouped = key, True
+        same = same_key(key, entry.key)
+        entry.stage_steps = entry.stage_steps + (entry.stage_steps >= 0) if same else 0
+        if changed or not same:
+            entry.key = key
             self.admission.regroup(entry, group_of(entry))
             self._groups.file(entry)
 

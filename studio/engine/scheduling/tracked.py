@@ -49,7 +49,7 @@ class TrackedRequest:
     isolated_steps: int = 0
     batch_failures: int = 0
     previews_failed: bool = False
-    regrouped: bool = False  # its batch key has changed since it started
+    stage_steps: int = -1  # since its batch key last changed; -1 until then
     emitted: list[str] = field(default_factory=list)  # the streamed text, in pieces
     emitted_length: int = 0  # in characters
     shrunk: int = 0
