@@ -43,9 +43,10 @@ class Requests:
     def of_spec(
         self, spec: JobSpec, plugin: PluginRef | None = None, fetch: Callable[[MediaRef], Media] | None = None
     ) -> Request:
-        """A request from a JobSpec, which may be untrusted: it names media only by hash. `plugin` is the plugin that
-        had its generator, and `fetch` replaces the default. Raises as `of_values`, and UsageError if the generator no
-        longer exists.
+        """A request from a JobSpec. Media are named only by hash; a path that names the model is opened, unless the
+        caller forbids it (`studio.models.no_paths_but`), as it must for a spec from an untrusted source. `plugin` is
+        the plugin that had its generator, and `fetch` replaces the default. Raises as `of_values`, and UsageError if
+        the generator no longer exists.
         """
         plugins = self._plugins()
         if plugin is not None and spec.generator not in plugins.generators:

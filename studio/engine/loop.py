@@ -32,7 +32,7 @@ from studio.engine.outcomes.completion import Completion, Later, Saver, at_once,
 from studio.engine.outcomes.live import LiveOutput
 from studio.engine.outcomes.recovery import Recovery
 from studio.engine.scheduling.admission import Admission
-from studio.engine.scheduling.batching import LATENCY_GOAL_S, Groups, catching_up, finish_batch, same_key
+from studio.engine.scheduling.batching import LATENCY_GOAL_S, Groups, finish_batch, same_key, step_leader
 from studio.engine.scheduling.fair_queue import FairQueue, Work
 from studio.engine.scheduling.tracked import TrackedRequest, group_of
 from studio.errors import GeneratorFailed, StudioError
@@ -91,7 +91,6 @@ class Loop:
         self._last_step = 0.0  # when it ended
         self._threads_reported = False
         self._stepped = False  # since a request was last admitted
-        self._turn = False  # of requests that catch up with the oldest one, every other step
         self._notices = tuple(notices)  # to every request
         self._reported_used = 0  # bytes in use, as last reported to the watchers
 
@@ -262,9 +261,7 @@ class Loop:
         self._stepped = True
         begun, batch = self.clock(), [lead]
         try:
-            self._turn = not self._turn
-            if self._turn and lead.stage_steps > 0 and not self._full(lead):
-                batch = [lead := catching_up(lead, self.running) or lead]
+            batch = [lead := step_leader(lead, self.queue.lane(lead), self._full)]
             yield from self._ensure_model(lead)
             width = self.admission.width(lead, self._groups.most(lead))
             if width:

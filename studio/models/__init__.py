@@ -78,6 +78,8 @@ def locate(ref: ModelRef) -> ModelRef:
     Raises as `path` does, and ModelError if the ref names another revision than the downloaded one.
     """
     if not ref.source:
+        if ref.revision:
+            raise ModelError(f"the revision `{ref.revision}` is given without a model", hint="name the model, too")
         return ref
     found = path(ref.source).absolute()
     revision = Models(_home.get()).revision(ref.source)

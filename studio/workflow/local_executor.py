@@ -94,7 +94,9 @@ class LocalExecutor:
         return self._requests.of_spec(job.model_copy(update=self._options), fetch=self._fetch)
 
     def _fetch(self, ref: MediaRef) -> Media:
-        found = self._media.pop(ref.sha256, None) or self._store.open(ref.sha256)
+        found = self._media.pop(ref.sha256, None)
+        if found is None:  # an empty text is false
+            found = self._store.open(ref.sha256)
         self._media[ref.sha256] = found
         while len(self._media) > _CACHED:
             self._media.popitem(last=False)

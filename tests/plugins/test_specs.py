@@ -3,7 +3,6 @@
 import pytest
 
 import studio
-from studio.engine.request import Request
 from studio.spec import JobSpec
 from studio.testing.samples import good_values
 
@@ -32,6 +31,3 @@ def test_all_of_them(host, subtests):
             again = host.generate(JobSpec.parse(spec.to_json()))
             assert again == made
             assert again.recipe.spec == spec
-            request = host.submit(spec).request
-            assert isinstance(request, Request)
-            assert request.spec.portable() == spec.model_copy(update={"invariant": True})

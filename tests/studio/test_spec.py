@@ -162,6 +162,8 @@ def test_models_that_are_not_here_are_refused_before_anything_runs(host):
         host.submit(spec.model_copy(update={"model": ModelRef(source="no/such/folder")}))
     with pytest.raises(ModelError, match="is at revision `none`, not `abc`"):
         host.submit(spec.model_copy(update={"model": ModelRef(source=__file__, revision="abc")}))
+    with pytest.raises(ModelError, match="the revision `abc` is given without a model"):
+        host.submit(spec.model_copy(update={"model": ModelRef(revision="abc")}))
     with pytest.raises(InputError, match="`model` has the source"):
         host.submit(JobSpec(generator="template", inputs={"template": "a"}, seed=1, model=ModelRef(source=__file__)))
 

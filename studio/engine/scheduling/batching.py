@@ -10,7 +10,7 @@ Try it: ``pytest tests/studio/engine/scheduling/test_batching.py``
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Hashable, Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from operator import attrgetter
 
 from studio.engine.scheduling.tracked import TrackedRequest
@@ -109,21 +109,23 @@ def finish_batch(lead: TrackedRequest, done: Iterable[TrackedRequest]) -> list[T
     return [lead, *others[: generator.max_batch - 1]]
 
 
-def catching_up(lead: TrackedRequest, running: Iterable[TrackedRequest]) -> TrackedRequest | None:
-    """The oldest request of the lead's client and generator that is in an earlier stage (prefill, say) than the lead,
-    whose batch it can join once it has caught up.
+def step_leader(
+    oldest: TrackedRequest, lane: Iterable[TrackedRequest], full: Callable[[TrackedRequest], bool]
+) -> TrackedRequest:
+    """The request of a lane that leads its next step: the oldest; but every other time, while its batch is not `full`,
+    the oldest one in an earlier stage (prefill, say), which can join that batch once it has caught up.
     """
-    assert lead.state is not None
-    lane, position = (lead.client, lead.lane, lead.background), lead.state.position
-    behind = [
-        each
-        for each in running
-        if (each.client, each.lane, each.background) == lane
-        and each.state is not None
-        and each.state.position < position
-        and not (each.done or _isolated(each) or same_key(each.key, lead.key))
-    ]
-    return min(behind, key=_number, default=None)
+    behind = None
+    if oldest.stage_steps > 0 and not oldest.gave_way and not full(oldest):
+        behind = next((each for each in lane if _is_behind(each, oldest)), None)
+    oldest.gave_way = behind is not None
+    return oldest if behind is None else behind
+
+
+def _is_behind(entry: TrackedRequest, oldest: TrackedRequest) -> bool:
+    if entry.state is None or oldest.state is None or entry.state.position >= oldest.state.position:
+        return False
+    return not (_isolated(entry) or same_key(entry.key, oldest.key))
 
 
 def _isolated(entry: TrackedRequest) -> bool:

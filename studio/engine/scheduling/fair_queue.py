@@ -251,6 +251,10 @@ class FairQueue(Generic[J]):
                 return due
         return None
 
+    def lane(self, job: J) -> list[J]:
+        """The running jobs of a running job's lane, oldest first."""
+        return list(self._class(job).clients[job.client][job.lane].running)
+
     def done(self, job: J) -> list[J]:
         """The jobs of the same class that are due for their finish, in order."""
         return list(self._class(job).done)

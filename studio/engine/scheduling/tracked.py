@@ -50,6 +50,7 @@ class TrackedRequest:
     batch_failures: int = 0
     previews_failed: bool = False
     stage_steps: int = -1  # since its batch key last changed; -1 until then
+    gave_way: bool = False  # the last step of its lane was led by a request that catches up with it
     emitted: list[str] = field(default_factory=list)  # the streamed text, in pieces
     emitted_length: int = 0  # in characters
     shrunk: int = 0

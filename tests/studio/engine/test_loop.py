@@ -589,3 +589,14 @@ def test_requests_of_one_client_that_are_a_stage_behind_catch_up_with_the_oldest
     bench.drain()
     assert [entry.width_max for entry in entries] == [6] * 6
     assert min(entries, key=lambda entry: entry.recent[-1]) is entries[0], "the oldest is done first"
+
+
+def test_requests_of_two_clients_that_take_turns_catch_up_too():
+    bench = Bench(max_running=6)
+    staged = Staged()
+    for seed in range(3):
+        for client in ("ann", "bob"):
+            bench.accept(ask(staged, {"steps": 40}, seed, client=client))
+    entries = list(bench.events)
+    bench.drain()
+    assert [entry.width_max for entry in entries] == [6] * 6

@@ -240,3 +240,13 @@ def test_a_choice_looks_at_few_clients_however_many_there_are():
         return Counted.looks
 
     assert cost(200) <= 1.1 * cost(2)
+
+
+def test_a_lane_has_its_running_jobs_without_those_that_are_parked_or_done():
+    queue = FairQueue(32)
+    first, second, parked, done = (Job("ann") for _ in range(4))
+    start(queue, first, second, parked, done, Job("ann", lane="other"), Job("bob"))
+    queue.accept(Job("ann"))
+    queue.park(parked)
+    queue.charge(done, 1.0, done=True)
+    assert queue.lane(first) == queue.lane(second) == [first, second]
