@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from studio import errors, testing
     from studio.api import Studio
+    from studio.devices import torch_setup
     from studio.errors import StudioError
     from studio.extensions import Command, Embedder, Method
     from studio.finite import pixels
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_MODULES = {"errors": "errors", "testing": "testing", "torch_setup": "devices.torch_setup"}
 _HOMES = {
     "Audio": "media",
     "Console": "generator",
@@ -87,6 +89,7 @@ __all__ = [
     "module",
     "pixels",
     "testing",
+    "torch_setup",
     "unsaved",
     "variant_field",
 ]
@@ -94,8 +97,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562)."""
-    if name in ("errors", "testing"):
-        return importlib.import_module(f"studio.{name}")
+    if name in _MODULES:
+        return importlib.import_module(f"studio.{_MODULES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module 'studio' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"studio.{_HOMES[name]}"), name)

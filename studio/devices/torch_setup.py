@@ -102,7 +102,7 @@ def why_torchvision_needs_help() -> str | None:
         return None
     return (
         "its compiled operators do not fit this torch; outside Studio, before importing diffusers or transformers, run:"
-        " from studio.devices import torch_setup; torch_setup.prepare()"
+        " from studio import torch_setup; torch_setup.prepare()"
     )
 
 

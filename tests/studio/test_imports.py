@@ -20,7 +20,7 @@ LAYERS = (
     ("errors", "caching", "units", "versions"),
     ("temporary", "files", "home", "cache", "spec", "recipe", "devices"),
     ("weights", "loaders"),
-    ("media", "inputs"),
+    ("media", "png", "timed_media", "inputs"),
     ("generator", "extensions", "hookspecs"),
     ("finite",),
     ("plugins", "models", "attention"),
@@ -70,6 +70,15 @@ with studio.Studio(home={str(tmp_path)!r}, plugins=[{str(sample_plugin)!r}], dev
     found = loaded(code)
     assert "torch" not in found
     assert "numpy" not in found
+
+
+@pytest.mark.parametrize(("old", "name"), [("png", "with_text"), ("timed_media", "Video")])
+def test_former_modules_warn_and_give_the_same(old, name):
+    home = "studio.media" + (".png" if old == "png" else "")
+    code = f"import studio.{old}, {home}; print(studio.{old}.{name} is {home}.{name})"
+    ran = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "True\n"
+    assert f"DeprecationWarning: `studio.{old}` is `studio.media" in ran.stderr
 
 
 def test_every_public_name_is_there():
