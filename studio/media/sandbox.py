@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
+from pathlib import Path
 from typing import IO, Any
 
 from studio.errors import MediaError
@@ -37,7 +38,8 @@ def run(task: str, data: bytes, noun: str) -> tuple[dict[str, Any], dict[str, by
 
     Raises MediaError as the task does, and if it took more memory or time than it may.
     """
-    paths = [os.path.abspath(path) for path in sys.path]
+    home = Path(__file__).resolve().parents[2]  # an editable install need not have it on the path
+    paths = [*(os.path.abspath(path) for path in sys.path), str(home)]
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen(

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -105,3 +108,20 @@ def test_a_still_picture_is_a_video_of_one_frame():
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (33, 20), (200, 30, 60)).save(buffer, "PNG")
     assert studio.Video.decode(buffer.getvalue() + b"more").frames.shape == (1, 20, 32, 3)
+
+
+def test_clips_are_decoded_where_studio_is_not_on_the_path(tmp_path):
+    """As with an editable install, whose finder the process of its own does not have."""
+    rng = np.random.default_rng(0)
+    clip = studio.Video(rng.integers(0, 255, (3, 64, 64, 3), np.uint8), fps=8)
+    (tmp_path / "clip.mp4").write_bytes(clip.data)
+    root = str(Path(studio.__file__).parents[1])
+    code = f"""
+import sys
+sys.path.insert(0, {root!r})
+import studio, studio.media
+sys.path[:] = [path for path in sys.path if path not in ("", {root!r})]
+print(len(studio.Video.open("clip.mp4").frames))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert ran.stdout == "3\n", ran.stderr
