@@ -1,7 +1,7 @@
 """Safe loading of untrusted model folders with transformers, diffusers, open_clip, timm and peft.
 
-These libraries read configs themselves, and some keys name Python files, repositories on a hub, or other folders. So the
-libraries never read such a file: it is read here, with limits, and only keys that describe the model are passed on.
+These libraries read configs themselves, and some keys name Python files, repositories on a hub, or other folders. So
+the libraries never read such a file: it is read here, with limits, and only keys that describe the model are passed on.
 Keys that request code are rejected. Loading happens `offline`. `tests/studio/loaders/test_calls.py` finds calls that
 bypass this package.
 
