@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from studio import errors, testing
     from studio.api import Studio
     from studio.devices import torch_setup
+    from studio.diffusion.generator import PipelineGenerator
     from studio.errors import StudioError
     from studio.extensions import Command, Embedder, Method
     from studio.finite import pixels
@@ -42,6 +43,7 @@ _HOMES = {
     "Media": "media",
     "Method": "extensions",
     "ModelRef": "spec",
+    "PipelineGenerator": "diffusion.generator",
     "Recipe": "recipe",
     "Rng": "generator",
     "State": "generator",

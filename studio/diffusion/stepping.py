@@ -1,0 +1,299 @@
+"""The stepped form of a diffusers pipeline: `start`, `step` and `finish` over guests, for generators.
+
+A step runs the module calls for which the given guests are parked, merged where possible, until each guest's scheduler
+has made its next step. A guest that is further than its state (a retried or repeated step) repeats its calls; one that
+is gone (its model was evicted, or it is resumed) is made again: see `Guest.rebuild`.
+
+Try it: ``pytest tests/studio/diffusion/test_stepping.py``
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import studio
+from studio.diffusion.calls import Batcher, Call, key_of, zeros_like
+from studio.diffusion.guest import Record, Run, modules_of
+
+_ENCODERS = ("text_encoder", "image_encoder", "vision_encoder", "vae", "vqgan", "vqvae", "audio_vae", "movq", "vocoder",
+             "safety_checker", "connectors", "image_normalizer", "image_noising", "language_model")  # fmt: skip
+"""Beginnings of the names of components that do not denoise."""
+_numbers = itertools.count()
+
+
+class PipelineModel:
+    """A pipeline on one device; its modules may be on the device or not, as the host decides.
+
+    `resumes` says whether a loop can be entered at a saved step: whether it carries nothing but its latents, scheduler
+    and random generator. Otherwise its steps are computed again from the first.
+    """
+
+    def __init__(self, pipe: Any, device: str, *, resumes: bool = False) -> None:
+        self.pipe, self.device, self.resumes = pipe, torch.device(device), resumes
+        self.pipe.set_progress_bar_config(disable=True)
+        self.components = modules_of(pipe)
+        self.batcher = Batcher(self.components.__getitem__)
+
+
+@dataclass(eq=False)
+class Guest:
+    """A request's guest: its current run, and what makes the call again.
+
+    Attributes:
+        arguments: of the pipeline's call, without the random generator.
+        before: outputs of the calls before the first denoising step.
+        taken: the calls of the last step.
+    """
+
+    arguments: Mapping[str, Any]
+    seed: int
+    owner: str = field(default_factory=lambda: f"request-{next(_numbers)}")
+    run: Run | None = None
+    before: list[Any] = field(default_factory=list)
+    taken: list[Call] = field(default_factory=list)
+
+    def begin(self, model: PipelineModel) -> Run:
+        """A new run, parked at its first call."""
+        self.close()
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        run = Run(model.pipe, {**self.arguments, "generator": generator}, generator, model.device)
+        self.run = run
+        weakref.finalize(self, run.close)
+        run.go_on(model.components)
+        return run
+
+    def close(self) -> None:
+        """End the current run."""
+        if self.run is not None:
+            self.run.close()
+            self.run = None
+
+    def rebuild(self, model: PipelineModel, state: GuestState) -> Run:
+        """A new run, brought to the state's position.
+
+        The calls before the first step are answered from memory. If the pipeline `resumes`, those of the loop are
+        answered with zeros, and the state's record is restored at its position; else they are computed again.
+        """
+        run = self.begin(model)
+        run.restore = state.record if model.resumes and state.position else None
+        for output in self.before:
+            run.go_on(model.components, output)
+        zeros: dict[Hashable, Any] = {}
+        while run.position < state.position and run.pending is not None:
+            output = self._answer(model, run, zeros)
+            run.go_on(model.components, output)
+        _raise(self, run)
+        self.taken = []
+        return run
+
+    def _answer(self, model: PipelineModel, run: Run, zeros: dict[Hashable, Any]) -> Any:
+        call = run.pending
+        assert call is not None
+        if run.restore is None:
+            return model.batcher.run([(call, self.owner)])[0]
+        key = key_of(call, model.components[call.component])
+        if key not in zeros:
+            zeros[key] = zeros_like(model.batcher.run([(call, self.owner)])[0])
+        return zeros_like(zeros[key])
+
+    def at(self, model: PipelineModel, state: GuestState) -> Run:
+        """The run at the state's position, or further by the step that follows it."""
+        run = self.run
+        if run is None or run.error is not None or run.position < state.position or self._passed(state):
+            return self.rebuild(model, state)
+        return run
+
+    def _passed(self, state: GuestState) -> bool:
+        """Whether the run is further than the step after the state."""
+        assert self.run is not None
+        before = self.run.position - 1
+        return self.run.position > state.position and before > state.position
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GuestState(studio.State):
+    """A request at a step of its pipeline's loop.
+
+    Attributes:
+        latents: what the scheduler returned last, or None before the first step.
+        solver: the scheduler's attributes; floating-point tensors as bytes, since some are infinite on purpose.
+        generator: the state of the random generator.
+        inputs: those of the request.
+        key: equal for requests that wait for calls that may be merged.
+        ended: whether only `finish` is left.
+    """
+
+    guest: Guest = studio.unsaved()
+    key: Hashable = studio.unsaved()
+    inputs: Any = studio.unsaved()
+    latents: Tensor | None = None
+    solver: dict[str, Any] = field(default_factory=dict)
+    generator: Tensor | None = None
+    ended: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether only `finish` is left."""
+        return self.ended
+
+    @property
+    def record(self) -> Record:
+        """The last completed step. Call it only after one."""
+        assert self.latents is not None
+        assert self.generator is not None
+        solver = {name: _unpacked(value) for name, value in self.solver.items()}
+        return Record(self.position, self.latents, solver, self.generator)
+
+
+def start(model: PipelineModel, arguments: Mapping[str, Any], rng: studio.Rng, inputs: Any = None) -> GuestState:
+    """Begin a pipeline's call with these arguments, and run what comes before the first denoising step.
+
+    Raises what the pipeline raises.
+    """
+    guest = Guest(arguments, rng.torch_seed)
+    with _plain_mode():
+        run = guest.begin(model)
+        while run.pending is not None and not _denoises(run.pending) and not run.position:
+            output = model.batcher.run([(run.pending, guest.owner)])[0]
+            guest.before.append(output)
+            run.go_on(model.components, output)
+    _raise(guest, run)
+    return _state(model, guest, run, GuestState(guest=guest, key=None, inputs=inputs))
+
+
+def step(model: PipelineModel, states: Sequence[GuestState]) -> list[GuestState]:
+    """One step of each pipeline's scheduler. Raises what a module or a pipeline raises."""
+    with _plain_mode():
+        guests = [(state.guest, state.guest.at(model, state)) for state in states]
+        _repeat(model, [guest for (guest, run), state in zip(guests, states, strict=True)
+                        if run.position > state.position])  # fmt: skip
+        waiting = [(guest, run, state.position) for (guest, run), state in zip(guests, states, strict=True)]
+        for guest, run, position in waiting:
+            if run.position == position:
+                guest.taken = []
+        while waiting := [each for each in waiting if each[1].position == each[2] and each[1].pending is not None]:
+            _round(model, [(guest, run) for guest, run, _ in waiting])
+    return [_state(model, guest, run, state) for (guest, run), state in zip(guests, states, strict=True)]
+
+
+def finish(model: PipelineModel, states: Sequence[GuestState]) -> list[Any]:
+    """What the pipelines return: their last calls (decoding) run merged where possible."""
+    with _plain_mode():
+        guests = [(state.guest, state.guest.at(model, state)) for state in states]
+        while waiting := [each for each in guests if each[1].pending is not None]:
+            _round(model, waiting)
+    return [run.result for _, run in guests]
+
+
+def facts(model: PipelineModel) -> dict[str, Any]:
+    """The pipeline, its noise schedule, and how a saved state is resumed."""
+    scheduler = getattr(model.pipe, "scheduler", None)
+    return {"pipeline": type(model.pipe).__name__, "noise_schedule": {"kind": type(scheduler).__name__},
+            "resume": "at its step" if model.resumes else "restart"}  # fmt: skip
+
+
+@contextmanager
+def _plain_mode() -> Iterator[None]:
+    """Pipelines run without gradients, but not in inference mode, whose tensors they could not write into."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _round(model: PipelineModel, guests: Sequence[tuple[Guest, Run]]) -> None:
+    """Run the call for which each guest is parked, and let it go on."""
+    for members in _grouped(model, [(guest, run.pending) for guest, run in guests if run.pending is not None]):
+        outputs = model.batcher.run([(call, guest.owner) for guest, call in members])
+        for (guest, call), output in zip(members, outputs, strict=True):
+            run = guest.run
+            assert run is not None
+            guest.taken.append(call)
+            run.go_on(model.components, output)
+            _raise(guest, run)
+
+
+def _repeat(model: PipelineModel, guests: Sequence[Guest]) -> None:
+    """Run the calls of the last step of these guests again, for a measurement; their outputs are known."""
+    for i in range(max((len(guest.taken) for guest in guests), default=0)):
+        calls = [(guest, guest.taken[i]) for guest in guests if i < len(guest.taken)]
+        for members in _grouped(model, calls):
+            model.batcher.run([(call, guest.owner) for guest, call in members])
+
+
+def _grouped(model: PipelineModel, calls: Sequence[tuple[Guest, Call]]) -> list[list[tuple[Guest, Call]]]:
+    groups: dict[Hashable, list[tuple[Guest, Call]]] = {}
+    for guest, call in calls:
+        groups.setdefault(key_of(call, model.components[call.component]), []).append((guest, call))
+    return list(groups.values())
+
+
+def _raise(guest: Guest, run: Run) -> None:
+    """Raise what the pipeline raised; the guest is made again if the step is retried."""
+    if run.error is not None:
+        error = run.error
+        guest.close()
+        raise error
+
+
+def _denoises(call: Call) -> bool:
+    return not call.component.rpartition(".")[2].startswith(_ENCODERS)
+
+
+def _state(model: PipelineModel, guest: Guest, run: Run, before: GuestState) -> GuestState:
+    """The state after the run's last step."""
+    pending, position = run.pending, run.position
+    more = pending is not None and _denoises(pending)
+    steps = max(run.steps, position + more, 1)
+    ended = pending is None or (position >= steps and not more)
+    if ended:
+        position = steps = max(position, 1)
+    made = replace(before, position=position, steps=steps, ended=ended,
+                   key=None if pending is None else key_of(pending, model.components[pending.component]))  # fmt: skip
+    if run.record is None:
+        return made
+    solver = {name: _packed(value) for name, value in run.record.solver.items() if _is_data(value)}
+    return replace(made, latents=run.record.latents, solver=solver, generator=run.record.generator)
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_data, value))
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_data(each) for name, each in value.items())
+    return value is None or isinstance(value, bool | int | float | str | Tensor | np.ndarray | np.generic)
+
+
+def _packed(value: Any) -> Any:
+    """A scheduler's attribute as a state may hold it: arrays as tensors, tensors as bytes."""
+    if isinstance(value, np.ndarray):
+        return {"array": _packed(torch.from_numpy(np.ascontiguousarray(value)))}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Tensor):
+        flat = value.detach().contiguous().reshape(-1)
+        return {"tensor": flat.view(torch.uint8), "dtype": str(value.dtype).removeprefix("torch."),
+                "shape": tuple(value.shape)}  # fmt: skip
+    if isinstance(value, list | tuple):
+        return type(value)(map(_packed, value))
+    return {"dict": {name: _packed(each) for name, each in value.items()}} if isinstance(value, dict) else value
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_unpacked, value))
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return _unpacked(value["array"]).cpu().numpy()
+    if "dict" in value:
+        return {name: _unpacked(each) for name, each in value["dict"].items()}
+    found: Tensor = value["tensor"].view(getattr(torch, value["dtype"])).reshape(value["shape"])
+    return found
