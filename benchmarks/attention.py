@@ -107,7 +107,9 @@ def xformers() -> Any:
 def grid(dispatch: Dispatch, asked: argparse.Namespace) -> None:
     """Dispatch against every willing backend called directly, and against the peers."""
     xformers()
-    print("| shape | bias | dtype | served by | ms | to the best called directly | to torch | diffusers | xformers |")
+    print(
+        "| shape | bias | dtype | backend | ms | of the best called directly | to torch | diffusers | xformers |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     worst = 0.0
     for shape in SHAPES[: 2 if asked.quick else None]:
@@ -146,7 +148,7 @@ def one_shape(dispatch: Dispatch, given: tuple[Tensor, Tensor, Tensor], bias: Ca
 
 def windows(dispatch: Dispatch, asked: argparse.Namespace) -> None:
     """3-D windows against unmasked flash, with the limit that the density allows, and against FlexAttention."""
-    print("| grid | window | tile | density | flash, all pairs, ms | ms | faster | of the limit | flex, ms |")
+    print("| grid | window | tile | density | flash, all pairs, ms | ms | speed-up | of the limit | flex, ms |")
     print("|---|---|---|---|---|---|---|---|---|")
     for bias in chosen(asked):
         tokens = prod(bias.grid)
@@ -186,15 +188,15 @@ def bound(dispatch: Dispatch, asked: argparse.Namespace) -> None:
     works: dict[str, Work] = {}
     for n in counts:
         q, k, v, mask = drawn(1, n, HEADS, DIM), *(drawn(1, HEADS, 1536, DIM) for _ in range(2)), torch.zeros(n, 1536)
-        works[f"{n} open"] = lambda q=q, k=k, v=v: flash_cpu(q.transpose(1, 2), k, v, None, False, 0.125)
+        works[f"{n} unmasked"] = lambda q=q, k=k, v=v: flash_cpu(q.transpose(1, 2), k, v, None, False, 0.125)
         works[f"{n} masked"] = lambda q=q, k=k, v=v, mask=mask: flash_cpu(q.transpose(1, 2), k, v, mask, False, 0.125)
     taken = by_turns(works, 5 * asked.rounds)
     rates = {name: middle(taken, name) * 1e6 / (int(name.split()[0]) * 1536 * HEADS) for name in works}  # ns a pair
     print("| queries that share 1,536 keys | " + " | ".join(map(str, counts)) + " |")
     print("|---|" + "---|" * len(counts))
-    for kind in ("open", "masked"):
-        print(f"| {kind}, ns a pair of one head | " + " | ".join(f"{rates[f'{n} {kind}']:.2f}" for n in counts) + " |")
-    print("\n| grid | window | density | queries a box | pairs seen of those looked at | at most, of the limit |")
+    for kind in ("unmasked", "masked"):
+        print(f"| {kind}, ns per pair and head | " + " | ".join(f"{rates[f'{n} {kind}']:.2f}" for n in counts) + " |")
+    print("\n| grid | window | density | queries per box | allowed of computed pairs | upper bound, of the limit |")
     print("|---|---|---|---|---|---|")
     for bias in chosen(asked):
         if bias.tile is None:
@@ -240,7 +242,9 @@ def packing(dispatch: Dispatch, asked: argparse.Namespace) -> None:
         asked.rounds,
     )
     limit = len(lengths) * longest**2 / sum(n * n for n in lengths)
-    print(f"| {len(lengths)} sequences, {min(lengths)} to {longest} tokens | ms | faster | of the limit {limit:.2f}x |")
+    print(
+        f"| {len(lengths)} sequences, {min(lengths)} to {longest} tokens | ms | speed-up | of the limit {limit:.2f}x |"
+    )
     print("|---|---|---|---|")
     for name in ("padded", "lengths", "packed"):
         faster = ratio(taken, "padded", name)
@@ -250,7 +254,9 @@ def packing(dispatch: Dispatch, asked: argparse.Namespace) -> None:
 
 def decoding(dispatch: Dispatch, asked: argparse.Namespace) -> None:
     """One query a row against caches of unlike lengths, grouped heads and not, against a padded batch with a mask."""
-    print("| rows | tokens each | heads on | `KVCache.attend`, ms | padded batch and mask, ms | of the tokens' share |")
+    print(
+        "| rows | tokens each | heads on | `KVCache.attend`, ms | padded batch and mask, ms | of the fraction |"
+    )
     print("|---|---|---|---|---|---|")
     long = (64, 256, 512, 1024, 1536, 2048, 3072, 4096)
     sixteen = tuple(range(32, 544, 32))

@@ -77,7 +77,7 @@ def overhead(host: studio.Studio, runs: int) -> None:
 
 def batching(host: studio.Studio, runs: int) -> None:
     """Print seconds a picture by how many are asked for together."""
-    print("| pictures together | median s for all | s a picture |\n|---|---|---|")
+    print("| pictures in a batch | median s for all | s per picture |\n|---|---|---|")
     for count in (1, 2, 4, 8):
         taken = []
         for seed in range(runs):

@@ -111,7 +111,7 @@ def main() -> None:
         [loaded.encode_pixels(pictures[chosen[start : start + 64]]) for start in range(0, len(chosen), 64)]
     )
     print(f"{len(held)} held-out pictures among {len(chosen)}; chance: {1 / len(chosen):.1%}, {5 / len(chosen):.1%}\n")
-    print("| words | queries | recall@1 | recall@5 (95% interval) | recall@10 |\n|---|---|---|---|---|")
+    print("| text | queries | recall@1 | recall@5 (95% interval) | recall@10 |\n|---|---|---|---|---|")
     asked = rows([records[i] for i in held], net, [records[i] for i in rest])
     for name, queries in asked.items():
         meant = [place for place, _ in queries]

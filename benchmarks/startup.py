@@ -60,7 +60,7 @@ def main() -> None:
             for name, command in commands.items():
                 taken[name].append(seconds(command, folder))
         assert (Path(folder) / "a.png").stat().st_size > 0
-    print("| fresh process | median s | fastest s |\n|---|---|---|")
+    print("| new process | median s | fastest s |\n|---|---|---|")
     for name, times in taken.items():
         print(f"| {name} | {statistics.median(times):.2f} | {min(times):.2f} |")
 

@@ -113,7 +113,7 @@ def _posed(pictures: Sequence[np.ndarray], poses: Sequence[Pose]) -> np.ndarray:
 
 def table(errors: dict[str, list[tuple[float, float]]]) -> str:
     """The result as Markdown; shares are of the clips `frame by frame`, with 95% intervals over the clips."""
-    lines = ["| clips | levels of 255 | by ink | of frame by frame (95% interval) |", "|---|---|---|---|"]
+    lines = ["| clips | levels of 255 | relative to ink | of frame by frame (95% interval) |", "|---|---|---|---|"]
     base = np.array(errors["frame by frame"])[:, 1]
     draws = np.random.default_rng(0).integers(0, len(base), (2000, len(base)))
     for name, found in errors.items():

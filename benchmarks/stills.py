@@ -34,7 +34,7 @@ def at_rest(pictures: np.ndarray) -> np.ndarray:
 
 def table(places: dict[str, list[int]]) -> str:
     """The result as Markdown; the last column is the lead over the image starter in points, a label a pair."""
-    lines = ["| pictures | label top-1 | top-5 (95% interval) | top-5 beside `image` |", "|---|---|---|---|"]
+    lines = ["| pictures | label top-1 | top-5 (95% interval) | top-5 minus that of `image` |", "|---|---|---|---|"]
     base = np.array(places["image"]) <= 5
     for name, found in places.items():
         first, near = (np.array(found) <= most for most in (1, 5))
@@ -47,7 +47,7 @@ def table(places: dict[str, list[int]]) -> str:
 
 def main() -> None:
     """Parse, make, judge, and write the table, the numbers and a contact sheet."""
-    parser = argparse.ArgumentParser(description="Judge videos of one frame beside the image starter's pictures.")
+    parser = argparse.ArgumentParser(description="Compare videos of one frame with the pictures of the image starter.")
     parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
     parser.add_argument("--cache", type=Path, required=True, help="where packages are fetched to")
     parser.add_argument("--out", type=Path, required=True, help="folder for stills.md, stills.json and stills.webp")

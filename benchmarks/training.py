@@ -125,7 +125,7 @@ def by_turns(sides: dict[str, Callable[[], float]], batch: int, rounds: int) -> 
             seconds = side()
             if turn:  # the first round warms up
                 taken[name].append(seconds)
-    print("| loop | pictures a second |\n|---|---|")
+    print("| loop | pictures per second |\n|---|---|")
     for name, seconds in taken.items():
         print(f"| {name} | {batch / statistics.median(seconds):.0f} |")
     ours, plain = taken.values()

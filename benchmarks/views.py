@@ -47,7 +47,7 @@ def apart(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
 
 def table(results: dict[str, dict[str, Any]], count: int) -> str:
     """The result as Markdown."""
-    lines = ["| attention | motion | label top-1 | top-5 | error at rest, by ink | apart from full |",
+    lines = ["| attention | motion | label top-1 | top-5 | error, relative to ink | difference from full |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for name, each in results.items():
         first, near = (sum(rank <= most for rank in each["ranks"]) for most in (1, 5))

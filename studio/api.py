@@ -1,8 +1,7 @@
-"""Studio: the object that Python users, the command line and the server share.
+"""Studio: the Python API, which the command line uses too.
 
-It joins plugins, store and one engine for each device, and knows nothing of terminals or HTTP. Everything is made when
-first used, so that constructing it costs nothing. Use it as a context manager, or call `close`; at exit it closes by
-itself.
+It combines the plugins, the store and one engine per device. Everything is created on first use, so constructing it
+costs nothing. Use it as a context manager, or call `close`; at exit it closes itself.
 
 Try it::
 
@@ -61,16 +60,22 @@ MAX_AT_ONCE = 1000
 
 
 class Studio(Methods):
-    """Generators, engines and store in one.
+    """Generators, engines and the store.
 
-    `home` is the data folder (default: ``$STUDIO_HOME``, or the user's data folder), `device` is ``cpu``, ``cuda``,
-    ``cuda:N`` or several of these parted by commas (default: every CUDA device that torch can use, else the CPU).
-    `dtype` (``float32``, ``bfloat16``, ``float16``) overrides what generators choose, `plugins` are files or folders to
-    load besides the installed plugins. Raises UsageError for a plugin path that does not exist, when plugins are first
-    needed, and for a device that is not here. `memory` is each device's budget for models, states and steps, in bytes
-    or as ``2GiB`` (default: what is free, less a tenth). With `invariant` each request steps by itself, so that its
-    bytes depend on nothing that runs beside it. `trace` names a file for a Chrome trace of all work; StoreError if it
-    cannot be written. At most `max_requests` may be unfinished at once; what comes beyond them is refused with Busy.
+    Args:
+        home: the data folder (default: ``$STUDIO_HOME``, or the user's data folder).
+        device: ``cpu``, ``cuda``, ``cuda:N``, or several of these separated by commas (default: every CUDA device that
+            torch can use, else the CPU).
+        dtype: ``float32``, ``bfloat16`` or ``float16``, instead of the generators' choice.
+        plugins: files or folders to load in addition to the installed plugins.
+        memory: each device's budget for models, states and steps, in bytes or as ``2GiB`` (default: 90% of the free
+            memory).
+        invariant: do not batch requests, so that a request's bytes do not depend on other requests.
+        trace: a file for a Chrome trace of all work.
+        max_requests: how many requests may be unfinished at once; more are rejected with Busy.
+
+    Raises StoreError if the trace cannot be written. A plugin path that does not exist, and a device that is not
+    available, raise UsageError when they are first needed.
     """
 
     def __init__(
@@ -97,7 +102,7 @@ class Studio(Methods):
         self._invariant = invariant
         self._limit = RequestLimit(max_requests)
         self._lock = threading.Lock()
-        self._folders = [RunFolder(self.home)]  # of the engines; checkpoints are taken up by the first
+        self._folders = [RunFolder(self.home)]  # of the engines; the first takes over resumed checkpoints
         self._trace = None if trace is None else Trace(Path(trace))
         self._metrics = Metrics()
         self._statuses: list[Status] = []
@@ -106,7 +111,7 @@ class Studio(Methods):
 
     @cached_property
     def plugins(self) -> Plugins:
-        """The plugins, found when first asked for; `plugins.reports` tells of those that are broken."""
+        """The plugins, discovered on first use; `plugins.reports` lists broken ones."""
         named = configuration.plugins(self.home)
         paths = {path.absolute().resolve(): path for path in map(Path, (*named.paths, *self._paths))}
         reserved = [*object.__dir__(self)]
@@ -126,10 +131,10 @@ class Studio(Methods):
 
     @property
     def router(self) -> Router:
-        """One engine for each device, made when first needed. Raises UsageError for a device that is not here."""
+        """One engine per device, created on first use. Raises UsageError for a device that is not available."""
         with self._lock:
             if self._closed:
-                raise UsageError("this Studio is closed", hint="make a new one")
+                raise UsageError("this Studio is closed", hint="create a new one")
             if self._router is None:
                 numbers = itertools.count(1)
                 chosen = devices.choose_many(self._device)
@@ -142,7 +147,7 @@ class Studio(Methods):
         return DispatchSettings(self.plugins.attention.values(), self.home)
 
     def _make(self, device: str, numbers: Iterator[int], host_share: float, notices: Sequence[str]) -> Engine:
-        """An engine, and those who watch it."""
+        """An engine with its watchers."""
         if self._statuses:
             self._folders.append(RunFolder(self.home))
         folder = self._folders[-1]
@@ -172,23 +177,30 @@ class Studio(Methods):
             raise UnknownName("generator", name, self.generators) from None
 
     def submit(self, what: str | JobSpec, /, **values: Any) -> Ticket:
-        """Accept a request and return its ticket at once.
+        """Queue a request and return its ticket at once.
 
-        `what` is a generator's name, or a JobSpec, which has everything in it. Beside the generator's inputs, `values`
-        may have: `seed`, from 0 to 2**63 - 1 (none: a random one of 32 bits, which the recipe names); `dtype`;
-        `priority` (``background`` gives way to ``interactive``); `client`, on whose behalf this is (clients share a
-        device evenly); `time_limit_s` for each call of the generator; `preview_every` N steps (0: no previews);
-        `stream`, to tell text in Delta events as it is written;
-        `invariant`, to share no step; `label`, your own mark; `stored`, false to leave nothing in the store;
-        `destination`, your own note of where the output goes, for whoever resumes it after a crash. Raises
-        UnknownName, InputError, ModelError or MediaError before anything runs, and Busy where too many requests are
-        unfinished.
+        `what` is a generator's name, or a complete JobSpec. `values` are the generator's inputs, and these options:
+
+        - `seed`: from 0 to 2**63 - 1 (default: a random 32-bit number, which the recipe records).
+        - `dtype`: instead of the generator's choice.
+        - `priority`: ``interactive`` or ``background``.
+        - `client`: the user for whom it runs; clients share a device evenly.
+        - `time_limit_s`: the timeout of each call of the generator.
+        - `preview_every`: a Preview event every N steps (0: none).
+        - `stream`: report generated text in Delta events.
+        - `invariant`: do not batch with other requests.
+        - `label`: any text of yours.
+        - `stored`: false to store nothing.
+        - `destination`: the output path, so that `studio resume` can write the output after a crash.
+
+        Raises UnknownName, InputError, ModelError or MediaError before anything runs, and Busy if too many requests
+        are unfinished.
         """
         return self.router.submit_many([self._request(what, values)])[0]
 
     def submit_many(self, what: str | JobSpec, n: int, /, **values: Any) -> list[Ticket]:
-        """Accept n equal requests (1 to 1000) with the seeds seed, seed + 1, …, so that they share steps. Raises as
-        `submit` does.
+        """Queue n equal requests (1 to 1000) with the seeds seed, seed + 1, …, which can be batched. Raises like
+        `submit`.
         """
         if not 1 <= n <= MAX_AT_ONCE:
             raise InputError("n", f"`n` is {n}, but must be a whole number from 1 to {MAX_AT_ONCE}")
@@ -199,9 +211,9 @@ class Studio(Methods):
         return self.router.submit_many([first.with_seed(seed + i, str(i)) for i in range(n)])
 
     def stream(self, what: str | JobSpec, /, **values: Any) -> collections.abc.Generator[Event, None, None]:
-        """Run a request and yield its events; leaving the iterator early cancels it. Raises as `submit` does, at once.
+        """Run a request and yield its events; leaving the iterator early cancels it. Raises like `submit`, at once.
 
-        Text comes in Delta events as it is written. A failure is raised after its Failed event.
+        Generated text is streamed in Delta events. A failure is raised after its Failed event.
         """
         if isinstance(what, str):
             return follow(self.submit(what, **{"stream": True, **values}))
@@ -212,7 +224,7 @@ class Studio(Methods):
         return wait([self.submit(what, **values)])[0]
 
     def workflow(self, what: Path | str | Workflow) -> Graph:
-        """Check a workflow, a file or what was built in Python. Raises WorkflowError with every problem."""
+        """Compile a workflow from a file or from Python. Raises WorkflowError with every problem."""
         from studio.workflow import compile_file
 
         if isinstance(what, Path | str):
@@ -233,13 +245,14 @@ class Studio(Methods):
         watch: Callable[[NodeReport], None] = lambda _: None,
         **more: Any,
     ) -> FlowResult:
-        """Run a workflow with these inputs and return its outputs; what did not change since it last ran is remembered.
+        """Run a workflow with these inputs and return its outputs. Nodes that did not change since the last run use
+        cached results.
 
-        Inputs may be given by keyword too, except those with the name of an option. `seed` decides the seed of every
-        node that names none; with `fresh` nothing is remembered from before. `client`, `priority` and `time_limit_s`
-        are those of every node's request, as for `submit`. `watch` is called with every change of a node. Nodes that
-        fail stand in the result, and the others are done all the same.
-        A file names models as they were pulled; a path of a model is opened only where it is one of `inputs`.
+        Inputs may be given as keywords too, except those with the name of an option. The seeds of nodes without a
+        seed are derived from `seed`; `fresh` ignores cached results. `client`, `priority` and `time_limit_s` apply to
+        every node's request, as in `submit`. `watch` is called with every change of a node. Failed nodes are listed in
+        the result; nodes that do not depend on them run.
+        A workflow file can name only pulled models; a model's path is opened only if it is one of `inputs`.
         Raises WorkflowError, UnknownName, InputError or MediaError before anything runs.
         """
         from studio.workflow import Graph, WorkflowRun
@@ -261,41 +274,41 @@ class Studio(Methods):
         return replay.load(what, self.store)
 
     def ancestry(self, what: Path | str) -> Ancestor:
-        """What a media file or an artifact was made from, and that from what, as far as the store knows."""
+        """The media from which a media file or an artifact was generated, recursively, as far as the store knows."""
         media = self.load(what)
         return replay.ancestry(media.sha256, media.recipe, self.store)
 
     def show(self, what: Path | str) -> Artifact:
-        """Say what a media file or an artifact is: hash, path, type and recipe (None if it has none)."""
+        """The hash, path, type and recipe (or None) of a media file or an artifact."""
         media = self.load(what)
         return Artifact(media.sha256, media.path or Path(what), media.media_type, media.recipe)
 
     def replay(self, what: Path | str, *, elsewhere: bool = False) -> ReplayReport:
-        """Make a file's or an artifact's media again from its recipe, and compare.
+        """Generate a file's or an artifact's media again from its recipe, and compare.
 
-        A recipe that was not made in this data folder runs only with `elsewhere`: then it may name models only by hash
-        or as they were pulled, and ask for no more than `studio.store.replay.MOST`. Raises UsageError, ModelError,
-        InputError and TimedOut for these.
+        A recipe that was not recorded in this data folder runs only with `elsewhere`; it may then name models only by
+        hash or as pulled, and is limited to `studio.store.replay.MOST`. Otherwise UsageError, ModelError, InputError
+        or TimedOut is raised.
 
-        What it was made from is made again first, from what is at the root, where the store has the recipes of it.
-        It runs in the recorded dtype and, unless this Studio was given a device, on the recorded one if it is here.
+        Media from which it was generated are generated again first, if the store has their recipes. It runs in the
+        recorded dtype and, unless this Studio has a `device`, on the recorded device if that is available.
         Raises StoreError if there is no recipe, MediaError if it cannot be read, and what `submit` raises.
         """
         remake = Remake(self.store, self._requests, self.router, self._device, self._dtype)
         return remake.replay(self.load(what), what, elsewhere=elsewhere)
 
     def unfinished(self) -> list[Unfinished]:
-        """List the requests that a crash left half done; those of processes that live are not among them."""
+        """List the requests that a crash has interrupted; those of running processes are not included."""
         return resume.unfinished(self.home)
 
     def resume(self, *ids: str) -> Resumed:
-        """Take up the unfinished requests with these ids (none: all) where they were, and return their tickets.
+        """Resume the unfinished requests with these ids (none: all) from their last saved state; return their tickets.
 
-        What cannot be taken up, because it is damaged or its generator or weights have changed, is refused with the
-        reason, and the others go on. Raises UnknownName for an id that is not there.
+        A request that cannot be resumed, because it is damaged or its generator or weights have changed, is refused
+        with the reason; the others run. Raises UnknownName for an unknown id.
         """
         chosen = resume.choose(self.unfinished(), ids)
-        first = self.router.engines[0].device  # whose folder takes the checkpoints over
+        first = self.router.engines[0].device  # its folder takes over the checkpoints
         requests: dict[str, Request] = {}
         refused: dict[str, StudioError] = {}
         for found in chosen:
@@ -307,26 +320,26 @@ class Studio(Methods):
         return Resumed(dict(zip(requests, tickets, strict=True)), refused)
 
     def drop(self, *ids: str) -> None:
-        """Give up unfinished requests: remove what was saved of them. Raises UnknownName."""
+        """Discard unfinished requests: remove their saved states. Raises UnknownName."""
         for found in resume.choose(self.unfinished(), ids) if ids else ():
             self._folders[0].claim(found.path).unlink()
 
     def metrics(self) -> str:
-        """What the engine has done so far, in Prometheus' text format (0.0.4)."""
+        """Metrics of the engines in Prometheus text format (0.0.4)."""
         return self._metrics.text()
 
     def running(self) -> list[dict[str, Any]]:
-        """What the engines of all living processes are doing, as `studio top --json` prints it."""
+        """The status of the engines of all running processes, as `studio top --json` prints it."""
         return status.read(self.home)
 
     def doctor(self) -> DoctorReport:
-        """Look at versions, devices, memory, threads, attention backends, the data folder and plugins."""
+        """Report versions, devices, memory, threads, attention backends, the data folder and plugins."""
         from studio.doctor import examine
 
         return examine(self._device, self.home, self.plugins)
 
     def close(self) -> None:
-        """Cancel what runs, wait for the step in flight, and let go of the models. May be called twice."""
+        """Cancel all requests, wait for the step in flight, and free the models. May be called twice."""
         with self._lock:
             self._closed = True
             router, self._router = self._router, None
@@ -335,7 +348,7 @@ class Studio(Methods):
         self.abandon()
 
     def abandon(self) -> None:
-        """Put away what others see of this, and wait for nothing: for a process that ends while a step does not."""
+        """Close the status, the trace and the run folders without waiting: for a process that exits during a step."""
         for watching in self._statuses:
             watching.close()
         if self._trace is not None:
@@ -357,12 +370,12 @@ class Studio(Methods):
         if isinstance(what, str):
             return self._requests.of_values(what, values)
         if values:
-            raise UsageError(f"`{next(iter(values))}` is given beside a JobSpec", hint="put it into the spec")
+            raise UsageError(f"`{next(iter(values))}` is given in addition to a JobSpec", hint="set it in the JobSpec")
         return self._requests.of_spec(what)
 
 
 def _texts(values: Iterable[Any]) -> Iterator[str]:
-    """The texts and paths among values that a user gave, lists taken apart."""
+    """The texts and paths among a user's values, including those in lists."""
     for value in values:
         if isinstance(value, list | tuple):
             yield from _texts(value)

@@ -1,8 +1,8 @@
-"""Inputs: an option is declared once, and flag, JSON Schema, form, workflow port and help follow.
+"""Inputs of generators: declared once; CLI options, JSON Schema, forms, workflow ports and help are derived from that.
 
-A generator's `Inputs` is a pydantic model; `field` adds help and a range. `Inputs.parse` is the one door for values
-from outside: it answers with InputError (value, allowed range, remedy) or UnknownName (nearest name), never with
-pydantic's own errors. `Inputs.flags` lists what a command line needs. This module knows nothing of any face.
+A generator's `Inputs` is a pydantic model; `field` adds help and limits. `Inputs.parse` validates all values from
+outside. It raises InputError (value, allowed range, remedy) or UnknownName (nearest name), never pydantic's own
+errors. `Inputs.flags` describes the inputs for a command line.
 
 Try it::
 
@@ -29,10 +29,10 @@ from studio.media import Media, Text
 from studio.recipe import MediaRef
 from studio.spec import ModelRef
 
-_VERBS = {"is", "has", "adds", "gives", "needs", "lacks"}  # with which a validator begins that speaks of the value
-_MODEL = "x-studio-model"  # in the JSON Schema: the part of a ModelRef that an input is
+_VERBS = {"is", "has", "adds", "gives", "needs", "lacks"}  # first words of a validator's message about the value
+_MODEL = "x-studio-model"  # in the JSON Schema: the field of a ModelRef that the input sets
 _BRACED = re.compile(r"\{(\w+)\}")
-_SHOWN = 60  # characters of a refused value that a message repeats
+_SHOWN = 60  # characters of a rejected value that a message shows
 _MediaClass = type[Media]
 
 
@@ -51,11 +51,18 @@ def field(
     default_factory: Callable[[], Any] | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
-    """Declare an input: its default (none: required), help, range, lengths (of text or lists) and allowed choices.
+    """Declare an input of a generator or an option of a trainer.
 
-    `aliases` are other names under which it is taken, such as ``num_inference_steps``; one such as
-    ``{width}x{height}`` makes its text of several, which are given together. Help, schema and recipes have the main
-    name only.
+    Args:
+        default: the value if none is given; without it the input is required.
+        help: one line for users; required.
+        ge, gt, le, lt: limits of a number, inclusive (`ge`, `le`) or exclusive (`gt`, `lt`).
+        multiple_of: the number must be a multiple of this.
+        min_length, max_length: limits of the length of a text or a list.
+        choices: the allowed values.
+        default_factory: called without arguments for each default; for lists and other mutable values.
+        aliases: other accepted names, such as ``num_inference_steps``. ``{width}x{height}`` builds the value from
+            several names, which must be given together. Help, schema and recipes have only the main name.
     """
     extra: dict[str, Any] | None = {"enum": list(choices)} if choices is not None else None
     limits = {"ge": ge, "le": le, "gt": gt, "lt": lt, "multiple_of": multiple_of}
@@ -71,23 +78,23 @@ def field(
 
 @dataclass(frozen=True)
 class Alias:
-    """Another name for an input or, with names in braces, a text that is made of several values."""
+    """Another name for an input or, with names in braces, a text that is built from several values."""
 
     form: str
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that are taken."""
+        """The accepted names."""
         return tuple(_BRACED.findall(self.form)) or (self.form,)
 
     def value(self, given: Mapping[str, Any]) -> Any:
-        """What the input gets, of a value for each of the names."""
+        """The input's value, from a value for each name."""
         return self.form.format(**given) if self.form not in given else given[self.form]
 
     def take(self, main: str, given: dict[str, Any]) -> Any:
-        """Take the names out of what is given, and return what the input `main` gets; None if none is given.
+        """Remove the names from `given` and return the value of the input `main`; None if none of them is given.
 
-        Raises InputError where `main` is given too, or only some of several names are.
+        Raises InputError if `main` is given too, or if only some of several names are given.
         """
         found = {name: given.pop(name) for name in self.names if name in given}
         if found and main in given:
@@ -100,23 +107,28 @@ class Alias:
 
 
 def model_field(help: str) -> Any:
-    """Declare the input that names the weights: a pulled model, a source, a folder or a file, or empty for the
-    generator's own. The host finds them (`Generator.load` gets where they are) and checks them.
+    """Declare the input with which users choose the weights: a pulled model, a source, a folder or a file; empty for
+    the generator's own weights.
+
+    The host locates the model and rejects one that does not exist; `Generator.weights` and `load` get its location as
+    `ref.path`.
     """
     return Field("", description=help, max_length=4000, json_schema_extra={_MODEL: "source"})
 
 
 def variant_field(default: str, *, help: str, choices: Sequence[str]) -> Any:
-    """Declare the input that says how the weights are held; `Generator.load` gets it as the variant of its ModelRef."""
+    """Declare the input that selects a variant of the weights, such as ``int8``; `Generator.load` gets it as
+    `ref.variant`.
+    """
     return Field(default, description=help, json_schema_extra={"enum": list(choices), _MODEL: "variant"})
 
 
 @dataclass(frozen=True)
 class Flag:
-    """What a face needs to know of one input.
+    """The description of one input, for a command line or a form.
 
-    `type` is ``int``, ``float``, ``str``, ``bool``, ``media`` or ``json`` (anything else, given as JSON text);
-    `multiple` says that it takes a list of them; `media` is the media class where `type` is ``media``.
+    `type` is ``int``, ``float``, ``str``, ``bool``, ``media`` or ``json`` (any other type, given as JSON text);
+    `multiple` is true for a list of these; `media` is the media class if `type` is ``media``.
     `range` is the allowed range in words ("a whole number from 1 to 1000").
     """
 
@@ -155,9 +167,9 @@ class Inputs(BaseModel):
 
     @classmethod
     def main_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values under the inputs' own names, where they were given by aliases.
+        """The values with aliases replaced by the inputs' own names.
 
-        Raises InputError where an input is given twice, or a part of one is missing.
+        Raises InputError if an input is given twice, or if a part of an alias is missing.
         """
         made = dict(values)
         for name, info in cls.model_fields.items():
@@ -168,7 +180,7 @@ class Inputs(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Check values from outside. Raises UnknownName, InputError, or MediaError for a file that cannot be read."""
+        """Validate values. Raises UnknownName, InputError, or MediaError for a file that cannot be read."""
         values = cls.main_names(values)
         for name in values:
             if name not in cls.model_fields:
@@ -180,7 +192,7 @@ class Inputs(BaseModel):
 
     @classmethod
     def problems(cls, values: Mapping[str, Any]) -> dict[str, str]:
-        """What is wrong with these values, by input; inputs that are missing are not looked for."""
+        """What is wrong with these values, by input; missing inputs are not reported."""
         try:
             cls.model_validate(dict(values))
         except MediaError as error:
@@ -196,27 +208,27 @@ class Inputs(BaseModel):
         return [_flag(name, info) for name, info in cls.model_fields.items()]
 
     def as_recipe(self) -> dict[str, Any]:
-        """The values as JSON, without what names the weights; media stand as ``{"sha256", "media_type"}``."""
+        """The values as JSON, without those that select the weights; media are ``{"sha256", "media_type"}``."""
         return self.model_dump(mode="json", exclude=set(self._model_parts().values()))
 
     @classmethod
     def _model_parts(cls) -> dict[str, str]:
-        """The inputs that are parts of a ModelRef, by part."""
+        """The inputs that set a field of the ModelRef, by field."""
         extra = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
         return {str(each[_MODEL]): name for name, each in extra.items() if isinstance(each, dict) and _MODEL in each}
 
     def model_ref(self) -> ModelRef:
-        """Which weights these inputs name."""
+        """The weights that these inputs select."""
         return ModelRef(**{part: getattr(self, name) for part, name in self._model_parts().items()})
 
     @classmethod
     def model_ref_in(cls, values: Mapping[str, Any]) -> ModelRef:
-        """The same of values that were not checked yet; what is not text is left out."""
+        """The same for values that were not validated yet; values that are not text are ignored."""
         given = {part: values.get(name) for part, name in cls._model_parts().items()}
         return ModelRef(**{part: value for part, value in given.items() if isinstance(value, str)})
 
     def media(self) -> list[Media]:
-        """Every media among the values, in the order of declaration, lists included."""
+        """All media among the values, in order of declaration, including those in lists."""
         values = [getattr(self, name) for name in type(self).model_fields]
         flat = [each for value in values for each in (value if isinstance(value, list | tuple) else [value])]
         return [each for each in flat if isinstance(each, Media)]
@@ -225,13 +237,13 @@ class Inputs(BaseModel):
     def from_recipe(
         cls, values: Mapping[str, Any], fetch: Callable[[MediaRef], Media], model: ModelRef | None = None
     ) -> Self:
-        """Take the values of a recipe, which may be hostile: media only by hash through `fetch`, never by path. `model`
-        names the weights. Raises InputError where the inputs take none.
+        """Validate the values of a recipe, which may be malicious: media only by hash through `fetch`, never by path.
+        `model` selects the weights. Raises InputError if the generator has no such input.
         """
         resolved = cls.main_names(values)
         for part, given in (("source", model.source), ("variant", model.variant)) if model else ():
             if given and part not in cls._model_parts():
-                raise InputError("model", f"`model` has the {part} `{given}`, and the generator takes none")
+                raise InputError("model", f"`model` has the {part} `{given}`, but the generator accepts none")
             if given:
                 resolved[cls._model_parts()[part]] = given
         for flag in cls.flags():
@@ -306,12 +318,12 @@ def _limit(info: FieldInfo, *names: str) -> float | None:
 
 
 def describe(info: FieldInfo) -> str:
-    """Say in words what a field allows: "a whole number from 1 to 1000", "one of `a`, `b`"."""
+    """Describe the allowed values of a field: "a whole number from 1 to 1000", "one of `a`, `b`"."""
     kind, multiple, literal = _unwrap(info.annotation)
     if options := (literal or tuple(_choices(info))):
         text = "one of " + ", ".join(f"`{option}`" for option in options)
     elif isinstance(kind, type) and issubclass(kind, Media):
-        text = "text" if kind is Text else f"the path of a file that holds {kind.noun}"
+        text = "text" if kind is Text else f"the path of a file with {kind.noun}"
     else:
         plain = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
         text = plain.get(kind, "a JSON value") + _range_words(info)
@@ -334,7 +346,7 @@ def _range_words(info: FieldInfo) -> str:
 
 
 def _length_words(info: FieldInfo, of: str) -> str:
-    """How many: characters of a text, members of a list."""
+    """The allowed length of a text in characters, or of a list in items."""
     short, long = _limit(info, "min_length"), _limit(info, "max_length")
     if short is not None and long is not None:
         return f" of {_number(short)} to {_number(long)}{of}"
@@ -348,7 +360,7 @@ def _number(value: float | None) -> str:
 
 
 def _input_error(cls: type[Inputs], error: ValidationError) -> InputError:
-    """Put pydantic's findings into one line: every input at fault with what it allows."""
+    """Join pydantic's errors into one line: each invalid input with its allowed values."""
     found = error.errors(include_url=False)
     lines = [_problem(cls, each) for each in found]
     name = str(found[0]["loc"][0]) if found[0]["loc"] else ""
@@ -364,7 +376,7 @@ def _problem(cls: type[Inputs], found: Any) -> str:
         return f"`{name}` is missing"
     if found["type"] == "string_unicode" and isinstance(found["input"], str):
         at, code = next((at, ord(each)) for at, each in enumerate(found["input"], 1) if 0xD800 <= ord(each) <= 0xDFFF)
-        return f"`{name}` has U+{code:04X} at character {at}, half of a character: take it out"
+        return f"`{name}` has a lone surrogate, U+{code:04X} at character {at}: remove it"
     if found["type"] in ("value_error", "assertion_error") and not (info and _choices(info)):
         reason = str(found["ctx"]["error"]) if "error" in found.get("ctx", {}) else found["msg"]
         return f"`{name}` is {_show(found['input'])}{_joined(reason)}" if name else reason
@@ -374,7 +386,7 @@ def _problem(cls: type[Inputs], found: Any) -> str:
 
 
 def _joined(reason: str) -> str:
-    """What a validator says of a value, as the rest of a sentence: "must be even", "is empty", or a sentence itself."""
+    """Join a validator's message to the value: "must be even", "is empty", or a sentence of its own."""
     first = reason.partition(" ")[0]
     return f", but {reason}" if first == "must" else f", which {reason}" if first in _VERBS else f": {reason}"
 

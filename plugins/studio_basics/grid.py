@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import model_validator
 
 import studio
-from studio.media.sheet import contact_sheet, letterless
+from studio.media.sheet import contact_sheet, missing_letters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Grid(studio.Generator):
             return self
 
     def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Sheet:
-        lost = letterless(inputs.labels)
+        lost = missing_letters(inputs.labels)
         notices = (f"the font lacks these letters, which were dropped from the labels: {lost[:20]}",) if lost else ()
         return Sheet(inputs=inputs, notices=notices)
 

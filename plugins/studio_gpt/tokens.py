@@ -202,7 +202,7 @@ def _check_whole(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         message = f"`prompt` has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start + 1}"
-        raise InputError("prompt", message, hint="it is half of a character: remove it") from None
+        raise InputError("prompt", message, hint="a lone surrogate is not a character: remove it") from None
 
 
 @dataclass(frozen=True)

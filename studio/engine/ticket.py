@@ -1,7 +1,7 @@
-"""Tickets: by which callers follow, await and cancel their requests, from any thread or event loop.
+"""Tickets: callers follow, await and cancel their requests with them, from any thread or event loop.
 
-A ticket keeps a bounded number of events. A caller that is interrupted (Ctrl-C, or its task is cancelled) while it
-waits cancels its request, which takes effect within one step. This module knows nothing of loops or devices.
+A ticket keeps a bounded number of events. If the caller is interrupted while it waits (Ctrl-C, or its task is
+cancelled), the request is cancelled, which takes effect within one step.
 
 Try it: ``pytest tests/studio/engine/test_ticket.py``
 """
@@ -32,14 +32,14 @@ MAX_PREVIEWS = 16
 MAX_UNFINISHED = 10_000
 _number = attrgetter("number")
 _DROPPED = frozenset((Loading, Progress, Preview))
-_set = object.__setattr__  # events are frozen for all others
+_set = object.__setattr__  # events are frozen for all other code
 
 
 class Ticket:
     """An accepted request: follow it, wait for it, cancel it. Safe to use from any thread.
 
-    In a coroutine, ``await ticket`` is its result, and ``async for event in ticket`` its events; a task that is
-    cancelled there cancels the request.
+    In a coroutine, ``await ticket`` returns the result, and ``async for event in ticket`` yields the events;
+    cancelling the task cancels the request.
     """
 
     def __init__(
@@ -49,43 +49,44 @@ class Ticket:
         self.request = request
         self._guard = threading.RLock()
         self._news = threading.Condition(self._guard)
-        self._followed = False  # somebody waits for events before the last
+        self._followed = False  # a caller waits for events before the last
         self._events = _Events()
         self._listeners: list[Callable[[Event], None]] = []
-        self._wakers: list[Callable[[], None]] = []  # of coroutines that wait
+        self._wakers: list[Callable[[], None]] = []  # of waiting coroutines
         self._cancel, self._ended = cancel, ended
         self._entry = TrackedRequest(request, self._emit, accepted=time.perf_counter())
 
     @property
     def done(self) -> bool:
-        """Whether the last event has come."""
+        """Whether the request has ended."""
         return self._events.last is not None
 
     @property
     def timing(self) -> Timing:
-        """Where the time went so far, in seconds."""
+        """The time spent so far in each phase, in seconds."""
         return self._entry.timing
 
     def left_s(self, profile: Profile) -> float | None:
-        """Seconds of the device that its steps will still take, as measured; None where that is not known yet."""
-        state, group = self._entry.state, self._entry.group  # the engine's thread may let go of them meanwhile
+        """The device seconds of the remaining steps, by measured step times; None if these are not known yet."""
+        state, group = self._entry.state, self._entry.group  # the engine's thread may release them at any time
         widths = profile.seconds(group) if group else {}
         if state is None or not widths:
             return None
         return min(seconds / width for width, seconds in list(widths.items())) * max(0, state.steps - state.position)
 
     def events(self, after: int = 0) -> EventStream:
-        """The events with a number above `after`, waiting for more until the last; for `for` and `async for`.
+        """Iterate over the events with a number above `after`, waiting for new ones, until the last; for `for` and
+        `async for`.
 
-        A ticket keeps the last 1,000 events or so. Of older ones Loading, Progress and Preview are dropped, which shows
-        as a gap in the numbers, and the text of neighbouring Deltas is joined; all others stay. The last 16 previews
-        are kept. A Delta's `start` tells how it follows what came before `after`.
+        A ticket keeps about 1,000 events. Older Loading, Progress and Preview events are dropped, which leaves gaps in
+        the numbers, and older Deltas are joined; all others are kept. The last 16 previews are kept. A Delta's `start`
+        is the number of characters before it.
         """
         return EventStream(self, after)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
-        """Call `listener` with the events so far, then with each that comes, in order; from the engine's thread too, so
-        it must be quick and must not raise.
+        """Call `listener` with the events so far, then with each new one, in order. It is also called in the engine's
+        thread, so it must be fast and must not raise.
         """
         with self._news:
             for event in self._events.kept:
@@ -93,11 +94,11 @@ class Ticket:
             self._listeners.append(listener)
 
     def result(self, timeout: float | None = None) -> Media:
-        """Wait for the media. Raises what the request failed with, Cancelled, TimeoutError (`timeout` in seconds)."""
+        """Wait for the output. Raises the request's error, Cancelled, or TimeoutError (`timeout` in seconds)."""
         return self._outcome(self._wait(None, timeout))
 
     def cancel(self) -> None:
-        """Ask for the end; it comes within one step, with CancelledEvent unless the work was done before."""
+        """Cancel the request. It ends within one step, with CancelledEvent unless it finishes before that."""
         self._entry.cancelled = True
         self._cancel(self._entry)
 
@@ -157,14 +158,14 @@ class Ticket:
     def _emit(self, event: Event) -> None:
         last, events = event.last, self._events
         if last:
-            self._ended()  # before anyone hears of it, and asks for more
-        with self._guard:  # each step comes through here: what is written out is not called
+            self._ended()  # before callers are notified and submit more requests
+        with self._guard:  # this runs in every step, so calls are inlined
             events.count = number = events.count + 1
             _set(event, "number", number)
             events.kept.append(event)
             if number > events.full or type(event) is Preview:
                 events.tidy(event)
-            if last or self._followed:  # waking those who wait for the end would cost each step
+            if last or self._followed:  # waking callers that wait for the end would cost time in each step
                 self._news.notify_all()
                 wakers, self._wakers = self._wakers, []
                 for wake in wakers:
@@ -178,7 +179,7 @@ def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None
     try:
         loop.call_soon_threadsafe(_settle, future)
     except RuntimeError:
-        return  # the loop was closed: nobody waits there any more
+        return  # the loop was closed: no coroutine waits there any more
 
 
 def _settle(future: asyncio.Future[None]) -> None:
@@ -187,7 +188,7 @@ def _settle(future: asyncio.Future[None]) -> None:
 
 
 class EventStream:
-    """The events of a ticket from one on, for `for` and for `async for`. It ends after the last event."""
+    """Iterator over the events of a ticket, for `for` and `async for`. It ends after the last event."""
 
     def __init__(self, ticket: Ticket, after: int) -> None:
         self._ticket, self._after = ticket, after
@@ -222,8 +223,8 @@ class EventStream:
 
 
 class _Events:
-    """A bounded number of events, in order. Whoever appends one counts it, and calls `tidy` once `count` is above
-    `full`, and after each preview.
+    """A bounded number of events, in order. After appending one, the caller increments `count`, and calls `tidy` if
+    `count` is above `full` or the event is a preview.
     """
 
     def __init__(self) -> None:
@@ -233,17 +234,17 @@ class _Events:
 
     @property
     def last(self) -> Event | None:
-        """The last event, if it has come."""
+        """The event that ended the request, if any."""
         return self.kept[-1] if self.kept and self.kept[-1].last else None
 
     def next(self, after: int) -> Event | None:
-        """The first event with a number above `after`, if it has come."""
+        """The first event with a number above `after`, if there is one yet."""
         if after >= self.count:
-            return self.last  # a number that is not given yet: all that can follow an end is the end
+            return self.last  # after the last event there is only the last event
         return self.kept[bisect_right(self.kept, after, key=_number)]
 
     def tidy(self, newest: Event) -> None:
-        """Let go of what need not stay."""
+        """Drop and merge old events."""
         if isinstance(newest, Preview):
             previews = [at for at, each in enumerate(self.kept) if isinstance(each, Preview)]
             if len(previews) > MAX_PREVIEWS:
@@ -251,11 +252,11 @@ class _Events:
         if self.count > self.full:
             stay = _thinned(self.kept[: -MAX_EVENTS // 2])
             self.kept[: -MAX_EVENTS // 2] = stay
-            self.full = self.count + max(MAX_EVENTS // 2, len(stay))  # thinning often would cost each event
+            self.full = self.count + max(MAX_EVENTS // 2, len(stay))  # not at each event, which would be slow
 
 
 def _thinned(events: Sequence[Event]) -> list[Event]:
-    """Those that must stay; neighbouring Deltas as one, with the number of the last."""
+    """The events that are kept; adjacent Deltas are merged, with the number of the last."""
     stay = [each for each in events if type(each) not in _DROPPED]
     made: list[Event] = []
     for joins, group in groupby(stay, lambda each: isinstance(each, Delta)):
@@ -269,7 +270,7 @@ def _thinned(events: Sequence[Event]) -> list[Event]:
 
 
 class RequestLimit:
-    """How many requests may be unfinished at once, on all engines that share it. Safe to use from any thread."""
+    """The limit of unfinished requests, shared by all engines. Safe to use from any thread."""
 
     def __init__(self, most: int = MAX_UNFINISHED) -> None:
         self.most = most
@@ -277,21 +278,21 @@ class RequestLimit:
         self._guard = threading.Lock()
 
     def enter(self, count: int) -> None:
-        """Count requests as unfinished. Raises Busy, without counting any, if they would be too many."""
+        """Count requests as unfinished. Raises Busy, without counting any, if they would exceed the limit."""
         with self._guard:
             if self._unfinished + count > self.most:
                 message = f"{self._unfinished:,} requests are unfinished; with {count:,} more they exceed {self.most:,}"
-                raise Busy(message, hint="wait for some of them, or raise `Studio(max_requests=…)`")
+                raise Busy(message, hint="wait for some to end, or raise `Studio(max_requests=…)`")
             self._unfinished += count
 
     def leave(self, count: int = 1) -> None:
-        """So many have ended."""
+        """Count requests as ended."""
         with self._guard:
             self._unfinished -= count
 
 
 def follow(ticket: Ticket) -> Generator[Event, None, None]:
-    """The events of a ticket. Leaving them early cancels the request; a failure is raised after its Failed event."""
+    """Yield the events of a ticket. Leaving early cancels the request; a failure is raised after its Failed event."""
     try:
         for event in ticket.events():
             yield event
@@ -303,13 +304,13 @@ def follow(ticket: Ticket) -> Generator[Event, None, None]:
 
 
 def wait(tickets: list[Ticket], seconds: float | None = None) -> list[Media]:
-    """Wait for all; whatever goes wrong, and Ctrl-C, cancels the rest. Raises TimedOut after `seconds` for one."""
+    """Wait for all outputs; an error or Ctrl-C cancels the rest. Raises TimedOut after `seconds` for one of them."""
     try:
         return [ticket.result(seconds) for ticket in tickets]
     except TimeoutError:
-        message = f"it took longer than {seconds:g} seconds, the most that a recipe from elsewhere may"
+        message = f"it took longer than {seconds:g} seconds, the limit for a recipe from elsewhere"
         name = tickets[0].request.spec.generator
-        raise TimedOut(name, message, hint="ask for it yourself with the inputs that `studio show` tells") from None
+        raise TimedOut(name, message, hint="run it yourself with the inputs that `studio show` prints") from None
     finally:
         for ticket in tickets:
             if not ticket.done:

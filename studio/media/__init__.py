@@ -1,4 +1,4 @@
-"""Media: what generators take and make. Each kind has a module here; none of them knows generators or stores."""
+"""Media: the inputs and outputs of generators. Each kind has a module."""
 
 from studio.media.audio import Audio
 from studio.media.base import MAX_FILE_BYTES, Media, Text

@@ -1,8 +1,8 @@
-"""Frames as animated pictures: WebP, GIF, animated PNG and AVIF, with a text in the file. Knows nothing of recipes.
+"""Animated pictures: WebP, GIF, animated PNG and AVIF, with a text in the file.
 
-PNG keeps every pixel, WebP and AVIF nearly; GIF has 256 colours and counts in hundredths of a second, so 12 frames a
-second last 0.08 s each there, and more than 50 last 0.02 s: players take less for a mistake and show a tenth of a
-second. They show each frame for a whole number of milliseconds.
+PNG is lossless, WebP and AVIF nearly so; GIF has 256 colours and counts in hundredths of a second, so at 12 frames per
+second a frame lasts 0.08 s, and above 50 it lasts 0.02 s: players show shorter frames for a tenth of a second. Frame
+durations are rounded to milliseconds.
 
 Try it: `write(frames, 12, ".webp", "hello")`
 """
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG", ".avif": "AVIF"}
 READ = "GIF, WebP, animated PNG, AVIF"
-FRAME_BYTES = 64 << 10  # what a frame counts as at least: many small ones cost time, not memory
-_UNTIMED = 100  # ms that players show a frame which lasts 0
+FRAME_BYTES = 64 << 10  # the minimum that a frame counts: many small ones cost time, not memory
+_UNTIMED = 100  # ms for which players show a frame of duration 0
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _HOW: dict[str, dict[str, Any]] = {
     ".webp": {"quality": 90, "method": 4},
@@ -39,9 +39,9 @@ _HOW: dict[str, dict[str, Any]] = {
 
 
 def write(frames: Iterable[PIL.Image.Image | NDArray[np.uint8]], fps: float, suffix: str, text: str) -> bytes:
-    """The frames, uint8 (T, H, W, 3), as a file of the format with that suffix, without end; `text` is ASCII.
+    """Encode frames, uint8 (T, H, W, 3), in the format of the suffix, looping forever; `text` is ASCII.
 
-    Raises MediaError where Pillow was built without the format.
+    Raises MediaError if Pillow was built without the format.
     """
     import PIL.features
     import PIL.Image
@@ -71,38 +71,38 @@ def write(frames: Iterable[PIL.Image.Image | NDArray[np.uint8]], fps: float, suf
 
 @dataclass(frozen=True)
 class Header:
-    """What an animated picture's own structure says: width and height, how many ms each frame lasts, and its end.
+    """The structure of an animated picture: width and height, the duration of each frame in ms, and the end offset.
 
-    `size` and `lasting` are empty for AVIF, whose structure only its library reads.
+    `size` and `durations` are empty for AVIF, whose structure only its library reads.
     """
 
     size: tuple[int, int]
-    lasting: tuple[float, ...]
+    durations: tuple[float, ...]
     end: int
 
 
 def is_picture(data: bytes) -> bool:
-    """Whether the bytes begin as a WebP, GIF, PNG or AVIF file does."""
+    """Whether the bytes start like a WebP, GIF, PNG or AVIF file."""
     return data[:4] == b"GIF8" or png.is_png(data) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or is_avif(data)
 
 
 def is_avif(data: bytes) -> bool:
-    """Whether the bytes begin as an AVIF file does, a still or a sequence."""
+    """Whether the bytes start like an AVIF file, a still image or a sequence."""
     return data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
 
 
 def moves(data: bytes) -> bool:
-    """Whether it is a picture of such a format with more than one frame; what is damaged has none."""
+    """Whether it is a picture of such a format with more than one frame; False for damaged files."""
     if is_avif(data):
         return data[8:12] == b"avis"
     try:
-        return is_picture(data) and len(header(data).lasting) > 1
+        return is_picture(data) and len(header(data).durations) > 1
     except MediaError:
         return False
 
 
 def header(data: bytes) -> Header:
-    """Count what the file holds without decoding it. Raises MediaError if its end is missing."""
+    """Read the frame count, size and durations without decoding. Raises MediaError if the file is truncated."""
     try:
         if png.is_png(data):
             return _png(data)
@@ -112,37 +112,37 @@ def header(data: bytes) -> Header:
 
 
 def check(data: bytes) -> None:
-    """Refuse an animated picture that holds too much, before anything is decoded. Raises MediaError."""
+    """Raise MediaError if an animated picture is too large, before decoding."""
     found = header(data)
-    if found.lasting:
+    if found.durations:
         pictures.check_pixels(found.size)
-        check_frames(len(found.lasting), found.size)
+        check_frames(len(found.durations), found.size)
 
 
 def check_frames(count: int, size: tuple[int, int]) -> None:
-    """Raise MediaError for more frames of that size than are read."""
+    """Raise MediaError if the decoded frames exceed the limit."""
     width, height = size
     check_decoded(count * max(width * height * 3, FRAME_BYTES), "the video", f"{count:,} frames of {width}x{height}")
 
 
 def _png(data: bytes) -> Header:
-    """Each chunk fcTL is a frame, up to as many as acTL says."""
-    claimed, lasting, ends = 1, [], 0
+    """Each fcTL chunk is a frame, up to the number in acTL."""
+    claimed, durations, ends = 1, [], 0
     for kind, start, end in png.chunks(data):
         ends = end + 4
         if kind == b"acTL":
             claimed = max(1, struct.unpack_from(">I", data, start)[0])
         elif kind == b"fcTL":
             number, parts = struct.unpack_from(">HH", data, start + 20)
-            lasting.append(1000 * number / (parts or 100) or _UNTIMED)
-    return Header(png.size(data), tuple(lasting[:claimed]) or (_UNTIMED,), ends)
+            durations.append(1000 * number / (parts or 100) or _UNTIMED)
+    return Header(png.size(data), tuple(durations[:claimed]) or (_UNTIMED,), ends)
 
 
 def _gif(data: bytes) -> Header:
     """A screen, then blocks: extensions (21), pictures (2C), and the end (3B). Pictures may exceed the screen."""
     width, height, packed = struct.unpack_from("<HHB", data, 6)
     at = 13 + _palette(packed)
-    lasting, lasts = [], 0
+    durations, lasts = [], 0
     while data[at] != 0x3B:
         if data[at] == 0x21:
             if data[at + 1] == 0xF9:
@@ -151,18 +151,18 @@ def _gif(data: bytes) -> Header:
         elif data[at] == 0x2C:
             left, top, wide, high, packed = struct.unpack_from("<HHHHB", data, at + 1)
             width, height = max(width, left + wide), max(height, top + high)
-            lasting.append(10 * lasts or _UNTIMED)
+            durations.append(10 * lasts or _UNTIMED)
             lasts, at = 0, at + 11 + _palette(packed)
         else:
             raise damaged("the animated picture", READ)
         while length := data[at]:
             at += 1 + length
         at += 1
-    return Header((width, height), tuple(lasting) or (_UNTIMED,), at + 1)
+    return Header((width, height), tuple(durations) or (_UNTIMED,), at + 1)
 
 
 def _palette(packed: int) -> int:
-    """Bytes of a GIF's colour table, which these flags announce."""
+    """The size of a GIF's colour table in bytes, from these flags."""
     return 3 << (packed & 7) + 1 if packed & 0x80 else 0
 
 
@@ -171,7 +171,7 @@ def _webp(data: bytes) -> Header:
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         raise damaged("the animated picture", READ)
-    size, lasting, at = (0, 0), [], 12
+    size, durations, at = (0, 0), [], 12
     while at + 8 <= end:
         kind, length = struct.unpack_from("<4sI", data, at)
         body = data[at + 8 : at + 26]
@@ -183,9 +183,9 @@ def _webp(data: bytes) -> Header:
             packed = int.from_bytes(body[1:5], "little")
             size = (1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF))
         elif kind == b"ANMF":
-            lasting.append(int.from_bytes(body[12:15], "little") or _UNTIMED)
+            durations.append(int.from_bytes(body[12:15], "little") or _UNTIMED)
         at += 8 + length + length % 2
-    return Header(size, tuple(lasting) or (_UNTIMED,), end)
+    return Header(size, tuple(durations) or (_UNTIMED,), end)
 
 
 @dataclass(frozen=True)
@@ -193,13 +193,13 @@ class Animation:
     """An opened animated picture.
 
     Attributes:
-        lasting: how many ms each frame lasts.
-        rounded: by how many ms that may be off; GIF counts in hundredths of a second.
-        text: what `write` put there.
+        durations: of each frame, in ms.
+        rounding: the rounding error of the durations in ms; GIF counts in hundredths of a second.
+        text: the text that `write` added.
     """
 
-    lasting: tuple[float, ...]
-    rounded: float
+    durations: tuple[float, ...]
+    rounding: float
     text: str
     _data: bytes
     _profile: bytes | None
@@ -207,11 +207,11 @@ class Animation:
 
     @classmethod
     def open(cls, data: bytes) -> Self:
-        """Read the header and the text. Raises MediaError if the file is damaged or holds too much."""
+        """Read the header and the text. Raises MediaError if the file is damaged or too large."""
         check(data)
         found, profile, depth, text = header(data), None, 8, ""
         if png.is_png(data):
-            with suppress(MediaError):  # a still's reader tells of it; here a profile is no more than a wish
+            with suppress(MediaError):  # the colour profile is optional here; still pictures report it
                 profile = png.profile(data)
             with suppress(MediaError):
                 text = png.read_text(data, "studio") or ""
@@ -221,8 +221,8 @@ class Animation:
             pictures.check_pixels(picture.size)
             check_frames(int(getattr(picture, "n_frames", 1)) if is_avif(data) else 1, picture.size)
             text = text or next(_texts(picture), "")
-        made = cls(found.lasting, 5 if data[:4] == b"GIF8" else 1, text, data, profile, depth)
-        return made if found.lasting else replace(made, lasting=tuple(made._durations()))
+        made = cls(found.durations, 5 if data[:4] == b"GIF8" else 1, text, data, profile, depth)
+        return made if found.durations else replace(made, durations=tuple(made._durations()))
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """Yield the frames on white, uint8 (H, W, 3), one at a time. Raises MediaError if the file is damaged."""
@@ -235,11 +235,11 @@ class Animation:
             if frame.size != size:
                 raise MediaError("the animated image has frames of different sizes", hint="save it again")
             yield np.asarray(pictures.on_white(pictures.plain(frame, self._profile, self._depth)[0]))
-        if count < len(self.lasting):
+        if count < len(self.durations):
             raise damaged("the animated picture", READ)
 
     def _durations(self) -> Iterator[float]:
-        """AVIF tells them with the decoded frames."""
+        """Frame durations of AVIF, which are known only after decoding."""
         for frame in self._each():
             yield float(round(frame.info.get("duration", 0)) or _UNTIMED)
 
@@ -249,7 +249,7 @@ class Animation:
         with _damage_as_media_error(), pictures.opened(self._data, FORMATS.values()) as picture:
             frames = PIL.ImageSequence.Iterator(picture)
             if getattr(picture, "default_image", False):
-                next(frames)  # a still for programs that play none, which is no frame
+                next(frames)  # a still for programs without animation support; not a frame
             for count, frame in enumerate(frames, 1):
                 pictures.check_pixels(frame.size)
                 check_frames(count, frame.size)
@@ -268,7 +268,7 @@ def _damage_as_media_error() -> Iterator[None]:
 
 
 def _texts(picture: PIL.Image.Image) -> Iterator[str]:
-    """What may be the text of `write`, from wherever the format keeps it."""
+    """Candidates for the text of `write`, by format."""
     described = picture.getexif().get(_DESCRIPTION)
     comment = picture.info.get("comment")
     for found in (described, comment, picture.info.get("studio")):

@@ -1,7 +1,7 @@
-"""Pictures and sound as other libraries hold them in memory: Pillow pictures, numpy arrays, torch tensors.
+"""Pictures and audio of other libraries: Pillow images, numpy arrays, torch tensors.
 
-A library that was not imported has made nothing, so none is imported to ask. What an array means is taken from its type
-and shape only where they leave no doubt.
+No library is imported for the check: without the import there are no objects of it. Ambiguous dtypes and shapes are
+rejected.
 
 Try it: ``python -c "import numpy, studio; print(studio.Image.accept(numpy.zeros((3, 8, 9))).size)"``
 """
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 _CHANNELS = (1, 3, 4)
 _SHAPES = "(H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels"
-_HALF = 0.5 / 255  # half a level: what rounds to 0 or 255
+_HALF = 0.5 / 255  # half a level: values beyond 0 or 1 that round to 0 or 255
 
 
 def is_pil(value: object) -> TypeGuard[PIL.Image.Image]:
-    """Whether this is a picture of Pillow."""
+    """Whether this is a Pillow image."""
     pil = sys.modules.get("PIL.Image")
     return pil is not None and isinstance(value, pil.Image)
 
 
 def is_array(value: object) -> bool:
-    """Whether this is an array of numpy or a tensor of torch."""
+    """Whether this is a numpy array or a torch tensor."""
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     return (numpy is not None and isinstance(value, numpy.ndarray)) or (
         torch is not None and isinstance(value, torch.Tensor)
@@ -40,8 +40,8 @@ def is_array(value: object) -> bool:
 def pixels(value: Any) -> NDArray[np.uint8]:
     """The pixels of an array or tensor, uint8 (H, W), (H, W, 3) or (H, W, 4).
 
-    Taken are uint8, bool (black and white) and floats from 0 to 1; (H, W), (H, W, C) and (C, H, W), where the number of
-    channels tells which; and a batch of one. Raises ValueError for anything else.
+    Accepts uint8, bool (black and white) and floats from 0 to 1; (H, W), (H, W, C) and (C, H, W), distinguished by the
+    number of channels; and a batch of one. Raises ValueError for anything else.
     """
     array = _numpy(value)
     return _to_8_bits(_channels_last(array))
@@ -56,7 +56,7 @@ def samples(value: Any) -> NDArray[np.floating[Any]]:
 
 
 def rate(value: object) -> int:
-    """A sample rate. Raises ValueError for what is not a whole number."""
+    """A sample rate. Raises ValueError if it is not a whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"the rate is {value!r}, but must be a whole number of Hz")
     return value
@@ -80,7 +80,7 @@ def _channels_last(array: NDArray[Any]) -> NDArray[Any]:
     if array.ndim == 4 and shape[0] == 1:
         array = array[0]
     if array.ndim == 4:
-        raise ValueError(f"a batch of {shape[0]} pictures was given where one is taken: pass one, such as `array[0]`")
+        raise ValueError(f"it is a batch of {shape[0]} pictures, but must be one: pass `array[0]`, for example")
     if 0 in shape or array.ndim not in (2, 3):
         raise ValueError(f"pixels must be {_SHAPES}, not {shape}")
     if array.ndim == 2:
@@ -105,5 +105,5 @@ def _to_8_bits(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise ValueError(f"pixels must be uint8, bool, or floats from 0 to 1, not {array.dtype}")
     low, high = float(array.min()), float(array.max())
     if not (low >= -_HALF and high <= 1 + _HALF):  # NaN too
-        raise ValueError(f"pixels that are floats go from 0 to 1, not from {low:g} to {high:g}: scale them first")
+        raise ValueError(f"floating-point pixels must be from 0 to 1, not from {low:g} to {high:g}: scale them first")
     return (array.astype(np.float32) * 255).round().clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Sound: float32 samples, as WAV files.
+"""Audio: float32 samples, as WAV files.
 
 Try it: ``python -c "import studio; print(studio.Audio.open('a.wav').waveform.shape)"``
 """
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
-_BLOCK = 1 << 20  # samples that are converted at a time
+_BLOCK = 1 << 20  # samples per conversion
 
 
 class Audio(Media):
-    """Sound: finite float32 samples (channels, n), 1 to 8 channels, usually within -1 … 1; `rate` in Hz."""
+    """Audio: finite float32 samples (channels, n), 1 to 8 channels, usually in -1 … 1; `rate` in Hz."""
 
     media_type, suffix, kind, noun = "audio/wav", ".wav", "audio", "sound"
     max_file_bytes = 512 << 20
@@ -42,7 +42,7 @@ class Audio(Media):
 
     @classmethod
     def accept(cls, value: object) -> Self:
-        """Take sound for an input: an `Audio`, the path of a file, or ``(samples, rate)`` with an array or tensor of
+        """Convert an input's value: an `Audio`, the path of a file, or ``(samples, rate)`` with an array or tensor of
         floats, (n,) or (channels, n). Raises ValueError, MediaError.
         """
         if isinstance(value, tuple) and len(value) == 2 and arrays.is_array(value[0]):
@@ -50,7 +50,7 @@ class Audio(Media):
         return super().accept(value)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        """What a notebook shows: a player."""
+        """The player that a notebook shows."""
         return {"text/plain": repr(self), "text/html": f'<audio controls src="{self.data_url()}"></audio>'}
 
     def samples(self) -> NDArray[np.generic]:
@@ -59,7 +59,7 @@ class Audio(Media):
 
     @property
     def data(self) -> bytes:
-        """The sound as WAV, IEEE float (format 3)."""
+        """The audio as WAV, IEEE float (format 3)."""
         return b"".join(self._content())
 
     def _content(self) -> Iterator[bytes]:
@@ -69,7 +69,7 @@ class Audio(Media):
         packed = b"".join(name + struct.pack("<I", len(part)) + part for name, part in chunks)
         packed += b"data" + struct.pack("<I", size)
         yield b"RIFF" + struct.pack("<I", 4 + len(packed) + size) + b"WAVE" + packed
-        for start in range(0, self.waveform.shape[1], _BLOCK):  # a copy of all would be as large again
+        for start in range(0, self.waveform.shape[1], _BLOCK):  # copying all at once would double the memory
             yield self.waveform[:, start : start + _BLOCK].T.tobytes()
 
     @classmethod
@@ -90,7 +90,7 @@ class Audio(Media):
 
 
 def _riff_chunks(data: bytes) -> dict[bytes, memoryview]:
-    """Split a WAV file into its chunks; a chunk that claims more than there is counts as truncation."""
+    """Split a WAV file into its chunks; a chunk that is longer than the file means that it is truncated."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise MediaError("not a WAV file")
     chunks: dict[bytes, memoryview] = {}
@@ -106,7 +106,7 @@ def _riff_chunks(data: bytes) -> dict[bytes, memoryview]:
 
 
 def _wav_samples(body: memoryview, form: int, bits: int) -> NDArray[np.float32]:
-    """Turn raw WAV samples into float32 in -1 … 1, interleaved."""
+    """Convert raw WAV samples to float32 in -1 … 1, interleaved."""
     import numpy as np
 
     if form == _FLOAT and bits in (32, 64):

@@ -1,11 +1,11 @@
-"""What all media have in common, and text. Pictures, embeddings, videos and sound have a module each.
+"""The base class of all media, and text. Pictures, embeddings, videos and audio have a module each.
 
-Media are values: they never change, compare by content, and know nothing of generators or stores.
+Media are immutable values that compare by content.
 
-**Identity.** `sha256` names the *content*, never the file around it: for a picture the mode, size and pixels, so that
-neither a zlib release nor the recipe inside the PNG changes it; for other media the canonical encoding `data`. The same
-seed therefore gives the same id in two runs and in two processes, and a picture read back from a file
-with or without its recipe keeps its id. What the host adds (`recipe`, `path`) is not part of the value.
+**Identity.** `sha256` is the hash of the *content*, not of the file: for a picture of its mode, size and pixels, so
+that neither the zlib version nor the recipe in the PNG changes it; for other media of the canonical encoding `data`.
+The same seed therefore gives the same hash in every run and process, and a picture read from a file has the same hash
+with and without its recipe. The host's additions (`recipe`, `path`) are not part of the value.
 
 Try it: ``python -c "import studio; print(studio.Image.open('a.png').sha256)"``
 """
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 64 << 20
 MAX_DECODED_BYTES = 512 << 20
-"""What a file may hold once it is decoded: of pixels, frames or samples. It is counted before anything is decoded."""
+"""The limit of the decoded size of a file's pixels, frames or samples. It is checked before decoding."""
 
 
-UNREAD = "its recipe cannot be read"  # how a notice begins that says so
+UNREAD = "its recipe cannot be read"  # the beginning of a notice
 
 
 def damaged(noun: str, formats: str) -> MediaError:
-    """The error for any damage that a decoder finds in a file."""
+    """The error for any damage in a file."""
     return MediaError(
         f"{noun} is truncated, damaged, or not in a supported format ({formats})",
         hint="save it in one of these formats",
@@ -47,7 +47,7 @@ def damaged(noun: str, formats: str) -> MediaError:
 
 
 def check_decoded(size: int, noun: str, what: str) -> None:
-    """Raise MediaError if `what` a file claims to hold takes more than `MAX_DECODED_BYTES` once decoded."""
+    """Raise MediaError if the decoded size of a file exceeds `MAX_DECODED_BYTES`; `what` describes its content."""
     if size > MAX_DECODED_BYTES:
         raise MediaError(
             f"{noun} has {what}, {size >> 20:,} MiB when decoded; the limit is {MAX_DECODED_BYTES >> 20} MiB",
@@ -56,12 +56,12 @@ def check_decoded(size: int, noun: str, what: str) -> None:
 
 
 def recipe_json(recipe: Recipe | None) -> str:
-    """The recipe as ASCII, for a file's comment or description; nothing for None."""
+    """The recipe as ASCII, for a file's comment or description; empty for None."""
     return json.dumps(json.loads(recipe.portable().to_json())) if recipe else ""
 
 
 def recipe_of(text: str | None) -> tuple[Recipe | None, tuple[str, ...]]:
-    """The recipe in a text of a file, or None and why not. What another program wrote there is not a recipe."""
+    """The recipe in a text of a file, or None with a notice. A text by another program is not a recipe."""
     from studio.recipe import Recipe
 
     if text is None:
@@ -75,11 +75,11 @@ def recipe_of(text: str | None) -> tuple[Recipe | None, tuple[str, ...]]:
 
 
 class Media:
-    """Base of all media: immutable, equal when their content is equal.
+    """Base class of all media: immutable, equal if their content is equal.
 
-    A subclass gives `media_type`, `suffix`, `kind`, `noun` (for messages), `data` and `decode`; `others` are suffixes
-    of further formats that its `save` writes, and `also` says in words what else `accept` takes. `recipe` and `path`
-    (where the store keeps it) are None until the host attaches them.
+    A subclass defines `media_type`, `suffix`, `kind`, `noun` (for messages), `data` and `decode`; `others` are the
+    suffixes of other formats that `save` can write, and `also` describes, for messages, what else `accept` supports.
+    `recipe` and `path` (in the store) are None until the host attaches them.
     """
 
     media_type: ClassVar[str]
@@ -101,16 +101,16 @@ class Media:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Decode bytes, which may be hostile. Raises MediaError."""
+        """Decode untrusted bytes. Raises MediaError."""
         raise NotImplementedError
 
     @classmethod
     def identify(cls, file: bytes) -> str:
-        """The `sha256` that media read from these bytes would have. Raises MediaError where that needs decoding."""
+        """The `sha256` of the media in these bytes. Raises MediaError if decoding is needed and fails."""
         return hashlib.sha256(file).hexdigest()
 
     def samples(self) -> NDArray[np.generic] | None:
-        """The content as numbers, for measuring how far two media differ; None where that means nothing (text)."""
+        """The content as numbers, for measuring how far two media differ; None for text."""
         return None
 
     @property
@@ -120,12 +120,12 @@ class Media:
 
     @property
     def path(self) -> Path | None:
-        """Where it lies, where the host stored it or it was opened from a file."""
+        """The path of the file in the store, or of the file that was opened."""
         return self._path
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user must know of how the file was read, such as frames that were repeated; no part of the value."""
+        """Messages for the user about how the file was read, such as repeated frames; not part of the value."""
         return self._notices
 
     @cached_property
@@ -138,7 +138,7 @@ class Media:
 
     @property
     def ref(self) -> MediaRef:
-        """The media by name: hash and type."""
+        """A reference to the media: hash and type."""
         from studio.recipe import MediaRef
 
         return MediaRef(sha256=self.sha256, media_type=self.media_type)
@@ -154,9 +154,9 @@ class Media:
         return media.attach(media.recipe, Path(path))
 
     def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file, whole or not at all, with its recipe where the format can carry one. Raises StoreError.
+        """Write the file atomically, with its recipe if the format supports that. Raises StoreError.
 
-        Without `overwrite` a file that has the name stays, and FileTaken is raised.
+        Without `overwrite` an existing file does not change, and FileTaken is raised.
         """
         return write_atomically(path, self.file_bytes(), overwrite=overwrite)
 
@@ -175,13 +175,13 @@ class Media:
         return other
 
     def noticing(self, notices: Iterable[str]) -> Self:
-        """Return the same media with what the user must know of how its file was read."""
+        """Return the same media with other `notices`."""
         other = copy.copy(self)
         other._notices = tuple(notices)
         return other
 
     def _content(self) -> Iterable[bytes]:
-        """What the identity is computed from, in pieces."""
+        """The bytes from which the identity is computed, in pieces."""
         return (self.data,)
 
     def __eq__(self, other: object) -> bool:
@@ -195,7 +195,7 @@ class Media:
 
     @classmethod
     def accept(cls, value: object) -> Self:
-        """Take media for an input: an instance of this class, or the path of a file. Raises ValueError, MediaError."""
+        """Convert an input's value: an instance of this class, or the path of a file. Raises ValueError, MediaError."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str | Path) and not isinstance(value, Media):
@@ -215,16 +215,16 @@ class Media:
 
 
 class Text(str, Media):
-    """Unicode text, encoded as UTF-8. It is a `str`, and equal to a `str` of the same characters; what is made of it by
-    slicing, joining and the like is a plain `str`, without recipe and path.
+    """Unicode text, encoded as UTF-8. It is a `str`, and equal to a `str` of the same characters. Slicing, joining and
+    other `str` methods return a plain `str`, without recipe and path.
     """
 
     media_type, suffix, kind, noun = "text/plain", ".txt", "text", "text"
 
     def __new__(cls, text: str) -> Self:
-        """Take the characters of a `str`. Raises TypeError for anything else."""
+        """Create it from a `str`. Raises TypeError for anything else."""
         if not isinstance(text, str):
-            raise TypeError(f"a `studio.Text` is made of a `str`, not of {type(text).__name__}")
+            raise TypeError(f"`studio.Text` needs a `str`, not {type(text).__name__}")
         return super().__new__(cls, text)
 
     @property
@@ -250,5 +250,5 @@ class Text(str, Media):
 
     @classmethod
     def accept(cls, value: object) -> Self:
-        """Take a string as the text itself; only a `Path` is opened."""
+        """Convert an input's value: a `str` is the text itself; only a `Path` is opened."""
         return cls(value) if isinstance(value, str) and not isinstance(value, Media) else super().accept(value)

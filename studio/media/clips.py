@@ -1,7 +1,7 @@
-"""Decoding videos, which runs in a process of its own (see `sandbox`): FFmpeg's containers, and animated pictures.
+"""Decoding videos, in a separate process (see `sandbox`): FFmpeg's containers, and animated pictures.
 
-Of FFmpeg only the containers and codecs listed here are used, on bytes at hand: none that opens a file or an address.
-Frames are counted from the packets before one is decoded, and come upright, with square pixels, at one rate.
+FFmpeg uses only the containers and codecs listed here, on bytes in memory: none that opens a file or an address.
+Frames are counted by their packets before decoding; they are rotated upright, with square pixels, at a constant rate.
 
 Try it: ``python -c "from studio.media.clips import demuxed; print(demuxed(open('a.mp4', 'rb').read()))"``
 """
@@ -27,22 +27,22 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
 CODECS = ("h264,hevc,av1,libdav1d,libaom-av1,vp8,vp9,libvpx,libvpx-vp9,mpeg4,msmpeg4v2,msmpeg4v3,mpeg1video,mpeg2video,"
           "h263,flv,mjpeg,png,theora,prores,dnxhd,ffv1,huffyuv,ffvhuff,rawvideo")  # fmt: skip
 READ = "MP4, MOV, WebM, Matroska, AVI, MPEG, Ogg, FLV, GIF, WebP, PNG, AVIF"
-# Whole names of what FFmpeg may use; of protocols none, as the bytes are at hand.
+# Exact names of the allowed formats and codecs; no protocols, because the bytes are in memory.
 OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS, "protocol_whitelist": "none"}
 RATES = (1, 240)  # frames a second
 _HDR = (16, 18)  # transfer functions: PQ and HLG
-_UNTOLD = 2  # a colour matrix that the file does not name
+_UNSPECIFIED = 2  # FFmpeg's value for a missing colour matrix
 Put = Callable[[str, bytes | memoryview], None]
 
 
 @dataclass
-class Rhythm:
-    """At which rate frames are shown: those of a file as they are, or each as often as the rate needs it.
+class FrameRate:
+    """A constant frame rate, to which frames are resampled if their durations differ.
 
     Attributes:
-        fps: frames a second.
-        total: seconds that all of them last; None where they are taken as they are.
-        notices: what the user must know of it.
+        fps: frames per second.
+        total: the duration of the video in seconds if frames are resampled, else None.
+        notices: messages for the user.
     """
 
     fps: float
@@ -50,11 +50,11 @@ class Rhythm:
     notices: list[str] = field(default_factory=list)
 
     def count(self, frames: int) -> int:
-        """How many frames come of so many."""
+        """The number of frames after resampling."""
         return frames if self.total is None else max(1, round(self.total * self.fps))
 
-    def shown(self, frames: Iterable[tuple[float, NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
-        """Frames with the seconds at which each begins -> frames at the rate: each lasts until the next begins."""
+    def resample(self, frames: Iterable[tuple[float, NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
+        """Resample frames, given with their start times in seconds; each lasts until the next starts."""
         if self.total is None:
             yield from (frame for _, frame in frames)
             return
@@ -69,26 +69,27 @@ class Rhythm:
             made += 1
 
 
-def rhythm(lasting: Sequence[float], rate: float | None, slack: float) -> Rhythm:
-    """The rate of frames that last so many seconds each.
+def frame_rate(durations: Sequence[float], rate: float | None, tolerance: float) -> FrameRate:
+    """The frame rate for frames with these durations in seconds.
 
     Args:
-        rate: what the file says, frames a second; None if it says nothing.
-        slack: seconds by which frames may differ and count as equal.
+        durations: of the frames, in seconds.
+        rate: frames per second by the file, or None.
+        tolerance: durations within this many seconds count as equal.
     """
-    mean = sum(lasting) / len(lasting)
-    if max(lasting) - min(lasting) <= slack:
-        return Rhythm(min(max(rate or 1 / mean, RATES[0]), RATES[1]))
-    middle = sorted(lasting)[len(lasting) // 2]
+    mean = sum(durations) / len(durations)
+    if max(durations) - min(durations) <= tolerance:
+        return FrameRate(min(max(rate or 1 / mean, RATES[0]), RATES[1]))
+    middle = sorted(durations)[len(durations) // 2]
     fps = rate if rate and abs(rate * middle - 1) < 0.02 else round(1 / max(middle, 1 / RATES[1]), 3)
     fps = min(max(fps, RATES[0]), RATES[1])
-    shortest, longest = 1000 * min(lasting), 1000 * max(lasting)
+    shortest, longest = 1000 * min(durations), 1000 * max(durations)
     notice = f"its frames last from {shortest:.0f} to {longest:.0f} ms: it was resampled to {fps:g} frames a second"
-    return Rhythm(fps, sum(lasting), [notice])
+    return FrameRate(fps, sum(durations), [notice])
 
 
 def is_known(data: bytes) -> bool:
-    """Whether the bytes begin as one of the containers or animated pictures does that are read."""
+    """Whether the bytes start like one of the supported containers or animated pictures."""
     return (
         animation.is_picture(data)
         or data[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
@@ -101,15 +102,15 @@ def is_known(data: bytes) -> bool:
 
 
 def decode(data: bytes, put: Put) -> dict[str, Any]:
-    """Decode a video: `put` gets its frames ("frames") and, without Studio's recipe, the file ("file").
+    """Decode a video: `put` gets its frames ("frames") and the file without Studio's recipe ("file").
 
-    Returns `size` (width, height), `fps`, `text` (a comment, where a recipe may be) and `notices`. Raises MediaError.
+    Returns `size` (width, height), `fps`, `text` (a comment that may be a recipe) and `notices`. Raises MediaError.
     """
     return _pictures(data, put) if animation.is_picture(data) else _streams(data, put)
 
 
 def demuxed(data: bytes, put: Put | None = None) -> dict[str, Any]:
-    """The comment of a file as `text`, and the file without it, put as "file" where it may be Studio's recipe."""
+    """Return the comment of a file as `text`; if it may be Studio's recipe, put the file without it as "file"."""
     import av
 
     try:
@@ -123,7 +124,7 @@ def demuxed(data: bytes, put: Put | None = None) -> dict[str, Any]:
 
 
 def remux(data: bytes, comment: str = "") -> bytes:
-    """The first video stream of a file in an MP4 that says `comment` and nothing else; its packets stay as they are."""
+    """Copy the first video stream of a file, without encoding it again, to an MP4 with only the metadata `comment`."""
     import av
 
     made = io.BytesIO()
@@ -144,9 +145,9 @@ def remux(data: bytes, comment: str = "") -> bytes:
 def _pictures(data: bytes, put: Put) -> dict[str, Any]:
     """Decode an animated picture."""
     clip = animation.Animation.open(data)
-    found = _repeats(clip.lasting, clip.rounded)
+    found = _repeats(clip.durations, clip.rounding)
     length, counts = found or (0.0, ())
-    how = Rhythm(1000 / max(length, 5)) if found else rhythm([each / 1000 for each in clip.lasting], None, 0.0)
+    how = FrameRate(1000 / max(length, 5)) if found else frame_rate([each / 1000 for each in clip.durations], None, 0.0)
     made = 0
 
     def timed() -> Iterator[tuple[float, NDArray[np.uint8]]]:
@@ -154,32 +155,32 @@ def _pictures(data: bytes, put: Put) -> dict[str, Any]:
         for index, frame in enumerate(clip.frames()):
             for _ in range(counts[index] if counts else 1):
                 yield begins, frame
-            begins += clip.lasting[index] / 1000
+            begins += clip.durations[index] / 1000
 
     size = (0, 0)
-    for frame in how.shown(timed()):
+    for frame in how.resample(timed()):
         made, size = made + 1, (frame.shape[1], frame.shape[0])
         if made == 1:
-            animation.check_frames(sum(counts) if counts else how.count(len(clip.lasting)), size)
+            animation.check_frames(sum(counts) if counts else how.count(len(clip.durations)), size)
         put("frames", _even(frame))
     fps = min(max(how.fps, RATES[0]), RATES[1])
     return {"size": _sides(size), "fps": fps, "text": clip.text, "notices": how.notices}
 
 
-def _repeats(durations: Sequence[float], rounded: float) -> tuple[float, list[int]] | None:
-    """How many ms a frame lasts, and how many frames each stands for, as Pillow and libwebp write equal ones as one.
+def _repeats(durations: Sequence[float], rounding: float) -> tuple[float, list[int]] | None:
+    """The duration of a frame in ms, and how often each is repeated: Pillow and libwebp merge equal frames.
 
-    Durations are off by up to `rounded` ms. None where they are not multiples of the shortest.
+    Durations have a rounding error of up to `rounding` ms. None if they are not multiples of the shortest.
     """
     least = max(min(durations), 5)
     counts = [max(1, round(each / least)) for each in durations]
     length = sum(durations) / sum(counts)
-    fits = all(abs(each - count * length) <= rounded for each, count in zip(durations, counts, strict=True))
+    fits = all(abs(each - count * length) <= rounding for each, count in zip(durations, counts, strict=True))
     return (length, counts) if fits else None
 
 
 def _streams(data: bytes, put: Put) -> dict[str, Any]:
-    """Decode the first video stream of a container of FFmpeg's."""
+    """Decode the first video stream of an FFmpeg container."""
     import av
 
     try:
@@ -200,25 +201,25 @@ def _streams(data: bytes, put: Put) -> dict[str, Any]:
     return {"size": size, "fps": how.fps, "text": text, "notices": how.notices}
 
 
-def _timed(container: Any) -> tuple[Rhythm, int]:
-    """The rate, and how many frames there are, from the packets alone."""
+def _timed(container: Any) -> tuple[FrameRate, int]:
+    """The frame rate and the number of frames, from the packets only."""
     stream = container.streams.video[0]
     packets = [each for each in container.demux(stream) if each.size and not each.is_discard]
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     if len(packets) < 2 or any(each.pts is None for each in packets):
-        return Rhythm(min(max(rate, RATES[0]), RATES[1])), len(packets)
+        return FrameRate(min(max(rate, RATES[0]), RATES[1])), len(packets)
     base = float(stream.time_base)
     begins = sorted({each.pts for each in packets})
-    lasting = [(after - before) * base for before, after in itertools.pairwise(begins)]
-    how = rhythm(lasting, rate, 0.5 / rate) if lasting else Rhythm(rate)
+    durations = [(after - before) * base for before, after in itertools.pairwise(begins)]
+    how = frame_rate(durations, rate, 0.5 / rate) if durations else FrameRate(rate)
     if how.total is not None:
         last = max(packets, key=lambda each: each.pts)
         how.total += (last.duration or 0) * base or 1 / how.fps
     return how, len(packets)
 
 
-def _decoded(container: Any, how: Rhythm, put: Put) -> tuple[int, tuple[int, int]]:
-    """Put all frames; return how many, and their size."""
+def _decoded(container: Any, how: FrameRate, put: Put) -> tuple[int, tuple[int, int]]:
+    """Decode and put all frames; return their number and size."""
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
     made, size, first = 0, (0, 0), [0.0]
@@ -231,7 +232,7 @@ def _decoded(container: Any, how: Rhythm, put: Put) -> tuple[int, tuple[int, int
                 how.notices.append("the video is HDR: its colours are read without tone mapping, and look flat")
             yield begins - first[0], _upright(frame, _shape_of(frame, stream))
 
-    for frame in how.shown(timed()):
+    for frame in how.resample(timed()):
         found = (frame.shape[1], frame.shape[0])
         if made and found != size:
             raise MediaError("the frame size of the video changes", hint="encode it again at one size")
@@ -242,7 +243,7 @@ def _decoded(container: Any, how: Rhythm, put: Put) -> tuple[int, tuple[int, int
 
 
 def _shape(stream: Any) -> tuple[int, int]:
-    """Width and height as the stream's header has them. Raises MediaError for none, and for too many pixels."""
+    """Width and height from the stream's header. Raises MediaError if there are no pixels, or too many."""
     from studio.media.pictures import check_pixels
 
     size = (stream.codec_context.width, stream.codec_context.height)
@@ -258,13 +259,13 @@ def _shape_of(frame: Any, stream: Any) -> tuple[int, int]:
 
 
 def is_hd(width: int, height: int) -> bool:
-    """Whether players take BT.709 for a video of that size that does not name its colour matrix."""
+    """Whether players assume BT.709 for a video of this size if it does not name its colour matrix."""
     return width >= 1280 or height > 576
 
 
 def _upright(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The frame as players show it, uint8 (H, W, 3): in square pixels, turned as its display matrix says."""
-    matrix = "ITU709" if frame.colorspace == _UNTOLD and is_hd(frame.width, frame.height) else None
+    """The frame as players show it, uint8 (H, W, 3): with square pixels, rotated by its display matrix."""
+    matrix = "ITU709" if frame.colorspace == _UNSPECIFIED and is_hd(frame.width, frame.height) else None
     made = frame.reformat(width=size[0], height=size[1], format="rgb24", src_colorspace=matrix, threads=1)
     pixels: NDArray[np.uint8] = made.to_ndarray()
     turn = _display_matrix(frame)
@@ -287,7 +288,7 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
 
 
 def _even(frame: NDArray[np.uint8]) -> bytes:
-    """Without the last row or column where they are odd, as H.264 needs it."""
+    """Drop the last row or column if their number is odd, because H.264 needs even sizes."""
     width, height = _sides((frame.shape[1], frame.shape[0]))
     if not width or not height:
         raise MediaError("the frames of a video must have at least 2x2 pixels", hint="use a larger video")

@@ -1,6 +1,4 @@
-"""Folders of media files, and pictures opened a few at a time, so that a long list of them fits into memory.
-
-This module knows nothing of what is done with them.
+"""Folders of media files, and opening pictures a few at a time, so that long lists fit into memory.
 
 Try it: ``python -c "from studio.media.folders import files_in; print(files_in('docs'))"``
 """
@@ -15,17 +13,17 @@ from studio.media.base import Media
 from studio.media.image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-BATCH = 4  # pictures that are opened together; each costs an encoder some 10 MiB meanwhile
-BATCH_PIXELS = 8_000_000  # no picture is added to those that hold so many pixels: they are in memory together
+BATCH = 4  # pictures that are open at a time; each needs about 10 MiB in an encoder
+BATCH_PIXELS = 8_000_000  # a batch with this many pixels gets no more pictures: they are in memory together
 
 
 def files_in(
     folder: Path | str, suffixes: Sequence[str] = SUFFIXES, broken: dict[Path, StudioError] | None = None
 ) -> list[Path]:
-    """The files directly in a folder that end so, by name. What cannot be read there (a link to nothing or to itself, a
-    pipe) goes into `broken`, with the reason.
+    """The files with these suffixes directly in a folder, by name. Unreadable ones (broken links, pipes) are added to
+    `broken` with the reason.
 
-    Raises MediaError if the folder cannot be read, and UsageError if it holds nothing of a known kind.
+    Raises MediaError if the folder cannot be read, and UsageError if it has no files of a known kind.
     """
     found: list[Path] = []
     faults: dict[Path, StudioError] = {}
@@ -53,9 +51,9 @@ def files_in(
 def few_at_a_time(
     paths: Iterable[Path], broken: dict[Path, StudioError], opened: Callable[[Path], Media] = Image.open
 ) -> Iterator[dict[Path, Image]]:
-    """Open pictures, and yield as many together as may be in memory. What cannot be opened goes into `broken`.
+    """Open pictures and yield them in batches that fit into memory. Those that cannot be opened are added to `broken`.
 
-    The yielded pictures are let go of when the next are asked for; the caller may take them out before.
+    A batch is cleared when the next one is requested; the caller may remove its pictures before that.
     """
     held: dict[Path, Image] = {}
     for path in paths:

@@ -1,6 +1,6 @@
-"""Pictures: `Image`, 8-bit pixels that read many formats and write PNG with the recipe in it.
+"""Pictures: `Image`, 8-bit pixels, read from many formats and written as PNG with the recipe in its metadata.
 
-This module knows nothing of generators or stores; `pictures` decodes the files.
+`pictures` decodes the files.
 
 Try it: ``python -c "import studio; print(studio.Image.open('a.png').size)"``
 """
@@ -31,9 +31,9 @@ AVIF = ".avif"
 class Image(Media):
     """A picture of 8-bit grey (L), RGB or RGBA pixels, at most 50 megapixels.
 
-    `Image(pil)` converts other Pillow modes (palettes to RGB or RGBA, 16-bit grey to 8-bit), and colours to sRGB from
-    the profile in `pil.info`; `from_array` takes uint8 (H, W), (H, W, 3) or (H, W, 4). `save` writes AVIF for a file
-    name that says so, which is lossy. Raises MediaError for an empty or too large picture.
+    `Image(pil)` converts other Pillow modes (palettes to RGB or RGBA, 16-bit grey to 8-bit), and colours to sRGB by
+    the profile in `pil.info`; `from_array` accepts uint8 (H, W), (H, W, 3) or (H, W, 4). `save` writes AVIF, which is
+    lossy, if the file name ends in ``.avif``. Raises MediaError for an empty or too large picture.
     """
 
     media_type, suffix, kind, noun = "image/png", ".png", "image", "a picture"
@@ -47,7 +47,7 @@ class Image(Media):
 
     @classmethod
     def from_array(cls, array: NDArray[np.uint8]) -> Self:
-        """Make a picture of uint8 pixels, (H, W), (H, W, 3) or (H, W, 4). Raises MediaError for other shapes."""
+        """Create a picture from uint8 pixels, (H, W), (H, W, 3) or (H, W, 4). Raises MediaError for other shapes."""
         import PIL.Image
 
         shape, kind = tuple(array.shape), str(array.dtype)
@@ -57,13 +57,13 @@ class Image(Media):
 
     @classmethod
     def accept(cls, value: object) -> Self:
-        """Take a picture for an input: an `Image`, a Pillow picture, the path of a file, or an array or tensor of uint8
-        or of floats from 0 to 1, (H, W), (H, W, C) or (C, H, W). Raises ValueError, MediaError.
+        """Convert an input's value: an `Image`, a Pillow image, the path of a file, or an array or tensor of uint8 or
+        of floats from 0 to 1, (H, W), (H, W, C) or (C, H, W). Raises ValueError, MediaError.
         """
         if arrays.is_pil(value):
             try:
                 return cls(value)
-            except pictures.DAMAGED as error:  # Pillow reads a file's pixels only now
+            except pictures.DAMAGED as error:  # Pillow loads pixels lazily
                 raise ValueError(f"it cannot be read: {describe(error)}") from error
         if arrays.is_array(value):
             return cls.from_array(arrays.pixels(value))
@@ -71,7 +71,7 @@ class Image(Media):
 
     @property
     def pil(self) -> PIL.Image.Image:
-        """A Pillow copy of the picture, yours to change."""
+        """A copy as a Pillow image, which you may change."""
         return self._pil.copy()
 
     @property
@@ -98,11 +98,11 @@ class Image(Media):
         return buffer.getvalue()
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
+        """The PNG that a notebook shows."""
         return self.data
 
     def file_bytes(self) -> bytes:
-        """The PNG with the recipe in the chunk `studio` and the `parameters` text that other tools read."""
+        """The PNG with the recipe in the text chunk `studio`, and the `parameters` text that other tools read."""
         if self.recipe is None:
             return self.data
         texts = {"studio": self.recipe.portable().to_json()}
@@ -111,7 +111,7 @@ class Image(Media):
         return png.with_text(self.data, texts)
 
     def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file in the format of its suffix, whole or not at all, with its recipe. Raises as `Media.save`."""
+        """Write the file atomically, in the format of its suffix, with its recipe. Raises like `Media.save`."""
         if Path(path).suffix.lower() != AVIF:
             return super().save(path, overwrite=overwrite)
         data = animation.write([self._pil], 1, AVIF, recipe_json(self.recipe))
@@ -119,11 +119,11 @@ class Image(Media):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Decode PNG, JPEG, WebP, GIF (its first frame), BMP, TIFF or AVIF; a recipe that Studio wrote comes with it.
+        """Decode PNG, JPEG, WebP, GIF (its first frame), BMP, TIFF or AVIF, with the recipe if Studio wrote one.
 
-        The picture comes upright, in sRGB and with 8 bits a sample; `notices` say what was assumed. A text `studio` of
-        another program is not a recipe. Raises MediaError if the format is unknown, the file truncated, or the picture
-        larger than 50 megapixels (known from the header, before any pixel is decoded).
+        The picture is rotated upright and converted to sRGB with 8 bits per sample; `notices` report assumptions. A
+        text chunk `studio` of another program is not a recipe. Raises MediaError if the format is unknown, the file is
+        truncated, or the picture is larger than 50 megapixels (by its header, before decoding).
         """
         found = pictures.read(data)
         text = found.description
@@ -137,12 +137,12 @@ class Image(Media):
 
     @classmethod
     def identify(cls, file: bytes) -> str:
-        """The identity of the picture in these bytes, which its file's text chunks do not change."""
+        """The identity of the picture in these bytes, which does not depend on the file's text chunks."""
         return cls._of(pictures.read(file)).sha256
 
     @classmethod
     def _of(cls, found: pictures.Picture) -> Self:
-        """The picture, whose pixels nobody else holds."""
+        """The picture, without copying the pixels."""
         made = cls.__new__(cls)
         made._pil = found.pil
         return made
@@ -151,10 +151,10 @@ class Image(Media):
         width, height = self.size
         yield f"image {self.mode} {width}x{height}\n".encode()
         rows = max(1, (1 << 20) // width)
-        for top in range(0, height, rows):  # a copy of all of it would double what a large picture takes
+        for top in range(0, height, rows):  # copying all at once would double the memory of a large picture
             yield self._pil.crop((0, top, width, min(height, top + rows))).tobytes()
 
 
 def recipe_in(data: bytes) -> Recipe | None:
-    """Return the recipe that a PNG file carries, or None if it carries none that can be read."""
+    """Return the recipe in a PNG file, or None if it has no readable one."""
     return recipe_of(png.read_text(data, "studio"))[0] if png.is_png(data) else None

@@ -1,7 +1,7 @@
-"""Decoding pictures with Pillow: upright, in sRGB, 8 bits a sample, as L, RGB or RGBA.
+"""Decoding pictures with Pillow: upright, in sRGB, 8 bits per sample, as L, RGB or RGBA.
 
-Every file may be hostile. The size and what the decoder would work on are counted from the headers first; texts and
-colour profiles of a PNG never reach the decoder. What had to be assumed or left out is told in words.
+Files are untrusted. The size and the decoder's work are computed from the headers first; text chunks and colour
+profiles of a PNG never reach the decoder. Notices report what was assumed or ignored.
 
 Try it: ``python -c "from studio.media.pictures import read; print(read(open('a.png', 'rb').read()).pil)"``
 """
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PIXELS = 50_000_000
-MAX_SCANS = 100  # of a JPEG: each costs as much time as a whole picture; libjpeg itself writes at most ten or so
+MAX_SCANS = 100  # of a JPEG: each costs as much time as a whole picture; libjpeg writes at most about ten
 FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF"
-# How Pillow says that a file is damaged.
+# The exceptions with which Pillow reports a damaged file.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
            AttributeError, RuntimeError, ZeroDivisionError, struct.error, zlib.error)  # fmt: skip
-_SAME = 2  # levels by which a profile may differ from sRGB and count as it: rounding, no more
-_BAND = 1 << 20  # pixels that are converted at a time
+_SAME = 2  # levels by which a profile may differ from sRGB and still count as sRGB (rounding)
+_BAND = 1 << 20  # pixels per conversion
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, L, RGB or RGBA; `notices` say what was assumed, `description` is a text in its EXIF."""
+    """A decoded picture, L, RGB or RGBA, with notices about assumptions and the description in its EXIF data."""
 
     pil: PIL.Image.Image
     notices: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ def read(data: bytes) -> Picture:
         check_pixels(png.size(data))
         depth, profile = png.depth(data), _profile(data, notices)
         data = png.picture(data)
-    elif data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MAX_SCANS:  # no FF DA stands within coded pixels
+    elif data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MAX_SCANS:  # coded pixels never contain FF DA
         raise MediaError(f"the JPEG has more than {MAX_SCANS} scans, the limit", hint="save it again")
     try:
         with opened(data) as image:
@@ -70,18 +70,18 @@ def read(data: bytes) -> Picture:
 
 
 def opened(data: bytes, formats: Iterable[str] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")) -> Any:
-    """Open a picture with Pillow, which reads no pixels yet. Raises what Pillow raises."""
+    """Open a picture with Pillow, which loads no pixels yet. Raises Pillow's exceptions."""
     import warnings
 
     import PIL.Image
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `check_pixels` is stricter, and what is odd in a file is no user's concern
+        warnings.simplefilter("ignore")  # `check_pixels` is stricter, and oddities need no warning
         return PIL.Image.open(io.BytesIO(data), formats=list(formats))
 
 
 def check_pixels(size: tuple[int, int]) -> None:
-    """Raise MediaError for a picture of no pixel, or of too many."""
+    """Raise MediaError for a picture without pixels, or with too many."""
     width, height = size
     if width < 1 or height < 1:
         raise MediaError(f"a picture must have at least one pixel, not {width}x{height}")
@@ -90,11 +90,11 @@ def check_pixels(size: tuple[int, int]) -> None:
 
 
 def plain(pil: PIL.Image.Image, profile: bytes | None = None, depth: int = 8) -> tuple[PIL.Image.Image, list[str]]:
-    """A copy in L, RGB or RGBA, 8 bits, sRGB, and what had to be assumed.
+    """A copy in L, RGB or RGBA, 8 bits, sRGB, and notices about assumptions.
 
     Args:
-        profile: the colour profile, where `pil.info` has none.
-        depth: bits of a sample in the file, which a PNG's colour key is counted in.
+        profile: the colour profile, if `pil.info` has none.
+        depth: bits per sample in the file, which are the units of a PNG's colour key.
     """
     notices: list[str] = []
     profile = profile or pil.info.get("icc_profile")
@@ -114,12 +114,12 @@ def plain(pil: PIL.Image.Image, profile: bytes | None = None, depth: int = 8) ->
         made = _managed(made, profile, pil.mode, notices)
     if made.mode == "CMYK":
         made = made.convert("RGB")
-    made.info = {}  # neither colour profiles nor text may slip into the canonical file
+    made.info = {}  # the canonical file must not contain colour profiles or text
     return made, notices
 
 
 def on_white(pil: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture as RGB; what is transparent shows white."""
+    """The picture as RGB; transparent parts become white."""
     import PIL.Image
 
     if pil.mode == "RGB":
@@ -131,14 +131,14 @@ def on_white(pil: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _turn(image: PIL.Image.Image, notices: list[str]) -> str:
-    """Bring the picture upright as its EXIF says, and return the description there."""
+    """Rotate the picture by its EXIF orientation, and return the EXIF description."""
     import PIL.ImageOps
 
     try:
         description = image.getexif().get(0x010E, "")
         PIL.ImageOps.exif_transpose(image, in_place=True)
     except DAMAGED:
-        notices.append("the picture's EXIF data is damaged: it was not turned")
+        notices.append("the picture's EXIF data is damaged: it was not rotated")
         return ""
     return description if isinstance(description, str) else ""
 
@@ -147,7 +147,7 @@ def _profile(data: bytes, notices: list[str]) -> bytes | None:
     try:
         return png.profile(data)
     except MediaError as error:
-        notices.append(f"the picture's colour profile was left out: {error.message}")
+        notices.append(f"the picture's colour profile was ignored: {error.message}")
         return None
 
 
@@ -158,7 +158,7 @@ def _grey(pil: PIL.Image.Image) -> NDArray[Any]:
 
 
 def _has_colour(pil: PIL.Image.Image, key: Any, depth: int) -> NDArray[np.bool_]:
-    """Where the pixels have the colour of a PNG's tRNS chunk, whose samples have `depth` bits: bool (H, W)."""
+    """The mask of pixels with the colour of a PNG's tRNS chunk, whose samples have `depth` bits: bool (H, W)."""
     import numpy as np
 
     if pil.mode == "1":
@@ -170,7 +170,7 @@ def _has_colour(pil: PIL.Image.Image, key: Any, depth: int) -> NDArray[np.bool_]
 
 
 def _keyed(pil: PIL.Image.Image, clear: NDArray[np.bool_]) -> PIL.Image.Image:
-    """The picture with alpha: 0 where `clear`."""
+    """The picture with an alpha channel that is 0 where `clear`."""
     import numpy as np
     import PIL.Image
 
@@ -180,7 +180,7 @@ def _keyed(pil: PIL.Image.Image, clear: NDArray[np.bool_]) -> PIL.Image.Image:
 
 
 def _to_8_bits(pil: PIL.Image.Image, notices: list[str]) -> PIL.Image.Image:
-    """Grey of 16 or 32 bits or of floats as 8 bits. Raises MediaError for numbers that have no known range."""
+    """Convert 16-bit, 32-bit or float grey to 8 bits. Raises MediaError if the range of the values is unknown."""
     import numpy as np
     import PIL.Image
 
@@ -195,7 +195,7 @@ def _to_8_bits(pil: PIL.Image.Image, notices: list[str]) -> PIL.Image.Image:
 
 
 def _white(array: NDArray[Any], mode: str, notices: list[str]) -> float:
-    """The number that stands for white."""
+    """The value of white."""
     most = float(array.max())
     if mode.startswith("I;16"):
         return 65535.0
@@ -211,14 +211,14 @@ def _white(array: NDArray[Any], mode: str, notices: list[str]) -> float:
                              hint="scale them to 0 to 1")  # fmt: skip
     if mode == "F" and (most > 1 or float(array.min()) < 0):
         notices.append(
-            f"the picture's floats go from {array.min():g} to {most:g}: {white:g} was taken as white, and what is "
-            "outside was cut"
+            f"the picture's floats go from {array.min():g} to {most:g}: {white:g} was taken as white, and values "
+            "outside were clipped"
         )
     return white
 
 
 def _managed(pil: PIL.Image.Image, profile: bytes | None, was: str, notices: list[str]) -> PIL.Image.Image:
-    """The picture's colours in sRGB; as it is where its profile is sRGB, damaged, or of another kind of colour."""
+    """Convert the colours to sRGB; unchanged if the profile is sRGB, damaged, or of another colour space."""
     import PIL.ImageCms
 
     alpha = pil.getchannel("A") if pil.mode == "RGBA" else None
@@ -234,7 +234,7 @@ def _managed(pil: PIL.Image.Image, profile: bytes | None, was: str, notices: lis
     except (PIL.ImageCms.PyCMSError, *DAMAGED):
         if pil.mode == "LAB":
             raise
-        notices.append("the picture's colour profile cannot be used, and was left out")
+        notices.append("the picture's colour profile cannot be used, and was ignored")
         return pil
     assert made is not None
     if grey:
@@ -248,7 +248,7 @@ def _managed(pil: PIL.Image.Image, profile: bytes | None, was: str, notices: lis
 
 
 def _transform(profile: bytes | None, mode: str) -> Any:
-    """From a profile, or Lab, to sRGB. Raises PyCMSError for a profile that is damaged or of other colours."""
+    """The transform from a profile, or Lab, to sRGB. Raises PyCMSError for a damaged or unsuitable profile."""
     import PIL.ImageCms as Cms
 
     source = Cms.createProfile("LAB") if profile is None or mode == "LAB" else Cms.ImageCmsProfile(io.BytesIO(profile))
@@ -257,7 +257,7 @@ def _transform(profile: bytes | None, mode: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _is_srgb(profile: bytes, mode: str) -> bool:
-    """Whether colours stay as they are: then the pixels are kept to the bit. A profile's name proves nothing."""
+    """Whether the profile is sRGB, by its effect on colours, not by its name; the pixels are then kept exactly."""
     import numpy as np
     import PIL.Image
     import PIL.ImageCms

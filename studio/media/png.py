@@ -1,9 +1,8 @@
-"""PNG chunks: write a few texts, read what a hostile file holds (PNG specification, third edition, 11.3.3).
+"""PNG chunks (metadata, not pixels): write texts, and read untrusted files (PNG specification, 3rd edition, 11.3.3).
 
-Only the chunk structure is handled here, no pixels: `with_text` puts iTXt chunks behind the header, `read_text` finds
-one by its key, `profile` inflates the colour profile, and `picture` is the file without either. Every length is checked
-against the bytes at hand, and what is compressed is inflated no further than `MAX_TEXT_BYTES` or `MAX_PROFILE_BYTES`.
-This module knows nothing of recipes or pixels.
+`with_text` adds iTXt chunks after the header, `read_text` finds one by its key, `profile` decompresses the colour
+profile, and `picture` is the file without either. Every length is checked against the available bytes, and
+decompression stops at `MAX_TEXT_BYTES` or `MAX_PROFILE_BYTES`.
 
 Try it: ``python -c "from studio.media.png import *; print(read_text(open('a.png', 'rb').read(), 'parameters'))"``
 """
@@ -26,12 +25,12 @@ _HEADER_END = len(SIGNATURE) + 4 + 4 + 13 + 4  # signature, IHDR's length, type,
 
 
 def is_png(data: bytes) -> bool:
-    """Say whether the bytes start as a PNG does."""
+    """Whether the bytes start like a PNG file."""
     return data.startswith(SIGNATURE)
 
 
 def with_text(png: bytes, texts: Mapping[str, str]) -> bytes:
-    """Return the PNG with each text as an uncompressed iTXt chunk behind IHDR; deterministic for equal arguments."""
+    """Return the PNG with each text as an uncompressed iTXt chunk after IHDR; equal arguments give equal bytes."""
     chunks = [_chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text.encode()) for key, text in texts.items()]
     return png[:_HEADER_END] + b"".join(chunks) + png[_HEADER_END:]
 
@@ -39,11 +38,11 @@ def with_text(png: bytes, texts: Mapping[str, str]) -> bytes:
 def read_text(png: bytes, key: str) -> str | None:
     """Return the text of the first tEXt, zTXt or iTXt chunk with this key, or None if there is none.
 
-    Raises MediaError for a file that is no PNG, is truncated anywhere, whose chunk is damaged (CRC) or
-    holds more than 1 MiB of text.
+    Raises MediaError if the file is not a PNG or is truncated, and if the chunk is damaged (CRC) or has more than
+    1 MiB of text.
     """
     wanted = key.encode("latin-1") + b"\0"
-    for kind, start, end in list(chunks(png)):  # to the end, which shows a truncated file
+    for kind, start, end in list(chunks(png)):  # all chunks, to detect truncation
         if kind in _TEXTS and png.startswith(wanted, start, end):
             body = png[start:end]
             if zlib.crc32(kind + body) != struct.unpack_from(">I", png, end)[0]:
@@ -53,10 +52,10 @@ def read_text(png: bytes, key: str) -> str | None:
 
 
 def picture(png: bytes, *, moving: bool = False) -> bytes:
-    """The file with nothing but its pixels, palette, colour key and orientation; with its animation where `moving`.
+    """The file with only its pixels, palette, colour key and orientation, and with its animation if `moving`.
 
-    Decoders refuse files for texts and colour profiles that are long when inflated. Raises MediaError for a truncated
-    file, and for one without pixels. Bytes after its end are left out.
+    Decoders reject files with long compressed texts or colour profiles. Raises MediaError for a truncated file, and
+    for one without pixels. Bytes after the end mark are dropped.
     """
     kept = _PIXELS + (_MOVING if moving else ())
     found = [(start - 8, end + 4) for kind, start, end in chunks(png) if kind in kept]
@@ -65,7 +64,7 @@ def picture(png: bytes, *, moving: bool = False) -> bytes:
 
 
 def profile(png: bytes) -> bytes | None:
-    """The colour profile (chunk iCCP), inflated, or None. Raises MediaError if it is damaged or has over 4 MiB."""
+    """The decompressed colour profile (chunk iCCP), or None. Raises MediaError if it is damaged or over 4 MiB."""
     for kind, start, end in chunks(png):
         if kind == b"IDAT":
             return None
@@ -84,12 +83,12 @@ def size(png: bytes) -> tuple[int, int]:
 
 
 def depth(png: bytes) -> int:
-    """Bits of a sample in the header."""
+    """The bits per sample, from the header."""
     return png[24]
 
 
 def chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Walk the chunks up to IEND: kind, where the body starts and ends. Raises MediaError for a truncated file."""
+    """Iterate over the chunks up to IEND: kind, start and end of the body. Raises MediaError for a truncated file."""
     if not is_png(png):
         raise MediaError("not a PNG file")
     at = len(SIGNATURE)
@@ -108,7 +107,7 @@ def chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _text(kind: bytes, rest: bytes, key: str) -> str:
-    """Decode what follows the key in a text chunk."""
+    """Decode the bytes after the key in a text chunk."""
     encoding, packed = "latin-1", kind == b"zTXt"
     if kind == b"zTXt":
         rest = rest[1:]

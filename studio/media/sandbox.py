@@ -1,7 +1,7 @@
-"""Decoding in a process of its own, which a hostile file can neither hang nor fill, and which opens nothing.
+"""Decoding untrusted files in a separate, sandboxed process with limited memory and time.
 
-The process gets the bytes through a pipe and sends pieces back. Its memory, processor time and time are limited, and
-once its libraries are loaded it can open no file and no socket. It loads neither torch nor a plugin. However it ends,
+The process gets the bytes through a pipe and sends pieces back. Its memory, CPU time and elapsed time are limited, and
+after loading its libraries it can open no file and no socket. It loads neither torch nor plugins. However it ends,
 the caller gets the pieces or a MediaError.
 
 Try it: ``run("demuxed", Path("a.mp4").read_bytes(), "the video")``
@@ -22,9 +22,9 @@ from typing import IO, Any
 from studio.errors import MediaError
 from studio.media.base import MAX_DECODED_BYTES
 
-MEMORY = 1 << 30  # bytes beyond the file and what the libraries take
+MEMORY = 1 << 30  # bytes in addition to the file and the libraries
 CPU_S = 60
-TIME_S = 240  # on a busy machine the process may get a quarter of a processor
+TIME_S = 240  # on a busy machine the process may get only a quarter of a core
 _TASKS = ("decode", "demuxed")
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")
 _START = "import sys; sys.path[:] = sys.argv[2:]; from studio.media.sandbox import serve; serve(sys.argv[1])"
@@ -34,11 +34,11 @@ _END = 255
 
 
 def run(task: str, data: bytes, noun: str) -> tuple[dict[str, Any], dict[str, bytearray]]:
-    """Have `clips.<task>` done with the bytes: what it returned, and the pieces that it put, joined by name.
+    """Run `clips.<task>` on the bytes; return its result, and the pieces that it put, joined by name.
 
-    Raises MediaError as the task does, and if it took more memory or time than it may.
+    Raises the task's MediaError, or one if it exceeded the limits of memory or time.
     """
-    home = Path(__file__).resolve().parents[2]  # an editable install need not have it on the path
+    home = Path(__file__).resolve().parents[2]  # may be missing in sys.path for an editable install
     paths = [*(os.path.abspath(path) for path in sys.path), str(home)]
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -56,7 +56,7 @@ def run(task: str, data: bytes, noun: str) -> tuple[dict[str, Any], dict[str, by
             with process.stdin:
                 process.stdin.write(data)
         except BrokenPipeError:
-            pass  # it ended early; what it said, or that it said nothing, is read below
+            pass  # it ended early; its output, if any, is read below
         return _received(process.stdout, noun)
     finally:
         alarm.cancel()
@@ -87,7 +87,7 @@ def _received(pipe: IO[bytes], noun: str) -> tuple[dict[str, Any], dict[str, byt
 
 
 def serve(task: str) -> None:
-    """What the process does: read everything, do the task, send pieces and an end."""
+    """The main function of the process: read the input, run the task, send the pieces and the result."""
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     data = sys.stdin.buffer.read()
     _load(data)
@@ -109,7 +109,7 @@ def serve(task: str) -> None:
 
 
 def _load(data: bytes) -> None:
-    """Load all that decoding this needs: afterwards nothing can be opened, a library's own modules included."""
+    """Import everything that decoding needs: after the limits are set no file can be opened, not even modules."""
     import importlib
     import pkgutil
 
@@ -131,7 +131,7 @@ def _load(data: bytes) -> None:
 
 
 def _limit(size: int) -> None:
-    """No new file or socket, and no more memory and processor time than a file of that size may need."""
+    """Set limits: no new file or socket, and the memory and CPU time for a file of that size."""
     import resource
 
     limits = [
@@ -140,7 +140,7 @@ def _limit(size: int) -> None:
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, 0),
     ]
-    if sys.platform == "linux":  # elsewhere a limit on the address space is not kept
+    if sys.platform == "linux":  # other systems do not enforce a limit on the address space
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
         limits.append((resource.RLIMIT_AS, used + 2 * size + MEMORY))

@@ -1,6 +1,6 @@
 """A contact sheet: pictures side by side on white, each with its label below.
 
-Labels are set in the font that comes with Pillow, which has Latin letters only; `letterless` says what it lacks.
+Labels use Pillow's built-in font, which has only Latin letters; `missing_letters` lists what it lacks.
 
 Try it: ``contact_sheet([image, other], ["one", "two"]).save("sheet.png")``
 """
@@ -17,13 +17,13 @@ from studio.media.image import Image
 if TYPE_CHECKING:
     import PIL.Image
 
-GAP, LINE, SIZE = 8, 16, 12  # pixels: between pictures, a line of a label, its letters
+GAP, LINE, SIZE = 8, 16, 12  # pixels: between pictures, line height of labels, font size
 
 
 def contact_sheet(images: Sequence[Image], labels: Sequence[str] = (), *, columns: int = 4, cell: int = 128) -> Image:
     """Draw the sheet: RGB on white, rows from the top, labels below the pictures in at most two lines.
 
-    `labels` has one for each picture, or none at all; `cell` is a picture's longer side in pixels.
+    `labels` has one label per picture, or is empty; `cell` is a picture's longer side in pixels.
     """
     import PIL.Image
     import PIL.ImageDraw
@@ -47,8 +47,8 @@ def contact_sheet(images: Sequence[Image], labels: Sequence[str] = (), *, column
     return Image(sheet)
 
 
-def letterless(labels: Sequence[str]) -> str:
-    """The characters of the labels that the font has no letters for, each once; a sheet leaves them out."""
+def missing_letters(labels: Sequence[str]) -> str:
+    """The characters of the labels that the font lacks, each once; a sheet omits them."""
     return "".join(dict.fromkeys(c for label in labels for c in label if not _has(c)))
 
 
@@ -66,7 +66,7 @@ def _fit(picture: PIL.Image.Image, cell: int) -> PIL.Image.Image:
 
 
 def _lines(label: str, font: Any, width: int) -> list[str]:
-    """The label in at most two lines of `width` pixels; what does not fit ends in `…`."""
+    """The label in at most two lines of `width` pixels, truncated with `…`."""
     lines: list[str] = []
     words = label.split()
     while words and len(lines) < 2:

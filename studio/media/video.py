@@ -1,6 +1,6 @@
-"""Videos: H.264 in MP4 through PyAV, or an animated picture (see `animation`).
+"""Videos: H.264 in MP4 with PyAV, or an animated picture (see `animation`).
 
-Files are decoded in a process of their own (see `sandbox`, `clips`). This module knows nothing of generators or stores.
+Files are decoded in a separate process (see `sandbox`, `clips`).
 
 Try it: ``python -c "import studio; print(studio.Video.open('a.mp4').frames.shape)"``
 """
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 _RECIPE = b'"schema_version"'
 _BT709, _LIMITED = 1, 1  # as FFmpeg numbers them
-_LARGE = 4096 * 2304  # pixels of a frame from which x264 keeps no others beside it, which would take gigabytes
+_LARGE = 4096 * 2304  # pixels of a frame above which x264 keeps no other frames, which would need gigabytes
 
 
 class Video(Media):
     """Frames at a constant rate: uint8 (T, H, W, 3), T >= 1, H and W even; `fps` from 1 to 240.
 
-    H.264 is lossy, so the identity is that of the encoded bytes: they are made once, deterministically (one thread, CRF
-    16), and kept by `decode`. A recipe in the file does not change it. `save` writes WebP, GIF or animated PNG for a
-    file name that says so. MP4s of HD size are BT.709, and say so.
+    H.264 is lossy, so the identity is that of the encoded bytes: they are encoded once, deterministically (one thread,
+    CRF 16), and kept by `decode`. A recipe in the file does not change it. `save` writes WebP, GIF, AVIF or animated
+    PNG if the file name ends so. MP4s of HD size are BT.709, and tagged so.
     """
 
     media_type, suffix, kind, noun = "video/mp4", ".mp4", "video", "a video"
@@ -44,13 +44,13 @@ class Video(Media):
         self._hold(frames.copy(), fps)
 
     def _hold(self, frames: NDArray[np.uint8], fps: float) -> None:
-        """Take frames that nobody else holds."""
+        """Set the frames without copying them."""
         frames.setflags(write=False)
         self.frames = frames
         self.fps = float(fps)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        """What a notebook shows: a player."""
+        """The player that a notebook shows."""
         return {"text/plain": repr(self), "text/html": f'<video controls loop src="{self.data_url()}"></video>'}
 
     def samples(self) -> NDArray[np.generic]:
@@ -73,7 +73,7 @@ class Video(Media):
                 codec = stream.codec_context
                 codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
                 codec.color_range = _LIMITED
-            # mbtree is off: in small frames its assembly reads memory never written, and the bytes vary.
+            # mbtree is off: for small frames its assembly reads uninitialized memory, and the bytes vary.
             more = ":ref=1:bframes=0:rc-lookahead=0" if width * height > _LARGE else ""
             stream.options = {"crf": "16", "preset": "medium", "flags": "+bitexact", "x264-params": "mbtree=0" + more}
             for frame in self.frames:
@@ -83,10 +83,10 @@ class Video(Media):
                     shown.color_trc = shown.color_primaries = _BT709
                 container.mux(stream.encode(shown))
             container.mux(stream.encode())
-        return clips.remux(buffer.getvalue())  # as any later change of the recipe in it leaves it
+        return clips.remux(buffer.getvalue())  # so that the bytes are those after any later change of the recipe
 
     def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file in the format of its suffix, whole or not at all, with its recipe. Raises as `Media.save`."""
+        """Write the file atomically, in the format of its suffix, with its recipe. Raises like `Media.save`."""
         ends = Path(path).suffix.lower()
         if ends not in animation.FORMATS:
             return super().save(path, overwrite=overwrite)
@@ -100,7 +100,7 @@ class Video(Media):
 
     @classmethod
     def identify(cls, file: bytes) -> str:
-        """The identity of the video in these bytes, which a recipe in its file does not change."""
+        """The identity of the video in these bytes, which does not depend on a recipe in the file."""
         if animation.is_picture(file):
             return cls.decode(file).sha256
         if _RECIPE not in file or not clips.is_known(file):
@@ -110,10 +110,10 @@ class Video(Media):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Decode the first video stream, or an animated picture; a recipe that Studio wrote comes with it.
+        """Decode the first video stream, or an animated picture, with the recipe if Studio wrote one.
 
-        The frames come upright, in square pixels and at one rate; `notices` say where some were repeated or left out.
-        Raises MediaError if there is no video, it is damaged, or it holds over 512 MiB of frames.
+        Frames are rotated upright, with square pixels, at a constant rate; `notices` report repeated or dropped frames.
+        Raises MediaError if there is no video, if it is damaged, or if it has more than 512 MiB of frames.
         """
         import numpy as np
 
@@ -136,11 +136,11 @@ class Video(Media):
 
 
 def _check(frames: NDArray[np.uint8], fps: float) -> None:
-    """Raise MediaError for what is not frames, and for a rate that is not read."""
+    """Raise MediaError for an invalid frame array or frame rate."""
     shape = tuple(frames.shape)
     if str(frames.dtype) != "uint8" or len(shape) != 4 or shape[3] != 3 or 0 in shape:
         raise MediaError(f"frames must be uint8 (T, H, W, 3), not {frames.dtype} {shape}")
     if shape[1] % 2 or shape[2] % 2:
-        raise MediaError(f"height and width must be even, as H.264 needs it, not {shape[1]} and {shape[2]}")
+        raise MediaError(f"height and width must be even for H.264, not {shape[1]} and {shape[2]}")
     if not 1 <= fps <= 240:
         raise MediaError(f"fps is {fps}; it must be from 1 to 240")

@@ -92,7 +92,7 @@ def test_a_lone_surrogate_is_named_with_its_place(value, where):
     class Said(studio.Inputs):
         text: str = studio.field(help="words", max_length=9)  # without a length any text passes
 
-    with pytest.raises(InputError, match=re.escape(f"`text` has {where}, half of a character")):
+    with pytest.raises(InputError, match=re.escape(f"`text` has a lone surrogate, {where}")):
         Said.parse({"text": value})
 
 

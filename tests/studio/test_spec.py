@@ -169,7 +169,7 @@ def test_models_that_are_not_here_are_refused_before_anything_runs(host):
 
 
 def test_options_beside_a_spec_are_refused(host):
-    with pytest.raises(UsageError, match="`word` is given beside a JobSpec"):
+    with pytest.raises(UsageError, match="`word` is given in addition to a JobSpec"):
         host.submit(JobSpec(generator="held", seed=1), word="x")
 
 

@@ -19,7 +19,7 @@ from studio.inputs import Flag
 
 WORDS = "words"  # the click name of the positional words
 _SAID_BY_METAVAR = re.compile(
-    r"^(?:a whole number|a finite number|text|true or false|a JSON value|the path of a file that holds .+)"
+    r"^(?:a whole number|a finite number|text|true or false|a JSON value|the path of a file with .+)"
     r"(?: from| of)? ?"
 )
 _NO_DEFAULT: tuple[Any, ...] = (None, "", [], (), {})

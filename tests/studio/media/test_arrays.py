@@ -88,7 +88,7 @@ def test_a_level_that_went_through_floats_is_the_same(level):
         (np.zeros((8, 8, 3), np.int64), "uint8, bool, or floats from 0 to 1, not int64"),
         (np.zeros((8, 8, 3), np.complex64), "not complex64"),
         (np.zeros((8, 8), object), "not object"),
-        (torch.full((3, 8, 8), -1.0), "go from 0 to 1, not from -1 to -1"),
+        (torch.full((3, 8, 8), -1.0), "must be from 0 to 1, not from -1 to -1"),
         (np.full((8, 8), 255.0), "not from 255 to 255"),
         (np.full((8, 8), np.nan), "not from nan to nan"),
         (np.full((8, 8), np.inf), "not from inf to inf"),

@@ -38,7 +38,7 @@ def test_it_has_a_path_and_a_hash_besides(tmp_path):
     assert (opened, opened.path) == (text, tmp_path / "a.txt")
     assert opened.attach(None, None).path is None
     assert opened != studio.Embedding([1.0])
-    with pytest.raises(TypeError, match="not of bytes"):
+    with pytest.raises(TypeError, match="not bytes"):
         studio.Text(b"apple")
     with pytest.raises(MediaError, match="lone surrogate"):
         _ = studio.Text("\ud800").data
