@@ -107,9 +107,7 @@ def xformers() -> Any:
 def grid(dispatch: Dispatch, asked: argparse.Namespace) -> None:
     """Dispatch against every willing backend called directly, and against the peers."""
     xformers()
-    print(
-        "| shape | bias | dtype | backend | ms | of the best called directly | to torch | diffusers | xformers |"
-    )
+    print("| shape | bias | dtype | backend | ms | of the best called directly | to torch | diffusers | xformers |")
     print("|---|---|---|---|---|---|---|---|---|")
     worst = 0.0
     for shape in SHAPES[: 2 if asked.quick else None]:
@@ -254,9 +252,7 @@ def packing(dispatch: Dispatch, asked: argparse.Namespace) -> None:
 
 def decoding(dispatch: Dispatch, asked: argparse.Namespace) -> None:
     """One query a row against caches of unlike lengths, grouped heads and not, against a padded batch with a mask."""
-    print(
-        "| rows | tokens each | heads on | `KVCache.attend`, ms | padded batch and mask, ms | of the fraction |"
-    )
+    print("| rows | tokens each | heads on | `KVCache.attend`, ms | padded batch and mask, ms | of the fraction |")
     print("|---|---|---|---|---|---|")
     long = (64, 256, 512, 1024, 1536, 2048, 3072, 4096)
     sixteen = tuple(range(32, 544, 32))

@@ -1,7 +1,7 @@
-"""The command line: one file a command, over `studio.api` alone.
+"""The command line: one file per command, which uses only `studio.api`.
 
-Nothing in this package loads torch, pydantic or a plugin before a command needs it, so that `studio --help` answers
-at once. Try it: `studio --help`, or `python -m studio --help`.
+Nothing in this package imports torch, pydantic or a plugin before a command needs it, so that `studio --help` is
+fast. Try it: `studio --help`, or `python -m studio --help`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The group `studio`: global options, commands loaded when named, and one place that turns failures into exit codes.
 
-It knows no command's inside: a command is the attribute `command` of the module `studio.cli.commands.NAME`, or what a
-plugin declares by the hook `studio_commands`.
+A command is the attribute `command` of the module `studio.cli.commands.NAME`, or declared by a plugin with the hook
+`studio_commands`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Each with the line of help that is declared for it."""
+        """List each command with its declared help line."""
         from studio.errors import StudioError
 
         lines: dict[str, str] = {}
@@ -65,7 +65,7 @@ class Commands(click.Group):
 
 
 def load(declared: Command) -> click.Command:
-    """Import a plugin's command. Raises PluginError, also for an option that is one of `studio` itself."""
+    """Import a plugin's command. Raises PluginError, also if it has an option with the name of a global option."""
     from studio.errors import PluginError
     from studio.plugins import commands
 
@@ -88,7 +88,7 @@ def _options(command: click.Command) -> Iterator[str]:
 
 
 def _of_plugins(ctx: click.Context) -> dict[str, Command]:
-    """The commands that plugins declare, looked for once. Raises UsageError for a `--plugin` that is not there."""
+    """The commands that plugins declare, discovered once. Raises UsageError for a `--plugin` that does not exist."""
     settings: Settings = ctx.obj
     if settings.found is None:
         from studio import configuration
@@ -137,9 +137,9 @@ def studio(ctx: click.Context, /, **options: Any) -> None:
 
 
 def hoist(argv: Sequence[str], group: click.Group = studio) -> list[str]:
-    """Move the group's own options in front of the command, so that they may stand anywhere before `--`.
+    """Move the global options in front of the command, so that they can be given anywhere before `--`.
 
-    An input that should have such a text as its value is written with `=`: `--negative=--quiet`.
+    Such a text as the value of an input must be written with `=`: `--negative=--quiet`.
     """
     takes_value = {
         name: not parameter.is_flag
@@ -179,7 +179,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _guarded(argv: Sequence[str], settings: Settings) -> int:
-    """Run, and turn whatever happens into an exit code."""
+    """Run, and convert the result or error to an exit code."""
     debug = "--debug" in argv
     try:
         with studio.make_context("studio", hoist(argv), obj=settings) as ctx:

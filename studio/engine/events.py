@@ -1,12 +1,12 @@
-"""What comes out of the engine: the events of a request, small and with a JSON form.
+"""The events of a request: progress, text deltas, previews and the result, with a JSON form.
 
-They come in this order: Queued; Loading, if the model is not loaded yet; Started; Notice, Progress, Delta and Preview
-in between; and exactly one last event: Finished, Failed or CancelledEvent (``event.last``). The events of a ticket are
+Their order is: Queued; Loading, if the model is not loaded yet; Started; Notice, Progress, Delta and Preview;
+and exactly one last event: Finished, Failed or CancelledEvent (``event.last``). The events of a ticket are
 numbered from 1.
 
-In JSON an event is an object with its `type`, its `number` and its fields. Media stand as ``{"sha256", "media_type"}``.
-What the store does not keep, such as a preview, has its file as base64 in `data` besides, if it takes at most 1 MiB; a
-larger preview that is a picture is halved until it fits. This module knows nothing of loops or tickets.
+In JSON an event is an object with its `type`, its `number` and its fields. Media are ``{"sha256", "media_type"}``.
+Media that are not in the store, such as previews, also have their file as base64 in `data`, if it takes at most 1 MiB;
+the size of a larger preview image is halved until it fits.
 
 Try it: ``for event in studio.Studio().stream("image", prompt="a red apple"): print(event.to_json())``
 """
@@ -37,10 +37,10 @@ Fetch = Callable[[MediaRef], Media]
 
 @dataclass(frozen=True)
 class Event:
-    """Base of the events.
+    """Base class of the events.
 
-    `number` is the event's place among those of its request, from 1; 0 before a ticket took it in. `last` marks those
-    after which none follows, and then `outcome` is how the request ended.
+    `number` counts the events of the request, from 1; it is 0 until a ticket has the event. `last` is true for the last
+    event of a request, and `outcome` then says how the request ended.
     """
 
     type: ClassVar[str]
@@ -68,11 +68,10 @@ class Event:
 
     @staticmethod
     def from_json(text: str | bytes, fetch: Fetch | None = None) -> Event:
-        """Read an event from JSON of at most 8 MiB, which may be hostile.
+        """Read an event from untrusted JSON of at most 8 MiB.
 
-        `fetch` finds media that stand only by their hash, such as ``lambda ref: host.store.open(ref.sha256)``. Raises
-        UsageError, UnknownName or InputError, in one line; MediaError for media that are damaged, and what `fetch`
-        raises.
+        `fetch` returns media by hash, for example ``lambda ref: host.store.open(ref.sha256)``. Raises UsageError,
+        UnknownName or InputError, in one line; MediaError for damaged media, and what `fetch` raises.
         """
         values = _parse(text)
         kinds = {kind.type: kind for kind in _KINDS}
@@ -91,7 +90,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Queued(Event):
-    """Accepted; `ahead` other requests were unfinished then."""
+    """The request was accepted while `ahead` other requests were unfinished."""
 
     type: ClassVar[str] = "queued"
 
@@ -110,7 +109,7 @@ class Loading(Event):
 
 @dataclass(frozen=True)
 class Started(Event):
-    """The first state stands; `steps` are to be done."""
+    """The request has started; it has `steps` steps."""
 
     type: ClassVar[str] = "started"
 
@@ -119,7 +118,7 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class Notice(Event):
-    """Something the user must be told, such as how a prompt was cut."""
+    """A message for the user, for example that a prompt was truncated."""
 
     type: ClassVar[str] = "notice"
 
@@ -128,7 +127,7 @@ class Notice(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """`position` of `steps` steps are done after `elapsed_s` seconds; the rest is expected to take `eta_s` more."""
+    """`position` of `steps` steps are done after `elapsed_s` seconds; the rest will take about `eta_s` seconds."""
 
     type: ClassVar[str] = "progress"
 
@@ -140,10 +139,10 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class Delta(Event):
-    """More of the text that is being written: `text` follows the first `start` characters.
+    """The next piece of generated text: `text` follows the first `start` characters.
 
-    The deltas of a request, joined, are its output; nothing that was told is taken back. They come only to requests
-    whose JobSpec has `stream`.
+    The joined deltas of a request are its output; emitted text never changes. Only requests whose JobSpec has `stream`
+    have them.
     """
 
     type: ClassVar[str] = "delta"
@@ -154,7 +153,7 @@ class Delta(Event):
 
 @dataclass(frozen=True)
 class Preview(Event):
-    """A rough view after `position` steps."""
+    """A preview after `position` steps."""
 
     type: ClassVar[str] = "preview"
 
@@ -164,7 +163,7 @@ class Preview(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """Done; `media` carries its recipe and, where there is a store, its path."""
+    """The request has finished; `media` is the output, with its recipe and, if there is a store, its path."""
 
     type: ClassVar[str] = "finished"
     last: ClassVar[bool] = True
@@ -175,7 +174,7 @@ class Finished(Event):
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """Failed; nothing else was touched."""
+    """The request has failed with `error`; other requests are not affected."""
 
     type: ClassVar[str] = "failed"
     last: ClassVar[bool] = True
@@ -186,7 +185,7 @@ class Failed(Event):
 
 @dataclass(frozen=True)
 class CancelledEvent(Event):
-    """Cancelled; its state is released."""
+    """The request was cancelled, and its state is released."""
 
     type: ClassVar[str] = "cancelled"
     last: ClassVar[bool] = True
@@ -234,7 +233,7 @@ def _checked(kind: type[Event], values: dict[str, Any]) -> Event:
 
 
 def _media_as_json(media: Media, *, preview: bool) -> dict[str, str]:
-    """Hash and type; with the file, if it is small, where the store does not keep it."""
+    """Hash and type, and the file itself if it is small and not in the store."""
     if media.path is not None and not preview:
         return media.ref.model_dump()
     data = media.data

@@ -1,4 +1,4 @@
-"""What goes into the engine: a Request. What comes out are events (see `events`).
+"""Request: the input of the engine. Its output are events (see `events`).
 
 Try it: ``studio.Studio().submit("image", prompt="a red apple").request.spec``
 """
@@ -18,10 +18,10 @@ from studio.spec import JobSpec, ModelRef
 
 @dataclass(frozen=True)
 class Request:
-    """A JobSpec, and what this process has for it.
+    """A JobSpec with the objects of this process that it names.
 
-    `inputs` are those of the spec with their media in memory, and `weights` is its model, located. `resume` is a saved
-    request to go on from, of which the recipe tells too; `notices` go to the user and into the recipe.
+    `inputs` are the validated inputs with their media in memory, and `weights` is the located model. `resume` is the
+    saved request that this one continues, which the recipe records; `notices` go to the user and into the recipe.
     """
 
     spec: JobSpec
@@ -43,9 +43,9 @@ class Request:
         pins: ModelRef | None = None,
         **options: Any,
     ) -> Self:
-        """A request for checked inputs; `options` are other fields of the JobSpec, and `pins` has the revision and the
-        hashes that the weights must have. Raises ModelError, UnknownName or UsageError for weights that are not there,
-        InputError for an option out of its range.
+        """A request for validated inputs; `options` are other fields of the JobSpec, and `pins` has the revision and
+        the hashes that the weights must have. Raises ModelError, UnknownName or UsageError for missing weights,
+        InputError for an option out of range.
         """
         pins = pins or ModelRef()
         model = inputs.model_ref().model_copy(update={"sha256": pins.sha256, "revision": pins.revision})
@@ -63,7 +63,7 @@ class Request:
 
 @dataclass
 class Timing:
-    """Where a request's time went, in seconds. `steps` counts whole shared steps, however many shared them."""
+    """The seconds that a request spent in each phase. `steps` counts shared steps in full, whatever the batch size."""
 
     queue: float = 0.0
     load: float = 0.0
@@ -73,5 +73,5 @@ class Timing:
 
     @property
     def work(self) -> float:
-        """What the recipe calls `seconds`: start, steps and finish."""
+        """The recipe's `seconds`: start, steps and finish."""
         return self.start + self.steps + self.finish

@@ -1,4 +1,4 @@
-"""What commands are made of, those of plugins too: options, output, progress, and where `-o` points.
+"""Building blocks of commands, also for plugins: options, output, progress, and the target of `-o`.
 
-Nothing here is a command, and nothing here loads torch.
+Nothing here is a command, and nothing here imports torch.
 """

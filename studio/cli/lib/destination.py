@@ -1,8 +1,7 @@
-"""Where `-o` puts what is made. Everything that can be refused is refused before any work is done.
+"""The target of `-o`. Invalid targets are rejected before any work is done.
 
-It knows media only by their suffix and bytes. No file is overwritten without --force, also where another command writes
-the same name at the same time, and none is ever half-written. With --force a link gives way to the file; what it points
-to stays as it is.
+No file is overwritten without --force, even if another command writes the same name at the same time, and files are
+written atomically. With --force a symbolic link is replaced; the file that it points to does not change.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Destination:
-    """Nowhere but the store (`target` is None), one file, or a folder of files named by generator, seed and id."""
+    """The store only (`target` is None), one file, or a folder of files named by generator, seed and id."""
 
     target: Path | None = None
     folder: bool = False
     force: bool = False
 
     def as_json(self, home: Path) -> dict[str, JsonValue] | None:
-        """The same for another process that uses the data folder `home`, which is made; None for the store, and where
-        there can be no such folder: then no request is saved in it either.
+        """The JSON form, for another process that uses the data folder `home`, which is created if necessary. None for
+        the store, and if the folder cannot be created: then no request is saved in it either.
         """
         if self.target is None:
             return None
@@ -47,8 +46,8 @@ class Destination:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, JsonValue] | None, home: Path) -> Self:
-        """Read what `as_json` gave. It comes from a file in the data folder, so it counts only in the very folder that
-        it was written in: a folder that came from elsewhere cannot say where to write. Raises UsageError.
+        """Read the result of `as_json`. It comes from a file in the data folder, so it is valid only in the folder in
+        which it was written: an untrusted folder cannot set output paths. Raises UsageError.
         """
         if saved is None:
             return cls()
@@ -62,11 +61,11 @@ class Destination:
         return cls(path, folder, force)
 
     def save(self, media: Media, generator: str, seed: int) -> Path:
-        """Write `media` and return its path; without a target that is its path in the store."""
+        """Write `media` and return its path; without a target return its path in the store."""
         return self.save_as(media, f"{generator}-{seed}-{media.sha256[:8]}")
 
     def save_as(self, media: Media, name: str) -> Path:
-        """The same, with a name of its own for the file in a folder; its suffix is the media's."""
+        """The same with another file name, without suffix, in a folder."""
         if self.target is None:
             assert media.path is not None
             return media.path
@@ -82,12 +81,12 @@ class Destination:
 
 
 def _mark(home: Path) -> str:
-    """What tells this folder from a copy of it, and from one that was made on another machine."""
+    """A mark that differs for copies of this folder and for folders of other machines."""
     return f"{home.stat().st_ino} {quote_from_bytes(os.fsencode(home.resolve()))}"
 
 
 def _with_store(media: Media, error: StoreError) -> StoreError:
-    """The error, with where the media are all the same."""
+    """The error, with the path of the media in the store."""
     if media.path is not None:
         kept = f"the output is stored as `{media.path}`"
         error.hint = f"{error.hint}; {kept}" if error.hint else kept
@@ -97,8 +96,8 @@ def _with_store(media: Media, error: StoreError) -> StoreError:
 def choose(
     output: str | None, count: int, suffix: str, *, force: bool = False, others: Sequence[str] = ()
 ) -> Destination:
-    """Decide where `-o` points to, for `count` media whose files end in `suffix`, or in one of the `others` where one
-    file is named; make and try out the folder. A file's name without a suffix gets `suffix`.
+    """Resolve `-o` for `count` media with the file suffix `suffix`, or one of `others` for a single file; create the
+    folder and check that it is writable. A file name without a suffix gets `suffix`.
 
     Raises UsageError for a path that does not fit, StoreError for one that exists or cannot be written to.
     """
@@ -140,7 +139,7 @@ def _unfit(target: Path, error: OSError | ValueError) -> StoreError:
 
 
 def _try_out(folder: Path) -> None:
-    """Find out now, not after the work, whether a file can be made in `folder`."""
+    """Check before the work whether a file can be created in `folder`."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

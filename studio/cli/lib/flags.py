@@ -1,9 +1,9 @@
-"""A command made from a declaration: flags, positional words and help all follow from an `Inputs` class.
+"""CLI flags from input fields: options, positional arguments and help are generated from an `Inputs` class.
 
-Values are passed on as text; `Inputs.parse` is the one place that checks them. This module knows nothing of running.
+Values are passed on as text; only `Inputs.parse` validates them.
 
-A required input may be given by its flag or as a positional word. Required inputs take the words in their order; one
-that is a list takes all that are left.
+A required input may be given as an option or as a positional argument. Positional arguments are assigned to required
+inputs in order; a list gets all the remaining ones.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _PREFIX = "input_"  # keeps the inputs' names apart from the command's own optio
 
 
 def parameters(flags: Sequence[Flag], taken: Collection[str] = ()) -> list[click.Parameter]:
-    """Make the click parameters for `flags`; a flag spelled as one `taken` becomes `--input-NAME`. Aliases are taken
-    too, and help does not show them.
+    """The click parameters for `flags`; a flag with a `taken` name becomes `--input-NAME`. Aliases are accepted too,
+    but not shown in the help.
     """
     made: list[click.Parameter] = [_option(flag, taken) for flag in flags]
     made += [_alias(name) for name in _alias_names(flags) if f"--{name.replace('_', '-')}" not in taken]
@@ -58,7 +58,7 @@ def _alias(name: str) -> click.Option:
 
 
 def _help(flag: Flag) -> str:
-    """The help text, what the metavar does not say of the allowed range, and the default if there is one."""
+    """The help text, with the allowed range unless the metavar shows it, and the default, if any."""
     allowed = re.sub(_SAID_BY_METAVAR, "", flag.range)
     text = f"{flag.help} ({allowed})" if allowed else flag.help
     if flag.required:
@@ -69,14 +69,14 @@ def _help(flag: Flag) -> str:
 
 
 def _default(flag: Flag) -> str:
-    """The default as it would be typed: `yes` or `no`, text as it is, anything else as JSON."""
+    """The default as a user would type it: `yes` or `no`, text unchanged, anything else as JSON."""
     if isinstance(flag.default, bool):
         return "yes" if flag.default else "no"
     return flag.default if isinstance(flag.default, str) else json.dumps(flag.default, ensure_ascii=False, default=str)
 
 
 def values(flags: Sequence[Flag], given: dict[str, Any]) -> dict[str, Any]:
-    """Take the inputs out of click's parameters: only those that were given, words filled in. Raises UsageError."""
+    """The inputs among click's parameters that were given, positional arguments included. Raises UsageError."""
     found: dict[str, Any] = {}
     for flag in flags:
         value = given[_PREFIX + flag.name]
@@ -95,7 +95,7 @@ def values(flags: Sequence[Flag], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(flag: Flag, text: Any) -> Any:
-    """The text itself; where anything may stand, what it says as JSON, if it is JSON."""
+    """The text unchanged; for inputs of any JSON type parsed as JSON, if it is valid JSON."""
     if flag.type != "json":
         return text
     try:

@@ -1,7 +1,6 @@
-"""`studio image` and `studio generate NAME` are one command; only the generator's name differs.
+"""The command of a generator: `studio image` and `studio generate NAME` differ only in the generator's name.
 
-Its flags follow from the generator's Inputs and are made when they are asked for, so that listing commands loads no
-plugin. This module knows nothing of how progress is drawn or where `-o` points.
+Its options are generated from the generator's Inputs when they are needed, so that listing commands loads no plugin.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MOST = 1000  # requests that one command makes
 
 
 def _host_options() -> list[click.Parameter]:
-    """The options that every generator has, because the host gives them."""
+    """The host's options, which every generator has."""
     return [
         click.Option(["-n", "count"], type=click.IntRange(1, MOST), default=1, metavar="N",
                      help="Number of outputs, with consecutive seeds."),
@@ -67,17 +66,17 @@ class GeneratorCommand(click.Command):
         return self._made
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The generator's docstring is the help."""
+        """Use the generator's docstring as the help."""
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(inspect.getdoc(ctx.obj.generator(self.generator)) or "")
 
     def invoke(self, ctx: click.Context) -> int:
-        """Make what was asked; 0, or 1 if some of several failed."""
+        """Run the requests; return 0, or 1 if some of several failed."""
         return _run(self, ctx.obj, ctx.params)
 
     def inputs(self, settings: Settings, params: dict[str, Any], generator: str | None = None) -> dict[str, Any]:
-        """The inputs that were given, checked, for another generator if one is named. Raises InputError, MediaError."""
+        """The given inputs, validated; for another generator if one is named. Raises InputError, MediaError."""
         from studio.cli.lib.flags import values
 
         kind = settings.generator(generator or self.generator).Inputs
@@ -96,9 +95,9 @@ class GeneratorCommand(click.Command):
         *,
         stream: bool = False,
     ) -> list[Ticket]:
-        """Ask for what the parameters and the `given` inputs say, of another generator if one is named. `target` is
-        where it will be written, which is remembered if this process is killed. With `stream`, text is told as it is
-        written. Raises as `Studio.submit_many`.
+        """Submit the requests of the parameters and the `given` inputs, to another generator if one is named. `target`
+        is saved with them, so that they can be resumed after a kill. With `stream`, text is reported as it is
+        generated. Raises like `Studio.submit_many`.
         """
         name = generator or self.generator
         host = settings.studio()
@@ -139,7 +138,7 @@ def _run(command: GeneratorCommand, settings: Settings, params: dict[str, Any]) 
 
 
 def follow(tickets: Sequence[Ticket]) -> Iterator[tuple[int, Event]]:
-    """Yield the events of all tickets as they come, each with its ticket's index, until every ticket is done."""
+    """Yield the events of all tickets as they arrive, each with its ticket's index, until every ticket is done."""
     news: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
     for index, ticket in enumerate(tickets):
         ticket.listen(lambda event, index=index: news.put((index, event)))  # type: ignore[misc]
@@ -151,7 +150,7 @@ def follow(tickets: Sequence[Ticket]) -> Iterator[tuple[int, Event]]:
 
 
 class Results:
-    """Saves what is finished at once, prints the paths in the order of the seeds, and keeps what failed."""
+    """Saves each output as soon as it is finished, prints the paths in the order of the seeds, and collects failures."""
 
     def __init__(
         self,
@@ -160,7 +159,7 @@ class Results:
         previews: Destination | None,
         targets: Mapping[int, Destination] | None = None,
     ) -> None:
-        """`targets` are the places of those, by index, that do not go to `target`."""
+        """`targets` has, by index, the targets of requests that do not go to `target`."""
         self.requests = [ticket.request for ticket in tickets]
         self.previews = previews
         self._target, self._targets = target, targets or {}
@@ -169,7 +168,7 @@ class Results:
         self._printed = 0
 
     def take(self, index: int, event: Event) -> None:
-        """Act on an event of the request at `index`."""
+        """Handle an event of the request at `index`."""
         from studio.engine import CancelledEvent, Failed, Finished, Preview
         from studio.errors import Cancelled, NotStored
 
@@ -192,7 +191,7 @@ class Results:
         return self._targets.get(index, self._target)
 
     def take_unstored(self) -> None:
-        """Count as made what the data folder could not take: the caller writes it elsewhere."""
+        """Count outputs as finished that the data folder could not store: the caller writes them elsewhere."""
         from studio.errors import NotStored
 
         for index, error in list(self.failed.items()):
@@ -201,7 +200,7 @@ class Results:
                 self.made[index] = (Path(), error.media)
 
     def _save(self, index: int, media: Media) -> None:
-        """Write what one request made. One that cannot be written has failed; the others go on."""
+        """Write the output of one request. If it cannot be written, that request fails; the others continue."""
         from studio.errors import StoreError
 
         request = self.requests[index]
@@ -211,7 +210,7 @@ class Results:
             self.failed[index] = error
 
     def _preview(self, media: Media, name: str, seed: int) -> None:
-        """Write a rough view; after one that cannot be written there are no more."""
+        """Write a preview; if one cannot be written, no more are written."""
         from studio.errors import StoreError
 
         assert self.previews is not None
@@ -222,14 +221,14 @@ class Results:
             self.previews = None
 
     def print_ready(self) -> None:
-        """Print the paths of those done whose predecessors are done, once each."""
+        """Print, once each, the paths of finished requests whose predecessors have finished."""
         while self._printed in self.made or self._printed in self.failed:
             if self._printed in self.made:
                 emit(str(self.made[self._printed][0]))
             self._printed += 1
 
     def as_json(self) -> list[dict[str, Any]]:
-        """What a program wants to know of each, in the order of the seeds."""
+        """The results for programs, in the order of the seeds."""
         return [
             {"seed": request.spec.seed, **(self._made_json(i) if i in self.made else {"error": self.failed[i].message})}
             for i, request in enumerate(self.requests)
@@ -248,7 +247,7 @@ class Results:
         }
 
     def report(self, *, debug: bool) -> int:
-        """Tell what failed, each reason once; the exit code. What failed alone is raised as it is."""
+        """Report failures, each reason once, and return the exit code. The failure of a single request is raised."""
         if len(self.requests) == 1 and self.failed:
             raise self.failed[0]
         alike: dict[str, list[StudioError]] = {}

@@ -1,7 +1,7 @@
-"""How far a workflow's nodes are, on standard error: a table on a terminal, else lines: for each node that is over, and
-now and then for the steps of those that run.
+"""The progress of a workflow's nodes on standard error: a table on a terminal, otherwise a line for each finished node,
+and from time to time one for the running nodes.
 
-It only listens to reports. With `quiet` it shows nothing.
+With `quiet` nothing is shown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LINE_EVERY_S = 3.0
 
 
 class NodeDisplay:
-    """Shows reports. A context manager; nodes that only hand values on are left out."""
+    """Shows reports. A context manager; nodes that only pass values on are not shown."""
 
     def __init__(self, graph: Graph, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         from studio.workflow import NodeReport
@@ -55,7 +55,7 @@ class NodeDisplay:
             self._live.stop()
 
     def show(self, report: NodeReport) -> None:
-        """Take in a report."""
+        """Show a report."""
         if self._quiet or report.name not in self._rows:
             return
         self._rows[report.name] = report

@@ -1,6 +1,6 @@
-"""The options of a request that the host gives to every generator: client, priority and time limit.
+"""The options of every request: client, priority and time limit.
 
-They are declared once. A command made from a generator has them by itself; any other takes them by `takes_request`.
+They are declared once, here. Commands of generators have them already; other commands get them by `takes_request`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ NAMES = ("background", "client", "time_limit")  # as click has them
 
 
 def request_options() -> list[click.Parameter]:
-    """The options, for a command that is made by hand."""
+    """The options, as click parameters."""
     return [click.Option([name], **more) for name, more in _OPTIONS]
 
 
 def request_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What the options say, as arguments of `Studio.submit`."""
+    """The values of the options, as arguments of `Studio.submit`."""
     priority = "background" if params["background"] else "interactive"
     return {"priority": priority, "client": params["client"], "time_limit_s": params["time_limit"]}
 
 
 def takes_request(function: Callable[..., int]) -> Callable[..., int]:
-    """Decorate a command's function: it has the options, and gets `request`, arguments of `Studio.submit`."""
+    """Decorate a command's function: adds the options, and passes them as `request`, arguments of `Studio.submit`."""
 
     @wraps(function)
     def call(*args: Any, **params: Any) -> int:

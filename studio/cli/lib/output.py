@@ -1,7 +1,7 @@
-"""What the command line writes and where: data to standard output, everything else to standard error.
+"""The output of the command line: data to standard output, everything else to standard error.
 
-It knows nothing of generators or of the engine. Text from a person or a plugin goes through `printable`, so that a
-prompt cannot move the cursor, change colours or fake a line.
+Text from users and plugins is escaped by `printable`, so that a prompt cannot move the cursor, change colours or fake
+a line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, lone surr
 
 
 def printable(text: object) -> str:
-    """`text` on one line, with each character that a terminal would obey, or not show, written as its escape."""
+    """`text` on one line, with control characters and invisible characters escaped."""
     return "".join(
         c if c == "\u200d" or unicodedata.category(c) not in _UNSAFE else c.encode("unicode_escape").decode("ascii")
         for c in str(text)
@@ -32,7 +32,7 @@ def printable(text: object) -> str:
 
 
 def printable_text(text: str) -> str:
-    """`text` on its lines: as `printable`, but for line ends and tabs, which stay."""
+    """`text` with its lines: like `printable`, but line ends and tabs are kept."""
     return re.sub(r"[^\n\t]+", lambda found: printable(found[0]), text)
 
 
@@ -45,7 +45,7 @@ def _out() -> TextIO:
 
 @contextmanager
 def stray_prints_aside() -> Iterator[None]:
-    """While plugins run: what they `print` goes to standard error, so that standard output has only data."""
+    """Redirect what plugins `print` to standard error, so that standard output has only data."""
     global _data
     before, _data = _data, _out()
     try:
@@ -56,25 +56,25 @@ def stray_prints_aside() -> Iterator[None]:
 
 
 def emit(text: str) -> None:
-    """Write one line of data. A terminal gets it `printable`; a pipe or a file gets it as it is."""
+    """Write one line of data: `printable` on a terminal, unchanged to a pipe or a file."""
     _out().write((printable(text) if _out().isatty() else text) + "\n")
     _out().flush()
 
 
 def emit_piece(text: str) -> None:
-    """Write data that is still growing: no line end is added. A terminal gets it `printable_text`."""
+    """Write a piece of streamed data, without a line end: `printable_text` on a terminal."""
     _out().write(printable_text(text) if _out().isatty() else text)
     _out().flush()
 
 
 def emit_json(value: Any) -> None:
-    """Write `value` as indented JSON. Only ASCII and escapes: safe on any terminal and in any encoding."""
+    """Write `value` as indented JSON in ASCII with escapes, which is safe on any terminal and in any encoding."""
     _out().write(json.dumps(value, indent=2, allow_nan=False) + "\n")
     _out().flush()
 
 
 def note(text: str) -> None:
-    """Tell the person something that is not data."""
+    """Write a message that is not data."""
     sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
@@ -87,7 +87,7 @@ def report_error(message: str, hint: str | None = None) -> None:
 
 
 def report_failure(error: StudioError, prefix: str = "", *, debug: bool = False) -> None:
-    """Report an error of the host; with `debug` the plugin's own traceback too, which the engine keeps as text."""
+    """Report an error; with `debug` also the plugin's traceback, which the engine keeps as text."""
     if debug and (text := getattr(error, "traceback_text", "")):
         for line in text.splitlines():
             note(line)
@@ -95,7 +95,7 @@ def report_failure(error: StudioError, prefix: str = "", *, debug: bool = False)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output: lined up for a terminal, tab-separated for a program."""
+    """Print a table to standard output: aligned on a terminal, otherwise tab-separated."""
     if not _out().isatty():
         for row in rows:
             emit("\t".join(printable(cell) for cell in row))
@@ -113,14 +113,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def console(*, stderr: bool = True, wrap: bool = True) -> Console:
-    """A rich console that never reads markup, emoji codes or highlights into what it is given."""
+    """A rich console without markup, emoji codes and highlighting."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=not wrap)
 
 
 def use_streams() -> None:
-    """Let both streams carry any file name and any prompt, whatever the locale; a closed one swallows what it gets."""
+    """Make both streams accept any file name and prompt in every locale; a closed stream discards its output."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (it lives as long as the process)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
@@ -130,7 +130,7 @@ def use_streams() -> None:
 
 
 def drop_stdout_if_broken() -> None:
-    """Flush standard output; if that fails, let what is left go nowhere, since Python flushes once more at exit."""
+    """Flush standard output; if that fails, discard the rest, because Python flushes once more at exit."""
     try:
         sys.stdout.flush()
     except OSError:

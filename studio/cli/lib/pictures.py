@@ -1,7 +1,4 @@
-"""Pictures that are named on a command line: files, and folders that stand for the pictures in them.
-
-It knows nothing of what is done with them.
-"""
+"""Pictures on a command line: files, and folders, which mean all pictures in them."""
 
 from __future__ import annotations
 
@@ -25,10 +22,9 @@ LINE_EVERY_S = 3.0
 
 
 def expand(words: Sequence[str], broken: dict[Path, StudioError]) -> list[Path]:
-    """The files that the words name, each once: a folder stands for the pictures in it.
+    """The files that the arguments name, each once; a folder means all pictures in it.
 
-    What cannot be read of a folder, or a whole folder, goes into `broken`. Raises UsageError for a folder without
-    pictures.
+    Unreadable files and folders are added to `broken`. Raises UsageError for a folder without pictures.
     """
     from studio.errors import MediaError
     from studio.media.folders import files_in
@@ -43,8 +39,8 @@ def expand(words: Sequence[str], broken: dict[Path, StudioError]) -> list[Path]:
 
 
 def report_broken(broken: dict[Path, StudioError], *, rest: bool, debug: bool) -> int:
-    """Say which pictures are left out, and why; the exit code. Raises MediaError if there is no `rest`: the error
-    itself where it is the only one.
+    """Report skipped pictures with their reasons, and return the exit code. Raises MediaError if there is no `rest`:
+    the error itself if it is the only one.
     """
     from studio.errors import MediaError
 
@@ -66,9 +62,9 @@ def _show(event: Event, shown: set[str]) -> None:
 
 
 class Counter:
-    """How many pictures were looked at, on standard error: a bar on a terminal, else a line now and then.
+    """The number of processed pictures on standard error: a bar on a terminal, otherwise a line from time to time.
 
-    A context manager; what plugins print goes to standard error meanwhile.
+    A context manager; within it, what plugins print goes to standard error.
     """
 
     def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,12 +92,12 @@ class Counter:
         self._aside.__exit__(kind, error, traceback)
 
     def follow(self, ticket: Ticket) -> None:
-        """Tell what the host has to say of a request."""
+        """Show the notices of a request."""
         if not self._quiet:
             ticket.listen(lambda event: _show(event, self._shown))
 
     def count(self, done: int, total: int) -> None:
-        """So many of so many were looked at."""
+        """Set the number of processed pictures and their total."""
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total)
         elif not self._quiet and done < total and self._clock() - self._last >= LINE_EVERY_S:

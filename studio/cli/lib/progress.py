@@ -1,6 +1,6 @@
-"""How far the requests of one command are, on standard error: bars on a terminal, else a line now and then.
+"""The progress of a command's requests on standard error: bars on a terminal, otherwise a line from time to time.
 
-It only listens to events. With `quiet` it shows nothing.
+With `quiet` nothing is shown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STARTING = "starting"  # until the engine, whose libraries take a while to load,
 
 @dataclass
 class RequestRow:
-    """One request: where it is, in steps (0 of 0 until it is started), and what is left."""
+    """One request: its position in steps (0 of 0 until it has started), and the remaining time."""
 
     label: str
     position: int = 0
@@ -36,7 +36,7 @@ class RequestRow:
 
 
 class Display:
-    """Shows the progress of requests with these seeds. A context manager; `drawn` says that bars are on the screen."""
+    """Shows the progress of requests with these seeds. A context manager; `drawn` is true if bars are shown."""
 
     def __init__(
         self, seeds: Sequence[int], *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
@@ -63,7 +63,7 @@ class Display:
             self._bars.stop()
 
     def show(self, index: int, event: Event) -> None:
-        """Take in an event of the request at `index`."""
+        """Show an event of the request at `index`."""
         if self.quiet:
             return
         row = self.rows[index]
@@ -88,7 +88,7 @@ class Display:
         self._draw(index)
 
     def _note(self, text: str) -> None:
-        """Say it once, however many requests say it."""
+        """Show a message once, even if several requests have it."""
         if text not in self._shown:
             self._shown.add(text)
             note(f"note: {text}")
@@ -106,7 +106,7 @@ class Display:
             note(self.line())
 
     def _total(self) -> RequestRow:
-        """All requests as one row. Those that are not started count as long as the longest that is."""
+        """All requests as one row. A request that has not started counts like the longest that has."""
         longest = max(row.steps for row in self.rows)
         ends = [row.end for row in self.rows]
         failed = f", {ends.count('failed')} failed" if "failed" in ends else ""
@@ -119,7 +119,7 @@ class Display:
         )
 
     def line(self) -> str:
-        """The state of all in one line of text."""
+        """The state of all requests in one line of text."""
         total = self._total()
         steps = f"step {total.position} of {total.steps}" if total.steps else ""
         return ", ".join(part for part in (total.label, steps, total.left) if part)

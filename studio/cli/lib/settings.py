@@ -1,7 +1,4 @@
-"""The options of `studio` itself, as every command gets them, and the host that is opened with them.
-
-A command takes them by `@click.pass_obj`. This module knows no command.
-"""
+"""The global options, which every command gets by `@click.pass_obj`, and the `Studio` that they configure."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ PATIENCE_S = 3.0  # how long an interrupted command waits for the step in flight
 
 @dataclass
 class Settings:
-    """The global options, handed to every command as `ctx.obj`, and the host that is opened with them."""
+    """The global options, passed to every command as `ctx.obj`, and the `Studio` that they configure."""
 
     plugins: tuple[Path, ...] = ()
     home: Path | None = None
@@ -42,7 +39,7 @@ class Settings:
     _studio: Studio | None = None
 
     def studio(self) -> Studio:
-        """The host, opened once. Nothing heavy is loaded until it is used."""
+        """The `Studio`, created once. Nothing heavy is loaded until it is used."""
         if self._studio is None:
             from studio.api import Studio
 
@@ -59,7 +56,7 @@ class Settings:
         return self._studio
 
     def generator(self, name: str) -> Generator:
-        """A generator by name. Raises UnknownName, whose hint names the plugins that could not be loaded too."""
+        """A generator by name. Raises UnknownName; its hint also lists plugins that could not be loaded."""
         from studio.errors import UnknownName
 
         host = self.studio()
@@ -73,7 +70,7 @@ class Settings:
             raise
 
     def close(self) -> None:
-        """Cancel what is unfinished and close the host; give up after `PATIENCE_S`, or at once on another Ctrl-C."""
+        """Cancel unfinished requests and close the `Studio`; stop waiting after `PATIENCE_S`, or at another Ctrl-C."""
         if self._studio is None:
             return
         closing = threading.Thread(target=self._studio.close, daemon=True)
