@@ -283,7 +283,15 @@ class Studio(Methods):
         media = self.load(what)
         return Artifact(media.sha256, media.path or Path(what), media.media_type, media.recipe)
 
-    def replay(self, what: Path | str, *, elsewhere: bool = False) -> ReplayReport:
+    def replay(
+        self,
+        what: Path | str,
+        *,
+        elsewhere: bool = False,
+        client: str = "",
+        priority: Priority = "interactive",
+        time_limit_s: float | None = None,
+    ) -> ReplayReport:
         """Generate a file's or an artifact's media again from its recipe, and compare.
 
         A recipe that was not recorded in this data folder runs only with `elsewhere`; it may then name models only by
@@ -292,9 +300,11 @@ class Studio(Methods):
 
         Media from which it was generated are generated again first, if the store has their recipes. It runs in the
         recorded dtype and, unless this Studio has a `device`, on the recorded device if that is available.
+        `client`, `priority` and `time_limit_s` are as in `submit`.
         Raises StoreError if there is no recipe, MediaError if it cannot be read, and what `submit` raises.
         """
-        remake = Remake(self.store, self._requests, self.router, self._device, self._dtype)
+        options = {"client": client, "priority": priority, "time_limit_s": time_limit_s}
+        remake = Remake(self.store, self._requests, self.router, self._device, self._dtype, options)
         return remake.replay(self.load(what), what, elsewhere=elsewhere)
 
     def unfinished(self) -> list[Unfinished]:

@@ -1,7 +1,7 @@
-"""Making media again from their recipes, which may be hostile, and comparing the results.
+"""Replay: generate media again from their recipes, which may be untrusted, and compare the results.
 
-What media were made from is made again first. A recipe from elsewhere keeps to the bounds of `studio.store.replay` and
-names models only as they were pulled.
+The source media are generated again first. A recipe from elsewhere must respect the limits of `studio.store.replay`,
+and can name only pulled models.
 
 Try it: ``studio replay FILE``
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from studio import devices, models
 from studio.devices import torch_setup
@@ -20,21 +21,30 @@ from studio.engine.ticket import wait
 from studio.errors import NotStored, UsageError
 from studio.media import Media
 from studio.recipe import MediaRef, Recipe
-from studio.requests import Requests
+from studio.requests import Requests, check_options
 from studio.store import Store, replay
 from studio.store.replay import Remade, ReplayReport
 
 
 class Remake:
-    """Makes media again on the engines of `router`, in the recorded dtype and on the recorded device, unless a `dtype`
-    or a `device` was chosen.
+    """Generates media again on the engines of `router`, in the recorded dtype and on the recorded device, unless a
+    `dtype` or a `device` was chosen. `options` are `client`, `priority` and `time_limit_s` of the requests.
     """
 
-    def __init__(self, store: Store, requests: Requests, router: Router, device: str | None, dtype: str | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        requests: Requests,
+        router: Router,
+        device: str | None,
+        dtype: str | None,
+        options: Mapping[str, Any],
+    ) -> None:
         self._store, self._requests, self._router, self._device, self._dtype = store, requests, router, device, dtype
+        self._options = options
 
     def replay(self, original: Media, what: Path | str, *, elsewhere: bool) -> ReplayReport:
-        """Make `original`, which was read from `what`, again and compare. Raises as `Studio.replay` does."""
+        """Generate `original`, which was read from `what`, again and compare. Raises like `Studio.replay`."""
         recipe = asked = replay.recipe_of(original, what)
         ours = replay.is_ours(recipe, original.sha256, self._store)
         if not ours:
@@ -48,7 +58,7 @@ class Remake:
         return replay.compare(original, media, recipe, remade)
 
     def _ancestors(self, recipe: Recipe, sha256: str, made: dict[str, Media]) -> list[Remade]:
-        """Make again what the media were made from, and put it into `made` by the hash that it had."""
+        """Generate the source media again, and add them to `made` under their original hashes."""
         remade = []
         *line, _ = replay.ancestry(sha256, recipe, self._store).in_order()
         for each in line:
@@ -57,7 +67,7 @@ class Remake:
             reason = ""
             try:
                 made[each.sha256] = self.make(each.recipe, made)
-            except UsageError as error:  # its plugin is gone, say; what was made then may still be there
+            except UsageError as error:  # such as a missing plugin; the output may still be stored
                 if self._store.path(each.sha256) is None:
                     raise
                 reason = error.message
@@ -66,10 +76,10 @@ class Remake:
         return remade
 
     def make(self, recipe: Recipe, made: Mapping[str, Media], seconds: float | None = None) -> Media:
-        """Make what a recipe describes; `made` are media that take the place of those with these hashes.
+        """Generate the output of a recipe; `made` has media that replace those with these hashes.
 
-        What the data folder cannot take has no path, and a notice that says why. Raises TimedOut if that takes more
-        than `seconds`.
+        Media that the data folder cannot store have no path, and a notice with the reason. Raises TimedOut if it takes
+        more than `seconds`.
         """
         request = self.request(recipe, made, bounded=seconds is not None)
         try:
@@ -87,7 +97,7 @@ class Remake:
         return wait(self._router.submit_many([request], wanted), seconds)[0]
 
     def request(self, recipe: Recipe, made: Mapping[str, Media], *, bounded: bool) -> Request:
-        """The request that a recipe asks for; one that is `bounded` keeps to `studio.store.replay.MOST`."""
+        """The request of a recipe. If it is `bounded`, it must respect `studio.store.replay.MOST`."""
         spec = recipe.spec
 
         def fetch(ref: MediaRef) -> Media:
@@ -96,9 +106,10 @@ class Remake:
         threads = spec.threads if spec.threads and 1 <= spec.threads <= torch_setup.cores() else None
         changed = {
             "dtype": None if self._dtype else spec.dtype, "threads": threads, "label": "replay",
-            "model": spec.model.unpinned(),  # that its weights changed is reported
-            "parents": spec.parents or recipe.parents,
+            "model": spec.model.unpinned(),  # changed weights are reported
+            "parents": spec.parents or recipe.parents, **self._options,
         }  # fmt: skip
+        check_options(self._options)
         request = self._requests.of_spec(spec.portable().model_copy(update=changed), recipe.plugin, fetch)
         if bounded:
             replay.check_bounds(recipe, request.inputs)
@@ -111,7 +122,7 @@ def _name(device: str) -> str:
 
 
 def _usable(device: str) -> bool:
-    """Whether a recorded device, which may be any text, is here."""
+    """Whether a recorded device, which may be any text, is available."""
     try:
         devices.choose(_name(device))
     except UsageError:

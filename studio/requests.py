@@ -74,7 +74,7 @@ class Requests:
 
     def _of(self, generator: Generator, inputs: Any, *, seed: int | None = None, **options: Any) -> Request:
         options["invariant"] = self._invariant or bool(options.get("invariant"))
-        _check(options)
+        check_options(options)
         with models.home(self._home):
             return Request.of(generator, inputs, _seed(seed), self.owner(generator), **options)
 
@@ -87,7 +87,7 @@ def _seed(seed: int | None) -> int:
     return seed
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
     """Raises UnknownName or InputError for an option that is out of range."""
     every, limit = options.get("preview_every", 0), options.get("time_limit_s")
     if not _whole(every) or every < 0:

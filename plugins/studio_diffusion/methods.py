@@ -38,7 +38,8 @@ def images(
     made = [media for media in wait(tickets) if isinstance(media, Image)]
     if best is None:
         return made
-    return [made[index] for index, _ in best_of(studio, prompt, made, best)]
+    request = {name: inputs[name] for name in ("client", "priority", "time_limit_s") if name in inputs}
+    return [made[index] for index, _ in best_of(studio, prompt, made, best, **request)]
 
 
 def best_of(studio: Studio, prompt: str, pictures: Sequence[Image], keep: int, **more: Any) -> list[tuple[int, float]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from studio.errors import InputError, UnknownName, UsageError
 from studio.evaluation import copying, data, frechet, manifold
 from studio.evaluation.measure import Figure, Vectors, measure
 from studio.media import Embedding, Image
+from studio.spec import Priority
 from studio.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ def evaluate(
     fresh: bool = False,
     embedder: str | None = None,
     display: Display | None = None,
+    client: str = "",
+    priority: Priority = "interactive",
+    time_limit_s: float | None = None,
 ) -> Evaluation:
     """Make n pictures of a generator and compare them with those of a folder.
 
@@ -100,15 +104,15 @@ def evaluate(
     by = _by(host, generator, by, labelled=bool(reference.labels))
     wanted = prompts(reference.labels, n) if by else []
     given = settings(host, generator, dict(inputs or {}), by, wanted)
-    made = _run(host, _making(generator, given, by, n, seed), display, fresh=fresh,
-                **({"labels": wanted} if by else {}))  # fmt: skip
+    options = {"fresh": fresh, "client": client, "priority": priority, "time_limit_s": time_limit_s}
+    labels = {"labels": wanted} if by else {}
+    made = _run(host, _making(generator, given, by, n, seed), display, options, labels)
     pictures: list[Image] = made["pictures"]
     size = size or min(max(pictures[0].size), max(reference.images[0].size))
     sides = {"generated": pictures, "reference": reference.images}
     alike = {name: [data.fitted(each, size) for each in images] for name, images in sides.items()}
     names = sorted(set(wanted)) if chosen.texts else []
-    seen = _run(host, _looking(chosen, bool(names)), display, fresh=fresh,
-                **alike, **({"labels": names} if names else {}))  # fmt: skip
+    seen = _run(host, _looking(chosen, bool(names)), display, options, alike | ({"labels": names} if names else {}))
     x, y = (_rows(seen[f"{name}_vectors"], len(images)) for name, images in alike.items())
     texts = _texts(seen["texts"], names, wanted) if names else None
     figures = measure(x, y, wanted, reference.labels if wanted else (), texts)
@@ -187,14 +191,14 @@ def _looking(embedder: Embedder, labelled: bool) -> Workflow:
     return flow
 
 
-def _run(host: Studio, flow: Workflow, display: Display | None, *, fresh: bool, **values: Any) -> FlowResult:
-    """Run it, and raise what failed first."""
+def _run(
+    host: Studio, flow: Workflow, display: Display | None, options: dict[str, Any], values: dict[str, Any]
+) -> FlowResult:
+    """Run a workflow with these inputs. Raises the first failure of a node."""
     graph = host.workflow(flow)
-    if display is None:
-        result = host.run(graph, fresh=fresh, **values)
-    else:
-        with display(graph) as shown:
-            result = host.run(graph, fresh=fresh, watch=shown.show, **values)
+    with nullcontext() if display is None else display(graph) as shown:
+        watch = {} if shown is None else {"watch": shown.show}
+        result = host.run(graph, values, **options, **watch)
     for report in result.failed:
         assert report.error is not None
         raise report.error

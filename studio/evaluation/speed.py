@@ -1,7 +1,7 @@
-"""How long pictures take and what memory: measured in a process of its own, so that nothing else is counted in.
+"""Speed and peak memory of a generator, measured in a separate process, so that nothing else is included.
 
-The child loads the model, makes one picture, then several together, as the engine batches them. It writes JSON to
-standard output. Figures are of the machine as it was: beside other work they are worth little.
+The child process loads the model and generates one image, then several, which the engine batches. It writes JSON to
+standard output. Under other load the results mean little.
 
 Try it: ``studio.evaluation.speed.measure("dcgan", [{}, {}, {}], {}, seed=0)``
 """
@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +22,9 @@ from studio.errors import GeneratorFailed
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds to the first picture (imports and loading in it), seconds a picture of `count` together, peak bytes.
+    """Seconds to the first image (with imports and loading), seconds per image for `count` images, peak bytes.
 
-    `peak` is the process's resident memory on a CPU, and on CUDA what torch allocated on the device.
+    `peak` is the process's resident memory on a CPU, and the memory allocated by torch on CUDA.
     """
 
     first_s: float
@@ -34,12 +34,21 @@ class Speed:
     device: str
 
 
-def measure(generator: str, inputs: Sequence[dict[str, Any]], studio: dict[str, Any], seed: int) -> Speed:
-    """Make a picture of each of the inputs (JSON values) in a new process; `studio` has the arguments of `Studio`.
+def measure(
+    generator: str,
+    inputs: Sequence[dict[str, Any]],
+    studio: dict[str, Any],
+    seed: int,
+    request: Mapping[str, Any] | None = None,
+) -> Speed:
+    """Generate an image for each of at least two inputs (JSON values) in a new process, the first by itself.
 
-    The first is made by itself, the others together; so there must be two. Raises GeneratorFailed.
+    `studio` has the arguments of `Studio`, and `request` options of `Studio.submit` (client, priority, time limit).
+    Raises GeneratorFailed.
     """
-    asked = json.dumps({"generator": generator, "inputs": list(inputs), "studio": studio, "seed": seed})
+    asked = json.dumps(
+        {"generator": generator, "inputs": list(inputs), "studio": studio, "seed": seed, "request": dict(request or {})}
+    )
     done = subprocess.run(
         [sys.executable, "-m", "studio.evaluation.speed"], input=asked, capture_output=True, text=True, check=False
     )
@@ -58,9 +67,13 @@ def _child() -> None:
 
         with Studio(**asked["studio"]) as host:
             first, *others = asked["inputs"]
-            host.generate(asked["generator"], seed=asked["seed"], **first)
+            request = asked["request"]
+            host.generate(asked["generator"], seed=asked["seed"], **request, **first)
             ready = time.perf_counter()
-            tickets = [host.submit(asked["generator"], seed=asked["seed"] + i, **each) for i, each in enumerate(others)]
+            tickets = [
+                host.submit(asked["generator"], seed=asked["seed"] + i, **request, **each)
+                for i, each in enumerate(others)
+            ]
             for ticket in tickets:
                 ticket.result()
             took = time.perf_counter() - ready

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from studio.cli.lib.options import takes_request
 from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside, table
 from studio.cli.lib.settings import EPILOG, Settings
 
@@ -33,12 +34,13 @@ from studio.cli.lib.settings import EPILOG, Settings
 @click.option("-o", "--output", metavar="DIR", help="Report folder, for report.md, result.json and images.")
 @click.option("--force", is_flag=True, help="Overwrite an existing report.")
 @click.option("--fresh", is_flag=True, help="Ignore cached images and generate all again.")
+@takes_request
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_obj
 def command(
     settings: Settings, generator: str, data: str, count: int, given: tuple[str, ...], by: str | None,
     size: int | None, seed: int, embedder: str | None, timed: int, output: str | None, force: bool, fresh: bool,
-    as_json: bool,
+    as_json: bool, request: dict[str, Any],
 ) -> int:  # fmt: skip
     """Generate N images with GENERATOR from the labels in DIR, and compare them with the images in DIR.
 
@@ -56,14 +58,14 @@ def command(
         found = evaluate(
             studio, generator, data, n=count, inputs=inputs, by=by, size=size, seed=seed, fresh=fresh,
             embedder=embedder,
-            display=lambda graph: NodeDisplay(graph, quiet=settings.quiet),
+            display=lambda graph: NodeDisplay(graph, quiet=settings.quiet), **request,
         )  # fmt: skip
         if timed:
             if not settings.quiet:
                 note(f"timing {timed + 1} images in a separate process")
             asked = [{**found.setup["inputs"], **({found.setup["by"]: label} if label else {})}
                      for label in (found.wanted or [""] * count)[: timed + 1]]  # fmt: skip
-            found = dataclasses.replace(found, speed=speed.measure(generator, asked, _host(settings), seed))
+            found = dataclasses.replace(found, speed=speed.measure(generator, asked, _host(settings), seed, request))
         written = report.write(found, folder, overwrite=force) if folder else None
     if not settings.quiet:
         for text in found.notices:
@@ -93,7 +95,7 @@ def _inputs(given: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _folder(output: str | None, *, force: bool) -> Path | None:
-    """Where the report goes; refused before any work. Raises StoreError, UsageError."""
+    """The report's folder, checked before any work. Raises StoreError, UsageError."""
     from studio.cli.lib.destination import choose
     from studio.evaluation.report import FILES
 
@@ -107,7 +109,7 @@ def _folder(output: str | None, *, force: bool) -> Path | None:
 
 
 def _host(settings: Settings) -> dict[str, Any]:
-    """The arguments of a `Studio` like this one, as JSON; its data folder too, where it is measured how to batch."""
+    """The arguments of a `Studio` like this one, as JSON, with its data folder, which has the measured step times."""
     return {
         "home": str(settings.studio().home), "device": settings.device, "memory": settings.memory,
         "plugins": [str(each.absolute()) for each in settings.plugins], "invariant": settings.invariant,

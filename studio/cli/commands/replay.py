@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from studio.cli.lib.options import takes_request
 from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside
 from studio.cli.lib.settings import Settings
 
@@ -21,9 +22,18 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", metavar="FILE|DIR", help="Write the regenerated output here.")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("--yes", is_flag=True, help="Run a recipe from another data folder without asking.")
+@takes_request
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
-def command(settings: Settings, what: str, output: str | None, force: bool, yes: bool, as_json: bool) -> int:
+def command(
+    settings: Settings,
+    what: str,
+    output: str | None,
+    force: bool,
+    yes: bool,
+    as_json: bool,
+    request: dict[str, Any],
+) -> int:
     """Regenerate FILE, or the output ID in the store, from its recipe, and compare.
 
     Prints `identical`, or the difference and the recorded facts that have changed since. The exit code is 0 for
@@ -46,7 +56,7 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
         if doubt := last_bits(original.recipe):
             note(doubt)
     with stray_prints_aside():
-        report = studio.replay(what, elsewhere=elsewhere)
+        report = studio.replay(what, elsewhere=elsewhere, **request)
     stored = report.media.path is not None
     path = (
         str(target.save(report.media, report.recipe.spec.generator, report.recipe.spec.seed))
@@ -77,7 +87,7 @@ def command(settings: Settings, what: str, output: str | None, force: bool, yes:
 
 
 def _ask(recipe: Recipe, what: str) -> None:
-    """Show what a recipe from elsewhere would run, and ask. Raises UsageError for a no, and without a terminal."""
+    """Show what an untrusted recipe would run, and ask. Raises UsageError if declined, and without a terminal."""
     from studio.store.replay import not_ours
 
     note(f"`{what}` was not made in this data folder. Its recipe would run:")

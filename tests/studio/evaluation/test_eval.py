@@ -110,6 +110,8 @@ def test_what_cannot_be_compared_is_refused(folder, tmp_path, own_home):
             evaluate(host, "discs", folder, inputs={"steps": 3})
         with pytest.raises(InputError, match="`of` gets the labels"):
             evaluate(host, "discs", folder, inputs={"of": "red"})
+        with pytest.raises(UnknownName, match="no priority is called `urgent`"):
+            evaluate(host, "discs", folder, n=50, priority="urgent")
         with pytest.raises(UsageError, match=f"has 10 images; at least {frechet.FEWEST} are needed"):
             evaluate(host, "discs", folder / "red")
         with pytest.raises(UsageError, match="is not a folder"):

@@ -56,6 +56,14 @@ def test_a_replay_is_identical(host, tmp_path, name, inputs):
         assert report.media == report.original == made
 
 
+def test_a_replay_is_a_request_like_any_other(host, file):
+    assert host.replay(file, client="ann", priority="background", time_limit_s=60).identical
+    with pytest.raises(UnknownName, match="no priority is called `urgent`"):
+        host.replay(file, priority="urgent")
+    with pytest.raises(InputError, match="`time_limit_s` is -1"):
+        host.replay(file, time_limit_s=-1)
+
+
 def test_media_given_are_found_by_hash(host):
     source = host.generate("noise", prompt="x", seed=1)
     assert host.replay(host.generate("invert", image=source).sha256).identical

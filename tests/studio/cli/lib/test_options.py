@@ -10,6 +10,7 @@ import pytest
 from studio.cli.lib.making import GeneratorCommand
 from studio.cli.lib.options import takes_request
 from studio.cli.lib.settings import Settings
+from studio.cli.main import studio
 
 from ..conftest import PROBE
 
@@ -51,3 +52,23 @@ def test_any_other_command_takes_them_as_one(argv: list[str], request_: dict[str
     with command.make_context("x", ["hello", *argv], obj="settings") as ctx:
         assert command.invoke(ctx) == 4
     assert told == [("settings", "hello", request_)]
+
+
+WITHOUT = {"attention", "doctor", "flow", "models", "plugins", "resume", "show", "top", "train"}
+"""Commands that run no request. `resume` runs saved ones, with the client, priority and time limit they were saved with."""
+
+
+def test_every_command_that_runs_requests_has_the_options(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, device="cpu")
+    with click.Context(studio, obj=settings) as ctx:
+        names = set(studio.list_commands(ctx)) - WITHOUT - {"generate"}
+        commands = [studio.get_command(ctx, name) for name in names]
+        group = studio.get_command(ctx, "generate")
+        commands.append(group.get_command(ctx, "template"))
+        for command in commands:
+            with command.make_context(command.name, [], parent=ctx, resilient_parsing=True) as made:
+                options = {option for each in command.get_params(made) for option in each.opts}
+            assert {"--client", "--background", "--time-limit"} <= options, command.name
+    assert names >= {"chat", "embed", "eval", "image", "label", "rank", "replay", "run", "search", "text", "video"}
+    assert WITHOUT <= set(studio.list_commands(ctx))
+    settings.close()
