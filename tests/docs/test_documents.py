@@ -3,12 +3,16 @@
 The blocks of one document share a folder and run in order. In a console block a line starting with `$ ` is a command;
 the lines under it, if any, must be its output, where `…` stands for anything. A block after
 `<!-- not run: reason -->` is passed over; only what builds an environment, trains or fetches may be.
+
+The first command and the first Python block of README.md run as a reader runs them, and so does each command that needs
+a shell. All others are processes of their own too, from the fork server.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.forkserver import ForkServer
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,26 +66,50 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def execute(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, f"{command[-1]}\nexit {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
+class Reader:
+    """Runs what is printed, in one folder."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], server: ForkServer, *, fresh: bool) -> None:
+        self._folder, self._environment, self._server = folder, environment, server
+        self._fresh = {"python", "console"} if fresh else set()
+
+    def run(self, language: str, text: str) -> str:
+        arguments = ["-c", text] if language == "python" else without_shell(text)
+        if arguments is None or language in self._fresh:
+            self._fresh.discard(language)
+            command = [sys.executable, "-c", text] if language == "python" else ["bash", "-euo", "pipefail", "-c", text]
+            done = subprocess.run(
+                command, cwd=self._folder, env=self._environment, capture_output=True, text=True, check=False
+            )
+        else:
+            done = self._server.run(arguments, cwd=self._folder, env=self._environment)
+        assert done.returncode == 0, f"{text}\nexit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+def without_shell(command: str) -> list[str] | None:
+    """Python's arguments for a command of `studio` in which a shell would expand and redirect nothing, else None."""
+    words = shlex.split(command)
+    return ["-m", *words] if words[0] == "studio" and not re.search(r"[|&;<>(){}\[\]$`\\*?~#!\n]", command) else None
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_what_is_printed_runs(document: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_what_is_printed_runs(
+    document: Path, tmp_path: Path, environment: dict[str, str], forkserver: ForkServer
+) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     for name in ("examples", "docs"):
         (folder / name).symlink_to(ROOT / name)
+    reader = Reader(folder, environment, forkserver, fresh=document.name == "README.md")
     for block in blocks(document):
         if block.reason:
             continue
         if block.language == "python":
-            execute([sys.executable, "-c", block.text], folder, environment)
+            reader.run("python", block.text)
             continue
         for command, printed in commands(block.text):
-            output = execute(["bash", "-euo", "pipefail", "-c", command], folder, environment)
+            output = reader.run("console", command)
             assert not printed or matches(printed, output), f"$ {command}\nprinted: {printed}\nin fact: {output}"
 
 

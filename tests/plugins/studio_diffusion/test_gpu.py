@@ -26,7 +26,7 @@ from studio.testing.subject import Subject
 from studio.weights.loading import Streaming, hosting
 from studio_diffusion.ddpm import DdpmGenerator
 from studio_diffusion.image import ImageGenerator
-from tests.studio.engine.asking import ask
+from tests.studio.engine.bench import ask
 
 PICTURE = studio.Image.from_array(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
 MASK = studio.Image.from_array(np.kron(np.eye(2, dtype=np.uint8) * 255, np.ones((32, 32), np.uint8)))

@@ -12,11 +12,9 @@ from studio.engine import Engine
 from studio.engine.calls.call import run_inline
 from studio.engine.memory.ledger import Ledger
 from studio.engine.memory.model_cache import ModelCache
-from studio.engine.request import Request
 from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory
-from studio.recipe import PluginRef
 from studio.testing.fake_gpu import FakeGpu
-from tests.studio.engine import asking
+from tests.studio.engine.bench import ask
 from tests.studio.engine.memory.test_components import PART, files, generator  # noqa: F401  (a fixture)
 
 WAIT_S = 500
@@ -63,15 +61,14 @@ class MemoryNeed(studio.State):
         object.__setattr__(self, "failure", failure)
 
 
-def ask(engine: Engine, **inputs):
+def submit(engine: Engine, **inputs):
     made = Adds()
-    request = Request.of(made, made.Inputs(**inputs), seed=1, plugin=PluginRef(name="test", version="1"))
-    return engine.submit(request)
+    return engine.submit(ask(made, inputs))
 
 
 def test_requests_run_on_it(gpu: FakeGpu) -> None:
     with Engine("gpu") as engine:
-        made = ask(engine, steps=3).result(WAIT_S)
+        made = submit(engine, steps=3).result(WAIT_S)
     assert str(made.text) == "[3.0]"
     assert made.recipe is not None
     assert made.recipe.device == "gpu:0"
@@ -81,7 +78,7 @@ def test_requests_run_on_it(gpu: FakeGpu) -> None:
 def test_the_recipe_tells_how_the_device_multiplies_float32(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeGpu, "float32", "tf32")
     with Engine("gpu") as engine:
-        made = ask(engine).result(WAIT_S)
+        made = submit(engine).result(WAIT_S)
     assert made.recipe is not None
     assert made.recipe.facts["float32"] == "tf32"
 
@@ -92,7 +89,7 @@ def test_a_device_that_cannot_be_opened_ends_requests_with_the_reason(gpu: FakeG
     with Engine("gpu") as engine:
         for _ in range(2):  # those that were waiting, and those that come later
             with pytest.raises(DeviceLost, match=f"the device cannot be opened: RuntimeError: {error}") as caught:
-                ask(engine).result(WAIT_S)
+                submit(engine).result(WAIT_S)
             assert "--device cpu" in caught.value.hint
 
 
@@ -101,8 +98,8 @@ def test_an_error_that_ends_the_context_ends_all_requests_with_one_reason(
 ) -> None:
     monkeypatch.setattr(gpu, "is_lost", lambda error: "device-side assert" in str(error))
     with Engine("gpu") as engine:
-        tickets = [ask(engine, failure="CUDA error: device-side assert triggered"), ask(engine, steps=9)]
-        for ticket in [*tickets, ask(engine)]:
+        tickets = [submit(engine, failure="CUDA error: device-side assert triggered"), submit(engine, steps=9)]
+        for ticket in [*tickets, submit(engine)]:
             with pytest.raises(
                 DeviceLost, match=r"`gpu:0` failed and this process cannot use it again: .*assert triggered"
             ):
@@ -123,17 +120,17 @@ def test_an_error_that_ends_the_context_ends_all_requests_with_one_reason(
 def test_every_text_of_running_out_of_memory_is_known(gpu: FakeGpu, text: str) -> None:
     with Engine("gpu") as engine:
         with pytest.raises(OutOfMemory, match="ran out of memory in step 1"):
-            ask(engine, failure=text).result(WAIT_S)
-        assert ask(engine).result(WAIT_S).text == "[2.0]", "and the next goes on"
+            submit(engine, failure=text).result(WAIT_S)
+        assert submit(engine).result(WAIT_S).text == "[2.0]", "and the next goes on"
         with pytest.raises(GeneratorFailed, match="failed in step 1"):
-            ask(engine, failure="out of patience").result(WAIT_S)
+            submit(engine, failure="out of patience").result(WAIT_S)
 
 
 def test_what_is_learned_of_a_step_is_its_run_and_not_its_launch(gpu: FakeGpu, monkeypatch) -> None:
     gpu.seconds_per_launch = 5.0
     monkeypatch.setattr("studio.engine.engine.time.perf_counter", lambda: gpu.clock)
     with Engine("gpu") as engine:
-        ask(engine, steps=4).result(WAIT_S)
+        submit(engine, steps=4).result(WAIT_S)
         [row] = [row for row in engine.profile.rows() if row.call == "step"]
     assert row.median is not None
     assert row.median >= 5.0
@@ -144,9 +141,9 @@ def test_bringing_a_model_back_costs_what_the_copies_took(gpu: FakeGpu, files) -
     with torch.no_grad():
         source = ModelCache("gpu:0", ledger=Ledger(100 * PART), host=Ledger(100 * PART))
         made = generator("one", [files["a"]])
-        run_inline(source.get(asking.ask(made)))
+        run_inline(source.get(ask(made)))
         source.evict_all(lambda model: 0)
-        model = run_inline(source.get(asking.ask(made)))
+        model = run_inline(source.get(ask(made)))
     assert model.return_s == 7.0
 
 

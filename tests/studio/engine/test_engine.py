@@ -15,13 +15,10 @@ from typing import Any
 import pytest
 
 import studio
-from studio.engine import CancelledEvent, Engine, Failed, Finished, Progress, Request, Started
-from studio.engine.cost.profile import Profile
+from studio.engine import CancelledEvent, Engine, Failed, Finished, Progress, Started
 from studio.errors import Cancelled, EngineClosed, GeneratorFailed, StoreError, UsageError
-from studio.recipe import PluginRef
 from studio.store import Store
-
-PLUGIN = PluginRef(name="tests", version="1")
+from tests.studio.engine.bench import Ideal, ask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +71,7 @@ class Bad(studio.Generator):
 
 
 def request(generator, **inputs):
-    return Request.of(generator, generator.Inputs.parse(inputs), 1, PLUGIN)
+    return ask(generator, inputs)
 
 
 @pytest.fixture
@@ -133,16 +130,6 @@ def test_a_failing_plugin_fails_its_own_request_only(engine):
         tickets[1].result(500)
     assert [tickets[0].result(500).text, tickets[2].result(500).text] == ["done", "done"]
     assert engine.submit(request(gated)).result(500).text == "done"
-
-
-class Ideal(Profile):
-    """As if every width had been measured, and took the same time."""
-
-    def seconds(self, group):
-        return dict.fromkeys(range(1, 65), 0.01)
-
-    def sure(self, group):
-        return range(1, 65)
 
 
 def test_requests_given_at_once_start_before_any_steps():

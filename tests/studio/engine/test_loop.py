@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import studio
-from studio.engine.cost.profile import Profile
 from studio.engine.events import CancelledEvent, Failed, Finished, Notice, Preview, Progress, Queued, Started
-from studio.engine.loop import Loop
-from studio.engine.memory.model_cache import ModelCache
-from studio.engine.request import Request
-from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import GeneratorFailed, OutOfMemory
-from studio.recipe import PluginRef
-from tests.studio.engine.asking import ask
+from tests.studio.engine.bench import Bench, ask
 
-PLUGIN = PluginRef(name="tests", version="1")
 FAULTS = ("raise", "exit", "interrupt", "count", "type", "none", "stay", "memory", "start", "finish", "wrong", "key")
 
 
@@ -128,51 +121,13 @@ class Crowd(Adder):
 
 def request(generator, seed=1, **inputs):
     preview_every = inputs.pop("preview_every", 0)
-    return Request.of(generator, generator.Inputs.parse(inputs), seed, PLUGIN, preview_every=preview_every)
-
-
-class Ideal(Profile):
-    """As if every width had been measured, and took the same time."""
-
-    def seconds(self, group):
-        return dict.fromkeys(range(1, 65), 0.01)
-
-    def sure(self, group):
-        return range(1, 65)
-
-
-class Bench:
-    """A loop with a clock that moves by one at every look, and the events of each entry."""
-
-    def __init__(self, max_running=5):
-        self.now = 0.0
-        self.events = {}
-        self.loop = Loop(
-            ModelCache("cpu"), lambda entry, media: lambda: media, self.clock, max_running, profile=Ideal()
-        )
-
-    def clock(self):
-        self.now += 1
-        return self.now
-
-    def accept(self, made):
-        events = []
-        entry = TrackedRequest(made, events.append, accepted=self.clock())
-        self.events[entry] = events
-        self.loop.accept(entry)
-        return entry
-
-    def drain(self, limit=10_000):
-        for _ in range(limit):
-            if not self.loop.tick():
-                return
-        raise AssertionError("the loop does not come to an end")
+    return ask(generator, inputs, seed, preview_every=preview_every)
 
 
 class LoopMachine(RuleBasedStateMachine):
     @initialize(max_running=st.integers(1, 6))
     def begin(self, max_running):
-        self.bench, self.max_running = Bench(max_running), max_running
+        self.bench, self.max_running = Bench(max_running=max_running), max_running
         self.generators = [Adder(), Loner(), Crowd()]
         self.cancelled = set()
         self.seen_batches = [0, 0, 0]
@@ -276,7 +231,7 @@ TestLoopMachine = LoopMachine.TestCase
 
 
 def run(*requests, max_running=5):
-    bench = Bench(max_running)
+    bench = Bench(max_running=max_running)
     entries = [bench.accept(each) for each in requests]
     bench.drain()
     return bench, entries, [bench.events[entry][-1] for entry in entries]
@@ -302,7 +257,7 @@ def test_equal_keys_share_steps_and_widths_are_recorded():
 @settings(max_examples=40, deadline=None)
 def test_those_that_came_first_are_finished_first_in_as_few_steps(count, steps, max_running):
     adder = Adder()
-    bench = Bench(max_running)
+    bench = Bench(max_running=max_running)
     entries = [bench.accept(request(adder, seed, steps=steps)) for seed in range(count)]
     took = {}
     for _ in range(10_000):
@@ -336,7 +291,7 @@ def test_clients_share_while_each_finishes_its_oldest_first():
 
 def test_unlike_generators_take_turns():
     adder, loner = Adder(), Loner()
-    bench = Bench()
+    bench = Bench(max_running=5)
     one, other = bench.accept(request(adder, steps=8)), bench.accept(request(loner, steps=8))
     while not (one.ended or other.ended):
         bench.loop.tick()
@@ -475,7 +430,7 @@ def test_a_state_that_raises_when_it_is_looked_at_ends_its_own_request(looked_at
                                   "batch_key", "output", "streams", "dtype_for", "weights"])  # fmt: skip
 def test_a_generator_whose_properties_raise_ends_its_own_requests(name):
     sly, other = Sly(), Adder()
-    bench = Bench()
+    bench = Bench(max_running=5)
     bad = [bench.accept(request(sly, seed, steps=4)) for seed in (1, 2)]
     good = bench.accept(request(other, 3, steps=4))
     bench.loop.tick()
@@ -532,7 +487,7 @@ def test_time_left_follows_the_pace():
 @pytest.mark.parametrize("end", ["cancel", "fail"])
 def test_the_state_is_released(end):
     adder = Adder()
-    bench = Bench()
+    bench = Bench(max_running=5)
     entry = bench.accept(request(adder, steps=5, fault="raise" if end == "fail" else "", at=3))
     while entry.state is None or entry.state.position < 2:
         bench.loop.tick()
@@ -549,7 +504,7 @@ def test_the_state_is_released(end):
 
 def test_after_a_failed_batch_newcomers_are_kept_out_of_it():
     adder = Adder()
-    bench = Bench()
+    bench = Bench(max_running=5)
     bench.accept(request(adder, 1, steps=8))
     bench.accept(request(adder, 2, steps=8, fault="raise", at=1))
     for _ in range(3):  # two are admitted, and their batch fails

@@ -12,29 +12,13 @@ import studio
 from studio import devices
 from studio.engine import Engine
 from studio.engine.calls.call import run_inline
-from studio.engine.cost.profile import Profile
 from studio.engine.events import Failed, Finished, Loading, Notice
-from studio.engine.loop import Loop
 from studio.engine.memory.ledger import Ledger
 from studio.engine.memory.model_cache import ModelCache
-from studio.engine.request import Request
-from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import GeneratorFailed, OutOfMemory
-from studio.recipe import PluginRef
-from tests.studio.engine.asking import ask
+from tests.studio.engine.bench import Bench, ask
 
-PLUGIN = PluginRef(name="tests", version="1")
 KIB = 1 << 10
-
-
-class Ideal(Profile):
-    """As if every width had been measured, and took the same time."""
-
-    def seconds(self, group):
-        return dict.fromkeys(range(1, 65), 0.01)
-
-    def sure(self, group):
-        return range(1, 65)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,32 +67,16 @@ class Heavy(studio.Generator):
         return len(state.data), state.pieces
 
 
-class Device:
+class Device(Bench):
     """A device of `real` KiB that fails like torch does, and a loop on it with a ledger of `budget` KiB."""
 
     def __init__(self, budget, real=None):
         self.real = (real or 10**9) * KIB
-        self.now, self.highest, self.last, self.recordings = 0.0, 0, 0, 0
-        self.ledger = Ledger(None if budget is None else budget * KIB)
-        self.events = {}
-        self.models = ModelCache("cpu", ledger=self.ledger, clock=self.clock)
-        self.loop = Loop(self.models, lambda entry, media: lambda: media, self.clock, profile=Ideal(), probe=self)
-
-    def clock(self):
-        self.now += 0.01
-        return self.now
-
-    def begin(self, *, first=False):
-        self.last = 0
-
-    def resident(self):
-        return None
+        self.highest, self.recordings = 0, 0
+        super().__init__(budget=None if budget is None else budget * KIB)
 
     def recorded(self):
         return self.recordings
-
-    def peak(self):
-        return self.last
 
     def take(self, size):
         held = self.ledger.used + size
@@ -117,28 +85,10 @@ class Device:
         self.last = size
         self.highest = max(self.highest, held)
 
-    def accept(self, generator, background=False, client="", time_limit_s=None, **inputs):
+    def accept(self, generator, background=False, client="", **inputs):
         generator.device = self
-        made = Request.of(
-            generator,
-            generator.Inputs.parse(inputs),
-            1,
-            PLUGIN,
-            client=client,
-            priority="background" if background else "interactive",
-            time_limit_s=time_limit_s,
-        )
-        events = []
-        entry = TrackedRequest(made, events.append, accepted=self.clock())
-        self.events[entry] = events
-        self.loop.accept(entry)
-        return entry
-
-    def drain(self):
-        for _ in range(10_000):
-            if not self.loop.tick():
-                return [events[-1] for events in self.events.values()]
-        raise AssertionError("the loop does not come to an end")
+        priority = "background" if background else "interactive"
+        return super().accept(ask(generator, inputs, client=client, priority=priority))
 
     def notices(self, entry):
         return [event.text for event in self.events[entry] if isinstance(event, Notice)]
@@ -383,8 +333,8 @@ def test_a_plugin_that_prints_and_leaves_is_contained():
     loud, good = Loud(), Heavy("good")
     good.device = Device(None)
     with Engine("cpu") as engine:
-        first = engine.submit(Request.of(loud, loud.Inputs.parse({}), 1, PLUGIN))
-        second = engine.submit(Request.of(good, good.Inputs.parse({}), 1, PLUGIN))
+        first = engine.submit(ask(loud))
+        second = engine.submit(ask(good))
         with pytest.raises(GeneratorFailed, match=r"sys\.exit\(0\)"):
             first.result(500)
         assert second.result(500).text == "good 3"

@@ -12,14 +12,8 @@ import torch
 import studio
 from studio.devices.graphs import Graphs
 from studio.engine.events import Finished, Notice
-from studio.engine.loop import Loop
-from studio.engine.memory.ledger import Ledger
-from studio.engine.memory.model_cache import ModelCache
-from studio.engine.request import Request
-from studio.engine.scheduling.tracked import TrackedRequest
 from studio.testing.fake_gpu import FakeGpu
-
-from .test_memory import PLUGIN, Ideal
+from tests.studio.engine.bench import Bench, ask
 
 
 @pytest.fixture
@@ -79,17 +73,11 @@ class Counts(studio.Generator):
 
 @pytest.mark.parametrize("where", ["step", "finish", ""])
 def test_they_are_dropped_before_a_batch_is_split(gpu: FakeGpu, where: str) -> None:
-    models = ModelCache("gpu:0", ledger=Ledger())
-    loop = Loop(models, lambda entry, media: lambda: media, iter(range(10**6)).__next__, profile=Ideal())
-    made = Counts(gpu, where)
-    events: list[list[Any]] = []
+    bench, made = Bench(device="gpu:0"), Counts(gpu, where)
     for seed in range(4):
-        events.append([])
-        request = Request.of(made, made.Inputs(), seed=seed, plugin=PLUGIN, preview_every=2)
-        loop.accept(TrackedRequest(request, events[-1].append, seed))
-    while loop.tick():
-        pass
-    for each in events:
+        bench.accept(ask(made, seed=seed, preview_every=2))
+    bench.drain()
+    for each in bench.events.values():
         assert isinstance(each[-1], Finished)
         assert each[-1].media.text == "[6.0]"
         told = [event.text for event in each if isinstance(event, Notice)]

@@ -17,16 +17,10 @@ import studio
 from studio.engine.calls.call import drive
 from studio.engine.cost.profile import Profile
 from studio.engine.events import CancelledEvent, Failed, Finished
-from studio.engine.loop import Loop
 from studio.engine.memory import model_cache
-from studio.engine.memory.ledger import Ledger
-from studio.engine.memory.model_cache import ModelCache
-from studio.engine.request import Request
-from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import GeneratorFailed, OutOfMemory, TimedOut
-from studio.recipe import PluginRef
+from tests.studio.engine.bench import Bench, ask
 
-PLUGIN = PluginRef(name="tests", version="1")
 FAULTS = ("raise", "exit", "memory", "hang", "start", "finish")
 
 
@@ -99,39 +93,16 @@ class Adder(studio.Generator):
         return len(state.value)
 
 
-class Device:
-    """A loop on a device of `budget` bytes; its gauge reads what the generators say they use."""
+class Device(Bench):
+    """A loop on a device of `budget` bytes; its probe reads what the generators say they use."""
 
     def __init__(self, budget, most):
-        self.now, self.last = 0.0, 0
+        super().__init__(budget=budget, max_running=most, profile=Profile())
         self.seen = set()
         self.hung = {}
-        self.ledger = Ledger(budget)
-        self.events = {}
-        self.loop = Loop(
-            ModelCache("cpu", ledger=self.ledger, clock=self.clock),
-            lambda entry, media: lambda: media,
-            self.clock,
-            most,
-            profile=Profile(),
-            probe=self,
-        )
-
-    def clock(self):
-        self.now += 0.01
-        return self.now
-
-    def begin(self, *, first=False):
-        self.last = 0
 
     def resident(self):
         return self.ledger.used
-
-    def recorded(self):
-        return 0
-
-    def peak(self):
-        return self.last
 
     def use(self, generator, states):
         """Take memory for a step. What was taken before by such a step is known, and must fit."""
@@ -177,14 +148,9 @@ class Schedules(RuleBasedStateMachine):
     )
     def accept(self, which, client, background, steps, hold, fault, at):
         generator = self.generators[which]
-        inputs = generator.Inputs.parse({"steps": steps, "hold": hold, "fault": fault, "at": at})
-        made = Request.of(
-            generator, inputs, steps, PLUGIN, client=client, priority="background" if background else "interactive"
-        )
-        events = []
-        entry = TrackedRequest(made, events.append, accepted=self.device.clock())
-        self.device.events[entry] = events
-        self.device.loop.accept(entry)
+        inputs = {"steps": steps, "hold": hold, "fault": fault, "at": at}
+        priority = "background" if background else "interactive"
+        self.device.accept(ask(generator, inputs, steps, client=client, priority=priority))
 
     @rule(times=st.integers(1, 6))
     def tick(self, times):
@@ -216,9 +182,7 @@ class Schedules(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "device"):
             return
-        for _ in range(5000):
-            if not self.device.tick():
-                break
+        self.device.drain()
         for entry, events in self.device.events.items():
             assert entry.ended, "nobody starves"
             self.check_end(entry, events[-1])
@@ -255,5 +219,6 @@ def explore(examples):
         run_state_machine_as_test(Schedules, settings=quiet)
 
 
-def test_two_thousand_random_schedules():
-    explore(2000)
+@pytest.mark.parametrize("examples", [300, pytest.param(2000, marks=pytest.mark.slow)])
+def test_random_schedules(examples):
+    explore(examples)

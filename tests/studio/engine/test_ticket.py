@@ -16,7 +16,7 @@ from studio.engine import CancelledEvent, Delta, Engine, Finished, Progress, Sta
 from studio.engine.events import Notice, Preview, Queued
 from studio.engine.ticket import MAX_EVENTS, MAX_PREVIEWS, RequestLimit, Ticket
 from studio.errors import Busy, Cancelled, EngineClosed, GeneratorFailed
-from tests.studio.engine.asking import ask
+from tests.studio.engine.bench import ask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,13 +11,10 @@ import studio
 from studio.engine import Engine
 from studio.engine.calls import call as calls
 from studio.engine.calls.call import run_inline
-from studio.engine.request import Request
 from studio.errors import EngineClosed, GeneratorFailed, NotStored, StoreError, TimedOut
-from studio.recipe import PluginRef
 from studio.store import Store
-from tests.studio.engine.asking import ask
+from tests.studio.engine.bench import ask
 
-PLUGIN = PluginRef(name="tests", version="0")
 WAIT_S = 500.0  # what only a test that fails waits for
 
 
@@ -63,7 +60,7 @@ class Waiting(studio.Generator):
 
 def request(generator, short_s=None, **inputs):
     generator.short_s = short_s or generator.short_s
-    return Request.of(generator, generator.Inputs.parse(inputs), 1, PLUGIN)
+    return ask(generator, inputs)
 
 
 def test_a_call_that_hangs_is_abandoned_and_others_go_on():

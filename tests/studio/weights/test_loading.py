@@ -13,7 +13,7 @@ from studio.engine.calls.call import run_inline
 from studio.engine.memory.ledger import tensor_bytes, weight_bytes
 from studio.errors import WeightsError
 from studio.weights.loading import SMALL, Streaming, hosting
-from tests.studio.engine.asking import ask
+from tests.studio.engine.bench import ask
 
 WIDTH = 192  # a square float32 layer of it is above SMALL, a norm far below
 

@@ -10,39 +10,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import studio
-from studio.engine import Finished, Notice, Request
+from studio.engine import Finished, Notice
 from studio.engine.checkpoints.autosave import SHARE, YOUNGEST_S, Autosaver
 from studio.engine.checkpoints.checkpoint import Checkpoint
 from studio.engine.checkpoints.run_folder import RunFolder
-from studio.engine.loop import Loop
-from studio.engine.memory.model_cache import ModelCache
+from studio.engine.cost.profile import Profile
 from studio.engine.observe.watcher import Watcher
-from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import StoreError
-from studio.recipe import PluginRef
 from studio.store import Store
+from tests.studio.engine.bench import Bench, ask
 from tests.studio.engine.toy_plugin import Chain
 
-PLUGIN = PluginRef(name="tests", version="1")
 
-
-class Bench(Watcher):
-    """A loop whose steps take `step_s` and whose saves take `save_s`, by its clock."""
+class Saves(Bench, Watcher):
+    """A loop whose steps take `step_s` and whose saves take `save_s`, by its clock; all else takes no time."""
 
     def __init__(self, home, step_s=0.02, save_s=0.004):
         self.now, self.step_s, self.save_s = 0.0, step_s, save_s
         self.generator, self.saves, self.in_steps = Timed(self), [], 0.0
         self.folder = Slow(home, self)
         self.saver = Autosaver(self.folder, Store(home), (self,), self.clock)
-        watchers = (self, self.saver)
-        self.loop = Loop(ModelCache("cpu"), self.complete, self.clock, watchers=watchers, saver=self.saver)
-        self.events = {}
+        super().__init__(profile=Profile(), watchers=(self, self.saver), saver=self.saver)
 
     def clock(self):
         return self.now
-
-    def complete(self, entry, media):
-        return lambda: media
 
     def stepped(self, requests, positions, generator, begun, ended):
         self.in_steps += ended - begun
@@ -51,17 +42,7 @@ class Bench(Watcher):
         self.saves.append((request, begun, ended))
 
     def accept(self, client="", **inputs):
-        events = []
-        made = Request.of(self.generator, Chain.Inputs.parse({"pause": 0, **inputs}), 1, PLUGIN, client=client)
-        entry = TrackedRequest(made, events.append, accepted=self.now)
-        self.events[entry] = events
-        self.loop.accept(entry)
-        return entry
-
-    def drain(self, ticks=1_000_000):
-        for _ in range(ticks):
-            if not self.loop.tick():
-                return
+        return super().accept(ask(self.generator, {"pause": 0, **inputs}, client=client))
 
     def checkpoints(self):
         return sorted(self.folder.path().glob("*.safetensors"))
@@ -95,9 +76,14 @@ class Slow(RunFolder):
         return path
 
 
+def run(bench, ticks):
+    for _ in range(ticks):
+        assert bench.tick()
+
+
 @pytest.fixture
 def bench(tmp_path):
-    made = Bench(tmp_path)
+    made = Saves(tmp_path)
     yield made
     made.folder.close()
 
@@ -110,7 +96,7 @@ def bench(tmp_path):
     save_s=st.sampled_from([0.0001, 0.004, 0.1, 3.0]),
 )
 def test_saving_costs_under_a_hundredth_and_at_most_one_save_more(requests, steps, step_s, save_s, tmp_path_factory):
-    bench = Bench(tmp_path_factory.mktemp("home"), step_s, save_s)
+    bench = Saves(tmp_path_factory.mktemp("home"), step_s, save_s)
     for _ in range(requests):
         bench.accept(steps=steps)
     bench.drain()
@@ -134,14 +120,14 @@ def test_short_requests_are_never_saved(bench):
 def test_those_that_wait_for_the_oldest_are_saved_too(bench):
     for _ in range(5):
         bench.accept(steps=2000)
-    bench.drain(1500)
+    run(bench, 1500)
     assert len(bench.checkpoints()) == 5
 
 
 def test_all_requests_get_their_turn(bench):
     for client in "abcde":
         bench.accept(client, steps=2000)
-    bench.drain(3000)
+    run(bench, 3000)
     counts = [sum(number == request for request, *_ in bench.saves) for number in range(1, 6)]
     assert min(counts) >= 3
     assert max(counts) - min(counts) <= 1
@@ -221,13 +207,10 @@ def test_media_that_were_given_can_be_found_again(tmp_path):
         def start(self, model, inputs, rng):
             return super().start(model, Chain.Inputs.parse({"steps": inputs.steps, "pause": 0}), rng)
 
-    bench = Bench(tmp_path)
+    bench = Saves(tmp_path)
     generator = Blur(bench)
     picture = studio.Image.from_array(np.zeros((8, 8, 3), np.uint8))
-    entry = TrackedRequest(
-        Request.of(generator, generator.Inputs.parse({"image": picture}), 1, PLUGIN), lambda event: None, 0.0
-    )
-    bench.loop.accept(entry)
+    Bench.accept(bench, ask(generator, {"image": picture}))
     while not bench.saves:
         bench.loop.tick()
     inputs = Checkpoint.open(bench.checkpoints()[0]).progress.spec.inputs

@@ -14,7 +14,7 @@ from studio.engine.memory import model_cache
 from studio.engine.memory.ledger import Ledger
 from studio.engine.memory.model import NotEnoughMemory
 from studio.engine.memory.model_cache import ModelCache
-from tests.studio.engine.asking import ask
+from tests.studio.engine.bench import ask
 
 WIDE, KIB = 64, 1 << 10
 PART = (WIDE * WIDE + WIDE) * 4  # bytes of a layer in float32

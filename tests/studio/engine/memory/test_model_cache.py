@@ -10,7 +10,7 @@ from studio.engine.memory.model_cache import ModelCache
 from studio.errors import WeightsError
 from studio.weights import checksums
 from studio.weights.checksums import hash_weights
-from tests.studio.engine.asking import ask
+from tests.studio.engine.bench import ask
 
 
 def digest(data):
