@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +23,12 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 import studio
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.data.build import LABELLED
+from recipes.video.motions import THROUGH, draw
 from studio.files import write_atomically
-from studio_datasets.labelled import GROUPS
-from studio_video.motions import THROUGH, draw
 
 MOTIONS = ("sliding left", "spinning clockwise", "bouncing", "growing", "shaking", "fading in")
 
@@ -58,7 +62,7 @@ class Asked(NamedTuple):
 
 def common(records: Sequence[dict[str, Any]], count: int) -> list[int]:
     """The rows of the commonest things among emoji of animals and food."""
-    rows = [i for i, r in enumerate(records) if r["source"] == "emoji" and r["group"] in GROUPS]
+    rows = [i for i, r in enumerate(records) if r["source"] == "emoji" and r["group"] in LABELLED]
     return sorted(rows, key=lambda i: (-records[i]["count"], records[i]["label"]))[:count]
 
 

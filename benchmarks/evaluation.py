@@ -14,14 +14,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
 import studio
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.data import build
 from studio.evaluation import Evaluation, Figure, evaluate, report, speed
-from studio_datasets import labelled
+from studio.media.pictures import square_on_white
 
 SIZE = 32  # pixels that all are brought to: the DDPM's own
 KEPT = 64  # pixels of the reference's files
@@ -39,11 +44,12 @@ TIMED = {"DDPM, 1000 steps": 2}  # pictures timed together, where it is not 8
 
 def write_reference(data: Path, folder: Path) -> Path:
     """The data set's emoji as files, each in the folder of its label."""
-    pictures, names = labelled.things(data, KEPT)
-    for number, (pixels, name) in enumerate(zip(pictures, names, strict=True)):
-        path = folder / name.replace("/", " ") / f"{number:04d}.png"
+    pictures, records = build.load(data)
+    chosen = [row for row, record in enumerate(records) if build.is_labelled(record)]
+    for number, row in enumerate(chosen):
+        path = folder / records[row]["label"].replace("/", " ") / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(pixels).save(path)
+        PIL.Image.fromarray(square_on_white(PIL.Image.fromarray(pictures[row]), KEPT)).save(path)
     return folder
 
 
@@ -77,7 +83,7 @@ def table(made: dict[str, list[Figure]]) -> str:
 def main() -> None:
     """Evaluate the rows, write a report of each and the table of all."""
     parser = argparse.ArgumentParser(description="Compare generators on the same pictures and encoder.")
-    parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
+    parser.add_argument("--data", type=Path, required=True, help="data set of `python -m recipes.data`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the reference, the reports and table.md")
     parser.add_argument("--pictures", type=int, default=64, help="of each row, 50 to 1000")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ torch_setup.prepare()
 
 import recognition  # noqa: E402  (needs prepare)
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.data import build  # noqa: E402
+from recipes.gpt import ideas  # noqa: E402
 from studio_clip import model as clip  # noqa: E402
-from studio_datasets import build  # noqa: E402
-from studio_gpt import corpus, ideas  # noqa: E402
+from studio_gpt import corpus  # noqa: E402
 from studio_gpt.text import STARTER, TextGenerator  # noqa: E402
 
 BATCH, MOST, SAMPLES = 128, 48, 12
@@ -121,8 +125,8 @@ def pictures(model: Path, asked: Asked, references: References) -> None:
 def main() -> None:
     """Expand every kind of ideas, or draw some of them."""
     parser = argparse.ArgumentParser(description="Measure how ideas become picture prompts.")
-    parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
-    parser.add_argument("--cache", type=Path, help="cache of `studio train data`, for the judge of pictures")
+    parser.add_argument("--data", type=Path, required=True, help="data set of `python -m recipes.data`")
+    parser.add_argument("--cache", type=Path, help="cache of `python -m recipes.data`, for the judge of pictures")
     parser.add_argument("--model", type=Path, default=STARTER, help="the text model (default: what ships)")
     parser.add_argument("--ideas", type=int, default=1_000_000, help="ask so many of a kind only, evenly spread")
     parser.add_argument("--pictures", type=int, default=0, help="draw so many of a kind")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +24,11 @@ from recognition import ranked
 from tracks import recognise, tracks
 
 import studio
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.data import build
 from studio.evaluation import bootstrap
-from studio_datasets import build
 
 SHOWN, COLUMNS = 10, 8  # clips and frames of a sheet
 
@@ -32,7 +36,7 @@ SHOWN, COLUMNS = 10, 8  # clips and frames of a sheet
 def main() -> None:
     """Parse, make, judge, and write the table, the numbers and the contact sheets."""
     parser = argparse.ArgumentParser(description="Judge what clips show and how it moves.")
-    parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
+    parser.add_argument("--data", type=Path, required=True, help="data set of `python -m recipes.data`")
     parser.add_argument("--cache", type=Path, required=True, help="where packages are fetched to")
     parser.add_argument("--out", type=Path, required=True, help="folder for table.md, result.json and contact sheets")
     parser.add_argument("--clips", type=Path, default=Path("training/clips"), help="folder that keeps what is made")

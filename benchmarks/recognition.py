@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from studio.devices import torch_setup
 
 torch_setup.prepare()
 
-from studio_datasets import build, fetch  # noqa: E402  (needs prepare)
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.data import build, fetch  # noqa: E402  (needs prepare)
 from studio_diffusion import export  # noqa: E402
 from studio_diffusion.image import STARTER  # noqa: E402
 
@@ -161,7 +164,7 @@ def table(result: dict[str, Any], kinds: tuple[str, ...]) -> str:
 def main() -> None:
     """Parse, judge, write the table, the numbers and the contact sheets."""
     parser = argparse.ArgumentParser(description="Judge the starter's pictures by their nearest references.")
-    parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
+    parser.add_argument("--data", type=Path, required=True, help="data set of `python -m recipes.data`")
     parser.add_argument("--cache", type=Path, required=True, help="where packages are fetched to")
     parser.add_argument("--out", type=Path, required=True, help="folder for table.md, result.json and contact sheets")
     parser.add_argument("--steps", type=int, default=20)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ from studio.devices import torch_setup
 
 torch_setup.prepare()
 
-from studio_clip import captions, folders, wordings  # noqa: E402  (needs prepare)
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.data import build  # noqa: E402
+from recipes.data.wordnet import WordNet  # noqa: E402
+from recipes.text import captions, wordings  # noqa: E402  (needs prepare)
+from studio_clip import folders  # noqa: E402
 from studio_clip import model as clip  # noqa: E402
-from studio_datasets import build  # noqa: E402
-from studio_datasets.wordnet import WordNet  # noqa: E402
 
 CANDIDATES, DRAWS = 500, 2000
 Query = tuple[int, str]
@@ -91,10 +95,10 @@ def rows(records: Sequence[dict[str, Any]], net: WordNet, trained: Sequence[dict
 def main() -> None:
     """Embed held-out pictures, others to fill up, and the words; print a table of recall."""
     parser = argparse.ArgumentParser(description="Measure text-to-image retrieval on held-out pictures.")
-    parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
+    parser.add_argument("--data", type=Path, required=True, help="data set of `python -m recipes.data`")
     parser.add_argument("--cache", type=Path, help="fetched packages (default: `cache` beside the data set)")
     parser.add_argument(
-        "--wordings", type=Path, help="of `studio train text` (default: `text/wordings.json` beside it)"
+        "--wordings", type=Path, help="of `python -m recipes.text` (default: `text/wordings.json` beside it)"
     )
     parser.add_argument("--model", type=Path, default=folders.WEIGHTS, help="CLIP's folder (default: what ships)")
     parser.add_argument("--starter", type=Path, help="where its text tower is (default: the image model that ships)")

@@ -1,6 +1,6 @@
 """Is a clip steadier than pictures drawn frame by frame? Each frame is put back to rest by its true motion.
 
-A motion is a path of poses (`studio_video.motions`), so the pose that a frame ought to have is known. Undoing it brings
+A motion is a path of poses (`recipes.video.motions`), so the pose that a frame ought to have is known. Undoing it takes
 every frame to the identity, where the frames of a perfect clip are equal but for resampling. The error is the mean
 absolute difference of neighbouring frames there, of what both show; and, as faint things differ little, the same by the
 thing's ink, which is the mean distance from white. Frames in which less than half of the thing has faded in are left
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -33,8 +34,11 @@ import PIL.Image
 from clips import Asked, Request, asked, make, truth
 
 import studio
-from studio_datasets import build
-from studio_video.motions import REST, THROUGH, Pose, draw
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.data import build
+from recipes.video.motions import REST, THROUGH, Pose, draw
 
 STRENGTH = 0.5
 SEEN = 0.5  # how much of a thing must have faded in
@@ -127,7 +131,7 @@ def table(errors: dict[str, list[tuple[float, float]]]) -> str:
 def main() -> None:
     """Parse, make, measure, and write the table and the numbers."""
     parser = argparse.ArgumentParser(description="Compare a clip's frames at rest with pictures drawn frame by frame.")
-    parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
+    parser.add_argument("--data", type=Path, required=True, help="data set of `python -m recipes.data`")
     parser.add_argument("--out", type=Path, required=True, help="folder for steadiness.md and steadiness.json")
     parser.add_argument("--clips", type=Path, default=Path("training/clips"), help="folder that keeps what is made")
     parser.add_argument("--model", default="", help="a folder that `studio train video` wrote")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,12 @@ from clips import Request, common, make, sheet
 from recognition import interval, ranked
 
 import studio
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.data import build
+from recipes.video.motions import Pose, draw
 from studio.evaluation import bootstrap
-from studio_datasets import build
-from studio_video.motions import Pose, draw
 
 SHOWN = 8  # pictures across a sheet, and rows of each kind
 
@@ -48,7 +52,7 @@ def table(places: dict[str, list[int]]) -> str:
 def main() -> None:
     """Parse, make, judge, and write the table, the numbers and a contact sheet."""
     parser = argparse.ArgumentParser(description="Compare videos of one frame with the pictures of the image starter.")
-    parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
+    parser.add_argument("--data", type=Path, required=True, help="data set of `python -m recipes.data`")
     parser.add_argument("--cache", type=Path, required=True, help="where packages are fetched to")
     parser.add_argument("--out", type=Path, required=True, help="folder for stills.md, stills.json and stills.webp")
     parser.add_argument("--clips", type=Path, default=Path("training/clips"), help="folder that keeps what is made")

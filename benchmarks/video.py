@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import random
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,10 +26,14 @@ from studio.devices import torch_setup
 torch_setup.prepare()
 
 import studio  # noqa: E402  (needs prepare)
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.video import draw  # noqa: E402
+from recipes.video.motions import POSES  # noqa: E402
 from studio.attention.current import DispatchSettings, use_dispatch  # noqa: E402
 from studio_video import files, train  # noqa: E402
 from studio_video.model import VideoConfig, VideoTransformer, pack  # noqa: E402
-from studio_video.motions import POSES  # noqa: E402
 from studio_video.packing import AttentionPattern, VideoSample  # noqa: E402
 from studio_video.product import Product  # noqa: E402
 
@@ -91,7 +96,7 @@ def packing(given: argparse.Namespace) -> None:
     bank = torch.randn(4, len(POSES), 8, 16, 16).half()
     record = {"label": "thing", "source": "emoji", "group": "food", "gloss": "", "count": 0, "tags": [], "synonyms": [],
               "zh_label": "", "zh_tags": [], "descriptions": []}  # fmt: skip
-    samples = train.draw(bank, [record] * 4, [1.0] * 4, 32, 0.5, random.Random(0))
+    samples = draw.draw(bank, [record] * 4, [1.0] * 4, 32, 0.5, random.Random(0))
     model, noise = net().train(), torch.Generator().manual_seed(0)
     clips, targets = train.noisy(samples, [torch.randn(WORDS, 192)] * len(samples), noise, torch.device("cpu"))
     most = max(len(clip.x) for clip in clips)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ from steadiness import error
 from tracks import recognise, tracks
 
 import studio
-from studio_datasets import build
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `recipes`, which is not installed
+
+from recipes.data import build
 
 KINDS = ("full", "window", "factorised")
 OTHER = 10_000  # added to a seed
@@ -59,7 +63,7 @@ def table(results: dict[str, dict[str, Any]], count: int) -> str:
 def main() -> None:
     """Parse, make, judge, and write the table, the numbers and a contact sheet."""
     parser = argparse.ArgumentParser(description="Judge what each kind of attention draws from the same noise.")
-    parser.add_argument("--data", type=Path, required=True, help="data set of `studio train data`")
+    parser.add_argument("--data", type=Path, required=True, help="data set of `python -m recipes.data`")
     parser.add_argument("--cache", type=Path, required=True, help="where packages are fetched to")
     parser.add_argument("--out", type=Path, required=True, help="folder for views.md, views.json and views.webp")
     parser.add_argument("--clips", type=Path, default=Path("training/clips"), help="folder that keeps what is made")

@@ -4,7 +4,7 @@
 
 A word counts as taught if it stands in a name of a picture that was drawn often enough (`LEAST`), or if captions had
 it as often and it is not a noun of a thing: what such a noun means has no picture of its own. `--work` holds the data
-set of `studio train data`.
+set of `python -m recipes.data`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes.data import build
+from recipes.data.shares import share
 from recipes.scenes import captions as scene_captions
 from recipes.scenes import things
 from studio.devices import torch_setup
-from studio_datasets import build
 from studio_diffusion import vocabulary
 from studio_diffusion.image import STARTER
 
@@ -33,7 +34,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 
 def words_of(record: dict[str, Any]) -> tuple[set[str], set[str]]:
     """The English words and the Chinese phrases of a record's names."""
-    from studio_clip import captions
+    from recipes.text import captions
 
     kinds = captions.phrases(record)
     english = {word for kind in ("label", "synonym") for text in kinds[kind] for word in _WORD.findall(text.lower())}
@@ -42,7 +43,7 @@ def words_of(record: dict[str, Any]) -> tuple[set[str], set[str]]:
 
 def told(record: dict[str, Any], draws: float) -> Counter[str]:
     """How often each English word stood in the record's captions, if it was drawn so often."""
-    from studio_clip import captions
+    from recipes.text import captions
 
     kinds = {kind: texts for kind, texts in captions.phrases(record).items() if texts and not kind.startswith("zh")}
     whole = sum(captions.WEIGHTS[kind] for kind in kinds)
@@ -60,14 +61,12 @@ def of_image(records: Sequence[dict[str, Any]], is_thing: Any, scenes: bool) -> 
         is_thing: whether an English word names something that can be drawn.
         scenes: whether it was trained on composed scenes too.
     """
-    from studio_diffusion import train_image
-
     kept = [record for record in records if record["split"] == "train"]
-    shares = [train_image.share(record) for record in kept]
+    shares = [share(record) for record in kept]
     drawn: list[str] = []
     words, chinese, anywhere = set(), set(), Counter[str]()
-    for record, share in zip(kept, shares, strict=True):
-        draws = DRAWN * share / sum(shares)
+    for record, weight in zip(kept, shares, strict=True):
+        draws = DRAWN * weight / sum(shares)
         anywhere.update(told(record, draws))
         if draws >= LEAST:
             english, han = words_of(record)
@@ -89,12 +88,12 @@ def of_image(records: Sequence[dict[str, Any]], is_thing: Any, scenes: bool) -> 
 
 def of_video(records: Sequence[dict[str, Any]]) -> vocabulary.Vocabulary:
     """The video starter's: the 96 commonest animals and foods, a red apple, and its motions."""
-    from studio_video import train, trainers
-    from studio_video.motions import THROUGH
+    from recipes.video import draw, trainer
+    from recipes.video.motions import THROUGH
 
-    options = trainers.TrainVideo.Options(things=96, also="red apple")
-    learnt = [records[row] for row in trainers.chosen(records, options)]
-    verbs = {word for motion in (*THROUGH, train.MOVING) for word in motion.split()}
+    options = trainer.TrainVideo.Options(things=96, also="red apple")
+    learnt = [records[row] for row in trainer.chosen(records, options)]
+    verbs = {word for motion in (*THROUGH, draw.MOVING) for word in motion.split()}
     return ordered([record["label"].lower() for record in learnt], verbs, ())
 
 

@@ -279,10 +279,18 @@ class Console(Protocol):
 
 
 class Trainer:
-    """A training recipe, run by ``studio train NAME …``; its flags follow from `Options`."""
+    """A training recipe, run by ``studio train NAME …``; its flags follow from `Options`.
+
+    Attributes:
+        starter: the command, outside the package, that trains the model that ships with the plugin, if there is one.
+            A recipe with a `starter` and no `run` is not listed: running it is refused with that command.
+        starter_options: options that only the starter's command has; `studio train` refuses them in the same way.
+    """
 
     name: ClassVar[str] = ""
     Options: ClassVar[type[BaseInputs]] = BaseInputs
+    starter: ClassVar[str] = ""
+    starter_options: ClassVar[tuple[str, ...]] = ()
 
     @property
     def summary(self) -> str:
@@ -312,7 +320,7 @@ def check_trainer(trainer: object) -> list[str]:
     reasons = [] if good_name(trainer.name) else [_bad_name(trainer.name)]
     if not (isinstance(trainer.Options, type) and issubclass(trainer.Options, BaseInputs)):
         reasons.append("`Options` is not a subclass of studio.Inputs")
-    if type(trainer).run is Trainer.run:
+    if type(trainer).run is Trainer.run and not trainer.starter:
         reasons.append("defines no `run`")
     return reasons
 

@@ -43,7 +43,6 @@ IMPORTED = (
     "studio.workflow",
     "studio_basics.grid",
     "studio_clip.search",
-    "studio_datasets",
     "studio_dcgan.latents",
     "studio_diffusion.ddpm",
     "studio_diffusion.image",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from functools import partial
@@ -99,7 +100,8 @@ def _stable_diffusion(bench: Bench, folder: Path) -> None:
     from diffusers import AutoencoderKL
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from studio_clip import tokenizer
+    sys.path.append(str(Path(__file__).parents[2]))  # for `recipes`, which is not installed
+    from recipes.text import tokenizer
     from studio_diffusion import export
 
     tokenizer.train(["a red apple", "octopus"] * 3, folder / "tokenizer", context=77)

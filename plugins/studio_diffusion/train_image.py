@@ -1,4 +1,4 @@
-"""Train the starter's U-Net: diffusers' `UNet2DConditionModel` on 16x16x8 latents, conditioned on CLIP text states.
+"""Train the image model's U-Net: diffusers' `UNet2DConditionModel` on 16x16x8 latents, conditioned on CLIP text states.
 
 Rectified flow (Liu et al. 2022): x_s = (1 - s) x_0 + s e, and the net predicts v = e - x_0 at noise level s in (0, 1].
 One caption in ten is empty, for classifier-free guidance (Ho and Salimans 2022). Attention is used only at 8x8:
@@ -7,7 +7,6 @@ at 16x16 it took a quarter of a training step on a CPU.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,12 +22,8 @@ from studio.devices.precision import autocast
 from studio.loaders import transformers
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
+from studio.training.pictures import Captioner, as_written
 from studio.training.run import Run
-from studio_clip import captions
-
-NOUNS = ("animals", "food", "travel", "activities", "objects")
-SHARES = {"smileys": 0.3, "people": 0.06, "component": 0.06, "symbols": 0.06, "flags": 0.03}
-"""Sampling weights of groups, relative to 1 for a thing that WordNet defines and its texts never name."""
 
 
 def build(text_width: int = 192, latents: int = 8) -> UNet2DConditionModel:
@@ -39,18 +34,6 @@ def build(text_width: int = 192, latents: int = 8) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-
-
-def share(record: dict[str, Any]) -> float:
-    """The sampling weight of a picture: for a thing by the frequency of its name in English, for others by `SHARES`.
-
-    Users ask for cats and houses. Flags and family portraits are many in the set and rarely asked for.
-    """
-    if record["source"] == "clipart":
-        return 0.04
-    if record["group"] in NOUNS:
-        return 1 + math.log2(1 + record["count"]) if record["gloss"] else 0.4
-    return SHARES[record["group"]]
 
 
 def noise_levels(count: int, rng: torch.Generator) -> Tensor:
@@ -74,13 +57,16 @@ def text_states(tower: CLIPTextModel, tokenizer: Path) -> Callable[[list[str]], 
     return encode
 
 
-def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[list[str]], Tensor], folder: Path, *,
+def train(latents: Tensor, records: Sequence[Any], encode: Callable[[list[str]], Tensor], folder: Path, *,
           device: torch.device, steps: int, minutes: float, batch: int = 32, peak: float = 6e-4, decay: float = 0.999,
-          seed: int = 0, begin: UNet2DConditionModel | None = None) -> UNet2DConditionModel:  # fmt: skip
+          seed: int = 0, begin: UNet2DConditionModel | None = None, caption: Captioner = as_written,
+          weights: Sequence[float] | None = None) -> UNet2DConditionModel:  # fmt: skip
     """Train, or resume training, in `folder`; return the EMA model.
 
     Args:
         latents: float32 (N, 8, 16, 16), each channel of mean 0 and deviation 1; row i belongs to `records[i]`.
+        records: what `caption` makes a caption from, each time that a picture is drawn; by default the captions.
+        weights: the sampling weight of each row; by default equal.
         encode: the frozen text encoder: captions to states (len, T, text width).
         batch: batch size over all processes of the run.
         peak: peak learning rate.
@@ -98,11 +84,11 @@ def train(latents: Tensor, records: Sequence[dict[str, Any]], encode: Callable[[
     words = random.Random(f"{seed}-{run.step}-{run.peers.rank}")
     noise = run.noise(seed)
     batch = max(1, batch // run.peers.count)
-    weights = torch.tensor([share(record) for record in records])
+    drawn = torch.ones(len(records)) if weights is None else torch.tensor(weights)
     for _ in run:
         run.rate(peak)
-        rows = torch.multinomial(weights, batch, replacement=True, generator=noise)
-        texts = ["" if words.random() < 0.1 else captions.caption(records[i], words) for i in rows.tolist()]
+        rows = torch.multinomial(drawn, batch, replacement=True, generator=noise)
+        texts = ["" if words.random() < 0.1 else caption(records[i], words) for i in rows.tolist()]
         x0 = latents[rows].to(device)  # (B, C, 16, 16)
         e = torch.randn(x0.shape, generator=noise).to(device)
         s = noise_levels(batch, noise).to(device)

@@ -1,122 +1,152 @@
-"""`studio train vae`, `image` and `ddpm`. Loads no torch until run."""
+"""`studio train vae`, `image` and `ddpm`, on a folder of pictures. Loads no torch until run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import studio
-from studio.training.options import TrainingOptions
+from studio.training.options import TrainingOptions, training_data
+
+if TYPE_CHECKING:
+    import numpy as np
+    from diffusers import AutoencoderKL
+
+SIZE = 128
+"""The side of the image model's training pictures, in pixels."""
+
+
+class BuildData(studio.Trainer):
+    """Build the data set of the starters."""
+
+    name = "data"
+    starter = "python -m recipes.data"
 
 
 class TrainVae(studio.Trainer):
-    """Train the image model's autoencoder, 128x128 pictures to 16x16 latents."""
+    """Train an autoencoder for the image model, 128x128 pictures to 16x16 latents."""
 
     name = "vae"
+    starter = "python -m recipes.vae"
 
     class Options(TrainingOptions):
         """See TrainingOptions."""
 
+        data: str = studio.field("", help="a folder of pictures")
         decoder_only: bool = studio.field(
             False, help="train only the decoder of `work/vae/model`; latents do not change"
         )
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/vae/model` (diffusers' AutoencoderKL), with latents of mean 0 and deviation 1."""
-        device = options.torch_device()
+        data = training_data(self, "data", options.data, "a folder of pictures")
         import numpy as np
 
-        from studio.files import new_folder
-        from studio.loaders import diffusers
-        from studio.training.peers import Peers
-        from studio_datasets import build
-        from studio_diffusion import export, train_image, train_vae
+        from studio.training import pictures
 
-        pictures, records = build.load(options.folder / "data")
-        # Things are drawn four times as often as flags and signs.
-        shares = [4 if train_image.share(record) >= 0.4 else 1 for record in records]
-        rows = np.repeat(
-            np.arange(len(records)), [n if r["split"] == "train" else 0 for n, r in zip(shares, records, strict=True)]
-        )
-        out = options.folder / "vae" / "model"
-        given = diffusers.pretrained("AutoencoderKL", out) if options.decoder_only else None
-        run = options.folder / ("vae-decoder" if options.decoder_only else "vae")
-        vae = train_vae.train(
-            np.asarray(pictures),
-            rows,
-            run,
-            device=device,
-            steps=options.steps,
-            minutes=options.minutes,
-            peak=4e-4 if given else 1.5e-3,
-            decoder_of=given,
-        )
-        if Peers().rank:
-            return  # the first process of the run writes the result
-        if not options.decoder_only:
-            export.whiten(vae, np.asarray(pictures[::2]))
-        with new_folder(out) as part:
-            vae.save_pretrained(part)
-        console.print(f"the autoencoder is in {out}")
+        shown = pictures.read(pictures.files(data), SIZE)
+        train_autoencoder(options, console, shown, np.arange(len(shown)))
+
+
+def train_autoencoder(options: Any, console: studio.Console, pictures: np.ndarray, rows: np.ndarray) -> None:
+    """Train the autoencoder and write `work/vae/model`; see `train_vae.train` for `pictures` and `rows`."""
+    device = options.torch_device()
+    from studio.files import new_folder
+    from studio.loaders import diffusers
+    from studio.training.peers import Peers
+    from studio_diffusion import export, train_vae
+
+    out = options.folder / "vae" / "model"
+    given = diffusers.pretrained("AutoencoderKL", out) if options.decoder_only else None
+    run = options.folder / ("vae-decoder" if options.decoder_only else "vae")
+    vae = train_vae.train(
+        pictures, rows, run, device=device, steps=options.steps, minutes=options.minutes,
+        peak=4e-4 if given else 1.5e-3, decoder_of=given,
+    )  # fmt: skip
+    if Peers().rank:
+        return  # the first process of the run writes the result
+    if not options.decoder_only:
+        export.whiten(vae, pictures[::2])
+    with new_folder(out) as part:
+        vae.save_pretrained(part)
+    console.print(f"the autoencoder is in {out}")
+
+
+class ImageOptions(TrainingOptions):
+    """The options of training a U-Net for the image model."""
+
+    batch: int = studio.field(32, ge=1, le=1024, help="batch size")
+    rate: float = studio.field(6e-4, gt=0, lt=0.1, help="peak learning rate")
+    from_starter: bool = studio.field(False, help="start from the U-Net that ships")
+
+    def unet(self) -> Any:
+        """The U-Net to begin with; None for fresh weights."""
+        from studio.loaders import diffusers
+        from studio_diffusion.image import STARTER
+
+        return diffusers.pretrained("UNet2DConditionModel", STARTER / "unet") if self.from_starter else None
 
 
 class TrainImage(studio.Trainer):
-    """Train the image model's U-Net and write the complete starter."""
+    """Train the U-Net of the image model on pictures with captions."""
 
     name = "image"
+    starter = "python -m recipes.image"
 
-    class Options(TrainingOptions):
-        """See TrainingOptions."""
+    class Options(ImageOptions):
+        """See ImageOptions."""
 
-        batch: int = studio.field(32, ge=1, le=1024, help="batch size")
-        rate: float = studio.field(6e-4, gt=0, lt=0.1, help="peak learning rate")
-        from_starter: bool = studio.field(
-            False, help="start from the starter's weights, and use its autoencoder unless `work` has one"
+        data: str = studio.field(
+            "", help="a folder of pictures, each with its caption in NAME.txt beside it, or in a subfolder named by it"
         )
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/image/starter`, a folder in the layout of diffusers' StableDiffusionPipeline."""
+        """Write `work/image/starter`, a folder in the layout of diffusers' StableDiffusionPipeline.
+
+        The text encoder is the one that ships; the autoencoder is that of `work/vae/model` if there is one, else the
+        one that ships.
+        """
+        data = training_data(self, "data", options.data, "a folder of pictures with captions")
         device = options.torch_device()
-        from studio.loaders import diffusers, transformers
+        from studio.loaders import transformers
         from studio.training.peers import Peers
-        from studio_clip import wordings
-        from studio_datasets import build
+        from studio.training.pictures import captioned
         from studio_diffusion import export, train_image
         from studio_diffusion.image import STARTER
 
-        work = options.folder
-        pictures, records = build.load(work / "data")
-        records = wordings.join(records, wordings.load(work / "text" / "wordings.json"))
-        own = work / "vae" / "model"
-        kept = STARTER / "vae" if options.from_starter and not own.exists() else own
-        vae = diffusers.pretrained("AutoencoderKL", kept).to(device)
-        begin = None
-        if options.from_starter:
-            begin = diffusers.pretrained("UNet2DConditionModel", STARTER / "unet")
-        tower = transformers.model("CLIPTextModel", "CLIPTextConfig", work / "text" / "tower").to(device)
-        keep = [index for index, record in enumerate(records) if record["split"] == "train"]
-        latents = export.encode(vae, pictures)[keep]
-        encode = train_image.text_states(tower, work / "text" / "tokenizer")
+        pictures, captions = captioned(data, SIZE)
+        vae = autoencoder(options.folder, starter=True).to(device)
+        tower = transformers.model("CLIPTextModel", "CLIPTextConfig", STARTER / "text_encoder").float().to(device)
         unet = train_image.train(
-            latents, [records[i] for i in keep], encode, work / "image", device=device, steps=options.steps,
-            minutes=options.minutes, batch=options.batch, peak=options.rate, begin=begin,
+            export.encode(vae, pictures), captions, train_image.text_states(tower, STARTER / "tokenizer"),
+            options.folder / "image", device=device, steps=options.steps, minutes=options.minutes,
+            batch=options.batch, peak=options.rate, begin=options.unet(),
         )  # fmt: skip
+        out = options.folder / "image" / "starter"
         if not Peers().rank:  # the first process of the run writes the result
-            export.save(work / "image" / "starter", vae, unet, tower, work / "text" / "tokenizer")
-        console.print(f"the starter is in {work / 'image' / 'starter'}")
+            export.save(out, vae, unet, tower, STARTER / "tokenizer")
+        console.print(f"the model is in {out}")
+
+
+def autoencoder(work: Path, *, starter: bool) -> AutoencoderKL:
+    """The autoencoder in `work/vae/model`; with `starter` the one that ships if there is none."""
+    from studio.loaders import diffusers
+    from studio_diffusion.image import STARTER
+
+    own = work / "vae" / "model"
+    return diffusers.pretrained("AutoencoderKL", STARTER / "vae" if starter and not own.exists() else own)
 
 
 class TrainDdpm(studio.Trainer):
     """Train a DDPM: pixel diffusion of small pictures, with or without labels."""
 
     name = "ddpm"
+    starter = "python -m recipes.data"
 
     class Options(TrainingOptions):
         """See TrainingOptions."""
 
-        data: str = studio.field(
-            "", help="a folder of pictures, or of subfolders named by label; default: the emoji of `work/data`"
-        )
+        data: str = studio.field("", help="a folder of pictures, or of subfolders named by label")
         size: int = studio.field(32, ge=16, le=256, multiple_of=8, help="width and height of the pictures in pixels")
         prediction: str = studio.field(
             "v", choices=("epsilon", "v", "x0"), help="prediction type: the noise, v, or the picture"
@@ -129,18 +159,16 @@ class TrainDdpm(studio.Trainer):
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/ddpm/model`, a folder in the layout of diffusers' DDPMPipeline."""
+        data = training_data(self, "data", options.data, "a folder of pictures")
         device = options.torch_device()
         import torch
 
         from studio.training.peers import Peers
-        from studio_datasets import labelled
+        from studio.training.pictures import labelled
         from studio_diffusion import export, noise, train_pixel
         from studio_diffusion.pixel import PixelDiffusion
 
-        if options.data:
-            pictures, labels = labelled.folder(Path(options.data), options.size)
-        else:
-            pictures, labels = labelled.things(options.folder / "data", options.size)
+        pictures, labels = labelled(data, options.size)
         out = options.folder / "ddpm"
         schedule = noise.config(options.schedule, options.prediction)
         unet, names = train_pixel.train(

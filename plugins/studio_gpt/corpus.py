@@ -1,4 +1,4 @@
-"""Training texts of a decoder: the starter's corpus, a byte-level BPE tokenizer, and a memory-mapped token file.
+"""Training texts of a decoder: text files, a byte-level BPE tokenizer, and a memory-mapped token file.
 
 A text file may hold several documents, with `<|end|>` between them. Tokens are stored as uint16 or uint32 in one file,
 so a corpus may be larger than memory. One row in 64 is held out for validation.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,6 @@ import numpy as np
 
 from studio.errors import InputError
 from studio.files import check_regular, open_regular
-from studio_datasets.wordnet import LEXNAMES, WordNet
-from studio_gpt.ideas import held_out, pairs
 from studio_gpt.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -35,31 +32,6 @@ TEMPLATE = (
 )
 BLOCK = 1 << 20  # characters per call of the tokenizer
 HELD_OUT = 64  # one row in 64 is for validation
-
-
-def documents(records: Sequence[dict[str, Any]], net: WordNet) -> list[str]:
-    """The starter's corpus: names and descriptions of the records of the training split, WordNet's nouns with glosses,
-    and ideas with their prompts, shuffled.
-
-    Capitalised nouns (people, places, genera) are left out, as picture prompts rarely have them.
-    """
-    made = []
-    for record in records:
-        if record["split"] != "train":
-            continue
-        label = record["label"]
-        made.append(f"{label}: {', '.join(record['tags'])}" if record["tags"] else label)
-        if record["zh_label"]:
-            zh, tags = record["zh_label"], "，".join(record["zh_tags"])
-            made += [f"{zh}: {label}", f"{label}: {zh}", f"{zh}，{tags}: {label}", f"{tags}: {zh}, {label}"]
-        made += [f"{label}, {text}" for text in record["descriptions"] if not held_out(text)]
-        made += [f"{text}: {label}" for text in record["descriptions"] if not held_out(text)]
-    for synset in net.synsets.values():
-        if synset.lexname in LEXNAMES and synset.words[0].islower():
-            made.append(f"{', '.join(synset.words)}: {synset.gloss}")
-    made += [f"{one}\n{other}" for pair in pairs(records) for one, other in (pair, pair[::-1])]
-    random.Random(0).shuffle(made)
-    return made
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:

@@ -3,98 +3,104 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import studio
 from studio.errors import StudioError
 from studio.files import make_folder, write_atomically
-from studio.training.options import TrainingOptions
+from studio.training.options import TrainingOptions, training_data
+
+if TYPE_CHECKING:
+    from studio_gpt.model import GPT
+
+
+class GPTOptions(TrainingOptions):
+    """The options of pre-training."""
+
+    vocab: int = studio.field(4096, ge=300, le=1 << 20, help="vocabulary size of the byte-level BPE tokenizer")
+    context: int = studio.field(256, ge=8, le=1 << 17, help="context length in tokens")
+    layers: int = studio.field(4, ge=1, le=1024, help="number of layers")
+    width: int = studio.field(256, ge=8, le=1 << 15, help="embedding dimension (d_model); a multiple of `heads`")
+    heads: int = studio.field(4, ge=1, le=1024, help="number of attention heads")
+    batch: int = studio.field(8, ge=1, le=65536, help="batch size: rows of `context` tokens per forward pass")
+    accumulate: int = studio.field(1, ge=1, le=65536, help="gradient accumulation steps")
+    rate: float = studio.field(2e-3, gt=0, lt=0.1, help="peak learning rate")
 
 
 class TrainGPT(studio.Trainer):
     """Pre-train a language model on text files."""
 
     name = "gpt"
+    starter = "python -m recipes.gpt"
+    starter_options = ("begin",)
 
-    class Options(TrainingOptions):
-        """See TrainingOptions."""
+    class Options(GPTOptions):
+        """See GPTOptions."""
 
-        texts: list[str] = studio.field(
-            default_factory=list, help="UTF-8 text files, or folders of `.txt` files; by default the starter's corpus"
-        )
-        vocab: int = studio.field(4096, ge=300, le=1 << 20, help="vocabulary size of the byte-level BPE tokenizer")
-        context: int = studio.field(256, ge=8, le=1 << 17, help="context length in tokens")
-        layers: int = studio.field(4, ge=1, le=1024, help="number of layers")
-        width: int = studio.field(256, ge=8, le=1 << 15, help="embedding dimension (d_model); a multiple of `heads`")
-        heads: int = studio.field(4, ge=1, le=1024, help="number of attention heads")
-        batch: int = studio.field(8, ge=1, le=65536, help="batch size: rows of `context` tokens per forward pass")
-        accumulate: int = studio.field(1, ge=1, le=65536, help="gradient accumulation steps")
-        rate: float = studio.field(2e-3, gt=0, lt=0.1, help="peak learning rate")
-        begin: str = studio.field(
-            "", help="folder of a CLIP text tower, with its tokenizer beside it, to initialise the decoder from"
-        )
+        texts: list[str] = studio.field(default_factory=list, help="UTF-8 text files, or folders of `.txt` files")
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/gpt/model` in transformers' layout: a Llama, or a GPT-2 if it was initialised from a text
-        tower.
-        """
-        device = options.torch_device()
-        import torch
+        """Write `work/gpt/model` in transformers' layout: a Llama."""
+        training_data(self, "texts", " ".join(options.texts), "text files to learn from")
+        from studio_gpt import corpus
 
-        from studio.training.agreement import agree, fingerprint
-        from studio.training.peers import Peers
-        from studio.training.run import CHECKPOINT
-        from studio_gpt import corpus, train
-        from studio_gpt.config import llama
-        from studio_gpt.model import GPT
-        from studio_gpt.tower import decoder
+        files = corpus.text_files(options.texts)
+        pretrain(options, console, files, files, llama)
 
-        work = options.folder / "gpt"
-        with Peers().first_alone():
-            files = corpus.text_files(options.texts) if options.texts else _starter_texts(options.folder)
-            form = [options.context, options.layers, options.width, options.heads]
-            fixed = {"texts": fingerprint(*files), "vocab": options.vocab, "context, layers, width, heads": form}
-            if not Peers().rank and not agree(work, fixed, begun=(work / "run" / CHECKPOINT).exists()):
-                for name in ("tokens.bin", "tokenizer.json"):  # of other texts, and not trained on yet
-                    (work / name).unlink(missing_ok=True)
-            tokenizer = _tokenizer(
-                files if options.texts else files[:1], work, options
-            )  # names are tokens: see docs/log.md
-            vocabulary = tokenizer.get_vocab_size()
-            if not (work / "tokens.bin").exists():
-                count = corpus.encode(corpus.blocks(files), tokenizer, work / "tokens.bin")
-                console.print(f"{count:,} tokens, vocabulary size {vocabulary:,}")
-        data = corpus.TokenFile(work / "tokens.bin", vocabulary, options.context)
-        if options.begin:
-            model = decoder(Path(options.begin), tokenizer, options.context)
-        else:
-            hidden = max(64, options.width * 5 // 2 // 64 * 64)
-            shape = llama(vocab=vocabulary, context=options.context, layers=options.layers, heads=options.heads,
-                          width=options.width, hidden=hidden)  # fmt: skip
-            model = GPT(shape).initialise(torch.Generator().manual_seed(0))
-        model = train.train(
-            model.to(device), data, work / "run", steps=options.steps, minutes=options.minutes, batch=options.batch,
-            accumulate=options.accumulate, peak=options.rate,
-        )  # fmt: skip
-        if Peers().rank:
-            return  # the first process of the run writes the result
-        train.publish(model, corpus.as_tokens(tokenizer), work / "model")
-        loss = train.validate(model, data, options.batch)
-        console.print(f"validation loss {loss:.4f} nats per token; the model is in {work / 'model'}")
+
+def pretrain(
+    options: Any, console: studio.Console, files: list[Path], words: list[Path], build: Callable[[Any, Any], GPT]
+) -> None:
+    """Train a tokenizer and a decoder, and write `work/gpt/model` in transformers' layout.
+
+    Args:
+        files: the texts to learn from; words: those that the tokenizer is trained on.
+        build: makes the decoder with its initial weights from the options and the tokenizer.
+    """
+    device = options.torch_device()
+    from studio.training.agreement import agree, fingerprint
+    from studio.training.peers import Peers
+    from studio.training.run import CHECKPOINT
+    from studio_gpt import corpus, train
+
+    work = options.folder / "gpt"
+    with Peers().first_alone():
+        form = [options.context, options.layers, options.width, options.heads]
+        fixed = {"texts": fingerprint(*files), "vocab": options.vocab, "context, layers, width, heads": form}
+        if not Peers().rank and not agree(work, fixed, begun=(work / "run" / CHECKPOINT).exists()):
+            for name in ("tokens.bin", "tokenizer.json"):  # of other texts, and not trained on yet
+                (work / name).unlink(missing_ok=True)
+        tokenizer = _tokenizer(words, work, options)
+        vocabulary = tokenizer.get_vocab_size()
+        if not (work / "tokens.bin").exists():
+            count = corpus.encode(corpus.blocks(files), tokenizer, work / "tokens.bin")
+            console.print(f"{count:,} tokens, vocabulary size {vocabulary:,}")
+    data = corpus.TokenFile(work / "tokens.bin", vocabulary, options.context)
+    model = train.train(
+        build(options, tokenizer).to(device), data, work / "run", steps=options.steps, minutes=options.minutes,
+        batch=options.batch, accumulate=options.accumulate, peak=options.rate,
+    )  # fmt: skip
+    if Peers().rank:
+        return  # the first process of the run writes the result
+    train.publish(model, corpus.as_tokens(tokenizer), work / "model")
+    loss = train.validate(model, data, options.batch)
+    console.print(f"validation loss {loss:.4f} nats per token; the model is in {work / 'model'}")
 
 
 class TuneGPT(studio.Trainer):
     """Fine-tune a language model on conversations."""
 
     name = "gpt-chat"
+    starter = "python -m recipes.gpt"
 
     class Options(TrainingOptions):
         """See TrainingOptions."""
 
         chats: str = studio.field(
             "",
-            help="JSON lines with `messages`, or `prompt` and `completion`; by default ideas and picture prompts",
+            help="JSON lines with `messages`, or `prompt` and `completion`",
         )
         kept: str = studio.field(
             "", help="validation conversations, in the same format; by default 1 in 64 of `chats` is held out"
@@ -113,12 +119,15 @@ class TuneGPT(studio.Trainer):
         rate: float = studio.field(1e-3, gt=0, lt=0.1, help="peak learning rate")
         texts: list[str] = studio.field(
             default_factory=list,
-            help="for `rows`: UTF-8 text files, or folders of `.txt` files; by default the starter's novels",
+            help="for `rows`: UTF-8 text files, or folders of `.txt` files",
         )
         rows: int = studio.field(0, ge=0, le=65536, help="rows of plain text per step, mixed with the conversations")
 
     def run(self, options: Any, console: studio.Console) -> None:
         """Write `work/gpt-chat/model`, in transformers' layout and float16."""
+        chats = training_data(self, "chats", options.chats, "conversations to learn from")
+        if options.rows:
+            training_data(self, "texts", " ".join(options.texts), "text files for `rows`")
         device = options.torch_device()
         from studio import models
         from studio.training.peers import Peers
@@ -127,10 +136,9 @@ class TuneGPT(studio.Trainer):
         work = options.folder / "gpt-chat"
         found = load.find(models.path(options.model) if options.model else options.folder / "gpt" / "model")
         tokens = found.tokens()
-        chats, kept = (Path(options.chats), options.kept) if options.chats else _starter_chats(options.folder)
         training = _samples(chats, tokens, found.config.context, console)
-        if kept:
-            validation_set = _samples(Path(kept), tokens, found.config.context, console)
+        if options.kept:
+            validation_set = _samples(Path(options.kept), tokens, found.config.context, console)
         else:
             validation_set = training[:: corpus.HELD_OUT]
             training = [each for place, each in enumerate(training) if place % corpus.HELD_OUT]
@@ -157,6 +165,19 @@ class TuneGPT(studio.Trainer):
         console.print(f"validation {result}; the model is in {work / 'model'}")
 
 
+def llama(options: Any, tokenizer: Any) -> GPT:
+    """A decoder of the options' shape with random weights."""
+    import torch
+
+    from studio_gpt import config
+    from studio_gpt.model import GPT
+
+    hidden = max(64, options.width * 5 // 2 // 64 * 64)
+    shape = config.llama(vocab=tokenizer.get_vocab_size(), context=options.context, layers=options.layers,
+                         heads=options.heads, width=options.width, hidden=hidden)  # fmt: skip
+    return GPT(shape).initialise(torch.Generator().manual_seed(0))
+
+
 def _samples(path: Path, tokens: Any, context: int, console: studio.Console) -> list[Any]:
     """The conversations of a JSONL file that fit the context."""
     from studio_gpt import tune
@@ -167,45 +188,6 @@ def _samples(path: Path, tokens: Any, context: int, console: studio.Console) -> 
     return samples
 
 
-def _records(work: Path) -> list[dict[str, Any]]:
-    """The records of the data set, with WordNet's wordings of them if `studio train text` ran."""
-    from studio_clip import wordings
-    from studio_datasets import build
-
-    records, found = build.load(work / "data")[1], work / "text" / "wordings.json"
-    return wordings.join(records, wordings.load(found)) if found.exists() else records
-
-
-def _starter_chats(work: Path) -> tuple[Path, str]:
-    """The starter's ideas and picture prompts, for training and held out, written if they do not exist."""
-    from studio_gpt import ideas
-
-    chats, kept = work / "gpt-chat" / "chats.jsonl", work / "gpt-chat" / "kept.jsonl"
-    if not chats.exists():
-        make_folder(chats.parent)
-        records = _records(work)
-        for path, pairs in ((kept, ideas.held_out_pairs(records)), (chats, ideas.pairs(records))):
-            write_atomically(path, "".join(f"{ideas.chat(*pair)}\n" for pair in pairs).encode())
-    return chats, str(kept)
-
-
-def _starter_texts(work: Path) -> list[Path]:
-    """The starter's corpus: descriptions, and novels. Each file is written if it does not exist."""
-    from studio_datasets import build
-    from studio_datasets.novels import novels
-    from studio_gpt import corpus
-
-    folder = work / "gpt" / "texts"
-    make_folder(folder)
-    documents, stories = folder / "documents.txt", folder / "novels.txt"
-    if not documents.exists():
-        made = corpus.documents(_records(work), build.wordnet(work / "cache"))
-        write_atomically(documents, f"{corpus.END}\n".join(made).encode())
-    if not stories.exists():
-        write_atomically(stories, corpus.END.join(novels(work / "cache")).encode())
-    return [documents, stories]
-
-
 def _plain(options: Any, work: Path, tokens: Any, context: int) -> Any:
     """The token file of the plain text for `gpt-chat`, written at the start."""
     from studio.training.agreement import agree, fingerprint
@@ -214,7 +196,7 @@ def _plain(options: Any, work: Path, tokens: Any, context: int) -> Any:
 
     path = work / "tokens.bin"
     with Peers().first_alone():
-        files = corpus.text_files(options.texts) if options.texts else _starter_texts(options.folder)[1:]
+        files = corpus.text_files(options.texts)
         fixed = {"texts": fingerprint(*files), "tokenizer": fingerprint(tokens.tokenizer.to_str())}
         if not Peers().rank and not agree(work, fixed, begun=False):
             path.unlink(missing_ok=True)

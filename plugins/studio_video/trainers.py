@@ -1,101 +1,95 @@
-"""`studio train video`, with the image starter's VAE and text encoder. Loads no torch until run."""
+"""`studio train video`, with the image model's VAE and text encoder. Loads no torch until run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import studio
-from studio.errors import InputError, nearest
-from studio.training.options import TrainingOptions
+from studio.training.options import TrainingOptions, training_data
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+    from studio_video.train import Draw
+
+SIZE = 128
+"""The side of training frames, in pixels."""
+
+
+class VideoOptions(TrainingOptions):
+    """The options of training a video model."""
+
+    frames: int = studio.field(32, ge=1, le=65_536, help="batch size in frames, of all clips together")
+    rate: float = studio.field(1e-3, gt=0, lt=0.1, help="peak learning rate")
 
 
 class TrainVideo(studio.Trainer):
-    """Train the video model on pictures and on synthetic motion made from them."""
+    """Train the video model on clips with captions."""
 
     name = "video"
+    starter = "python -m recipes.video"
+    starter_options = ("groups", "things", "also", "moving", "animated", "no-animated")
 
-    class Options(TrainingOptions):
-        """See TrainingOptions."""
+    class Options(VideoOptions):
+        """See VideoOptions."""
 
-        groups: str = studio.field("animals,food", help="comma-separated groups of emoji to train on")
-        things: int = studio.field(0, ge=0, le=100_000, help="train only on this many, the most common; 0 is all")
-        also: str = studio.field("", help="comma-separated labels to add, of any group: `red apple,house`")
-        frames: int = studio.field(32, ge=1, le=65_536, help="batch size in frames, of pictures and clips together")
-        moving: float = studio.field(
-            0.75, ge=0, le=1, help="fraction of frames from clips at the end of the run; it starts at a third of that"
+        data: str = studio.field(
+            "", help="a folder of videos, each with its caption in NAME.txt beside it, or in a subfolder named by it"
         )
-        animated: bool = studio.field(
-            False, help="train also on animated emoji, with the verb `moving`; downloads 700 MB the first time"
-        )
-        rate: float = studio.field(1e-3, gt=0, lt=0.1, help="peak learning rate")
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/video/model`: `config.json` and weights. Raises InputError as `chosen` does."""
-        device = options.torch_device()
-        import torch
+        """Write `work/video/model`: `config.json` and weights."""
+        data = training_data(self, "data", options.data, "a folder of videos with captions")
+        from studio.training.agreement import fingerprint
+        from studio_diffusion import export
+        from studio_video import dataset, train
 
-        from studio.devices.precision import fast_dtype
-        from studio.loaders import diffusers, transformers
-        from studio.training.peers import Peers
-        from studio_datasets import animated, build, fetch
-        from studio_diffusion.image import STARTER
-        from studio_video import files, latent_cache, train
-        from studio_video.texts import TextEncoder
+        clips, captions = dataset.captioned(data, SIZE)
 
-        work = options.folder
-        pictures, records = build.load(work / "data")
-        keep = chosen(records, options)
-        vae = diffusers.pretrained("AutoencoderKL", STARTER / "vae")
-        selected = [records[i] for i in keep]
-        with Peers().first_alone():
-            latents = latent_cache.make(
-                vae.to(device, getattr(torch, fast_dtype(device.type))),
-                pictures[keep],
-                [record["id"] for record in selected],
-                work / "video" / "bank.safetensors",
-            )
-            films = {}
-            if options.animated:
-                packages = [fetch.fetch(each, work / "cache") / "package" for each in fetch.ANIMATED]
-                found, row = animated.files(packages), {record["id"]: i for i, record in enumerate(selected)}
-                shown = {name: found[name] for name in row if name in found}
-                cached = latent_cache.films(vae, shown, pictures.shape[1], work / "video" / "films.safetensors")
-                films = {row[name]: frames for name, frames in cached.items()}
-                console.print(f"{len(films)} of {len(selected)} things have an animation")
-        tower = transformers.model("CLIPTextModel", "CLIPTextConfig", STARTER / "text_encoder").to(device)
-        texts = TextEncoder(tower, transformers.tokenizer("CLIPTokenizer", STARTER / "tokenizer"))
-        model = train.train(
-            latents, selected, texts, work / "video", device=device, steps=options.steps, minutes=options.minutes,
-            frames=options.frames, moving=(options.moving / 3, options.moving), peak=options.rate,
-            films=films,
-        )  # fmt: skip
-        if not Peers().rank:  # the first process of the run writes the result
-            files.save(work / "video" / "model", model)
-            console.print(f"the model is in {work / 'video' / 'model'}")
+        def prepare(vae: AutoencoderKL) -> tuple[Draw, str]:
+            latents, marks = [], [captions]
+            for frames in clips:
+                latents.append(export.encode(vae, frames).half())
+                marks.append([fingerprint(frames)])
+            console.print(f"{len(latents)} clips, {sum(map(len, latents))} frames")
+            return lambda rng, frames, _: train.draw_clips(latents, captions, rng, frames), fingerprint(marks)
+
+        train_network(options, console, prepare)
 
 
-def chosen(records: Sequence[dict[str, Any]], options: Any) -> list[int]:
-    """The rows of the emoji to train on: those of the groups, limited to the `things` most common, and those of `also`.
+def train_network(
+    options: Any, console: studio.Console, prepare: Callable[[AutoencoderKL], tuple[Draw, str]],
+    settings: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Train the network and write `work/video/model`.
 
-    Raises InputError for an unknown group or label, and if none is given.
+    Args:
+        prepare: makes, with the image model's VAE on the device, the function that draws batches, and a fingerprint of
+            the data.
+        settings: see `train.train`.
     """
-    emoji = [i for i, r in enumerate(records) if r["source"] == "emoji" and r["split"] == "train"]
-    groups = _known("groups", options.groups, (records[i]["group"] for i in emoji))
-    also = _known("also", options.also, (records[i]["label"] for i in emoji))
-    if not groups | also:
-        raise InputError("groups", "`groups` and `also` are empty", hint="give a group, such as `animals`")
-    keep = [i for i in emoji if records[i]["group"] in groups]
-    if options.things:  # by the frequency of their names in WordNet's tagged texts
-        keep = sorted(keep, key=lambda i: (-records[i]["count"], records[i]["label"]))[: options.things]
-    return keep + [i for i in emoji if records[i]["label"] in also and i not in keep]
+    device = options.torch_device()
+    import torch
 
+    from studio.devices.precision import fast_dtype
+    from studio.loaders import diffusers, transformers
+    from studio.training.peers import Peers
+    from studio_diffusion.image import STARTER
+    from studio_video import files, train
+    from studio_video.model import VideoConfig
+    from studio_video.texts import TextEncoder
 
-def _known(name: str, given: str, known: Iterable[str]) -> set[str]:
-    """The names of a comma-separated option. Raises InputError for an unknown one."""
-    names = {each.strip() for each in given.split(",")} - {""}
-    there = sorted(set(known))
-    for each in sorted(names.difference(there)):
-        hint = f"did you mean `{near}`?" if (near := nearest(each, there)) else f"it has {', '.join(there[:20])}"
-        raise InputError(name, f"`{name}` has `{each}`, which is not in the data set", hint=hint)
-    return names
+    work = options.folder / "video"
+    vae = diffusers.pretrained("AutoencoderKL", STARTER / "vae")
+    draw, data = prepare(vae.to(device, getattr(torch, fast_dtype(device.type))))
+    tower = transformers.model("CLIPTextModel", "CLIPTextConfig", STARTER / "text_encoder").to(device)
+    texts = TextEncoder(tower, transformers.tokenizer("CLIPTokenizer", STARTER / "tokenizer"))
+    config = VideoConfig(channels=vae.config.latent_channels, text=tower.config.hidden_size)
+    model = train.train(
+        draw, data, texts, work, device=device, steps=options.steps, minutes=options.minutes, config=config,
+        frames=options.frames, peak=options.rate, settings=settings or {},
+    )  # fmt: skip
+    if not Peers().rank:  # the first process of the run writes the result
+        files.save(work / "model", model)
+        console.print(f"the model is in {work / 'model'}")

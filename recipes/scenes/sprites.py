@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from recipes.data.emoji import code
 from recipes.scenes.grounds import RGB
-from studio_datasets.emoji import code
 
 SIDE = 128
 """The longest side of a sprite, in pixels."""
@@ -23,7 +23,7 @@ def load(pictures: Path, words: Path, labels: Iterable[str]) -> dict[str, PIL.Im
     """RGBA pictures by label, cut to what is painted and brought to `SIDE`.
 
     Args:
-        pictures, words: the unpacked emoji packages, as `studio_datasets.emoji.read` takes them.
+        pictures, words: the unpacked emoji packages, as `recipes.data.emoji.read` takes them.
 
     Raises:
         KeyError: a label has no picture.

@@ -4,8 +4,8 @@ The autoencoder and the text tower stay as they are.
 
     python -m recipes.scenes.train --work training --minutes 90
 
-`--work` holds the data set of `studio train data`. The run is `WORK/scenes` (stop it at any time; the same command goes
-on), the result `WORK/scenes/starter`, in the layout of the starter that ships.
+`--work` holds the data set of `python -m recipes.data`. The run is `WORK/scenes` (stop it at any time; the same command
+goes on), the result `WORK/scenes/starter`, in the layout of the starter that ships.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recipes.data import fetch
+from recipes.data.shares import share
 from recipes.scenes import captions, picture, scene, sprites, things
 from studio import devices
 from studio.devices import torch_setup
 from studio.devices.precision import autocast
 from studio.training.ema import Ema
 from studio.training.run import Run
-from studio_datasets import fetch
 
 SIZE = 128
 
@@ -72,11 +73,9 @@ class Pool:
 
 def shares(records: Sequence[dict[str, Any]]) -> Tensor:
     """How often each single picture is drawn: as in the starter's first training, and things often asked for more."""
-    from studio_diffusion import train_image
-
     rank = {thing.label: at for at, thing in enumerate(things.read())}
     return torch.tensor([
-        train_image.share(record)
+        share(record)
         + (5 * things.weight(rank[record["label"]]) if record["source"] == "emoji" and record["label"] in rank else 0)
         for record in records
     ])  # fmt: skip
@@ -93,7 +92,7 @@ def train(folder: Path, unet: Any, make_pool: Callable[[str], Pool], latents: Te
         encode_text: captions to token states (len, T, W).
         single: the part of each batch that is single pictures.
     """
-    from studio_clip import captions as single_captions
+    from recipes.text import captions as single_captions
     from studio_diffusion import train_image
 
     model = unet.to(device).train()
@@ -157,7 +156,7 @@ def main() -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    from studio_datasets import build
+    from recipes.data import build
     from studio_diffusion import export, train_image
     from studio_diffusion.image import STARTER
 

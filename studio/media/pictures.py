@@ -130,6 +130,18 @@ def on_white(pil: PIL.Image.Image) -> PIL.Image.Image:
     return white.convert("RGB")
 
 
+def square_on_white(pil: PIL.Image.Image, size: int) -> NDArray[np.uint8]:
+    """The picture on a white square, its longest side fitted, centred: uint8 (size, size, 3)."""
+    import numpy as np
+    import PIL.Image
+
+    rgb = on_white(pil)
+    side = max(rgb.size)
+    square = PIL.Image.new("RGB", (side, side), "white")
+    square.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
+    return np.asarray(square.resize((size, size), PIL.Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
 def _turn(image: PIL.Image.Image, notices: list[str]) -> str:
     """Rotate the picture by its EXIF orientation, and return the EXIF description."""
     import PIL.ImageOps

@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studio.errors import InputError
 from studio.inputs import Inputs, field
 
 if TYPE_CHECKING:
     import torch
+
+    from studio.generator import Trainer
 
 
 class TrainingOptions(Inputs):
@@ -41,3 +44,15 @@ class TrainingOptions(Inputs):
             name = name if name == "cpu" else devices.choose(f"{name.partition(':')[0]}:{rank}")
         devices.device(name).enter()
         return torch.device(name)
+
+
+def training_data(trainer: Trainer, option: str, given: str, what: str) -> Path:
+    """The path in a trainer's option for its data. Raises InputError if it is empty; the hint has the starter's
+    command too.
+    """
+    if given:
+        return Path(given)
+    hint = f"give `--{option} PATH`"
+    if trainer.starter:
+        hint += f"; for the starter's data, see `{trainer.starter}` (docs/training.md)"
+    raise InputError(option, f"`{option}` is missing: {what}", hint=hint)

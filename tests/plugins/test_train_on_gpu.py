@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch.nn import functional as F
 
 from studio.devices import torch_setup
 from studio.devices.cpu import Cpu
+from studio.generator import Trainer
 from studio.plugins import Plugins
 from studio.testing.fake_gpu import FakeGpu
 
@@ -22,9 +22,7 @@ torch_setup.prepare()
 
 Train = Callable[[Path, torch.device], Any]
 LINES = ["the red apple lies on the table", "a green pear lies on the chair", "the blue bird sings in the tree"]
-FIELDS = {"source": "emoji", "group": "food", "gloss": "", "count": 0, "tags": [], "synonyms": [], "zh_label": "",
-          "zh_tags": [], "descriptions": []}  # fmt: skip
-RECORDS: list[dict[str, Any]] = [{"label": label, **FIELDS} for label in ("apple", "pear", "red car", "octopus")]
+CAPTIONS = ["apple", "pear", "red car", "octopus"]
 PAIRS = [("round fruit", "a red apple"), ("it sings", "a blue bird"), ("where to sit", "a brown chair")]
 
 
@@ -63,11 +61,12 @@ def gpt(folder: Path, device: torch.device) -> Any:
 
 
 def gpt_chat(folder: Path, device: torch.device, lora: int = 0) -> Any:
-    from studio_gpt import corpus, ideas, tune
+    from studio_gpt import corpus, tune
 
     texts = token_file(folder)
     tokens = corpus.as_tokens(corpus.train_tokenizer([text for pair in PAIRS for text in pair] * 3, 300))
-    found = [tune.sample(json.loads(ideas.chat(*pair))["messages"], tokens, 48) for pair in PAIRS]
+    chats = [[{"role": "user", "content": one}, {"role": "assistant", "content": other}] for one, other in PAIRS]
+    found = [tune.sample(each, tokens, 48) for each in chats]
     samples = [each for each in found if each is not None]
     model = decoder(device, tied=False)
     tune.probe(model, samples, phrase=[5], emphasis=2.0, batch=4)
@@ -83,7 +82,7 @@ def lora(folder: Path, device: torch.device) -> Any:
 def tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizer
 
-    from studio_clip import tokenizer
+    from recipes.text import tokenizer
 
     if not (folder / "tokenizer").exists():
         tokenizer.train(["a red apple", "一个红苹果", "octopus"] * 3, folder / "tokenizer")
@@ -101,23 +100,13 @@ def text_tower(size: int) -> Any:
     ))  # fmt: skip
 
 
-def text(folder: Path, device: torch.device) -> Any:
-    from studio_clip import train_text
-
-    texts = [f"thing {index}" for index in range(8)]
-    data = train_text.Corpus(RECORDS, F.normalize(randn(4, 384)), texts, F.normalize(randn(8, 384)))
-    tokens = tokenizer(folder)
-    return train_text.train(data, tokens, folder, device=device, steps=2, minutes=60, batch=6,
-                            begin=text_tower(len(tokens)))  # fmt: skip
-
-
 def clip(folder: Path, device: torch.device, which: str = "none", image: str = "vit") -> Any:
     from studio_clip import train_pairs
 
     tokens = tokenizer(folder)
     model = train_pairs.build(text_tower(len(tokens)), image)
     train_pairs.lock(model, which)
-    return train_pairs.train(pictures(64), RECORDS, model, tokens, folder, device=device, steps=2, minutes=60,
+    return train_pairs.train(pictures(64), CAPTIONS, model, tokens, folder, device=device, steps=2, minutes=60,
                              batch=4, chunk=3)  # fmt: skip
 
 
@@ -139,7 +128,7 @@ def image(folder: Path, device: torch.device) -> Any:
     from studio_diffusion import train_image
 
     states = randn(1, 5, 192).to(device)
-    return train_image.train(randn(4, 8, 16, 16), RECORDS, lambda texts: states.repeat(len(texts), 1, 1), folder,
+    return train_image.train(randn(4, 8, 16, 16), CAPTIONS, lambda texts: states.repeat(len(texts), 1, 1), folder,
                              device=device, steps=2, minutes=60, batch=2)  # fmt: skip
 
 
@@ -163,18 +152,18 @@ def dcgan(folder: Path, device: torch.device) -> Any:
 def video(folder: Path, device: torch.device) -> Any:
     from studio_video import train
     from studio_video.model import VideoConfig
-    from studio_video.motions import POSES
 
     def encode(texts: Sequence[str]) -> list[torch.Tensor]:
         return [randn(1 + len(text.split()), 6).to(device) for text in texts]
 
+    clips = [randn(20, 2, 8, 8), randn(1, 2, 8, 8)]
     shape = VideoConfig(width=32, depth=1, head_dim=16, mlp=64, channels=2, text=6)
-    return train.train(randn(4, len(POSES), 2, 8, 8).half(), RECORDS, encode, folder, device=device, steps=2,
-                       minutes=60, frames=8, config=shape, films={1: randn(20, 2, 8, 8)})  # fmt: skip
+    return train.train(lambda rng, frames, _: train.draw_clips(clips, CAPTIONS, rng, frames), "data", encode, folder,
+                       device=device, steps=2, minutes=60, frames=8, config=shape)  # fmt: skip
 
 
 RECIPES: dict[str, Train] = {
-    "gpt": gpt, "gpt-chat": gpt_chat, "text": text, "clip": clip, "vae": vae, "image": image, "ddpm": ddpm,
+    "gpt": gpt, "gpt-chat": gpt_chat, "clip": clip, "vae": vae, "image": image, "ddpm": ddpm,
     "dcgan": dcgan, "video": video,
 }  # fmt: skip
 VARIANTS: dict[str, Train] = {"gpt-chat with adapters": lora, "clip with locked towers": locked_clip}
@@ -207,4 +196,5 @@ def test_a_recipe_learns_on_a_gpu_what_it_does_on_the_cpu(
 
 
 def test_all_recipes_that_learn_are_here() -> None:
-    assert {*Plugins.discover().trainers} - {"data"} == {*RECIPES}
+    trainers = Plugins.discover().trainers
+    assert {name for name, each in trainers.items() if type(each).run is not Trainer.run} == {*RECIPES}

@@ -1,4 +1,4 @@
-"""A tokenizer learnt from a few words, a tiny text tower that fits it, and the words of a few pictures."""
+"""A tokenizer learnt from a few words, a tiny text tower that fits it, and captions of a few pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = ["a red apple", "一个红苹果", "octopus", "apples and pears, don't y
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from studio_clip import tokenizer
+    from recipes.text import tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer.train(WORDS, folder)
@@ -50,18 +50,6 @@ def tower(tokens: Any) -> Any:
     return model.eval()
 
 
-def record(label: str, **more: Any) -> dict[str, Any]:
-    """A record as `studio_datasets.build.load` gives it."""
-    empty = {"tags": [], "gloss": "", "synonyms": [], "zh_label": "", "zh_tags": [], "count": 0,
-             "descriptions": []}  # fmt: skip
-    return {"id": label, "source": "emoji", "group": "food", "split": "train", **empty, "label": label, **more}
-
-
 @pytest.fixture
-def records() -> list[dict[str, Any]]:
-    names = ["apple", "pear", "cat", "dog", "red car", "blue car", "house", "tree"]
-    return [
-        record("octopus", tags=["sea", "arms"], gloss="mollusk with eight arms; lives in the sea, alone",
-               synonyms=["devilfish"], zh_label="章鱼", zh_tags=["海", "动物"]),
-        *(record(name) for name in names),
-    ]  # fmt: skip
+def captions() -> list[str]:
+    return ["octopus", "apple", "pear", "cat", "dog", "red car", "blue car", "house", "tree"]

@@ -9,16 +9,16 @@ import PIL.Image
 
 import studio
 from studio.engine import Progress
+from studio.media.pictures import square_on_white
 from studio_clip import model
 from studio_clip.family import PER_STEP
-from studio_datasets.record import on_white
 
 
 def test_many_pictures_are_scored_step_by_step_on_one_model(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = [studio.Image.from_array(rng.integers(0, 256, (20, 30, 3), np.uint8)) for _ in range(2 * PER_STEP + 3)]
     clip = model.load()
-    pictures = clip.encode_pixels(np.stack([on_white(each.pil, clip.size) for each in images]))
+    pictures = clip.encode_pixels(np.stack([square_on_white(each.pil, clip.size) for each in images]))
     wanted = (pictures @ clip.encode_text(["noise"]).T)[:, 0].numpy()
     with studio.Studio(home=tmp_path, device="cpu") as host:
         host.generate("embed", text="noise")

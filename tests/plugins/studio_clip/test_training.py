@@ -1,4 +1,4 @@
-"""Both CLIP trainers at a small batch: finite losses, a checkpoint, and going on from it."""
+"""Contrastive training at a small batch: finite losses, a checkpoint, and going on from it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from torch.nn import functional as F
 
-from studio_clip import train_pairs, train_text
-from studio_clip.train_text import Corpus
+from studio_clip import train_pairs
 
 CPU = torch.device("cpu")
 
@@ -36,38 +34,17 @@ def logged(folder: Path, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(file)]
 
 
-@pytest.fixture
-def corpus(records: list[dict[str, Any]]) -> Corpus:
-    """A random unit vector for each record and each of as many texts as a batch is drawn from."""
-    texts = [f"thing {index}" for index in range(4100)]
-    rng = torch.Generator().manual_seed(0)
-    wanted = [F.normalize(torch.randn(len(rows), 384, generator=rng), dim=-1) for rows in (records, texts)]
-    return Corpus(records, wanted[0], texts, wanted[1])
-
-
-def test_text_tower_trains_and_goes_on(corpus: Corpus, tokens: Any, tmp_path: Path) -> None:
-    def train(steps: int) -> Any:
-        return train_text.train(corpus, tokens, tmp_path, device=CPU, steps=steps, minutes=9, batch=6)
-
-    before = train(2).state_dict()
-    check(tmp_path, 2)
-    tower = train(3)
-    check(tmp_path, 3)
-    assert not torch.equal(tower.state_dict()["text_projection.weight"], before["text_projection.weight"])
-    assert train_text.embed(tower, tokens, ["octopus", "a"]).shape == (2, 384)
-
-
 @pytest.mark.parametrize(("which", "image"), [("text", "vit"), ("none", "vit"), ("both", "efficientnet")])
 def test_clip_trains_and_goes_on(
-    which: str, image: str, records: list[dict[str, Any]], tokens: Any, tower: Any, tmp_path: Path
+    which: str, image: str, captions: list[str], tokens: Any, tower: Any, tmp_path: Path
 ) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (len(records), 64, 64, 3), np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 256, (len(captions), 64, 64, 3), np.uint8)
 
     def train(steps: int) -> Any:
         model = train_pairs.build(tower, image)
         train_pairs.lock(model, which)
         return train_pairs.train(
-            pictures, records, model, tokens, tmp_path, device=CPU, steps=steps, minutes=9, batch=6, chunk=4
+            pictures, captions, model, tokens, tmp_path, device=CPU, steps=steps, minutes=9, batch=6, chunk=4
         )
 
     before = {name: value.clone() for name, value in train(2).state_dict().items()}
@@ -83,20 +60,12 @@ def test_clip_trains_and_goes_on(
 
 
 @pytest.mark.slow
-def test_text_tower_learns(corpus: Corpus, tokens: Any, tmp_path: Path) -> None:
-    train_text.train(corpus, tokens, tmp_path, device=CPU, steps=100, minutes=9, batch=18)
-    first, *_, last = logged(tmp_path, "loss")
-    assert last < 0.9 * first
-    assert (tmp_path / "curve.png").exists()
-
-
-@pytest.mark.slow
-def test_image_tower_learns(records: list[dict[str, Any]], tokens: Any, tower: Any, tmp_path: Path) -> None:
+def test_image_tower_learns(captions: list[str], tokens: Any, tower: Any, tmp_path: Path) -> None:
     """Eight colours, eight names."""
-    pictures = np.empty((len(records), 64, 64, 3), np.uint8)
-    pictures[:] = np.random.default_rng(0).integers(0, 256, (len(records), 1, 1, 3))
+    pictures = np.empty((len(captions), 64, 64, 3), np.uint8)
+    pictures[:] = np.random.default_rng(0).integers(0, 256, (len(captions), 1, 1, 3))
     model = train_pairs.build(tower)
     train_pairs.lock(model, "text")
-    train_pairs.train(pictures, records, model, tokens, tmp_path, device=CPU, steps=100, minutes=9, batch=8)
+    train_pairs.train(pictures, captions, model, tokens, tmp_path, device=CPU, steps=100, minutes=9, batch=8)
     first, *_, last = logged(tmp_path, "loss")
     assert last < 0.9 * first

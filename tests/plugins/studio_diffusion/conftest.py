@@ -19,7 +19,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from studio_clip import tokenizer
+    from recipes.text import tokenizer
     from studio_diffusion import export
 
     torch.manual_seed(0)

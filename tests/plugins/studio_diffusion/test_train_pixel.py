@@ -144,8 +144,8 @@ def test_from_a_folder_to_a_picture(tmp_path: Path, capfd: pytest.CaptureFixture
         assert picture.size == (16, 16)
     assert run(["train", "ddpm", *work, "--size", "24"]) == 1
     assert "`size` was 16, now 24" in capfd.readouterr().err
-    assert run(["train", "ddpm", "--work", str(tmp_path / "none")]) == 1
-    assert "studio train data" in capfd.readouterr().err
+    assert run(["train", "ddpm", "--work", str(tmp_path / "none")]) == 2
+    assert "`data` is missing: a folder of pictures" in capfd.readouterr().err
 
 
 def test_the_grid_has_a_picture_for_each_place(tmp_path: Path, tiny_ddpm: Path) -> None:

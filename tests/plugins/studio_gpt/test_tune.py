@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from studio.cli.main import run
 from studio.errors import InputError
 from studio.training import agreement
-from studio_gpt import corpus, ideas, train, tune
+from studio_gpt import corpus, train, tune
 from studio_gpt.config import llama
 from studio_gpt.model import GPT
 from studio_gpt.tokens import Tokens
@@ -31,8 +31,13 @@ def tiny():
     return GPT(shape).initialise(torch.Generator().manual_seed(0))
 
 
+def chat(asked, answer):
+    """A line of a chat JSONL."""
+    return json.dumps({"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]})
+
+
 def samples(tokens, pairs=PAIRS):
-    rows = [json.loads(ideas.chat(*pair))["messages"] for pair in pairs]
+    rows = [json.loads(chat(*pair))["messages"] for pair in pairs]
     return [tune.sample(row, tokens, 48) for row in rows]
 
 
@@ -56,8 +61,7 @@ def test_control_tokens_spelt_out_in_a_conversation_are_learnt_as_text(tokens):
     for spelt in tokens.control(tokens.chat_template):
         asked, answer = f"a {spelt} b", f"{spelt} c"
         rows = [
-            json.loads(ideas.chat(*pair))["messages"]
-            for pair in ((asked, answer), ("a", answer), (asked, "c"), ("a", "c"))
+            json.loads(chat(*pair))["messages"] for pair in ((asked, answer), ("a", answer), (asked, "c"), ("a", "c"))
         ]
         made = [tune.sample(row, tokens, 1000) for row in rows]
         assert len({tuple(each for each in one.tokens if each in control) for one in made}) == 1
@@ -266,7 +270,7 @@ def test_adapters_learn_and_are_merged(tokens, tmp_path):
 def test_the_command_teaches_answers(tokens, tmp_path, capfd):
     train.publish(tiny(), tokens, tmp_path / "gpt" / "model")
     chats = tmp_path / "chats.jsonl"
-    chats.write_text("".join(f"{ideas.chat(*pair)}\n" for pair in [PAIRS[0], *PAIRS]))  # the first is held out
+    chats.write_text("".join(f"{chat(*pair)}\n" for pair in [PAIRS[0], *PAIRS]))  # the first is held out
     given = ["train", "gpt-chat", "--work", str(tmp_path), "--chats", str(chats), "--rate", "0.01", "--batch", "3"]
     done = run([*given, "--steps", "150", "--probe", "9", "--kept", str(chats)])
     told = " ".join(capfd.readouterr().err.split())

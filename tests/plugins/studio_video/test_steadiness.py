@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from studio_video.motions import PHASES, THROUGH, Pose, draw
+from recipes.video.motions import PHASES, THROUGH, Pose, draw
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipes.video.motions import REST, THROUGH, Pose, draw
 from studio_video import temporal_filter
-from studio_video.motions import REST, THROUGH, Pose, draw
 from studio_video.optical_flow import around, flow, warped
 from studio_video.temporal_filter import filtered
 

@@ -11,9 +11,6 @@ import pytest
 from .test_calls import CALLS, ROOT
 
 ELSEWHERE = {
-    "plugins/studio_datasets": "archives and lists of this project's own, which the trainers fetch and check",
-    "plugins/studio_clip/wordings.py": "a file that ships",
-    "plugins/studio_gpt/ideas.py": "a file that ships",
     "plugins/studio_diffusion/vocabulary.py": "plain_words.txt, a file that ships",
     "studio/models/source.py": "a file that ships",
     "studio/models/clients.py": "what pip or npm said, in a folder made here",
@@ -24,9 +21,7 @@ ELSEWHERE = {
     "studio/training": "files of the run's own folder, whose checkpoints are looked at with `check_regular`",
     "plugins/studio_gpt/train.py": "what was written just before",
     "plugins/studio_clip/model.py": "training: what was written just before, and the CLIP that it goes on with",
-    "plugins/studio_clip/train_text.py": "what was written just before",
     "plugins/studio_diffusion/export.py": "what was written just before",
-    "plugins/studio_video/latent_cache.py": "what was written just before",
     "plugins/studio_dcgan/checkpoint.py": "after `check_regular`",
     "studio/weights/loading.py": "after `check_regular`",
     "studio/testing/fake_tensor.py": "the library's own reader, put on the fake device",

@@ -1,0 +1,1 @@
+"""The image tower of the starter CLIP."""

@@ -1,0 +1,1 @@
+"""The text tower of the starters: its tokenizer, its captions, and distillation from MiniLM."""

@@ -1,0 +1,1 @@
+"""The video starter: motion made from pictures, and animated emoji."""
