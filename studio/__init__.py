@@ -1,4 +1,4 @@
-"""Studio: a host for generative models of every kind, and the words that a plugin author needs.
+"""Studio: a host for generative models of every kind, and the names that a plugin author needs.
 
 Importing costs nothing: each name below is loaded when it is first used, and no torch before a model is.
 
@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from studio import errors, testing
+    from studio import devices, errors, testing
     from studio.api import Studio
     from studio.devices import torch_setup
     from studio.diffusion.generator import PipelineGenerator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {"errors": "errors", "testing": "testing", "torch_setup": "devices.torch_setup"}
+_MODULES = {"devices": "devices", "errors": "errors", "testing": "testing", "torch_setup": "devices.torch_setup"}
 _HOMES = {
     "Audio": "media",
     "Console": "generator",
@@ -84,6 +84,7 @@ __all__ = [
     "Trainer",
     "Video",
     "Workflow",
+    "devices",
     "errors",
     "field",
     "hookimpl",

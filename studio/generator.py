@@ -320,6 +320,8 @@ def check_trainer(trainer: object) -> list[str]:
     reasons = [] if good_name(trainer.name) else [_bad_name(trainer.name)]
     if not (isinstance(trainer.Options, type) and issubclass(trainer.Options, BaseInputs)):
         reasons.append("`Options` is not a subclass of studio.Inputs")
+    else:
+        reasons += _check_names(trainer.Options)
     if type(trainer).run is Trainer.run and not trainer.starter:
         reasons.append("defines no `run`")
     return reasons
@@ -361,8 +363,14 @@ def _check_types(generator: Generator) -> list[str]:
             for name in (flag.name, *(name for alias in flag.aliases for name in alias.names)):
                 if name in _HOST_NAMES:
                     reasons.append(f"its input `{name}` has a name that is reserved for the host")
-        reasons += _check_aliases(inputs.flags())
+        reasons += [*_check_names(inputs), *_check_aliases(inputs.flags())]
     return reasons
+
+
+def _check_names(inputs: type[BaseInputs]) -> list[str]:
+    """A field with the name of an attribute of `studio.Inputs` would replace it."""
+    taken = [name for name in inputs.model_fields if hasattr(BaseInputs, name)]
+    return [f"its input `{name}` has the name of an attribute of studio.Inputs; choose another name" for name in taken]
 
 
 def _check_aliases(flags: Sequence[Flag]) -> list[str]:

@@ -74,12 +74,16 @@ class Workflow:
         return Handle(name)
 
     def add(
-        self, generator: str, /, *, name: str | None = None, seed: Any = None, map: Any = None, repeat: Any = None,
-        when: Any = None, **inputs: Any,
+        self, generator: str, inputs: Mapping[str, Any] | None = None, /, *, name: str | None = None, seed: Any = None,
+        map: Any = None, repeat: Any = None, when: Any = None, **more: Any,
     ) -> Handle:  # fmt: skip
-        """Add a generator's node and return its handle; `name` names it (default: the generator and a number)."""
+        """Add a generator's node and return its handle; `name` names it (default: the generator and a number).
+
+        Inputs are given by keyword, or in `inputs` if they have the name of an option, such as `name`.
+        """
         settings = {"seed": seed, "map": map, "repeat": repeat, "when": when}
-        node = {"use": generator, "inputs": inputs, **{key: each for key, each in settings.items() if each is not None}}
+        node = {"use": generator, "inputs": {**(inputs or {}), **more}}
+        node |= {key: each for key, each in settings.items() if each is not None}
         return self._put(name, generator, node, _caller())
 
     def pick(self, source: Any, *, by: Any, best: Any = None, name: str | None = None, when: Any = None) -> Handle:
@@ -87,9 +91,14 @@ class Workflow:
         node = {"pick": source, "by": by, "best": best, "when": when}
         return self._put(name, "pick", {key: each for key, each in node.items() if each is not None}, _caller())
 
-    def use(self, file: str, *, name: str | None = None, **inputs: Any) -> Handle:
-        """Add a sub-workflow; its outputs are attributes of the handle. The file lies in the working folder."""
-        return self._put(name, Path(file).stem, {"workflow": file, "inputs": inputs}, _caller())
+    def use(
+        self, file: str, inputs: Mapping[str, Any] | None = None, /, *, name: str | None = None, **more: Any
+    ) -> Handle:
+        """Add a sub-workflow; its outputs are attributes of the handle. The file must be in the working folder.
+
+        Inputs are given as in `add`.
+        """
+        return self._put(name, Path(file).stem, {"workflow": file, "inputs": {**(inputs or {}), **more}}, _caller())
 
     def output(self, name: str, value: Handle) -> None:
         """Declare an output."""

@@ -160,3 +160,13 @@ def test_a_seed_means_the_same_in_another_process():
     code = "import studio; print(studio.Rng(7).python.random(), studio.Rng(7).fork('x').seed)"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert made.split() == [str(studio.Rng(7).python.random()), str(studio.Rng(7).fork("x").seed)]
+
+
+@pytest.mark.parametrize("name", ["media", "flags", "parse", "copy"])
+@pytest.mark.filterwarnings("ignore:Field name")
+def test_an_input_cannot_hide_an_attribute_of_inputs(name):
+    fields = {"__annotations__": {name: str}, name: studio.field("a", help="a text", max_length=9)}
+    kind = type("Inputs", (studio.Inputs,), fields)
+    reason = f"its input `{name}` has the name of an attribute of studio.Inputs"
+    assert reason in "; ".join(check(type("Hiding", (Good,), {"Inputs": kind, "__doc__": "Hide it."})()))
+    assert reason in "; ".join(check_trainer(type("Hiding", (Train,), {"Options": kind})()))

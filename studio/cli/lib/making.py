@@ -150,7 +150,7 @@ def follow(tickets: Sequence[Ticket]) -> Iterator[tuple[int, Event]]:
 
 
 class Results:
-    """Saves each output as soon as it is finished, prints the paths in the order of the seeds, and collects failures."""
+    """Saves each output as soon as it is finished, prints paths in the order of the seeds, and collects failures."""
 
     def __init__(
         self,

@@ -37,9 +37,24 @@ class Shout(studio.Generator):
         return studio.Text(inputs.text.upper())
 
 
+class Greet(studio.Generator):
+    """Name a person and a day."""
+
+    name = "greet"
+    output = studio.Text
+
+    class Inputs(studio.Inputs):
+        name: str = studio.field(help="the person")
+        when: str = studio.field(help="the day")
+        times: int = studio.field(1, ge=1, le=9, help="how often")
+
+    def generate(self, model, inputs, rng):
+        return studio.Text(", ".join([f"{inputs.name} {inputs.when}"] * inputs.times))
+
+
 @studio.hookimpl
 def studio_generators():
-    return [Shout()]
+    return [Shout(), Greet()]
 '''
 SIX = """
 name: six
@@ -137,6 +152,16 @@ def test_the_same_graph_from_python(tmp_path: Path, host: studio.Studio) -> None
     assert result["all"].text == "HELLO, TWICE"
     assert len(list(host.ancestry(result["all"].sha256).in_order())) == 2
     assert host.replay(result["all"].sha256).identical
+
+
+def test_inputs_with_the_name_of_an_option_are_given_as_a_mapping(tmp_path: Path, plugin: Path) -> None:
+    flow = studio.Workflow()
+    node = flow.add("greet", {"name": "Ann", "when": "today"}, name="first", times=2)
+    flow.output("all", node)
+    with studio.Studio(home=tmp_path / "home", device="cpu", plugins=[plugin]) as host:
+        result = host.run(flow)
+    assert result["all"].text == "Ann today, Ann today"
+    assert list(result.nodes) == ["first"]
 
 
 def test_everything_wrong_is_told_at_once_with_lines_and_the_nearest_names(tmp_path: Path, host: studio.Studio) -> None:
