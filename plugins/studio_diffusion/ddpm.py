@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import studio
+from studio.diffusion.layout import part, tensors_of
 from studio.errors import InputError, WeightsError
 from studio.models.formats import is_pickle
-from studio_diffusion.layout import part, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,10 +15,10 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
 from studio.devices.precision import fast_dtype
+from studio.diffusion.layout import tensors_of
 from studio.errors import InputError, WeightsError
 from studio_diffusion import edit, prompts, sizes, step_cache, vocabulary
 from studio_diffusion.chunks import notices as prompt_notices
-from studio_diffusion.layout import tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,12 +23,13 @@ import studio
 from studio import devices
 from studio.attention.backends.sdpa import computes_as_a_cpu
 from studio.devices.graphs import Graphs
+from studio.diffusion.layout import tensors_of
 from studio.errors import WeightsError
 from studio.loaders import diffusers, read_config, transformers
 from studio_diffusion.chunks import chunks
 from studio_diffusion.guidance import classifier_free_guidance
 from studio_diffusion.kernels import use_attend
-from studio_diffusion.layout import components, tensors_of
+from studio_diffusion.layout import components
 from studio_diffusion.rows import column, columns, guided_first, restore_order, select_rows
 from studio_diffusion.samplers import SAMPLERS, TRAIN_STEPS, History, Level, StepInputs, timestep
 from studio_diffusion.vocabulary import Vocabulary, load

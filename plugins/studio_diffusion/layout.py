@@ -1,6 +1,6 @@
-"""The layout of diffusers' folders: a component's folder and its weights. Loads no torch.
+"""What this plugin reads of diffusers' folders besides `studio.diffusion.layout`. Loads no torch.
 
-Try it: `tensors_of(part(folder, "unet"))`
+Try it: `components(folder, ("unet", "scheduler"))`
 """
 
 from __future__ import annotations
@@ -11,33 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import WeightsError
-from studio.loaders import MOST_CONFIG, MOST_INDEX, read_config, regular
-
-
-def part(folder: Path, name: str) -> Path:
-    """The folder of a component; a model with one network may have its files beside `model_index.json`."""
-    beside = not (folder / name).is_dir() and (folder / "config.json").exists()
-    return folder if beside else folder / name
-
-
-def tensors_of(folder: Path) -> list[Path]:
-    """The safetensors of a component: those in its index, else those without a variant in the name
-    (``….fp16.safetensors``), if any.
-
-    Raises WeightsError for an index that cannot be read.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    indexes = [each for each in sorted(folder.glob("*.safetensors.index.json")) if each.name.count(".") == 3]
-    if indexes:
-        try:
-            named = set(json.loads(regular(indexes[0], MOST_INDEX))["weight_map"].values())
-        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-            raise WeightsError(indexes[0], f"`{indexes[0]}` lists no weight files",
-                               hint="get the model again") from None  # fmt: skip
-        sharded = [file for file in files if file.name in named]
-        if sharded:
-            return sharded
-    return [file for file in files if "." not in file.stem] or files
+from studio.loaders import MOST_CONFIG, read_config, regular
 
 
 def components(folder: Path, known: Sequence[str]) -> dict[str, str]:

@@ -202,6 +202,10 @@ class RemappedTensors:
         """The tensor in host memory, in the dtype. Raises as `read` does."""
         return self._arrange(name, lambda stored: self._pieces.stored(stored).to(self.dtype))
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The dtype of all tensors."""
+        return self.dtype
+
     def _arrange(self, name: str, read: Callable[[str], Tensor]) -> Tensor:
         each, pieces = self.plan[name], []
         for i, stored in enumerate(each.names):
@@ -237,6 +241,9 @@ class _GgufTensors:
 
     def read(self, name: str) -> Tensor:
         return devices.device(self.device).send(self.stored(name), self.dtype)
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        return self.dtype
 
     def stored(self, name: str) -> Tensor:
         return torch.from_numpy(self.gguf.tensor(name))

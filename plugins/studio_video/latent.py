@@ -22,12 +22,12 @@ from transformers import CLIPTextModel
 import studio
 from studio import devices
 from studio.devices.graphs import Graphs
+from studio.diffusion.layout import tensors_of
 from studio.errors import WeightsError
 from studio.loaders import allowed, read_config, transformers
 from studio_diffusion import latent as pictures
 from studio_diffusion import vocabulary
 from studio_diffusion.kernels import use_attend
-from studio_diffusion.layout import tensors_of
 from studio_video.denoising import VideoRow, step_rows
 from studio_video.files import CONFIG
 from studio_video.model import VideoConfig, VideoTransformer, pack

@@ -29,13 +29,13 @@ from torch import Tensor
 
 import studio
 from studio import devices
+from studio.diffusion.layout import tensors_of
 from studio.errors import InputError, WeightsError
 from studio.finite import Reading
 from studio.loaders import diffusers as loaders
 from studio.loaders import read_config, transformers
 from studio_diffusion import prompts
 from studio_diffusion.latent import vae_dtype
-from studio_diffusion.layout import tensors_of
 from studio_diffusion.samplers import SAMPLERS, History, Level, StepInputs
 from studio_video import fit
 from studio_video.single_step import SingleStepScheduler, check_scheduler, check_solver

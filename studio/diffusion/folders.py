@@ -1,50 +1,136 @@
 """Pipelines from folders in diffusers' layout: ``model_index.json`` and a folder for each component.
 
-Every component is loaded by `studio.loaders`, which runs no code of the model. Try it: ``load(Path("folder"), "cpu",
-"float32")``
+Every component is loaded by `studio.loaders`, which runs no code of the model. Its modules become components of the
+host: shared with other models whose files are equal, offloaded and counted.
+
+Try it: ``load(Path("folder"), "cpu", "float32")``
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import studio
+from studio.diffusion import layout
 from studio.diffusion.stepping import PipelineModel
 from studio.errors import WeightsError
+from studio.loaders import components as kinds
 from studio.loaders import diffusers as loaders
-from studio.loaders import read_config
-
-INDEX = "model_index.json"
+from studio.weights.loading import SafetensorsSource
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors and configs of a folder. Raises WeightsError."""
-    _index(folder)
-    return [*sorted(folder.rglob("*.safetensors")), *sorted(folder.glob("*/*config.json"))]
+    """All files of a folder on which its output depends. Raises WeightsError."""
+    index = layout.index_of(folder)
+    found = [folder / layout.INDEX]
+    for name, (_, kind) in layout.components(index).items():
+        place = layout.part(folder, name)
+        found += layout.texts_of(place)
+        if not kind.endswith(_WITHOUT_WEIGHTS):
+            found += layout.weights_of(place)
+    return list(dict.fromkeys(found))
+
+
+_WITHOUT_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "ProcessorFast", "Extractor")
 
 
 def load(folder: Path, device: str, dtype: str) -> PipelineModel:
     """Load the pipeline of a folder. Raises WeightsError."""
-    index = _index(folder)
-    kind = str(index.get("_class_name"))
-    parts = {name: _component(folder / name, str(value[1]), device, getattr(torch, dtype))
-             for name, value in index.items() if isinstance(value, list) and value != [None, None]}  # fmt: skip
-    return PipelineModel(loaders.pipeline(kind, index, folder / INDEX, parts), device)
+    index = layout.index_of(folder)
+    kind = kinds.pipeline_class(folder / layout.INDEX, index["_class_name"])
+    found = {name: kinds.component_class(folder / layout.INDEX, name, value)
+             for name, value in layout.components(index).items()}  # fmt: skip
+    parts = {name: component(each, layout.part(folder, name), device, getattr(torch, dtype))
+             for name, each in found.items()}  # fmt: skip
+    return PipelineModel(loaders.pipeline(kind, index, folder / layout.INDEX, parts), device)
 
 
-def _index(folder: Path) -> dict[str, Any]:
-    if not (folder / INDEX).exists():
-        raise WeightsError(folder, f"`{folder}` is not a diffusers pipeline: it has no `{INDEX}`",
-                           hint="give a folder that `save_pretrained` of diffusers wrote")  # fmt: skip
-    return read_config(folder / INDEX)
+def component(kind: type, folder: Path, device: str, dtype: torch.dtype) -> Any:
+    """One component of a pipeline: a module with its weights, or a scheduler, tokenizer or processor.
+
+    Raises WeightsError.
+    """
+    if not issubclass(kind, nn.Module):
+        return kinds.other(kind, folder)
+    return module(kind, folder, layout.weights_of(folder), device, dtype)
 
 
-def _component(folder: Path, kind: str, device: str, dtype: torch.dtype) -> Any:
-    if kind.endswith("Scheduler"):
-        return loaders.scheduler(kind, folder)
-    files = sorted(folder.glob("*.safetensors"))
-    return studio.module(partial(loaders.module, kind, folder), files, device=device, dtype=dtype)
+def module(kind: type, config: Path, files: Sequence[Path], device: str, dtype: torch.dtype) -> Any:
+    """A module of the config in the folder `config` and these safetensors. Raises WeightsError.
+
+    Where the config says so, a VAE is in float32 if `dtype` is float16, which its values exceed.
+    """
+    if dtype == torch.float16 and loaders.upcasts(kind, config):
+        dtype = torch.float32
+    return _Loading(kind, config).module(files, device, dtype)
+
+
+class _Loading:
+    """A module that is being loaded: `studio.module` calls `build`, then `read`."""
+
+    def __init__(self, kind: type, config: Path) -> None:
+        self.kind, self.config = kind, config
+        self.built: Any = None
+
+    def module(self, files: Sequence[Path], device: str, dtype: torch.dtype) -> Any:
+        def build() -> nn.Module:
+            made: nn.Module = kinds.build(self.kind, self.config, dtype)
+            for child in made.children() if loaders.upcasts(self.kind, self.config) else ():
+                child.register_forward_pre_hook(_in_its_dtype)
+            self.built = made
+            return made
+
+        return studio.module(build, files, device=device, dtype=dtype, reader=self.read)
+
+    def read(self, files: Sequence[Path], device: str, dtype: torch.dtype) -> PipelineTensors:
+        stored = SafetensorsSource(files, None, device, dtype)
+        names = kinds.stored_names(self.built, stored.names)
+        kinds.untie(self.built, {new: old for old, new in names.items() if new}, stored.equal)
+        return PipelineTensors(files, names, device, dtype, kinds.float32_parts(self.built, dtype))
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all values are finite; the sum, which is finite if they are and none is huge, needs no memory."""
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
+
+
+def _in_its_dtype(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cast the inputs of a float32 module in a float16 pipeline."""
+    own = next(module.parameters(), None)
+    if own is None:
+        return args
+    return tuple(each.to(own.dtype) if isinstance(each, Tensor) and each.is_floating_point() else each for each in args)
+
+
+class PipelineTensors(SafetensorsSource):
+    """The tensors of a pipeline's component by their names in the module.
+
+    Tensors with one of the `float32` names among the parts of theirs are read in float32. Raises WeightsError for a
+    tensor with NaN or infinity.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], names: Mapping[str, str | None], device: str, dtype: torch.dtype,
+        float32: frozenset[str],
+    ) -> None:  # fmt: skip
+        super().__init__(files, names.__getitem__, device, dtype)
+        self._float32 = float32
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The dtype in which a floating-point tensor is read."""
+        return torch.float32 if self._float32.intersection(name.split(".")) else self.dtype
+
+    def read(self, name: str) -> Tensor:
+        """A copy of the tensor on the device. Raises WeightsError for NaN and infinity."""
+        found = super().read(name)
+        if found.is_floating_point() and not _finite(found):
+            wide = _finite(self.stored(name).float())
+            hint = "load it in float32 or bfloat16" if wide else "download the model again, or use another"
+            message = f"the tensor `{name}` of `{self.files[0].parent}` has NaN or infinity in {str(found.dtype)[6:]}"
+            raise WeightsError(self.files[0], message, hint=hint)
+        return found

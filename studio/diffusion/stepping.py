@@ -279,6 +279,7 @@ def _packed(value: Any) -> Any:
         return value.item()
     if isinstance(value, Tensor):
         flat = value.detach().contiguous().reshape(-1)
+        flat = flat.as_strided(flat.shape, (1,))  # one element may have any stride
         return {"tensor": flat.view(torch.uint8), "dtype": str(value.dtype).removeprefix("torch."),
                 "shape": tuple(value.shape)}  # fmt: skip
     if isinstance(value, list | tuple):

@@ -16,18 +16,26 @@ from studio.errors import WeightsError
 from studio.loaders import allowed, check_index, check_size, offline, read_config
 
 
-def config(kind: str, path: Path) -> dict[str, Any]:
+def config(kind: str | type, path: Path) -> dict[str, Any]:
     """The keys of a config that the class `kind` declares. Raises WeightsError."""
     return allowed(path, read_config(path), _declared(kind))
 
 
-def module(kind: str, folder: Path) -> Any:
+def module(kind: str | type, folder: Path) -> Any:
     """A module of class `kind` built from `config.json`, without weights. Raises WeightsError."""
     check_size(folder / "config.json", lambda: _made(kind, folder / "config.json"))
     return _made(kind, folder / "config.json")
 
 
-def scheduler(kind: str, folder: Path) -> Any:
+def upcasts(kind: type, folder: Path) -> bool:
+    """Whether the config of a VAE asks for float32 in place of float16."""
+    default = inspect.signature(kind).parameters.get("force_upcast")
+    if default is None:
+        return False
+    return bool(config(kind, folder / "config.json").get("force_upcast", default.default))
+
+
+def scheduler(kind: str | type, folder: Path) -> Any:
     """A scheduler of class `kind`. Raises WeightsError."""
     return _made(kind, folder / "scheduler_config.json")
 
@@ -47,30 +55,49 @@ def pretrained(kind: str, folder: Path) -> Any:
             raise _unusable(folder, error) from error
 
 
-def pipeline(kind: str, index: dict[str, Any], path: Path, parts: dict[str, Any]) -> Any:
-    """A pipeline of class `kind` of loaded components, with the plain settings of `model_index.json`."""
-    import diffusers
+def pipeline(kind: str | type, index: dict[str, Any], path: Path, parts: dict[str, Any]) -> Any:
+    """A pipeline of class `kind` of loaded components, with the plain settings of `model_index.json` at `path`.
 
-    settings = {key: value for key, value in index.items() if not isinstance(value, dict | list)}
-    known = [key for key in _declared(kind) if key not in parts]
+    Components that are null there, and optional ones that are not there, are None. Raises WeightsError.
+    """
+    made = _class(kind)
+    needed = inspect.signature(made.__init__).parameters
+    settings = {key: value for key, value in index.items() if not isinstance(value, dict) and not _is_names(value)}
+    nothing = {key for key in needed if key not in parts and (index.get(key) == [None, None] or key in _optional(made))}
+    values = {**dict.fromkeys(nothing), **parts, **allowed(path, settings, [key for key in needed if key not in parts])}
+    lacking = [key for key, each in needed.items() if each.default is each.empty and key not in (*values, "self")]
+    if lacking and all(needed[key].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for key in lacking):
+        message = f"`{path}` lists no `{lacking[0]}`, which a `{made.__name__}` needs"
+        raise WeightsError(path, message, hint="download the model again")
     try:
-        return getattr(diffusers, kind)(**parts, **allowed(path, settings, known))
+        return made(**values)
     except (TypeError, ValueError, AttributeError) as error:
         raise _unusable(path, error) from error
 
 
-def _declared(kind: str) -> list[str]:
+def _optional(kind: Any) -> list[str]:
+    return list(getattr(kind, "_optional_components", ()))
+
+
+def _is_names(value: Any) -> bool:
+    """Whether a value of `model_index.json` is the [library, class] of a component; [null, null] is None."""
+    return isinstance(value, list) and len(value) == 2 and all(each is None or isinstance(each, str) for each in value)
+
+
+def _class(kind: str | type) -> Any:
     import diffusers
 
-    return [name for name in inspect.signature(getattr(diffusers, kind).__init__).parameters if name != "self"]
+    return getattr(diffusers, kind) if isinstance(kind, str) else kind
 
 
-def _made(kind: str, path: Path) -> Any:
-    import diffusers
+def _declared(kind: str | type) -> list[str]:
+    return [name for name in inspect.signature(_class(kind).__init__).parameters if name != "self"]
 
+
+def _made(kind: str | type, path: Path) -> Any:
     values = config(kind, path)
     try:
-        return getattr(diffusers, kind).from_config(values)
+        return _class(kind).from_config(values)
     except (
         ImportError,
         TypeError,
@@ -81,6 +108,10 @@ def _made(kind: str, path: Path) -> Any:
         NotImplementedError,
         ArithmeticError,
     ) as error:
+        named, wanted = read_config(path).get("_class_name"), _class(kind).__name__
+        if isinstance(named, str) and named != wanted:
+            message = f"`{path}` is the config of a `{named:.80}`, but `model_index.json` names a `{wanted}`"
+            raise WeightsError(path, message, hint="download the model again") from error
         raise _unusable(path, error) from error
 
 

@@ -28,24 +28,69 @@ _SETTINGS = (
 )  # fmt: skip
 """Keys of `tokenizer_config.json` that are passed on, besides `model_max_length` and special tokens."""
 _WORDS = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_FOUND = ("tokenizer_config.json", "tokenizer.json", "preprocessor_config.json", *_WORDS)
+_MOST_TEMPLATE = 1 << 18  # bytes of a chat template
 _MOST_LENGTH = 1 << 24
+_NEWER = "use a model of the installed transformers, or a newer transformers"
 
 
-def config(kind: str, folder: Path) -> Any:
+def config(kind: str | type, folder: Path) -> Any:
     """The config of a class of transformers, such as `CLIPTextConfig`, from `config.json`. Raises WeightsError."""
     import transformers
 
-    made, path = getattr(transformers, kind), folder / "config.json"
+    made: Any = getattr(transformers, kind) if isinstance(kind, str) else kind
+    path = folder / "config.json"
     values = read_config(path)
     key = getattr(made, "base_config_key", "")
     if key and isinstance(values.get(key), dict) and values.get("model_type") != made.model_type:
         values = values[key]  # the config of a whole CLIP has one per tower
-    known = set(inspect.signature(made.__init__).parameters) - set(_LEFT_OUT)
-    known |= {"rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings"}
     try:
-        return made(**allowed(path, values, known))
+        return made(**_declared(path, made, values))
+    except WeightsError:
+        raise
     except Exception as error:  # the library has its own error classes
         raise _unusable(path, error) from error
+
+
+_ALWAYS = ("rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings")
+
+
+def _declared(path: Path, made: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of keys that the config class declares, and those of the config classes of its parts."""
+    known = {*inspect.signature(made.__init__).parameters, *_ALWAYS} - set(_LEFT_OUT)
+    parts: dict[str, Any] = getattr(made, "sub_configs", None) or {}
+    for name, part in parts.items():
+        if name not in values:  # older configs have the keys of the text model beside those of the whole
+            known |= set(inspect.signature(part.__init__).parameters) - set(_LEFT_OUT) - {"args", "kwargs"}
+    found = allowed(path, values, known - set(parts))
+    for name in parts.keys() & values.keys():
+        inner = values[name]
+        if isinstance(inner, dict):
+            found[name] = _declared(path, _config_class(path, parts[name], inner), inner)
+            if isinstance(inner.get("model_type"), str):
+                found[name]["model_type"] = inner["model_type"]
+    return found
+
+
+def _config_class(path: Path, part: Any, values: dict[str, Any]) -> Any:
+    """The class of a part's config; where any model may be the part, that of its `model_type`."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+
+    if part is not AutoConfig:
+        return part
+    kind = values.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise WeightsError(path, f"`{path}` has a part of the unknown `model_type` {kind!r:.60}", hint=_NEWER)
+    return CONFIG_MAPPING[kind]
+
+
+def built(kind: type, config: Any, folder: Path) -> Any:
+    """A model of class `kind` of a config read from `folder`, without weights. Raises WeightsError."""
+    try:
+        return kind(config)
+    except (ImportError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        raise _unusable(folder / "config.json", error) from error
 
 
 def model(kind: str, settings: str, folder: Path) -> Any:
@@ -89,6 +134,40 @@ def image_processor(kind: str, folder: Path) -> Any:
         return getattr(transformers, kind)(**allowed(path, read_config(path), keys))
     except (TypeError, ValueError, KeyError) as error:
         raise _unusable(path, error) from error
+
+
+def processor(kind: type, folder: Path) -> Any:
+    """A tokenizer, image processor, feature extractor or processor of a class of transformers. Raises WeightsError.
+
+    Its chat template, if any, comes with it: transformers runs it in a sandbox, without a limit on time.
+    """
+    if not (folder / "processor_config.json").exists() and not any((folder / name).exists() for name in _FOUND):
+        names = " or ".join(f"`{name}`" for name in ("tokenizer_config.json", "preprocessor_config.json"))
+        raise WeightsError(folder, f"`{folder}` has no {names}, needed for a `{kind.__name__}`",
+                           hint="download the model again")  # fmt: skip
+    with scratch() as made, offline(folder):
+        _copy(folder, made, None)
+        for name in _PROCESSORS:
+            if (folder / name).exists():
+                values = read_config(folder / name)
+                keys = [key for key in values if not key.startswith("_")]
+                (made / name).write_text(json.dumps(allowed(folder / name, values, keys)), "utf-8")
+        _copy_chat_template(folder, made)
+        try:
+            return kind.from_pretrained(made, local_files_only=True, trust_remote_code=False)  # type: ignore[attr-defined]
+        except Exception as error:  # `tokenizers` raises a bare Exception
+            raise _unusable(folder, error) from error
+
+
+def _copy_chat_template(folder: Path, into: Path) -> None:
+    found: Any = None
+    if (folder / "chat_template.jinja").exists():
+        found = regular(folder / "chat_template.jinja", _MOST_TEMPLATE).decode("utf-8", "replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if found is None and (folder / name).exists():
+            found = read_config(folder / name).get("chat_template")
+    if isinstance(found, str) and len(found) <= _MOST_TEMPLATE:
+        (into / "chat_template.jinja").write_text(found, "utf-8")
 
 
 @contextmanager

@@ -84,6 +84,9 @@ class Tensors(Protocol):
     def stored(self, name: str) -> torch.Tensor:
         """The tensor in host memory, in the dtype of the file; it may be a view of the mapped file."""
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The dtype that `read` casts the tensor to if it is a floating-point one; that of most is `dtype`."""
+
 
 Reader = Callable[[Sequence[Path], str, "torch.dtype"], Tensors]
 
@@ -163,6 +166,10 @@ class SafetensorsSource:
         starts = range(0, next(iter(one.get_shape()), 0), 1024)
         return all(torch.equal(one[start : start + 1024], two[start : start + 1024]) for start in starts)
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The dtype of floating-point tensors."""
+        return self.dtype
+
     def stored(self, name: str) -> torch.Tensor:
         """The tensor in the mapped file."""
         _, opened, stored = self._places[name]
@@ -172,7 +179,7 @@ class SafetensorsSource:
     def read(self, name: str) -> torch.Tensor:
         """A copy of the tensor on the device, safe from later changes of the file; floating-point ones are cast."""
         tensor = self.stored(name)
-        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        dtype = self.dtype_of(name) if tensor.is_floating_point() else tensor.dtype
         return devices.device(self.device).send(tensor, dtype)
 
 

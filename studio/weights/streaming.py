@@ -186,8 +186,10 @@ class Prefetcher:
 
 def _fill(host: torch.Tensor, group: _Group) -> list[tuple[int, torch.Size, torch.dtype]] | None:
     """Read a group into pinned memory. Returns start, shape and dtype of each tensor, or None if it does not fit."""
-    stored = [group.source.stored(name) for *_, name in group.parameters]
-    dtypes = [group.source.dtype if each.is_floating_point() else each.dtype for each in stored]
+    names = [name for *_, name in group.parameters]
+    stored = [group.source.stored(name) for name in names]
+    dtypes = [group.source.dtype_of(name) if each.is_floating_point() else each.dtype
+              for name, each in zip(names, stored, strict=True)]  # fmt: skip
     sizes = [each.numel() * dtype.itemsize for each, dtype in zip(stored, dtypes, strict=True)]
     ends = _ends(sizes)
     if ends[-1] > len(host):

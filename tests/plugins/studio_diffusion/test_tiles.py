@@ -12,9 +12,9 @@ import torch
 from diffusers import AutoencoderKL
 
 import studio
+from studio.diffusion.layout import tensors_of
 from studio_diffusion.image import STARTER
 from studio_diffusion.latent import TILE, attention_name, build_vae
-from studio_diffusion.layout import tensors_of
 
 
 @pytest.fixture(scope="module")
