@@ -161,7 +161,7 @@ def test_inputs_with_the_name_of_an_option_are_given_as_a_mapping(tmp_path: Path
     with studio.Studio(home=tmp_path / "home", device="cpu", plugins=[plugin]) as host:
         result = host.run(flow)
     assert result["all"].text == "Ann today, Ann today"
-    assert list(result.nodes) == ["first"]
+    assert "first" in result.nodes
 
 
 def test_everything_wrong_is_told_at_once_with_lines_and_the_nearest_names(tmp_path: Path, host: studio.Studio) -> None:
