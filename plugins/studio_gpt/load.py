@@ -206,6 +206,10 @@ class RemappedTensors:
         """The dtype of all tensors."""
         return self.dtype
 
+    def copy_into(self, name: str, memory: Tensor) -> None:
+        """Read the tensor into host memory. Raises as `read` does."""
+        memory.copy_(self.stored(name))
+
     def _arrange(self, name: str, read: Callable[[str], Tensor]) -> Tensor:
         each, pieces = self.plan[name], []
         for i, stored in enumerate(each.names):
@@ -244,6 +248,9 @@ class _GgufTensors:
 
     def dtype_of(self, name: str) -> torch.dtype:
         return self.dtype
+
+    def copy_into(self, name: str, memory: Tensor) -> None:
+        memory.copy_(self.stored(name))
 
     def stored(self, name: str) -> Tensor:
         return torch.from_numpy(self.gguf.tensor(name))

@@ -34,7 +34,10 @@ class MemoryProbe(Protocol):
         """Peak bytes of the call above what was in use before, or None if unknown."""
 
     def resident(self) -> int | None:
-        """Bytes of the process in device memory, including freed memory that `trim` returns, or None if unknown."""
+        """Bytes of the process in device memory, including freed memory that `trim` returns, or None if unknown.
+
+        Pages of mapped files do not count: the system takes them back when it needs memory.
+        """
 
     def recorded(self) -> int:
         """Bytes that recordings (`Device.record`, CUDA graphs) reserve, besides live tensors."""
@@ -77,10 +80,11 @@ class ResidentMemoryProbe(NoMemoryProbe):
         return max(0, _read(_HIGH) - self._before)
 
     def resident(self) -> int | None:
-        """Resident bytes of the process."""
+        """Resident bytes of the process, without those of mapped files."""
         descriptor = os.open(_PAGES, os.O_RDONLY)
         try:
-            return int(os.read(descriptor, 128).split()[1]) * _PAGE_BYTES
+            _, resident, shared, *_ = os.read(descriptor, 128).split()
+            return (int(resident) - int(shared)) * _PAGE_BYTES
         finally:
             os.close(descriptor)
 

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from studio.attention.current import use_dispatch
-from studio.devices import Device, torch_setup
+from studio.devices import torch_setup
 from studio.devices.memory import MemoryProbe
 from studio.engine.calls.call import Calling, ask
 from studio.engine.calls.failures import check_delta, check_finish, check_media, check_state, check_step
 from studio.engine.calls.fingerprint import fingerprint
 from studio.engine.cost.cpu_threads import ThreadTuner
-from studio.engine.cost.profile import Profile, finishes
+from studio.engine.cost.profile import Group, Profile, finishes
+from studio.engine.memory.components import Components
 from studio.engine.memory.heap import Heap
 from studio.engine.scheduling.tracked import TrackedRequest, group_of
 from studio.errors import TimedOut
@@ -32,14 +33,17 @@ _PROBED_FIRST, _PROBED_EVERY = 64, 64  # steps whose memory is measured; that ta
 
 
 class Invoker:
-    """Calls generators on `device`, one call at a time; `probe` measures their memory, `heap` trims freed memory."""
+    """Calls generators on one device, one call at a time. `probe` measures their memory, `heap` trims freed memory, and
+    streamed layers of `components` stay in what a call leaves free.
+    """
 
     def __init__(
         self, clock: Callable[[], float], profile: Profile, probe: MemoryProbe, heap: Heap, threads: ThreadTuner,
-        device: Device,
+        components: Components,
     ) -> None:  # fmt: skip
         self.clock = clock
-        self.profile, self.probe, self.heap, self.threads, self.device = profile, probe, heap, threads, device
+        self.profile, self.probe, self.heap, self.threads = profile, probe, heap, threads
+        self.components, self.device = components, components.device
         self._before: list[
             tuple[TrackedRequest, State, int]
         ] = []  # input states with their fingerprints, during a step
@@ -60,7 +64,10 @@ class Invoker:
             entry.late[:] = [("start", total) for total in look(None, state)]
             return state
 
-        self.heap.trim_for(self.profile.device_peak("cpu"))  # its batch key, and so its peak, is not known yet
+        # Its batch key, and so its peak, is not known yet.
+        peak = self.profile.start_peak(request.generator.name, request.generator.version, self.device.label)
+        self.components.begin_call(peak, self.heap.untracked)
+        self.heap.trim_for(self.profile.device_peak("cpu"))
         entry.rng = rng
         state, peak = yield from self._probed([entry], start, first=False)
         if saved is not None:
@@ -101,7 +108,7 @@ class Invoker:
         states = [entry.state for entry in batch if entry.state is not None]
         limit_s = lead.limit_s if len(batch) == 1 else max(entry.limit_s for entry in batch)
         self._before = list(zip(batch, states, map(fingerprint, states), strict=True))
-        self.heap.trim_for(self.profile.peak(group, len(batch)))
+        self._begin(group, len(batch))
         turn = self.profile.count(group)
         probed = turn < _PROBED_FIRST or not turn % _PROBED_EVERY
         if probed:
@@ -121,7 +128,7 @@ class Invoker:
         self._before = []
         for entry, state, totals in zip(batch, checked, late, strict=True):
             entry.late += [(f"step {state.position}", total) for total in totals]
-        self.profile.record(group, len(batch), ended - begun, self.probe.peak() if probed else None)
+        self.profile.record(group, len(batch), ended - begun, self._peak() if probed else None)
         self.threads.stepped(group, len(batch), ended - begun)
         other = self.threads.due(group, len(batch))
         if other is not None:
@@ -175,7 +182,7 @@ class Invoker:
                 entry.facts = dict(generator.facts(model, entry.request.inputs))
             return made
 
-        self.heap.trim_for(self.profile.peak(finishes(group), len(batch)))
+        self._begin(finishes(group), len(batch))
         first = not self.profile.peak_known(finishes(group), len(batch))
         made, peak = yield from self._probed(batch, finish, first=first)
         media = check_finish(generator, made, len(batch))
@@ -197,12 +204,24 @@ class Invoker:
             return
         self.threads.tried(group, threads, len(batch), self.clock() - begun)
 
+    def _begin(self, group: Group, width: int) -> None:
+        """Free memory for a call, as far as its peak is known. It stays unknown where the probe measures nothing."""
+        peak = self.profile.peak(group, width)
+        known = self.profile.estimated(group, width) or self.profile.count(group) > 0
+        self.components.begin_call(peak if known else None, self.heap.untracked)
+        self.heap.trim_for(peak)
+
+    def _peak(self) -> int | None:
+        """The peak of the call besides streamed layers that have come to stay."""
+        found = self.probe.peak()
+        return None if found is None else max(0, found - self.components.grown)
+
     def _probed(
         self, batch: Sequence[TrackedRequest], work: Callable[[], T], *, first: bool
     ) -> Calling[tuple[T, int | None]]:
         self.probe.begin(first=first)
         made = yield from self._run(batch, work, batch[0].limit_s)
-        return made, self.probe.peak()
+        return made, self._peak()
 
     def _run(
         self, batch: Sequence[TrackedRequest], work: Callable[[], T], limit_s: float, threads: int | None = None

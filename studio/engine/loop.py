@@ -16,7 +16,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 
-from studio import devices
 from studio.devices.memory import MemoryProbe, NoMemoryProbe
 from studio.engine.calls.call import Calling, run_inline
 from studio.engine.calls.failures import as_error, check_key
@@ -79,7 +78,7 @@ class Loop:
         self.queue: FairQueue[TrackedRequest] = FairQueue(max_running)
         models.watcher = self.watcher
         threads = ThreadTuner(self.profile, free=free_threads)
-        self.invoker = Invoker(clock, self.profile, probe, heap, threads, devices.device(models.device))
+        self.invoker = Invoker(clock, self.profile, probe, heap, threads, models.components)
         self._groups = Groups()
         self.completion = Completion(
             self.admission, self.queue, self._groups, self.watcher, saver, clock, later,

@@ -21,38 +21,44 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from studio import devices
 from studio.errors import WeightsError
 from studio.files import check_regular
+from studio.weights.headers import TensorBytes
 
 if TYPE_CHECKING:
     import torch
 
-    from studio.weights.streaming import Prefetcher
+    from studio.weights.streamer import Streamer
 
 M = TypeVar("M", bound="torch.nn.Module")
 Rename = Callable[[str], str | None]
 SMALL = 64 << 10  # bytes; smaller layers stay on the device
 _building = threading.Lock()
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+    "BOOL": "bool",
+}  # fmt: skip
+"""Names of dtypes in safetensors files -> torch's."""
 
 
 @dataclass
 class Streaming:
-    """How modules are streamed, and the memory that their layers need, in bytes.
+    """How modules are streamed: submodules up to `limit` bytes as a whole, larger ones in parts.
 
-    Attributes:
-        limit: submodules up to this size are streamed as a whole; larger ones in parts.
-        largest: the largest group of layers.
-        at_once: groups on the device at a time: two if one is prefetched while another computes.
-        prefetcher: copies groups to the device ahead of time; shared by all modules that are streamed.
+    `streamer` brings their groups of layers to the device; the host has one for each device.
     """
 
     limit: int
-    largest: int = 0
-    at_once: int = 1
-    prefetcher: Prefetcher | None = None
+    streamer: Streamer | None = None
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest group of layers."""
+        return self.streamer.largest if self.streamer else 0
 
     @property
     def passing(self) -> int:
-        """Bytes on the device for streamed layers."""
-        return self.largest * self.at_once
+        """Bytes on the device for groups of layers that do not stay."""
+        return self.streamer.passing if self.streamer else 0
 
 
 class ModuleHolder(Protocol):
@@ -84,6 +90,9 @@ class Tensors(Protocol):
     def stored(self, name: str) -> torch.Tensor:
         """The tensor in host memory, in the dtype of the file; it may be a view of the mapped file."""
 
+    def copy_into(self, name: str, memory: torch.Tensor) -> None:
+        """Read the tensor into host memory of its shape, cast to the dtype of that."""
+
     def dtype_of(self, name: str) -> torch.dtype:
         """The dtype that `read` casts the tensor to if it is a floating-point one; that of most is `dtype`."""
 
@@ -104,8 +113,8 @@ _holder: ContextVar[ModuleHolder | None] = ContextVar("studio_holder", default=N
 
 @contextmanager
 def hosting(holder: ModuleHolder | None, how: Streaming | None) -> Iterator[None]:
-    """Within the block, in this thread, `module` streams if `how` is given, else it shares through `holder`."""
-    tokens = _streaming.set(how), _holder.set(None if how else holder)
+    """Within the block, in this thread, `module` shares through `holder`, and streams if `how` is given."""
+    tokens = _streaming.set(how), _holder.set(holder)
     try:
         yield
     finally:
@@ -124,6 +133,7 @@ class SafetensorsSource:
 
         self.files, self.device, self.dtype = files, device, dtype
         self._places: dict[str, tuple[Path, Any, str]] = {}
+        self._bytes: dict[Path, TensorBytes] = {}
         for file in files:
             try:
                 check_regular(file)  # opening a pipe would block
@@ -169,6 +179,22 @@ class SafetensorsSource:
     def dtype_of(self, name: str) -> torch.dtype:
         """The dtype of floating-point tensors."""
         return self.dtype
+
+    def copy_into(self, name: str, memory: torch.Tensor) -> None:
+        """Read the tensor into host memory of its shape, cast to the dtype of that. Raises WeightsError."""
+        import torch
+
+        file, _, stored = self._places[name]
+        if file not in self._bytes:
+            self._bytes[file] = TensorBytes(file)
+        dtype = getattr(torch, _DTYPES.get(self._bytes[file].dtype(stored), ""), None)
+        if dtype is None:
+            memory.copy_(self.stored(name))
+            return
+        target = memory if memory.dtype == dtype else torch.empty(memory.shape, dtype=dtype)
+        self._bytes[file].read_into(stored, target.view(-1).view(torch.uint8).numpy().data)
+        if target is not memory:
+            memory.copy_(target)
 
     def stored(self, name: str) -> torch.Tensor:
         """The tensor in the mapped file."""

@@ -164,6 +164,19 @@ class Profile:
         """Whether the peak of such a call has been measured."""
         return width in self._peaks.get(unthreaded(group), {})
 
+    def estimated(self, group: Group, width: int) -> bool:
+        """Whether `peak` rests on a measurement of this batch size or a smaller one."""
+        return any(known <= width for known in self._peaks.get(unthreaded(group), {}))
+
+    def start_peak(self, generator: str, version: str, device: str) -> int | None:
+        """The highest measured peak of the generator's `start` calls of any shape, in bytes, or None."""
+        asked = (generator, version, device, "start")
+        return max(
+            (max(widths.values()) for group, widths in self._peaks.items()
+             if widths and (group.generator, group.version, group.device, group.call) == asked),
+            default=None,
+        )  # fmt: skip
+
     def max_peak(self, group: Group) -> int:
         """The highest peak of any call of one state of this shape: start, step or finish."""
         return max(self.peak(group._replace(call=call), 1) for call in CALLS)

@@ -5,6 +5,9 @@ equal. Offload: a model that is evicted from a CUDA device leaves its components
 they are restored by an async copy on a stream of its own, concurrently with computation. The ledger of the device
 counts each component on it once; the ledger of the host counts offloaded components.
 
+A component may be streamed (see `studio.weights.streaming`): then its `size` is what always stays, and groups of its
+layers stay as far as the budget allows. The ledger counts them as one holder, the device's streamer.
+
 Try it: ``pytest tests/studio/engine/memory/test_components.py``
 """
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from studio.weights.loading import Pack
+    from studio.weights.streamer import Streamer
 
 
 @dataclass(eq=False)
@@ -51,6 +55,51 @@ class Components:
         self._components: dict[Hashable, Component] = {}
         self._made = threading.local()
         self._landed: list[tuple[Component, Copy]] = []  # whose duration is not read yet
+        self._streamer: Streamer | None = None
+
+    @property
+    def streamer(self) -> Streamer:
+        """Brings the layers of streamed components to the device."""
+        if self._streamer is None:
+            from studio.weights.streamer import Streamer
+
+            self._streamer = Streamer(self.device, self.ledger, self.host)
+        return self._streamer
+
+    @property
+    def droppable(self) -> int:
+        """Bytes of streamed layers that stay on the device only for speed."""
+        return self._streamer.residency.held if self._streamer else 0
+
+    @property
+    def grown(self) -> int:
+        """Bytes of streamed layers that have come to stay during the current call."""
+        return self._streamer.grown if self._streamer else 0
+
+    def drop(self, size: float) -> None:
+        """Drop streamed layers until `size` bytes are free, as far as there are any."""
+        if self._streamer is not None:
+            self._streamer.free(size)
+
+    def drop_for_good(self) -> bool:
+        """Memory has run out: drop all streamed layers, and let fewer stay from now on. False if there were none."""
+        return self._streamer is not None and self._streamer.out_of_memory()
+
+    def begin_call(self, peak: int | None, untracked: int) -> None:
+        """A call begins whose peak is `peak` bytes: streamed layers may stay in what that and all else leave free.
+
+        None is a peak that was never measured: then no layers stay, so that it is measured within the budget.
+        """
+        if self._streamer is None:
+            return
+        free = self.ledger.free + self.droppable - untracked
+        self._streamer.begin(0 if peak is None else free - peak)
+
+    def streamed_bytes(self, components: Collection[Component]) -> int:
+        """Bytes of layers of these components that stay on the device at the moment."""
+        if self._streamer is None:
+            return 0
+        return sum(self._streamer.residency.held_by(component.module) for component in components)
 
     @contextmanager
     def collecting(self) -> Iterator[list[Component]]:
@@ -104,7 +153,12 @@ class Components:
 
     def forget_unused(self) -> None:
         """Delete components without users, as after a failed load."""
-        self._components = {key: component for key, component in self._components.items() if component.users}
+        for key, component in list(self._components.items()):
+            if component.users:
+                continue
+            del self._components[key]
+            if self._streamer is not None:
+                self._streamer.forget(component.module)
 
     def offload(self, components: Collection[Component]) -> None:
         """Copy components to host memory, and free their device memory."""
@@ -112,6 +166,8 @@ class Components:
         self.wait(components)  # a component whose restore is not complete must not be copied
         self.device.drop_recordings()
         for component in components:
+            if self._streamer is not None:
+                self._streamer.offload(component.module)
             _replace(component.module, self.device.to_host)
             component.on_device = False
             self.ledger.release(component)
@@ -161,7 +217,10 @@ class Components:
 def _replace(
     module: torch.nn.Module, move: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 ) -> Sequence[torch.Tensor]:
-    """Replace all parameters and buffers by what `move` returns for them, and return that; tied ones stay tied."""
+    """Replace all parameters and buffers by what `move` returns for them, and return that; tied ones stay tied.
+
+    Placeholders of streamed layers stay as they are.
+    """
     import torch
 
     places: dict[int, list[tuple[Any, str]]] = {}
@@ -169,7 +228,7 @@ def _replace(
     for owner in module.modules():
         for table in (owner._parameters, owner._buffers):
             for name, tensor in table.items():
-                if tensor is not None:
+                if tensor is not None and not tensor.is_meta:
                     held[id(tensor)] = tensor
                     places.setdefault(id(tensor), []).append((table, name))
     with torch.no_grad():

@@ -24,10 +24,11 @@ class Model:
     """A model and its facts for the recipe: `weights` maps file names to sha256. All sizes are bytes.
 
     `value` is None unless the model is `resident` (on the device) or `offloaded` (in host memory). `return_s` is how
-    long its last load or restore took. `whole` is the size of its files; if it is `streamed`, `size` is the layers that
-    stay plus the groups that are on the device at a time. `saved` is how much packing saved: loading needs that much
-    more. `components` may be shared with other models; `unshared` bytes of other tensors stay on the device while the
-    components are offloaded. `attention` dispatches its attention calls.
+    long its last load or restore took. `whole` is the size of its files; if it is `streamed`, `size` is the least that
+    it needs: layers that always stay, and `passing` for groups of layers that come and go, in memory that all models
+    share. `saved` is how much packing saved: loading needs that much more. `components` may be shared with other
+    models; `unshared` bytes of other tensors stay on the device while the components are offloaded. `attention`
+    dispatches its attention calls.
     """
 
     value: Any
@@ -42,6 +43,7 @@ class Model:
     whole: int = 0
     saved: int = 0
     streamed: bool = False
+    passing: int = 0
     offloaded: bool = False
     unshared: int = 0
     components: list[Component] = field(default_factory=list)

@@ -149,21 +149,34 @@ class ModelCache:
         return whole - self.components.shared_bytes(model.weights.values())
 
     def evict_for(self, size: float, rank: Rank = any_model) -> bool:
-        """Evict models until `size` bytes are free. Returns False, without evicting any, if that is impossible."""
+        """Free `size` bytes: evict models that no request uses, else drop streamed layers, else evict others as well.
+
+        Returns False, without evicting any, if that is impossible.
+        """
         need = size - self.ledger.free
         if need <= 0:
             return True
+        candidates = self._candidates(rank)
+        idle = [each for each in candidates if not each.rank]
+        for some, rest in ((idle, need), (candidates, need - self.components.droppable)):
+            victims = choose_victims(some, max(0, rest))
+            if victims is not None:
+                break
+        else:
+            if not self._evict_together([each.what for each in candidates], need - self.components.droppable):
+                return False
+            victims = []
+        self._evict(victims)
+        self.components.drop(size - self.ledger.free)
+        return True
+
+    def _candidates(self, rank: Rank) -> list[Candidate[Model]]:
         now = self._clock()
-        candidates = [
+        return [
             Candidate(model, model.bytes_freed - self._staying(model), rank_of, now - model.used, model.return_s)
             for model in self._models.values()
             if model.resident and model.size and (rank_of := rank(model)) is not None
         ]
-        victims = choose_victims(candidates, need)
-        if victims is not None:
-            self._evict(victims)
-            return True
-        return self._evict_together([each.what for each in candidates], need)
 
     def _staying(self, model: Model) -> int:
         """Bytes that stay on the device when the model is offloaded."""
@@ -197,14 +210,17 @@ class ModelCache:
         self._evict(leaving)
         return len(leaving)
 
-    def drop_recordings(self) -> bool:
-        """Free the memory of recorded CUDA graphs. Returns False if there were none."""
+    def drop_for_speed(self) -> str:
+        """Free memory that only saves time, because memory has run out. Returns what it held, or ""."""
         device = self.components.device
-        if not device.recordings:
-            return False
-        device.drop_recordings(short=True)
-        release_freed(self.device)
-        return True
+        if device.recordings:
+            device.drop_recordings(short=True)
+            release_freed(self.device)
+            return "recorded CUDA graphs"
+        if self.components.drop_for_good():
+            release_freed(self.device)
+            return "streamed layers that had stayed"
+        return ""
 
     def resident(self) -> list[Model]:
         """The models on the device."""
@@ -257,7 +273,7 @@ class ModelCache:
                 raise NotEnoughMemory
         begun = self._clock()
         torch_setup.prepare()
-        how = Streaming(limit=(self.ledger.budget or 0) // _STREAMED_PART) if model.streamed else None
+        how = self._streaming(model, rank) if model.streamed else None
 
         def load() -> tuple[Any, list[Component]]:
             with self.components.collecting() as components, hosting(self.components, how):
@@ -271,17 +287,28 @@ class ModelCache:
         self.components.restore(model.components)
         model.resident, model.return_s = True, self._clock() - begun
         self.components.use(model.components, model)
-        self._check_claim(model, rank, how.passing if how else 0)
+        model.passing = how.passing if how else 0
+        self._check_claim(model, rank)
         self.watcher.loaded(model.name, self.device, model.size, begun, self._clock())
 
-    def _check_claim(self, model: Model, rank: Rank, comes: int) -> None:
-        """Measure a loaded model, whose streamed layers take `comes` bytes at a time. A model larger than its files is
-        counted with its real size, or rejected if it does not fit. Files that were not loaded do not count.
+    def _streaming(self, model: Model, rank: Rank) -> Streaming:
+        """How a model is streamed. Models that no request uses make room for its layers to stay."""
+        need = model.whole + self.ledger.used - self.components.droppable - (self.ledger.budget or 0)
+        idle = [each for each in self._candidates(rank) if not each.rank]
+        victims = choose_victims(idle, need) if need > 0 else []
+        self._evict([each.what for each in idle] if victims is None else victims)
+        return Streaming((self.ledger.budget or 0) // _STREAMED_PART, self.components.streamer)
+
+    def _check_claim(self, model: Model, rank: Rank) -> None:
+        """Measure a loaded model. One that is larger than its files is counted with its real size, or rejected if it
+        does not fit. Files that were not loaded do not count.
         """
-        counted = tensor_bytes(model.value, self.device) + comes
+        stays = self.components.streamed_bytes(model.components)
+        counted = tensor_bytes(model.value, self.device) - stays + model.passing
         claimed, model.saved = model.size + model.saved, sum(component.saved for component in model.components)
         model.size = counted if model.components else max(claimed, counted)
-        model.unshared = max(0, model.size - sum(component.size for component in model.components))
+        shared = model.passing + sum(component.size for component in model.components)
+        model.unshared = max(0, model.size - shared)
         self.ledger.hold(model, model.unshared)
         if counted <= claimed:
             return

@@ -1,8 +1,9 @@
 """OOM recovery: the fallbacks that are tried, one at a time, when a call runs out of memory.
 
-In order: drop recorded CUDA graphs (they are soon recorded again), evict idle models, halve the batch size for good,
-ask the generator for a state that needs less (`shrink`: tiles, chunks), evict the models of other requests. Each
-fallback is reported to the requests concerned and noted in their recipes.
+In order: drop recorded CUDA graphs (they are soon recorded again), drop streamed layers that had stayed on the device,
+evict idle models, halve the batch size for good, ask the generator for a state that needs less (`shrink`: tiles,
+chunks), evict the models of other requests. Each fallback is reported to the requests concerned and noted in their
+recipes.
 
 Try it: ``pytest tests/studio/engine/test_memory.py``
 """
@@ -21,7 +22,7 @@ MAX_SHRINKS = 4  # times that the state of a request may be made smaller
 def recover(admission: Admission, batch: list[TrackedRequest]) -> Calling[str]:
     """Apply the next fallback that may help a batch. Returns its description, or "" if none is left."""
     lead = batch[0]
-    if fallback := drop_recordings(admission, lead):
+    if fallback := drop_for_speed(admission, lead):
         return fallback
     if lead.evictions < MAX_EVICTIONS and admission.models.evict_all(admission.rank_idle):
         lead.evictions += 1
@@ -33,21 +34,23 @@ def recover(admission: Admission, batch: list[TrackedRequest]) -> Calling[str]:
     return evict_models(admission, lead)
 
 
-def drop_recordings(admission: Admission, entry: TrackedRequest) -> str:
-    """Drop recorded CUDA graphs, which reserve memory. Returns a description, or "" if there were none."""
-    if entry.evictions >= MAX_EVICTIONS or not admission.models.drop_recordings():
+def drop_for_speed(admission: Admission, entry: TrackedRequest) -> str:
+    """Free memory that only saves time: recorded CUDA graphs, else streamed layers that stay on the device. Returns a
+    description, or "" if there was none.
+    """
+    if entry.evictions >= MAX_EVICTIONS or not (dropped := admission.models.drop_for_speed()):
         return ""
     entry.evictions += 1
-    return "retrying without recorded CUDA graphs"
+    return f"retrying without {dropped}"
 
 
 def evict_models(admission: Admission, entry: TrackedRequest) -> str:
-    """Drop recorded CUDA graphs, else evict idle models, else those of other requests. Returns a description, or "".
+    """Drop what only saves time, else evict idle models, else those of other requests. Returns a description, or "".
 
     Two requests that run out of memory each time would evict each other's models for ever, so a request may do this
     only `MAX_EVICTIONS` times before it completes another step.
     """
-    if fallback := drop_recordings(admission, entry):
+    if fallback := drop_for_speed(admission, entry):
         return fallback
     if entry.evictions >= MAX_EVICTIONS:
         return ""

@@ -16,7 +16,7 @@ from studio.engine.calls.failures import as_error
 from studio.engine.invoke import Invoker
 from studio.engine.observe.watcher import Watcher
 from studio.engine.outcomes.completion import Completion, notify
-from studio.engine.outcomes.out_of_memory import drop_recordings, evict_models, recover
+from studio.engine.outcomes.out_of_memory import drop_for_speed, evict_models, recover
 from studio.engine.scheduling.admission import Admission
 from studio.engine.scheduling.fair_queue import FairQueue
 from studio.engine.scheduling.tracked import TrackedRequest
@@ -114,7 +114,7 @@ class Recovery:
         if isinstance(found, TimedOut):
             self.abandon(lead, found)
         elif isinstance(found, OutOfMemory) and lead.group is not None:
-            fallback = drop_recordings(self.admission, lead)
+            fallback = drop_for_speed(self.admission, lead)
             fallback = fallback or f"retrying with batch size {self.admission.halve_finish(lead.group, len(batch))}"
             for entry in batch:
                 notify(entry, (f"out of memory in finish at batch size {len(batch)}: {fallback}",))
