@@ -120,6 +120,7 @@ class PipelineTensors(SafetensorsSource):
     ) -> None:  # fmt: skip
         super().__init__(files, names.__getitem__, device, dtype)
         self._float32 = float32
+        self._finite: set[str] = set()  # names of tensors that were checked
 
     def dtype_of(self, name: str) -> torch.dtype:
         """The dtype in which a floating-point tensor is read."""
@@ -128,9 +129,21 @@ class PipelineTensors(SafetensorsSource):
     def read(self, name: str) -> Tensor:
         """A copy of the tensor on the device. Raises WeightsError for NaN and infinity."""
         found = super().read(name)
-        if found.is_floating_point() and not _finite(found):
+        self._check(name, found)
+        return found
+
+    def copy_into(self, name: str, memory: Tensor) -> None:
+        """Read the tensor into host memory. Raises WeightsError for NaN and infinity."""
+        super().copy_into(name, memory)
+        self._check(name, memory)
+
+    def _check(self, name: str, found: Tensor) -> None:
+        """Raise WeightsError for NaN and infinity; each tensor is checked once."""
+        if name in self._finite or not found.is_floating_point():
+            return
+        if not _finite(found):
             wide = _finite(self.stored(name).float())
             hint = "load it in float32 or bfloat16" if wide else "download the model again, or use another"
             message = f"the tensor `{name}` of `{self.files[0].parent}` has NaN or infinity in {str(found.dtype)[6:]}"
             raise WeightsError(self.files[0], message, hint=hint)
-        return found
+        self._finite.add(name)

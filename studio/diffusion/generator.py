@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 class PipelineGenerator(Generator["PipelineModel", InputsT, "GuestState"]):
     """A generator that runs the call of a diffusers pipeline; the host steps, batches, previews and resumes it.
 
-    Define `arguments`, and `folder` or `load`; `media` if the pipeline's output needs more than conversion.
+    Define `arguments`, and `folder` or `load`; `media` if the pipeline's output needs more than conversion. A `load`
+    that builds modules without `studio.module` needs ``streams = False``.
     """
 
+    streams = True
     folder: ClassVar[Path | None] = None
     """The model's folder in diffusers' layout, unless the request names another with a `studio.model_field`."""
 
