@@ -2,8 +2,8 @@
 
 The U-Net has random weights, drawn in `load` from a fixed seed, so that nothing need be fetched; to use trained ones,
 name their files in `weights` and read them in `load`. The pipeline runs its own loop, so the host sees one long step:
-it cannot be cancelled within, batched or resumed. A pipeline worth keeping is better written in the stepped form, as
-the example `reaction` is.
+it cannot be cancelled within, batched or resumed. `studio.PipelineGenerator` runs the same pipeline step by step (see
+docs/plugins.md).
 """
 
 from __future__ import annotations
