@@ -169,10 +169,21 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
     raise CannotMerge(f"an output that is a {type(output).__name__}")
 
 
+def shape_of(output: Any) -> Any:
+    """The same structure with one zero in place of each tensor's numbers, for `zeros_like`."""
+    if isinstance(output, Tensor):
+        return torch.zeros((), dtype=output.dtype, device=output.device).expand(output.shape)
+    if isinstance(output, Mapping):
+        return type(output)(**{name: shape_of(each) for name, each in output.items()})
+    if isinstance(output, list | tuple):
+        return type(output)(shape_of(each) for each in output)
+    return output
+
+
 def zeros_like(output: Any) -> Any:
     """The same structure with zeros in place of numbers."""
     if isinstance(output, Tensor):
-        return torch.zeros_like(output)
+        return torch.zeros(output.shape, dtype=output.dtype, device=output.device)
     if isinstance(output, Mapping):
         return type(output)(**{name: zeros_like(each) for name, each in output.items()})
     if isinstance(output, list | tuple):

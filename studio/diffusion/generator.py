@@ -89,6 +89,13 @@ class PipelineGenerator(Generator["PipelineModel", InputsT, "GuestState"]):
         results = stepping.finish(model, states)
         return [self.media(model, state.inputs, result) for state, result in zip(states, results, strict=True)]
 
+    def preview(self, model: PipelineModel, state: GuestState) -> Media | None:
+        """Decode the clean sample that the last step predicted."""
+        from studio.diffusion import stepping
+
+        found = stepping.preview(model, state)
+        return None if found is None else self.media(model, state.inputs, found)
+
     def batch_key(self, state: GuestState) -> Hashable:
         """Requests that wait for equal calls of a module share a step."""
         return state.key

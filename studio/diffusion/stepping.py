@@ -9,6 +9,7 @@ Try it: ``pytest tests/studio/diffusion/test_stepping.py``
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor
 
 import studio
-from studio.diffusion.calls import Batcher, Call, key_of, zeros_like
+from studio.diffusion.calls import Batcher, Call, key_of, shape_of, zeros_like
 from studio.diffusion.guest import Record, Run, modules_of
+from studio.diffusion.predicted import predicted_sample
 
 _ENCODERS = ("text_encoder", "image_encoder", "vision_encoder", "vae", "vqgan", "vqvae", "audio_vae", "movq", "vocoder",
              "safety_checker", "connectors", "image_normalizer", "image_noising", "language_model")  # fmt: skip
@@ -39,9 +41,24 @@ class PipelineModel:
 
     def __init__(self, pipe: Any, device: str, *, resumes: bool = False) -> None:
         self.pipe, self.device, self.resumes = pipe, torch.device(device), resumes
-        self.pipe.set_progress_bar_config(disable=True)
         self.components = modules_of(pipe)
         self.batcher = Batcher(self.components.__getitem__)
+        self._tasks: dict[str, Any] = {}
+
+    def pipeline(self, task: str = "") -> Any:
+        """The pipeline, or another class of diffusers' over the same components, such as its image-to-image one."""
+        if task not in self._tasks:
+            self._tasks[task] = pipe = _of_class(task, self.pipe) if task else self.pipe
+            pipe.set_progress_bar_config(disable=True)
+        return self._tasks[task]
+
+
+def _of_class(task: str, pipe: Any) -> Any:
+    import diffusers
+
+    known = inspect.signature(getattr(diffusers, task).__init__).parameters
+    settings = {name: value for name, value in pipe.config.items() if name in known and not name.startswith("_")}
+    return getattr(diffusers, task)(**settings | {n: each for n, each in pipe.components.items() if n in known})
 
 
 @dataclass(eq=False)
@@ -50,22 +67,26 @@ class Guest:
 
     Attributes:
         arguments: of the pipeline's call, without the random generator.
+        task: the class of the pipeline, if it is not the model's own.
         before: outputs of the calls before the first denoising step.
         taken: the calls of the last step.
+        zeros: outputs of the calls of the loop, with zeros that take no memory, by the calls' keys.
     """
 
     arguments: Mapping[str, Any]
     seed: int
+    task: str = ""
     owner: str = field(default_factory=lambda: f"request-{next(_numbers)}")
     run: Run | None = None
     before: list[Any] = field(default_factory=list)
     taken: list[Call] = field(default_factory=list)
+    zeros: dict[Hashable, Any] = field(default_factory=dict)
 
     def begin(self, model: PipelineModel) -> Run:
         """A new run, parked at its first call."""
         self.close()
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        run = Run(model.pipe, {**self.arguments, "generator": generator}, generator, model.device)
+        run = Run(model.pipeline(self.task), {**self.arguments, "generator": generator}, generator, model.device)
         self.run = run
         weakref.finalize(self, run.close)
         run.go_on(model.components)
@@ -83,27 +104,24 @@ class Guest:
         The calls before the first step are answered from memory. If the pipeline `resumes`, those of the loop are
         answered with zeros, and the state's record is restored at its position; else they are computed again.
         """
-        run = self.begin(model)
-        run.restore = state.record if model.resumes and state.position else None
-        for output in self.before:
-            run.go_on(model.components, output)
-        zeros: dict[Hashable, Any] = {}
-        while run.position < state.position and run.pending is not None:
-            output = self._answer(model, run, zeros)
-            run.go_on(model.components, output)
+        run = self.replay(model, state.position, state.record if model.resumes and state.position else None)
         _raise(self, run)
         self.taken = []
         return run
 
-    def _answer(self, model: PipelineModel, run: Run, zeros: dict[Hashable, Any]) -> Any:
-        call = run.pending
-        assert call is not None
-        if run.restore is None:
-            return model.batcher.run([(call, self.owner)])[0]
-        key = key_of(call, model.components[call.component])
-        if key not in zeros:
-            zeros[key] = zeros_like(model.batcher.run([(call, self.owner)])[0])
-        return zeros_like(zeros[key])
+    def replay(self, model: PipelineModel, position: int, restore: Record | None) -> Run:
+        """A new run at a position: with a record for it in place of what its calls would give, or computed."""
+        run = self.begin(model)
+        run.restore = restore
+        for output in self.before:
+            run.go_on(model.components, output)
+        while run.position < position and run.pending is not None:
+            key = key_of(run.pending, model.components[run.pending.component])
+            if restore is None or key not in self.zeros:
+                output = model.batcher.run([(run.pending, self.owner)])[0]
+                self.zeros[key] = shape_of(output)
+            run.go_on(model.components, output if restore is None else zeros_like(self.zeros[key]))
+        return run
 
     def at(self, model: PipelineModel, state: GuestState) -> Run:
         """The run at the state's position, or further by the step that follows it."""
@@ -154,12 +172,15 @@ class GuestState(studio.State):
         return Record(self.position, self.latents, solver, self.generator)
 
 
-def start(model: PipelineModel, arguments: Mapping[str, Any], rng: studio.Rng, inputs: Any = None) -> GuestState:
+def start(
+    model: PipelineModel, arguments: Mapping[str, Any], rng: studio.Rng, inputs: Any = None, task: str = ""
+) -> GuestState:
     """Begin a pipeline's call with these arguments, and run what comes before the first denoising step.
 
-    Raises what the pipeline raises.
+    `task` is the class of a pipeline over the model's components, if it is not the model's own. Raises what the
+    pipeline raises.
     """
-    guest = Guest(arguments, rng.torch_seed)
+    guest = Guest(arguments, rng.torch_seed, task)
     with _plain_mode():
         run = guest.begin(model)
         while run.pending is not None and not _denoises(run.pending) and not run.position:
@@ -194,6 +215,24 @@ def finish(model: PipelineModel, states: Sequence[GuestState]) -> list[Any]:
     return [run.result for _, run in guests]
 
 
+def preview(model: PipelineModel, state: GuestState) -> Any:
+    """What the pipeline would return if its loop ended now with the predicted clean sample; None before a step."""
+    run = state.guest.run
+    if run is None or run.record is None or run.record.position != state.position or not run.record.taken:
+        return None
+    clean = predicted_sample(model.pipe.scheduler, run.record)
+    other = Guest(state.guest.arguments, state.guest.seed, state.guest.task, before=state.guest.before,
+                  zeros=state.guest.zeros)  # fmt: skip
+    with _plain_mode():
+        last = replace(run.record, position=state.steps, latents=clean)
+        made = other.replay(model, state.steps, last)
+        while made.pending is not None:
+            made.go_on(model.components, model.batcher.run([(made.pending, other.owner)])[0])
+    _raise(other, made)
+    other.close()
+    return made.result
+
+
 def facts(model: PipelineModel) -> dict[str, Any]:
     """The pipeline, its noise schedule, and how a saved state is resumed."""
     scheduler = getattr(model.pipe, "scheduler", None)
@@ -216,6 +255,9 @@ def _round(model: PipelineModel, guests: Sequence[tuple[Guest, Run]]) -> None:
             run = guest.run
             assert run is not None
             guest.taken.append(call)
+            key = key_of(call, model.components[call.component])
+            if key not in guest.zeros:
+                guest.zeros[key] = shape_of(output)
             run.go_on(model.components, output)
             _raise(guest, run)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import studio
-from studio.diffusion.stepping import GuestState, PipelineModel, finish, start, step
+from studio.diffusion.stepping import GuestState, PipelineModel, finish, preview, start, step
 from studio.engine.checkpoints.encoding import decode_state, encode_state
 
 from . import tiny
@@ -135,3 +135,18 @@ def test_a_guest_that_is_let_go_ends_its_thread(bench: Bench) -> None:
     del states
     gc.collect()
     assert threading.active_count() == before
+
+
+def test_a_preview_changes_nothing(bench: Bench) -> None:
+    state = bench.start(1)
+    assert preview(bench.model, state) is None
+    plain = bench.plain(1)
+    shown = []
+    while not state.done:
+        (state,) = step(bench.model, [state])
+        shown.append(tiny.pixels(preview(bench.model, state)))
+    assert all(each.shape == plain.shape for each in shown)
+    made = bench.finish(state)
+    assert np.array_equal(made, plain)
+    errors = [float(np.abs(each - made).mean()) for each in shown]
+    assert errors[-1] == min(errors)
