@@ -75,6 +75,7 @@ __all__ = [
     "Media",
     "Method",
     "ModelRef",
+    "PipelineGenerator",
     "Recipe",
     "Rng",
     "State",

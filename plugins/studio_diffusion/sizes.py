@@ -15,5 +15,6 @@ def parse(text: str, multiple: int, smallest: int, largest: int) -> str:
     match = _SIZE.fullmatch(text.strip())
     sides = [int(side) for side in match.groups()] if match else []
     if not sides or any(side % multiple or not smallest <= side <= largest for side in sides):
-        raise ValueError(f"must be WIDTHxHEIGHT, each a multiple of {multiple} from {smallest} to {largest}")
+        of = f"a multiple of {multiple} " if multiple > 1 else ""
+        raise ValueError(f"must be WIDTHxHEIGHT, each {of}from {smallest} to {largest}")
     return f"{sides[0]}x{sides[1]}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -30,10 +31,31 @@ from studio.diffusion.calls import Call
 
 _PARKING = ("encode", "decode", "generate", "get_image_features", "get_text_features", "get_audio_features")
 """Methods of modules that park, besides the call itself."""
+_LONGEST = 400  # characters of a warning
 
 
 class Closed(BaseException):
     """Ends a guest's thread; pipelines do not catch it."""
+
+
+_told = threading.local()
+"""The warnings of the guest of this thread."""
+
+
+class _Listener(logging.Handler):
+    """Gives the warnings that diffusers logs in a guest's thread to the guest."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append it, once."""
+        warnings: list[str] | None = getattr(_told, "warnings", None)
+        text = " ".join(record.getMessage().split())[:_LONGEST]
+        if warnings is not None and text not in warnings:
+            warnings.append(text)
+
+
+@functools.cache
+def _listen() -> None:
+    logging.getLogger("diffusers").addHandler(_Listener(logging.WARNING))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +85,7 @@ class Run:
         record: the last completed step, or None.
         restore: the record that the run takes over when it comes to its position.
         components: the modules of the model, while the guest runs.
+        warnings: what the pipeline logged as a warning.
     """
 
     def __init__(
@@ -76,6 +99,7 @@ class Run:
         self.result: Any = None
         self.error: BaseException | None = None
         self.ended = False
+        self.warnings: list[str] = []
         self.generator, self.device = generator, device
         self._closed = False
         self._inbox: SimpleQueue[Any] = SimpleQueue()
@@ -117,6 +141,8 @@ class Run:
 
     def _call(self) -> None:
         torch.set_grad_enabled(False)
+        _listen()
+        _told.warnings = self.warnings
         try:
             pipe = guest_copy(self._pipe, self)
             self._pipe = None

@@ -191,6 +191,11 @@ def start(
     return _state(model, guest, run, GuestState(guest=guest, key=None, inputs=inputs))
 
 
+def with_notices(state: GuestState, notices: Sequence[str]) -> GuestState:
+    """The state with notices before its own."""
+    return replace(state, notices=tuple(dict.fromkeys((*notices, *state.notices))))
+
+
 def step(model: PipelineModel, states: Sequence[GuestState]) -> list[GuestState]:
     """One step of each pipeline's scheduler. Raises what a module or a pipeline raises."""
     with _plain_mode():
@@ -297,7 +302,8 @@ def _state(model: PipelineModel, guest: Guest, run: Run, before: GuestState) -> 
     ended = pending is None or (position >= steps and not more)
     if ended:
         position = steps = max(position, 1)
-    made = replace(before, position=position, steps=steps, ended=ended,
+    notices = tuple(dict.fromkeys((*before.notices, *run.warnings)))
+    made = replace(before, position=position, steps=steps, ended=ended, notices=notices,
                    key=None if pending is None else key_of(pending, model.components[pending.component]))  # fmt: skip
     if run.record is None:
         return made

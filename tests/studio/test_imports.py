@@ -23,7 +23,7 @@ LAYERS = (
     ("media", "png", "timed_media", "inputs"),
     ("generator", "extensions", "hookspecs"),
     ("finite",),
-    ("plugins", "models", "attention"),
+    ("plugins", "models", "attention", "diffusion"),
     ("store", "training", "configuration"),
     ("engine", "requests"),
     ("workflow",),

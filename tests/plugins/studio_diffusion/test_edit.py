@@ -21,7 +21,8 @@ from studio.engine.checkpoints.encoding import decode_state, encode_state
 from studio.errors import InputError, MediaError
 from studio.recipe import PluginRef
 from studio_diffusion.edit import Canvas, composite
-from studio_diffusion.image import FAST_GUIDANCE, FAST_STEPS, ImageGenerator
+from studio_diffusion.image import ImageGenerator
+from studio_diffusion.inputs import FAST_GUIDANCE, FAST_STEPS
 from studio_diffusion.samplers import noise_levels
 
 PLUGIN = PluginRef(name="test", version="1")

@@ -1,0 +1,183 @@
+"""Pictures by any text-to-image pipeline of diffusers: its call's arguments from the inputs of `image`.
+
+A pipeline's own defaults hold for what a request does not give. A picture selects the image-to-image or inpainting
+pipeline of the same family, unless the pipeline takes pictures itself (instruction edits).
+
+Try it: ``studio image "a red apple" --model FOLDER``
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from diffusers.pipelines import auto_pipeline
+
+import studio
+from studio.diffusion import stepping
+from studio.diffusion.results import as_media
+from studio.diffusion.stepping import GuestState, PipelineModel
+from studio.errors import InputError, describe
+from studio_diffusion import edit, prompts
+from studio_diffusion.inputs import ImageInputs
+
+step = stepping.step
+
+_TEXT, _IMAGE, _INPAINT = (
+    auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING, auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING,
+)  # fmt: skip
+
+
+def start(model: PipelineModel, inputs: ImageInputs, rng: studio.Rng) -> GuestState:
+    """Begin the pipeline's call. Raises InputError for inputs that it does not take."""
+    for name in ("fast", "cache"):
+        if getattr(inputs, name):
+            raise InputError(name, f"`{name}` is only for Studio's own models", hint=f"leave out `{name}`")
+    task = task_of(model.pipe, picture=inputs.image is not None, mask=_canvas_has_mask(inputs))
+    pipe = model.pipeline(task)
+    arguments, notices = arguments_of(pipe, inputs)
+    try:
+        state = stepping.start(model, arguments, rng, inputs, task)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise InputError("prompt", f"`{type(pipe).__name__}` rejects the request: {describe(error, 300)}",
+                         hint="change the input that it names") from error  # fmt: skip
+    return stepping.with_notices(state, notices)
+
+
+def finish_many(model: PipelineModel, states: Sequence[GuestState]) -> list[studio.Image]:
+    """Decode the latents of all states, batched where possible."""
+    return [_picture(model, state, result) for state, result in
+            zip(states, stepping.finish(model, states), strict=True)]  # fmt: skip
+
+
+def preview(model: PipelineModel, state: GuestState) -> studio.Image | None:
+    """Decode the predicted clean sample."""
+    found = stepping.preview(model, state)
+    return None if found is None else _picture(model, state, found)
+
+
+def facts(model: PipelineModel, inputs: ImageInputs) -> dict[str, Any]:
+    """The pipeline, its noise schedule, and what of the inputs it was given."""
+    task = task_of(model.pipe, picture=inputs.image is not None, mask=_canvas_has_mask(inputs))
+    pipe = model.pipeline(task)
+    defaults = inspect.signature(type(pipe).__call__).parameters
+    steps = inputs.steps or defaults["num_inference_steps"].default
+    guidance = inputs.guidance
+    if guidance is None:
+        guidance = next((defaults[name].default for name in (_guidance_name(pipe),) if name), None)
+    return {**stepping.facts(model), "pipeline": type(pipe).__name__, "steps": steps,
+            **({} if guidance is None else {"guidance": guidance}),
+            "sampler": inputs.sampler or type(pipe.scheduler).__name__}  # fmt: skip
+
+
+def task_of(pipe: Any, *, picture: bool, mask: bool) -> str:
+    """The class of pipeline for a request, or "" for the model's own. Raises InputError if there is none."""
+    name = type(pipe).__name__
+    takes = inspect.signature(type(pipe).__call__).parameters
+    family = next((key for table in (_TEXT, _IMAGE, _INPAINT) for key, each in table.items()
+                   if each.__name__ == name), None)  # fmt: skip
+    if not picture:
+        required = "image" in takes and family is not None and all(each.__name__ != name for each in _TEXT.values())
+        return str(_TEXT[family].__name__) if required and family in _TEXT else ""
+    wanted = "mask_image" if mask else "image"
+    if wanted in takes and ("mask_image" in takes) == mask:
+        return ""
+    table = _INPAINT if mask else _IMAGE
+    if family is None or family not in table:
+        what = "inpainting" if mask else "image-to-image"
+        raise InputError("image", f"a `{name}` model does not support {what}", hint="leave out `image`, or use "
+                         "another model")  # fmt: skip
+    return str(table[family].__name__)
+
+
+def arguments_of(pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The arguments of the pipeline's call, and notices. Raises InputError for inputs that it does not take."""
+    takes = inspect.signature(type(pipe).__call__).parameters
+    asked = prompts.read(inputs.prompt)
+    negative = prompts.read(inputs.negative)
+    notices = (*asked.notices, *negative.notices)
+    if not (asked.plain and negative.plain):
+        notices += ("weights and `BREAK` in the prompt are ignored: this model does not support them",)
+    made: dict[str, Any] = {"prompt": asked.text, "output_type": "np"}
+    given: dict[str, Any] = {
+        "negative_prompt": negative.text or None, "num_inference_steps": inputs.steps,
+        "guidance_rescale": inputs.rescale or None, "strength": inputs.strength,
+    }  # fmt: skip
+    if (name := _guidance_name(pipe)) is not None:
+        given[name] = inputs.guidance
+    elif inputs.guidance is not None:
+        raise _refused(pipe, "guidance")
+    made |= _given(pipe, takes, given)
+    picture, more = _picture_arguments(pipe, inputs)
+    return made | picture, (*notices, *more)
+
+
+_INPUTS = {"negative_prompt": "negative", "num_inference_steps": "steps", "guidance_rescale": "rescale"}
+
+
+def _given(pipe: Any, takes: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in given.items():
+        if value is not None and name not in takes:
+            raise _refused(pipe, _INPUTS.get(name, name))
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _refused(pipe: Any, name: str) -> InputError:
+    return InputError(name, f"a `{type(pipe).__name__}` does not take `{name}`", hint=f"leave out `{name}`")
+
+
+def _guidance_name(pipe: Any) -> str | None:
+    """The argument for classifier-free guidance, or for the guidance embedding of a distilled model."""
+    takes = inspect.signature(type(pipe).__call__).parameters
+    embeds = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "guidance_embeds", None)
+    if "true_cfg_scale" in takes and embeds is False:
+        return "true_cfg_scale"
+    return next((name for name in ("guidance_scale", "true_cfg_scale", "prior_guidance_scale") if name in takes), None)
+
+
+def _canvas_has_mask(inputs: ImageInputs) -> bool:
+    return inputs.image is not None and bool(inputs.mask or inputs.box or inputs.extend)
+
+
+def _picture_arguments(pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Width, height, picture and mask."""
+    takes = inspect.signature(type(pipe).__call__).parameters
+    if inputs.image is None:
+        width, height = inputs.canvas
+        return {"width": width, "height": height} if inputs.size else {}, ()
+    canvas = _canvas(pipe, inputs)
+    height, width = canvas.pixels.shape[:2]
+    made: dict[str, Any] = {"image": PIL.Image.fromarray(canvas.pixels)}
+    if canvas.mask is not None:
+        made["mask_image"] = PIL.Image.fromarray((canvas.mask * 255).round().astype("uint8"))
+    if "width" in takes and (inputs.size or canvas.mask is not None):
+        made |= {"width": width, "height": height}
+    return made, canvas.notices
+
+
+def _canvas(pipe: Any, inputs: ImageInputs) -> edit.Canvas:
+    """The picture fitted to the size, or to its own rounded to what the model draws."""
+    assert inputs.image is not None
+    sides = inputs.sides
+    if not inputs.size:
+        multiple = int(getattr(pipe, "vae_scale_factor", 8)) * 2
+        sides = tuple(max(multiple, side // multiple * multiple) for side in inputs.image.size)  # type: ignore[assignment]
+    return edit.Canvas.of(inputs.image, sides, fit=inputs.fit, mask=inputs.mask, box=inputs.box, extend=inputs.extend)
+
+
+def _picture(model: PipelineModel, state: GuestState, result: Any) -> studio.Image:
+    """The picture, with the original pixels where the mask is black."""
+    made = as_media(studio.Image, model.pipe, result)
+    assert isinstance(made, studio.Image)
+    inputs: ImageInputs = state.inputs
+    if not _canvas_has_mask(inputs):
+        return made
+    canvas = _canvas(model.pipe, inputs)
+    pixels = np.asarray(made.samples(), np.uint8)
+    if canvas.mask is None or pixels.shape != canvas.pixels.shape:
+        return made
+    return studio.Image.from_array(edit.composite(pixels, canvas.pixels, canvas.mask))
