@@ -29,7 +29,10 @@ class ImageInputs(studio.Inputs):
         max_length=2000,
     )
     negative: str = studio.field("", help="negative prompt", max_length=2000, aliases=("negative_prompt",))
-    model: str = studio.model_field("a folder from `studio train image`, or a pulled model")
+    model: str = studio.model_field(
+        "a folder from `studio train image`, a pulled model, or a pipeline of diffusers, whose own defaults hold for "
+        "what is not given"
+    )
     steps: int | None = studio.field(
         None,
         ge=1,

@@ -8,8 +8,7 @@ Try it: ``studio image "a red apple" --model FOLDER``
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,11 @@ from diffusers.pipelines import auto_pipeline
 
 import studio
 from studio.diffusion import stepping
+from studio.diffusion.arguments import arguments, guidance_argument, parameters
+from studio.diffusion.arguments import facts as facts_of
 from studio.diffusion.results import as_media
 from studio.diffusion.stepping import GuestState, PipelineModel
-from studio.errors import InputError, describe
+from studio.errors import InputError
 from studio_diffusion import edit, prompts
 from studio_diffusion.inputs import ImageInputs
 
@@ -38,14 +39,8 @@ def start(model: PipelineModel, inputs: ImageInputs, rng: studio.Rng) -> GuestSt
         if getattr(inputs, name):
             raise InputError(name, f"`{name}` is only for Studio's own models", hint=f"leave out `{name}`")
     task = task_of(model.pipe, picture=inputs.image is not None, mask=_canvas_has_mask(inputs))
-    pipe = model.pipeline(task)
-    arguments, notices = arguments_of(pipe, inputs)
-    try:
-        state = stepping.start(model, arguments, rng, inputs, task)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise InputError("prompt", f"`{type(pipe).__name__}` rejects the request: {describe(error, 300)}",
-                         hint="change the input that it names") from error  # fmt: skip
-    return stepping.with_notices(state, notices)
+    made, notices = arguments_of(model.pipeline(task), inputs)
+    return stepping.with_notices(stepping.start(model, made, rng, inputs, task), notices)
 
 
 def finish_many(model: PipelineModel, states: Sequence[GuestState]) -> list[studio.Image]:
@@ -63,21 +58,14 @@ def preview(model: PipelineModel, state: GuestState) -> studio.Image | None:
 def facts(model: PipelineModel, inputs: ImageInputs) -> dict[str, Any]:
     """The pipeline, its noise schedule, and what of the inputs it was given."""
     task = task_of(model.pipe, picture=inputs.image is not None, mask=_canvas_has_mask(inputs))
-    pipe = model.pipeline(task)
-    defaults = inspect.signature(type(pipe).__call__).parameters
-    steps = inputs.steps or defaults["num_inference_steps"].default
-    guidance = inputs.guidance
-    if guidance is None:
-        guidance = next((defaults[name].default for name in (_guidance_name(pipe),) if name), None)
-    return {**stepping.facts(model), "pipeline": type(pipe).__name__, "steps": steps,
-            **({} if guidance is None else {"guidance": guidance}),
-            "sampler": inputs.sampler or type(pipe.scheduler).__name__}  # fmt: skip
+    found = facts_of(model.pipeline(task), inputs.steps, inputs.guidance) | stepping.facts(model)
+    return found | ({"sampler": inputs.sampler} if inputs.sampler else {})
 
 
 def task_of(pipe: Any, *, picture: bool, mask: bool) -> str:
     """The class of pipeline for a request, or "" for the model's own. Raises InputError if there is none."""
     name = type(pipe).__name__
-    takes = inspect.signature(type(pipe).__call__).parameters
+    takes = parameters(pipe)
     family = next((key for table in (_TEXT, _IMAGE, _INPAINT) for key, each in table.items()
                    if each.__name__ == name), None)  # fmt: skip
     if not picture:
@@ -96,47 +84,18 @@ def task_of(pipe: Any, *, picture: bool, mask: bool) -> str:
 
 def arguments_of(pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The arguments of the pipeline's call, and notices. Raises InputError for inputs that it does not take."""
-    takes = inspect.signature(type(pipe).__call__).parameters
     asked = prompts.read(inputs.prompt)
     negative = prompts.read(inputs.negative)
     notices = (*asked.notices, *negative.notices)
     if not (asked.plain and negative.plain):
         notices += ("weights and `BREAK` in the prompt are ignored: this model does not support them",)
-    made: dict[str, Any] = {"prompt": asked.text, "output_type": "np"}
-    given: dict[str, Any] = {
-        "negative_prompt": negative.text or None, "num_inference_steps": inputs.steps,
-        "guidance_rescale": inputs.rescale or None, "strength": inputs.strength,
-    }  # fmt: skip
-    if (name := _guidance_name(pipe)) is not None:
-        given[name] = inputs.guidance
-    elif inputs.guidance is not None:
-        raise _refused(pipe, "guidance")
-    made |= _given(pipe, takes, given)
+    made = arguments(pipe, {
+        "prompt": ("prompt", asked.text), "negative": ("negative_prompt", negative.text or None),
+        "steps": ("num_inference_steps", inputs.steps), "guidance": (guidance_argument(pipe), inputs.guidance),
+        "rescale": ("guidance_rescale", inputs.rescale or None), "strength": ("strength", inputs.strength),
+    })  # fmt: skip
     picture, more = _picture_arguments(pipe, inputs)
-    return made | picture, (*notices, *more)
-
-
-_INPUTS = {"negative_prompt": "negative", "num_inference_steps": "steps", "guidance_rescale": "rescale"}
-
-
-def _given(pipe: Any, takes: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in given.items():
-        if value is not None and name not in takes:
-            raise _refused(pipe, _INPUTS.get(name, name))
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _refused(pipe: Any, name: str) -> InputError:
-    return InputError(name, f"a `{type(pipe).__name__}` does not take `{name}`", hint=f"leave out `{name}`")
-
-
-def _guidance_name(pipe: Any) -> str | None:
-    """The argument for classifier-free guidance, or for the guidance embedding of a distilled model."""
-    takes = inspect.signature(type(pipe).__call__).parameters
-    embeds = getattr(getattr(getattr(pipe, "transformer", None), "config", None), "guidance_embeds", None)
-    if "true_cfg_scale" in takes and embeds is False:
-        return "true_cfg_scale"
-    return next((name for name in ("guidance_scale", "true_cfg_scale", "prior_guidance_scale") if name in takes), None)
+    return {"output_type": "np"} | made | picture, (*notices, *more)
 
 
 def _canvas_has_mask(inputs: ImageInputs) -> bool:
@@ -145,7 +104,7 @@ def _canvas_has_mask(inputs: ImageInputs) -> bool:
 
 def _picture_arguments(pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Width, height, picture and mask."""
-    takes = inspect.signature(type(pipe).__call__).parameters
+    takes = parameters(pipe)
     if inputs.image is None:
         width, height = inputs.canvas
         return {"width": width, "height": height} if inputs.size else {}, ()

@@ -93,5 +93,5 @@ def _notices(inputs: Any) -> Iterator[str]:
         if w * height != h * width:
             how = "it was padded with white" if inputs.fit == "letterbox" else "it was cropped"
             yield f"`{name}` is {w}x{h}, the video {width}x{height}: {how}"
-    if inputs.extend and inputs.extend.fps != inputs.fps and "fps" in inputs.model_fields_set:
+    if inputs.extend and inputs.extend.fps != inputs.fps:
         yield f"`fps` is ignored: the video keeps the {inputs.extend.fps:g} frames per second of the clip"

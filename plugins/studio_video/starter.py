@@ -152,6 +152,11 @@ def finish(model: LatentVideo, state: VideoState) -> studio.Video:
     return studio.Video(torch.cat([state.before, made, state.after]).numpy(), state.fps)
 
 
+def finish_many(model: LatentVideo, states: Sequence[VideoState]) -> list[studio.Video]:
+    """Decode the latents of all states, one clip after another."""
+    return [finish(model, state) for state in states]
+
+
 def preview(model: LatentVideo, state: VideoState) -> studio.Image | None:
     """The middle frame of the predicted x_0."""
     if state.x0_before is None:

@@ -1,8 +1,8 @@
 """The generator `video`: text-to-video, image-to-video and clip extension, by default with the plugin's starter
 weights.
 
-It declares the inputs and dispatches by model: to starter.py for Studio's own models, to stock.py for folders in the
-layout of diffusers' video pipelines. Importing this loads no torch; `load` does.
+It declares the inputs and dispatches by model: to starter.py for Studio's own models, to stock.py for pipelines of
+diffusers. Importing this loads no torch; `load` does.
 
 Try it: ``studio video "a dog bouncing" -o dog.mp4``
 """
@@ -11,29 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
-from studio.devices.precision import fast_dtype
 from studio.errors import WeightsError
 from studio_diffusion import prompts, sizes
 from studio_diffusion.image import STARTER as PICTURES
 from studio_video import fit
 
-if TYPE_CHECKING:
-    from studio_video.latent import LatentVideo
-    from studio_video.stock import StockVideo
-
-    Model: TypeAlias = LatentVideo | StockVideo
-
 WEIGHTS = Path(__file__).parent / "weights"
 SHARED = ("tokenizer", "text_encoder", "vae")
 SMALLEST, LARGEST, MULTIPLE, MOST_FRAMES = 64, 2048, 16, 1024
+FPS, SIZE, FRAMES, STEPS, GUIDANCE = 12.0, "128x128", 16, 20, 4.0  # of the starter
+SAMPLERS = ("dpmpp-2m", "euler")
+"""The starter's samplers, the default first."""
 
 
-class VideoGenerator(studio.Generator):
+class VideoGenerator(studio.PipelineGenerator):
     """Make a short video from a prompt, from pictures, or by extending a clip."""
 
     name = "video"
@@ -46,13 +42,20 @@ class VideoGenerator(studio.Generator):
 
         prompt: str = studio.field(help="prompt, in English: the thing and its motion", min_length=1, max_length=2000)
         negative: str = studio.field("", help="negative prompt", max_length=2000, aliases=("negative_prompt",))
-        fps: float = studio.field(12, ge=1, le=60, help="frames per second")
+        model: str = studio.model_field(
+            "a folder from `studio train video`, a pulled model, or a video pipeline of diffusers, whose own defaults "
+            "hold for what is not given"
+        )
+        fps: float | None = studio.field(None, ge=1, le=60, help="frames per second. Default: 12")
         size: str = studio.field(
+            "",
+            help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}. Default: "
             "128x128",
-            help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}",
             aliases=("{width}x{height}",),
         )
-        frames: int = studio.field(16, ge=1, le=MOST_FRAMES, help="number of new frames", aliases=("num_frames",))
+        frames: int | None = studio.field(
+            None, ge=1, le=MOST_FRAMES, help="number of new frames. Default: 16", aliases=("num_frames",)
+        )
         image: studio.Image | None = studio.field(None, help="first frame (image-to-video)")
         to: studio.Image | None = studio.field(None, help="last frame")
         extend: studio.Video | None = studio.field(None, help="clip to extend; the new frames are appended")
@@ -60,22 +63,22 @@ class VideoGenerator(studio.Generator):
             "letterbox", choices=fit.WAYS, help="how to fit pictures and clips of another aspect ratio: pad or crop"
         )
         loop: bool = studio.field(False, help="make a seamless loop")
-        model: str = studio.model_field("a folder from `studio train video`, or a pulled model")
-        steps: int = studio.field(
-            20,
+        steps: int | None = studio.field(
+            None,
             ge=1,
             le=1000,
-            help="denoising steps; more are slower, with more detail",
+            help="denoising steps; more are slower, with more detail. Default: 20",
             aliases=("num_inference_steps",),
         )
-        guidance: float = studio.field(
-            4.0,
-            ge=1,
+        guidance: float | None = studio.field(
+            None,
+            ge=0,
             le=30,
-            help="guidance scale: how closely to follow the prompt; 1 is off and twice as fast",
+            help="guidance scale: how closely to follow the prompt; 1 is off and twice as fast. Default: 4",
             aliases=("guidance_scale",),
         )
-        sampler: str = studio.field("dpmpp-2m", choices=("dpmpp-2m", "euler"), help="sampler (ODE solver)")
+        sampler: str = studio.field("", help=f"sampler (ODE solver): {' or '.join(SAMPLERS)}; with `model` any that "
+                                    f"fits it. Default: {SAMPLERS[0]}")  # fmt: skip
         attention: str = studio.field(
             "full", choices=("full", "window", "factorised"),
             help="attention pattern: full; alternating local windows and groups of frames; or alternating spatial and "
@@ -99,15 +102,23 @@ class VideoGenerator(studio.Generator):
 
         @field_validator("size")
         @classmethod
-        def _parse_size(cls, value: str) -> str:
-            return sizes.parse(value, MULTIPLE, SMALLEST, LARGEST)
+        def _parse_size(cls, value: str, info: ValidationInfo) -> str:
+            multiple = 1 if info.data.get("model") else MULTIPLE
+            return sizes.parse(value, multiple, SMALLEST, LARGEST) if value else ""
+
+        @field_validator("sampler")
+        @classmethod
+        def _of_the_starter(cls, value: str, info: ValidationInfo) -> str:
+            if value and value not in SAMPLERS and not info.data.get("model"):
+                raise ValueError(f"must be {' or '.join(SAMPLERS)}; other models may have others")
+            return value
 
         @field_validator("frames", mode="before")
         @classmethod
         def _not_endless(cls, value: Any, info: ValidationInfo) -> Any:
             count = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 20 else value
             if isinstance(count, int) and count > MOST_FRAMES:
-                size = info.data.get("size", "128x128")
+                size = info.data.get("size") or SIZE
                 takes = _memory(count, *(int(side) for side in size.split("x")))
                 raise ValueError(f"must be from 1 to {MOST_FRAMES}; {count:,} frames of {size} would need {takes}")
             return value
@@ -119,25 +130,33 @@ class VideoGenerator(studio.Generator):
             if self.to and self.loop:
                 raise ValueError("`to` and `loop` exclude each other: leave out one of them")
             kept = bool(self.image) + bool(self.to)
-            if self.frames <= max(kept, int(self.loop)):
+            if (self.frames or FRAMES) <= max(kept, int(self.loop)):
                 raise ValueError(f"`frames` is {self.frames}; with `image`, `to` or `loop` it must be larger")
             return self
 
         @property
         def sides(self) -> tuple[int, int]:
-            """Width and height in pixels."""
-            width, height = self.size.split("x")
+            """Width and height in pixels, the starter's if none are given."""
+            width, height = (self.size or SIZE).split("x")
             return int(width), int(height)
+
+        def of_the_starter(self) -> Self:
+            """The inputs with the starter's defaults for those that are not given."""
+            fps = FPS if self.extend is None else self.extend.fps
+            usual = {"fps": fps, "size": SIZE, "frames": FRAMES, "steps": STEPS, "guidance": GUIDANCE,
+                     "sampler": SAMPLERS[0]}  # fmt: skip
+            return self.model_copy(update={name: value for name, value in usual.items()
+                                           if getattr(self, name) in (None, "")})  # fmt: skip
 
     def __init__(self, folder: Path = WEIGHTS, shared: Path = PICTURES) -> None:
         """`folder` is the default model; `shared` is the image model whose text encoder and VAE it uses."""
-        self.folder, self.shared = folder, shared
+        self.default, self.shared = folder, shared
 
     def weights(self, ref: studio.ModelRef) -> list[Path]:
         """The safetensors of the network and of the shared components. Raises WeightsError if anything is missing."""
-        folder = ref.path or self.folder
-        if _is_stock(folder):
-            return sorted(folder.rglob("*.safetensors"))
+        folder = self._folder(ref)
+        if is_stock(folder):
+            return super().weights(ref)
         for part in (folder / "config.json", *(self.shared / name for name in SHARED)):
             if not part.exists():
                 reason = f"`{folder}` is not a video model: `{part}` is missing"
@@ -146,35 +165,30 @@ class VideoGenerator(studio.Generator):
         shared = [file for name in SHARED for file in (self.shared / name).glob("*.safetensors")]
         return [*sorted(folder.glob("*.safetensors")), *sorted(shared)]
 
-    def dtype_for(self, device: str) -> str:
-        """bfloat16 where the hardware supports it, else float32."""
-        return fast_dtype(device)
-
-    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Model:
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Any:
         """Load the text encoder, network and VAE, or the pipeline of diffusers."""
         import torch
 
         from studio_video.latent import LatentVideo
-        from studio_video.stock import StockVideo
 
-        folder = ref.path or self.folder
-        if _is_stock(folder):
-            return StockVideo(folder, device, getattr(torch, dtype))
+        folder = self._folder(ref)
+        if is_stock(folder):
+            return super().load(ref, device, dtype)
         return LatentVideo(folder, self.shared, device, getattr(torch, dtype))
 
-    def start(self, model: Model, inputs: Any, rng: studio.Rng) -> studio.State:
+    def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Any:
         """Encode the prompts and the conditioning frames, and sample the noise."""
-        return _backend(model).start(model, inputs, rng)
+        return _backend(model).start(model, _resolved(model, inputs), rng)
 
-    def step(self, model: Model, states: Sequence[Any]) -> Sequence[studio.State]:
+    def step(self, model: Any, states: Sequence[Any]) -> Sequence[Any]:
         """One denoising step for all states."""
         return _backend(model).step(model, states)
 
-    def finish(self, model: Model, state: Any) -> studio.Video:
+    def finish_many(self, model: Any, states: Sequence[Any]) -> list[Any]:
         """Decode the latents."""
-        return _backend(model).finish(model, state)
+        return _backend(model).finish_many(model, states)
 
-    def preview(self, model: Model, state: Any) -> studio.Image | None:
+    def preview(self, model: Any, state: Any) -> studio.Image | None:
         """The middle frame of the predicted x_0."""
         return _backend(model).preview(model, state)
 
@@ -182,20 +196,31 @@ class VideoGenerator(studio.Generator):
         """The state's own key."""
         return state.key
 
-    def facts(self, model: Model, inputs: Any) -> dict[str, Any]:
+    def facts(self, model: Any, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""
-        return _backend(model).facts(model, inputs)
+        return _backend(model).facts(model, _resolved(model, inputs))
+
+    def _folder(self, ref: studio.ModelRef) -> Path:
+        return ref.path or self.default
 
 
-def _is_stock(folder: Path) -> bool:
-    return (folder / "model_index.json").exists()
+def is_stock(folder: Path) -> bool:
+    """Whether this is a pipeline of diffusers: a folder with its index, or a single file."""
+    return folder.is_file() or (folder / "model_index.json").exists()
 
 
-def _backend(model: Model) -> Any:
+def _backend(model: Any) -> Any:
     """The module for this model: `starter`, or `stock` for a pipeline of diffusers."""
+    from studio.diffusion.stepping import PipelineModel
     from studio_video import starter, stock
 
-    return stock if isinstance(model, stock.StockVideo) else starter
+    return stock if isinstance(model, PipelineModel) else starter
+
+
+def _resolved(model: Any, inputs: Any) -> Any:
+    from studio.diffusion.stepping import PipelineModel
+
+    return inputs if isinstance(model, PipelineModel) else inputs.of_the_starter()
 
 
 def _memory(frames: int, width: int, height: int) -> str:

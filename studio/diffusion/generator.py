@@ -101,10 +101,11 @@ class PipelineGenerator(Generator["PipelineModel", InputsT, "GuestState"]):
         return state.key
 
     def facts(self, model: PipelineModel, inputs: InputsT) -> dict[str, Any]:
-        """The pipeline, its scheduler, and how a saved state is resumed."""
-        from studio.diffusion import stepping
+        """The pipeline, its scheduler, its steps and guidance, and how a saved state is resumed."""
+        from studio.diffusion import arguments, stepping
 
-        return stepping.facts(model)
+        given = (getattr(inputs, name, None) for name in ("steps", "guidance"))
+        return arguments.facts(model.pipe, *given) | stepping.facts(model)
 
     def _folder(self, ref: ModelRef) -> Path:
         found = ref.path or self.folder

@@ -25,6 +25,7 @@ import studio
 from studio.diffusion.calls import Batcher, Call, key_of, shape_of, zeros_like
 from studio.diffusion.guest import Record, Run, modules_of
 from studio.diffusion.predicted import predicted_sample
+from studio.errors import InputError, describe
 
 _ENCODERS = ("text_encoder", "image_encoder", "vision_encoder", "vae", "vqgan", "vqvae", "audio_vae", "movq", "vocoder",
              "safety_checker", "connectors", "image_normalizer", "image_noising", "language_model")  # fmt: skip
@@ -177,8 +178,8 @@ def start(
 ) -> GuestState:
     """Begin a pipeline's call with these arguments, and run what comes before the first denoising step.
 
-    `task` is the class of a pipeline over the model's components, if it is not the model's own. Raises what the
-    pipeline raises.
+    `task` is the class of a pipeline over the model's components, if it is not the model's own. Raises InputError for
+    arguments that the pipeline rejects, and what else it raises.
     """
     guest = Guest(arguments, rng.torch_seed, task)
     with _plain_mode():
@@ -187,6 +188,9 @@ def start(
             output = model.batcher.run([(run.pending, guest.owner)])[0]
             guest.before.append(output)
             run.go_on(model.components, output)
+    if isinstance(run.error, ValueError | TypeError | NotImplementedError):
+        message = f"`{type(model.pipeline(task)).__name__}` rejects the request: {describe(run.error, 300)}"
+        raise InputError("inputs", message, hint="change the input that it names") from run.error
     _raise(guest, run)
     return _state(model, guest, run, GuestState(guest=guest, key=None, inputs=inputs))
 
@@ -239,10 +243,8 @@ def preview(model: PipelineModel, state: GuestState) -> Any:
 
 
 def facts(model: PipelineModel) -> dict[str, Any]:
-    """The pipeline, its noise schedule, and how a saved state is resumed."""
-    scheduler = getattr(model.pipe, "scheduler", None)
-    return {"pipeline": type(model.pipe).__name__, "noise_schedule": {"kind": type(scheduler).__name__},
-            "resume": "at its step" if model.resumes else "restart"}  # fmt: skip
+    """How a saved state of the pipeline is resumed."""
+    return {"resume": "at its step" if model.resumes else "restart"}
 
 
 @contextmanager
