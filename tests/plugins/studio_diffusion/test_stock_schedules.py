@@ -111,7 +111,8 @@ def test_a_part_that_is_not_known_is_refused(folder: Path) -> None:
 
 
 CHANGES: list[tuple[str, Any]] = [
-    ("prediction_type", "epsilon"), ("num_train_timesteps", 500), ("algorithm_type", "sde-dpmsolver++"), ("solver_order", 3), ("solver_type", "heun"),
+    ("prediction_type", "epsilon"),
+    ("num_train_timesteps", 500), ("algorithm_type", "sde-dpmsolver++"), ("solver_order", 3), ("solver_type", "heun"),
     ("lower_order_final", False), ("final_sigmas_type", "sigma_min"), ("variance_type", "learned"),
     ("use_karras_sigmas", True), ("use_exponential_sigmas", True), ("use_beta_sigmas", True), ("use_lu_lambdas", True),
     ("use_dynamic_shifting", True), ("thresholding", True), ("euler_at_final", True),
