@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import studio
 from studio.engine import Engine, Request
-from studio.errors import GeneratorFailed, InputError, WeightsError
+from studio.errors import InputError, WeightsError
 from studio.recipe import PluginRef
 from studio.testing import check
 from studio.testing.fake_gpu import FakeGpu
@@ -213,7 +213,7 @@ def test_weights_that_are_not_finite_end_the_request_and_are_named(
     generator = VideoGenerator(folder)
     with Engine("cpu", "float32") as engine:
         request = Request.of(generator, generator.Inputs.parse(SMALL), 4, PluginRef(name="test", version="1"))
-        with pytest.raises(GeneratorFailed, match="the weights themselves contain NaN or infinity: `"):
+        with pytest.raises(WeightsError, match="has NaN or infinity in float32"):
             engine.submit(request).result(500)
 
 

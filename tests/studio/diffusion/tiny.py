@@ -98,7 +98,7 @@ TINY: dict[str, Callable[[], tuple[Any, Arguments]]] = {
 
 def build(name: str) -> tuple[Any, Arguments]:
     """A pipeline with weights from a fixed seed, and its arguments."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return TINY[name]()
 
