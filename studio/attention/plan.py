@@ -49,7 +49,7 @@ def box_cost(device: torch.device) -> BoxCost:
     return BOX_COSTS.get(device.type, BOX_COSTS["cpu"])
 
 
-class Segment(NamedTuple):
+class AxisSegment(NamedTuple):
     """Along one axis: queries `q0` to `q1` attend only to keys `k0` to `k1`; `whole`: each attends to all of them."""
 
     q0: int
@@ -221,7 +221,7 @@ def _positions(grid: tuple[int, ...], box: tuple[slice, ...], device: torch.devi
 _Pattern = tuple[int, tuple[tuple[int, int], ...]]  # of an axis: the number of keys, and each query's range
 
 
-def _relative(local: SpaceTime, axis: int, each: Segment) -> _Pattern:
+def _relative(local: SpaceTime, axis: int, each: AxisSegment) -> _Pattern:
     return each.k1 - each.k0, tuple((a - each.k0, b - each.k0) for a, b in local.sees(axis)[each.q0 : each.q1])
 
 
@@ -248,14 +248,14 @@ def _sent(sees: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
 class Cut(NamedTuple):
     """One way to split an axis: its pairs and keys summed over segments, and the pairs of the largest."""
 
-    segments: tuple[Segment, ...]
+    segments: tuple[AxisSegment, ...]
     pairs: int
     keys: int
     most: int
 
 
 @lru_cache(maxsize=256)
-def axes(local: SpaceTime, heads: int, cost: BoxCost = BOX_COSTS["cpu"]) -> tuple[tuple[Segment, ...], ...]:
+def axes(local: SpaceTime, heads: int, cost: BoxCost = BOX_COSTS["cpu"]) -> tuple[tuple[AxisSegment, ...], ...]:
     """How to split the three axes at the least cost of all blocks; `heads` is the number of heads over all rows.
 
     Large boxes compute keys that some of their queries do not need; small ones cost launches.
@@ -297,7 +297,7 @@ def _cheapest(sees: list[tuple[int, int]], changes: list[int], key_cost: int) ->
 def _cut(sees: list[tuple[int, int]], starts: tuple[int, ...]) -> Cut:
     ends = (*starts[1:], len(sees))
     segments = tuple(
-        Segment(q0, q1, sees[q0][0], sees[q1 - 1][1], sees[q0] == sees[q1 - 1])
+        AxisSegment(q0, q1, sees[q0][0], sees[q1 - 1][1], sees[q0] == sees[q1 - 1])
         for q0, q1 in zip(starts, ends, strict=True)
     )
     pairs = [(each.q1 - each.q0) * (each.k1 - each.k0) for each in segments]

@@ -20,7 +20,7 @@ BLIND = ("CLIP score", "pairwise distance", "Vendi score", "nearest training pic
 """What takes black frames or noise for as good as pictures, and so decides nothing by itself: a bare label such as
 `red` may lie nearer to a black frame than to its disc (tests/studio/evaluation/test_eval.py)."""
 
-Group = Literal["quality", "diversity", "copying", "speed"]
+FigureGroup = Literal["quality", "diversity", "copying", "speed"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Figure:
     """
 
     name: str
-    group: Group
+    group: FigureGroup
     value: float
     interval: tuple[float, float] | None = None
     better: Literal["less", "more", ""] = ""
@@ -86,14 +86,14 @@ def measure(
 
 
 def _mean(
-    name: str, group: Group, values: NDArray[np.floating], better: Literal["less", "more", ""], unit: str = ""
+    name: str, group: FigureGroup, values: NDArray[np.floating], better: Literal["less", "more", ""], unit: str = ""
 ) -> Figure:
     scale = 100.0 if unit == "%" else 1.0
     return Figure(name, group, scale * float(values.mean()), bootstrap.of_mean(scale * values), better, unit)
 
 
 def _statistic(
-    name: str, group: Group, of: Callable[[Vectors], float], vectors: Vectors, better: Literal["less", "more", ""]
+    name: str, group: FigureGroup, of: Callable[[Vectors], float], vectors: Vectors, better: Literal["less", "more", ""]
 ) -> Figure:
     value = of(vectors)
     interval = bootstrap.of_statistic(lambda drawn: of(vectors[drawn]), len(vectors), value)

@@ -1,4 +1,4 @@
-"""`studio generate NAME`: any generator, with flags made from its Inputs."""
+"""`studio generate NAME`: run any generator; its options are generated from its Inputs."""
 
 from __future__ import annotations
 

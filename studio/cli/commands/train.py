@@ -1,4 +1,4 @@
-"""`studio train NAME`: any training recipe, with flags made from its Options."""
+"""`studio train NAME`: run any training recipe; its options are generated from its Options."""
 
 from __future__ import annotations
 

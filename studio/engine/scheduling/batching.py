@@ -1,4 +1,4 @@
-"""Continuous batching: which requests share a step or a finish call, and how many. Pure.
+"""Continuous batching: which requests share a step or a finish call, and the batch size. Pure.
 
 `Groups` keeps the running requests by what they must have in common. `choose_width` chooses the batch size from
 measured step times: it doubles while that raises throughput (states per second) and while a step stays within the
