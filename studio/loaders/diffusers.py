@@ -18,7 +18,7 @@ from studio.loaders import allowed, check_index, check_size, offline, read_confi
 
 def config(kind: str | type, path: Path) -> dict[str, Any]:
     """The keys of a config that the class `kind` declares. Raises WeightsError."""
-    return allowed(path, read_config(path), _declared(kind))
+    return allowed(path, read_config(path), declared(kind))
 
 
 def module(kind: str | type, folder: Path) -> Any:
@@ -36,8 +36,33 @@ def upcasts(kind: type, folder: Path) -> bool:
 
 
 def scheduler(kind: str | type, folder: Path) -> Any:
-    """A scheduler of class `kind`. Raises WeightsError."""
-    return _made(kind, folder / "scheduler_config.json")
+    """A scheduler of class `kind`. Raises WeightsError.
+
+    Its `config` also has the keys that only other schedulers declare: a replacement takes them over.
+    """
+    path = folder / "scheduler_config.json"
+    made, values = _made(kind, path), read_config(path)
+    others = [key for key in values if not key.startswith("_") and key not in made.config]
+    made.register_to_config(**allowed(path, values, others))
+    return made
+
+
+def scheduler_of(kind: str, values: dict[str, Any]) -> Any:
+    """A scheduler of class `kind` with values of another's config; keys that it does not declare are kept there."""
+    known = declared(kind)
+    made = _class(kind).from_config({key: value for key, value in values.items() if key in known})
+    made.register_to_config(**{key: value for key, value in values.items() if key not in known})
+    return made
+
+
+def declared(kind: str | type) -> list[str]:
+    """The keys of a config that the class `kind` declares."""
+    return [name for name in inspect.signature(_class(kind).__init__).parameters if name != "self"]
+
+
+def schedule_arguments(kind: str) -> set[str]:
+    """The arguments of the scheduler's `set_timesteps`."""
+    return set(inspect.signature(_class(kind).set_timesteps).parameters)
 
 
 def pretrained(kind: str, folder: Path) -> Any:
@@ -88,10 +113,6 @@ def _class(kind: str | type) -> Any:
     import diffusers
 
     return getattr(diffusers, kind) if isinstance(kind, str) else kind
-
-
-def _declared(kind: str | type) -> list[str]:
-    return [name for name in inspect.signature(_class(kind).__init__).parameters if name != "self"]
 
 
 def _made(kind: str | type, path: Path) -> Any:
