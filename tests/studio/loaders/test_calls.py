@@ -25,6 +25,8 @@ ELSEWHERE = {
     ("plugins/studio_diffusion/noise.py", "from_config"): "a dict of a class that is named there",
     ("plugins/studio_gpt/tokens.py", "from_str"): "the text of a tokenizer that was checked and built already",
     ("plugins/studio_video/stock.py", "pipeline"): "its own method, and that of studio.loaders",
+    ("plugins/studio_diffusion/stock.py", "pipeline"): "a method of PipelineModel",
+    ("studio/diffusion/stepping.py", "pipeline"): "a method of PipelineModel",
     ("studio/models/hub.py", "HfApi"): "`studio models pull`, the one command that fetches",
     ("studio/models/hub.py", "http_get"): "`studio models pull`, the one command that fetches",
     ("studio/workflow/declare.py", "create_model"): "pydantic's",
