@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from studio.devices import torch_setup
-
-from .forkserver import ForkServer
 
 # Processes that run tests side by side (pytest-xdist) share the cores: each with all of them would wait for the others.
 SHARE = max(1, torch_setup.cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
@@ -30,14 +27,6 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """What else the machine does must not decide what stands in a recipe; test_threads.py takes this back."""
     monkeypatch.setenv(torch_setup.THREADS_VARIABLE, str(SHARE))
-
-
-@pytest.fixture(scope="session")
-def forkserver() -> Iterator[ForkServer]:
-    """Starts Python processes that have imported the libraries; see `tests/forkserver.py` for when not to use it."""
-    server = ForkServer()
-    yield server
-    server.close()
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -4,8 +4,8 @@ A process that imports them needs seconds, and most tests of a process need only
 files, environment and exit code, and with nobody to clean up after it when it is killed. Tests of what a fresh
 interpreter does (imports, equal bytes in another process, installed scripts) start one by `subprocess`.
 
-`ForkServer` speaks to this file run as a program, which imports the libraries, then forks for each request. The child
-sets up what an interpreter has (arguments, environment, working folder, standard streams) and runs the program.
+`run` and `start` speak to this file run as a program, which imports the libraries, then forks for each request. The
+child sets up what an interpreter has (arguments, environment, working folder, standard streams) and runs the program.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -143,6 +144,24 @@ class ForkServer:
         self._process.wait()
 
 
+@cache
+def server() -> ForkServer:
+    """The server of this process, started when it is first needed."""
+    made = ForkServer()
+    atexit.register(made.close)
+    return made
+
+
+def start(arguments: Sequence[str], **options: Any) -> Process:
+    """`ForkServer.start` of this process's server."""
+    return server().start(arguments, **options)
+
+
+def run(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """`ForkServer.run` of this process's server."""
+    return server().run(arguments, **options)
+
+
 def import_libraries() -> None:
     """What most commands import: libraries, and Studio's modules with the plugins'."""
     from studio.devices import torch_setup
@@ -193,7 +212,7 @@ def report_ended(requests: socket.socket) -> None:
             requests.send(json.dumps({"ended": ended[0], "code": code}).encode())
 
 
-def run(request: dict[str, Any]) -> None:
+def interpret(request: dict[str, Any]) -> None:
     """Be the interpreter that was asked for."""
     os.chdir(request["cwd"])
     os.environ.clear()
@@ -223,7 +242,7 @@ def end(request: dict[str, Any]) -> NoReturn:
     """Run it, and end as an interpreter does, but without freeing each object of the libraries."""
     code: object = 0
     try:
-        run(request)
+        interpret(request)
     except SystemExit as error:
         code = error.code
     except BaseException as error:

@@ -4,7 +4,7 @@ A job and its result are JSON and content hashes; media are in a store that both
 in another process: equal jobs give equal results. The local executor is in `local_executor`; a durable queue or a
 remote executor can replace it without a change to the graph or the run.
 
-Try it: ``pytest tests/studio/workflow/test_workflow.py``
+Try it: ``pytest tests/studio/workflow/test_local_executor.py``
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ def _check_template(source: str) -> tuple[Use, ...]:
 class _TemplateCheck:
     """Walks a template's syntax tree; unknown kinds of node are rejected."""
 
-    _PLAIN = ("Template", "TemplateData", "Const", "Compare", "Operand", "And", "Or", "Not", "CondExpr", "If")
+    _PLAIN = ("Template", "TemplateData", "Const", "Compare", "Operand", "And", "Or", "Not", "If")
 
     def __init__(self) -> None:
         self.uses: list[Use] = []
@@ -263,9 +263,8 @@ class _TemplateCheck:
         if special is not None:
             special(node, local, printed)
         elif kind in self._PLAIN:
-            passes = printed and kind == "CondExpr"
             for child in node.iter_child_nodes():
-                self.visit(child, local, passes)
+                self.visit(child, local)
         else:
             word = {"Call": "a call", "Getattr": "an attribute", "Assign": "`set`"}.get(kind, f"`{kind.lower()}`")
             raise UsageError(
@@ -276,6 +275,12 @@ class _TemplateCheck:
     def _output(self, node: Any, local: frozenset[str], _: bool) -> None:
         for child in node.nodes:
             self.visit(child, local, printed=True)
+
+    def _condexpr(self, node: Any, local: frozenset[str], printed: bool) -> None:
+        self.visit(node.test, local)
+        for child in (node.expr1, node.expr2):
+            if child is not None:
+                self.visit(child, local, printed)
 
     def _name(self, node: Any, local: frozenset[str], printed: bool) -> None:
         if node.name not in local:

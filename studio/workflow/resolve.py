@@ -3,7 +3,7 @@
 Media are named by hash (`MediaRef`) and are read only where their content is needed: the text in a template, the scores
 of a pick.
 
-Try it: ``pytest tests/studio/workflow/test_workflow.py``
+Try it: ``pytest tests/studio/workflow/test_resolve.py``
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forkserver import ForkServer
+from tests import forkserver
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,8 +69,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
 class Reader:
     """Runs what is printed, in one folder."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], server: ForkServer, *, fresh: bool) -> None:
-        self._folder, self._environment, self._server = folder, environment, server
+    def __init__(self, folder: Path, environment: dict[str, str], *, fresh: bool) -> None:
+        self._folder, self._environment = folder, environment
         self._fresh = {"python", "console"} if fresh else set()
 
     def run(self, language: str, text: str) -> str:
@@ -82,7 +82,7 @@ class Reader:
                 command, cwd=self._folder, env=self._environment, capture_output=True, text=True, check=False
             )
         else:
-            done = self._server.run(arguments, cwd=self._folder, env=self._environment)
+            done = forkserver.run(arguments, cwd=self._folder, env=self._environment)
         assert done.returncode == 0, f"{text}\nexit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -94,14 +94,12 @@ def without_shell(command: str) -> list[str] | None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_what_is_printed_runs(
-    document: Path, tmp_path: Path, environment: dict[str, str], forkserver: ForkServer
-) -> None:
+def test_what_is_printed_runs(document: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     for name in ("examples", "docs"):
         (folder / name).symlink_to(ROOT / name)
-    reader = Reader(folder, environment, forkserver, fresh=document.name == "README.md")
+    reader = Reader(folder, environment, fresh=document.name == "README.md")
     for block in blocks(document):
         if block.reason:
             continue

@@ -15,6 +15,7 @@ from studio.errors import StoreError, StudioError, UnknownName, UsageError
 from studio.plugins import Plugins
 from studio.scaffold import FAMILIES, package_of, write
 from studio.testing import check
+from tests import forkserver
 
 
 @pytest.mark.parametrize("stepped", [False, True], ids=["simple", "stepped"])
@@ -93,12 +94,17 @@ def run(folder: Path, *command: str, **environment: str) -> str:
 
 def test_from_nothing_to_a_picture(tmp_path: Path) -> None:
     """By its path, as the default suite installs nothing."""
-    studio = [sys.executable, "-m", "studio"]
-    assert run(tmp_path, *studio, "plugins", "new", "soft-glow") == "soft-glow\n"
-    by_path = [*studio, "--plugin", "soft-glow/studio_soft_glow"]
-    run(tmp_path, *by_path, "generate", "soft-glow", "--rings", "5", "--seed", "7", "-o", "first.png")
+
+    def studio(*words: str) -> str:
+        done = forkserver.run(["-m", "studio", *words], cwd=tmp_path)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    assert studio("plugins", "new", "soft-glow") == "soft-glow\n"
+    by_path = ["--plugin", "soft-glow/studio_soft_glow"]
+    studio(*by_path, "generate", "soft-glow", "--rings", "5", "--seed", "7", "-o", "first.png")
     assert (tmp_path / "first.png").read_bytes().startswith(b"\x89PNG")
-    assert "failed" not in run(tmp_path, *by_path, "plugins", "check", "soft-glow")
+    assert "failed" not in studio(*by_path, "plugins", "check", "soft-glow")
 
 
 @pytest.mark.slow

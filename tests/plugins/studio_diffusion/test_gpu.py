@@ -52,12 +52,17 @@ def holds(generator: studio.Generator, inputs: dict[str, Any]) -> None:
     assert numbers["launches_repeated_wide"] < 0.5 * numbers["launches_wide"]
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.slow] * (each not in ("cache", "mask"))) for each in IMAGES]
+)
 def test_pictures(tiny_folder: Path, name: str) -> None:
     holds(ImageGenerator(tiny_folder), SMALL | IMAGES[name])
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp-2m", "unipc", "ddim", "euler", "ddpm"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["dpmpp-2m", "ddpm", *(pytest.param(each, marks=pytest.mark.slow) for each in ("unipc", "ddim", "euler"))],
+)
 def test_pixels(tiny_ddpm: Path, sampler: str) -> None:
     holds(DdpmGenerator(tiny_ddpm), {"steps": 4, "sampler": sampler, "of": "pear"})
 

@@ -34,7 +34,7 @@ def generator(tiny_folder: Path) -> ImageGenerator:
     return ImageGenerator(tiny_folder)
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     with Engine("cpu", request.param) as engine:
         yield engine

@@ -14,17 +14,18 @@ from typing import Any
 
 import studio
 import studio_gpt
+from tests import forkserver
 
 PLUGIN = str(Path(studio_gpt.__file__).parent)
 GREEDY = ["--temperature", "0", "--max-tokens", "6"]
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "studio", "--plugin", PLUGIN, "--device", "cpu", "chat", *words]
+    return ["-m", "studio", "--plugin", PLUGIN, "--device", "cpu", "chat", *words]
 
 
 def talk(said: str, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*words), input=said, capture_output=True, text=True, check=False, timeout=500)
+    done = forkserver.run(command(*words), input=said)
     assert done.returncode == code, done.stderr
     return done
 
@@ -63,8 +64,8 @@ def test_without_a_model_each_message_is_answered_by_itself_and_it_says_what_ans
 
 
 def test_closed_standard_input_is_the_end() -> None:
-    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command("-q")], capture_output=True, text=True,
-                          check=False, timeout=500)  # fmt: skip
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, *command("-q")]
+    done = subprocess.run(closed, capture_output=True, text=True, check=False, timeout=500)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -78,7 +79,7 @@ def test_what_cannot_chat_is_one_error(checkpoints: Any) -> None:
 
 
 def test_its_help_speaks_of_chats_only() -> None:
-    told = subprocess.run([*command(), "--help"], capture_output=True, text=True, check=True, timeout=500).stdout
+    told = forkserver.run([*command(), "--help"]).stdout
     assert "--system" in told
     assert not [each for each in ("with `chat`", "--literal", "--turns", "--prompt ") if each in told]
 
@@ -91,7 +92,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(model: str, tokenizer: Any)
     words = ["--model", model, "--temperature", "3", "--max-tokens", "400", "--seed", "1", "--logit-bias", never]
     environment = {**os.environ, "TERM": "dumb"}
     with subprocess.Popen(
-        command(*words), stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
+        [sys.executable, *command(*words)],
+        stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
         preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # the terminal becomes its own, Ctrl-C too
     ) as process:  # fmt: skip
         os.close(theirs)

@@ -1,12 +1,12 @@
 """`studio text` on the command line: standard output has the text alone, as it comes."""
 
 import json
-import subprocess
-import sys
+
+from tests import forkserver
 
 
 def studio(*argv):
-    return subprocess.run([sys.executable, "-m", "studio", *argv], capture_output=True, text=True, check=False)
+    return forkserver.run(["-m", "studio", *argv])
 
 
 def test_text_goes_to_standard_output_and_json_has_it_too(checkpoints):

@@ -36,7 +36,9 @@ def numbers(generator: studio.Generator, inputs: dict[str, Any]) -> Any:
     return runs_on_a_gpu(Subject(generator, inputs, "cpu", "float32"), 0.0).numbers
 
 
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.slow] * (each not in ("full", "picture"))) for each in CLIPS]
+)
 def test_clips(tiny_video: Path, name: str) -> None:
     found = numbers(VideoGenerator(tiny_video, PICTURES), SMALL | CLIPS[name])
     assert found["waits"] == found["pageable"] == found["not_recorded"] == 0
@@ -56,7 +58,9 @@ def test_clips_of_several_passes(tiny_video: Path, monkeypatch: pytest.MonkeyPat
     assert found["not_recorded"] == 0
 
 
-@pytest.mark.parametrize("name", STOCK_WAITS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.slow] * (each not in ("ltx", "cog-image"))) for each in STOCK_WAITS]
+)
 def test_stock_pipelines(folders: dict[str, Path], name: str) -> None:  # noqa: F811
     more: dict[str, Any] = {"image": PICTURE} if "image" in name else {}
     more |= {"frames": 5} if name == "wan-image" else {}
@@ -64,8 +68,15 @@ def test_stock_pipelines(folders: dict[str, Path], name: str) -> None:  # noqa: 
     assert found["waits"] <= STOCK_WAITS[name]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["ltx", "cog", "cog-image", "ltx-image"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("ltx", "bfloat16"), ("cog-image", "float16")]
+    + [
+        pytest.param(name, dtype, marks=pytest.mark.slow)
+        for name, dtype in (("ltx", "float16"), ("cog", "bfloat16"), ("cog", "float16"), ("cog-image", "bfloat16"),
+                            ("ltx-image", "bfloat16"), ("ltx-image", "float16"))
+    ],
+)  # fmt: skip
 def test_stock_pipelines_in_short_dtypes(folders: dict[str, Path], name: str, dtype: str) -> None:  # noqa: F811
     """All their parts are of the dtype, also after a request with a picture; but for a VAE in float16."""
     generator = VideoGenerator(folders[name.removesuffix("-image") if name == "ltx-image" else name])

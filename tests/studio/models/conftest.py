@@ -125,7 +125,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     from huggingface_hub import constants
 
     with Hub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(
             constants, "ENDPOINT", server.url
@@ -179,7 +179,7 @@ def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     files = {**{f"package/{name}": data for name, data in FILES.items()}, "package/package.json": about}
     handler = type("Registry", (_Registry,), {"tarball": tgz(tmp_path / "model.tgz", files).read_bytes()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/"
         monkeypatch.setenv("npm_config_registry", url)
         monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm-cache"))
@@ -226,6 +226,6 @@ class _Redirecting(BaseHTTPRequestHandler):
 def redirecting(hub: Hub) -> Iterator[Redirecting]:
     """A server that answers in place of the hub and sends questions for files elsewhere."""
     with Redirecting(hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server
         server.shutdown()

@@ -27,9 +27,10 @@ OWN_GENERATORS = sorted(  # those of `gpt` are checked on a tiny model, in tests
     for name in report.generators
 )
 SMALL: dict[str, dict[str, Any]] = {
-    "image": {"prompt": "a red apple", "steps": 4, "size": "64x64"},
-    "ddpm": {"steps": 4},
-    "video": {"prompt": "a dog bouncing", "steps": 4, "frames": 3, "size": "64x64"},
+    "image": {"prompt": "a red apple", "steps": 3, "size": "64x64"},
+    "ddpm": {"steps": 3},
+    "video": {"prompt": "a dog bouncing", "steps": 3, "frames": 2, "size": "64x64"},
+    "dcgan-walk": {"frames": 12, "stops": 2},  # of several steps in tests/plugins/studio_dcgan
 }
 WAITS = {  # for a GPU within a step, at the most; they may only fall. Those of CLIP and DCGAN read what they made
     "image": 0, "ddpm": 0, "video": 0, "dcgan": 2, "dcgan-walk": 2, "embed": 1, "embed-pictures": 1, "clip-rank": 1,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import safetensors.torch
 import torch
 
 from studio.training.peers import Peers
+from tests import forkserver
 
 from . import first, shared
 
@@ -23,9 +26,24 @@ def torchrun(program: ModuleType, *arguments: str) -> list[str]:
     return [*launch, str(program.__file__), *arguments]
 
 
+def run_two(program: ModuleType, *arguments: str) -> None:
+    """Two processes with the environment that torchrun gives them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    processes = [
+        forkserver.start(
+            [str(program.__file__), *arguments],
+            env={**os.environ, **address, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+
+
 def test_two_processes_are_one(tmp_path: Path) -> None:
     shared.train(tmp_path / "alone", 6)
-    subprocess.run(torchrun(shared, str(tmp_path / "both"), "6"), check=True, capture_output=True, timeout=500)
+    run_two(shared, str(tmp_path / "both"), "6")
     alone, both = (safetensors.torch.load_file(tmp_path / name / "run.safetensors") for name in ("alone", "both"))
     assert alone.keys() == both.keys()
     for name, value in alone.items():
@@ -35,7 +53,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 
 def test_what_the_first_prepares_is_there_for_the_others(tmp_path: Path) -> None:
-    subprocess.run(torchrun(first, str(tmp_path / "said")), check=True, capture_output=True, timeout=500)
+    run_two(first, str(tmp_path / "said"))
     assert (tmp_path / "said").read_text().splitlines() == ["0 begins", "0 ends", "1 begins", "1 ends"]
     with Peers().first_alone():  # one that is alone waits for nobody
         pass

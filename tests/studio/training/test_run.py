@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from studio.errors import StoreError, StudioError, WeightsError
 from studio.training import run as running
+from tests import forkserver
 
 from . import tiny
 
@@ -106,17 +107,18 @@ def test_a_signal_ends_it_after_the_step_in_hand(
 
 
 def test_ctrl_c_in_a_process_of_its_own(tmp_path: Path) -> None:
-    command = [sys.executable, tiny.__file__, str(tmp_path), "1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while process.stdout.readline().strip() != "3":
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=500)
-    assert process.returncode == -signal.SIGINT
-    run = tiny.start(tmp_path, 1000)
+    command = [tiny.__file__, str(tmp_path / "run"), "1000"]
+    ends, write = os.pipe()
+    with open(ends) as told, (tmp_path / "err").open("w+") as errors:
+        process = forkserver.start(command, stdout=write, stderr=errors)
+        os.close(write)
+        while told.readline().strip() != "3":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == -signal.SIGINT
+    run = tiny.start(tmp_path / "run", 1000)
     assert 4 <= run.step < 1000
-    assert f"stopped at step {run.step};" in err
+    assert f"stopped at step {run.step};" in (tmp_path / "err").read_text()
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(60, marks=pytest.mark.slow)])
@@ -125,8 +127,7 @@ def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:
     folder, other = tmp_path / "killed", tmp_path / "unbroken"
     steps, printed = 3 * kills, ""
     for where, times in ((folder, kills), (other, 0)):  # alike, whatever earlier tests left in this process
-        command = [sys.executable, tiny.__file__, str(where), str(steps), str(times), "1"]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+        ran = forkserver.run([tiny.__file__, str(where), str(steps), str(times), "1"])
         assert ran.returncode == 0, ran.stderr
         printed = printed or ran.stdout
     seen = [json.loads(line)["step"] for line in printed.splitlines() if line != "-"]
@@ -319,16 +320,17 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, which: str) -
 
 
 def test_a_folder_has_one_trainer(tmp_path: Path) -> None:
-    command = [sys.executable, tiny.__file__, str(tmp_path), "100000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()
-    with pytest.raises(StudioError, match=rf"process {process.pid} is training in `{tmp_path}`") as caught:
-        tiny.start(tmp_path)
+    ends, write = os.pipe()
+    with open(ends) as told:
+        process = forkserver.start([tiny.__file__, str(tmp_path), "100000"], stdout=write, stderr=subprocess.DEVNULL)
+        os.close(write)
+        told.readline()
+        with pytest.raises(StudioError, match=rf"process {process.pid} is training in `{tmp_path}`") as caught:
+            tiny.start(tmp_path)
+        process.kill()
+        process.wait()
     assert caught.value.hint is not None
     assert "--work" in caught.value.hint
-    process.kill()
-    process.communicate(timeout=500)
     tiny.finish(tiny.start(tmp_path, STEPS))  # the lock of a killed process holds nobody up
 
 

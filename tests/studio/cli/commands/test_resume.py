@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from studio.cli.lib.destination import Destination
 from studio.cli.main import run
 from studio.errors import UsageError
 from studio.home import default_home
+from tests import forkserver
 
 TOY = Path(__file__).parents[2] / "engine" / "toy_plugin.py"
 # The command saves after every step, so that a kill finds something soon.
@@ -38,8 +38,8 @@ def saved() -> int:
 def kill_midway(*argv: str, count: int) -> None:
     """Run a command and kill it once it has saved `count` more requests than there were."""
     before = saved()
-    command = [sys.executable, "-c", VICTIM, "--plugin", str(TOY), "--device", "cpu", *argv]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    arguments = ["-c", VICTIM, "--plugin", str(TOY), "--device", "cpu", *argv]
+    process = forkserver.start(arguments, stdout=subprocess.DEVNULL)
     while process.poll() is None and saved() < before + count:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from studio.engine import Failed, Notice
 from studio.engine.checkpoints.checkpoint import Checkpoint
 from studio.errors import CheckpointError, UnknownName, WeightsError
 from studio.home import default_home
+from tests import forkserver
 
 TOY = Path(__file__).parents[1] / "toy_plugin.py"
 # A victim saves after every step from the first on, so that a kill may fall into a save as well as into a step.
@@ -49,8 +49,8 @@ def positions():
 
 
 def victim(name, inputs, plugin=TOY, seed=1):
-    command = [sys.executable, "-c", VICTIM, name, str(plugin), str(seed), repr(inputs)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    arguments = ["-c", VICTIM, name, str(plugin), str(seed), repr(inputs)]
+    return forkserver.start(arguments, stdout=subprocess.DEVNULL)
 
 
 def wait_until(process, true):
@@ -74,8 +74,7 @@ def crash(name, count=1, **inputs):
 
 def resume(*arguments, plugin=TOY):
     loaded = ["--plugin", str(plugin)] if plugin else []
-    command = [sys.executable, "-m", "studio", *loaded, "--device", "cpu", "resume", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return forkserver.run(["-m", "studio", *loaded, "--device", "cpu", "resume", *arguments])
 
 
 def check_kills(name, kills, rng, inputs, plugin=TOY):
@@ -123,7 +122,7 @@ def test_tensors_survive_a_kill_and_a_second_one():
     crash("walker", steps=60)
     first = Checkpoint.open(saved()[0]).progress.position
     again = VICTIM.partition("tickets =")[0] + "print([t.result() for t in host.resume().tickets.values()])"
-    second = subprocess.Popen([sys.executable, "-c", again, "walker", str(TOY), "1", "[]"], stdout=subprocess.DEVNULL)
+    second = forkserver.start(["-c", again, "walker", str(TOY), "1", "[]"], stdout=subprocess.DEVNULL)
     wait_until(second, lambda: any(position >= first + 3 for position in positions()))
     second.kill()
     assert second.wait() == -signal.SIGKILL
@@ -137,8 +136,7 @@ def test_parents_and_the_client_survive_a_kill():
         generator="chain", inputs={"steps": 400}, seed=4, parents=("a" * 64,), client="ann", label="mine"
     )
     code = VICTIM.partition("tickets =")[0] + "host.submit(studio.JobSpec.parse(name)).result()"
-    command = [sys.executable, "-c", code, spec.to_json(), str(TOY), "1", "[]"]
-    assert kill_when_saved(subprocess.Popen(command), 0.02)
+    assert kill_when_saved(forkserver.start(["-c", code, spec.to_json(), str(TOY), "1", "[]"]), 0.02)
     with studio.Studio(plugins=[TOY], device="cpu") as host:
         (ticket,) = host.resume().tickets.values()
         assert (ticket.request.spec.client, ticket.request.spec.label) == ("ann", "mine")

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -23,14 +22,14 @@ from studio.engine.observe.status import Status, read
 from studio.engine.observe.trace import Trace
 from studio.errors import StoreError
 from studio.home import default_home
+from tests import forkserver
 
 TOY = Path(__file__).parents[1] / "toy_plugin.py"
 SAMPLE = re.compile(r'[a-z_]+(\{([a-z]+="([^"\\\n]|\\[\\"n])*",?)*\})? (-?[0-9.e+-]+|\+Inf)')
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "studio", "--plugin", str(TOY), "--device", "cpu", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return forkserver.run(["-m", "studio", "--plugin", str(TOY), "--device", "cpu", *arguments])
 
 
 def spans(events, name):
@@ -61,7 +60,7 @@ def test_a_trace_holds_every_piece_of_work(tmp_path, sample_plugin):
 def test_a_trace_of_a_killed_process_lacks_the_bracket_alone(tmp_path):
     path = tmp_path / "trace.json"
     options = ["--plugin", str(TOY), "--trace", str(path), "generate", "chain", "--steps", "100000"]
-    process = subprocess.Popen([sys.executable, "-m", "studio", *options], stderr=subprocess.DEVNULL)
+    process = forkserver.start(["-m", "studio", *options], stderr=subprocess.DEVNULL)
     while process.poll() is None and not (path.exists() and path.read_text().count('"step"') > 20):
         time.sleep(0.01)
     process.kill()
@@ -123,20 +122,8 @@ def test_metrics_are_well_formed_whatever_the_names(names, times, outcome):
 
 
 def test_top_sees_other_processes_and_forgets_the_dead():
-    command = [
-        sys.executable,
-        "-m",
-        "studio",
-        "--plugin",
-        str(TOY),
-        "generate",
-        "chain",
-        "--steps",
-        "100000",
-        "-n",
-        "2",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    words = ["-m", "studio", "--plugin", str(TOY), "generate", "chain", "--steps", "100000", "-n", "2"]
+    process = forkserver.start(words, stderr=subprocess.DEVNULL)
     while process.poll() is None and not any(each["request_steps_per_second"] for each in read(default_home())):
         time.sleep(0.05)
     (engine,) = json.loads(run("top", "--json").stdout)
