@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import studio
 from studio import configuration
 from studio.cli.main import run
-from studio.errors import StoreError, UsageError, WorkflowError
+from studio.errors import StoreError, UsageError
 
 PLUGIN = '''
 import pathlib, studio
@@ -163,40 +162,3 @@ def test_replay_names_the_plugin_that_is_missing(own_home: Path, tmp_path: Path)
     broken = studio.Studio(device="cpu", plugins=[tmp_path / "speak.py"])
     with broken as host, pytest.raises(UsageError, match="not loaded: ZeroDivisionError"):
         host.replay(made)
-
-
-@pytest.mark.parametrize(
-    ("needed", "told"),
-    [
-        ("{multimodal-studio: '>=0.1', Speak-It: null}", None),
-        ("{clip: null, basics: '>=0'}", None),
-        ("{glow: '>=2'}", "needs the plugin `glow` >=2, which is not loaded"),
-        ("{multimodal-studio: '>=99'}", "but `0.1.0`"),
-        ("{speak.it: '>=1'}", r"but `sha256:\w+` is loaded.*a file has no version: .*`speak\.it: null`"),
-        ("{multimodal-studio: newest}", "`newest` is not a version"),
-        ("{multimodal-studio: 1}", "must be text"),
-        ("{'../x': null}", "is not a plugin's name"),
-        ("[glow]", "must be a mapping"),
-    ],
-)
-def test_a_workflow_names_the_plugins_it_needs(own_home: Path, tmp_path: Path, needed: str, told: str | None) -> None:
-    file = tmp_path / "flow.yaml"
-    file.write_text(
-        f"name: x\nplugins: {needed}\nnodes:\n  a: {{use: template, inputs: {{text: x}}}}\noutputs: {{a: '${{a}}'}}\n",
-        "utf-8",
-    )
-    with studio.Studio(device="cpu", plugins=[plugin(tmp_path / "speak_it.py", "speak")]) as host:
-        if told is None:
-            assert host.run(file)["a"].text == "x"
-            return
-        with pytest.raises(WorkflowError, match=r"flow\.yaml:2: ") as caught:
-            host.workflow(file)
-        assert re.search(told, str(caught.value), re.S)
-
-
-def test_a_workflow_in_python_names_them_too(own_home: Path) -> None:
-    flow = studio.Workflow()
-    flow.needs("glow", ">=2")
-    flow.output("a", flow.add("template", text="x"))
-    with studio.Studio(device="cpu") as host, pytest.raises(WorkflowError, match="`glow` >=2, which is not loaded"):
-        host.workflow(flow)
