@@ -40,7 +40,7 @@ def start(model: PipelineModel, inputs: ImageInputs, rng: studio.Rng) -> GuestSt
             raise InputError(name, f"`{name}` is only for Studio's own models", hint=f"leave out `{name}`")
     task = task_of(model.pipe, picture=inputs.image is not None, mask=_canvas_has_mask(inputs))
     made, notices = arguments_of(model.pipeline(task), inputs)
-    return stepping.with_notices(stepping.start(model, made, rng, inputs, task), notices)
+    return stepping.with_notices(stepping.start(model, made, rng, inputs, task, inputs.sampler), notices)
 
 
 def finish_many(model: PipelineModel, states: Sequence[GuestState]) -> list[studio.Image]:
@@ -58,7 +58,8 @@ def preview(model: PipelineModel, state: GuestState) -> studio.Image | None:
 def facts(model: PipelineModel, inputs: ImageInputs) -> dict[str, Any]:
     """The pipeline, its noise schedule, and what of the inputs it was given."""
     task = task_of(model.pipe, picture=inputs.image is not None, mask=_canvas_has_mask(inputs))
-    found = facts_of(model.pipeline(task), inputs.steps, inputs.guidance) | stepping.facts(model)
+    pipe = model.pipeline(task, inputs.sampler)
+    found = facts_of(pipe, inputs.steps, inputs.guidance) | stepping.facts(model)
     return found | ({"sampler": inputs.sampler} if inputs.sampler else {})
 
 

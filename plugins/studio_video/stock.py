@@ -39,7 +39,7 @@ def start(model: PipelineModel, inputs: Any, rng: studio.Rng) -> GuestState:
                              hint=f"leave out `{each}`")  # fmt: skip
     task = task_of(model.pipe, picture=inputs.image is not None)
     made, notices = arguments_of(model.pipeline(task), inputs)
-    return stepping.with_notices(stepping.start(model, made, rng, inputs, task), notices)
+    return stepping.with_notices(stepping.start(model, made, rng, inputs, task, inputs.sampler), notices)
 
 
 def finish(model: PipelineModel, state: GuestState) -> studio.Video:
@@ -58,8 +58,9 @@ def preview(model: PipelineModel, state: GuestState) -> studio.Image | None:
 
 def facts(model: PipelineModel, inputs: Any) -> dict[str, Any]:
     """The pipeline, its noise schedule, and what of the inputs it was given."""
-    pipe = model.pipeline(task_of(model.pipe, picture=inputs.image is not None))
-    return facts_of(pipe, inputs.steps, inputs.guidance) | stepping.facts(model)
+    pipe = model.pipeline(task_of(model.pipe, picture=inputs.image is not None), inputs.sampler)
+    found = facts_of(pipe, inputs.steps, inputs.guidance) | stepping.facts(model)
+    return found | ({"sampler": inputs.sampler} if inputs.sampler else {})
 
 
 def task_of(pipe: Any, *, picture: bool) -> str:

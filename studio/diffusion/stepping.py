@@ -9,6 +9,7 @@ Try it: ``pytest tests/studio/diffusion/test_stepping.py``
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import weakref
@@ -25,6 +26,7 @@ import studio
 from studio.diffusion.calls import Batcher, Call, key_of, shape_of, zeros_like
 from studio.diffusion.guest import Record, Run, modules_of
 from studio.diffusion.predicted import predicted_sample
+from studio.diffusion.schedulers import with_sampler
 from studio.errors import InputError, describe
 
 _ENCODERS = ("text_encoder", "image_encoder", "vision_encoder", "vae", "vqgan", "vqvae", "audio_vae", "movq", "vocoder",
@@ -44,14 +46,20 @@ class PipelineModel:
         self.pipe, self.device, self.resumes = pipe, torch.device(device), resumes
         self.components = modules_of(pipe)
         self.batcher = Batcher(self.components.__getitem__)
-        self._tasks: dict[str, Any] = {}
+        self._pipelines: dict[tuple[str, str], Any] = {}
 
-    def pipeline(self, task: str = "") -> Any:
-        """The pipeline, or another class of diffusers' over the same components, such as its image-to-image one."""
-        if task not in self._tasks:
-            self._tasks[task] = pipe = _of_class(task, self.pipe) if task else self.pipe
+    def pipeline(self, task: str = "", sampler: str = "") -> Any:
+        """The pipeline, or another class of diffusers' over the same components, such as its image-to-image one; with
+        its own scheduler, or that of a sampler (schedulers.py). Raises InputError for one that does not fit.
+        """
+        if (task, sampler) not in self._pipelines:
+            pipe = _of_class(task, self.pipe) if task else self.pipe
+            if sampler:
+                pipe, scheduler = copy.copy(pipe), with_sampler(pipe, sampler)
+                pipe.scheduler = scheduler
             pipe.set_progress_bar_config(disable=True)
-        return self._tasks[task]
+            self._pipelines[task, sampler] = pipe
+        return self._pipelines[task, sampler]
 
 
 def _of_class(task: str, pipe: Any) -> Any:
@@ -68,7 +76,7 @@ class Guest:
 
     Attributes:
         arguments: of the pipeline's call, without the random generator.
-        task: the class of the pipeline, if it is not the model's own.
+        task, sampler: the class of the pipeline and the sampler, if they are not the model's own.
         before: outputs of the calls before the first denoising step.
         taken: the calls of the last step.
         zeros: outputs of the calls of the loop, with zeros that take no memory, by the calls' keys.
@@ -77,6 +85,7 @@ class Guest:
     arguments: Mapping[str, Any]
     seed: int
     task: str = ""
+    sampler: str = ""
     owner: str = field(default_factory=lambda: f"request-{next(_numbers)}")
     run: Run | None = None
     before: list[Any] = field(default_factory=list)
@@ -87,7 +96,9 @@ class Guest:
         """A new run, parked at its first call."""
         self.close()
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        run = Run(model.pipeline(self.task), {**self.arguments, "generator": generator}, generator, model.device)
+        run = Run(
+            model.pipeline(self.task, self.sampler), {**self.arguments, "generator": generator}, generator, model.device
+        )
         self.run = run
         weakref.finalize(self, run.close)
         run.go_on(model.components)
@@ -174,14 +185,15 @@ class GuestState(studio.State):
 
 
 def start(
-    model: PipelineModel, arguments: Mapping[str, Any], rng: studio.Rng, inputs: Any = None, task: str = ""
-) -> GuestState:
+    model: PipelineModel, arguments: Mapping[str, Any], rng: studio.Rng, inputs: Any = None, task: str = "",
+    sampler: str = "",
+) -> GuestState:  # fmt: skip
     """Begin a pipeline's call with these arguments, and run what comes before the first denoising step.
 
-    `task` is the class of a pipeline over the model's components, if it is not the model's own. Raises InputError for
-    arguments that the pipeline rejects, and what else it raises.
+    `task` is the class of a pipeline over the model's components, and `sampler` a name of schedulers.py, if they are
+    not the model's own. Raises InputError for arguments that the pipeline rejects, and what else it raises.
     """
-    guest = Guest(arguments, rng.torch_seed, task)
+    guest = Guest(arguments, rng.torch_seed, task, sampler)
     with _plain_mode():
         run = guest.begin(model)
         while run.pending is not None and not _denoises(run.pending) and not run.position:
@@ -189,7 +201,7 @@ def start(
             guest.before.append(output)
             run.go_on(model.components, output)
     if isinstance(run.error, ValueError | TypeError | NotImplementedError):
-        message = f"`{type(model.pipeline(task)).__name__}` rejects the request: {describe(run.error, 300)}"
+        message = f"`{type(model.pipeline(task, sampler)).__name__}` rejects the request: {describe(run.error, 300)}"
         raise InputError("inputs", message, hint="change the input that it names") from run.error
     _raise(guest, run)
     return _state(model, guest, run, GuestState(guest=guest, key=None, inputs=inputs))
@@ -229,9 +241,9 @@ def preview(model: PipelineModel, state: GuestState) -> Any:
     run = state.guest.run
     if run is None or run.record is None or run.record.position != state.position or not run.record.taken:
         return None
-    clean = predicted_sample(model.pipe.scheduler, run.record)
-    other = Guest(state.guest.arguments, state.guest.seed, state.guest.task, before=state.guest.before,
-                  zeros=state.guest.zeros)  # fmt: skip
+    guest = state.guest
+    clean = predicted_sample(model.pipeline(guest.task, guest.sampler).scheduler, run.record)
+    other = replace(guest, run=None, taken=[], owner=f"{guest.owner}-preview")
     with _plain_mode():
         last = replace(run.record, position=state.steps, latents=clean)
         made = other.replay(model, state.steps, last)

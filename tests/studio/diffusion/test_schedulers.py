@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+import studio
 from studio.diffusion.schedulers import SAMPLERS, SPACINGS, fitting, with_sampler
+from studio.diffusion.stepping import PipelineModel, finish, start, step
 from studio.errors import InputError
 from studio.loaders import diffusers as loaders
 
@@ -59,6 +62,22 @@ def test_a_sampler_has_the_config_that_diffusers_gives_it(tmp_path: Path, name: 
     keys = loaders.declared(kind)
     assert {key: made.config[key] for key in keys} == {key: known.config[key] for key in keys}
     assert made.config.get("clip_sample", False) is False
+
+
+def test_a_guest_with_a_sampler_gives_the_bytes_of_diffusers_with_that_scheduler() -> None:
+    pipe, arguments = tiny.build("StableDiffusionPipeline")
+    model = PipelineModel(pipe, "cpu")
+    with tiny.one_thread():
+        states = [
+            start(model, {**arguments(1), "output_type": "np"}, studio.Rng(1), sampler=name) for name in ("euler-a", "")
+        ]
+        while any(not state.done for state in states):
+            states = [state if state.done else step(model, [state])[0] for state in states]
+        for state, kind in zip(states, ("EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"), strict=True):
+            plain = copy.copy(pipe)
+            plain.scheduler = getattr(whole.diffusers, kind).from_config(pipe.scheduler.config)
+            wanted = plain(**arguments(1), generator=torch.Generator().manual_seed(1), output_type="np")
+            assert np.array_equal(tiny.pixels(finish(model, [state])[0]), tiny.pixels(wanted))
 
 
 def test_a_replaced_sampler_can_be_replaced_again(tmp_path: Path) -> None:
