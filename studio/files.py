@@ -75,9 +75,10 @@ def new_file(
     false.
     """
     path = Path(path)
+    folder = path.parent
     try:
-        sweep_once(path.parent)
-        temporary = Temporary(path.parent)
+        sweep_once(folder)
+        temporary = Temporary(folder)
         try:
             with os.fdopen(os.dup(temporary.descriptor), "wb") as file:
                 yield file
@@ -88,7 +89,7 @@ def new_file(
         finally:
             temporary.close()
         if durable and sync_folder:
-            _sync_folder(path.parent)
+            _sync_folder(folder)
     except FileExistsError as error:
         raise FileTaken(path) from error
     except OSError as error:
@@ -155,6 +156,8 @@ def expanded(path: Path | str) -> Path:
 
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents, if they are missing. Raises StoreError."""
+    if os.path.isdir(path):
+        return path
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

@@ -86,10 +86,10 @@ def look(old: State | None, new: object) -> list[Tensor]:
         if type(value) in _PLAIN or name in unsaved:
             continue
         before = None if old is None else getattr(old, name, None)
-        if value is before:
+        if value is before or not (new_floats := list(_floats(value))):
             continue
         known = set(map(id, _floats(before)))
-        for each in _floats(value):
+        for each in new_floats:
             if id(each) not in known:
                 reading = Reading(each, f"`{name}`")
                 if _elsewhere(each):
@@ -163,24 +163,25 @@ def _floats(value: Any) -> Iterator[Any]:
         for each in value[-_MOST:]:
             if type(each) not in _PLAIN:
                 yield from _floats(each)
+    elif hasattr(cls := type(value), "untyped_storage"):
+        if value.is_floating_point() or value.is_complex():
+            yield value
+    elif cls.__module__ == "numpy":
+        if hasattr(cls, "dtype") and value.dtype.kind in "fc":
+            yield value
     elif isinstance(value, Mapping):
         for each in value.values():
             yield from _floats(each)
-    elif hasattr(value, "untyped_storage"):
-        if value.is_floating_point() or value.is_complex():
-            yield value
-    elif type(value).__module__ == "numpy" and getattr(value, "dtype", None) is not None and value.dtype.kind in "fc":
-        yield value
 
 
 def _elsewhere(x: Any) -> bool:
     """Whether reading a number of it waits for a device."""
-    return hasattr(x, "untyped_storage") and x.device.type != "cpu"
+    return hasattr(type(x), "untyped_storage") and x.device.type != "cpu"
 
 
 def _total(x: Any) -> Any:
     """A number that is not finite if any of `x` is not; halves are summed as float32."""
-    if not hasattr(x, "untyped_storage"):
+    if not hasattr(type(x), "untyped_storage"):
         import numpy as np
 
         with np.errstate(over="ignore", invalid="ignore"):

@@ -18,6 +18,7 @@ import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -209,22 +210,16 @@ class Inputs(BaseModel):
 
     def as_recipe(self) -> dict[str, Any]:
         """The values as JSON, without those that select the weights; media are ``{"sha256", "media_type"}``."""
-        return self.model_dump(mode="json", exclude=set(self._model_parts().values()))
-
-    @classmethod
-    def _model_parts(cls) -> dict[str, str]:
-        """The inputs that set a field of the ModelRef, by field."""
-        extra = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
-        return {str(each[_MODEL]): name for name, each in extra.items() if isinstance(each, dict) and _MODEL in each}
+        return self.model_dump(mode="json", exclude=set(_model_parts(type(self)).values()))
 
     def model_ref(self) -> ModelRef:
         """The weights that these inputs select."""
-        return ModelRef(**{part: getattr(self, name) for part, name in self._model_parts().items()})
+        return ModelRef(**{part: getattr(self, name) for part, name in _model_parts(type(self)).items()})
 
     @classmethod
     def model_ref_in(cls, values: Mapping[str, Any]) -> ModelRef:
         """The same for values that were not validated yet; values that are not text are ignored."""
-        given = {part: values.get(name) for part, name in cls._model_parts().items()}
+        given = {part: values.get(name) for part, name in _model_parts(cls).items()}
         return ModelRef(**{part: value for part, value in given.items() if isinstance(value, str)})
 
     def media(self) -> list[Media]:
@@ -242,16 +237,23 @@ class Inputs(BaseModel):
         """
         resolved = cls.main_names(values)
         for part, given in (("source", model.source), ("variant", model.variant)) if model else ():
-            if given and part not in cls._model_parts():
+            if given and part not in _model_parts(cls):
                 raise InputError("model", f"`model` has the {part} `{given}`, but the generator accepts none")
             if given:
-                resolved[cls._model_parts()[part]] = given
+                resolved[_model_parts(cls)[part]] = given
         for flag in cls.flags():
             if flag.type == "media" and resolved.get(flag.name) is not None:
                 given = resolved[flag.name]
                 many = [_fetch(each, flag.name, fetch) for each in (given if flag.multiple else [given])]
                 resolved[flag.name] = many if flag.multiple else many[0]
         return cls.parse(resolved)
+
+
+@cache
+def _model_parts(cls: type[Inputs]) -> Mapping[str, str]:
+    """The inputs that set a field of the ModelRef, by field."""
+    extra = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+    return {str(each[_MODEL]): name for name, each in extra.items() if isinstance(each, dict) and _MODEL in each}
 
 
 def _fetch(value: Any, name: str, fetch: Callable[[MediaRef], Media]) -> Media:

@@ -76,7 +76,7 @@ class RunRecord(Frozen):
     generator_version: str = Field(default="1", max_length=200)
     plugin: PluginRef
     device: str = Field(default="cpu", max_length=100)
-    batch_width: BatchWidth = BatchWidth(min=1, max=1)
+    batch_width: BatchWidth = Field(default_factory=lambda: BatchWidth(min=1, max=1))
     notices: tuple[str, ...] = ()
     steps: int = Field(default=1, ge=0)
 
@@ -99,8 +99,8 @@ class Recipe(RunRecord):
     """
 
     kind: str = Field(max_length=50)
-    libraries: dict[str, str] = Field(default={})
-    facts: dict[str, JsonValue] = Field(default={})
+    libraries: dict[str, str] = Field(default_factory=dict)
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
     output: MediaRef
     parents: tuple[str, ...] = ()
     created: str | None = Field(default=None, max_length=40)

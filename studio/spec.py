@@ -51,7 +51,7 @@ class ModelRef(Frozen):
     source: str = Field(default="", max_length=4000)
     variant: str = Field(default="", max_length=100)
     revision: str = Field(default="", max_length=200)
-    sha256: dict[str, str] = {}
+    sha256: dict[str, str] = Field(default_factory=dict)
 
     @property
     def path(self) -> Path | None:
@@ -92,9 +92,9 @@ class JobSpec(Frozen):
 
     schema_version: int = Field(default=SCHEMA, ge=SCHEMA, le=SCHEMA)
     generator: str = Field(max_length=200)
-    inputs: dict[str, JsonValue] = {}
+    inputs: dict[str, JsonValue] = Field(default_factory=dict)  # pydantic would copy a default, deeply, each time
     seed: int = Field(ge=0, lt=1 << 64)
-    model: ModelRef = ModelRef()
+    model: ModelRef = Field(default_factory=ModelRef)
     dtype: str | None = Field(default=None, max_length=50)
     threads: int | None = Field(default=None, ge=1)
     invariant: bool = False

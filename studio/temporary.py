@@ -19,6 +19,7 @@ import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 try:
@@ -39,7 +40,7 @@ _sweeping = threading.Lock()
 
 
 class Temporary:
-    """A file that has no name yet, or, where the file system has no such files, a temporary one. Locked while open."""
+    """A file without a name or, where the file system has none such, with a temporary one; then it is locked."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,32 +52,31 @@ class Temporary:
     def _unnamed(self) -> int:
         """An open file without a name; -1 where that cannot be had."""
         flag = getattr(os, "O_TMPFILE", 0)
-        if not flag or not os.path.isdir("/proc/self/fd"):
+        if not flag or not _has_proc():
             return -1
         try:
-            descriptor = os.open(self.folder, flag | os.O_RDWR, 0o666)
+            return os.open(self.folder, flag | os.O_RDWR, 0o666)
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 return -1
             raise
-        _lock(descriptor)
-        return descriptor
 
     def publish(self, path: Path, overwrite: bool) -> None:
         """Give the file its name. Raises OSError; FileExistsError where the name is taken and must not be."""
-        if path.exists() and not path.is_file():
-            code = errno.EISDIR if path.is_dir() else errno.EINVAL
-            raise OSError(code, os.strerror(code) if path.is_dir() else "it is a device, a pipe or a socket")
         if self.name is None:
             try:
                 self._link(path)
                 return
             except FileExistsError:
+                _check_replaceable(path)
                 if not overwrite:
                     raise
+            _lock(self.descriptor)  # before it has a name by which another process could take it for stale
             name = self.folder / _temporary_name()
             self._link(name)
             self.name = name
+        else:
+            _check_replaceable(path)
         if overwrite:
             os.replace(self.name, path)
             self.name = None
@@ -122,6 +122,19 @@ def exchange(one: Path, other: Path) -> None:
     os.rename(other, aside)
     os.rename(one, other)
     os.rename(aside, one)
+
+
+@cache
+def _has_proc() -> bool:
+    """Whether an open file can be given a name by its descriptor."""
+    return os.path.isdir("/proc/self/fd")
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise OSError if `path` is a folder, a device, a pipe or a socket."""
+    if path.exists() and not path.is_file():
+        code = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(code, os.strerror(code) if path.is_dir() else "it is a device, a pipe or a socket")
 
 
 def _temporary_name() -> str:

@@ -29,7 +29,7 @@ from studio.generator import Rng, State
 from studio.media import Media
 
 T = TypeVar("T")
-_PROBED_FIRST, _PROBED_EVERY = 64, 64  # steps whose memory is measured; that takes 70 µs, and 200 if caches are cold
+_PROBED_FIRST, _PROBED_EVERY = 64, 64  # calls whose memory is measured; that takes 70 µs, and 200 if caches are cold
 
 
 class Invoker:
@@ -69,7 +69,9 @@ class Invoker:
         self.components.begin_call(peak, self.heap.untracked)
         self.heap.trim_for(self.profile.device_peak("cpu"))
         entry.rng = rng
-        state, peak = yield from self._probed([entry], start, first=False)
+        self.probe.begin(first=False)
+        state = yield from self._run([entry], start, entry.limit_s)
+        peak = self._peak()
         if saved is not None:
             width = saved.progress.batch_width
             entry.width_min, entry.width_max = width.min, width.max
@@ -109,10 +111,7 @@ class Invoker:
         limit_s = lead.limit_s if len(batch) == 1 else max(entry.limit_s for entry in batch)
         self._before = list(zip(batch, states, map(fingerprint, states), strict=True))
         self._begin(group, len(batch))
-        turn = self.profile.count(group)
-        probed = turn < _PROBED_FIRST or not turn % _PROBED_EVERY
-        if probed:
-            self.probe.begin(first=not self.profile.peak_known(group, len(batch)))
+        probed = self._probe_if_due(group, len(batch))
         begun = self.clock()
         late: list[list[Any]] = []
 
@@ -183,8 +182,9 @@ class Invoker:
             return made
 
         self._begin(finishes(group), len(batch))
-        first = not self.profile.peak_known(finishes(group), len(batch))
-        made, peak = yield from self._probed(batch, finish, first=first)
+        probed = self._probe_if_due(finishes(group), len(batch))
+        made = yield from self._run(batch, finish, lead.limit_s)
+        peak = self._peak() if probed else None
         media = check_finish(generator, made, len(batch))
         self.profile.record(finishes(group), len(batch), self.clock() - begun, peak)
         return media
@@ -216,12 +216,13 @@ class Invoker:
         found = self.probe.peak()
         return None if found is None else max(0, found - self.components.grown)
 
-    def _probed(
-        self, batch: Sequence[TrackedRequest], work: Callable[[], T], *, first: bool
-    ) -> Calling[tuple[T, int | None]]:
-        self.probe.begin(first=first)
-        made = yield from self._run(batch, work, batch[0].limit_s)
-        return made, self._peak()
+    def _probe_if_due(self, group: Group, width: int) -> bool:
+        """Begin to measure the memory of a call: of the first calls of its group, now and then, and at a new width."""
+        turn, known = self.profile.count(group), self.profile.peak_known(group, width)
+        if known and turn >= _PROBED_FIRST and turn % _PROBED_EVERY:
+            return False
+        self.probe.begin(first=not known)
+        return True
 
     def _run(
         self, batch: Sequence[TrackedRequest], work: Callable[[], T], limit_s: float, threads: int | None = None

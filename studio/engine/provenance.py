@@ -35,7 +35,9 @@ def spec_of(entry: TrackedRequest, threads: int | None) -> JobSpec:
     """The request's JobSpec, completed with the dtype, threads and weight hashes that were used."""
     assert entry.model is not None
     spec = entry.request.spec
-    model = spec.model.model_copy(update={"sha256": entry.model.weights})
+    model = spec.model
+    if model.sha256 != entry.model.weights:
+        model = model.model_copy(update={"sha256": entry.model.weights})
     return spec.model_copy(update={"model": model, "dtype": entry.model.dtype, "threads": threads})
 
 

@@ -47,8 +47,9 @@ class Request:
         the hashes that the weights must have. Raises ModelError, UnknownName or UsageError for missing weights,
         InputError for an option out of range.
         """
-        pins = pins or ModelRef()
-        model = inputs.model_ref().model_copy(update={"sha256": pins.sha256, "revision": pins.revision})
+        model = inputs.model_ref()
+        if pins is not None:
+            model = model.model_copy(update={"sha256": pins.sha256, "revision": pins.revision})
         weights = models.locate(model)
         if weights.revision:
             model = model.model_copy(update={"revision": weights.revision})

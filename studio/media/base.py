@@ -109,6 +109,10 @@ class Media:
         """The `sha256` of the media in these bytes. Raises MediaError if decoding is needed and fails."""
         return hashlib.sha256(file).hexdigest()
 
+    def matches(self, file: bytes) -> bool:
+        """Whether media read from these bytes would have this content. Raises MediaError as `identify` does."""
+        return self.identify(file) == self.sha256
+
     def samples(self) -> NDArray[np.generic] | None:
         """The content as numbers, for measuring how far two media differ; None for text."""
         return None

@@ -108,6 +108,10 @@ class Video(Media):
         _, pieces = sandbox.run("demuxed", file, "the video")
         return super().identify(bytes(pieces["file"]) or file)
 
+    def matches(self, file: bytes) -> bool:
+        """Whether this video is in these bytes. Those that `save` would write need not be decoded."""
+        return file == self.file_bytes() or super().matches(file)
+
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Decode the first video stream, or an animated picture, with the recipe if Studio wrote one.

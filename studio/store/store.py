@@ -52,19 +52,19 @@ class Store:
         Raises StoreError if the folder is not writable or the disk is full.
         """
         self._sweep()
-        folder = self._objects / media.sha256[:2]
-        path, side = folder / (media.sha256 + media.suffix), folder / f"{media.sha256}.json"
-        make_folder(folder)
+        stem = f"{self._objects}/{media.sha256[:2]}/{media.sha256}"
+        path, side = Path(stem + media.suffix), Path(stem + ".json")
+        make_folder(path.parent)
         recipe = self._kept_recipe(side, mendable=media.recipe is not None)
-        if recipe is None and media.recipe is not None:
-            recipe = media.recipe
-            write_atomically(side, recipe.to_json(indent=1).encode(), sync_folder=False)
-        elif path.exists() and self._intact(path):
+        stored = media if recipe is None else media.attach(recipe, None)
+        if recipe is None and stored.recipe is not None:
+            write_atomically(side, stored.recipe.to_json(indent=1).encode(), sync_folder=False)
+        elif self._holds(path, stored):
             with suppress(OSError):
                 os.utime(path)  # stored again: no workflow may remove it as an intermediate result
             return Artifact(media.sha256, path, media.media_type, recipe)
-        write_atomically(path, media.attach(recipe, None).file_bytes())
-        return Artifact(media.sha256, path, media.media_type, recipe)
+        write_atomically(path, stored.file_bytes())
+        return Artifact(media.sha256, path, media.media_type, stored.recipe)
 
     def get(self, name: str) -> Artifact:
         """Find an artifact by its id or a prefix of it, and verify its content.
@@ -158,6 +158,14 @@ class Store:
         except MediaError:
             return False
 
+    @staticmethod
+    def _holds(path: Path, media: Media) -> bool:
+        """Whether the file exists and has the content of these media."""
+        try:
+            return path.exists() and media.matches(read_limited(path, media.max_file_bytes))
+        except MediaError:
+            return False
+
     def _kept_recipe(self, side: Path, *, mendable: bool) -> Recipe | None:
         """The existing recipe; None for a damaged one if it can be replaced."""
         try:
@@ -168,7 +176,7 @@ class Store:
             raise
 
     def _recipe(self, side: Path) -> Recipe | None:
-        if not side.exists():
+        if not os.path.exists(side):
             return None
         try:
             return Recipe.parse(read_limited(side, MAX_RECIPE_BYTES))

@@ -43,7 +43,8 @@ def _values(value: Any) -> Iterator[Any]:
 
 def _bytes(value: Any, most: int) -> Any:
     """The numbers of a tensor or array as zlib reads them, if it is one to look at."""
-    if hasattr(value, "untyped_storage"):
+    cls = type(value)
+    if hasattr(cls, "untyped_storage"):
         import torch
 
         if not (value.is_cpu and value.layout == torch.strided and 0 < value.nbytes <= most):
@@ -51,7 +52,7 @@ def _bytes(value: Any, most: int) -> Any:
         if not value.is_contiguous() or not value.ndim:
             value = value.contiguous().view(-1)
         return value.detach().view(torch.uint8).numpy()
-    if type(value).__module__ != "numpy" or not hasattr(value, "flags"):
+    if cls.__module__ != "numpy" or not hasattr(cls, "flags"):
         return None
     plain = 0 < value.nbytes <= most and not value.dtype.hasobject and value.flags.c_contiguous
     return memoryview(value).cast("B") if plain else None

@@ -106,6 +106,8 @@ class Profile:
         self._counts: dict[Group, int] = {}
         self._greatest: dict[str, int] = {}
         self._peaks: dict[Group, dict[int, int]] = {}  # for any number of threads: memory hardly depends on it
+        self._min_peaks: dict[tuple[str, str, str, str], int] = {}  # these two are computed from `_peaks` when needed
+        self._start_peaks: dict[tuple[str, str, str, str], int | None] = {}
         self._changed, self._saved_at = False, -math.inf
         for row in self._read():
             self._take(row)
@@ -171,11 +173,13 @@ class Profile:
     def start_peak(self, generator: str, version: str, device: str) -> int | None:
         """The highest measured peak of the generator's `start` calls of any shape, in bytes, or None."""
         asked = (generator, version, device, "start")
-        return max(
-            (max(widths.values()) for group, widths in self._peaks.items()
-             if widths and (group.generator, group.version, group.device, group.call) == asked),
-            default=None,
-        )  # fmt: skip
+        if asked not in self._start_peaks:
+            self._start_peaks[asked] = max(
+                (max(widths.values()) for group, widths in self._peaks.items()
+                 if widths and (group.generator, group.version, group.device, group.call) == asked),
+                default=None,
+            )  # fmt: skip
+        return self._start_peaks[asked]
 
     def max_peak(self, group: Group) -> int:
         """The highest peak of any call of one state of this shape: start, step or finish."""
@@ -184,12 +188,14 @@ class Profile:
     def min_peak(self, generator: str, version: str, device: str, dtype: str) -> int:
         """The lowest `max_peak` of all shapes of the generator: an estimate for a shape without measurements."""
         asked = (generator, version, device, dtype)
-        shapes = {
-            group._replace(call="step")
-            for group in self._peaks
-            if (group.generator, group.version, group.device, group.dtype) == asked
-        }
-        return min((self.max_peak(group) for group in shapes), default=0)
+        if asked not in self._min_peaks:
+            shapes = {
+                group._replace(call="step")
+                for group in self._peaks
+                if (group.generator, group.version, group.device, group.dtype) == asked
+            }
+            self._min_peaks[asked] = min((self.max_peak(group) for group in shapes), default=0)
+        return self._min_peaks[asked]
 
     def rows(self) -> list[ProfileRow]:
         """All measurements, sorted by generator, shape, device, dtype and batch size."""
@@ -248,7 +254,10 @@ class Profile:
     def _rise(self, found: _Width, group: Group, width: int, peak: int) -> None:
         found.peak = max(found.peak or 0, peak)
         known = self._peaks.setdefault(unthreaded(group), {})
-        known[width] = max(known.get(width, 0), peak)
+        if peak > known.get(width, -1):
+            known[width] = peak
+            self._min_peaks.clear()
+            self._start_peaks.clear()
         self._greatest[group.device] = max(self._greatest.get(group.device, 0), peak)
 
     @staticmethod

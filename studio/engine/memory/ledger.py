@@ -9,7 +9,6 @@ Try it: ``python -c "from studio.engine.memory.ledger import *; print(parse_byte
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Hashable, Iterable, Mapping
@@ -155,38 +154,34 @@ def tensor_bytes(value: Any, device: str) -> int:
     left = [value]
     while left:
         each = left.pop()
-        if id(each) in looked or isinstance(each, _SIZELESS):
+        if isinstance(each, _SIZELESS) or id(each) in looked:
             continue
         looked.add(id(each))
-        storage = getattr(each, "untyped_storage", None)
-        if storage is not None:
+        cls = type(each)  # asked in place of the object, whose own `__getattr__` may be slow
+        if hasattr(cls, "untyped_storage"):
             if each.device.type == kind and (each.device.index or 0) == int(index or 0):
-                held = storage()
+                held = each.untyped_storage()
                 seen[held.data_ptr()] = held.nbytes()
-        elif type(each).__module__ == "numpy" and hasattr(each, "nbytes"):
+        elif cls.__module__ == "numpy" and hasattr(cls, "nbytes"):
             if kind == "cpu":
                 seen[each.__array_interface__["data"][0]] = int(each.nbytes)
-        elif not _modules(each) and isinstance(share := getattr(each, "packed_bytes", None), int):
-            hidden += share
+        elif _is_module(cls):
+            hidden += sum(getattr(part, "packed_bytes", 0) for part in each.modules())
+            left += (*each.parameters(), *each.buffers())
+        elif isinstance(each, list | tuple | set):
+            left += each
+        elif isinstance(each, Mapping):
+            left += each.values()
         else:
-            hidden += sum(getattr(part, "packed_bytes", 0) for part in _modules(each))
-            left.extend(_inside(each))
+            attributes = getattr(each, "__dict__", {}) if cls.__module__ not in ("builtins", "types") else {}
+            named = hasattr(cls, "packed_bytes") or "packed_bytes" in attributes
+            if named and isinstance(share := each.packed_bytes, int):
+                hidden += share
+            else:
+                left += attributes.values()
     return sum(seen.values()) + hidden
 
 
-def _modules(value: Any) -> Iterable[Any]:
-    """The submodules of a torch module, itself included; empty for any other value."""
-    is_module = hasattr(value, "parameters") and hasattr(value, "buffers") and hasattr(value, "modules")
-    return value.modules() if is_module else ()
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, Mapping):
-        return value.values()
-    if isinstance(value, list | tuple | set):
-        return value
-    if hasattr(value, "parameters") and hasattr(value, "buffers"):
-        return [*value.parameters(), *value.buffers()]
-    if dataclasses.is_dataclass(value) or type(value).__module__.partition(".")[0] not in ("builtins", "types"):
-        return getattr(value, "__dict__", {}).values()
-    return ()
+def _is_module(cls: type) -> bool:
+    """Whether this is a class of torch modules, or of what has their methods."""
+    return hasattr(cls, "parameters") and hasattr(cls, "buffers") and hasattr(cls, "modules")

@@ -102,7 +102,7 @@ class Metrics(Watcher):
     def _family(self, name: str) -> Iterator[str]:
         yield f"# HELP {name} {_HELP[name]}"
         if name in self._values:
-            yield f"# TYPE {name} {'counter' if name.endswith('_total') else 'probe'}"
+            yield f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}"
             yield from (f"{name}{_braces(key)} {value!r}" for key, value in sorted(self._values[name].items()))
             return
         yield f"# TYPE {name} histogram"

@@ -56,7 +56,9 @@ class Watchers(Watcher):
 
     def __init__(self, several: Sequence[Watcher]) -> None:
         for name in (name for name in vars(Watcher) if not name.startswith("_")):
-            setattr(self, name, _each([getattr(watcher, name) for watcher in several]))
+            calls = [getattr(watcher, name) for watcher in several]
+            empty = getattr(Watcher, name)
+            setattr(self, name, _each([call for call in calls if getattr(call, "__func__", call) is not empty]))
 
 
 def _each(targets: list[Callable[..., None]]) -> Callable[..., None]:

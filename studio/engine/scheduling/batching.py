@@ -2,7 +2,8 @@
 
 `Groups` keeps the running requests by what they must have in common. `choose_width` chooses the batch size from
 measured step times: it doubles while that raises throughput (states per second) and while a step stays within the
-latency goal, since a new request waits for the step in flight.
+latency goal, since a new request waits for the step in flight. As the oldest requests go first, what a batch leaves
+over is stepped later in a smaller one; so that counts, too.
 
 Try it: ``pytest tests/studio/engine/scheduling/test_batching.py``
 """
@@ -18,7 +19,7 @@ from studio.generator import Generator
 
 _number = attrgetter("number")
 LATENCY_GOAL_S = 1.0  # a shared step that would take longer gets a smaller batch
-GAIN = 1.03  # a larger batch must raise throughput by this factor
+GAIN = 1.03  # a larger batch must be faster by this factor
 REMEASURE_EVERY = (
     256  # steps after which the next larger and next smaller batch sizes are tried again, as the load may have changed
 )
@@ -116,8 +117,10 @@ def step_leader(
     the oldest one in an earlier stage (prefill, say), which can join that batch once it has caught up.
     """
     behind = None
-    if oldest.stage_steps > 0 and not oldest.gave_way and not full(oldest):
+    if oldest.stage_steps > 0 and not oldest.gave_way:
         behind = next((each for each in lane if _is_behind(each, oldest)), None)
+        if behind is not None and full(oldest):
+            behind = None
     oldest.gave_way = behind is not None
     return oldest if behind is None else behind
 
@@ -159,8 +162,9 @@ def choose_width(known: Mapping[int, float], sure: Container[int], most: int, go
     if most not in seconds and (above := [width for width in known if width > most]):
         seconds[most] = _between(known, widest, min(above), most)
     fitting = [width for width in seconds if width == 1 or seconds[width] <= goal_s] or [min(seconds)]
-    best = max(width / seconds[width] for width in fitting)
-    chosen = min(width for width in fitting if width / seconds[width] * GAIN >= best)
+    totals = {width: _seconds_for_all(seconds, width, most) for width in fitting}
+    fastest = min(totals.values())
+    chosen = min(width for width in fitting if totals[width] <= fastest * GAIN)
     if turn % REMEASURE_EVERY == REMEASURE_EVERY - 1:
         return min((width for width in fitting if width > chosen), default=chosen)
     if turn % REMEASURE_EVERY == REMEASURE_EVERY // 2 - 1:
@@ -169,11 +173,25 @@ def choose_width(known: Mapping[int, float], sure: Container[int], most: int, go
 
 
 def _pays(known: Mapping[int, float], sure: Container[int], usable: list[int]) -> bool:
-    """Whether the largest known batch has a higher throughput than the next smaller; yes until that is reliable."""
-    if len(usable) < 2 or not all(width in sure for width in usable[-2:]):
+    """Whether the largest known batch has a higher throughput than one of half its size; yes until that is reliable.
+
+    A batch that is only a little smaller has nearly the same throughput, and says nothing about a batch twice as large.
+    """
+    widest = usable[-1]
+    half = max((width for width in usable if 2 * width <= widest), default=None)
+    if half is None or half not in sure or widest not in sure:
         return True
-    before, widest = usable[-2:]
-    return widest / known[widest] >= GAIN * before / known[before]
+    return widest / known[widest] >= GAIN * half / known[half]
+
+
+def _seconds_for_all(known: Mapping[int, float], width: int, most: int) -> float:
+    """Seconds to step `most` requests once, in batches of `width` and a smaller one of those left over."""
+    batches, rest = divmod(most, width)
+    if not rest or rest in known:
+        return batches * known[width] + (known[rest] if rest else 0.0)
+    low = max((each for each in known if each < rest), default=None)
+    high = min(each for each in known if each > rest)
+    return batches * known[width] + (known[high] if low is None else _between(known, low, high, rest))
 
 
 def _between(known: Mapping[int, float], low: int, high: int, width: int) -> float:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import studio
+from studio.engine.cost.profile import Profile
 from studio.engine.events import CancelledEvent, Failed, Finished, Notice, Preview, Progress, Queued, Started
 from studio.errors import GeneratorFailed, OutOfMemory
 from tests.studio.engine.bench import Bench, ask
@@ -555,3 +556,35 @@ def test_requests_of_two_clients_that_take_turns_catch_up_too():
     entries = list(bench.events)
     bench.drain()
     assert [entry.width_max for entry in entries] == [6] * 6
+
+
+class Prompted(Staged):
+    """Prefill by the length of the prompt, then decode together, on a clock that knows what a step costs."""
+
+    name = "prompted"
+    max_batch = 32
+
+    def __init__(self, bench):
+        super().__init__()
+        self.bench, self.cost = bench, 0
+
+    def step(self, model, states):
+        cost = 50 * len(states) if states[0].position == 0 else 47 + 13 * len(states)
+        self.bench.now += cost
+        self.cost += cost
+        return super().step(model, states)
+
+    def batch_key(self, state):
+        return "decode" if state.position else f"prefill {state.group.bit_length()}"
+
+
+def test_requests_of_unlike_prompts_take_hardly_longer_than_all_at_once():
+    bench = Bench(max_running=32, profile=Profile(), goal_s=1e6)
+    prompted = Prompted(bench)
+    for _ in range(3):  # the batch sizes are learned in the first two
+        prompted.cost = 0
+        for seed in range(16):
+            bench.accept(request(prompted, seed, steps=48, group=4 + 2 * seed))
+        bench.drain()
+    at_once = 16 * 50 + 47 * (47 + 13 * 16)
+    assert prompted.cost <= 1.03 * at_once

@@ -78,6 +78,23 @@ def test_the_same_content_is_one_object_with_its_first_recipe(tmp_path):
     assert store.get(first.sha256).recipe.created == "then"
 
 
+def test_a_video_that_is_stored_already_is_not_decoded_again(tmp_path, monkeypatch):
+    store, frames = Store(tmp_path), np.zeros((1, 16, 16, 3), np.uint8)
+    store.put(with_recipe(studio.Video(frames, 8), seed=1))
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda *command, **_: started.append(command))  # videos are decoded in one
+    assert store.put(with_recipe(studio.Video(frames, 8), seed=2)).recipe.spec.seed == 1
+    assert not started
+
+
+def test_a_video_matches_its_file_whatever_the_recipe():
+    video = studio.Video(np.zeros((1, 16, 16, 3), np.uint8), 8)
+    for other in (video, with_recipe(video)):
+        assert video.matches(other.file_bytes())
+        assert other.matches(video.file_bytes())
+    assert not video.matches(studio.Video(np.full((1, 16, 16, 3), 200, np.uint8), 8).file_bytes())
+
+
 def test_a_recipe_is_added_to_what_had_none(tmp_path):
     store = Store(tmp_path)
     assert store.put(picture()).recipe is None

@@ -113,6 +113,7 @@ def test_metrics_are_well_formed_whatever_the_names(names, times, outcome):
     for line in lines:
         if line.startswith("# TYPE "):
             described.add(line.split()[2])
+            assert line.split()[3] in ("counter", "gauge", "histogram"), "the types that Prometheus knows"
         elif not line.startswith("# HELP "):
             assert SAMPLE.fullmatch(line), line
             assert re.sub("_(bucket|sum|count)$", "", line.partition("{")[0].partition(" ")[0]) in described

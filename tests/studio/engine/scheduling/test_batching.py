@@ -57,6 +57,22 @@ def test_it_looks_again_when_the_machine_has_changed():
     assert width > 1
 
 
+def linear(width):
+    """Seconds of a step that cost a start, and as much for each request as a step of the starter of texts."""
+    return 0.005 + 0.001 * width
+
+
+def test_two_batches_of_nearly_one_size_do_not_end_the_growth():
+    known = {1: linear(1), 8: linear(8), 9: linear(9), 10: linear(10) * 1.05}
+    assert choose_width(known, list(known), 32, 1.0, 20) == 20
+
+
+@given(st.integers(2, 32))
+def test_no_request_is_left_over_for_a_small_batch(most):
+    known = {width: linear(width) for width in range(1, 33)}
+    assert choose_width(known, list(known), most, 1.0, 20) == most
+
+
 @given(
     st.dictionaries(st.integers(1, 64), st.floats(1e-4, 10), max_size=6),
     st.integers(1, 64),
@@ -65,6 +81,16 @@ def test_it_looks_again_when_the_machine_has_changed():
 )
 def test_the_width_is_always_lawful(known, most, goal, turn):
     assert 1 <= choose_width(known, list(known)[::2], most, goal, turn) <= most
+
+
+def test_the_lowest_peak_of_a_generator_follows_what_is_recorded():
+    profile, other = Profile(), GROUP._replace(shape="(4, 8, 8)")
+    lowest = []
+    for group, peak in ((GROUP, 300), (other, 100), (other, 200), (GROUP, 150), (other, 900)):
+        profile.record(group, 1, 0.1, peak)
+        lowest.append(profile.min_peak("g", "1", "cpu", "float32"))
+    assert lowest == [300, 100, 200, 200, 300]
+    assert profile.min_peak("h", "1", "cpu", "float32") == 0
 
 
 def test_what_was_learned_is_kept_for_equal_versions(tmp_path):
