@@ -59,7 +59,7 @@ def facts(model: PipelineModel, inputs: ImageInputs) -> dict[str, Any]:
     """The pipeline, its noise schedule, and what of the inputs it was given."""
     task = task_of(model.pipe, picture=inputs.image is not None, mask=_canvas_has_mask(inputs))
     pipe = model.pipeline(task, inputs.sampler)
-    found = facts_of(pipe, inputs.steps, inputs.guidance) | stepping.facts(model)
+    found = facts_of(pipe, inputs.steps, inputs.guidance) | stepping.facts(model, task)
     return found | ({"sampler": inputs.sampler} if inputs.sampler else {})
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from studio.diffusion.shared import NONE, Settings, Shared
 from studio.errors import describe
 
 ROW_LISTS = frozenset({"ZImageTransformer2DModel", "ZImageControlNetModel"})
@@ -33,6 +34,7 @@ class Call:
     """A call of a component's `method` (``__call__``, ``decode`` …) that has not run yet.
 
     `context` is what the pipeline gave to `cache_context`: a name, such as ``cond`` or ``uncond``, and options.
+    `settings` is what the pipeline has set in its modules.
     """
 
     component: str
@@ -40,6 +42,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     context: tuple[str, Mapping[str, Any]] | None = None
+    settings: Settings = NONE
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -49,11 +52,27 @@ class Call:
     def run(self, module: Any, owner: str = "") -> Any:
         """Call the module. `owner` keeps what a step cache stores of one request from another."""
         function = module if self.method == "__call__" else getattr(module, self.method)
+        args, kwargs = copied(self.args), {name: copied(each) for name, each in self.kwargs.items()}
         if self.context is not None and getattr(module, "is_cache_enabled", False):
             name, options = self.context
             with module.cache_context(f"{owner}/{name}", **options):
-                return function(*self.args, **self.kwargs)
-        return function(*self.args, **self.kwargs)
+                return function(*args, **kwargs)
+        return function(*args, **kwargs)
+
+
+def copied(value: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
+    """The same with new lists and dicts, and `leaf` of all else: modules and pipelines write into what they get."""
+    if type(value) in (list, tuple):
+        return type(value)(copied(each, leaf) for each in value)
+    if isinstance(value, Mapping):
+        found = {name: copied(each, leaf) for name, each in value.items()}
+        return found if type(value) is dict else type(value)(**found)  # outputs of diffusers and transformers
+    return leaf(value)
+
+
+def cloned(value: Any) -> Any:
+    """The same with new lists, dicts and tensors."""
+    return copied(value, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
 
 class CannotMerge(Exception):
@@ -62,8 +81,8 @@ class CannotMerge(Exception):
 
 def key_of(call: Call, module: Any) -> Hashable:
     """Calls with equal keys may be merged. A call with an argument of an unknown kind has a key of its own."""
-    if getattr(module, "is_cache_enabled", False):
-        return "alone", id(call)  # a step cache decides for the whole batch
+    if getattr(module, "is_cache_enabled", False) or call.settings:
+        return "alone", id(call)  # a step cache decides for the whole batch; settings may depend on its size
     lists = type(module).__name__ in ROW_LISTS
     rows = _rows(call, lists)
     return call.component, call.method, _key(call.args, rows, lists), _key(call.kwargs, rows, lists)
@@ -171,24 +190,12 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
 
 def shape_of(output: Any) -> Any:
     """The same structure with one zero in place of each tensor's numbers, for `zeros_like`."""
-    if isinstance(output, Tensor):
-        return torch.zeros((), dtype=output.dtype, device=output.device).expand(output.shape)
-    if isinstance(output, Mapping):
-        return type(output)(**{name: shape_of(each) for name, each in output.items()})
-    if isinstance(output, list | tuple):
-        return type(output)(shape_of(each) for each in output)
-    return output
+    return copied(output, lambda leaf: leaf.new_zeros(()).expand(leaf.shape) if isinstance(leaf, Tensor) else leaf)
 
 
 def zeros_like(output: Any) -> Any:
     """The same structure with zeros in place of numbers."""
-    if isinstance(output, Tensor):
-        return torch.zeros(output.shape, dtype=output.dtype, device=output.device)
-    if isinstance(output, Mapping):
-        return type(output)(**{name: zeros_like(each) for name, each in output.items()})
-    if isinstance(output, list | tuple):
-        return type(output)(zeros_like(each) for each in output)
-    return output
+    return copied(output, lambda leaf: leaf.new_zeros(leaf.shape) if isinstance(leaf, Tensor) else leaf)
 
 
 @dataclass
@@ -200,6 +207,7 @@ class Batcher:
     """
 
     module_of: Callable[[str], Any]
+    shared: Shared
     verdicts: dict[Hashable, str] = field(default_factory=dict)
 
     def run(self, calls: Sequence[tuple[Call, str]]) -> list[Any]:
@@ -207,7 +215,8 @@ class Batcher:
         module = self.module_of(calls[0][0].component)
         if len(calls) == 1:
             call, owner = calls[0]
-            return [call.run(module, owner)]
+            with self.shared.applied(call.settings):
+                return [call.run(module, owner)]
         kind = (*calls[0][0].kind, tuple(calls[0][0].kwargs))
         verdict = self.verdicts.get(kind)
         plain = [call for call, _ in calls]

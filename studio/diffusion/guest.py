@@ -20,7 +20,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from studio.diffusion.calls import Call
+from studio.diffusion.shared import NONE, Shared
 
 _PARKING = ("encode", "decode", "generate", "get_image_features", "get_text_features", "get_audio_features")
 """Methods of modules that park, besides the call itself."""
@@ -85,6 +86,7 @@ class Run:
         record: the last completed step, or None.
         restore: the record that the run takes over when it comes to its position.
         components: the modules of the model, while the guest runs.
+        settings: what the pipeline has set in them.
         warnings: what the pipeline logged as a warning.
     """
 
@@ -95,6 +97,7 @@ class Run:
         self.record: Record | None = None
         self.restore: Record | None = None
         self.components: Mapping[str, Any] = {}
+        self.settings = NONE
         self.context: tuple[str, Mapping[str, Any]] | None = None
         self.result: Any = None
         self.error: BaseException | None = None
@@ -118,17 +121,23 @@ class Run:
         """The number of steps that the pipeline plans, or 0 before it has planned them."""
         return self._timesteps()
 
-    def go_on(self, components: Mapping[str, Any], output: Any = None) -> None:
+    def go_on(self, components: Mapping[str, Any], shared: Shared, output: Any = None) -> None:
         """Give the output of the pending call, or begin, and wait until the guest parks or ends."""
         if self.ended or self._closed:
             return
         self.components = components
+        since = shared.apply(self.settings)
         if self._thread.ident is None:
             self._thread.start()
         else:
             self._inbox.put(output)
         self._parked.get()
+        if self.ended:
+            self._thread.join()  # its memory is free when this returns
         self.components = {}
+        self.settings = shared.take(self.settings, since)
+        if self.pending is not None and self.settings:
+            self.pending = replace(self.pending, settings=self.settings)
 
     def close(self) -> None:
         """End the thread; its memory is free when this returns."""

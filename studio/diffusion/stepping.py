@@ -10,12 +10,15 @@ Try it: ``pytest tests/studio/diffusion/test_stepping.py``
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
+import json
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,29 +26,38 @@ import torch
 from torch import Tensor
 
 import studio
-from studio.diffusion.calls import Batcher, Call, key_of, shape_of, zeros_like
+from studio.diffusion.calls import Batcher, Call, cloned, key_of, shape_of, zeros_like
 from studio.diffusion.guest import Record, Run, modules_of
 from studio.diffusion.predicted import predicted_sample
 from studio.diffusion.schedulers import with_sampler
+from studio.diffusion.shared import Shared
 from studio.errors import InputError, describe
 
 _ENCODERS = ("text_encoder", "image_encoder", "vision_encoder", "vae", "vqgan", "vqvae", "audio_vae", "movq", "vocoder",
-             "safety_checker", "connectors", "image_normalizer", "image_noising", "language_model")  # fmt: skip
+             "safety_checker", "adapter", "connectors", "image_normalizer", "image_noising",
+             "language_model")  # fmt: skip
 """Beginnings of the names of components that do not denoise."""
 _numbers = itertools.count()
+
+
+@functools.cache
+def resuming() -> frozenset[str]:
+    """Classes that ``python -m benchmarks.pipelines`` has seen to resume at each step (docs/pipelines.md)."""
+    return frozenset(json.loads((Path(__file__).parent / "resumes.json").read_text("utf-8")))
 
 
 class PipelineModel:
     """A pipeline on one device; its modules may be on the device or not, as the host decides.
 
-    `resumes` says whether a loop can be entered at a saved step: whether it carries nothing but its latents, scheduler
-    and random generator. Otherwise its steps are computed again from the first.
+    `resumes` has the classes of pipelines whose loop can be entered at a saved step, because it carries nothing but its
+    latents, scheduler and random generator. With others, the steps are computed again from the first.
     """
 
-    def __init__(self, pipe: Any, device: str, *, resumes: bool = False) -> None:
-        self.pipe, self.device, self.resumes = pipe, torch.device(device), resumes
+    def __init__(self, pipe: Any, device: str) -> None:
+        self.pipe, self.device, self.resumes = pipe, torch.device(device), resuming()
         self.components = modules_of(pipe)
-        self.batcher = Batcher(self.components.__getitem__)
+        self.shared = Shared(self.components)
+        self.batcher = Batcher(self.components.__getitem__, self.shared)
         self._pipelines: dict[tuple[str, str], Any] = {}
 
     def pipeline(self, task: str = "", sampler: str = "") -> Any:
@@ -60,6 +72,10 @@ class PipelineModel:
             pipe.set_progress_bar_config(disable=True)
             self._pipelines[task, sampler] = pipe
         return self._pipelines[task, sampler]
+
+    def resumes_at_step(self, task: str = "") -> bool:
+        """Whether the loop of this pipeline can be entered at a saved step."""
+        return type(self.pipeline(task)).__name__ in self.resumes
 
 
 def _of_class(task: str, pipe: Any) -> Any:
@@ -101,7 +117,7 @@ class Guest:
         )
         self.run = run
         weakref.finalize(self, run.close)
-        run.go_on(model.components)
+        run.go_on(model.components, model.shared)
         return run
 
     def close(self) -> None:
@@ -116,7 +132,9 @@ class Guest:
         The calls before the first step are answered from memory. If the pipeline `resumes`, those of the loop are
         answered with zeros, and the state's record is restored at its position; else they are computed again.
         """
-        run = self.replay(model, state.position, state.record if model.resumes and state.position else None)
+        run = self.replay(
+            model, state.position, state.record if model.resumes_at_step(self.task) and state.position else None
+        )
         _raise(self, run)
         self.taken = []
         return run
@@ -126,13 +144,13 @@ class Guest:
         run = self.begin(model)
         run.restore = restore
         for output in self.before:
-            run.go_on(model.components, output)
+            run.go_on(model.components, model.shared, cloned(output))
         while run.position < position and run.pending is not None:
             key = key_of(run.pending, model.components[run.pending.component])
             if restore is None or key not in self.zeros:
                 output = model.batcher.run([(run.pending, self.owner)])[0]
                 self.zeros[key] = shape_of(output)
-            run.go_on(model.components, output if restore is None else zeros_like(self.zeros[key]))
+            run.go_on(model.components, model.shared, output if restore is None else zeros_like(self.zeros[key]))
         return run
 
     def at(self, model: PipelineModel, state: GuestState) -> Run:
@@ -198,8 +216,8 @@ def start(
         run = guest.begin(model)
         while run.pending is not None and not _denoises(run.pending) and not run.position:
             output = model.batcher.run([(run.pending, guest.owner)])[0]
-            guest.before.append(output)
-            run.go_on(model.components, output)
+            guest.before.append(cloned(output))
+            run.go_on(model.components, model.shared, output)
     if isinstance(run.error, ValueError | TypeError | NotImplementedError):
         message = f"`{type(model.pipeline(task, sampler)).__name__}` rejects the request: {describe(run.error, 300)}"
         raise InputError("inputs", message, hint="change the input that it names") from run.error
@@ -248,15 +266,16 @@ def preview(model: PipelineModel, state: GuestState) -> Any:
         last = replace(run.record, position=state.steps, latents=clean)
         made = other.replay(model, state.steps, last)
         while made.pending is not None:
-            made.go_on(model.components, model.batcher.run([(made.pending, other.owner)])[0])
+            output = model.batcher.run([(made.pending, other.owner)])[0]
+            made.go_on(model.components, model.shared, output)
     _raise(other, made)
     other.close()
     return made.result
 
 
-def facts(model: PipelineModel) -> dict[str, Any]:
+def facts(model: PipelineModel, task: str = "") -> dict[str, Any]:
     """How a saved state of the pipeline is resumed."""
-    return {"resume": "at its step" if model.resumes else "restart"}
+    return {"resume": "at its step" if model.resumes_at_step(task) else "restart"}
 
 
 @contextmanager
@@ -277,7 +296,7 @@ def _round(model: PipelineModel, guests: Sequence[tuple[Guest, Run]]) -> None:
             key = key_of(call, model.components[call.component])
             if key not in guest.zeros:
                 guest.zeros[key] = shape_of(output)
-            run.go_on(model.components, output)
+            run.go_on(model.components, model.shared, output)
             _raise(guest, run)
 
 
