@@ -81,11 +81,19 @@ class CannotMerge(Exception):
 
 def key_of(call: Call, module: Any) -> Hashable:
     """Calls with equal keys may be merged. A call with an argument of an unknown kind has a key of its own."""
-    if getattr(module, "is_cache_enabled", False) or call.settings:
-        return "alone", id(call)  # a step cache decides for the whole batch; settings may depend on its size
+    if runs_alone(call, module):
+        return "alone", id(call)
     lists = type(module).__name__ in ROW_LISTS
     rows = _rows(call, lists)
     return call.component, call.method, _key(call.args, rows, lists), _key(call.kwargs, rows, lists)
+
+
+def runs_alone(call: Call, module: Any) -> bool:
+    """Whether a call must be run by itself, and each time: it may read or write more than what it gets and returns.
+
+    A step cache decides for the whole batch; the attention processors and hooks of a pipeline may do anything.
+    """
+    return bool(getattr(module, "is_cache_enabled", False) or call.settings)
 
 
 def _rows(call: Call, lists: bool) -> int:

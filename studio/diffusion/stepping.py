@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import studio
-from studio.diffusion.calls import Batcher, Call, cloned, key_of, shape_of, zeros_like
+from studio.diffusion.calls import Batcher, Call, cloned, key_of, runs_alone, shape_of, zeros_like
 from studio.diffusion.guest import Record, Run, modules_of
 from studio.diffusion.predicted import predicted_sample
 from studio.diffusion.schedulers import with_sampler
@@ -75,7 +75,8 @@ class PipelineModel:
 
     def resumes_at_step(self, task: str = "") -> bool:
         """Whether the loop of this pipeline can be entered at a saved step."""
-        return type(self.pipeline(task)).__name__ in self.resumes
+        cached = any(getattr(each, "is_cache_enabled", False) for each in self.components.values())
+        return type(self.pipeline(task)).__name__ in self.resumes and not cached
 
 
 def _of_class(task: str, pipe: Any) -> Any:
@@ -146,12 +147,23 @@ class Guest:
         for output in self.before:
             run.go_on(model.components, model.shared, cloned(output))
         while run.position < position and run.pending is not None:
-            key = key_of(run.pending, model.components[run.pending.component])
-            if restore is None or key not in self.zeros:
+            output = self._zeros(model, run.pending) if restore is not None else None
+            if output is None:
                 output = model.batcher.run([(run.pending, self.owner)])[0]
-                self.zeros[key] = shape_of(output)
-            run.go_on(model.components, model.shared, output if restore is None else zeros_like(self.zeros[key]))
+                self.remember(model, run.pending, output)
+                output = output if restore is None else zeros_like(output)
+            run.go_on(model.components, model.shared, output)
         return run
+
+    def remember(self, model: PipelineModel, call: Call, output: Any) -> None:
+        """Keep the form of a call's output, for `replay`."""
+        module = model.components[call.component]
+        if not runs_alone(call, module) and (key := key_of(call, module)) not in self.zeros:
+            self.zeros[key] = shape_of(output)
+
+    def _zeros(self, model: PipelineModel, call: Call) -> Any:
+        found = self.zeros.get(key_of(call, model.components[call.component]))
+        return None if found is None else zeros_like(found)
 
     def at(self, model: PipelineModel, state: GuestState) -> Run:
         """The run at the state's position, or further by the step that follows it."""
@@ -293,9 +305,7 @@ def _round(model: PipelineModel, guests: Sequence[tuple[Guest, Run]]) -> None:
             run = guest.run
             assert run is not None
             guest.taken.append(call)
-            key = key_of(call, model.components[call.component])
-            if key not in guest.zeros:
-                guest.zeros[key] = shape_of(output)
+            guest.remember(model, call, output)
             run.go_on(model.components, model.shared, output)
             _raise(guest, run)
 
