@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import sys
 import tempfile
 import threading
@@ -92,6 +93,8 @@ def _plain(path: Path, key: str, value: Any, depth: int) -> Any:
         if isinstance(value, list):
             return [_plain(path, key, each, depth + 1) for each in value]
         return {name: _plain(path, name, each, depth + 1) for name, each in value.items()}
+    if value == -math.inf:  # what diffusers writes for `lambda_min_clipped`; as a size it is refused by all
+        return value
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > (most := _most(key)):
         raise WeightsError(path, f"`{key}` in `{path}` is {value:.6g}; it must be at most {most:,}", hint=_AGAIN)
     return value

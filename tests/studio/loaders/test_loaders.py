@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import stat
@@ -60,6 +61,13 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 def test_numbers_that_no_model_has_are_refused(value: dict[str, Any]) -> None:
     with pytest.raises(WeightsError, match=r"at most|too long"):
         allowed(Path("config.json"), value, value)
+
+
+def test_minus_infinity_is_a_value_that_diffusers_writes() -> None:
+    values = {"lambda_min_clipped": -math.inf}
+    assert allowed(Path("config.json"), values, values) == values
+    with pytest.raises(WeightsError, match="at most"):
+        allowed(Path("config.json"), {"width": math.inf}, ["width"])
 
 
 def test_nothing_is_fetched_while_a_model_loads(tmp_path: Path) -> None:
