@@ -1,8 +1,8 @@
 """Temporary files and folders that are cleaned up after a kill: naming, locking, publishing, sweeping.
 
 On Linux a new file has no name until it is complete (``O_TMPFILE``, then ``linkat``). Elsewhere, and while it replaces
-another file, its name is ``.studio.HEX.tmp`` and it is locked (flock). The lock ends with its process, so a file that
-can be locked is stale. Used only by `studio.files`.
+another file, its name is ``.studio.HEX.tmp`` and it is locked. The lock ends with its process, so a file that can be
+locked is stale. Used only by `studio.files`.
 
 Try it: ``python -c "from studio.temporary import sweep; print(sweep('.'))"``
 """
@@ -22,10 +22,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked there, and so nothing is removed
-    fcntl = None  # type: ignore[assignment]
+from studio.locks import lock, try_lock
 
 NAMES = re.compile(r"\.studio\.[0-9a-f]{12}\.tmp")
 """What temporary files and folders are called."""
@@ -71,7 +68,7 @@ class Temporary:
                 _check_replaceable(path)
                 if not overwrite:
                     raise
-            _lock(self.descriptor)  # before it has a name by which another process could take it for stale
+            lock(self.descriptor)  # before it has a name by which another process could take it for stale
             name = self.folder / _temporary_name()
             self._link(name)
             self.name = name
@@ -156,33 +153,10 @@ def locked(folder: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
     while True:
         path = folder / _temporary_name()
         descriptor = create(path)
-        _lock(descriptor)
+        lock(descriptor)
         if _is_there(path, descriptor):
             return path, descriptor
         os.close(descriptor)  # another process removed it before it was locked
-
-
-def _lock(descriptor: int) -> None:
-    """Lock what is open, where the file system has locks."""
-    if fcntl is not None:
-        with suppress(OSError):  # no locks there: then nobody can take it for left behind either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def try_lock(descriptor: int, *, without: bool = False) -> bool:
-    """Lock what is open; False where another process, or another opening of it, holds it. Free when it is closed.
-
-    `without` is the answer where the file system has no locks.
-    """
-    if fcntl is None:
-        return without
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return without
-    return True
 
 
 def _is_there(path: Path, descriptor: int) -> bool:

@@ -8,7 +8,6 @@ Try it: ``cat "$STUDIO_HOME"/models.lock``
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,19 +99,18 @@ def changing(home: Path) -> Iterator[dict[str, PinnedModel]]:
 @contextmanager
 def held(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold a lock between processes, which the kernel releases if this one dies. Raises ModelError if it is taken."""
-    import fcntl
+    from filelock import FileLock, Timeout
 
     make_folder(path.parent)
+    lock = FileLock(path, blocking=wait)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        lock.acquire()
+    except Timeout:
+        message = "another process is pulling or removing this model"
+        raise ModelError(message, hint="wait for it, then try again") from None
     except OSError as error:
         raise store_error(path, "open", error) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            message = "another process is pulling or removing this model"
-            raise ModelError(message, hint="wait for it, then try again") from None
         yield
     finally:
-        os.close(descriptor)
+        lock.release()

@@ -27,7 +27,8 @@ import torch
 from studio.errors import StudioError, WeightsError
 from studio.files import check_regular, make_folder, store_error, write_atomically
 from studio.generator import Rng
-from studio.temporary import OLD_NAMES, sweep, try_lock
+from studio.locks import try_lock
+from studio.temporary import OLD_NAMES, sweep
 from studio.training import curve
 from studio.training.agreement import agree
 from studio.training.ema import Ema

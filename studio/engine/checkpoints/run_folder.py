@@ -20,6 +20,7 @@ from pathlib import Path
 from studio.engine.checkpoints.checkpoint import SUFFIX
 from studio.errors import CheckpointError
 from studio.files import make_folder, scratch_folder, store_error, write_atomically
+from studio.locks import is_locked, lock
 
 RUNNING = "running"
 LOCK = "lock"
@@ -43,14 +44,12 @@ class RunFolder:
 
     def _make(self) -> Path:
         """Create it under a hidden name, lock it, then rename it."""
-        import fcntl
-
         running = make_folder(self.home / RUNNING)
         path = running / secrets.token_hex(4)
         try:
             with scratch_folder(running) as hidden:
                 self._lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                lock(self._lock)
                 os.rename(hidden, path)
         except OSError as error:
             raise store_error(path, "create the folder", error) from error
@@ -95,20 +94,8 @@ def folders(home: Path) -> list[Path]:
 
 
 def alive(folder: Path) -> bool:
-    """Whether the process of a folder lives. Readers share the lock, so they do not disturb each other."""
-    import fcntl
-
-    try:
-        lock = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    """Whether the process of a folder lives."""
+    return is_locked(folder / LOCK)
 
 
 def _sweep(folder: Path) -> None:

@@ -12,9 +12,9 @@ import studio
 from studio import files
 from studio.errors import StoreError, UsageError
 from studio.home import default_home
+from studio.locks import try_lock
 from studio.recipe import PluginRef, Recipe
 from studio.store import Store
-from studio.temporary import try_lock
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
