@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
 import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import studio
 from studio.devices import torch_setup
@@ -70,8 +71,7 @@ def studio_generators() -> list[studio.Generator]:
 
 def resident() -> int:
     """Bytes of this process in memory."""
-    found = re.search(r"^VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1]) << 10 if found else 0
+    return psutil.Process().memory_info().rss
 
 
 class Sampler(threading.Thread):

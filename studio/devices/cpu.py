@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
@@ -41,9 +40,9 @@ class Cpu(Device):
 
     def total_memory(self) -> int | None:
         """The machine's memory in bytes."""
-        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return None
+        import psutil
+
+        return int(psutil.virtual_memory().total)
 
     def memory_probe(self) -> MemoryProbe:
         """The high-water mark of resident memory, if the system can reset it."""

@@ -17,10 +17,9 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-_CLEAR, _STATUS, _PAGES = "/proc/self/clear_refs", "/proc/self/status", "/proc/self/statm"
+_CLEAR, _STATUS = "/proc/self/clear_refs", "/proc/self/status"
 _RESET_PEAK = b"5"  # proc(5): resets the peak resident set size
 _HIGH = re.compile(rb"^VmHWM:\s*(\d+) kB", re.MULTILINE)
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _NOW = re.compile(rb"^VmRSS:\s*(\d+) kB", re.MULTILINE)
 
 
@@ -81,12 +80,10 @@ class ResidentMemoryProbe(NoMemoryProbe):
 
     def resident(self) -> int | None:
         """Resident bytes of the process, without those of mapped files."""
-        descriptor = os.open(_PAGES, os.O_RDONLY)
-        try:
-            _, resident, shared, *_ = os.read(descriptor, 128).split()
-            return (int(resident) - int(shared)) * _PAGE_BYTES
-        finally:
-            os.close(descriptor)
+        import psutil
+
+        found = psutil.Process().memory_info()
+        return int(found.rss - found.shared)
 
 
 def trim() -> None:
@@ -95,16 +92,13 @@ def trim() -> None:
         library.malloc_trim(0)
 
 
-def host_free_memory() -> int | None:
-    """Free host memory in bytes, or None if the system does not say; on Linux within the cgroup's limit."""
-    if not Path("/proc/meminfo").exists():
-        return None
-    match = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    free = int(match[1]) << 10 if match else None
+def host_free_memory() -> int:
+    """Available host memory in bytes; on Linux within the cgroup's limit."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
     limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
-    if limit is None or used is None:
-        return free
-    return max(0, limit - used) if free is None else min(free, max(0, limit - used))
+    return free if limit is None or used is None else min(free, max(0, limit - used))
 
 
 def _number(file: Path) -> int | None:
