@@ -1,4 +1,6 @@
-"""Audio: float32 samples, as WAV files.
+"""Audio: float32 samples, as WAV files; FLAC, MP3 and Ogg through PyAV (see `sounds`).
+
+Files are decoded in a separate process (see `sandbox`), except those that Studio wrote as WAV.
 
 Try it: ``python -c "import studio; print(studio.Audio.open('a.wav').waveform.shape)"``
 """
@@ -7,24 +9,28 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from studio.errors import MediaError
-from studio.media import arrays
-from studio.media.base import Media, check_decoded
+from studio.files import write_atomically
+from studio.media import arrays, sandbox, sounds
+from studio.media.base import Media, check_decoded, damaged, recipe_json, recipe_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_FLOAT = 3  # WAV's number for IEEE float
 _BLOCK = 1 << 20  # samples per conversion
+_MOST_HZ = 768_000
 
 
 class Audio(Media):
     """Audio: finite float32 samples (channels, n), 1 to 8 channels, usually in -1 … 1; `rate` in Hz."""
 
     media_type, suffix, kind, noun = "audio/wav", ".wav", "audio", "sound"
+    others = sounds.FORMATS
     max_file_bytes = 512 << 20
     also = ", (samples, rate)"
 
@@ -34,7 +40,7 @@ class Audio(Media):
         array = np.array(waveform, dtype="<f4", order="C")
         if array.ndim != 2 or not 1 <= array.shape[0] <= 8 or not np.isfinite(array).all():
             raise MediaError(f"samples must be finite, (channels, n) with 1 to 8 channels, not of shape {array.shape}")
-        if not 1 <= rate <= 768_000:
+        if not 1 <= rate <= _MOST_HZ:
             raise MediaError(f"the rate is {rate} Hz; it must be from 1 to 768,000")
         array.setflags(write=False)
         self.waveform: NDArray[np.float32] = array
@@ -63,67 +69,58 @@ class Audio(Media):
         return b"".join(self._content())
 
     def _content(self) -> Iterator[bytes]:
-        channels, size = self.waveform.shape[0], self.waveform.nbytes
-        head = struct.pack("<HHIIHH", _FLOAT, channels, self.rate, self.rate * channels * 4, channels * 4, 32)
-        chunks = [(b"fmt ", head), (b"fact", struct.pack("<I", self.waveform.shape[1]))]
-        packed = b"".join(name + struct.pack("<I", len(part)) + part for name, part in chunks)
-        packed += b"data" + struct.pack("<I", size)
-        yield b"RIFF" + struct.pack("<I", 4 + len(packed) + size) + b"WAVE" + packed
+        yield _head(self.waveform.shape[0], self.rate, self.waveform.shape[1])
         for start in range(0, self.waveform.shape[1], _BLOCK):  # copying all at once would double the memory
             yield self.waveform[:, start : start + _BLOCK].T.tobytes()
 
+    def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
+        """Write the file in the format of its suffix, whole or not at all; all but WAV have its recipe. Raises
+        MediaError for more channels than the format has, and as `Media.save`.
+        """
+        ends = Path(path).suffix.lower()
+        if ends not in sounds.FORMATS:
+            return super().save(path, overwrite=overwrite)
+        data = sounds.encode(self.waveform, self.rate, ends, recipe_json(self.recipe))
+        return write_atomically(path, data, overwrite=overwrite)
+
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Decode WAV: PCM of 8, 16, 24 or 32 bits, or float of 32 or 64. Raises MediaError."""
-        chunks = _riff_chunks(data)
-        if len(chunks.get(b"fmt ", b"")) < 16 or b"data" not in chunks:
-            raise MediaError("the WAV file has no format or no samples; it may be truncated")
-        form, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunks[b"fmt "])
-        if form == _EXTENSIBLE and len(chunks[b"fmt "]) >= 26:
-            form = struct.unpack_from("<H", chunks[b"fmt "], 24)[0]
-        if not 1 <= channels <= 8:
-            raise MediaError(f"the WAV file has {channels} channels; 1 to 8 are supported", hint="mix it down")
-        count = len(chunks[b"data"]) // max(1, bits // 8)
-        check_decoded(count * 4, "the sound", f"{count // channels:,} samples of {channels} channels")
-        samples = _wav_samples(chunks[b"data"], form, bits)
-        return cls(samples[: samples.size // channels * channels].reshape(-1, channels).T, rate)
+        """Decode a sound file (see `sounds.READ`); a recipe that Studio wrote comes with it.
+
+        Raises MediaError if there is no sound, it is damaged or truncated, or it holds over 512 MiB of samples.
+        """
+        import numpy as np
+
+        if (own := _own_format(data)) is not None:
+            channels, rate, start = own
+            return cls(np.frombuffer(data, "<f4", offset=start).reshape(-1, channels).T, rate)
+        if not sounds.is_known(data):
+            raise damaged("the sound", sounds.READ)
+        found, pieces = sandbox.run("sound", data, "the sound")
+        made = cls(np.frombuffer(pieces["frames"], np.float32).reshape(-1, found["channels"]).T, found["rate"])
+        text = found["text"]
+        recipe, unread = recipe_of(text if '"schema_version"' in text else None)
+        return made.attach(recipe, None).noticing(unread)
 
 
-def _riff_chunks(data: bytes) -> dict[bytes, memoryview]:
-    """Split a WAV file into its chunks; a chunk that is longer than the file means that it is truncated."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        raise MediaError("not a WAV file")
-    chunks: dict[bytes, memoryview] = {}
-    view = memoryview(data)
-    at = 12
-    while at + 8 <= len(data):
-        name, length = struct.unpack_from("<4sI", data, at)
-        if at + 8 + length > len(data):
-            raise MediaError(f"the WAV file is truncated: `{name!r}` claims {length:,} bytes")
-        chunks.setdefault(name, view[at + 8 : at + 8 + length])
-        at += 8 + length + length % 2
-    return chunks
+def _head(channels: int, rate: int, count: int) -> bytes:
+    """The beginning of the WAV file of so many samples, before the samples."""
+    form = struct.pack("<HHIIHH", _FLOAT, channels, rate, rate * channels * 4, channels * 4, 32)
+    chunks = [(b"fmt ", form), (b"fact", struct.pack("<I", count))]
+    packed = b"".join(name + struct.pack("<I", len(part)) + part for name, part in chunks)
+    size = count * channels * 4
+    packed += b"data" + struct.pack("<I", size)
+    return b"RIFF" + struct.pack("<I", 4 + len(packed) + size) + b"WAVE" + packed
 
 
-def _wav_samples(body: memoryview, form: int, bits: int) -> NDArray[np.float32]:
-    """Convert raw WAV samples to float32 in -1 … 1, interleaved."""
-    import numpy as np
-
-    if form == _FLOAT and bits in (32, 64):
-        return np.frombuffer(body[: len(body) // (bits // 8) * (bits // 8)], f"<f{bits // 8}").astype(np.float32)
-    if form != _PCM or bits not in (8, 16, 24, 32):
-        raise MediaError(f"WAV format {form} with {bits} bits is not supported; use PCM or float")
-    if bits == 8:
-        made = np.frombuffer(body, np.uint8).astype(np.float32)
-        made -= 128
-        made /= 128
-        return made
-    width = bits // 8
-    raw = np.frombuffer(body[: len(body) // width * width], np.uint8).reshape(-1, width)
-    made = np.empty(len(raw), np.float32)
-    for start in range(0, len(raw), _BLOCK):
-        some = raw[start : start + _BLOCK]
-        wide = np.zeros((len(some), 4), np.uint8)
-        wide[:, 4 - width :] = some  # the sample in the high bytes of an int32
-        made[start : start + _BLOCK] = wide.view("<i4")[:, 0] / 2**31
-    return made
+def _own_format(data: bytes) -> tuple[int, int, int] | None:
+    """The channels, the rate and the place of the samples of a file as `_content` writes it, which needs no decoder."""
+    start = len(_head(1, 1, 0))
+    channels, rate = struct.unpack_from("<HI", data, 22) if len(data) >= start else (0, 0)
+    if not (1 <= channels <= 8 and 1 <= rate <= _MOST_HZ):
+        return None
+    count = (len(data) - start) // (4 * channels)
+    if start + 4 * channels * count != len(data) or data[:start] != _head(channels, rate, count):
+        return None
+    check_decoded(len(data), "the sound", f"{count:,} samples of {channels} channels")
+    return channels, rate, start

@@ -25,7 +25,6 @@ from studio.media.base import MAX_DECODED_BYTES
 MEMORY = 1 << 30  # bytes in addition to the file and the libraries
 CPU_S = 60
 TIME_S = 240  # on a busy machine the process may get only a quarter of a core
-_TASKS = ("decode", "demuxed")
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")
 _START = "import sys; sys.path[:] = sys.argv[2:]; from studio.media.sandbox import serve; serve(sys.argv[1])"
 _HEAD = struct.Struct("<BI")
@@ -34,7 +33,8 @@ _END = 255
 
 
 def run(task: str, data: bytes, noun: str) -> tuple[dict[str, Any], dict[str, bytearray]]:
-    """Run `clips.<task>` on the bytes; return its result, and the pieces that it put, joined by name.
+    """Run a task on the bytes: `decode` or `demuxed` of `clips`, or `sound`, which is `sounds.decode`. Return its
+    result, and the pieces that it put, joined by name.
 
     Raises the task's MediaError, or one if it exceeded the limits of memory or time.
     """
@@ -82,7 +82,7 @@ def _received(pipe: IO[bytes], noun: str) -> tuple[dict[str, Any], dict[str, byt
             return found, pieces
         pieces[_PIECES[name]] += body
         if len(pieces["frames"]) > MAX_DECODED_BYTES:
-            raise MediaError(f"{noun} has more than {MAX_DECODED_BYTES >> 20} MiB of frames",
+            raise MediaError(f"{noun} has more than {MAX_DECODED_BYTES >> 20} MiB when decoded",
                              hint="make it smaller or shorter")  # fmt: skip
 
 
@@ -98,9 +98,9 @@ def serve(task: str) -> None:
         while view:
             view = view[output.write(view) or 0 :]
 
-    from studio.media import clips
+    from studio.media import clips, sounds
 
-    functions = {"decode": clips.decode, "demuxed": clips.demuxed}
+    functions = {"decode": clips.decode, "demuxed": clips.demuxed, "sound": sounds.decode}
     try:
         found = functions[task](data, lambda name, body: send(_PIECES.index(name), body))
     except MediaError as error:
@@ -115,7 +115,7 @@ def _load(data: bytes) -> None:
 
     from studio.media import animation
 
-    names = ["numpy", "studio.media.clips"]
+    names = ["numpy", "studio.media.clips", "studio.media.sounds"]
     if animation.is_picture(data):
         import PIL.Image
 

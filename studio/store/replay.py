@@ -19,7 +19,7 @@ from studio import models
 from studio.errors import InputError, MediaError, StoreError, UsageError
 from studio.files import read_limited
 from studio.inputs import Inputs
-from studio.media import Image, Media, Video, animation
+from studio.media import Audio, Image, Media, Video, animation
 from studio.media.base import UNREAD
 from studio.recipe import Recipe
 from studio.store import Store
@@ -227,4 +227,4 @@ def _open(path: Path) -> Media:
     if suffix in animation.FORMATS and animation.moves(read_limited(path, Video.max_file_bytes)):
         with suppress(MediaError):  # frames of different durations: its first frame is an image
             return Video.open(path)
-    return KINDS.get(suffix, Image).open(path)
+    return Audio.open(path) if suffix in Audio.others else KINDS.get(suffix, Image).open(path)

@@ -114,7 +114,8 @@ def _members(flag: Flag, text: str) -> list[str]:
     folder = Path(text)
     if flag.media is None or flag.media.kind == "text" or not folder.is_dir():
         return [text]
-    files = files_in(folder, SUFFIXES if flag.media.kind == "image" else (flag.media.suffix,))
+    suffixes = (flag.media.suffix, *(flag.media.others if flag.media.kind == "audio" else ()))
+    files = files_in(folder, SUFFIXES if flag.media.kind == "image" else suffixes)
     if len(files) * 1024 > MAX_FILE_BYTES:
         raise UsageError(f"the folder `{text}` holds {len(files):,} files, too many for a workflow")
     return [str(each) for each in files]

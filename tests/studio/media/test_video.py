@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import struct
-import wave
 from fractions import Fraction
 
 import numpy as np
@@ -10,52 +9,9 @@ import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 import studio
 from studio.errors import MediaError
-
-SOUND = st.tuples(st.integers(1, 3), st.integers(0, 60)).flatmap(
-    lambda shape: hnp.arrays(np.float32, shape, elements=st.floats(-1, 1, width=32))
-)
-
-
-@given(waveform=SOUND, rate=st.integers(1, 192_000))
-def test_sound_comes_back(waveform, rate):
-    made = studio.Audio(waveform, rate)
-    again = studio.Audio.decode(made.data)
-    assert again == made
-    assert again.rate == rate
-    assert np.array_equal(again.waveform, waveform)
-
-
-@pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_pcm_is_read(width):
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(width)
-        file.setframerate(8000)
-        top = bytes([255]) if width == 1 else (2 ** (8 * width - 1) - 1).to_bytes(width, "little")
-        low = bytes([0]) if width == 1 else (-(2 ** (8 * width - 1))).to_bytes(width, "little", signed=True)
-        file.writeframes((top + low) * 3)
-    sound = studio.Audio.decode(buffer.getvalue())
-    assert sound.waveform.shape == (2, 3)
-    assert sound.waveform[0] == pytest.approx(1, abs=0.01)
-    assert sound.waveform[1] == pytest.approx(-1, abs=0.01)
-
-
-@given(end=st.integers(0, 99))
-def test_truncated_sound_is_refused(end):
-    data = studio.Audio(np.zeros((1, 14), np.float32), 8000).data
-    with pytest.raises(MediaError):
-        studio.Audio.decode(data[: min(end, len(data) - 1)])
-
-
-@pytest.mark.parametrize(("shape", "rate"), [((3,), 8000), ((0, 3), 8000), ((9, 3), 8000), ((1, 3), 0)])
-def test_bad_sound_is_refused(shape, rate):
-    with pytest.raises(MediaError):
-        studio.Audio(np.zeros(shape), rate)
 
 
 @settings(max_examples=8, deadline=None)
