@@ -22,7 +22,7 @@ from studio.diffusion.arguments import facts as facts_of
 from studio.diffusion.results import as_media
 from studio.diffusion.stepping import GuestState, PipelineModel
 from studio.errors import InputError
-from studio_diffusion import edit, prompts
+from studio_diffusion import edit, embeds, prompts
 from studio_diffusion.inputs import ImageInputs
 
 step = stepping.step
@@ -39,7 +39,7 @@ def start(model: PipelineModel, inputs: ImageInputs, rng: studio.Rng) -> GuestSt
         if getattr(inputs, name):
             raise InputError(name, f"`{name}` is only for Studio's own models", hint=f"leave out `{name}`")
     task = task_of(model.pipe, picture=inputs.image is not None, mask=_canvas_has_mask(inputs))
-    made, notices = arguments_of(model.pipeline(task), inputs)
+    made, notices = arguments_of(model, model.pipeline(task), inputs)
     return stepping.with_notices(stepping.start(model, made, rng, inputs, task, inputs.sampler), notices)
 
 
@@ -83,20 +83,27 @@ def task_of(pipe: Any, *, picture: bool, mask: bool) -> str:
     return str(table[family].__name__)
 
 
-def arguments_of(pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
+def arguments_of(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The arguments of the pipeline's call, and notices. Raises InputError for inputs that it does not take."""
-    asked = prompts.read(inputs.prompt)
-    negative = prompts.read(inputs.negative)
-    notices = (*asked.notices, *negative.notices)
-    if not (asked.plain and negative.plain):
-        notices += ("weights and `BREAK` in the prompt are ignored: this model does not support them",)
     made = arguments(pipe, {
-        "prompt": ("prompt", asked.text), "negative": ("negative_prompt", negative.text or None),
         "steps": ("num_inference_steps", inputs.steps), "guidance": (guidance_argument(pipe), inputs.guidance),
         "rescale": ("guidance_rescale", inputs.rescale or None), "strength": ("strength", inputs.strength),
     })  # fmt: skip
+    prompt, notices = _prompt_arguments(model, pipe, inputs)
     picture, more = _picture_arguments(pipe, inputs)
-    return {"output_type": "np"} | made | picture, (*notices, *more)
+    return {"output_type": "np"} | prompt | made | picture, (*notices, *more)
+
+
+def _prompt_arguments(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The prompts as text, or as embeddings where their weights or length need it and the model supports it."""
+    if embeds.needed(pipe, (inputs.prompt, inputs.negative)):
+        return embeds.embeddings(model, pipe, inputs.prompt, inputs.negative)
+    asked, negative = prompts.read(inputs.prompt), prompts.read(inputs.negative)
+    notices = (*asked.notices, *negative.notices)
+    if not (asked.plain and negative.plain):
+        notices += ("weights and `BREAK` in the prompt are ignored: this model does not support them",)
+    given = {"prompt": ("prompt", asked.text), "negative": ("negative_prompt", negative.text or None)}
+    return arguments(pipe, given), notices
 
 
 def _canvas_has_mask(inputs: ImageInputs) -> bool:

@@ -224,7 +224,7 @@ def start(
     not the model's own. Raises InputError for arguments that the pipeline rejects, and what else it raises.
     """
     guest = Guest(arguments, rng.torch_seed, task, sampler)
-    with _plain_mode():
+    with plain_mode():
         run = guest.begin(model)
         while run.pending is not None and not _denoises(run.pending) and not run.position:
             output = model.batcher.run([(run.pending, guest.owner)])[0]
@@ -244,7 +244,7 @@ def with_notices(state: GuestState, notices: Sequence[str]) -> GuestState:
 
 def step(model: PipelineModel, states: Sequence[GuestState]) -> list[GuestState]:
     """One step of each pipeline's scheduler. Raises what a module or a pipeline raises."""
-    with _plain_mode():
+    with plain_mode():
         guests = [(state.guest, state.guest.at(model, state)) for state in states]
         _repeat(model, [guest for (guest, run), state in zip(guests, states, strict=True)
                         if run.position > state.position])  # fmt: skip
@@ -259,7 +259,7 @@ def step(model: PipelineModel, states: Sequence[GuestState]) -> list[GuestState]
 
 def finish(model: PipelineModel, states: Sequence[GuestState]) -> list[Any]:
     """What the pipelines return: their last calls (decoding) run merged where possible."""
-    with _plain_mode():
+    with plain_mode():
         guests = [(state.guest, state.guest.at(model, state)) for state in states]
         while waiting := [each for each in guests if each[1].pending is not None]:
             _round(model, waiting)
@@ -274,7 +274,7 @@ def preview(model: PipelineModel, state: GuestState) -> Any:
     guest = state.guest
     clean = predicted_sample(model.pipeline(guest.task, guest.sampler).scheduler, run.record)
     other = replace(guest, run=None, taken=[], owner=f"{guest.owner}-preview")
-    with _plain_mode():
+    with plain_mode():
         last = replace(run.record, position=state.steps, latents=clean)
         made = other.replay(model, state.steps, last)
         while made.pending is not None:
@@ -291,7 +291,7 @@ def facts(model: PipelineModel, task: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _plain_mode() -> Iterator[None]:
+def plain_mode() -> Iterator[None]:
     """Pipelines run without gradients, but not in inference mode, whose tensors they could not write into."""
     with torch.inference_mode(False), torch.no_grad():
         yield
