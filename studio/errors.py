@@ -69,7 +69,7 @@ class StudioError(Exception):
 
     @staticmethod
     def from_json(told: object) -> StudioError:
-        """The error that `to_json` told of, which may be hostile. Raises InputError for anything else."""
+        """The error from the untrusted result of `to_json`. Raises InputError for anything else."""
         values = told if isinstance(told, dict) else {}
         kind = _portable().get(str(values.get("type", "")))
         hint = values.get("hint")
@@ -231,7 +231,7 @@ class EngineClosed(StudioError):
 
 
 class Busy(StudioError):
-    """As many requests are unfinished as may be; none of those given was accepted."""
+    """Too many requests are unfinished; none of the new ones was accepted."""
 
 
 class Cancelled(StudioError):

@@ -66,7 +66,7 @@ class Reading:
 
 
 def pixels(x: Tensor) -> Tensor:
-    """Pixels as floats in [0, 1], of any shape and device, to uint8 on the CPU; values outside are clipped.
+    """Convert pixels from floats in [0, 1], of any shape and device, to uint8 on the CPU; values outside are clipped.
 
     Raises NotFinite for NaN and infinity, which would become black and white.
     """
@@ -77,7 +77,7 @@ def pixels(x: Tensor) -> Tensor:
 
 
 def look(old: State | None, new: object) -> list[Tensor]:
-    """Check what is new in a state. Returns the sums that are not on the CPU, unread. Raises NotFinite for the rest."""
+    """Check the new values in a state. Returns the unread sums on other devices. Raises NotFinite for those on the CPU."""
     late: list[Tensor] = []
     if not isinstance(new, State):
         return late
@@ -136,7 +136,7 @@ def _tensors(module: Any) -> Iterator[tuple[str, Any, bool]]:
 
 
 def _modules(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
-    """The modules of torch within a value, with the names that they go by."""
+    """The torch modules in a value, with their names."""
     if depth < 0 or id(value) in seen or type(value) in _PLAIN or isinstance(value, type):
         return
     seen.add(id(value))
@@ -152,13 +152,13 @@ def _modules(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tupl
 
 @cache
 def _unsaved(kind: Hashable) -> frozenset[str]:
-    """Of a class of states: the fields that are not saved."""
+    """The unsaved fields of a class of states."""
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     return frozenset(each.name for each in fields if UNSAVED in each.metadata)
 
 
 def _floats(value: Any) -> Iterator[Any]:
-    """The tensors and arrays of floats in a field's value."""
+    """The floating-point tensors and arrays in a field's value."""
     if isinstance(value, tuple | list):
         for each in value[-_MOST:]:
             if type(each) not in _PLAIN:
@@ -175,7 +175,7 @@ def _floats(value: Any) -> Iterator[Any]:
 
 
 def _elsewhere(x: Any) -> bool:
-    """Whether reading a number of it waits for a device."""
+    """Whether reading one of its numbers synchronizes a device."""
     return hasattr(type(x), "untyped_storage") and x.device.type != "cpu"
 
 
@@ -197,7 +197,7 @@ def _total(x: Any) -> Any:
 
 
 def _count(x: Any) -> tuple[int, int, int]:
-    """How many numbers there are, and how many are NaN and infinite."""
+    """The number of values, of NaN, and of infinite values."""
     import torch
 
     x = torch.as_tensor(x).detach()

@@ -37,7 +37,7 @@ _sweeping = threading.Lock()
 
 
 class Temporary:
-    """A file without a name or, where the file system has none such, with a temporary one; then it is locked."""
+    """A file without a name, or with a temporary one, locked, if the file system has no unnamed files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class Temporary:
             self.name, self.descriptor = locked(folder, _create_file)
 
     def _unnamed(self) -> int:
-        """An open file without a name; -1 where that cannot be had."""
+        """An open file without a name; -1 if the file system does not support that."""
         flag = getattr(os, "O_TMPFILE", 0)
         if not flag or not _has_proc():
             return -1
@@ -59,7 +59,7 @@ class Temporary:
             raise
 
     def publish(self, path: Path, overwrite: bool) -> None:
-        """Give the file its name. Raises OSError; FileExistsError where the name is taken and must not be."""
+        """Give the file its name. Raises OSError; FileExistsError if the name exists and may not be overwritten."""
         if self.name is None:
             try:
                 self._link(path)
@@ -85,7 +85,7 @@ class Temporary:
         os.link(f"/proc/self/fd/{self.descriptor}", path, src_dir_fd=self.descriptor, follow_symlinks=True)
 
     def _link_or_reserve(self, path: Path) -> None:
-        """Take a name that nobody has. Without hard links (FAT) a kill in between leaves an empty file under it."""
+        """Take a new name. Without hard links (FAT) a kill in between leaves an empty file with that name."""
         assert self.name is not None
         try:
             os.link(self.name, path)
@@ -97,7 +97,7 @@ class Temporary:
             self.name = None
 
     def close(self) -> None:
-        """Remove a name that is left, and unlock."""
+        """Remove a remaining temporary name, and unlock."""
         try:
             if self.name is not None:
                 self.name.unlink(missing_ok=True)
@@ -149,7 +149,7 @@ def create_folder(path: Path, mode: int = 0o777) -> int:
 
 
 def locked(folder: Path, create: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new file or folder of a temporary name, and its descriptor, locked before anybody could take it for left."""
+    """Create a file or folder with a temporary name, and lock it before another process can consider it stale."""
     while True:
         path = folder / _temporary_name()
         descriptor = create(path)
@@ -177,7 +177,7 @@ def sweep_once(folder: Path) -> None:
 
 
 def sweep(folder: Path, names: re.Pattern[str] = NAMES) -> bool:
-    """Remove the temporary files and folders in `folder` whose process is gone; whether there are others."""
+    """Remove the temporary files and folders in `folder` whose process has ended; return whether there are others."""
     try:
         found = [folder / name for name in os.listdir(folder) if names.fullmatch(name)]
     except OSError:  # no folder, or none to look into: whoever writes there is told
@@ -187,7 +187,7 @@ def sweep(folder: Path, names: re.Pattern[str] = NAMES) -> bool:
 
 
 def _swept_away(path: Path) -> bool:
-    """Remove it if nobody holds its lock; whether it is gone."""
+    """Remove a file or folder if its lock is free; return whether it was removed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:

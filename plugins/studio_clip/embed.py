@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class EmbedGenerator(ClipGenerator):
-    """Embed a text or a picture as a unit vector; the cosine similarity of two vectors says how well they match."""
+    """Embed a text or a picture as a unit vector; the cosine similarity of two vectors measures how well they match."""
 
     name = "embed"
     output = studio.Embedding

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from studio_gpt.load import ModelFiles
 
 STARTER = Path(__file__).parent / "weights" / "starter"
-ONE_TURN = "the model was trained on single messages: earlier turns are left out"
+ONE_TURN = "the model was trained on single messages: earlier turns are ignored"
 
 InputsT = TypeVar("InputsT", bound=studio.Inputs)
 StateT = TypeVar("StateT", bound=studio.State)

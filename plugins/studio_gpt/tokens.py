@@ -41,7 +41,7 @@ class Tokens:
         chat_template: the model's Jinja chat template, or None.
         specials: the texts of named special tokens (``bos_token``, ``eos_token`` …), as chat templates use them.
         first: the token that a chat begins with even if its template does not write it, or None.
-        one_turn: the model was trained on single messages, so earlier turns are left out.
+        one_turn: the model was trained on single messages, so earlier turns are ignored.
     """
 
     tokenizer: tokenizers.Tokenizer

@@ -68,7 +68,7 @@ def task_of(pipe: Any, *, picture: bool) -> str:
     name, takes = type(pipe).__name__, parameters(pipe)
     if picture and "image" not in takes:
         if name not in _FROM_PICTURE:
-            raise InputError("image", f"a `{name}` takes no picture", hint="use its image-to-video model")
+            raise InputError("image", f"a `{name}` does not accept a picture", hint="use its image-to-video model")
         return _FROM_PICTURE[name]
     if not picture and name in _TEXT_ONLY:
         return _TEXT_ONLY[name]

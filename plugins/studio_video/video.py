@@ -40,7 +40,7 @@ class VideoGenerator(studio.PipelineGenerator):
     class Inputs(studio.Inputs):
         """The inputs of `studio video`."""
 
-        prompt: str = studio.field(help="prompt, in English: the thing and its motion", min_length=1, max_length=2000)
+        prompt: str = studio.field(help="prompt, in English: the object and its motion", min_length=1, max_length=2000)
         negative: str = studio.field("", help="negative prompt", max_length=2000, aliases=("negative_prompt",))
         model: str = studio.model_field(
             "a folder from `studio train video`, a pulled model, or a video pipeline of diffusers, whose own defaults "
@@ -128,7 +128,7 @@ class VideoGenerator(studio.PipelineGenerator):
             if self.extend and (self.image or self.to or self.loop):
                 raise ValueError("`extend` excludes `image`, `to` and `loop`: leave them out")
             if self.to and self.loop:
-                raise ValueError("`to` and `loop` exclude each other: leave out one of them")
+                raise ValueError("`to` and `loop` exclude each other: omit one of them")
             kept = bool(self.image) + bool(self.to)
             if (self.frames or FRAMES) <= max(kept, int(self.loop)):
                 raise ValueError(f"`frames` is {self.frames}; with `image`, `to` or `loop` it must be larger")

@@ -258,7 +258,7 @@ def _media_from_json(told: Any, fetch: Fetch | None) -> Media:
     if data is None and fetch is not None:
         return fetch(ref)
     if data is None:
-        raise InputError("media", f"the media {ref.sha256[:12]} stand by their hash only", hint="give `fetch`")
+        raise InputError("media", f"the media {ref.sha256[:12]} are given only by their hash", hint="give `fetch`")
     if ref.media_type not in _MEDIA:
         raise UnknownName("media type", ref.media_type, _MEDIA)
     try:

@@ -1,6 +1,6 @@
-"""95% intervals by the bootstrap (Efron 1979): how far a figure would move with other pictures of the same generator.
+"""95% bootstrap intervals (Efron 1979): how much a metric would vary with other pictures of the same generator.
 
-The generated pictures are drawn again, with replacement; the reference stays. It knows nothing of any metric.
+The generated pictures are resampled with replacement; the reference pictures are fixed.
 
 Try it: ``pytest tests/studio/evaluation/test_bootstrap.py``
 """
@@ -17,17 +17,18 @@ Interval = tuple[float, float]
 
 
 def of_mean(values: NDArray[np.floating], seed: int = 0) -> Interval:
-    """The interval of the mean of `values` (N,): the middle 95% of the drawn means."""
+    """The interval of the mean of `values` (N,): the middle 95% of the resampled means."""
     drawn = np.random.default_rng(seed).integers(0, len(values), (MEANS, len(values)))
     low, high = np.percentile(np.asarray(values, np.float64)[drawn].mean(1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def of_statistic(statistic: Callable[[NDArray[np.int64]], float], count: int, value: float, seed: int = 0) -> Interval:
-    """The interval of a statistic of `count` pictures, which is called with the drawn places and was `value` for all.
+    """The interval of a statistic of `count` pictures, which is called with the resampled indices; `value` is that of
+    all.
 
-    A drawn set has pictures twice, and so looks less diverse than it is: distances of sets are shifted in all draws.
-    The interval therefore takes the spread alone from them: 1.96 standard errors to either side of the value.
+    A resampled set has duplicates, so it looks less diverse, and distances of sets are biased in all resamples. The
+    interval therefore uses only their spread: 1.96 standard errors on both sides of the value.
     """
     rng = np.random.default_rng(seed)
     drawn = [statistic(rng.integers(0, count, count)) for _ in range(STATISTICS)]

@@ -1,7 +1,7 @@
 """CMMD: the squared maximum mean discrepancy of CLIP vectors under a Gaussian kernel (Jayasumana et al. 2024).
 
-It assumes no Gaussians, and is steadier than the Fréchet distance for few pictures. As in the paper sigma is 10, the
-value is times 1000, and all pairs count, so that equal sets are at 0.
+It does not assume Gaussians, and varies less than the Fréchet distance for few pictures. As in the paper, sigma is 10,
+the value is multiplied by 1000, and all pairs count, so that equal sets have distance 0.
 
 Try it: ``pytest tests/studio/evaluation/test_metrics.py -k cmmd``
 """
@@ -15,7 +15,7 @@ SIGMA, SCALE = 10.0, 1000.0
 
 
 def distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """The distance of unit vectors x (N, D) and y (M, D), from 0 up."""
+    """The distance of unit vectors x (N, D) and y (M, D), at least 0."""
     within = _kernel(x, x).mean() + _kernel(y, y).mean()
     return float(max(SCALE * (within - 2 * _kernel(x, y).mean()), 0.0))
 

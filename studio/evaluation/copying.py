@@ -1,8 +1,7 @@
-"""How near each generated picture lies to its nearest reference picture: near ones may be copies of training pictures.
+"""Memorization: the distance of each generated picture to its nearest reference picture; near ones may be copies.
 
-What counts as suspiciously near is told by the reference: nearer than all but one in twenty of its pictures are to
-another of them. A person has to look; the report shows pairs. Where a model is trained on one picture of a label,
-a good picture of that label is near to it by the task.
+A picture is suspiciously near if it is nearer than 95% of the reference pictures are to each other. Look at the pairs
+in the report: if a model was trained on one picture per label, a good picture of that label is necessarily near it.
 
 Try it: ``pytest tests/studio/evaluation/test_metrics.py -k copying``
 """
@@ -19,11 +18,11 @@ SUSPICIOUS = 95  # percent of the reference's own nearest cosines that lie below
 
 @dataclass(frozen=True)
 class NearestNeighbours:
-    """For each generated picture its nearest reference picture.
+    """The nearest reference picture of each generated picture.
 
     Attributes:
-        place: (N,) which one.
-        cosine: (N,) of the two.
+        place: (N,) its index.
+        cosine: (N,) their cosine similarity.
         own: (M,) the cosine of each reference picture with its nearest other.
         threshold: above it a cosine is suspicious.
     """
@@ -35,12 +34,12 @@ class NearestNeighbours:
 
     @property
     def suspicious(self) -> NDArray[np.float64]:
-        """(N,) 1 where a picture is nearer to a reference picture than those are to each other, else 0."""
+        """(N,) 1 if a picture is nearer to a reference picture than those are to each other, else 0."""
         return (self.cosine > self.threshold).astype(np.float64)
 
 
 def nearest(generated: NDArray[np.floating], reference: NDArray[np.floating]) -> NearestNeighbours:
-    """Find them, of unit vectors (N, D) and (M, D), M at least 2."""
+    """Find the nearest neighbours of unit vectors (N, D) among (M, D), M at least 2."""
     a, b = (np.asarray(rows, np.float64) for rows in (generated, reference))
     cosines = a @ b.T  # (N, M)
     among = b @ b.T

@@ -1,6 +1,6 @@
-"""The pictures that a generator is compared with: a folder of them, each subfolder a label.
+"""The reference pictures that a generator is compared with: a folder in which each subfolder is a label.
 
-It knows nothing of how a generator was trained; that the folder is what it was trained on is the caller's word.
+Whether the folder is the training set is up to the caller.
 
 Try it: ``studio.evaluation.data.read(Path("pictures"))``
 """
@@ -20,7 +20,7 @@ MOST = 1000  # pictures that one evaluation looks at on either side
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """Pictures, and the label of each (none at all where they lie in no subfolders); `left_out` counts the rest."""
+    """Pictures and their labels (empty without subfolders); `left_out` counts the pictures that were skipped."""
 
     images: list[Image]
     labels: list[str]
@@ -28,12 +28,12 @@ class ReferenceSet:
 
 
 def read(folder: Path, fewest: int) -> ReferenceSet:
-    """Read the pictures below a folder, at most `MOST` of them, chosen at random but always the same.
+    """Read the pictures below a folder, or a random but fixed selection of `MOST` if there are more.
 
-    Raises UsageError for fewer than `fewest` and where only some have labels, MediaError for one that cannot be read.
+    Raises UsageError for fewer than `fewest` and if only some have labels, MediaError for one that cannot be read.
     """
     if not folder.is_dir():
-        hint = "`--data` takes a folder of images, or of folders of images"
+        hint = "`--data` must be a folder of images, or of folders of images"
         raise UsageError(f"`{folder}` is not a folder", hint=hint)
     files = sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
     if len(files) < fewest:
@@ -50,7 +50,7 @@ def read(folder: Path, fewest: int) -> ReferenceSet:
 
 
 def fitted(image: Image, size: int) -> Image:
-    """The picture centred on a white square of `size` pixels, by Lanczos: how pictures of all sizes become alike."""
+    """The picture resized (Lanczos) and centred on a white square of `size` pixels."""
     import PIL.Image
     import PIL.ImageOps
 

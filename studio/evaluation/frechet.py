@@ -1,8 +1,8 @@
-"""The Fréchet distance of two sets of vectors, each taken for a Gaussian (Dowson and Landau 1982; Heusel et al. 2017).
+"""The Fréchet distance of two sets of vectors, modelled as Gaussians (Dowson and Landau 1982; Heusel et al. 2017).
 
 ||m1 - m2||^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2)). The last trace is the sum of the singular values of X Y^T, where
-X and Y are the centred vectors over the roots of their counts less one; so no root of a matrix is needed, and sets
-smaller than the dimension cost less. The estimate is biased upwards by about 1/N: compare sets of equal counts alone.
+X and Y are the centred vectors divided by sqrt(N - 1); so no matrix square root is needed, and sets smaller than the
+dimension are cheaper. The estimate is biased upwards by about 1/N: compare only sets of equal size.
 
 Try it: ``pytest tests/studio/evaluation/test_metrics.py -k frechet``
 """

@@ -1,7 +1,7 @@
-"""Whether pictures show what they were asked to: CLIP score, and the rank of the right label.
+"""Whether pictures match their prompts: CLIP score, and the rank of the right label.
 
-Labels are ranked by their nearest reference picture, so that a picture is judged as a picture; the CLIP score compares
-it with the words. Both need labels.
+Labels are ranked by their nearest reference picture, which compares pictures with pictures; the CLIP score compares a
+picture with the label's text. Both need labels.
 
 Try it: ``pytest tests/studio/evaluation/test_metrics.py -k labels``
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 def clip_score(pictures: NDArray[np.floating], texts: NDArray[np.floating]) -> NDArray[np.float64]:
-    """100 times the cosine of each picture with its own text, 0 where that is below (Hessel et al. 2021), (N,)."""
+    """100 times the cosine of each picture with its text, at least 0 (Hessel et al. 2021), (N,)."""
     return np.asarray(np.maximum(100 * (np.asarray(pictures, np.float64) * texts).sum(1), 0), np.float64)
 
 
@@ -28,7 +28,7 @@ def ranks(
         pictures: unit vectors (N, D); `wanted` has the label of each, which must be among `labels`.
         reference: unit vectors (M, D); `labels` has the label of each.
 
-    Labels that are as near as the right one count against it.
+    Labels that are as near as the right one are ranked before it.
     """
     names = sorted(set(labels))
     column = {name: place for place, name in enumerate(names)}

@@ -1,7 +1,7 @@
 """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020) of sets of vectors.
 
-Around each vector lies a ball that reaches to its k-th neighbour in its own set; the balls of a set stand for where its
-pictures may lie. All four are means over pictures, so that each can be drawn again by a bootstrap with the balls kept.
+Each vector has a ball that reaches to its k-th neighbour in its own set; the balls of a set approximate its manifold.
+All four are means over pictures, so that a bootstrap can resample each with fixed balls.
 
 - precision: generated pictures within a ball of the reference; density: how many such balls they are in, over k.
 - recall: reference pictures within a ball of the generated; coverage: reference balls with a generated picture inside.
@@ -23,7 +23,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Manifold:
-    """The members of the four means: precision and density (N,) of the generated, recall and coverage (M,)."""
+    """The terms of the four means: precision and density (N,) of the generated, recall and coverage (M,)."""
 
     precision: Values
     density: Values
@@ -56,7 +56,7 @@ def radii(vectors: NDArray[np.floating], k: int) -> Values:
 def distances(x: NDArray[np.floating], y: NDArray[np.floating]) -> Values:
     """Euclidean distances (N, M) of vectors (N, D) and (M, D).
 
-    Sums of products lose about half of the digits: what is nearer than 1e-6 of the vectors' length is taken as equal.
+    Sums of products lose about half of the digits: vectors nearer than 1e-6 of their length count as equal.
     """
     a, b = (np.asarray(rows, np.float64) for rows in (x, y))
     lengths = (a * a).sum(1)[:, None] + (b * b).sum(1)[None]

@@ -1,4 +1,4 @@
-"""All figures of a set of generated pictures against a reference, from their vectors. Knows nothing of generators.
+"""All metrics of a set of generated pictures against a reference set, from their vectors.
 
 Try it: ``pytest tests/studio/evaluation/test_eval.py``
 """
@@ -25,12 +25,12 @@ FigureGroup = Literal["quality", "diversity", "copying", "speed"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its 95% interval (None where it is a single measurement).
+    """The value of a metric, with its 95% interval (None for a single measurement).
 
     Attributes:
-        group: what it tells of.
-        better: `less`, `more`, or empty where neither is better.
-        unit: what it counts, or empty.
+        group: the property that it measures.
+        better: `less`, `more`, or empty if neither is better.
+        unit: its unit, or empty.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Figure:
 
     @property
     def gates(self) -> bool:
-        """Whether something may be refused or passed by this figure alone."""
+        """Whether this metric alone may decide between pass and fail."""
         return self.group != "speed" and self.name not in BLIND
 
 
@@ -53,7 +53,7 @@ def measure(
     """Measure generated (N, D) against reference (M, D) unit vectors.
 
     Args:
-        wanted, known: the label of each generated and of each reference picture; empty where there are none.
+        wanted, known: the label of each generated and of each reference picture; empty without labels.
         texts: the unit vector of each generated picture's label (N, D).
 
     Raises UsageError for fewer pictures than a Fréchet distance needs.

@@ -1,6 +1,4 @@
-"""An evaluation written down: a Markdown report with a plot and contact sheets, and the same as JSON.
-
-It knows nothing of how figures come about.
+"""The report of an evaluation: Markdown with a plot and contact sheets, and JSON.
 
 Try it: ``studio eval dcgan --data pictures -o report``
 """
@@ -33,7 +31,7 @@ WORDS = {"quality": "Quality", "diversity": "Diversity", "copying": "Copying", "
 
 
 def speed_figures(evaluation: Evaluation) -> list[Figure]:
-    """What was measured of the speed, as figures."""
+    """The speed measurements as figures."""
     found = evaluation.speed
     if found is None:
         return []
@@ -45,7 +43,7 @@ def speed_figures(evaluation: Evaluation) -> list[Figure]:
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Setup and figures; `interval` is of 95%, or null."""
+    """Setup and figures as JSON; `interval` is the 95% interval, or null."""
     figures = [
         {"name": each.name, "group": each.group, "value": each.value, "interval": each.interval, "better": each.better,
          "unit": each.unit, "gates": each.gates}
@@ -55,7 +53,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """A table for people: group, figure, value with interval, and which way is better."""
+    """A table for users: group, metric, value with interval, and which direction is better."""
     every = (*evaluation.figures, *speed_figures(evaluation))
     return [(each.group, each.name, shown(each), each.better or "-") for each in every]
 
@@ -76,7 +74,7 @@ FILES = ("report.md", "result.json", "sheet.png", "nearest.png", "plot.png")
 
 
 def write(evaluation: Evaluation, folder: Path, *, overwrite: bool = True) -> Path:
-    """Write the files of a report; the path of `report.md`. Raises FileTaken without `overwrite`."""
+    """Write the files of a report and return the path of `report.md`. Raises FileTaken without `overwrite`."""
     make_folder(folder)
     result = json.dumps(as_json(evaluation), ensure_ascii=False, indent=1) + "\n"
     write_atomically(folder / "result.json", result.encode(), overwrite=overwrite)
@@ -87,24 +85,25 @@ def write(evaluation: Evaluation, folder: Path, *, overwrite: bool = True) -> Pa
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """The report; pictures are named as `write` writes them."""
+    """The report as Markdown, with the names of the pictures that `write` writes."""
     setup, reference = evaluation.setup, evaluation.setup["reference"]
     asked = ", ".join(f"{name}={value}" for name, value in setup["inputs"].items()) or "its own settings"
     weights = ", ".join(f"{name} {digest[:12]}" for name, digest in setup["encoder"].get("weights", {}).items())
     side = setup["size"]
     setup_text = (
-        f"{setup['pictures']} pictures by {asked}, seeds from {setup['seed']} on, against {reference['pictures']}"
-        f" pictures of {reference['labels']} labels. All are brought to {side}x{side} on white (Lanczos) before the"
-        f" encoder sees them: `{setup['encoder'].get('generator')}`, {weights}. Intervals are of 95%, by bootstrap over"
-        " the generated pictures."
+        f"{setup['pictures']} pictures with {asked}, seeds from {setup['seed']}, compared with {reference['pictures']}"
+        f" reference pictures of {reference['labels']} labels. All are resized to {side}x{side} on white (Lanczos). The"
+        f" encoder is `{setup['encoder'].get('generator')}`, {weights}. Intervals are 95% bootstrap intervals over the"
+        " generated pictures."
     )
     lines = [
         f"# `{evaluation.generator}`", "", setup_text, "",
         "| | figure | value | better |", "|---|---|---|---|",
         *(f"| {WORDS[group]} | {name} | {value} | {better} |" for group, name, value, better in rows(evaluation)), "",
         f"![The first {min(SHOWN, len(evaluation.pictures))} pictures, none chosen](sheet.png)", "",
-        "Pictures nearest to one of the reference, the nearest first; each beside it:", "", "![pairs](nearest.png)", "",
-        "How near each generated picture is to the reference, and each of the reference to its nearest other:",
+        "The generated pictures nearest to a reference picture, each with it:", "", "![pairs](nearest.png)", "",
+        "Cosine similarity of generated pictures with their nearest reference picture, and of reference pictures with"
+        " each other:",
         "", "![histogram of cosines](plot.png)", "",
         *evaluation.notices,
     ]  # fmt: skip
@@ -116,7 +115,7 @@ def _sheet(evaluation: Evaluation) -> Image:
 
 
 def _pairs(evaluation: Evaluation) -> Image:
-    """Generated pictures, each before its nearest reference picture."""
+    """Generated pictures, each followed by its nearest reference picture."""
     near, reference = evaluation.nearest, evaluation.reference
     names = reference.labels or ["reference"] * len(reference.images)
     images, labels = [], []
@@ -127,7 +126,7 @@ def _pairs(evaluation: Evaluation) -> Image:
 
 
 def plot(made: NDArray[np.float64], own: NDArray[np.float64]) -> PIL.Image.Image:
-    """Two histograms of cosines over each other, each as shares of its own count."""
+    """Two normalized histograms of cosine similarities in one plot."""
     low = float(min(made.min(), own.min(), 0.999))
     edges = np.linspace(low, 1.0, BINS + 1)
     heights = [np.histogram(np.clip(each, low, 1), edges)[0] / len(each) for each in (made, own)]

@@ -1,8 +1,7 @@
-"""An evaluation: pictures of a generator, made by the engine and remembered; their vectors; the figures.
+"""Running an evaluation: generate pictures, embed them, and compute the metrics.
 
-Both steps are workflows: what was made before, by this command or another, is not made again, and an interrupted
-evaluation goes on from there. The vectors come from an embedder, which a plugin offers. This module knows nothing of
-terminals or files.
+Generating and embedding are workflows with a result cache: existing results are reused, and an interrupted evaluation
+continues. A plugin's embedder computes the vectors.
 
 Try it: ``studio eval dcgan --data pictures``
 """
@@ -39,15 +38,15 @@ Display = Callable[["Graph"], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was made and measured.
+    """The result of an evaluation.
 
     Attributes:
-        pictures: the generated ones, as they came; `wanted` has the label of each, or nothing.
-        reference: what they were compared with.
-        size: the side in pixels that both were brought to.
-        nearest: for each picture the reference picture nearest to it.
+        pictures: the generated pictures in their original size; `wanted` has their labels, or is empty.
+        reference: the reference pictures.
+        size: the side in pixels to which all were resized.
+        nearest: for each picture the nearest reference picture.
         setup: generator, inputs, counts and encoder, as JSON.
-        speed: None where it was not measured.
+        speed: None if it was not measured.
     """
 
     generator: str
@@ -79,17 +78,18 @@ def evaluate(
     priority: Priority = "interactive",
     time_limit_s: float | None = None,
 ) -> Evaluation:
-    """Make n pictures of a generator and compare them with those of a folder.
+    """Generate n pictures and compare them with those in a folder.
 
     Args:
-        n: pictures to make, from 50 to 1000; the labels of the folder are gone through in a shuffled order.
+        n: the number of pictures, from 50 to 1000; the folder's labels are used in a shuffled order.
         inputs: other inputs of the generator.
-        by: the input that takes a label (None: `prompt`, `of`, `label` or `text`, if the folder has labels).
-        size: the side that all pictures are brought to, on white (None: the smaller of both sides' own).
-        seed: of the first picture; the others follow.
-        fresh: make everything again.
-        embedder: what looks at the pictures, by name (None: the first that a plugin offers).
+        by: the input that gets a label (None: `prompt`, `of`, `label` or `text`, if the folder has labels).
+        size: the side to which all pictures are resized, on white (None: the smaller of both).
+        seed: of the first picture; the others have the next seeds.
+        fresh: ignore cached results.
+        embedder: the name of the embedder (None: the first that a plugin offers).
         display: shows a graph while it runs, with `show` for its reports.
+        client, priority, time_limit_s: as in `Studio.submit`.
 
     Raises UsageError for too few pictures, UnknownName, InputError, and the first failure of a picture.
     """
@@ -122,7 +122,7 @@ def evaluate(
         "encoder": _encoder(seen["generated_vectors"]), "neighbours": manifold.NEIGHBOURS,
         "weights": pictures[0].recipe.spec.model.sha256 if pictures[0].recipe else {},
     }  # fmt: skip
-    notices = (f"{reference.left_out} images of the folder were left out: the limit is {data.MOST}",)
+    notices = (f"{reference.left_out} images of the folder were skipped: the limit is {data.MOST}",)
     return Evaluation(generator, pictures, wanted, reference, size, figures, copying.nearest(x, y), setup,
                       notices=notices if reference.left_out else ())  # fmt: skip
 
@@ -138,7 +138,7 @@ def embedder_of(host: Studio, name: str | None = None) -> Embedder:
 
 
 def prompts(labels: Sequence[str], n: int) -> list[str]:
-    """n labels: each as often as any other, one more or less; in an order that is shuffled, and always the same."""
+    """n labels in a fixed shuffled order, each used equally often (plus or minus one)."""
     names = sorted(set(labels))
     random.Random(0).shuffle(names)
     return [names[place % len(names)] for place in range(n)]
@@ -147,7 +147,7 @@ def prompts(labels: Sequence[str], n: int) -> list[str]:
 def settings(
     host: Studio, generator: str, inputs: dict[str, Any], by: str | None, wanted: Sequence[str]
 ) -> dict[str, Any]:
-    """The other inputs, checked and of their types. Raises InputError, UnknownName."""
+    """The other inputs, validated and converted. Raises InputError, UnknownName."""
     if by is not None and by in inputs:
         raise InputError(by, f"`{by}` gets the labels, but is also given as `{inputs[by]}`", hint=f"omit `{by}`")
     kind = host.generator(generator).Inputs
@@ -157,13 +157,13 @@ def settings(
 
 
 def _by(host: Studio, generator: str, by: str | None, *, labelled: bool) -> str | None:
-    """The input that takes a label, or None if there are no labels."""
+    """The input that gets a label, or None if there are no labels."""
     names = list(host.generator(generator).Inputs.model_fields)
     if by is not None and by not in names:
         raise UnknownName("input", by, names)
     if by is not None and not labelled:
         raise UsageError(
-            f"`{by}` is to get labels, but the folder has none", hint="put the images into one subfolder per label"
+            f"`{by}` needs labels, but the folder has none", hint="put the images into one subfolder per label"
         )
     return by or (next((each for each in ASKING if each in names), None) if labelled else None)
 

@@ -1,17 +1,17 @@
 """A fake GPU: a device that runs on the CPU and catches the mistakes that only a GPU would show.
 
-Its tensors say ``gpu:0`` and hold a CPU tensor each, so numbers are real: outputs equal the CPU's to the bit. It is
-torch's PrivateUse1 backend for Python. On it
+Its tensors have the device ``gpu:0`` and wrap a CPU tensor each, so numbers are real: outputs equal the CPU's exactly.
+It is torch's PrivateUse1 backend for Python. On it
 
-- an operator given tensors of the device and of the host raises, as CUDA does (host indices are counted as waits);
-- waits for the device are counted with the line that waits: copies of pageable memory, `item`, `nonzero`, host indices;
-- copies from and to pageable host memory are counted by themselves too;
+- an operator with tensors of the device and of the host raises, as on CUDA (host indices count as synchronizations);
+- synchronizations are counted with their line: copies of pageable memory, `item`, `nonzero`, host indices;
+- copies from and to pageable host memory are also counted separately;
 - launches are counted: operators that are not views and do not only allocate;
-- what is copied beside (`Device.copy_async`) reads NaN until it is waited for, and host memory that changes before
-  the copy from it is over raises;
-- queued work takes time (`seconds_per_launch`) that passes for the host only when it waits.
+- the target of an async copy (`Device.copy_async`) reads NaN until it is synchronized, and changing host memory
+  before a copy from it has ended raises;
+- queued work takes simulated time (`seconds_per_launch`), which passes for the host only when it synchronizes.
 
-What it cannot know is speed, and limits of kernels that a CPU does not have: see `tests/studio/attention`.
+It cannot show speed, or limits of CUDA kernels: see `tests/studio/attention`.
 
 Try it::
 
@@ -48,8 +48,9 @@ _TORCH = ("/torch/", "/diffusers/", "/transformers/", "/open_clip/")
 
 @dataclass
 class Counts:
-    """What happened meanwhile. `waits` and `pageable` map ``file.py:line what`` to how often; `launches` an operator's
-    name. `pageable` are copies from and to host memory that is not pinned: the driver copies it once more.
+    """Counts within a block. `waits` (synchronizations) and `pageable` map ``file.py:line what`` to their number,
+    `launches` maps an operator's name. `pageable` are copies from and to host memory that is not pinned, which the
+    driver copies once more.
     """
 
     waits: Counter[str] = field(default_factory=Counter)
@@ -58,19 +59,19 @@ class Counts:
 
     @property
     def waited(self) -> int:
-        """Waits for the device in all."""
+        """The total number of synchronizations."""
         return self.waits.total()
 
     @property
     def launched(self) -> int:
-        """Launches in all."""
+        """The total number of launches."""
         return self.launches.total()
 
 
 @dataclass
 class _Arrival:
-    """Copies that land when they are waited for, and took `took` seconds. `read` are the host tensors that they read,
-    each with what it was.
+    """Async copies that arrive when they are synchronized, and took `took` seconds. `read` are the host tensors that
+    they read, each with its content.
     """
 
     land: list[Callable[[], object]]
@@ -78,44 +79,44 @@ class _Arrival:
     read: list[tuple[torch.Tensor, torch.Tensor]]
 
     def wait(self) -> None:
-        """Let them land."""
+        """Complete the copies."""
         while self.land:
             self.land.pop()()
 
     def join(self) -> None:
-        """They are over. Raises RuntimeError if what they read was changed before."""
+        """End the copies. Raises RuntimeError if their source was changed before."""
         self.wait()
         if not all(_same_bytes(now, before) for now, before in self.read):
             raise RuntimeError("host memory was changed while a copy from it was under way")
         self.read.clear()
 
     def seconds(self) -> float | None:
-        """`took`, once they have landed."""
+        """`took`, once they have arrived."""
         return None if self.land else self.took
 
 
 @dataclass(eq=False)
 class _Recording:
-    """What is done again, and bytes of what was made meanwhile, its outputs among them."""
+    """The operators to replay, and the bytes of the tensors created while recording, outputs included."""
 
     steps: list[Callable[[], object]] = field(default_factory=list)
     size: int = 0
 
 
 class _Gauge(NoMemoryProbe):
-    """Knows what recordings keep."""
+    """A memory probe that knows only the memory of recordings."""
 
     def __init__(self, gpu: FakeGpu) -> None:
         self._gpu = gpu
 
     def recorded(self) -> int:
-        """All that was made in them."""
+        """The bytes of all tensors created in recordings."""
         return self._gpu.recorded_bytes()
 
 
 class FakeGpu(Device):
-    """The device ``gpu:0``. `memory` is what it has in bytes; `seconds_per_launch` what a launch takes of its time,
-    `seconds_per_copy` what copies beside take.
+    """The device ``gpu:0``. `memory` is its memory in bytes; `seconds_per_launch` is the simulated time of a launch,
+    `seconds_per_copy` that of an async copy.
 
     `failure`, if set, is raised when an engine opens the device or asks for its memory.
     """
@@ -144,7 +145,7 @@ class FakeGpu(Device):
     @classmethod
     @contextmanager
     def installed(cls) -> Iterator[FakeGpu]:
-        """Have the device ``gpu:0`` meanwhile, in all threads. Changes torch for the process while it lasts."""
+        """Install the device ``gpu:0`` within the block, in all threads. Patches torch for the process meanwhile."""
         from studio.testing import fake_tensor
 
         fake_tensor.install()
@@ -160,16 +161,16 @@ class FakeGpu(Device):
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """There is one."""
+        """The name of the only device."""
         return ("gpu:0",)
 
     def why_unavailable(self) -> str | None:
-        """It can be used while it is installed."""
+        """Empty while it is installed."""
         return None if self.index == 0 else "there is one fake GPU, 0"
 
     @property
     def description(self) -> str:
-        """What it is."""
+        """A description for users."""
         return "fake GPU on the CPU"
 
     def enter(self) -> None:
@@ -187,7 +188,7 @@ class FakeGpu(Device):
         return self.memory
 
     def memory_probe(self) -> MemoryProbe:
-        """Measures what recordings keep, and nothing else."""
+        """A probe of the memory of recordings only."""
         return _Gauge(self)
 
     def fast_dtype(self) -> str:
@@ -195,7 +196,7 @@ class FakeGpu(Device):
         return "float32"
 
     def synchronize(self) -> None:
-        """Let the queued work take its time."""
+        """Let the simulated time of the queued work pass."""
         self.clock += self._queued
         self._queued = 0.0
         while self._arrivals:
@@ -204,7 +205,7 @@ class FakeGpu(Device):
                 arrival.join()
 
     def to_host(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Copies on the host; the thread waits for them."""
+        """Copy to the host, which synchronizes."""
         self._pinned = True
         try:
             copies = [tensor.cpu() for tensor in tensors[:1]]
@@ -214,7 +215,7 @@ class FakeGpu(Device):
             self._pinned = False
 
     def upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy from pinned memory: nobody waits."""
+        """Copy from pinned memory, without synchronizing."""
         self._pinned = True
         try:
             return tensor.to(self.name, non_blocking=True)
@@ -222,7 +223,7 @@ class FakeGpu(Device):
             self._pinned = False
 
     def copy_async(self, copy: Callable[[], Iterable[torch.Tensor]]) -> Copy | None:
-        """What `copy` copies here reads NaN until it is waited for."""
+        """Copy asynchronously: targets of `copy` read NaN until they are synchronized."""
         self._landing = arrival = _Arrival([], self.seconds_per_copy, [])
         self._arrivals.append(arrival)
         try:
@@ -233,9 +234,8 @@ class FakeGpu(Device):
         return arrival
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-        """Operators with the tensors and numbers that they were given; repeating them is one launch. What waits, or
-        copies from the host, while it is recorded raises, as on CUDA. Unlike there, recording computes too. Raises
-        `record_failure`, if there is one.
+        """Record operators with their arguments; replaying them is one launch. Synchronizing or copying from the host
+        while recording raises, as on CUDA. Unlike CUDA, recording computes too. Raises `record_failure`, if set.
         """
         self.recording = recording = _Recording()
         self._recorded.add(recording)
@@ -254,7 +254,7 @@ class FakeGpu(Device):
         return made, replay
 
     def recorded_bytes(self) -> int:
-        """Of all that was made while it recorded."""
+        """The bytes of all tensors created while recording."""
         return sum(each.size for each in self._recorded)
 
     @contextmanager
@@ -267,7 +267,7 @@ class FakeGpu(Device):
 
     @contextmanager
     def counting(self) -> Iterator[Counts]:
-        """Count waits and launches meanwhile."""
+        """Count synchronizations and launches within the block."""
         counts = Counts()
         self._counts.append(counts)
         try:
@@ -276,8 +276,8 @@ class FakeGpu(Device):
             self._counts.remove(counts)
 
     def waited(self, why: str, *, pageable: bool = False) -> None:
-        """Note that the host waits, maybe as it copies `pageable` memory: by which line of which file, innermost first,
-        torch and its like left out.
+        """Count a synchronization, maybe by a copy of `pageable` memory, with its file and line: the innermost frame
+        outside torch and similar libraries.
         """
         if self.recording is not None:
             raise RuntimeError(f"operation not permitted when stream is capturing: it {why}")
@@ -294,13 +294,13 @@ class FakeGpu(Device):
                 counts.pageable[place_and_reason] += 1
 
     def launched(self, name: str) -> None:
-        """Note a launch."""
+        """Count a launch."""
         self._queued += self.seconds_per_launch
         for counts in self._counts:
             counts.launches[name] += 1
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Copy to the device's `target`; beside, the copy lands later, and until then the target reads NaN."""
+        """Copy to the device's `target`; an async copy arrives later, and until then the target reads NaN."""
         if self._landing is None or not (target.is_floating_point() or target.dtype.itemsize == 1):
             target.copy_(source)
             return
@@ -309,19 +309,19 @@ class FakeGpu(Device):
         self._landing.read.append((source, source.clone()))
 
     def record_after(self, calls: int) -> None:
-        """Record launches, in all that has been loaded here, after so many calls of a kind."""
+        """Record CUDA graphs, in all models that were loaded here, after `calls` calls of a kind."""
         self.records_graphs = True
         for graphs in list(self._graphs):
             graphs.after = calls
 
     @property
     def copies_pinned(self) -> bool:
-        """Whether the memory that is copied now is pinned, so that a copy need not wait."""
+        """Whether the memory that is being copied is pinned, so that the copy need not synchronize."""
         return self._pinned or self._landing is not None
 
 
 def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two host tensors hold the same bytes, NaN included."""
+    """Whether two host tensors have equal bytes, including NaN."""
     import torch
 
     return torch.equal(*(each.contiguous().view(-1).view(torch.uint8) for each in (one, other)))

@@ -1,7 +1,7 @@
-"""The tensors of the fake GPU: wrappers that say ``gpu:0`` and hold a CPU tensor. See `fake_gpu`.
+"""The tensors of the fake GPU: wrappers around a CPU tensor, with the device ``gpu:0``. See `fake_gpu`.
 
-torch calls `_run` for every operator that has a wrapper among its tensors: it looks at devices, unwraps, runs the CPU's
-operator and wraps what comes out. Rests on `torch.utils.backend_registration` for Python backends, which torch marks
+torch calls `_run` for every operator with a wrapper among its tensors: it checks the devices, unwraps, runs the CPU's
+operator and wraps the results. Uses `torch.utils.backend_registration` for Python backends, which torch marks
 as experimental (2.13).
 """
 
@@ -28,7 +28,7 @@ _gpu: list[FakeGpu] = []
 
 
 class _Tensor(torch.Tensor):
-    """A tensor of the device; `base` is the CPU tensor that it stands for."""
+    """A tensor of the device; `base` is the wrapped CPU tensor."""
 
     base: torch.Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -45,15 +45,15 @@ class _Tensor(torch.Tensor):
     def __init__(self, inner: torch.Tensor) -> None: ...
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        """That of the CPU tensor: how many bytes it is, and whether it is another's."""
+        """The storage of the CPU tensor, for its size and identity."""
         return self.base.untyped_storage()
 
     def data_ptr(self) -> int:
-        """Where the CPU tensor lies."""
+        """The address of the CPU tensor."""
         return self.base.data_ptr()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Tensor:
-        """torch would copy the storage of whatever has an address."""
+        """Without this, torch would copy the storage of any tensor with an address."""
         if id(self) not in memo:
             _gpu[-1].launched("clone")
             made = _Tensor(self.base.detach().clone()).requires_grad_(self.requires_grad)
@@ -109,8 +109,8 @@ def _run(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _record(gpu: FakeGpu, made: Any, again: Callable[[], Any], known: Container[int] = ()) -> None:
-    """While the GPU records: computing it again writes to where it was written at the recording. What is `known`, by
-    `id`, was there before.
+    """Record an operator: replaying it writes to the same tensors as at the recording. `known` has the ids of tensors
+    that existed before.
     """
     if gpu.recording is None:
         return
@@ -129,7 +129,7 @@ def _record(gpu: FakeGpu, made: Any, again: Callable[[], Any], known: Container[
 def _look(
     gpu: FakeGpu, name: str, args: Any, kwargs: Any, ours: list[_Tensor], leaves: list[torch.Tensor], to_us: bool
 ) -> None:
-    """Count what waits, and raise where devices mix."""
+    """Count synchronizations, and raise if devices are mixed."""
     host = [each for each in leaves if not isinstance(each, _Tensor) and each.dim()]
     if name == "_to_copy":
         _count_copy(gpu, args[0], to_us, bool(kwargs.get("non_blocking")))
@@ -145,7 +145,7 @@ def _look(
 
 
 def _count_copy(gpu: FakeGpu, source: torch.Tensor, to_us: bool, non_blocking: bool) -> None:
-    """Copies to the host wait; so do those from the host, unless they ask not to and the memory is pinned."""
+    """Copies to the host synchronize; so do those from the host, unless they are non-blocking and the memory is pinned."""
     if isinstance(source, _Tensor) == to_us:
         return
     if to_us and gpu.recording is not None:
@@ -161,16 +161,16 @@ def _unwrap(each: Any) -> Any:
 
 
 class _Module(backend_registration._DummyBackendModule):
-    """What torch asks for as `torch.gpu`."""
+    """The module that torch expects as `torch.gpu`."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
-        """What `torch.autocast("gpu", …)` can be told, where it is enabled. Here it casts nothing."""
+        """The dtypes of `torch.autocast("gpu", …)`, which casts nothing here."""
         return [torch.bfloat16, torch.float16]
 
 
 @cache
 def install() -> None:
-    """Make torch know the device type ``gpu``, once and for the life of the process."""
+    """Register the device type ``gpu`` in torch, once and for the life of the process."""
     backend_registration._setup_privateuseone_for_python_backend("gpu", _Module())
     fallback = torch.library.Library("_", "IMPL")  # type: ignore[no-untyped-call]
     fallback.fallback(_run, "PrivateUse1")  # type: ignore[no-untyped-call]
@@ -188,7 +188,7 @@ def install() -> None:
 
 
 def _arange(*args: Any, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None) -> _Tensor:
-    """torch makes an empty tensor and has it grow, which a wrapper would not notice."""
+    """torch creates an empty tensor and resizes it, which a wrapper would not notice."""
     gpu, again = _gpu[-1], partial(torch.arange, *args, dtype=dtype)
     gpu.launched("arange")
     made = again()
@@ -197,7 +197,7 @@ def _arange(*args: Any, dtype: Any = None, layout: Any = None, device: Any = Non
 
 
 def _attention(*args: Any, **kwargs: Any) -> Any:
-    """The CPU's kernel, whole: torch would put another together of products and a softmax, with other bits."""
+    """The CPU's fused kernel: torch would compose products and a softmax, which differ in the last bits."""
     return _run(torch.ops.aten.scaled_dot_product_attention.default, *args, **kwargs)
 
 
@@ -207,8 +207,8 @@ def _silu_backward(*args: Any) -> Any:
 
 
 class _Learning(torch.autograd.Function):
-    """An operator with the CPU's gradients: the backward pass computes it once more, and lets autograd see it. Called
-    with the operator, and all that it is given: tensors, None, and keywords as one dict.
+    """An operator with the CPU's gradients: the backward pass computes it again with autograd. Called with the operator
+    and its arguments: tensors, None, and keywords as one dict.
     """
 
     @staticmethod
@@ -245,7 +245,7 @@ def _learning_attention(q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p
 
 
 def _learning_group_norm(x: Any, weight: Any, bias: Any, *sizes: Any) -> Any:
-    """torch makes what the CPU has channels last contiguous before it computes gradients on another device."""
+    """On other devices torch makes channels-last tensors contiguous before it computes gradients."""
     how = dict(zip(("N", "C", "HxW", "group", "eps"), sizes, strict=True))
     return _Learning.apply(torch.ops.aten.native_group_norm.default, x, weight, bias, how)  # type: ignore[no-untyped-call]
 
@@ -273,7 +273,7 @@ def _copy(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = False
 
 
 def _by_rows(q: Any, k: Any, v: Any, spans: Any, window: int | None, scale: float) -> _Tensor:
-    """The device's kernel for spans, in one launch: what the CPU computes for each request by itself, to the bit."""
+    """The device's kernel for spans, in one launch; equals the CPU's result for each request exactly."""
     gpu = _gpu[-1]
     gpu.launched("varlen_attn")
     tensors = [_unwrap(each) for each in (q, k, v, spans.ends, spans.begins, spans.used)]
@@ -284,7 +284,7 @@ def _by_rows(q: Any, k: Any, v: Any, spans: Any, window: int | None, scale: floa
 
 
 def _blocks(q: Any, k: Any, v: Any, bias: Any, scale: float) -> _Tensor:
-    """The device's kernel for packed sequences, in one launch: what the CPU computes, to the bit."""
+    """The device's kernel for packed sequences, in one launch; equals the CPU's result exactly."""
     from studio.attention import attend
 
     gpu = _gpu[-1]
@@ -313,7 +313,7 @@ def _row_by_row(
 
 
 def _shared(model: torch.nn.Module) -> list[list[tuple[torch.nn.Module, str]]]:
-    """For each parameter that has several places in a model: its modules, and its name in each."""
+    """For each parameter that several modules share: these modules, and its name in each."""
     places: dict[int, list[tuple[torch.nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -324,9 +324,9 @@ def _shared(model: torch.nn.Module) -> list[list[tuple[torch.nn.Module, str]]]:
 
 @contextmanager
 def patched(gpu: FakeGpu) -> Iterator[None]:
-    """Serve `gpu` meanwhile. Wrappers cannot be made in inference mode, so that is `no_grad`, also where it decorates a
-    function; `tolist` goes by a copy, and attention takes the CPU's kernel, whose bits are to be equalled. Gradients
-    are computed by the thread that asks for them: torch starts the threads of devices once, maybe before this one came.
+    """Patch torch for `gpu` within the block. Wrappers cannot be created in inference mode, so it becomes `no_grad`,
+    also as a decorator; `tolist` copies, and attention uses the CPU's kernel, so that results are equal. Gradients are
+    computed in the calling thread, because torch starts its device threads only once, maybe before this device exists.
     Parameters that modules share stay shared when they move, as on a GPU.
     """
     from studio.attention import spans

@@ -1,7 +1,7 @@
-"""The check "runs on a GPU": a generator on the fake GPU of `fake_gpu`, beside the same requests on the CPU.
+"""The check "runs on a GPU": a generator on the fake GPU of `fake_gpu`, compared with the same requests on the CPU.
 
-It shows without a GPU what would fail on one (tensors of two devices in one operator), and counts what would make it
-slow: waits for the device within a step, and launches that grow with the number of requests in a step.
+It detects without a GPU what would fail on one (tensors of two devices in one operator), and counts what would be
+slow: synchronizations within a step, and launches that grow with the batch size.
 
 Try it: ``studio plugins check image``, and read `waits` and `launches`
 """
@@ -31,7 +31,7 @@ _WIDE = 8  # requests in the widest step that is counted
 
 @dataclass
 class _Walk:
-    """What a walk through a generator's requests made, and the counts of each step by how many shared it."""
+    """The outputs of a generator's requests, and the counts of each step by batch size."""
 
     media: list[Media] = field(default_factory=list)
     together: list[Media] = field(default_factory=list)  # by `finish_many`
@@ -41,8 +41,8 @@ class _Walk:
 
 
 def runs_on_a_gpu(subject: Subject, tolerance: float) -> Finding:
-    """Two requests at unlike positions start, share steps, are previewed, saved, resumed and finished on the fake GPU,
-    and come out as on the CPU; launches that the generator has recorded (`studio.devices.graphs`) are, and repeated.
+    """Two requests at different positions are started, batched, previewed, saved, resumed and finished on the fake GPU,
+    with the same output as on the CPU. CUDA graphs (`studio.devices.graphs`) are recorded and replayed.
     """
     if subject.device != "cpu":
         return Finding(CHECK, "skipped", f"the other checks ran on `{subject.device}` itself")
@@ -74,7 +74,7 @@ def _furthest(some: Sequence[Media], others: Sequence[Media]) -> float:
 
 
 def _summary(walk: _Walk, wide: Mapping[int, Counts], distance: float) -> tuple[str, dict[str, Number]]:
-    """The sentence and the numbers of the finding."""
+    """The text and the numbers of the finding."""
     most = max((counts for _, counts in walk.steps), key=lambda counts: counts.waited)
     width = max(wide)
     one, all_of_them = wide[1].launched, wide[width].launched
@@ -96,7 +96,7 @@ def _summary(walk: _Walk, wide: Mapping[int, Counts], distance: float) -> tuple[
 def _with_recordings(
     summary: str, numbers: dict[str, Number], repeated: Mapping[int, Counts], count: int, failed: Sequence[str]
 ) -> tuple[str, dict[str, Number]]:
-    """Add the launches of recorded and repeated steps (`studio.devices.graphs`), if there are any."""
+    """Add the launches of recorded and replayed steps (`studio.devices.graphs`), if any."""
     if failed:
         summary += f"; some launches cannot be recorded: {'; '.join(sorted({*failed}))}"
     if count:
@@ -109,13 +109,13 @@ def _with_recordings(
 
 
 class _Walker:
-    """Runs requests of a subject on a device; counts what happens there if it is the fake GPU."""
+    """Runs requests of a subject on a device; counts synchronizations and launches on the fake GPU."""
 
     def __init__(self, subject: Subject, model: Any, device: str, gpu: FakeGpu | None = None) -> None:
         self.subject, self.generator, self.model, self.device, self.gpu = subject, subject.generator, model, device, gpu
 
     def walk(self) -> _Walk:
-        """Start two, step one, then both until they are done; the first is previewed, saved and resumed on the way."""
+        """Start two requests, step one, then both until they are done; preview, save and resume the first in between."""
         from studio.testing.fake_gpu import Counts
 
         walk, generator = _Walk(), self.generator
@@ -144,8 +144,8 @@ class _Walker:
         return walk
 
     def wide(self) -> dict[int, Counts]:
-        """The counts of a step of one request and of one that many share, not the first such: where launches are
-        recorded, a repeated one.
+        """The counts of a step of one request and of a batched step; not of the first such step, so that recorded
+        launches are replayed.
         """
         width = min(_WIDE, self.generator.max_batch)
         made: dict[int, Counts] = {}
@@ -172,7 +172,7 @@ class _Walker:
         return made
 
     def _together(self, states: Sequence[State]) -> list[list[int]]:
-        """Which of the states that are not done share a step now."""
+        """The unfinished states that are batched in the next step."""
         groups: dict[Any, list[int]] = {}
         for i, state in enumerate(states):
             if not state.done:
@@ -181,7 +181,7 @@ class _Walker:
         return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
     def _read_again(self, state: State) -> State:
-        """The state, saved and read; itself if it cannot be saved, which another check tells."""
+        """The state after saving and restoring; unchanged if it cannot be saved, which another check reports."""
         try:
             saved, tensors = encode_state(state)
         except Unsavable:

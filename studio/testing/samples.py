@@ -1,7 +1,7 @@
-"""Values to try a generator with: good ones from its declaration, and bad ones from its JSON Schema.
+"""Input values for testing a generator: valid ones from its declaration, and invalid ones from its JSON Schema.
 
-Good ones are the defaults, and for what has none a short text, a small picture, a tone and the like. Bad ones are each
-one step outside of one declared limit. This module knows nothing of running generators.
+Valid values are the defaults, and for inputs without a default a short text, a small picture, a tone and so on. Each
+invalid value is just outside one declared limit.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _MOST_LETTERS = 1 << 21  # a text longer than this proves no more
 
 
 def good_values(kind: type[Inputs], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that `kind` accepts: `given`, and samples of what is required besides.
+    """Values that `kind` accepts: `given`, and samples for the other required inputs.
 
-    Where that is refused, as by a generator that wants one of several optional inputs, each text or media that was left
-    out is tried in turn. Raises InputError, which asks for values, if none is accepted.
+    If these are rejected, for example because one of several optional inputs is needed, each omitted text or media
+    input is tried in turn. Raises InputError, which asks for values, if none is accepted.
     """
     open_flags = [flag for flag in kind.flags() if flag.name not in given]
     declared = kind.model_json_schema().get("properties", {})
@@ -42,7 +42,7 @@ def good_values(kind: type[Inputs], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sample(flag: Flag, least: int = 1) -> Any:
-    """A value for an input that has no default; a list has `least` members, and texts in it differ."""
+    """A value for an input without a default; a list has `least` items, and its texts differ."""
     one: Any
     if flag.choices:
         one = flag.choices[0]
@@ -59,7 +59,7 @@ def sample(flag: Flag, least: int = 1) -> Any:
 
 
 def sample_media(kind: type[Media]) -> Media:
-    """Small media of a kind: a gradient of 32x32, eight frames of it, a tenth of a second of a tone, three words."""
+    """Small media of a kind: a 32x32 gradient, eight frames of it, 0.1 s of a tone, or three words."""
     if kind.kind == "text":
         from studio.media import Text
 
@@ -86,7 +86,7 @@ def sample_media(kind: type[Media]) -> Media:
 
 
 def bad_values(kind: type[Inputs]) -> Iterator[tuple[str, str, Any]]:
-    """Yield (input, why it is bad, value) for each limit that the JSON Schema declares."""
+    """Yield (input, reason, invalid value) for each limit in the JSON Schema."""
     schema = kind.model_json_schema()
     for name, described in schema.get("properties", {}).items():
         for each in _alternatives(described, schema.get("$defs", {})):
@@ -95,7 +95,7 @@ def bad_values(kind: type[Inputs]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _alternatives(described: Mapping[str, Any], defs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What is declared, without the null of an optional input; nothing where several types are allowed."""
+    """The declared type, without the null of an optional input; empty if several types are allowed."""
     if "$ref" in described:
         described = defs[described["$ref"].rpartition("/")[2]]
     several = [each for each in described.get("anyOf", [described]) if each.get("type") != "null"]
@@ -127,7 +127,7 @@ def _outside(described: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _number(flag: Flag) -> float:
-    """A number within the limits: the lower one or, where that may be excluded, something above it."""
+    """A number within the limits: the lower limit or, if that is exclusive, a number above it."""
     low, high = flag.minimum, flag.maximum
     value = 1.0 if low is None else low if high is None else (low + high) / 2
     value = min(value, high) if high is not None else value

@@ -1,7 +1,6 @@
-"""The generator that is looked at: its model, its inputs, and requests run by hand, as the engine would run them.
+"""The generator under test: its model, its inputs, and requests that are run step by step, without the engine.
 
-Running by hand shows every state, which the engine rightly keeps to itself. This module knows nothing of what is
-checked.
+Running requests this way gives access to every state.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A request that was run alone: every state from `start` to the last, and what `finish` made."""
+    """A request that was run unbatched: every state from `start` to the last, and the output of `finish`."""
 
     states: tuple[State, ...]
     media: Media
@@ -47,7 +46,7 @@ class Subject:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """Inputs to run with. Raises InputError if none are found that are accepted."""
+        """Inputs to run with. Raises InputError if no accepted inputs are found."""
         return self.generator.Inputs.parse(good_values(self.generator.Inputs, self.given))
 
     @cached_property
@@ -63,13 +62,13 @@ class Subject:
         return self.call(lambda: self.generator.load(self.request.weights, self.device, self.dtype))
 
     def run(self, seed: int = 0) -> Trajectory:
-        """The request with this seed, run alone; remembered."""
+        """The request with this seed, run unbatched; cached."""
         if seed not in self._runs:
             self._runs[seed] = self.rerun(seed)
         return self._runs[seed]
 
     def rerun(self, seed: int) -> Trajectory:
-        """Trajectory it, whether or not it was run before."""
+        """Run the request with this seed again, even if it is cached."""
         return self.go_on([self.start(seed)])
 
     def start(self, seed: int) -> State:
@@ -78,11 +77,11 @@ class Subject:
         return self.call(lambda: self.start_on(model, seed))
 
     def start_on(self, model: Any, seed: int) -> State:
-        """The same with a model that was loaded elsewhere."""
+        """The same with another loaded model."""
         return check_state(self.generator.start(model, self.inputs, Rng(seed)))
 
     def go_on(self, states: Sequence[State]) -> Trajectory:
-        """Step the last of `states` until it is done, alone."""
+        """Step the last of `states` until it is done, unbatched."""
         walked = list(states)
         while not walked[-1].done:
             assert len(walked) < MOST_STEPS, f"not done after {MOST_STEPS:,} steps"
@@ -93,14 +92,14 @@ class Subject:
         return Trajectory(tuple(walked), media)
 
     def step(self, states: Sequence[State]) -> list[State]:
-        """One step of several states together. Raises AssertionError unless as many come back."""
+        """One batched step of several states. Raises AssertionError unless it returns as many states."""
         made = list(self.call(lambda: self.generator.step(self.model, states)))
         assert len(made) == len(states), f"`step` took {len(states)} states and returned {len(made)}"
         return [check_state(each) for each in made]
 
     def finish(self, states: Sequence[State]) -> list[Media]:
-        """What states that are done become, several in one call. Raises AssertionError unless as many media come back,
-        each of the kind declared.
+        """The outputs of finished states, several in one call. Raises AssertionError unless it returns as many media,
+        each of the declared type.
         """
         generator, model = self.generator, self.model
         one = len(states) == 1
@@ -108,19 +107,19 @@ class Subject:
         assert len(made) == len(states), f"`finish_many` took {len(states)} states and returned {len(made)}"
         for media in made:
             declared = generator.output
-            assert isinstance(media, declared), f"made {type(media).__name__}, and declares {declared.__name__}"
+            assert isinstance(media, declared), f"returned {type(media).__name__}, but declares {declared.__name__}"
         return list(made)
 
     def call(self, work: Callable[[], T]) -> T:
-        """Trajectory a plugin's code as the engine does: without gradients."""
+        """Run a plugin's code like the engine: without gradients."""
         with torch_setup.inference():
             return work()
 
 
 def apart(one: Media, other: Media) -> float:
-    """How far two media are apart: 0 for equal content, 1 for what cannot be compared, else the greatest difference of
-    two samples in parts of their range (255 of a picture's; the greatest magnitude of floating-point ones). In texts
-    that are JSON floating-point numbers are compared, in parts of the greater one or of 1.
+    """The distance of two media: 0 for equal content, 1 if they cannot be compared, else the largest difference of two
+    samples relative to their range (255 for pictures; the largest magnitude for floats). In texts that are JSON,
+    floats are compared, relative to the larger one or to 1.
     """
     if one == other:
         return 0.0
@@ -139,7 +138,7 @@ def apart(one: Media, other: Media) -> float:
 
 
 def _values_apart(one: Any, other: Any) -> float:
-    """Of two JSON values: 1 unless they differ in floating-point numbers alone."""
+    """The distance of two JSON values: 1 unless they differ only in floats."""
     if isinstance(one, float) and isinstance(other, float) and math.isfinite(one) and math.isfinite(other):
         return min(1.0, abs(one - other) / max(abs(one), abs(other), 1.0))
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):

@@ -35,7 +35,7 @@ def hash_weights(paths: Iterable[Path]) -> dict[str, str]:
                 f"the weights `{file}` are damaged: their sha256 is {actual}; `{SUMS}` lists {listed[1]}",
                 expected=listed[1],
                 actual=actual,
-                hint="reinstall the package, or make the weights again",
+                hint="reinstall the package, or create the weights again",
             )
         hashes[(listed[0] if listed else file.relative_to(common).as_posix())] = actual
     return hashes

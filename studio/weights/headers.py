@@ -69,4 +69,4 @@ class TensorBytes:
 
 def _changed(path: Path) -> WeightsError:
     message = f"the weights `{path}` changed while they were read"
-    return WeightsError(path, message, hint="make the request again, when they are complete")
+    return WeightsError(path, message, hint="try again when the files are complete")

@@ -140,7 +140,7 @@ class SafetensorsSource:
                 opened = safe_open(file, framework="pt")
             except (OSError, SafetensorError) as error:
                 message = f"the weights `{file}` cannot be read as safetensors: {error}"
-                raise WeightsError(file, message, hint="reinstall the package, or make the weights again") from error
+                raise WeightsError(file, message, hint="reinstall the package, or create the weights again") from error
             for stored in opened.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118  # not a mapping
                 name = rename(stored) if rename else stored
                 if name is None:

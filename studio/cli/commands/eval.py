@@ -89,7 +89,7 @@ def _inputs(given: tuple[str, ...]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"`-p {each}` has no `=`", hint="write `-p name=value`")
         if name in found:
-            raise UsageError(f"`-p {name}=…` is given twice", hint="it takes one value")
+            raise UsageError(f"`-p {name}=…` is given twice", hint="give one value")
         found[name] = text
     return found
 

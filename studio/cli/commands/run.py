@@ -99,7 +99,7 @@ def _values(graph: Graph, given: tuple[str, ...]) -> dict[str, Any]:
         if flags[name].multiple:
             found.setdefault(name, []).extend(_members(flags[name], text))
         elif name in found:
-            raise UsageError(f"`-p {name}=…` is given twice", hint="it takes one value")
+            raise UsageError(f"`-p {name}=…` is given twice", hint="give one value")
         else:
             found[name] = text
     return found

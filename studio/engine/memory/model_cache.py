@@ -391,4 +391,4 @@ def _check_hashes(request: Request, found: Mapping[str, str]) -> None:
     if wanted and wanted != found:
         names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         message = f"the weights differ from the request's `sha256`: {', '.join(f'`{name}`' for name in names[:5])}"
-        raise WeightsError(Path(names[0]), message, hint="leave out `sha256` to use the weights that are here")
+        raise WeightsError(Path(names[0]), message, hint="omit `sha256` to use the current weights")

@@ -59,7 +59,7 @@ def test_without_a_model_each_message_is_answered_by_itself_and_it_says_what_ans
     alone = talk("a red fruit\n", *words, "-q")
     assert done.stdout.splitlines()[1:] == 2 * alone.stdout.splitlines()
     assert "for a chat model run `studio models pull smollm2`" in done.stderr
-    assert done.stderr.count("earlier turns are left out") == 1, "it is told once"
+    assert done.stderr.count("earlier turns are ignored") == 1, "it is told once"
     assert alone.stderr == ""
 
 

@@ -78,7 +78,7 @@ def test_stored_media_stand_by_their_hash(tmp_path):
     picture = studio.Image.from_array(np.full((4, 4, 3), 7, np.uint8))
     event = Finished(picture.attach(None, picture.save(tmp_path / "a.png")))
     assert json.loads(event.to_json())["media"] == {"sha256": picture.sha256, "media_type": "image/png"}
-    with pytest.raises(InputError, match="stand by their hash only"):
+    with pytest.raises(InputError, match="are given only by their hash"):
         Event.from_json(event.to_json())
     assert Event.from_json(event.to_json(), lambda ref: {picture.sha256: picture}[ref.sha256]) == event
 
