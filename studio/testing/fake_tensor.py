@@ -145,7 +145,7 @@ def _look(
 
 
 def _count_copy(gpu: FakeGpu, source: torch.Tensor, to_us: bool, non_blocking: bool) -> None:
-    """Copies to the host synchronize; so do those from the host, unless they are non-blocking and the memory is pinned."""
+    """Copies to the host synchronize; so do those from the host, unless non-blocking and from pinned memory."""
     if isinstance(source, _Tensor) == to_us:
         return
     if to_us and gpu.recording is not None:

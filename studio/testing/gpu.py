@@ -115,7 +115,7 @@ class _Walker:
         self.subject, self.generator, self.model, self.device, self.gpu = subject, subject.generator, model, device, gpu
 
     def walk(self) -> _Walk:
-        """Start two requests, step one, then both until they are done; preview, save and resume the first in between."""
+        """Start two requests, step one, then both to their end; preview, save and resume the first in between."""
         from studio.testing.fake_gpu import Counts
 
         walk, generator = _Walk(), self.generator
