@@ -77,7 +77,7 @@ def pixels(x: Tensor) -> Tensor:
 
 
 def look(old: State | None, new: object) -> list[Tensor]:
-    """Check the new values in a state; return the unread sums of other devices. Raises NotFinite for those on the CPU."""
+    """Check the new values in a state; return unread sums of other devices. Raises NotFinite for values on the CPU."""
     late: list[Tensor] = []
     if not isinstance(new, State):
         return late

@@ -57,7 +57,7 @@ def translate(x: Tensor, rng: torch.Generator, share: float = 0.125) -> Tensor:
 
 
 def cutout(x: Tensor, rng: torch.Generator, share: float = 0.5) -> Tensor:
-    """A square hole of `share` of the side, which may lie partly outside."""
+    """A square hole of `share` of the side, which may be partly outside."""
     height, width = x.shape[2:]
     half = int(height * share / 2), int(width * share / 2)
     down = (torch.arange(height, device=x.device) - _whole(x, 0, height, rng)).abs() < half[0]  # (B, H)

@@ -86,7 +86,8 @@ def draw(pictures: np.ndarray, count: int, rng: torch.Generator) -> tuple[Tensor
 def train(pictures: np.ndarray, labels: Sequence[str], folder: Path, *, device: torch.device, steps: int,
           minutes: float, batch: int = 16, rate: float = 5e-4, width: int = 32, decay: float = 0.998,
           grid_every: int = 500, seed: int = 0) -> tuple[GeneratorNet, tuple[str, ...]]:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged generator, settled, and its classes' names.
+    """Train, or resume training, in `folder`; return the EMA generator with recomputed batch norms, and the class
+    names.
 
     Besides the run's own files, `folder` gets `samples-STEP.png` every `grid_every` steps.
 

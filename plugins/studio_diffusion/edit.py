@@ -25,7 +25,7 @@ _NEAR = 20  # levels from black or white that count as black or white
 
 
 def numbers(text: str, what: str) -> tuple[int, int, int, int]:
-    """Four whole numbers from 0 on, of ``1,2,3,4``. Raises ValueError, which names them by `what`."""
+    """Parse four whole numbers of at least 0, as in ``1,2,3,4``. Raises ValueError, which names them as `what`."""
     found = re.fullmatch(r"\s*(\d{1,5})\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*,\s*(\d{1,5})\s*", text)
     if not found:
         raise ValueError(f"must be {what}: four comma-separated whole numbers of pixels, 0 or more")

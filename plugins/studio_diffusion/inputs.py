@@ -162,7 +162,7 @@ class ImageInputs(studio.Inputs):
 
     @property
     def steps_taken(self) -> int:
-        """The number of steps that run: a strength below 1 takes a fraction of them."""
+        """The number of steps that run: a strength below 1 runs a fraction of them."""
         return max(1, round(self.steps_and_guidance[0] * self.effective_strength))
 
     @property

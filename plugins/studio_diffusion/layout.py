@@ -1,4 +1,4 @@
-"""What this plugin reads of diffusers' folders besides `studio.diffusion.layout`. Loads no torch.
+"""Reading diffusers folders for this plugin, in addition to `studio.diffusion.layout`. Loads no torch.
 
 Try it: `components(folder, ("unet", "scheduler"))`
 """

@@ -101,7 +101,7 @@ def read(prompt: str) -> Prompt:
 
 
 def _grouped(close: str, inside: list[_Atom], notices: list[str]) -> list[_Atom]:
-    """The content of two brackets, weighted; with the brackets where they are text."""
+    """The content of a pair of brackets, weighted; with the brackets if they are text."""
     tail = "".join(atom.text if atom.bare else "\0" for atom in inside)  # an escaped colon does not count
     written = "".join(atom.text for atom in inside)
     if close == "]":

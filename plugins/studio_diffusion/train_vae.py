@@ -50,7 +50,8 @@ def batch(pictures: np.ndarray, rows: np.ndarray, size: int, count: int, rng: np
 def reconstruction_loss(made: Tensor, true: Tensor) -> Tensor:
     """Mean absolute error of pixels, of their horizontal and vertical differences, and of 8x8 means.
 
-    The means teach colour, which differences alone learn late (sharp shapes had wrong colours for 10 minutes).
+    The means teach colour, which is learnt late from differences only (shapes were sharp but had wrong colours for 10
+    minutes).
     """
     loss = F.l1_loss(made, true) + F.l1_loss(F.avg_pool2d(made, 8), F.avg_pool2d(true, 8))
     for dim in (2, 3):

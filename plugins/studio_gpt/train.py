@@ -1,6 +1,6 @@
 """Pre-train the decoder on a token file: next-token cross-entropy, AdamW, warm-up and cosine, accumulated gradients.
 
-The rows of a step depend only on its number, so a stopped run resumes exactly. `corpus.py` makes the token file.
+The rows of a step depend only on its number, so a stopped run resumes exactly. `corpus.py` creates the token file.
 
 Try it: ``studio train gpt --texts my.txt --minutes 5``
 """

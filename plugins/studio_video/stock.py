@@ -1,6 +1,6 @@
 """Clips by any video pipeline of diffusers: its call's arguments from the inputs of `video`.
 
-A pipeline's own defaults hold for what a request does not give.
+The pipeline's own defaults apply to inputs that a request does not give.
 
 Try it: ``studio video "a dog" --model FOLDER --frames 9 --size 704x480``
 """
@@ -57,7 +57,7 @@ def preview(model: PipelineModel, state: GuestState) -> studio.Image | None:
 
 
 def facts(model: PipelineModel, inputs: Any) -> dict[str, Any]:
-    """The pipeline, its noise schedule, and what of the inputs it was given."""
+    """The pipeline, its noise schedule, and the inputs that it got."""
     pipe = model.pipeline(task_of(model.pipe, picture=inputs.image is not None), inputs.sampler)
     found = facts_of(pipe, inputs.steps, inputs.guidance) | stepping.facts(model)
     return found | ({"sampler": inputs.sampler} if inputs.sampler else {})

@@ -1,7 +1,7 @@
 """TextEncoder for the video model: a frozen CLIP text tower as a function, without the padding.
 
-The tower looks back alone, so what stands after a text's end changes nothing before it; token states are therefore
-those that the image model is told, and several texts share a pass. Knows nothing of clips.
+The tower is causal, so padding after a text's end does not change the states before it; token states are therefore
+those that the image model gets, and several texts share a forward pass.
 
 Try it: `TextEncoder(tower, tokenizer)(["a red apple bouncing"])[0].shape`
 """

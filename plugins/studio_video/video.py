@@ -141,7 +141,7 @@ class VideoGenerator(studio.PipelineGenerator):
             return int(width), int(height)
 
         def of_the_starter(self) -> Self:
-            """The inputs with the starter's defaults for those that are not given."""
+            """The inputs, with the starter's defaults for missing ones."""
             fps = FPS if self.extend is None else self.extend.fps
             usual = {"fps": fps, "size": SIZE, "frames": FRAMES, "steps": STEPS, "guidance": GUIDANCE,
                      "sampler": SAMPLERS[0]}  # fmt: skip
