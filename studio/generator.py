@@ -214,9 +214,7 @@ class Generator(Generic[ModelT, InputsT, StateT]):
         return _OneStep(inputs=inputs, rng=rng)  # type: ignore[return-value]  # of the simple form
 
     def start_isolated(self, model: ModelT, inputs: InputsT, rng: Rng) -> StateT:
-        """Return the first state of a request whose output may not depend on other requests (``--invariant``): use
-        nothing that other requests have left in the model, such as a prefix cache.
-        """
+        """Return the first state of an ``--invariant`` request: do not use a prefix cache or other shared results."""
         return self.start(model, inputs, rng)
 
     def step(self, model: ModelT, states: Sequence[StateT]) -> Sequence[StateT]:
@@ -246,9 +244,8 @@ class Generator(Generic[ModelT, InputsT, StateT]):
     def delta(self, model: ModelT, state: StateT, start: int) -> str:
         """Return the text that an unfinished state has beyond the first `start` characters, for a generator of text.
 
-        What is returned is shown at once, so it must stay: hold back half a character, and the beginning of what may
-        become a stop string. The output of `finish` must begin with all that was returned. The default returns nothing,
-        and the text is told when it is finished.
+        Returned text cannot change later: hold back an incomplete character, and what may become a stop string. The
+        output of `finish` must start with all returned text. By default the text is reported only when it is complete.
         """
         return ""
 
@@ -369,8 +366,8 @@ def _check_types(generator: Generator) -> list[str]:
 
 def _check_names(inputs: type[BaseInputs]) -> list[str]:
     """A field with the name of an attribute of `studio.Inputs` would replace it."""
-    taken = [name for name in inputs.model_fields if hasattr(BaseInputs, name)]
-    return [f"its input `{name}` has the name of an attribute of studio.Inputs; choose another name" for name in taken]
+    reason = "its input `{}` has the name of an attribute of studio.Inputs; choose another name"
+    return [reason.format(name) for name in inputs.model_fields if hasattr(BaseInputs, name)]
 
 
 def _check_aliases(flags: Sequence[Flag]) -> list[str]:

@@ -108,11 +108,8 @@ class Alias:
 
 
 def model_field(help: str) -> Any:
-    """Declare the input with which users choose the weights: a pulled model, a source, a folder or a file; empty for
-    the generator's own weights.
-
-    The host locates the model and rejects one that does not exist; `Generator.weights` and `load` get its location as
-    `ref.path`.
+    """Declare the input that selects the weights: a pulled model, a source, a folder or a file; empty for the
+    generator's own. The host locates the model; `Generator.weights` and `load` get its location as `ref.path`.
     """
     return Field("", description=help, max_length=4000, json_schema_extra={_MODEL: "source"})
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from functools import cache
 
 _LIBRARIES = {
@@ -25,8 +26,13 @@ _LIBRARIES = {
 @cache
 def libraries() -> dict[str, str]:
     """Versions of Python and of the installed libraries that can change outputs; none of them is imported."""
-    found = {"python": platform.python_version()}
-    for name, distribution in _LIBRARIES.items():
+    return {"python": platform.python_version()} | installed(_LIBRARIES)
+
+
+def installed(distributions: Mapping[str, str]) -> dict[str, str]:
+    """The versions of those of these distributions, by name, that are installed."""
+    found: dict[str, str] = {}
+    for name, distribution in distributions.items():
         try:
             found[name] = str(importlib.metadata.version(distribution))
         except Exception:  # it is not installed, or its metadata are damaged

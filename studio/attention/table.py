@@ -8,7 +8,6 @@ Try it: ``studio attention --shape 1,1024,8,64 --tune``
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from studio.devices import torch_setup
 from studio.errors import MediaError
 from studio.files import make_folder, read_limited, write_atomically
 from studio.home import default_home
+from studio.versions import installed
 
 FILE = "attention.json"  # in the data folder
 _ROWS = TypeAdapter(dict[str, dict[str, float]])
@@ -86,13 +86,8 @@ def kind_of(problem: Problem) -> str:
 
 def versions() -> dict[str, str]:
     """The versions and the number of threads that a measurement is valid for."""
-    found = {"threads": str(torch_setup.threads())}
-    for name in ("multimodal-studio", "torch", "xformers", "triton"):
-        try:
-            found[name] = str(importlib.metadata.version(name))
-        except Exception:  # it is not installed, or its metadata are damaged
-            continue
-    return found
+    names = ("multimodal-studio", "torch", "xformers", "triton")
+    return {"threads": str(torch_setup.threads())} | installed({name: name for name in names})
 
 
 def _rounded(n: int) -> int:
