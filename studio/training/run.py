@@ -37,6 +37,7 @@ from studio.training.peers import Peers
 CHECKPOINT, LOCK = "run.safetensors", "run.lock"
 FIRST_SAVE_S = 5.0
 REPORT_EVERY_S = 10.0
+DRAW_AFTER_S = 60.0  # earlier checkpoints draw no curve: loading matplotlib would take longer than the training so far
 
 
 def _untied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -106,7 +107,7 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self._sums: dict[str, float | torch.Tensor] = {}
         self._count = 0
-        self._asked = self._stop = False
+        self._asked = self._stop = self._told = False
         self._reported = -math.inf
         self._lock: weakref.finalize[..., Run] | None = None
         self.peers = Peers()
@@ -189,7 +190,7 @@ class Run:
                 self.seconds += now - last
                 last = now
                 if now - saved > gap:
-                    self.save()
+                    self.save(draw=self.seconds > DRAW_AFTER_S)
                     saved = last = time.monotonic()
                     gap = self._gap()
             self.save()
@@ -271,8 +272,8 @@ class Run:
             hint="resume with a lower `--rate`, or start over with another `--work`",
         )
 
-    def save(self) -> None:
-        """Write the checkpoint, one safetensors file, and the learning curve. Only the first process does.
+    def save(self, *, draw: bool = True) -> None:
+        """Write the checkpoint, one safetensors file, and with `draw` the loss curve. Only the first process does.
 
         Raises:
             StudioError: a weight is not finite; the previous checkpoint is unchanged.
@@ -290,8 +291,18 @@ class Run:
         counters = {"step": self.step, "seconds": self.seconds, "updates": self.ema.updates}
         data = safetensors.torch.save(_untied(tensors), {"counters": json.dumps(counters)})
         write_atomically(self.folder / CHECKPOINT, data)
-        if picture := curve.png(self.folder / "log.csv"):
-            write_atomically(self.folder / "curve.png", picture)
+        if draw:
+            self._draw()
+
+    def _draw(self) -> None:
+        """Draw the loss curve if the log has a row; without matplotlib, say so once."""
+        try:
+            if picture := curve.png(self.folder / "log.csv"):
+                write_atomically(self.folder / "curve.png", picture)
+        except ImportError:
+            if not self._told:
+                print(f"note: {curve.MISSING}", file=sys.stderr)
+            self._told = True
 
     def _restore(self) -> None:
         path = self.folder / CHECKPOINT

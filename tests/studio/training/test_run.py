@@ -396,7 +396,7 @@ def test_the_first_minute_is_saved_and_shown(
     monkeypatch.setattr(running, "time", clock)
     run = tiny.start(tmp_path, 10_000, save_every=every, minutes=60, log_every=1000)
     saved: list[float] = []
-    monkeypatch.setattr(run, "save", lambda: saved.append(run.seconds))
+    monkeypatch.setattr(run, "save", lambda draw=True: saved.append(run.seconds))
     for step in run:
         clock.now += 1
         run.log(loss=1.0)
