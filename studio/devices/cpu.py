@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import platform
 from pathlib import Path
 
@@ -33,6 +34,14 @@ class Cpu(Device):
             if models:
                 return models[0].partition(":")[2].strip()
         return platform.processor() or platform.machine()
+
+    def block(self, size: int) -> torch.Tensor:
+        """Memory of its own mapping, which the system has back as soon as it is freed; the C library would keep it."""
+        import torch
+
+        if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+            return super().block(size)
+        return torch.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
 
     def free_memory(self) -> int | None:
         """Available host memory in bytes, within the cgroup's limit."""

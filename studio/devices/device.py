@@ -134,6 +134,12 @@ class Device:
 
         return torch.empty(size, dtype=torch.uint8)
 
+    def block(self, size: int) -> torch.Tensor:
+        """`size` bytes on the device, uninitialised."""
+        import torch
+
+        return torch.empty(size, dtype=torch.uint8, device=self.name)
+
     def send(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """A copy of a host tensor on the device, cast to `dtype`, for weights. If the device pins, it goes through
         two blocks of pinned memory by turns and the host waits for neither copy nor cast.

@@ -193,7 +193,7 @@ class Streamer:
                 if self._device.pins_memory:
                     self._copy(group, slot, stays)
                 elif stays or slot is not None:
-                    block = torch.empty(group.size, dtype=torch.uint8) if stays or slot is None else slot.host
+                    block = self._device.block(group.size) if stays or slot is None else slot.host
                     group.fill(block)
                     group.weights = group.views(block)
         except torch.OutOfMemoryError:
@@ -244,9 +244,9 @@ class Streamer:
     def _block(self, group: StreamedGroup, slot: _Slot | None, stays: bool) -> torch.Tensor:
         """Memory on the device, allocated on the copy stream, the only one to write it."""
         if stays or slot is None:
-            return torch.empty(group.size, dtype=torch.uint8, device=self._device.name)
+            return self._device.block(group.size)
         if slot.there is None:
-            slot.there = torch.empty(len(slot.host), dtype=torch.uint8, device=self._device.name)
+            slot.there = self._device.block(len(slot.host))
         return slot.there
 
     def _pinned(self, group: StreamedGroup) -> torch.Tensor | None:
