@@ -5,10 +5,14 @@ from __future__ import annotations
 import mmap
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from studio.devices import torch_setup
 from studio.devices.device import Device
 from studio.devices.memory import MemoryProbe, NoMemoryProbe, ResidentMemoryProbe, host_free_memory, may_reset
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Cpu(Device):

@@ -183,9 +183,13 @@ class SavedEntry:
 
 
 def test_tensors_of_another_card_do_not_count() -> None:
-    there = SimpleNamespace(
-        device=torch.device("cuda", 1), untyped_storage=lambda: SimpleNamespace(data_ptr=lambda: 8, nbytes=lambda: 64)
-    )
+    class There:
+        device = torch.device("cuda", 1)
+
+        def untyped_storage(self) -> SimpleNamespace:
+            return SimpleNamespace(data_ptr=lambda: 8, nbytes=lambda: 64)
+
+    there = There()
     assert [tensor_bytes([there], name) for name in ("cuda:0", "cuda:1", "cuda", "cpu")] == [0, 64, 0, 0]
 
 
