@@ -19,7 +19,7 @@ from ...studio.diffusion.whole import diffusers
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    made = diffusers.StableDiffusionPipeline.from_pretrained(STARTER)
+    made = diffusers.StableDiffusionPipeline.from_pretrained(STARTER, dtype=torch.float32)
     made.scheduler = diffusers.UniPCMultistepScheduler.from_config(made.scheduler.config)
     made.set_progress_bar_config(disable=True)
     return made
