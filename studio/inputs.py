@@ -333,12 +333,14 @@ def describe(info: FieldInfo) -> str:
 
 def _range_words(info: FieldInfo) -> str:
     ge, gt, le, lt = (_limit(info, name) for name in ("ge", "gt", "le", "lt"))
-    words = f" from {_number(ge)}" if ge is not None else f" above {_number(gt)}" if gt is not None else ""
-    if le is not None:
-        words += f" to {_number(le)}" if words else f" up to {_number(le)}"
-    elif words and lt is None:
-        words = f"{words} up" if ge is not None else words
-    words += f" below {_number(lt)}" if lt is not None else ""
+    low = f"from {_number(ge)}" if ge is not None else f"above {_number(gt)}" if gt is not None else ""
+    high = f"up to {_number(le)}" if le is not None else f"below {_number(lt)}" if lt is not None else ""
+    words = f" of at least {_number(ge)}"
+    if ge is not None and le is not None:
+        words = f" from {_number(ge)} to {_number(le)}"
+    elif ge is None or high:
+        joint = "" if not low or le is not None or not high else "to" if ge is not None else "and"
+        words = "".join(f" {each}" for each in (low, joint, high) if each)
     if (step := _limit(info, "multiple_of")) is not None:
         words += f", a multiple of {_number(step)}"
     return words

@@ -37,9 +37,7 @@ class Labelling(studio.State):
 
 
 class LabelGenerator(ClipGenerator):
-    """Classify pictures among given labels; the output is JSON: for each picture its labels with their
-    probabilities.
-    """
+    """Classify pictures among given labels; the output is JSON with each picture's labels and probabilities."""
 
     name = "clip-label"
     output = studio.Text

@@ -109,7 +109,7 @@ def _class_of(model: GeneratorNet, name: str, rng: studio.Rng) -> int:
 
 
 class DcganGenerator(_DcganBase):
-    """Make a small picture of a class with a DCGAN, in one step."""
+    """Generate a small picture of a class with a DCGAN, in one step."""
 
     name = "dcgan"
     output = studio.Image
@@ -137,7 +137,7 @@ class DcganGenerator(_DcganBase):
 
 
 class DcganWalk(_DcganBase):
-    """Make a video that interpolates between pictures of a DCGAN."""
+    """Generate a video that interpolates between pictures of a DCGAN."""
 
     name = "dcgan-walk"
     output = studio.Video

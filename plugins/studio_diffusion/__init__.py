@@ -28,7 +28,7 @@ def studio_trainers() -> list[studio.Trainer]:
 @studio.hookimpl
 def studio_commands() -> list[studio.Command]:
     """The commands of this plugin."""
-    return [studio.Command("image", "Make a picture from a prompt.", ".commands:command")]
+    return [studio.Command("image", "Generate a picture from a prompt.", ".commands:command")]
 
 
 @studio.hookimpl

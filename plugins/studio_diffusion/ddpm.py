@@ -49,7 +49,7 @@ class DdpmState(studio.State):
 
 
 class DdpmGenerator(studio.Generator):
-    """Make a small picture by pixel diffusion."""
+    """Generate a small picture by pixel diffusion."""
 
     name = "ddpm"
     output = studio.Image

@@ -30,7 +30,7 @@ COMPONENTS = ("model_index.json", "tokenizer", "text_encoder", "unet", "vae", "s
 
 
 class ImageGenerator(studio.PipelineGenerator):
-    """Make a picture from a prompt by latent diffusion."""
+    """Generate a picture from a prompt by latent diffusion."""
 
     name = "image"
     output = studio.Image

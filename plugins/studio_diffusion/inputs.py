@@ -30,8 +30,7 @@ class ImageInputs(studio.Inputs):
     )
     negative: str = studio.field("", help="negative prompt", max_length=2000, aliases=("negative_prompt",))
     model: str = studio.model_field(
-        "a folder from `studio train image`, a pulled model, or a pipeline of diffusers, whose own defaults hold for "
-        "what is not given"
+        "a folder from `studio train image`, a pulled model, or a pipeline of diffusers (with its own defaults)"
     )
     steps: int | None = studio.field(
         None,
@@ -56,8 +55,8 @@ class ImageInputs(studio.Inputs):
     )
     size: str = studio.field(
         "",
-        help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}; with `model` of the "
-        f"model's steps, to {LARGEST_STOCK}. Default: {SIDE}x{SIDE}, or the model's own",
+        help=f"WIDTHxHEIGHT in pixels, each a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}; with `model` a "
+        f"multiple that it supports, up to {LARGEST_STOCK}. Default: {SIDE}x{SIDE}, or the model's own",
         aliases=("{width}x{height}",),
     )
     sampler: str = studio.field("", help=f"sampler (ODE solver): {' or '.join(SAMPLERS)}; with `model` any that fits "

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def image(studio: Studio, prompt: str, *, seed: int | None = None, **inputs: Any) -> Image:
-    """Make a picture with the generator `image`. `inputs` are as for `Studio.submit`; raises as it does."""
+    """Generate a picture with the generator `image`. `inputs` are as in `Studio.submit`; raises like it."""
     return images(studio, prompt, 1, seed=seed, **inputs)[0]
 
 

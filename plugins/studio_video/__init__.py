@@ -27,7 +27,7 @@ def studio_trainers() -> list[studio.Trainer]:
 @studio.hookimpl
 def studio_commands() -> list[studio.Command]:
     """The commands of this plugin."""
-    return [studio.Command("video", "Make a short video from a prompt.", ".commands:command")]
+    return [studio.Command("video", "Generate a short video from a prompt.", ".commands:command")]
 
 
 @studio.hookimpl

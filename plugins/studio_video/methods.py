@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def video(studio: Studio, prompt: str, *, seed: int | None = None, **inputs: Any) -> Video:
-    """Make a short video with the generator `video`. `inputs` are as for `Studio.submit`; raises as it does."""
+    """Generate a short video with the generator `video`. `inputs` are as in `Studio.submit`; raises like it."""
     media = studio.generate("video", seed=seed, prompt=prompt, **inputs)
     assert isinstance(media, Video)
     return media

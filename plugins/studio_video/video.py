@@ -30,7 +30,7 @@ SAMPLERS = ("dpmpp-2m", "euler")
 
 
 class VideoGenerator(studio.PipelineGenerator):
-    """Make a short video from a prompt, from pictures, or by extending a clip."""
+    """Generate a short video from a prompt, from pictures, or by extending a clip."""
 
     name = "video"
     version = "4"
@@ -43,8 +43,8 @@ class VideoGenerator(studio.PipelineGenerator):
         prompt: str = studio.field(help="prompt, in English: the object and its motion", min_length=1, max_length=2000)
         negative: str = studio.field("", help="negative prompt", max_length=2000, aliases=("negative_prompt",))
         model: str = studio.model_field(
-            "a folder from `studio train video`, a pulled model, or a video pipeline of diffusers, whose own defaults "
-            "hold for what is not given"
+            "a folder from `studio train video`, a pulled model, or a video pipeline of diffusers (with its own "
+            "defaults)"
         )
         fps: float | None = studio.field(None, ge=1, le=60, help="frames per second. Default: 12")
         size: str = studio.field(

@@ -107,7 +107,7 @@ class _Checked:
         if isinstance(expression, Literal):
             value, low = expression.value, 1 if name == "best" else 0
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                self._add(f"`{name}` is {value!r}, but must be a whole number from {low} up")
+                self._add(f"`{name}` is {value!r}, but must be a whole number of at least {low}")
         else:
             self._wire(f"`{name}`", expression, _INT)
 

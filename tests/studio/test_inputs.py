@@ -47,7 +47,10 @@ def picture(value=0):
         ({"prompt": "x", "steps": 0}, "`steps` is 0, but must be a whole number from 1 to 1000"),
         ({"prompt": "x", "steps": 1.5}, "`steps` is 1.5, but must be a whole number from 1 to 1000"),
         ({"prompt": "x", "steps": "ten"}, "`steps` is 'ten'"),
-        ({"prompt": "x", "guidance": float("nan")}, "`guidance` is nan, but must be a finite number from 0 below 30"),
+        (
+            {"prompt": "x", "guidance": float("nan")},
+            "`guidance` is nan, but must be a finite number from 0 to below 30",
+        ),
         ({"prompt": "x", "guidance": float("inf")}, "`guidance` is inf"),
         ({"prompt": "x", "guidance": -1}, "`guidance` is -1"),
         ({"prompt": "x", "side": 63}, "must be a whole number from 8 to 512, a multiple of 8"),
@@ -165,6 +168,23 @@ def test_the_length_of_a_list_is_told_as_such():
         Listed.parse({"words": ["a"]})
     with pytest.raises(InputError, match=r"but must be text of at most 9 characters$"):
         Listed.parse({"words": ["a", "b"], "word": "x" * 10})
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"ge": 1, "le": 9}, "a whole number from 1 to 9"),
+        ({"ge": 1}, "a whole number of at least 1"),
+        ({"le": 9}, "a whole number up to 9"),
+        ({"gt": 0, "lt": 9}, "a whole number above 0 and below 9"),
+        ({"gt": 0, "le": 9, "multiple_of": 3}, "a whole number above 0 up to 9, a multiple of 3"),
+        ({"ge": 1, "lt": 9}, "a whole number from 1 to below 9"),
+        ({"gt": 0}, "a whole number above 0"),
+    ],
+)
+def test_ranges_in_words(limits, words):
+    kind = type("Inputs", (studio.Inputs,), {"__annotations__": {"n": int}, "n": studio.field(4, help="n", **limits)})
+    assert kind.flags()[0].range == words
 
 
 class Aliased(studio.Inputs):

@@ -23,7 +23,7 @@ class Generators(click.Group):
 
 command = Generators(
     "generate",
-    help="Make media with the generator NAME. `studio generate NAME --help` lists its options.",
+    help="Generate media with the generator NAME. `studio generate NAME --help` lists its options.",
     subcommand_metavar="NAME ...",
     epilog=EPILOG,
 )

@@ -22,6 +22,7 @@ _SAID_BY_METAVAR = re.compile(
     r"^(?:a whole number|a finite number|text|true or false|a JSON value|the path of a file with .+)"
     r"(?: from| of)? ?"
 )
+_LIST = re.compile(r"^a list(?: of (?P<count>.+?))?, each (?P<each>.+)$")
 _NO_DEFAULT: tuple[Any, ...] = (None, "", [], (), {})
 _PREFIX = "input_"  # keeps the inputs' names apart from the command's own options
 
@@ -59,13 +60,18 @@ def _alias(name: str) -> click.Option:
 
 def _help(flag: Flag) -> str:
     """The help text, with the allowed range unless the metavar shows it, and the default, if any."""
-    allowed = re.sub(_SAID_BY_METAVAR, "", flag.range)
+    allowed = _LIST.sub(_repeatable, flag.range) if flag.multiple else _SAID_BY_METAVAR.sub("", flag.range)
     text = f"{flag.help} ({allowed})" if allowed else flag.help
     if flag.required:
         return f"{text}  [required]"
     if flag.default in _NO_DEFAULT:
         return text
     return f"{text}  [default: {_default(flag)}]"
+
+
+def _repeatable(found: re.Match[str]) -> str:
+    each = _SAID_BY_METAVAR.sub("", found["each"])
+    return "repeatable" + (f", {found['count']}" if found["count"] else "") + (f"; each {each}" if each else "")
 
 
 def _default(flag: Flag) -> str:

@@ -34,8 +34,8 @@ Start = Callable[..., subprocess.Popen[str]]
         ("generate echo hi --times 0", "`times` is '0', but must be a whole number from 1 to 9", ""),
         ("generate echo hi --times -3", "`times` is '-3', but must be a whole number from 1 to 9", ""),
         ("generate echo hi --times many", "`times` is 'many', but must be a whole number from 1 to 9", ""),
-        ("generate echo hi --weight nan", "`weight` is 'nan', but must be a finite number from 0", ""),
-        ("generate echo hi --weight inf", "`weight` is 'inf', but must be a finite number from 0", ""),
+        ("generate echo hi --weight nan", "`weight` is 'nan', but must be a finite number of at least 0", ""),
+        ("generate echo hi --weight inf", "`weight` is 'inf', but must be a finite number of at least 0", ""),
         ("generate echo hi --style bold", "`style` is 'bold', but must be one of `plain`, `fancy`", ""),
         ("generate echo " + "x" * 41, "text of 1 to 40 characters", ""),
         ("generate dot x --side 9", "`side` is '9', but must be a whole number from 1 to 4096, a multiple of 8", ""),
@@ -199,7 +199,7 @@ def test_a_broken_plugin_costs_only_itself(studio: Studio) -> None:
 
 def test_a_word_that_is_not_unicode_is_refused(studio: Studio) -> None:
     ran = studio("generate", "echo", os.fsdecode(b"caf\xe9"))
-    _is_one_clear_error(ran.code, ran.err, 2, "`text` has U+DCE9 at character 4", "")
+    _is_one_clear_error(ran.code, ran.err, 2, "`text` has a lone surrogate, U+DCE9 at character 4", "")
 
 
 def _is_one_clear_error(code: int, err: str, expected: int, message: str, hint: str) -> None:

@@ -61,7 +61,7 @@ def test_what_fits(node: str, port: Port) -> None:
         ("{use: shout, inputs: {text: '${picture.size}'}}", "is a picture and has no `.size`"),
         ("{use: shout, map: '${word}', inputs: {text: '${item}'}}", "`map` must be a list, not text"),
         ("{use: shout, repeat: '${half}', inputs: {text: a}}", "`repeat` must be a whole number, not a number"),
-        ("{use: shout, repeat: -1, inputs: {text: a}}", "`repeat` is -1, but must be a whole number from 0 up"),
+        ("{use: shout, repeat: -1, inputs: {text: a}}", "`repeat` is -1, but must be a whole number of at least 0"),
         ("{use: shout, repeat: true, inputs: {text: a}}", "`repeat` is True, but must be a whole number"),
         ("{use: shout, seed: 1.5, inputs: {text: a}}", "`seed` is 1.5, but must be a whole number"),
         ("{use: shout, repeat: 2, inputs: {text: '${item}'}}", "`item` is only defined with `map`"),
@@ -69,7 +69,7 @@ def test_what_fits(node: str, port: Port) -> None:
         ("{use: shout, inputs: {text: '${wrd}'}}", "no input or node is called `wrd`"),
         ("{pick: '${picture}', by: '${scores}'}", "`pick` must be a list, not a picture"),
         ("{pick: '${pictures}', by: '${words}'}", "`by` must be scores"),
-        ("{pick: '${pictures}', by: '${scores}', best: 0}", "`best` is 0, but must be a whole number from 1 up"),
+        ("{pick: '${pictures}', by: '${scores}', best: 0}", "`best` is 0, but must be a whole number of at least 1"),
         ("{pick: ['${words}', a], by: [1, 2]}", "a list cannot hold a list"),
     ],
 )  # fmt: skip

@@ -46,6 +46,7 @@ def test_help_has_every_input_with_range_and_default(studio: Studio) -> None:
     assert "Say the text again. One input of each kind" in text
     assert "--times N how often (1 to 9) [default: 1]" in text
     assert "--loud / --no-loud in capitals [default: no]" in text
+    assert "--tags TEXT what to add (repeatable)" in text
     assert "null" not in text
     assert "--text TEXT what to say" in text
     assert "[required]" in text
