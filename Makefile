@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 help:
 	@echo "make demo      install into .venv and make a picture of a red apple"
 	@echo "make test      lint, types and tests"
-	@echo "make test-all  the same with the slow tests"
+	@echo "make test-all  the same with the slow tests, and more examples of each property"
 	@echo "make lint      lint and types only"
 	@echo "make clean     remove .venv and the tools' caches"
 
@@ -34,7 +34,7 @@ test: lint
 	$(BIN)/python -m pytest $(SHARED_OUT)
 
 test-all: lint
-	$(BIN)/python -m pytest $(SHARED_OUT) -m "slow or not slow"
+	$(BIN)/python -m pytest $(SHARED_OUT) -m "slow or not slow" --hypothesis-profile thorough
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,4 +1,4 @@
-"""Hypothesis without deadlines: the machine may be busy with something else. Commands, run in this process."""
+"""Commands, run in this process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from studio.cli.main import run
-
-settings.register_profile("studio", deadline=None)
-settings.load_profile("studio")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -148,11 +149,17 @@ def test_rows_do_not_touch(requests: list[tuple[int, str, int]]) -> None:
         torch.testing.assert_close(together, ours(stock, [one])[0], rtol=1e-5, atol=1e-5)
 
 
+@cache
+def converging() -> tuple[dict[str, Any], Tensor]:
+    """A configuration, and where its path ends."""
+    stock = {**config("linear", "v"), "clip_sample": False}
+    return stock, ours(stock, [(noise(0), "unipc", 1000)])[0]
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp-2m", "euler", "unipc"])
 def test_more_steps_converge(sampler: str) -> None:
     """The exact path is approached as steps grow; the second-order methods are nearer at equal steps."""
-    stock = {**config("linear", "v"), "clip_sample": False}
-    (exact,) = ours(stock, [(noise(0), "unipc", 1000)])
+    stock, exact = converging()
     errors = [float((ours(stock, [(noise(0), sampler, steps)])[0] - exact).abs().mean()) for steps in (8, 40, 200)]
     assert errors[0] > errors[1] > errors[2]
     if sampler in ("dpmpp-2m", "unipc"):

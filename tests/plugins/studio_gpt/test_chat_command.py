@@ -116,7 +116,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(model: str, tokenizer: Any)
     os.close(ours)
 
 
-def read_until(terminal: int, what: bytes, patience: float = 20.0) -> bytes:
+def read_until(terminal: int, what: bytes, patience: float = 300.0) -> bytes:
     seen, until = b"", time.monotonic() + patience
     while what not in seen:
         ready, _, _ = select.select([terminal], [], [], max(0.0, until - time.monotonic()))

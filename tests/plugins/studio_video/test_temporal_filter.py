@@ -86,7 +86,14 @@ def test_around_is_a_mean() -> None:
     torch.testing.assert_close(around(x, 2), torch.nn.functional.avg_pool2d(wide, 5, 1))
 
 
-@pytest.mark.parametrize("motion", [name for name in THROUGH if name not in ALIKE])
+@pytest.mark.parametrize(
+    "motion",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("sliding left", "spinning clockwise")))
+        for name in THROUGH
+        if name not in ALIKE
+    ],
+)
 def test_grain_goes_and_the_clip_stays(motion: str) -> None:
     true = clip(motion)
     worse = grained(true)

@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import subprocess
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -238,22 +237,32 @@ def test_ends_after_its_steps_and_goes_on_when_given_more(tmp_path: Path) -> Non
     assert list(tiny.start(tmp_path, 7)) == [5, 6]
 
 
-def test_ends_after_its_minutes_over_all_sittings(tmp_path: Path) -> None:
-    def sitting(milliseconds: float) -> tuple[int, float]:
-        run = tiny.start(tmp_path, 10_000, minutes=milliseconds / 60_000)
+class Clock:
+    """Time that passes as it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_ends_after_its_minutes_over_all_sittings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(running, "time", clock)
+
+    def sitting(seconds: float) -> tuple[int, float]:
+        run = tiny.start(tmp_path, 10_000, minutes=seconds / 60)
         made = 0
         for _ in run:
-            time.sleep(0.02)
+            clock.now += 2
             made += 1
         return made, run.seconds
 
-    made, seconds = sitting(50)
-    assert 1 <= made <= 3
-    assert seconds >= 0.05
-    assert sitting(50) == (0, seconds)
-    more, later = sitting(1000 * seconds + 30)
-    assert 1 <= more <= 2
-    assert later >= seconds + 0.03
+    assert sitting(5) == (3, 6)
+    assert sitting(5) == (0, 6)
+    clock.now += 1000  # between sittings
+    assert sitting(9) == (2, 10)
 
 
 def test_learning_rate_rises_in_a_line_and_falls_in_a_cosine(tmp_path: Path) -> None:
@@ -376,16 +385,6 @@ def test_what_an_earlier_version_left_after_a_kill_is_removed(tmp_path: Path) ->
     (tmp_path / ".run.safetensors.part").write_bytes(b"x" * 1000)
     tiny.start(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
-
-
-class Clock:
-    """Time that passes as it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.mark.parametrize("every", [120.0, 5.0])
