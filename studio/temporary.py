@@ -9,11 +9,9 @@ Try it: ``python -c "from studio.temporary import sweep; print(sweep('.'))"``
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
 import threading
@@ -107,6 +105,8 @@ class Temporary:
 
 def exchange(one: Path, other: Path) -> None:
     """Exchange the names of two folders."""
+    import ctypes
+
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
     if rename is not None:
         if not rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):
@@ -135,7 +135,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _temporary_name() -> str:
-    return f".studio.{secrets.token_hex(6)}.tmp"
+    return f".studio.{os.urandom(6).hex()}.tmp"
 
 
 def _create_file(path: Path) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -196,6 +195,8 @@ def _guarded(argv: Sequence[str], settings: Settings) -> int:
         return 130
     except Exception as error:
         if debug:
+            import traceback
+
             traceback.print_exc()
         return _explain(error, debug=debug)
 

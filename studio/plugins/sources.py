@@ -6,7 +6,6 @@ imported only by `load`.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -105,6 +104,8 @@ def _members(folder: Path) -> list[Path]:
 
 def _source(path: Path) -> PluginSource:
     """A plugin by path; its version is the hash of its code, so that a replay detects changes."""
+    import hashlib  # it loads OpenSSL, which `studio --help` does not need
+
     path = path.resolve()
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
     try:
@@ -142,6 +143,8 @@ def _import(path: Path, digest: str) -> ModuleType:
     if (path, digest) in _IMPORTED:
         module = sys.modules[_IMPORTED[path, digest].__name__] = _IMPORTED[path, digest]
         return module
+    import hashlib
+
     name = f"{BY_PATH}{_stem(path)}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     folder = [str(path)] if path.is_dir() else None
     spec = importlib.util.spec_from_file_location(name, _main_file(path), submodule_search_locations=folder)
