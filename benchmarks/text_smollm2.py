@@ -22,6 +22,7 @@ import torch
 import studio
 from studio import models
 from studio.devices import torch_setup
+from studio_gpt.decoding import TextModel
 from studio_gpt.kv_cache import ContiguousKVCache, Segment
 from studio_gpt.model import GPT
 from studio_gpt.perplexity import PerplexityGenerator
@@ -52,15 +53,15 @@ def speeds(gpt: GPT, tokens: list[int], rounds: int) -> tuple[float, float]:
     return statistics.median(rates), statistics.median(reads)
 
 
-def perplexity(path: Path, kind: str) -> tuple[PerplexityGenerator, object, dict[str, float]]:
-    """The generator, its model, and what it tells of the text."""
-    generator = PerplexityGenerator(path, kind)
-    model = generator.load(studio.ModelRef(), "cpu", "float32")
+def perplexity(path: Path, kind: str) -> tuple[TextModel, dict[str, float]]:
+    """The model, and its perplexity on the text with what belongs to it."""
+    generator = PerplexityGenerator(path)
+    model = generator.load(studio.ModelRef(variant=kind), "cpu", "float32")
     window = min(WINDOW, model.config.context)
     state = generator.start(model, generator.Inputs.parse({"text": TEXT, "window": window}), studio.Rng(0))
     while not state.done:
         (state,) = generator.step(model, [state])
-    return generator, model, json.loads(str(generator.finish(model, state)))
+    return model, json.loads(str(generator.finish(model, state)))
 
 
 def peer(path: Path, tokens: list[int]) -> float:
@@ -92,7 +93,7 @@ def main() -> None:
         for name, path in (("SmolLM2-135M", models.path("smollm2")), ("starter", STARTER)):
             due, tokens = 0.0, []
             for kind in given.kinds:
-                _, model, told = perplexity(path, kind)
+                model, told = perplexity(path, kind)
                 tokens = model.tokens.encode(TEXT)
                 rate, read = speeds(model.gpt, tokens, given.rounds) if name != "starter" else (0.0, 0.0)
                 due = due or told["perplexity"]

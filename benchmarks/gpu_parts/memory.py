@@ -53,12 +53,12 @@ def offload(bench: Bench, found: Found) -> None:
     for turn in ("first", "again"):
         found[f"off_{turn}_gb_s"] = round(gb / bench.seconds(lambda: components.offload([component])), 2)
         found[f"back_{turn}_gb_s"] = round(gb / bench.seconds(back), 2)
-    isolated_steps = bench.seconds(products)
+    alone = bench.seconds(products)
     components.offload([component])
     beside = bench.seconds(lambda: (components.restore([component]), products()))
     components.wait([component])
     components.offload([component])
-    found |= {"products_s": isolated_steps, "products_beside_copy_s": beside, "copy_alone_s": bench.seconds(back)}
+    found |= {"products_s": alone, "products_beside_copy_s": beside, "copy_alone_s": bench.seconds(back)}
     components.offload([component])
     components.restore([component])
     components.offload([component])  # while it comes back

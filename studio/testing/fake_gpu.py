@@ -24,6 +24,7 @@ Try it::
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -131,6 +132,7 @@ class FakeGpu(Device):
         self.memory = 8 << 30
         self.seconds_per_launch = self.seconds_per_copy = 0.0
         self.failure: BaseException | None = None
+        self.entered: set[threading.Thread] = set()  # threads that have opened the device, as each engine's must
         self.clock = 0.0  # seconds that have passed for the host
         self._queued = 0.0  # seconds of work that the device has still to do
         self._counts: list[Counts] = []
@@ -174,13 +176,17 @@ class FakeGpu(Device):
         return "fake GPU on the CPU"
 
     def enter(self) -> None:
-        """Raise `failure`, if there is one."""
+        """Note the thread in `entered`. Raises `failure`, if there is one."""
+        self._check()
+        self.entered.add(threading.current_thread())
+
+    def _check(self) -> None:
         if self.failure is not None:
             raise self.failure
 
     def free_memory(self) -> int | None:
-        """All of `memory`."""
-        self.enter()
+        """All of `memory`. Raises `failure`, if there is one."""
+        self._check()
         return self.memory
 
     def total_memory(self) -> int | None:

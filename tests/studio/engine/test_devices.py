@@ -12,10 +12,12 @@ from studio.engine import Engine
 from studio.engine.calls.call import run_inline
 from studio.engine.memory.ledger import Ledger
 from studio.engine.memory.model_cache import ModelCache
-from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory
+from studio.errors import DeviceLost, GeneratorFailed, OutOfMemory, TimedOut
 from studio.testing.fake_gpu import FakeGpu
 from tests.studio.engine.bench import ask
 from tests.studio.engine.memory.test_components import PART, files, generator  # noqa: F401  (a fixture)
+from tests.studio.engine.test_worker import Waiting
+from tests.studio.engine.test_worker import request as waiting
 
 WAIT_S = 500
 
@@ -152,3 +154,40 @@ def test_pinned_memory_counts_as_it_is_taken() -> None:
 
     device = Cuda("cuda:0")
     assert [device.host_bytes(size) for size in (0, 1, 5, 1 << 20, (1 << 20) + 1)] == [1, 1, 8, 1 << 20, 1 << 21]
+
+
+class Breaking(Waiting):
+    """Wait in a step as `Waiting` does, on a device that cannot be opened again afterwards."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        super().__init__()
+        self.gpu = gpu
+
+    def step(self, model, states):
+        if states[0].position == states[0].hangs_at:
+            self.gpu.failure = RuntimeError("CUDA error: unknown error")
+        return super().step(model, states)
+
+
+def test_the_thread_that_takes_over_after_a_hang_opens_the_device_too(gpu: FakeGpu) -> None:
+    hanging, witness = Waiting(), Waiting()
+    with Engine("gpu") as engine:
+        stuck, other = engine.submit_many([waiting(hanging, 0.1, hangs_at=1), waiting(witness, steps=50)])
+        with pytest.raises(TimedOut, match=r"did not return within 0\.1 s"):
+            stuck.result(WAIT_S)
+        assert other.result(WAIT_S).text == "50 steps"
+        hanging.go.set()
+    assert witness.threads[-1] is not hanging.threads[-1]
+    assert gpu.entered == {hanging.threads[-1], witness.threads[-1]}
+
+
+def test_requests_end_with_the_reason_if_the_device_cannot_be_opened_after_a_hang(gpu: FakeGpu) -> None:
+    breaking = Breaking(gpu)
+    with Engine("gpu") as engine:
+        tickets = engine.submit_many([waiting(breaking, 0.1, hangs_at=0), waiting(Waiting(), steps=50)])
+        for ticket in [*tickets, submit(engine)]:
+            with pytest.raises(
+                DeviceLost, match="cannot be opened: RuntimeError: CUDA error: unknown error"
+            ):
+                ticket.result(WAIT_S)
+        breaking.go.set()
