@@ -1,4 +1,4 @@
-"""A plugin without a model: pictures on one sheet. It shows inputs that are lists of media, and the simple form."""
+"""A plugin without a model: pictures on one sheet. It shows lists of media as inputs, and the simple form."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A stock diffusers pipeline as a plugin. It shows `load`, and what the simple form costs.
+"""A diffusers pipeline as a plugin. It shows `load`, and the drawbacks of the simple form.
 
-The U-Net has random weights, drawn in `load` from a fixed seed, so that nothing need be fetched; to use trained ones,
-name their files in `weights` and read them in `load`. The pipeline runs its own loop, so the host sees one long step:
+The U-Net has random weights from a fixed seed, so that nothing has to be downloaded; to use trained weights, list
+their files in `weights` and read them in `load`. The pipeline runs its own loop, so the host sees one long step:
 it cannot be cancelled within, batched or resumed. `studio.PipelineGenerator` runs the same pipeline step by step (see
 docs/plugins.md).
 """
@@ -17,7 +17,7 @@ _SIDE = 16  # pixels
 
 
 class PixelPipeline(studio.Generator):
-    """Dream a small picture by a stock diffusers pipeline."""
+    """Generate a small picture with a diffusers pipeline."""
 
     name = "pixel-pipeline"
     output = studio.Image

@@ -1,7 +1,7 @@
-"""A stepped plugin on any device: Gray and Scott's two chemicals. It shows states, batches, previews and notices.
+"""A multi-step plugin for any device: the Gray-Scott model. It shows states, batches, previews and notices.
 
-Chemical u is fed, v is taken away, and v makes more of itself out of u (Pearson, "Complex Patterns in a Simple System",
-Science 261, 1993). A step here is `SUBSTEPS` of Euler's method with a step of 1, for every request of the batch.
+Chemical u is fed, v is removed, and v converts u to v (Pearson, "Complex Patterns in a Simple System", Science 261,
+1993). A step is `SUBSTEPS` steps of Euler's method with step size 1, for all requests of the batch.
 """
 
 from __future__ import annotations
