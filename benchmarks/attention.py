@@ -1,13 +1,13 @@
-"""Attention on this machine, part by part, against the kernels called directly and other libraries' own dispatch.
+"""Attention on this machine, compared with kernels that are called directly, and with other libraries' dispatch.
 
     python benchmarks/attention.py                      # all parts, as Markdown
     python benchmarks/attention.py grid windows         # some of them
     python benchmarks/attention.py grid --quick         # smaller shapes, fewer rounds
 
-Parts: `choosing` `grid` `windows` `bound` `packing` `decoding` `memory`. All that stands in one table is measured by
-turns, and ratios are medians of the rounds' ratios, so that a busy machine is as unkind to each. Peers: torch's own
-dispatch, diffusers' `dispatch_attention_fn`, xformers' `memory_efficient_attention` (its refusal is printed where it
-has no kernel), compiled FlexAttention (forward only; left out where it cannot be compiled).
+Parts: `choosing` `grid` `windows` `bound` `packing` `decoding` `memory`. The entries of a table are measured
+alternately, and ratios are medians over rounds, so that other load affects all alike. Peers: torch's own
+dispatch, diffusers' `dispatch_attention_fn`, xformers' `memory_efficient_attention` (its error is printed if it
+has no kernel), compiled FlexAttention (forward only; skipped if it cannot be compiled).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Clips for the measures of video: asked for by a rule, made once, shown on sheets.
+"""The clips for the video benchmarks: chosen by a rule, generated once, and shown on contact sheets.
 
-The labels are a rule, not a choice: emoji of animals and food by how often WordNet's tagged texts use them, ties by
-alphabet, the first of them. Seeds count labels times motions, so a part of the clips is a part of the whole: what was
-made for it is not made again. Knows nothing of judging.
+The labels follow a rule: the first emoji of animals and food by their frequency in WordNet's tagged texts, then
+alphabetically. Seeds count labels times motions, so the clips of a smaller run are reused by a larger one.
 
 Try it: `asked(records, 50, each=2)` names 100 clips
 """

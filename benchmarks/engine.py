@@ -1,11 +1,11 @@
-"""The engine under load: pictures together against stock diffusers, an interactive picture beside background work, what
-a step costs the engine, and how soon a cancelled request's memory is back.
+"""The engine under load: batched pictures compared with diffusers, an interactive picture during background work, the
+engine's overhead per step, and how soon the memory of a cancelled request is released.
 
     python benchmarks/engine.py                        # all of it, as Markdown
     python benchmarks/engine.py together --device cuda # 16 pictures and a table of widths, on a GPU
 
-Peers are measured in the same run, by turns; what is told are medians of ratios round by round. Pictures of both sides
-are compared pixel by pixel.
+Peers are measured alternately in the same run, and ratios are medians over rounds. Pictures of both sides are compared
+pixel by pixel.
 """
 
 from __future__ import annotations

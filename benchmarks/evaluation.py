@@ -1,12 +1,12 @@
 """DCGAN, pixel and latent diffusion side by side: quality, diversity and speed on the same pictures and encoder.
 
-The reference is the emoji of animals and foods that the DCGAN and the DDPM are trained on (and the latent model among
-others), each asked for by its label. Every row has as many pictures, brought to the same size. It goes on where it was
-interrupted; what is timed is timed anew.
+The reference pictures are the emoji of animals and foods that the DCGAN and the DDPM were trained on (and the latent
+model among others), and their labels are the prompts. Every row has the same number of pictures, resized to the same
+size. An interrupted run can be resumed; timings are repeated.
 
     python benchmarks/evaluation.py --data training/data --out evaluation
 
-With 64 pictures a row, the DDPM at 1000 steps takes most of the time: `--rows` leaves rows out.
+With 64 pictures per row, the DDPM at 1000 steps takes most of the time: `--rows` selects rows.
 """
 
 from __future__ import annotations

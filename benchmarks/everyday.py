@@ -1,7 +1,7 @@
-"""A contact sheet of what people type: 64 everyday prompts, first draws, failures included.
+"""A contact sheet of 64 everyday prompts, one picture each, failures included.
 
-The prompts (`everyday_prompts.txt`) were written before any of these pictures was made. Seeds are 0 to 63 in their
-order. It judges nothing: look at it.
+The prompts (`everyday_prompts.txt`) were written before any of these pictures was generated. Seeds are 0 to 63 in
+their order. Nothing is measured: look at it.
 
     python benchmarks/everyday.py --out docs/recognition/everyday.png
 """

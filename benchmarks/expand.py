@@ -1,15 +1,15 @@
-"""Does a text model turn an idea into a prompt of the thing that is meant, and is the picture then better?
+"""Does the text model expand an idea into a prompt for the right object, and is the picture better for it?
 
-Four kinds of ideas are asked. `held-out`: one in ten of what is said of each thing, which `studio train gpt` and
-`gpt-chat` have never seen (the thing's other descriptions they have; the text tower that the starter began with has
-seen all). `chinese`: the same of the Chinese descriptions, which the text tower has not seen. `paraphrase`: those of
-docs/recognition.md, which no training of anything has seen. `name`: the names of things, which have to stay. Each is
-answered greedily, in the form of `corpus.TEMPLATE`. Three figures a kind: how many prompts begin with the thing's very
-name, and for how many the CLIP text tower, which the image model is led by, finds that name nearest among all of them,
-to the prompt and to the idea as it is.
+There are four kinds of ideas. `held-out`: one in ten descriptions of each object, which were held out from the
+language model's training (its other descriptions were not, and the text tower was trained on all). `chinese`:
+held-out Chinese descriptions, on which the text tower was not trained either. `paraphrase`: those of
+docs/recognition.md, which are in no training data. `name`: the names of objects, which should not change. Each is
+answered greedily, in the form of `corpus.TEMPLATE`. Three numbers per kind: how many prompts begin with exactly the
+object's name, and for how many the CLIP text tower, which conditions the image model, finds that name nearest among
+all names, to the prompt and to the unchanged idea.
 
-With `--pictures N`, so many ideas of the first two kinds are drawn as they are and expanded, with the same seed, and
-the judge of docs/recognition.md ranks the labels of both pictures.
+With `--pictures N`, pictures of N ideas of the first two kinds are generated, unchanged and expanded, with the same
+seed, and the encoder of docs/recognition.md ranks the labels of both pictures.
 
     python benchmarks/expand.py --data training/data
     python benchmarks/expand.py --data training/data --cache training/cache --pictures 50

@@ -1,9 +1,9 @@
-"""`image --cache` and `--fast` against twenty guided steps: times, and for the cache how near its pictures are.
+"""`image --cache` and `--fast` compared with twenty guided steps: times, and for the cache the PSNR.
 
-    python benchmarks/fast.py           # one picture at a time, by turns in one process; medians over the prompts
+    python benchmarks/fast.py           # one picture at a time, alternately in one process; medians over the prompts
 
-Near is PSNR in dB between the two pictures of a prompt and seed. `--fast` makes other pictures, so it is judged by what
-they show: ``python benchmarks/recognition.py --fast …``.
+The PSNR in dB is between the two pictures of a prompt and seed. `--fast` generates other pictures, which are evaluated
+by ``python benchmarks/recognition.py --fast …``.
 """
 
 from __future__ import annotations

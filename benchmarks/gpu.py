@@ -1,14 +1,13 @@
-"""What a GPU should be given first: whether everything is right on it, and what it reaches, in at most eight minutes.
+"""The first benchmark to run on a GPU: correctness and speed, in at most eight minutes.
 
     python benchmarks/gpu.py                      # the first GPU; lines of JSON to gpu.jsonl and to standard output
     python benchmarks/gpu.py --parts facts unet   # some parts
     python benchmarks/gpu.py --device cpu --rehearse  # every line of it at tiny sizes, without a GPU
 
-A line of JSON is written after each part, so what is cut off keeps the rest. Each part has a time limit of its own; one
-that fails or runs out of time says so in `error`, keeps what it had found, and the next begins. All weights are random,
-from seeds: nothing is fetched. What to expect is worked out in docs/gpu.md. Times are milliseconds unless a name ends
-in `_s`; `run` is until the device has done the work, `launch` until the host has asked for it, `event` between two
-marks that the device itself passes.
+A line of JSON is written after each part, so an interrupted run keeps its results. Each part has a time limit; if one
+fails or times out, its `error` says so, its results so far are kept, and the next part runs. All weights are random,
+from seeds: nothing is downloaded. docs/gpu.md explains the expected results. Times are milliseconds unless a name ends
+in `_s`; `launch` is until all work is queued, `run` until it is synchronized, `event` between two CUDA events.
 """
 
 from __future__ import annotations

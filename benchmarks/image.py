@@ -1,9 +1,9 @@
-"""The starter in a warm process: a picture's time, what the engine adds to it, and what batching brings.
+"""The starter in a warm process: the time of a picture, the engine's overhead, and the gain by batching.
 
     python benchmarks/image.py              # medians, as Markdown tables
 
-Overhead is measured pair by pair: the engine makes a picture, then a bare loop makes the same one with the same
-forwards, and the share is the median of (engine - bare) / bare. Stock diffusers on the same folder is the peer.
+Overhead is measured in pairs: the engine generates a picture, then a bare loop generates the same one with the same
+forward passes; the overhead is the median of (engine - bare) / bare. The peer is diffusers with the same folder.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Does the video show what was asked, moving as asked? Clips in, tracks of the thing out, by rules that met no model.
+"""Do videos show the prompted object with the prompted motion?
 
-For 50 labels of things times six motions a clip is made (`clips.py`). Of each clip the middle frame is judged as
-`recognition.py` judges pictures, and the motion is told by the rules of `tracks.py`. `--each 2` asks for two motions a
-thing in rotation, a third of the work: 100 clips of 16 frames at 20 guided steps take about a quarter of an hour of
-processor time. Intervals are over the things, as clips of one thing succeed or fail together. A run that was stopped
-goes on where it was, and `--each 6` begins with what `--each 2` made.
+A clip is generated for each of 50 labels and six motions (`clips.py`). The middle frame is evaluated as in
+`recognition.py`, and the motion is classified by the rules of `tracks.py`. `--each 2` uses two motions per label, in
+rotation, a third of the work: 100 clips of 16 frames at 20 guided steps take about a quarter of an hour of
+processor time. Intervals are over objects, because clips of one object succeed or fail together. A stopped run can be
+resumed, and `--each 6` reuses the clips of `--each 2`.
 
     python benchmarks/motion.py --data DATA --cache CACHE --out docs/video --each 2
     python benchmarks/motion.py --data DATA --cache CACHE --truth --out OUT    # the training clips themselves

@@ -1,9 +1,9 @@
-"""When the pictures of one client come, and how long they all take: the first, the median and the last of many.
+"""When the pictures of one client are finished: the first, the median and the last of many.
 
     python benchmarks/oldest_first.py                    # 28 pictures of the starter in 8 steps
     python benchmarks/oldest_first.py --count 12 --steps 20
 
-Times depend on the machine; what does not is how many steps of the device came before each picture, which is told too.
+Times depend on the machine; the number of device steps before each picture, which is printed too, does not.
 """
 
 from __future__ import annotations

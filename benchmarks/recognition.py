@@ -1,13 +1,13 @@
-"""Are the pictures recognisable? Prompts in, nearest references out, by an encoder that the image model never met.
+"""Are the pictures recognisable, by an encoder that was not used in training the image model?
 
-For each of 100 common nouns three pictures are made: from the English label ("a house"), from the Chinese label, and
-from a paraphrase that is no training caption. Each is compared, by cosine of EfficientNet-Lite0 features (ImageNet),
-with every training picture; labels are ranked by their nearest reference, and a hit is the right label among the first
-k.
+For each of 100 common nouns three pictures are generated: from the English label ("a house"), from the Chinese label,
+and from a paraphrase that is not a training caption. Each is compared, by the cosine of EfficientNet-Lite0 features
+(ImageNet), with every training picture; labels are ranked by their nearest picture, and a hit is the right label among
+the first k.
 
-The nouns are a rule, not a choice: emoji labels among things (animals, food, travel, activities, objects) that WordNet
-can define, by how often WordNet's tagged texts use them, ties by alphabet, the first 100. Paraphrases were written
-from the label alone, before any picture was made. Seeds are 0, 1, 2 … in the nouns' order.
+The nouns follow a rule: the first 100 emoji labels of things (animals, food, travel, activities, objects) that WordNet
+defines, by their frequency in WordNet's tagged texts, then alphabetically. Paraphrases were written from the label
+only, before any picture was generated. Seeds are 0, 1, 2 … in the nouns' order.
 
     python benchmarks/recognition.py --data DATA --cache CACHE --out docs/recognition
 """

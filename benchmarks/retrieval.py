@@ -1,12 +1,11 @@
-"""Does CLIP find a held-out picture by words among 500, of which 225 were never trained on?
+"""Does CLIP find a held-out picture by text among 500, of which 225 were held out from training?
 
-Rows: the English label; the label and its first two tags; the label where it has words (playing cards that all are
-called "card", and flags, are left out); other words for the thing that stand in no caption of a training picture; the
-Chinese label. A hit is the very picture among the first k: another of the same name is none, so of 33 pictures called
-"card" five are found at best.
+Rows: the English label; the label and its first two tags; labels other than playing cards, which are all called
+"card", and flags; other words for the object that are in no training caption; the Chinese label. Only the exact
+picture among the first k is a hit, so of 33 pictures called "card" at most five can be found.
 
-The other words are WordNet's synonyms of a held-out picture's label (of its last word too where it is a title) and an
-emoji's tags, less every one that stands, as whole words, in what any training picture is called.
+The other words are WordNet's synonyms of a held-out picture's label (also of the last word of a title) and an emoji's
+tags, except those that occur, as whole words, in the name of any training picture.
 
     python benchmarks/retrieval.py --data training/data
 """

@@ -1,9 +1,9 @@
-"""Judge a picture of a scene: what things it has, how many, in which colours, where, and on what ground.
+"""Classify a picture of a scene: which objects, how many, in which colours, where, and on which background.
 
-Things are found as connected regions that differ from the ground; what each is, EfficientNet-Lite0's features of its
-crop tell (nearest of the things' own pictures; the encoder took no part in training the image model). Colours, numbers,
-places and grounds are told by rules on pixels. `scenes.py --validate` measures how often all that is right on composed
-pictures, whose truth is known.
+Objects are connected regions that differ from the background. They are classified by the EfficientNet-Lite0 features
+of their crop (the nearest picture; the encoder was not used in training the image model); colours, numbers, positions
+and backgrounds by rules on pixels. `scenes.py --validate` measures the accuracy on composed pictures, whose content is
+known.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the image starter is asked by `scenes.py`: fifty scenes a skill, of combinations that no training scene has.
+"""The prompts of `scenes.py`: fifty scenes per skill, with combinations that are held out from training.
 
-Things are the 300 most often asked for (`recipes/scenes/things.txt`); what is held out, `recipes/scenes/held_out.py`
-says. The same on every machine.
+Objects are the 300 that people ask for most (`recipes/scenes/things.txt`); `recipes/scenes/held_out.py` defines the
+held-out combinations. The prompts are the same on every machine.
 
 Try it: `prompts("two")[0]`
 """

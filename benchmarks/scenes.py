@@ -1,13 +1,13 @@
-"""Does the image starter draw what was asked? Seven skills, 50 prompts each, combinations that no training scene has.
+"""Does the image starter follow prompts? Seven skills, 50 prompts each, with held-out combinations.
 
-The skills are GenEval's (Ghosh et al. 2023) and grounds: one object, its colour, how many, two objects, where one is
-from the other, the colours of two, the ground. Prompts follow from a rule (`prompts`): the 300 things most often asked
-for, combinations that `recipes/scenes/held_out.py` keeps from training, drawn with a seed. Pictures have the seeds
-0, 1, 2 … in the prompts' order, none is chosen. `scene_judge.py` judges.
+The skills are GenEval's (Ghosh et al. 2023) and backgrounds: one object, its colour, counting, two objects, their
+relative position, the colours of two objects, the background. Prompts follow a rule (`prompts`): the 300 objects that
+people ask for most, in combinations that `recipes/scenes/held_out.py` holds out, sampled with a seed. Pictures have
+the seeds 0, 1, 2 … in the prompts' order, none is chosen. `scene_judge.py` classifies them.
 
     python benchmarks/scenes.py --cache CACHE --out docs/scenes               # the starter that ships
     python benchmarks/scenes.py --cache CACHE --out OUT --weights FOLDER      # another folder of its layout
-    python benchmarks/scenes.py --cache CACHE --out OUT --validate            # the judge, on composed pictures
+    python benchmarks/scenes.py --cache CACHE --out OUT --validate            # the classifier, on composed pictures
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Does `studio search` find pictures that Studio made, and how much of that is by what their recipes say?
+"""How well does `studio search` find pictures that Studio generated, with and without their recipes?
 
-The pictures are the published ones of 64 nouns (docs/recognition/): made from the English label, the Chinese label and
-a paraphrase of each. A query is another wording than the prompt of the pictures searched, so no query equals a prompt.
-The rule (the mean of both cosines) was chosen on the nouns at even places; the table is of those at odd places.
+The pictures are the published ones of 64 nouns (docs/recognition/), generated from the English label, the Chinese
+label and a paraphrase of each. Queries have another wording than the pictures' prompts, so no query equals a prompt.
+The rule (the mean of both cosines) was chosen on the nouns with even indices; the table is for the odd ones.
 
     python benchmarks/search.py
 """

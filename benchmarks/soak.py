@@ -1,10 +1,10 @@
-"""Does the ledger tell the truth, and does memory stay flat? Measured on the process from outside of the ledger.
+"""Is the ledger correct, and does memory stay constant? Measured by the process's resident memory.
 
     python benchmarks/soak.py mixture --minutes 10 --memory 300MiB   # random work under a budget
     python benchmarks/soak.py leak --requests 2000                   # the same work, again and again
 
 Resident memory is sampled every 5 ms. The budget is for models, states and steps; Python, torch and plugins' code are
-outside of it. They are what is resident once each kind of work was done and all models were dropped.
+not included: they are the resident memory after each kind of work was done once and all models were dropped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How long a new process takes: to its help, to its plugins, and to the first picture on disk.
+"""Start-up time of a new process: to the help, to the list of plugins, and to the first picture on disk.
 
-    python benchmarks/startup.py            # medians over fresh processes, as a Markdown table
+    python benchmarks/startup.py            # medians over new processes, as a Markdown table
 
-Peers in the same run: importing torch, and importing what stock diffusers needs for the same picture.
+Peers in the same run: importing torch, and the same picture with diffusers.
 """
 
 from __future__ import annotations

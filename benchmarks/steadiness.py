@@ -1,22 +1,22 @@
-"""Is a clip steadier than pictures drawn frame by frame? Each frame is put back to rest by its true motion.
+"""Is a clip steadier than pictures that are generated frame by frame? The true motion is undone for each frame.
 
-A motion is a path of poses (`recipes.video.motions`), so the pose that a frame ought to have is known. Undoing it takes
-every frame to the identity, where the frames of a perfect clip are equal but for resampling. The error is the mean
-absolute difference of neighbouring frames there, of what both show; and, as faint things differ little, the same by the
-thing's ink, which is the mean distance from white. Frames in which less than half of the thing has faded in are left
-out. A model that moves by another path than its prompt says has an error too.
+A motion is a path of poses (`recipes.video.motions`), so the true pose of each frame is known. After undoing it, the
+frames of a perfect clip are equal except for resampling. The error is the mean absolute difference of neighbouring
+frames where both show the object; and, because faint objects differ little, the same relative to the object's ink, the
+mean distance from white. Frames in which less than half of the object has faded in are skipped. Motion that differs
+from the prompted one counts as an error too.
 
-What a clip of the video model is compared with, all of the same label, in the same poses and at as many steps:
+A clip of the video model is compared with these, for the same label, poses and number of steps:
 
-- **frame by frame**: each frame a picture of the image starter from a seed of its own;
-- **redrawn**: one picture of the starter in its poses, each frame drawn over by `image --image --strength 0.5` from the
-  same seed: what is often done to a clip by an image model, and much harder to beat;
-- **one picture**: the same picture in all poses, and **training clips**, the same of a picture of the data set: what
-  resampling alone does. No model is steadier.
+- **frame by frame**: each frame is a picture of the image starter with another seed;
+- **redrawn**: one picture of the starter in the poses, each frame redrawn by `image --image --strength 0.5` from the
+  same seed: a common use of an image model on clips, and much harder to beat;
+- **one picture**: the same picture in all poses, and **training clips**, the same with a picture of the data set:
+  the error of resampling only, which is the lower limit.
 
     python benchmarks/steadiness.py --data DATA --out docs/video
 
-It goes on where it was stopped, as `motion.py` does, whose clips it takes where the options are the same.
+A stopped run can be resumed, as with `motion.py`, whose clips are reused if the options are the same.
 """
 
 from __future__ import annotations

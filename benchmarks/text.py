@@ -1,12 +1,13 @@
-"""Text at batch 1: our decoder against transformers and CTranslate2, and what one-row products read from memory.
+"""Text at batch size 1: our decoder compared with transformers and CTranslate2, and the memory speed of one-row
+products.
 
     python benchmarks/text.py --products           # each kernel of studio_gpt.quantized_linear at 1 to 64 rows
-    python benchmarks/text.py                      # 128 new tokens of a GPT-2 124M with random weights, all by turns
+    python benchmarks/text.py                      # 128 new tokens of a GPT-2 124M with random weights, alternately
     python benchmarks/text.py --compiled           # and transformers' compiled static cache, which takes a minute more
     python benchmarks/text.py --profile int8       # where the time of a step goes
 
-CTranslate2 is left out where it is not installed (``pip install .[benchmarks]``). The limit of a row is the bytes of
-its weights, each read once a token, over the speed of a streaming read, measured in the same run.
+CTranslate2 is skipped if it is not installed (``pip install .[benchmarks]``). The limit of a row is the time to read
+all its weights once per token, at the speed of a streaming read that is measured in the same run.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""SmolLM2-135M-Instruct by kinds of weights: tokens a second, the time to read a prompt, what quantising loses.
+"""SmolLM2-135M-Instruct by precision of weights: tokens per second, prefill time, and the loss by quantization.
 
     studio models pull smollm2
     python benchmarks/text_smollm2.py                     # all
     python benchmarks/text_smollm2.py --kinds int8        # one kind
     python benchmarks/text_smollm2.py --peer              # and transformers reading the same file (extra `accelerate`)
 
-The held-out text is three of these documents, in windows of 512 tokens; the answers are greedy. Perplexities of the
-starter are of the same text, which is nothing like what it was trained on.
+The held-out text is three of these documents, in windows of 512 tokens; the answers are greedy. The starter's
+perplexity is for the same text, which is unlike its training data.
 """
 
 from __future__ import annotations

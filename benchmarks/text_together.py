@@ -1,11 +1,11 @@
-"""Sixteen texts of uneven lengths that come one after another: ours in the engine, alone and together, and peers.
+"""Sixteen texts of different lengths that arrive one after another: ours, sequential and concurrent, and peers.
 
     python benchmarks/text_together.py                          # every side
     python benchmarks/text_together.py --sides ours-float16     # one of them
 
-A GPT-2 124M with random weights; prompts of 8 to 64 tokens, 16 to 96 new ones. Ours come 50 ms apart, through
-`Studio`, recipes and store included; peers are given all at once, which favours them. Each side has a process of its
-own, one after another, and does everything once before to warm up. Tokens a second are those that were asked for.
+A GPT-2 124M with random weights; prompts of 8 to 64 tokens, 16 to 96 new ones. Ours arrive 50 ms apart, through
+`Studio`, including recipes and store; peers get all at once, which favours them. Each side runs in a separate process,
+one after another, after a warm-up run. Tokens per second count the requested tokens.
 """
 
 from __future__ import annotations

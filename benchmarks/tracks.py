@@ -1,7 +1,7 @@
-"""What moves, and how: tracks of a thing on white through a clip, and the motion that they show, by rules.
+"""Motion classification: tracks of an object on white through a clip, and their motion, by rules.
 
-The rules met no model and know nothing of the prompt: where the thing's centre lies in each frame, how large and how
-dark it is, and how far it has turned since a quarter of the clip before. They answer one of eleven motions or none.
+The rules do not depend on a model or on the prompt. They use the object's centre, size and darkness in each frame, and
+its rotation over a quarter of the clip. The result is one of eleven motions, or none.
 
 Try it: `recognise(tracks(frames))` of uint8 frames (T, H, W, 3)
 """

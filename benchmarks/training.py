@@ -1,11 +1,12 @@
-"""Training speed: pictures a second of `studio train`, against a plain PyTorch loop of the same model and loss.
+"""Training speed: pictures per second of `studio train`, compared with a plain PyTorch loop with the same model and
+loss.
 
     python benchmarks/training.py dcgan --rounds 5
     python benchmarks/training.py ddpm --rounds 5
 
-Both sides train the starter's shape on the same random pictures, in bfloat16 autocast where the hardware
-multiplies it, by turns in one process; what is told is the median of the ratios, round by round. The plain loop has
-the networks, the loss, the augmentation and Adam, and neither average, log, checkpoint nor grid of samples.
+Both sides train a model of the starter's shape on the same random pictures, in bfloat16 autocast if the hardware
+supports it, alternately in one process; ratios are medians over rounds. The plain loop has the networks, the loss, the
+augmentation and Adam, but no EMA, log, checkpoint or grid of samples.
 """
 
 from __future__ import annotations

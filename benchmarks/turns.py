@@ -1,4 +1,4 @@
-"""Measuring by turns, so that a busy machine is as unkind to each."""
+"""Measuring alternately, so that other load affects all sides alike."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What the video model costs: a request, attention in windows, packing against padding. Any weights will do.
+"""Speed of the video model: a request, window attention, packing compared with padding. Works with any weights.
 
     python benchmarks/video.py request --threads 2      # 16 frames at 128x128, 20 guided steps; and 64 frames
     python benchmarks/video.py windows                  # a guided step by kind of attention and number of frames
-    python benchmarks/video.py packing                  # training samples a second on the mixed set
+    python benchmarks/video.py packing                  # training samples per second on the mixed set
 
 `--model` is a folder that `studio train video` wrote; without it the net has the starter's shape and random weights.
 """

@@ -1,13 +1,13 @@
-"""Do windows and factorised attention draw as full attention does? The same clips by each, judged by all measures.
+"""Do window and factorised attention give the same clips as full attention? The same clips, evaluated by all metrics.
 
-Each clip is made from the same noise by every kind of attention, with the same weights. Its motion is told as in
-`motion.py`, the middle frame's label too, its steadiness as in `steadiness.py`; and it is compared with the clip by
-full attention, as a mean absolute difference in levels of 255, beside that of two clips of unlike seeds.
+Each clip is generated from the same noise with every attention pattern and the same weights. Motion and label of the
+middle frame are evaluated as in `motion.py`, steadiness as in `steadiness.py`. The mean absolute difference to the clip
+with full attention, in levels of 255, is compared with that of two clips with different seeds.
 
     python benchmarks/views.py --data DATA --cache CACHE --out docs/video
 
-A clip of 64 frames at 20 guided steps takes about 90 s of processor time by full attention, 40 in windows. A run that
-was stopped goes on where it was.
+A clip of 64 frames at 20 guided steps takes about 90 s of processor time with full attention, 40 s with windows. A
+stopped run can be resumed.
 """
 
 from __future__ import annotations

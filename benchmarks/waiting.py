@@ -1,10 +1,10 @@
-"""How OpenMP threads wait: a picture in a fresh process with active, passive and chosen waiting, by turns.
+"""How OpenMP threads wait: a picture in a new process with active, passive and chosen waiting, alternately.
 
-    python benchmarks/waiting.py                 # as busy as the machine is, then beside four busy processes
+python benchmarks/waiting.py                 # with the current load, then with four busy processes
     python benchmarks/waiting.py --busy 0 --rounds 7
 
-What is told are medians of ratios round by round, so that load from elsewhere falls on all alike. `chosen` is Studio's
-own choice at start (`torch_setup.prepare`), with the threads that it chooses; the others take all cores.
+Ratios are medians over rounds, so that other load affects all alike. `chosen` is Studio's
+choice at start (`torch_setup.prepare`), with the number of threads that it chooses; the others use all cores.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a graph costs by itself: checking, running and remembering a workflow whose nodes do next to nothing.
+"""The overhead of workflows: checking, running and caching a workflow whose nodes do almost nothing.
 
     python benchmarks/workflow.py                 # 1,000 nodes, as Markdown
     python benchmarks/workflow.py --nodes 200 --rounds 3
 
-Each node but those of the first layer takes the texts of two nodes of the layer before, so nearly every node waits for
-others, and makes an artifact of its own with its recipe. The remembered run is made by a new Studio on the same folder.
+Each node, except those of the first layer, uses the texts of two nodes of the previous layer, so nearly every node
+depends on others; each stores an artifact with its recipe. The cached run uses a new Studio with the same folder.
 """
 
 from __future__ import annotations
