@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import studio
 from studio.diffusion import layout
+from studio.diffusion.additions import NOTHING, Additions, Changed
 from studio.diffusion.stepping import PipelineModel
 from studio.errors import WeightsError
 from studio.loaders import components as kinds
@@ -24,50 +25,58 @@ from studio.loaders import diffusers as loaders
 from studio.weights.loading import SafetensorsSource
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """All files of a folder on which its output depends. Raises WeightsError."""
+def weight_files(folder: Path, additions: Additions = NOTHING) -> list[Path]:
+    """All files on which a model's output depends. Raises WeightsError."""
     index = layout.index_of(folder)
     found = [folder / layout.INDEX]
     for name, (_, kind) in layout.components(index).items():
+        if name == "vae" and additions.vae is not None:
+            continue
         place = layout.part(folder, name)
         found += layout.texts_of(place)
         if not kind.endswith(_WITHOUT_WEIGHTS):
             found += layout.weights_of(place)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found + additions.files))
 
 
 _WITHOUT_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "ProcessorFast", "Extractor")
 
 
-def load(folder: Path, device: str, dtype: str) -> PipelineModel:
+def load(folder: Path, device: str, dtype: str, additions: Additions = NOTHING) -> PipelineModel:
     """Load the pipeline of a folder. Raises WeightsError."""
-    index = layout.index_of(folder)
-    kind = kinds.pipeline_class(folder / layout.INDEX, index["_class_name"])
-    found = {name: kinds.component_class(folder / layout.INDEX, name, value)
+    index, path = layout.index_of(folder), folder / layout.INDEX
+    kind = kinds.pipeline_class(path, index["_class_name"])
+    found = {name: (kinds.component_class(path, name, value), layout.part(folder, name))
              for name, value in layout.components(index).items()}  # fmt: skip
-    parts = {name: component(each, layout.part(folder, name), device, getattr(torch, dtype))
-             for name, each in found.items()}  # fmt: skip
-    return PipelineModel(loaders.pipeline(kind, index, folder / layout.INDEX, parts), device)
+    kind, found = additions.replaced(kind, found)
+    changed = additions.changed(kind, found, weight_files(folder, additions))
+    parts = {name: component(each, place, device, getattr(torch, dtype), changed if name in changed.names else None)
+             for name, (each, place) in found.items()}  # fmt: skip
+    pipe = loaders.pipeline(kind, index, path, parts)
+    changed.apply(pipe, additions)
+    return PipelineModel(pipe, device)
 
 
-def component(kind: type, folder: Path, device: str, dtype: torch.dtype) -> Any:
+def component(kind: type, folder: Path, device: str, dtype: torch.dtype, changed: Changed | None = None) -> Any:
     """One component of a pipeline: a module with its weights, or a scheduler, tokenizer or processor.
 
     Raises WeightsError.
     """
     if not issubclass(kind, nn.Module):
         return kinds.other(kind, folder)
-    return module(kind, folder, layout.weights_of(folder), device, dtype)
+    return module(kind, folder, layout.weights_of(folder), device, dtype, changed)
 
 
-def module(kind: type, config: Path, files: Sequence[Path], device: str, dtype: torch.dtype) -> Any:
+def module(
+    kind: type, config: Path, files: Sequence[Path], device: str, dtype: torch.dtype, changed: Changed | None = None
+) -> Any:
     """A module of the config in the folder `config` and these safetensors. Raises WeightsError.
 
     Where the config says so, a VAE is in float32 if `dtype` is float16, which its values exceed.
     """
     if dtype == torch.float16 and loaders.upcasts(kind, config):
         dtype = torch.float32
-    return _Loading(kind, config).module(files, device, dtype)
+    return _Loading(kind, config).module(files, device, dtype, changed)
 
 
 class _Loading:
@@ -77,7 +86,7 @@ class _Loading:
         self.kind, self.config = kind, config
         self.built: Any = None
 
-    def module(self, files: Sequence[Path], device: str, dtype: torch.dtype) -> Any:
+    def module(self, files: Sequence[Path], device: str, dtype: torch.dtype, changed: Changed | None) -> Any:
         def build() -> nn.Module:
             made: nn.Module = kinds.build(self.kind, self.config, dtype)
             for child in made.children() if loaders.upcasts(self.kind, self.config) else ():
@@ -85,7 +94,7 @@ class _Loading:
             self.built = made
             return made
 
-        return studio.module(build, files, device=device, dtype=dtype, reader=self.read)
+        return studio.module(build, files, device=device, dtype=dtype, reader=self.read, pack=changed)
 
     def read(self, files: Sequence[Path], device: str, dtype: torch.dtype) -> PipelineTensors:
         stored = SafetensorsSource(files, None, device, dtype)

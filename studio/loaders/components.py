@@ -58,6 +58,12 @@ def pipeline_class(path: Path, kind: str) -> type:
     return found
 
 
+def find_pipeline(kind: str) -> type | None:
+    """The pipeline class of diffusers of this name, or None."""
+    found = _exported("diffusers", kind)
+    return found if isinstance(found, type) and is_a(found, "DiffusionPipeline") else None
+
+
 def is_a(kind: type, base: str) -> bool:
     """Whether a class derives from this base class of diffusers or transformers."""
     return any(each.__name__ == base for each in kind.__mro__)

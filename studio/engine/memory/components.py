@@ -138,6 +138,8 @@ class Components:
     def use(self, components: Collection[Component], user: Hashable) -> None:
         """Add a model to the users of these components."""
         for component in components:
+            if not component.users:  # the generator's `load` may have added to the module, such as a LoRA
+                component.size = max(component.size, tensor_bytes(component.module, self.device.name))
             component.users.add(user)
             self.ledger.hold(component, component.size)
 

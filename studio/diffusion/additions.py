@@ -1,0 +1,164 @@
+"""What is loaded with a pipeline besides its folder: LoRA, textual inversion, another VAE, a ControlNet.
+
+All of it is checked against the model, and what does not fit is refused.
+
+Try it: ``load(folder, "cpu", "float32", Additions(loras=((Path("style.safetensors"), 0.8),)))``
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studio.diffusion import layout
+from studio.errors import WeightsError
+from studio.loaders import components as kinds
+from studio.loaders import diffusers as loaders
+from studio.loaders import read_config
+from studio.loaders.adapters import load_embeddings, load_loras, lora_file
+from studio.weights.checksums import sha256_once
+
+Found = dict[str, tuple[type, Path]]
+"""Name -> class and folder of a pipeline's components."""
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What is loaded with a model.
+
+    Attributes:
+        loras: files or folders, each with its weight, about -2 to 2.
+        embeddings: files of textual inversions; the word of each is its file's name.
+        vae: a folder with a VAE, or a model's folder with one, in place of the model's.
+        controlnet: a folder with a ControlNet.
+    """
+
+    loras: tuple[tuple[Path, float], ...] = ()
+    embeddings: tuple[Path, ...] = ()
+    vae: Path | None = None
+    controlnet: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files on which the output depends. Raises WeightsError."""
+        folders = [_vae_folder(self.vae)] if self.vae else []
+        folders += [self.controlnet] if self.controlnet else []
+        found = [lora_file(path) for path, _ in self.loras] + list(self.embeddings)
+        return found + [file for folder in folders for file in (*layout.texts_of(folder), *layout.weights_of(folder))]
+
+    def replaced(self, kind: type, found: Found) -> tuple[type, Found]:
+        """The class of the pipeline and its components with the VAE and ControlNet. Raises WeightsError."""
+        found = dict(found)
+        if self.vae is not None:
+            found["vae"] = _other_vae(self.vae, kind, found)
+        if self.controlnet is not None:
+            kind, found["controlnet"] = _with_controlnet(self.controlnet, kind, found)
+        return kind, found
+
+    def changed(self, kind: type, found: Found, files: Sequence[Path]) -> Changed:
+        """What LoRA and textual inversion change of a model with these files."""
+        names = set(getattr(kind, "_lora_loadable_modules", ())) if self.loras else set[str]()
+        names |= {"text_encoder", "text_encoder_2"} if self.embeddings else set()
+        if not names:
+            return Changed()
+        hashes = tuple(map(sha256_once, files))
+        return Changed(frozenset(names & found.keys()), hashes, tuple(weight for _, weight in self.loras))
+
+
+NOTHING = Additions()
+
+
+def _vae_folder(vae: Path) -> Path:
+    return vae / "vae" if (vae / layout.INDEX).exists() else vae
+
+
+def _other_vae(vae: Path, pipeline: type, found: Found) -> tuple[type, Path]:
+    """The class and folder of a VAE in place of a model's. Raises WeightsError if it has other latents."""
+    if "vae" not in found:
+        raise WeightsError(vae, f"a `{pipeline.__name__}` has no VAE to replace", hint="leave out `vae`")
+    kind, own = found["vae"]
+    place = _vae_folder(vae)
+    if not (place / "config.json").exists():
+        raise WeightsError(vae, f"`{vae}` is not a VAE in diffusers' layout: it has no `config.json`",
+                           hint="give a folder that `save_pretrained` of diffusers wrote")  # fmt: skip
+    keys = ("latent_channels", "z_dim", "block_out_channels")
+    mine, theirs = (_shape(loaders.config(kind, each / "config.json"), keys) for each in (own, place))
+    name = str(read_config(place / "config.json").get("_class_name"))
+    different = [key for key in ("latent_channels", "z_dim") if mine.get(key) != theirs.get(key)]
+    if name != kind.__name__ or different or _depth(mine) != _depth(theirs):
+        other = f"a `{name:.60}` with {theirs}"
+        raise WeightsError(place, f"the VAE `{place}` is {other}; this model needs a `{kind.__name__}` with {mine}",
+                           hint="use a VAE of the same family")  # fmt: skip
+    return kind, place
+
+
+def _depth(config: Mapping[str, Any]) -> int:
+    return len(config.get("block_out_channels") or ())
+
+
+def _shape(config: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: config[key] for key in keys if key in config}
+
+
+_CONTROL_KEYS = ("cross_attention_dim", "block_out_channels", "addition_embed_type", "joint_attention_dim",
+                 "pooled_projection_dim", "caption_projection_dim")  # fmt: skip
+
+
+def _with_controlnet(folder: Path, kind: type, found: Found) -> tuple[type, tuple[type, Path]]:
+    """The pipeline with a ControlNet, and its class and folder. Raises WeightsError if it does not fit."""
+    config = folder / "config.json"
+    if not config.exists():
+        raise WeightsError(folder, f"`{folder}` is not a ControlNet in diffusers' layout: it has no `config.json`",
+                           hint="give a folder that `save_pretrained` of diffusers wrote")  # fmt: skip
+    name = str(read_config(config).get("_class_name"))
+    net = kinds.component_class(config, "controlnet", ["diffusers", name])
+    made = kinds.find_pipeline(kind.__name__.replace("Pipeline", "ControlNetPipeline"))
+    if made is None or net.__name__ not in str(inspect.signature(made).parameters.get("controlnet")):
+        message = f"the ControlNet `{folder}` is a `{name:.60}`, which a `{kind.__name__}` does not take"
+        raise WeightsError(folder, message, hint="use a ControlNet of the same family")
+    denoiser, place = next(found[each] for each in ("unet", "transformer") if each in found)
+    pairs = ((net, config), (denoiser, place / "config.json"))
+    one, two = (_shape(loaders.config(each, where), _CONTROL_KEYS) for each, where in pairs)
+    unlike = [key for key in one.keys() & two.keys() if one[key] != two[key]]
+    if unlike:
+        key = min(unlike)
+        message = f"the ControlNet `{folder}` does not fit: its `{key}` is {one[key]}, the model's is {two[key]}"
+        raise WeightsError(folder, message, hint="use a ControlNet that was trained for this model")
+    return made, (net, folder)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The components that LoRA and textual inversion change. As a `Pack` it keeps them from being shared with others.
+
+    Attributes:
+        names: of the components.
+        hashes: of all files of the model and of what is added.
+        weights: of the LoRAs.
+    """
+
+    names: frozenset[str] = frozenset()
+    hashes: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def __call__(self, module: Any) -> None:
+        """Nothing yet: `apply` needs the whole pipeline."""
+
+    def apply(self, pipe: Any, additions: Additions) -> None:
+        """Add LoRAs and textual inversions to a pipeline. Modules that are shared have their LoRAs already.
+
+        Raises WeightsError for what does not fit.
+        """
+        modules = [getattr(pipe, name) for name in sorted(self.names)]
+        if any(parameter.is_meta for module in modules for parameter in module.parameters()):
+            raise WeightsError(additions.files[0], "LoRA and textual inversion need the whole model in memory",
+                               hint="raise `--memory`")  # fmt: skip
+        if additions.embeddings:
+            load_embeddings(pipe, additions.embeddings)
+        if additions.loras and not any(hasattr(module, "_studio_changed") for module in modules):
+            load_loras(pipe, additions.loras)
+        for module in modules:
+            module._studio_changed = self
