@@ -28,8 +28,8 @@ torch_setup.prepare()
 
 from diffusers import StableDiffusionPipeline  # noqa: E402  (needs prepare)
 
-from studio.diffusion.calls import Call  # noqa: E402
-from studio.diffusion.guest import Run  # noqa: E402
+from studio.diffusion.calls import ModuleCall  # noqa: E402
+from studio.diffusion.guest import GuestRun  # noqa: E402
 from studio_diffusion.image import STARTER, ImageGenerator  # noqa: E402
 
 PROMPTS = ("a red apple", "an octopus", "a house", "a cat", "a rocket", "an umbrella", "一只狗", "a tree")
@@ -124,10 +124,10 @@ def handing(rounds: int, calls: int = 2000) -> None:
     """Print the microseconds that handing over a call takes."""
     each = []
     for _ in range(rounds):
-        run = Run(_Idle(calls), {}, torch.Generator(), torch.device("cpu"))
+        run = GuestRun(_Idle(calls), {}, torch.Generator(), torch.device("cpu"))
         run.go_on({"module": torch.nn.Identity()})
         begun = time.perf_counter()
-        while isinstance(call := run.pending, Call):
+        while isinstance(call := run.pending, ModuleCall):
             run.go_on({"module": torch.nn.Identity()}, call.args[0])
         each.append((time.perf_counter() - begun) / calls * 1e6)
     print(f"\nhanding over a call: {statistics.median(each):.0f} µs (median of {rounds} times {calls:,} calls)")

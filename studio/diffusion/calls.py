@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from studio.diffusion.shared import NONE, Settings, Shared
+from studio.diffusion.shared import NONE, ModuleSettings, Shared
 from studio.errors import describe
 
 ROW_LISTS = frozenset({"ZImageTransformer2DModel", "ZImageControlNetModel"})
@@ -30,7 +30,7 @@ _hashes: Any = WeakIdKeyDictionary()  # tensor -> (its version, hash of its cont
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class ModuleCall:
     """A call of a component's `method` (``__call__``, ``decode`` …) that has not run yet.
 
     `context` is what the pipeline gave to `cache_context`: a name, such as ``cond`` or ``uncond``, and options.
@@ -42,7 +42,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     context: tuple[str, Mapping[str, Any]] | None = None
-    settings: Settings = NONE
+    settings: ModuleSettings = NONE
 
     @property
     def kind(self) -> tuple[str, str]:
@@ -79,7 +79,7 @@ class CannotMerge(Exception):
     """Calls or their output cannot be concatenated or split."""
 
 
-def key_of(call: Call, module: Any) -> Hashable:
+def key_of(call: ModuleCall, module: Any) -> Hashable:
     """Calls with equal keys may be merged. A call with an argument of an unknown kind has a key of its own."""
     if runs_alone(call, module):
         return "alone", id(call)
@@ -88,7 +88,7 @@ def key_of(call: Call, module: Any) -> Hashable:
     return call.component, call.method, _key(call.args, rows, lists), _key(call.kwargs, rows, lists)
 
 
-def runs_alone(call: Call, module: Any) -> bool:
+def runs_alone(call: ModuleCall, module: Any) -> bool:
     """Whether a call must be run by itself, and each time: it may read or write more than what it gets and returns.
 
     A step cache decides for the whole batch; the attention processors and hooks of a pipeline may do anything.
@@ -96,7 +96,7 @@ def runs_alone(call: Call, module: Any) -> bool:
     return bool(getattr(module, "is_cache_enabled", False) or call.settings)
 
 
-def _rows(call: Call, lists: bool) -> int:
+def _rows(call: ModuleCall, lists: bool) -> int:
     tensors = list(_tensors((*call.args, *call.kwargs.values())))
     if lists:
         return next((len(each) for each in (*call.args, *call.kwargs.values()) if isinstance(each, list)), 1)
@@ -149,7 +149,7 @@ def content_hash(value: Tensor) -> bytes:
     return known[1]
 
 
-def merge(calls: Sequence[Call], lists: bool = False) -> tuple[Call, list[int]]:
+def merge(calls: Sequence[ModuleCall], lists: bool = False) -> tuple[ModuleCall, list[int]]:
     """One call for several with equal keys, and the number of rows of each."""
     rows = [_rows(call, lists) for call in calls]
 
@@ -173,7 +173,7 @@ def merge(calls: Sequence[Call], lists: bool = False) -> tuple[Call, list[int]]:
     lead = calls[0]
     args = tuple(joined([call.args[i] for call in calls]) for i in range(len(lead.args)))
     kwargs = {name: joined([call.kwargs[name] for call in calls]) for name in lead.kwargs}
-    return Call(lead.component, lead.method, args, kwargs), rows
+    return ModuleCall(lead.component, lead.method, args, kwargs), rows
 
 
 def split(output: Any, rows: Sequence[int]) -> list[Any]:
@@ -218,7 +218,7 @@ class Batcher:
     shared: Shared
     verdicts: dict[Hashable, str] = field(default_factory=dict)
 
-    def run(self, calls: Sequence[tuple[Call, str]]) -> list[Any]:
+    def run(self, calls: Sequence[tuple[ModuleCall, str]]) -> list[Any]:
         """The outputs of calls with their owners, all with equal keys."""
         module = self.module_of(calls[0][0].component)
         if len(calls) == 1:
@@ -235,11 +235,11 @@ class Batcher:
             self.verdicts[kind] = self._compare(plain, module, single)
         return single
 
-    def _merged(self, calls: Sequence[Call], module: Any) -> list[Any]:
+    def _merged(self, calls: Sequence[ModuleCall], module: Any) -> list[Any]:
         merged, rows = merge(calls, type(module).__name__ in ROW_LISTS)
         return split(merged.run(module), rows)
 
-    def _compare(self, calls: Sequence[Call], module: Any, single: Sequence[Any]) -> str:
+    def _compare(self, calls: Sequence[ModuleCall], module: Any, single: Sequence[Any]) -> str:
         """Why these calls must not be merged, or ""."""
         try:
             merged = self._merged(calls, module)

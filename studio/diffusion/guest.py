@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from studio.diffusion.calls import Call
+from studio.diffusion.calls import ModuleCall
 from studio.diffusion.shared import NONE, Shared
 
 _PARKING = ("encode", "decode", "generate", "get_image_features", "get_text_features", "get_audio_features")
@@ -78,7 +78,7 @@ class Record:
     taken: tuple[Any, ...] = ()
 
 
-class Run:
+class GuestRun:
     """One run of a pipeline's call, in a thread of its own. All methods but `park` and `stepped` are the host's.
 
     Attributes:
@@ -93,7 +93,7 @@ class Run:
     def __init__(
         self, pipe: Any, arguments: Mapping[str, Any], generator: torch.Generator, device: torch.device
     ) -> None:
-        self.pending: Call | None = None
+        self.pending: ModuleCall | None = None
         self.record: Record | None = None
         self.restore: Record | None = None
         self.components: Mapping[str, Any] = {}
@@ -166,7 +166,7 @@ class Run:
             self.pending, self.ended = None, True
             self._parked.put(None)
 
-    def park(self, call: Call) -> Any:
+    def park(self, call: ModuleCall) -> Any:
         """In the guest's thread: wait for the output of a call."""
         if self._closed:
             raise Closed
@@ -254,7 +254,7 @@ def modules_of(pipe: Any, prefix: str = "") -> dict[str, torch.nn.Module]:
     return found
 
 
-def guest_copy(pipe: Any, run: Run, prefix: str = "") -> Any:
+def guest_copy(pipe: Any, run: GuestRun, prefix: str = "") -> Any:
     """A shallow copy of a pipeline, and of the pipelines in it, whose modules are proxies and schedulers copies."""
     from diffusers import DiffusionPipeline, SchedulerMixin
 
@@ -280,7 +280,7 @@ def _guest_class(kind: type) -> type:
     return made
 
 
-def _observed(scheduler: Any, run: Run, *, main: bool) -> Any:
+def _observed(scheduler: Any, run: GuestRun, *, main: bool) -> Any:
     """A copy of a scheduler whose `step` is recorded if it is the main one."""
     made = copy.deepcopy(scheduler)
     if main and hasattr(made, "step"):
@@ -292,7 +292,7 @@ def _observed(scheduler: Any, run: Run, *, main: bool) -> Any:
 class _Main:
     """The run to which a scheduler reports; copies that the pipeline makes of the scheduler report to none."""
 
-    def __init__(self, run: Run, scheduler: Any) -> None:
+    def __init__(self, run: GuestRun, scheduler: Any) -> None:
         self.run, self._scheduler = run, weakref.ref(scheduler)
 
     def is_of(self, scheduler: Any) -> bool:
@@ -324,7 +324,7 @@ def _observed_class(kind: type) -> type:
 class Proxy:
     """Stands for a module in a guest's pipeline: calls park, everything else is the module's own."""
 
-    def __init__(self, name: str, run: Run) -> None:
+    def __init__(self, name: str, run: GuestRun) -> None:
         vars(self).update(_name=name, _run=run)
 
     @property  # type: ignore[misc]  # pipelines ask `isinstance`
@@ -361,7 +361,7 @@ class Proxy:
     @contextmanager
     def cache_context(self, name: str, **kwargs: Any) -> Iterator[None]:
         """Name the next calls for a step cache."""
-        run: Run = vars(self)["_run"]
+        run: GuestRun = vars(self)["_run"]
         before, run.context = run.context, (name, kwargs)
         try:
             yield
@@ -374,5 +374,5 @@ def _module(proxy: Proxy) -> Any:
 
 
 def _park(proxy: Proxy, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    run: Run = vars(proxy)["_run"]
-    return run.park(Call(vars(proxy)["_name"], method, args, kwargs, run.context))
+    run: GuestRun = vars(proxy)["_run"]
+    return run.park(ModuleCall(vars(proxy)["_name"], method, args, kwargs, run.context))

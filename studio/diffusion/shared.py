@@ -20,7 +20,7 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 @dataclass(frozen=True, eq=False)
-class Settings:
+class ModuleSettings:
     """A guest's settings, by the number of the module.
 
     Attributes:
@@ -43,7 +43,7 @@ class Shared:
         self._processors = {i: each.processor for i, each in enumerate(self._modules) if hasattr(each, "processor")}
 
     @contextmanager
-    def applied(self, settings: Settings) -> Iterator[None]:
+    def applied(self, settings: ModuleSettings) -> Iterator[None]:
         """The modules with a guest's settings."""
         if not settings:
             yield
@@ -54,7 +54,7 @@ class Shared:
         finally:
             self.take(settings, RemovableHandle.next_id)
 
-    def apply(self, settings: Settings) -> int:
+    def apply(self, settings: ModuleSettings) -> int:
         """Set the modules. Returns the number that the next hook will have, for `take`."""
         for i, processor in settings.processors.items():
             _set(self._modules[i], processor)
@@ -62,7 +62,7 @@ class Shared:
             getattr(self._modules[i], kind)[number] = hook
         return int(RemovableHandle.next_id)
 
-    def take(self, known: Settings, since: int) -> Settings:
+    def take(self, known: ModuleSettings, since: int) -> ModuleSettings:
         """Put the modules back, and return what was set: what was `known`, and hooks from number `since` on."""
         processors, hooks = {}, {}
         for i, loaded in self._processors.items():
@@ -75,7 +75,7 @@ class Shared:
                 hooks[i, kind, number] = hook
         if RemovableHandle.next_id > since:
             hooks |= self._new_hooks(since)
-        return Settings(processors, hooks) if processors or hooks else NONE
+        return ModuleSettings(processors, hooks) if processors or hooks else NONE
 
     def _new_hooks(self, since: int) -> dict[tuple[int, str, int], Any]:
         found = {(i, kind, number): hook for i, module in enumerate(self._modules) for kind in _HOOKS
@@ -85,7 +85,7 @@ class Shared:
         return found
 
 
-NONE = Settings()
+NONE = ModuleSettings()
 
 
 def _set(module: nn.Module, processor: Any) -> None:

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 import studio
-from studio.diffusion.calls import Batcher, Call, cloned, key_of, runs_alone, shape_of, zeros_like
-from studio.diffusion.guest import Record, Run, modules_of
+from studio.diffusion.calls import Batcher, ModuleCall, cloned, key_of, runs_alone, shape_of, zeros_like
+from studio.diffusion.guest import GuestRun, Record, modules_of
 from studio.diffusion.predicted import predicted_sample
 from studio.diffusion.schedulers import with_sampler
 from studio.diffusion.shared import Shared
@@ -104,16 +104,16 @@ class Guest:
     task: str = ""
     sampler: str = ""
     owner: str = field(default_factory=lambda: f"request-{next(_numbers)}")
-    run: Run | None = None
+    run: GuestRun | None = None
     before: list[Any] = field(default_factory=list)
-    taken: list[Call] = field(default_factory=list)
+    taken: list[ModuleCall] = field(default_factory=list)
     zeros: dict[Hashable, Any] = field(default_factory=dict)
 
-    def begin(self, model: PipelineModel) -> Run:
+    def begin(self, model: PipelineModel) -> GuestRun:
         """A new run, parked at its first call."""
         self.close()
         generator = torch.Generator("cpu").manual_seed(self.seed)
-        run = Run(
+        run = GuestRun(
             model.pipeline(self.task, self.sampler), {**self.arguments, "generator": generator}, generator, model.device
         )
         self.run = run
@@ -127,7 +127,7 @@ class Guest:
             self.run.close()
             self.run = None
 
-    def rebuild(self, model: PipelineModel, state: GuestState) -> Run:
+    def rebuild(self, model: PipelineModel, state: GuestState) -> GuestRun:
         """A new run, brought to the state's position.
 
         The calls before the first step are answered from memory. If the pipeline `resumes`, those of the loop are
@@ -140,7 +140,7 @@ class Guest:
         self.taken = []
         return run
 
-    def replay(self, model: PipelineModel, position: int, restore: Record | None) -> Run:
+    def replay(self, model: PipelineModel, position: int, restore: Record | None) -> GuestRun:
         """A new run at a position: with a record for it in place of what its calls would give, or computed."""
         run = self.begin(model)
         run.restore = restore
@@ -155,17 +155,17 @@ class Guest:
             run.go_on(model.components, model.shared, output)
         return run
 
-    def remember(self, model: PipelineModel, call: Call, output: Any) -> None:
+    def remember(self, model: PipelineModel, call: ModuleCall, output: Any) -> None:
         """Keep the form of a call's output, for `replay`."""
         module = model.components[call.component]
         if not runs_alone(call, module) and (key := key_of(call, module)) not in self.zeros:
             self.zeros[key] = shape_of(output)
 
-    def _zeros(self, model: PipelineModel, call: Call) -> Any:
+    def _zeros(self, model: PipelineModel, call: ModuleCall) -> Any:
         found = self.zeros.get(key_of(call, model.components[call.component]))
         return None if found is None else zeros_like(found)
 
-    def at(self, model: PipelineModel, state: GuestState) -> Run:
+    def at(self, model: PipelineModel, state: GuestState) -> GuestRun:
         """The run at the state's position, or further by the step that follows it."""
         run = self.run
         if run is None or run.error is not None or run.position < state.position or self._passed(state):
@@ -297,7 +297,7 @@ def plain_mode() -> Iterator[None]:
         yield
 
 
-def _round(model: PipelineModel, guests: Sequence[tuple[Guest, Run]]) -> None:
+def _round(model: PipelineModel, guests: Sequence[tuple[Guest, GuestRun]]) -> None:
     """Run the call for which each guest is parked, and let it go on."""
     for members in _grouped(model, [(guest, run.pending) for guest, run in guests if run.pending is not None]):
         outputs = model.batcher.run([(call, guest.owner) for guest, call in members])
@@ -318,14 +318,14 @@ def _repeat(model: PipelineModel, guests: Sequence[Guest]) -> None:
             model.batcher.run([(call, guest.owner) for guest, call in members])
 
 
-def _grouped(model: PipelineModel, calls: Sequence[tuple[Guest, Call]]) -> list[list[tuple[Guest, Call]]]:
-    groups: dict[Hashable, list[tuple[Guest, Call]]] = {}
+def _grouped(model: PipelineModel, calls: Sequence[tuple[Guest, ModuleCall]]) -> list[list[tuple[Guest, ModuleCall]]]:
+    groups: dict[Hashable, list[tuple[Guest, ModuleCall]]] = {}
     for guest, call in calls:
         groups.setdefault(key_of(call, model.components[call.component]), []).append((guest, call))
     return list(groups.values())
 
 
-def _raise(guest: Guest, run: Run) -> None:
+def _raise(guest: Guest, run: GuestRun) -> None:
     """Raise what the pipeline raised; the guest is made again if the step is retried."""
     if run.error is not None:
         error = run.error
@@ -333,11 +333,11 @@ def _raise(guest: Guest, run: Run) -> None:
         raise error
 
 
-def _denoises(call: Call) -> bool:
+def _denoises(call: ModuleCall) -> bool:
     return not call.component.rpartition(".")[2].startswith(_ENCODERS)
 
 
-def _state(model: PipelineModel, guest: Guest, run: Run, before: GuestState) -> GuestState:
+def _state(model: PipelineModel, guest: Guest, run: GuestRun, before: GuestState) -> GuestState:
     """The state after the run's last step."""
     pending, position = run.pending, run.position
     more = pending is not None and _denoises(pending)

@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 _MUCH_LATER = 2  # times the reuse distance of the group that is called
 
 
-class Group(Protocol):
+class LayerGroup(Protocol):
     """What may stay: `size` in bytes, the `component` it belongs to, and whether its layers compute now (`busy`)."""
 
     size: int
@@ -31,7 +31,7 @@ class Group(Protocol):
         """Groups of one component are called in a cycle."""
 
 
-GroupT = TypeVar("GroupT", bound=Group)
+GroupT = TypeVar("GroupT", bound=LayerGroup)
 
 
 @dataclass

@@ -20,6 +20,7 @@ TAKE_A_GENERATOR = ("submit", "submit_many", "stream", "generate", "generator", 
 ALLOWED = {
     ("attention/spacetime.py", "grid"): "a part of a bias of patches in space and time",
     ("attention/spec.py", "grid"): "the same, as `--bias` spells it",
+    ("diffusion/schedulers.py", "ddpm"): "the sampler, a scheduler of diffusers",
     ("recipe.py", "ddpm"): "the sampler, whose name other programs write as DDPM",
     ("workflow/resolve.py", "template"): "what an error is about: an expression of a workflow",
     ("workflow/expressions.py", "template"): "the same",
@@ -72,3 +73,13 @@ def test_the_host_names_no_generator() -> None:
 def test_a_name_is_found_where_a_generator_is_meant(tmp_path: Path, code: str, found: list[str]) -> None:
     (tmp_path / "a.py").write_text(code)
     assert list(named(tmp_path / "a.py", {"text", "video", "clip-rank"})) == found
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    names: dict[str, list[str]] = {}
+    for path in [*ROOT.rglob("*.py"), *(ROOT.parent / "plugins").rglob("*.py")]:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                names.setdefault(node.name, []).append(str(path))
+    assert len(names) > 300
+    assert {name: paths for name, paths in names.items() if len(paths) > 1} == {}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from studio.diffusion.shared import NONE, Settings, Shared
+from studio.diffusion.shared import NONE, ModuleSettings, Shared
 
 
 class Part(nn.Module):
@@ -84,6 +84,6 @@ def test_settings_are_taken_back_after_an_error() -> None:
     def fail(value: float) -> float:
         raise torch.OutOfMemoryError("no memory left")
 
-    with pytest.raises(torch.OutOfMemoryError), shared.applied(Settings({0: fail})):
+    with pytest.raises(torch.OutOfMemoryError), shared.applied(ModuleSettings({0: fail})):
         part(0.0)
     assert part.processor is loaded

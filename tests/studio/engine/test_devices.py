@@ -186,8 +186,6 @@ def test_requests_end_with_the_reason_if_the_device_cannot_be_opened_after_a_han
     with Engine("gpu") as engine:
         tickets = engine.submit_many([waiting(breaking, 0.1, hangs_at=0), waiting(Waiting(), steps=50)])
         for ticket in [*tickets, submit(engine)]:
-            with pytest.raises(
-                DeviceLost, match="cannot be opened: RuntimeError: CUDA error: unknown error"
-            ):
+            with pytest.raises(DeviceLost, match="cannot be opened: RuntimeError: CUDA error: unknown error"):
                 ticket.result(WAIT_S)
         breaking.go.set()
