@@ -14,6 +14,8 @@ import studio
 from studio.engine import Engine, Request
 from studio.errors import InputError
 from studio.recipe import PluginRef
+from studio.testing.gpu import runs_on_a_gpu
+from studio.testing.subject import Subject
 from studio_diffusion.image import ImageGenerator
 
 from ...studio.diffusion import whole
@@ -114,6 +116,17 @@ def test_what_the_pipeline_does_not_take_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         drawn(folders[SD], inputs)
+
+
+@pytest.mark.parametrize("name", [SD, pytest.param(FLUX, marks=pytest.mark.slow)])
+def test_on_a_gpu_requests_share_launches(folders: dict[str, Path], name: str) -> None:
+    """On the fake one: the same bytes. Waits in a step are those of diffusers' schedulers."""
+    subject = Subject(ImageGenerator(folders[name]), {**SMALL, "model": str(folders[name])}, "cpu", "float32")
+    finding = runs_on_a_gpu(subject, 0.0)
+    assert finding.status == "passed"
+    assert finding.numbers["apart"] == 0
+    assert finding.numbers["width"] == 8
+    assert finding.numbers["launches_wide"] < 1.1 * finding.numbers["launches"]
 
 
 def test_weights_in_a_prompt_are_said_to_be_ignored(folders: dict[str, Path]) -> None:
