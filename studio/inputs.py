@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Self, Union, get_args, get_origin
@@ -28,7 +28,7 @@ from pydantic_core import PydanticUndefined
 from studio.errors import InputError, MediaError, UnknownName
 from studio.media import Media, Text
 from studio.recipe import MediaRef
-from studio.spec import ModelRef
+from studio.spec import Addition, ModelRef
 
 _VERBS = {"is", "has", "adds", "gives", "needs", "lacks"}  # first words of a validator's message about the value
 _MODEL = "x-studio-model"  # in the JSON Schema: the field of a ModelRef that the input sets
@@ -121,6 +121,31 @@ def variant_field(default: str, *, help: str, choices: Sequence[str]) -> Any:
     return Field(default, description=help, json_schema_extra={"enum": list(choices), _MODEL: "variant"})
 
 
+def addition_field(kind: str, *, help: str, many: bool = True) -> Any:
+    """Declare the input that names weights which are loaded with the model, such as ``lora``: a ``list[str]``, or with
+    ``many=False`` a ``str``.
+
+    Each is a downloaded model's name or source, a folder or a file; of several each may end in ``:WEIGHT``.
+    `Generator.load` gets them as the additions of its ModelRef.
+    """
+    extra: dict[str, Any] = {_MODEL: "additions", "x-studio-kind": kind}
+    if many:
+        return Field(default_factory=list, description=help, max_length=16, json_schema_extra=extra)
+    return Field("", description=help, max_length=4000, json_schema_extra=extra)
+
+
+_WEIGHT = re.compile(r"(?s)(.+):([+-]?(?:\d+\.?\d*|\.\d+))")
+
+
+def _of_texts(kind: str, value: Any) -> Iterator[Addition]:
+    """The additions that an input names; anything but text is ignored."""
+    for text in [value] if isinstance(value, str) and value else value if isinstance(value, list | tuple) else []:
+        if isinstance(text, str) and text:
+            found = None if isinstance(value, str) else _WEIGHT.fullmatch(text)
+            source, weight = (found[1], float(found[2])) if found else (text, 1.0)
+            yield Addition(kind=kind, source=source, weight=weight)
+
+
 @dataclass(frozen=True)
 class Flag:
     """The description of one input, for a command line or a form.
@@ -207,17 +232,20 @@ class Inputs(BaseModel):
 
     def as_recipe(self) -> dict[str, Any]:
         """The values as JSON, without those that select the weights; media are ``{"sha256", "media_type"}``."""
-        return self.model_dump(mode="json", exclude=set(_model_parts(type(self)).values()))
+        left_out = {*_model_parts(type(self)).values(), *_additions(type(self))}
+        return self.model_dump(mode="json", exclude=left_out)
 
     def model_ref(self) -> ModelRef:
         """The weights that these inputs select."""
-        return ModelRef(**{part: getattr(self, name) for part, name in _model_parts(type(self)).items()})
+        return self.model_ref_in({name: getattr(self, name) for name in type(self).model_fields})
 
     @classmethod
     def model_ref_in(cls, values: Mapping[str, Any]) -> ModelRef:
         """The same for values that were not validated yet; values that are not text are ignored."""
         given = {part: values.get(name) for part, name in _model_parts(cls).items()}
-        return ModelRef(**{part: value for part, value in given.items() if isinstance(value, str)})
+        added = [each for name, kind in _additions(cls).items() for each in _of_texts(kind, values.get(name))]
+        parts = {part: value for part, value in given.items() if isinstance(value, str)}
+        return ModelRef(**parts, additions=tuple(added))
 
     def media(self) -> list[Media]:
         """All media among the values, in order of declaration, including those in lists."""
@@ -238,6 +266,7 @@ class Inputs(BaseModel):
                 raise InputError("model", f"`model` has the {part} `{given}`, but the generator accepts none")
             if given:
                 resolved[_model_parts(cls)[part]] = given
+        resolved |= cls._added(model.additions if model else ())
         for flag in cls.flags():
             if flag.type == "media" and resolved.get(flag.name) is not None:
                 given = resolved[flag.name]
@@ -246,11 +275,35 @@ class Inputs(BaseModel):
         return cls.parse(resolved)
 
 
+    @classmethod
+    def _added(cls, additions: Sequence[Addition]) -> dict[str, Any]:
+        """The values of the inputs that name these additions."""
+        made: dict[str, Any] = {}
+        for each in additions:
+            name = next((name for name, kind in _additions(cls).items() if kind == each.kind), None)
+            if name is None:
+                raise InputError("model", f"`model` has a `{each.kind}`, but the generator accepts none")
+            if cls.model_fields[name].annotation is str:
+                made[name] = each.source
+            else:
+                made[name] = [*made.get(name, ()), f"{each.source}:{each.weight:g}"]
+        return made
+
+
 @cache
 def _model_parts(cls: type[Inputs]) -> Mapping[str, str]:
     """The inputs that set a field of the ModelRef, by field."""
     extra = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
-    return {str(each[_MODEL]): name for name, each in extra.items() if isinstance(each, dict) and _MODEL in each}
+    found = {name: str(each[_MODEL]) for name, each in extra.items() if isinstance(each, dict) and _MODEL in each}
+    return {part: name for name, part in found.items() if part != "additions"}
+
+
+@cache
+def _additions(cls: type[Inputs]) -> Mapping[str, str]:
+    """The inputs that name additions to the model, with their kind."""
+    extra = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+    return {name: str(each["x-studio-kind"]) for name, each in extra.items()
+            if isinstance(each, dict) and each.get(_MODEL) == "additions"}  # fmt: skip
 
 
 def _fetch(value: Any, name: str, fetch: Callable[[MediaRef], Media]) -> Media:

@@ -10,7 +10,7 @@ Try it: ``python -c "import studio; print(studio.JobSpec(generator='image', inpu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -37,6 +37,25 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Addition(Frozen):
+    """Weights that are loaded with a model and change it.
+
+    Attributes:
+        kind: ``lora``, ``embedding``, ``vae`` or ``controlnet``.
+        source: as of a ModelRef.
+        weight: how strongly it is applied; only LoRA have other weights than 1.
+    """
+
+    kind: str = Field(max_length=50)
+    source: str = Field(max_length=4000)
+    weight: float = Field(default=1.0, ge=-10, le=10, allow_inf_nan=False)
+
+    @property
+    def path(self) -> Path:
+        """The path of a located addition."""
+        return Path(self.source)
+
+
 class ModelRef(Frozen):
     """Which weights.
 
@@ -44,12 +63,14 @@ class ModelRef(Frozen):
         source: a downloaded model's name or source, a folder or a file; empty is the generator's own. A located ref
             (`studio.models.locate`) has an absolute path here.
         variant: a variant of the weights that the generator defines, such as ``int8``; empty is its default.
+        additions: what is loaded with the model, in order.
         revision: of a downloaded model, such as a commit; if given, the downloaded model must have it.
         sha256: hashes of the files by name; if given, the files must match them.
     """
 
     source: str = Field(default="", max_length=4000)
     variant: str = Field(default="", max_length=100)
+    additions: tuple[Addition, ...] = Field(default=(), max_length=32)
     revision: str = Field(default="", max_length=200)
     sha256: dict[str, str] = Field(default_factory=dict)
 
@@ -59,9 +80,14 @@ class ModelRef(Frozen):
         return Path(self.source) if self.source else None
 
     @property
-    def key(self) -> tuple[str, str]:
+    def form(self) -> Hashable:
+        """What makes a model of the weights, besides the generator: the variant and the additions."""
+        return self.variant, tuple((each.kind, each.source, each.weight) for each in self.additions)
+
+    @property
+    def key(self) -> Hashable:
         """The identity of a located ref."""
-        return self.source, self.variant
+        return self.source, self.form
 
     def unpinned(self) -> Self:
         """A copy without revision and hashes."""

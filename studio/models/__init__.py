@@ -77,13 +77,16 @@ def locate(ref: ModelRef) -> ModelRef:
 
     Raises as `path` does, and ModelError if the ref names another revision than the downloaded one.
     """
+    if ref.additions:
+        found = tuple(each.model_copy(update={"source": str(path(each.source).absolute())}) for each in ref.additions)
+        ref = ref.model_copy(update={"additions": found})
     if not ref.source:
         if ref.revision:
             raise ModelError(f"the revision `{ref.revision}` is given without a model", hint="name the model, too")
         return ref
-    found = path(ref.source).absolute()
+    place = path(ref.source).absolute()
     revision = Models(_home.get()).revision(ref.source)
     if ref.revision and ref.revision != revision:
         message = f"`{ref.source}` is at revision `{revision or 'none'}`, not `{ref.revision}`"
         raise ModelError(message, hint=f"`studio models pull {ref.source}` downloads the pinned revision")
-    return ref.model_copy(update={"source": str(found), "revision": revision})
+    return ref.model_copy(update={"source": str(place), "revision": revision})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from studio.engine import CancelledEvent, Event, Failed, Finished, Loading, Progress, Request, Started, Ticket
@@ -47,7 +47,7 @@ class LocalExecutor:
         self._settings, self._options = dict(settings), dict(options)
         self._tickets: list[Ticket] = []
         self._media: OrderedDict[str, Media] = OrderedDict()
-        self._identities: dict[tuple[str, tuple[str, str]], dict[str, Any]] = {}
+        self._identities: dict[tuple[str, Hashable], dict[str, Any]] = {}
 
     def identity(self, job: JobSpec) -> dict[str, Any]:
         """Generator and plugin with their versions, inputs' declaration, weights by hash, libraries, settings."""

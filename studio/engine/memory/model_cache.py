@@ -38,7 +38,7 @@ from studio.weights.loading import Streaming, hosting
 _STREAMED_PART = 16  # a streamed group of layers takes at most 1/16 of the budget, unless a layer is larger
 
 
-_Key = tuple[Generator, tuple[str, str], str]  # generator, its weights and variant, dtype
+_Key = tuple[Generator, Hashable, str]  # generator, the key of its ModelRef, dtype
 
 
 class ModelCache:
@@ -244,7 +244,7 @@ class ModelCache:
 
         hashes, size, whole = yield from ask(generator.name, look, limit_s)
         function = getattr(generator.load, "__func__", generator.load)
-        alike = (function, request.weights.variant, tuple(sorted(hashes.values())), dtype, size < whole)
+        alike = (function, request.weights.form, tuple(sorted(hashes.values())), dtype, size < whole)
         key = alike if hashes else self._key(request)
         if key not in self._models:
             self._models[key] = Model(
