@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from studio.finite import pixels
     from studio.generator import Console, Generator, Rng, State, Trainer, unsaved
     from studio.hookspecs import hookimpl
-    from studio.inputs import Inputs, field, model_field, variant_field
+    from studio.inputs import Inputs, addition_field, field, model_field, variant_field
     from studio.media import Audio, Embedding, Image, Media, Text, Video
     from studio.recipe import Recipe
     from studio.spec import JobSpec, ModelRef
@@ -53,6 +53,7 @@ _HOMES = {
     "Trainer": "generator",
     "Video": "media",
     "Workflow": "workflow.builder",
+    "addition_field": "inputs",
     "field": "inputs",
     "hookimpl": "hookspecs",
     "model_field": "inputs",
@@ -85,6 +86,7 @@ __all__ = [
     "Trainer",
     "Video",
     "Workflow",
+    "addition_field",
     "devices",
     "errors",
     "field",

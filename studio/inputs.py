@@ -274,7 +274,6 @@ class Inputs(BaseModel):
                 resolved[flag.name] = many if flag.multiple else many[0]
         return cls.parse(resolved)
 
-
     @classmethod
     def _added(cls, additions: Sequence[Addition]) -> dict[str, Any]:
         """The values of the inputs that name these additions."""

@@ -42,14 +42,19 @@ def needed(pipe: Any, texts: Sequence[str]) -> bool:
     )
 
 
-def embeddings(model: PipelineModel, pipe: Any, prompt: str, negative: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The arguments for the embeddings of a prompt and a negative prompt, and notices."""
+def embeddings(
+    model: PipelineModel, pipe: Any, prompt: str, negative: str, clip_skip: int | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The arguments for the embeddings of a prompt and a negative prompt, and notices.
+
+    `clip_skip` is how many of the encoders' last layers are skipped, besides the one that SDXL skips.
+    """
     with stepping.plain_mode():
-        wanted, pooled, notices = _encode(model, pipe, prompt, "prompt")
+        wanted, pooled, notices = _encode(model, pipe, prompt, "prompt", clip_skip)
         zeros = bool(pipe.config.get("force_zeros_for_empty_prompt")) and not negative
-        unwanted, negative_pooled, more = _encode(model, pipe, negative, "negative prompt")
+        unwanted, negative_pooled, more = _encode(model, pipe, negative, "negative prompt", clip_skip)
         most = max(wanted.shape[1], unwanted.shape[1])
-        empty, _, _ = _encode(model, pipe, "", "")
+        empty, _, _ = _encode(model, pipe, "", "", clip_skip)
         wanted, unwanted = (_padded(each, empty, most) for each in (wanted, unwanted))
         if zeros:
             unwanted, negative_pooled = torch.zeros_like(unwanted), torch.zeros_like(negative_pooled)
@@ -64,14 +69,17 @@ def _padded(states: Tensor, empty: Tensor, length: int) -> Tensor:
     return torch.cat([states, *[empty] * missing], 1)
 
 
-def _encode(model: PipelineModel, pipe: Any, text: str, what: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _encode(
+    model: PipelineModel, pipe: Any, text: str, what: str, clip_skip: int | None
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """States (1, T, W) and the pooled state (1, P) of a text; the notices say what was cut."""
     states: list[Tensor] = []
     notices: tuple[str, ...] = ()
     pooled = torch.zeros(0)
     for name, tokenizer in encoders(pipe):
         found, cut = chunks(text, tokenizer)
-        each, pooled = _of_one(model, name, tokenizer, found, last=len(encoders(pipe)) == 1)
+        layer = (clip_skip or 0) + len(encoders(pipe))  # from the end; SDXL takes the last but one
+        each, pooled = _of_one(model, name, tokenizer, found, layer, normed=len(encoders(pipe)) == 1)
         states.append(each)
         notices = prompt_notices(text, cut, what, tokenizer)
     shortest = min(each.shape[1] for each in states)
@@ -79,15 +87,18 @@ def _encode(model: PipelineModel, pipe: Any, text: str, what: str) -> tuple[Tens
 
 
 def _of_one(
-    model: PipelineModel, name: str, tokenizer: Any, found: Sequence[Any], *, last: bool
+    model: PipelineModel, name: str, tokenizer: Any, found: Sequence[Any], layer: int, *, normed: bool
 ) -> tuple[Tensor, Tensor]:
-    """Weighted states (1, T, W) of one encoder, and its first output for the first chunk."""
+    """Weighted states (1, T, W) of one encoder's `layer`, counted from the end from 1 and `normed` by its final layer
+    norm or not; and its first output for the first chunk.
+    """
     length, module = tokenizer.model_max_length, model.components[name]
 
     def states(ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         padded = [*ids, *[tokenizer.pad_token_id] * (length - len(ids))]
-        output = module(torch.tensor([padded], device=model.device), output_hidden_states=not last)
-        return output.last_hidden_state if last else output.hidden_states[-2], output[0]
+        output = module(torch.tensor([padded], device=model.device), output_hidden_states=True)
+        hidden = output.hidden_states[-layer]
+        return (getattr(module, "text_model", module).final_layer_norm(hidden) if normed else hidden), output[0]
 
     made, pooled = [], None
     for ids, weights in found:

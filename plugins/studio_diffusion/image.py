@@ -64,6 +64,9 @@ class ImageGenerator(studio.PipelineGenerator):
         folder = self._folder(ref)
         if not is_own(folder):
             return super().load(ref, device, dtype)
+        if ref.additions:
+            raise WeightsError(folder, f"`{folder}` is a model of Studio, which takes no `{ref.additions[0].kind}`",
+                               hint=f"leave out `{ref.additions[0].kind}`")  # fmt: skip
         return LatentDiffusion(folder, device, getattr(torch, dtype))
 
     def start(self, model: Model, inputs: Any, rng: studio.Rng) -> State:  # type: ignore[override]

@@ -32,6 +32,20 @@ class ImageInputs(studio.Inputs):
     model: str = studio.model_field(
         "a folder from `studio train image`, a pulled model, or a pipeline of diffusers (with its own defaults)"
     )
+    lora: list[str] = studio.addition_field(
+        "lora", help="a LoRA for `model`: a file, a folder or a pulled model, with `:WEIGHT` if it is not 1, such as "
+        "`style.safetensors:0.8`",
+    )  # fmt: skip
+    embedding: list[str] = studio.addition_field(
+        "embedding", help="a textual inversion for `model`; its word in prompts is its file's name"
+    )
+    vae: str = studio.addition_field("vae", help="a folder with another VAE for `model`", many=False)
+    controlnet: str = studio.addition_field("controlnet", help="a folder with a ControlNet for `model`", many=False)
+    control: studio.Image | None = studio.field(None, help="the picture that the ControlNet follows (edges, depth …)")
+    control_scale: float | None = studio.field(None, ge=0, le=10, help="how much the ControlNet counts; 1 is usual")
+    clip_skip: int | None = studio.field(
+        None, ge=1, le=12, help="layers of the CLIP text encoder of `model` to skip at its end"
+    )
     steps: int | None = studio.field(
         None,
         ge=1,
@@ -133,6 +147,16 @@ class ImageInputs(studio.Inputs):
             raise ValueError(f"`{parts[0]}` needs a picture: give `image` too")
         if self.mask is not None and self.box:
             raise ValueError("`mask` and `box` exclude each other: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _for_other_models(self) -> Self:
+        named = ("lora", "embedding", "vae", "controlnet", "control", "control_scale", "clip_skip")
+        given = [name for name in named if getattr(self, name) not in (None, "", [])]
+        if given and not self.model:
+            raise ValueError(f"`{given[0]}` needs a model of diffusers: give `model` too")
+        if (self.control is None) != (not self.controlnet):
+            raise ValueError("`controlnet` and `control` go together: give both")
         return self
 
     @model_validator(mode="after")

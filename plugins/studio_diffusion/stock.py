@@ -73,7 +73,8 @@ def task_of(pipe: Any, *, picture: bool, mask: bool) -> str:
         required = "image" in takes and family is not None and all(each.__name__ != name for each in _TEXT.values())
         return str(_TEXT[family].__name__) if required and family in _TEXT else ""
     wanted = "mask_image" if mask else "image"
-    if wanted in takes and ("mask_image" in takes) == mask:
+    is_control = getattr(pipe, "controlnet", None) is not None and _control_argument(pipe) == "image"
+    if wanted in takes and ("mask_image" in takes) == mask and not is_control:
         return ""
     table = _INPAINT if mask else _IMAGE
     if family is None or family not in table:
@@ -88,16 +89,31 @@ def arguments_of(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> tuple[
     made = arguments(pipe, {
         "steps": ("num_inference_steps", inputs.steps), "guidance": (guidance_argument(pipe), inputs.guidance),
         "rescale": ("guidance_rescale", inputs.rescale or None), "strength": ("strength", inputs.strength),
+        "control_scale": ("controlnet_conditioning_scale", inputs.control_scale),
+        "clip_skip": ("clip_skip", inputs.clip_skip),
     })  # fmt: skip
     prompt, notices = _prompt_arguments(model, pipe, inputs)
     picture, more = _picture_arguments(pipe, inputs)
-    return {"output_type": "np"} | prompt | made | picture, (*notices, *more)
+    control = {} if inputs.control is None else {_control_argument(pipe): _control(inputs)}
+    return {"output_type": "np"} | prompt | made | control | picture, (*notices, *more)
+
+
+def _control_argument(pipe: Any) -> str:
+    """The argument for the picture that a ControlNet follows."""
+    return "control_image" if "control_image" in parameters(pipe) else "image"
+
+
+def _control(inputs: ImageInputs) -> PIL.Image.Image:
+    """The picture for the ControlNet, fitted to the size if one is given."""
+    assert inputs.control is not None
+    sides = inputs.sides if inputs.size else inputs.control.size
+    return PIL.Image.fromarray(edit.Canvas.of(inputs.control, sides, fit=inputs.fit).pixels)
 
 
 def _prompt_arguments(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The prompts as text, or as embeddings where their weights or length need it and the model supports it."""
     if embeds.needed(pipe, (inputs.prompt, inputs.negative)):
-        return embeds.embeddings(model, pipe, inputs.prompt, inputs.negative)
+        return embeds.embeddings(model, pipe, inputs.prompt, inputs.negative, inputs.clip_skip)
     asked, negative = prompts.read(inputs.prompt), prompts.read(inputs.negative)
     notices = (*asked.notices, *negative.notices)
     if not (asked.plain and negative.plain):

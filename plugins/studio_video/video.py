@@ -46,6 +46,9 @@ class VideoGenerator(studio.PipelineGenerator):
             "a folder from `studio train video`, a pulled model, or a video pipeline of diffusers (with its own "
             "defaults)"
         )
+        lora: list[str] = studio.addition_field(
+            "lora", help="a LoRA for `model`: a file, a folder or a pulled model, with `:WEIGHT` if it is not 1"
+        )
         fps: float | None = studio.field(None, ge=1, le=60, help="frames per second. Default: 12")
         size: str = studio.field(
             "",
@@ -125,6 +128,8 @@ class VideoGenerator(studio.PipelineGenerator):
 
         @model_validator(mode="after")
         def _fits(self) -> Self:
+            if self.lora and not self.model:
+                raise ValueError("`lora` needs a model of diffusers: give `model` too")
             if self.extend and (self.image or self.to or self.loop):
                 raise ValueError("`extend` excludes `image`, `to` and `loop`: leave them out")
             if self.to and self.loop:
@@ -174,6 +179,9 @@ class VideoGenerator(studio.PipelineGenerator):
         folder = self._folder(ref)
         if is_stock(folder):
             return super().load(ref, device, dtype)
+        if ref.additions:
+            raise WeightsError(folder, f"`{folder}` is a model of Studio, which takes no `{ref.additions[0].kind}`",
+                               hint=f"leave out `{ref.additions[0].kind}`")  # fmt: skip
         return LatentVideo(folder, self.shared, device, getattr(torch, dtype))
 
     def start(self, model: Any, inputs: Any, rng: studio.Rng) -> Any:

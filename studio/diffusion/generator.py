@@ -51,20 +51,22 @@ class PipelineGenerator(Generator["PipelineModel", InputsT, "GuestState"]):
         return as_media(self.output, model.pipe, result)
 
     def weights(self, ref: ModelRef) -> list[Path]:
-        """The files of the model's folder. Raises WeightsError."""
+        """The files of the model and its additions. Raises WeightsError."""
+        from studio.diffusion.additions import Additions
         from studio.diffusion.folders import weight_files
 
-        return weight_files(self._folder(ref))
+        return weight_files(self._folder(ref), Additions.of(ref))
 
     def dtype_for(self, device: str) -> str:
         """bfloat16 where the hardware supports it, else float32."""
         return fast_dtype(device)
 
     def load(self, ref: ModelRef, device: str, dtype: str) -> PipelineModel:
-        """Load the pipeline of the folder. Raises WeightsError."""
+        """Load the pipeline of the folder with its additions. Raises WeightsError."""
+        from studio.diffusion.additions import Additions
         from studio.diffusion.folders import load
 
-        return load(self._folder(ref), device, dtype)
+        return load(self._folder(ref), device, dtype, Additions.of(ref))
 
     def start(self, model: PipelineModel, inputs: InputsT, rng: Rng) -> GuestState:
         """Begin the pipeline's call: encode the prompts, sample the noise."""

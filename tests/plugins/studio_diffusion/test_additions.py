@@ -1,0 +1,91 @@
+"""`image --lora`, `--vae` and `--controlnet`: named and hashed in the recipe, replayed, refused without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import studio
+from studio.errors import InputError, WeightsError
+from studio.spec import JobSpec
+from studio_diffusion.inputs import ImageInputs
+
+from ...studio.diffusion import whole
+from ...studio.diffusion.test_additions import save_lora
+
+pytest.importorskip("peft")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
+]
+SD = "StableDiffusionPipeline"
+SMALL: dict[str, Any] = {"prompt": "a red boat", "steps": 2, "size": "64x64", "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole.save(SD, tmp_path_factory.mktemp("sd"))
+
+
+def test_a_lora_is_named_hashed_and_replayed(folder: Path, tmp_path: Path) -> None:
+    file = save_lora(tmp_path / "style", SD, 1)
+    with studio.Studio(home=tmp_path / "home") as host:
+        plain = host.submit("image", model=str(folder), **SMALL).result(300)
+        made = host.submit("image", model=str(folder), lora=[f"{file}:0.5"], **SMALL).result(300)
+        other = host.submit("image", model=str(folder), lora=[f"{file}:0.9"], **SMALL).result(300)
+        recipe = made.recipe
+        assert recipe is not None
+        (added,) = recipe.spec.model.additions
+        assert (added.kind, added.source, added.weight) == ("lora", str(file), 0.5)
+        assert "lora" not in recipe.spec.inputs
+        assert [name for name in recipe.spec.model.sha256 if name.endswith(file.name)]
+        again = host.submit(JobSpec.parse(recipe.spec.to_json())).result(300)
+    assert len({plain.sha256, made.sha256, other.sha256}) == 3
+    assert again.sha256 == made.sha256
+
+
+def test_a_controlnet_follows_a_picture(folder: Path, tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        net = whole.diffusers.ControlNetModel.from_unet(
+            whole.made(SD).unet, conditioning_embedding_out_channels=(8, 16)
+        )
+        for parameter in net.parameters():
+            parameter.data = torch.randn_like(parameter) * 0.1
+    net.save_pretrained(tmp_path / "net")
+    pixels = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8)
+    control = studio.Image.from_array(pixels)
+    with studio.Studio(home=tmp_path / "home") as host:
+        more = {"model": str(folder), "controlnet": str(tmp_path / "net"), "control": control}
+        made = host.submit("image", **more, **SMALL).result(300)
+    stock = whole.diffusers.StableDiffusionControlNetPipeline(**whole.made(SD).components, controlnet=net)
+    stock.set_progress_bar_config(disable=True)
+    asked = {"prompt": "a red boat", "num_inference_steps": 2, "width": 64, "height": 64}
+    image = PIL.Image.fromarray(pixels)
+    theirs = stock(**asked, image=image, generator=torch.Generator().manual_seed(3)).images[0]
+    assert isinstance(made, studio.Image)
+    assert np.abs(made.samples().astype(int) - np.asarray(theirs).astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"lora": ["a.safetensors"]}, "`lora` needs a model of diffusers"),
+        ({"model": "m", "controlnet": "net"}, "go together"),
+        ({"model": "m", "lora": ["a"] * 17}, "lora"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        ImageInputs.parse({"prompt": "x", **given})
+
+
+def test_a_model_of_studio_takes_none(tiny_folder: Path, tmp_path: Path) -> None:
+    file = save_lora(tmp_path / "style", SD, 1)
+    with studio.Studio(home=tmp_path / "home") as host, pytest.raises(WeightsError, match="takes no `lora`"):
+        host.submit("image", prompt="octopus", model=str(tiny_folder), lora=[str(file)]).result(300)
