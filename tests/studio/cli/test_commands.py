@@ -153,9 +153,9 @@ def test_train_has_flags_from_options_and_writes_no_data(studio: Studio) -> None
 
 def test_train_takes_the_device_of_studio(studio: Studio) -> None:
     """`--device` reaches a recipe that computes; one that does not refuses it."""
-    refused = studio("train", "data", "--device", "cpu")
+    refused = studio("train", "lesson", "music", "--device", "cpu")
     assert refused.code == 2
     assert "does not use a device" in refused.err
-    reached = studio("train", "vae", "--device", "cuda:99")
+    reached = studio("train", "vae", "--data", ".", "--device", "cuda:99")
     assert reached.code == 2
     assert "`cuda:99`" in reached.err
