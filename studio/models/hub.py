@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any
 
 from studio.errors import ModelError, StudioError
 from studio.files import open_regular
@@ -26,6 +27,8 @@ from studio.models.formats import Report, check_name, check_total, choose
 from studio.models.source import ModelSource
 
 PART = ".part"
+CHUNK = 1 << 20  # bytes
+RETRIES, RETRY_AFTER_S = 5, 1.0  # of a connection that brings nothing
 
 
 @dataclass(frozen=True)
@@ -95,65 +98,61 @@ def _part(target: Path, blob: Blob) -> Path:
 
 def _download(source: ModelSource, commit: str, blob: Blob, target: Path, report: Report) -> None:
     """Download one file, or the rest of it, to `target`."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in `__all__`
+    from huggingface_hub import errors, hf_hub_url
 
     if blob.matches(target):
         return
     target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = _part(target, blob)
-    begun = part.stat().st_size if part.exists() else 0
-    if begun > blob.size:
-        part.unlink()
-        begun = 0
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a range counts plain bytes
-
-    def bar(**options: Any) -> _Bar:
-        return _Bar(blob, options.get("initial", 0), report)
-
     url = hf_hub_url(source.name, blob.name, revision=commit)
     with part.open("ab") as file:
-        http_get(
-            url, cast(Any, _Bounded(file, blob)), resume_size=begun, headers=headers,
-            expected_size=blob.size, displayed_filename=blob.name, tqdm_class=bar,  # type: ignore[arg-type]
-        )  # fmt: skip
+        if file.tell() > blob.size:
+            file.truncate(0)
+        left = RETRIES
+        while (begun := file.tell()) < blob.size:
+            try:
+                _receive(url, blob, file, report)
+            except errors.HfHubHTTPError:
+                raise
+            except errors.HTTPError:  # type: ignore[attr-defined]  # httpx's or httpx2's: the connection was cut
+                left = RETRIES if file.tell() > begun else left - 1
+                if not left:
+                    raise
+                time.sleep(RETRY_AFTER_S)
     if not blob.matches(part):
         part.unlink()
         raise ModelError(f"`{blob.name}` does not match the hash published by the hub", hint="try again")
     part.replace(target)
 
 
-class _Bounded:
-    """A file that accepts at most the blob's size: a server may send data without end."""
+def _receive(url: str, blob: Blob, file: BufferedWriter, report: Report) -> None:
+    """Append what a file lacks, as far as the connection lasts. Raises the client's errors, and ModelError for a server
+    that sends more than it announced.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, not in `__all__`
+        build_hf_headers,
+        hf_raise_for_status,
+        http_stream_backoff,
+    )
 
-    def __init__(self, file: Any, blob: Blob) -> None:
-        self._file, self._blob = file, blob
-        self.seek, self.tell, self.truncate, self.flush = file.seek, file.tell, file.truncate, file.flush
-
-    def write(self, data: bytes) -> int:
-        if self._file.tell() + len(data) > self._blob.size:
-            self._file.truncate(0)
-            raise ModelError(f"the hub sends more than the announced {self._blob.size:,} bytes of `{self._blob.name}`")
-        return int(self._file.write(data))
-
-
-class _Bar:
-    """A stand-in for the client's tqdm bar, which reports progress."""
-
-    def __init__(self, blob: Blob, done: int, report: Report) -> None:
-        self._blob, self._done, self._report = blob, done, report
-
-    def update(self, count: int) -> None:
-        self._done += count
-        self._report(self._blob.name, self._done, self._blob.size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # a range counts plain bytes
+    if file.tell():
+        headers["Range"] = f"bytes={file.tell()}-"
+    _watch_redirects()
+    # Errors of the connection are retried by the caller, so that it goes on where the file ends.
+    with http_stream_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+                             retry_on_exceptions=(), retry_on_status_codes=(408, 429)) as response:  # fmt: skip
+        hf_raise_for_status(response)
+        if response.status_code == 200:  # the whole file, whatever range was asked for
+            file.truncate(0)
+        for data in response.iter_bytes(CHUNK):
+            if file.tell() + len(data) > blob.size:
+                file.truncate(0)
+                raise ModelError(f"the hub sends more than the announced {blob.size:,} bytes of `{blob.name}`")
+            file.write(data)
+            report(blob.name, file.tell(), blob.size)
 
 
 _checking: ContextVar[bool] = ContextVar("studio_redirects_checked", default=False)
@@ -162,7 +161,7 @@ _checking: ContextVar[bool] = ContextVar("studio_redirects_checked", default=Fal
 @contextmanager
 def _redirects_checked() -> Iterator[None]:
     """Call `_check_redirect` for every response of the client, within the context and in this thread."""
-    _install()
+    _watch_redirects()
     token = _checking.set(True)
     try:
         yield
@@ -170,21 +169,14 @@ def _redirects_checked() -> Iterator[None]:
         _checking.reset(token)
 
 
-@cache
-def _install() -> None:
-    """Make every client that `huggingface_hub` creates from now on call `_check_redirect`."""
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import _http
+def _watch_redirects() -> None:
+    """Make the client's session call `_check_redirect`. After a failed connection the client opens another session."""
+    from huggingface_hub import get_session
 
-    made = _http._GLOBAL_CLIENT_FACTORY
-
-    def factory() -> Any:
-        client = made()
-        hooks = client.event_hooks
-        client.event_hooks = {**hooks, "response": [*hooks.get("response", []), _check_redirect]}
-        return client
-
-    set_client_factory(factory)
+    session = get_session()
+    hooks = session.event_hooks
+    if _check_redirect not in hooks.get("response", []):
+        session.event_hooks = {**hooks, "response": [*hooks.get("response", []), _check_redirect]}
 
 
 def _check_redirect(response: Any) -> None:

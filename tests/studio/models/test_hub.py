@@ -49,15 +49,14 @@ def test_one_file_of_a_revision(models: Models, hub: Hub) -> None:
         models.pull(f"{NAME}/pytorch_model.bin")
 
 
-LARGE = WEIGHTS + bytes(12 << 20)  # the client hands on 10 MiB at a time
-FIRST = f"bytes={10 << 20}-"
+LARGE = WEIGHTS + bytes(12 << 20)
 
 
 def test_a_cut_connection_is_taken_up(models: Models, hub: Hub) -> None:
     hub.files["model.safetensors"], hub.cuts = LARGE, [11 << 20]
     name = f"{NAME}/model.safetensors"
     models.pull(name)
-    assert hub.ranges == [FIRST]
+    assert hub.ranges == [f"bytes={11 << 20}-"]
     assert models.path(name).read_bytes() == LARGE
 
 
@@ -79,7 +78,7 @@ def test_the_next_pull_goes_on(models: Models, hub: Hub) -> None:
     hub.asked.clear()
     hub.ranges.clear()
     models.pull(NAME)
-    assert hub.ranges == [FIRST]
+    assert hub.ranges == [f"bytes={11 << 20}-"]
     assert contents(models.path(NAME)) == {**SAFE, "model.safetensors": LARGE}
     assert f"/tiny/llama/resolve/{COMMIT}/config.json" not in hub.asked, "it had come"
     assert not list(models.root.rglob("*.part"))
@@ -103,6 +102,19 @@ def test_wrong_bytes_are_refused(models: Models, hub: Hub, own_home: Path) -> No
     with pytest.raises(ModelError, match="does not match the hash published by the hub"):
         models.pull(f"{NAME}/model.safetensors")
     assert not [each for each in own_home.rglob("*") if each.is_file() and not each.name.endswith(".lock")]
+
+
+def test_more_bytes_than_announced_are_refused_as_they_come(models: Models, hub: Hub, own_home: Path) -> None:
+    class Endless(dict[str, bytes]):
+        def __getitem__(self, name: str) -> bytes:
+            return super().__getitem__(name) + bytes(40 << 20)
+
+    hub.files = Endless(hub.files)
+    told: list[int] = []
+    with pytest.raises(ModelError, match=r"the hub sends more than the announced [\d,]+ bytes of `model\.safetensors`"):
+        models.pull(f"{NAME}/model.safetensors", report=lambda name, done, total: told.append(done))
+    assert not told
+    assert sum(each.stat().st_size for each in own_home.rglob("*") if each.is_file()) == 0
 
 
 def test_damage_costs_one_file(models: Models, hub: Hub) -> None:
