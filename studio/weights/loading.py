@@ -329,7 +329,11 @@ def _move_buffers(made: torch.nn.Module, source: Tensors) -> None:
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Create parameters of modules of this thread on the meta device; buffers stay real."""
+    """Create parameters of modules of this thread on the meta device; buffers stay real.
+
+    accelerate's `init_empty_weights` gives equal modules in equal time, but for all threads: a module that another one
+    builds meanwhile would be on the meta device too.
+    """
     import torch
 
     mine, register = threading.get_ident(), torch.nn.Module.register_parameter
