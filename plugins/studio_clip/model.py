@@ -8,7 +8,6 @@ Try it: `clip = load(); clip.encode_text(["a red apple"]) @ clip.encode_pixels(a
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from studio.caching import cached_property
 from studio.loaders import open_clip as loaders
 from studio.loaders import transformers
 from studio.media.pictures import square_on_white
+from studio.weights import checksums
 from studio_clip import convert
 from studio_clip.folders import CONFIG, TENSORS, WEIGHTS, files, home, tokenizer_folder
 
@@ -107,8 +107,7 @@ def save(folder: Path, model: open_clip.CLIP, text: CLIPTextConfig, vision: dict
         if name.startswith("visual.") or name in ("logit_scale", "text_projection")
     }
     safetensors.torch.save_file(tensors, folder / TENSORS)
-    digest = hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
-    (folder / "SHA256SUMS").write_text(f"{digest}  {TENSORS}\n", "utf-8")
+    checksums.write(folder)
     preprocess = {"mean": [convert.MEAN] * 3, "std": [convert.STD] * 3}
     config = {"model_cfg": convert.config(text, vision), "preprocess_cfg": preprocess}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -5,7 +5,6 @@ Weights are float16 safetensors with a `SHA256SUMS` beside `model_index.json`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from studio.files import new_folder
+from studio.weights import checksums
 
 
 @torch.inference_mode()
@@ -102,7 +102,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
     """A temporary folder to write into, which gets checksums and then replaces `folder`."""
     with new_folder(folder) as part:
         yield part
-        checksums(part)
+        checksums.write(part)
 
 
 def _save_module(module: Any, folder: Path) -> None:
@@ -114,12 +114,3 @@ def _save_module(module: Any, folder: Path) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def checksums(folder: Path) -> None:
-    """Write `SHA256SUMS` (in the format of coreutils) for the folder's weights."""
-    files = sorted(folder.rglob("*.safetensors"))
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in files
-    ]
-    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n", "utf-8")

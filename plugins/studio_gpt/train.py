@@ -7,7 +7,6 @@ Try it: ``studio train gpt --texts my.txt --minutes 5``
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from studio.files import new_folder
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
+from studio.weights import checksums
 from studio_gpt import load
 from studio_gpt.corpus import TokenFile, save_tokenizer
 from studio_gpt.model import GPT
@@ -98,5 +98,4 @@ def publish(model: GPT, tokens: Tokens, folder: Path) -> None:
     with new_folder(folder) as part:
         load.save(model, part)
         save_tokenizer(tokens, part, model.config.context)
-        digest = hashlib.sha256((part / "model.safetensors").read_bytes()).hexdigest()
-        (part / "SHA256SUMS").write_text(f"{digest}  model.safetensors\n", "utf-8")
+        checksums.write(part)

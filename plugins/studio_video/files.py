@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from studio.files import new_folder
-from studio_diffusion import export
+from studio.weights import checksums
 from studio_video.model import VideoTransformer
 
 CONFIG = "config.json"
@@ -30,4 +30,4 @@ def save(folder: Path, model: VideoTransformer) -> None:
         (part / CONFIG).write_text(json.dumps(model.config.as_dict(), indent=2) + "\n", "utf-8")
         for index, piece in enumerate(pieces):
             save_file(piece, part / f"model-{index + 1}-of-{len(pieces)}.safetensors")
-        export.checksums(part)
+        checksums.write(part)

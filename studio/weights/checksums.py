@@ -1,4 +1,4 @@
-"""SHA-256 of weight files, computed once per process and checked against a ``SHA256SUMS`` file.
+"""SHA-256 of weight files, computed once per process and checked against a ``SHA256SUMS`` file; writing that file.
 
 Try it: ``sha256sum -c SHA256SUMS`` in a folder of weights says the same
 """
@@ -39,6 +39,16 @@ def hash_weights(paths: Iterable[Path]) -> dict[str, str]:
             )
         hashes[(listed[0] if listed else file.relative_to(common).as_posix())] = actual
     return hashes
+
+
+def write(folder: Path) -> None:
+    """Write ``SHA256SUMS``, in the form of ``sha256sum``, for the safetensors files in a folder and its subfolders."""
+    lines = []
+    for path in sorted(folder.rglob("*.safetensors")):
+        with open_regular(path) as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        lines.append(f"{digest}  {path.relative_to(folder).as_posix()}\n")
+    (folder / SUMS).write_text("".join(lines), "utf-8")
 
 
 def _listed(file: Path) -> tuple[str, str] | None:
