@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
+import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,6 +157,7 @@ def test_train_takes_the_device_of_studio(studio: Studio) -> None:
     refused = studio("train", "lesson", "music", "--device", "cpu")
     assert refused.code == 2
     assert "does not use a device" in refused.err
+    PIL.Image.new("RGB", (8, 8)).save("one.png")
     reached = studio("train", "vae", "--data", ".", "--device", "cuda:99")
     assert reached.code == 2
     assert "`cuda:99`" in reached.err

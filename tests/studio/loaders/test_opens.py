@@ -13,6 +13,8 @@ from .test_calls import ROOT, calls
 ELSEWHERE = {
     "plugins/studio_diffusion/vocabulary.py": "plain_words.txt, a file that ships",
     "studio/models/source.py": "a file that ships",
+    "studio/diffusion/stepping.py": "a file that ships",
+    "studio/loaders/adapters.py": "after `check_regular`",
     "studio/models/clients.py": "what pip or npm said, in a folder made here",
     "studio/devices": "the system's own files",
     "studio/plugins/": "plugins, which are code that the user named, after `is_file`",
