@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import studio
+from studio import models
 from studio.errors import InputError, ModelError, UnknownName, UsageError, WeightsError
 from studio.generator import check
 from studio.spec import MAX_SPEC_BYTES, OPTIONS, JobSpec, ModelRef
@@ -98,13 +99,15 @@ class Held(studio.Generator):
     class Inputs(studio.Inputs):
         model: str = studio.model_field("a file")
         packed: str = studio.variant_field("plain", help="how it is held", choices=["plain", "small"])
+        more: list[str] = studio.addition_field("more", help="loaded with it")
         word: str = studio.field("", help="anything")
 
     def weights(self, ref):
-        return [ref.path] if ref.path else []
+        return [*([ref.path] if ref.path else []), *(each.path for each in ref.additions)]
 
     def load(self, ref, device, dtype):
-        return f"{ref.path.read_text() if ref.path else 'own'} {ref.variant}"
+        added = "".join(f" +{each.weight:g} {each.path.read_text()}" for each in ref.additions)
+        return f"{ref.path.read_text() if ref.path else 'own'} {ref.variant}{added}"
 
     def generate(self, model, inputs, rng):
         return studio.Text(f"{model} {inputs.word} {rng.python.random()}")
@@ -152,6 +155,28 @@ def test_weights_are_named_once_and_a_spec_gives_the_same_bytes(host, tmp_path):
     other = spec.model_copy(update={"model": spec.model.model_copy(update={"sha256": {"w.bin": "0" * 64}})})
     with pytest.raises(WeightsError, match=r"differ from the request.*`w\.bin`"):
         host.generate(other)
+
+
+def test_additions_are_part_of_the_model(host, tmp_path):
+    for name in ("w", "a", "b"):
+        (tmp_path / name).write_text(name)
+    model, one, two = (str(tmp_path / name) for name in ("w", "a", "b"))
+    made = host.generate("held", seed=4, model=model, more=[f"{one}:0.5", f"{two}:-1", one])
+    assert made.text.startswith("w plain +0.5 a +-1 b +1 a ")
+    spec = made.recipe.spec
+    assert [(each.kind, each.source, each.weight) for each in spec.model.additions] == [
+        ("more", one, 0.5), ("more", two, -1.0), ("more", one, 1.0)
+    ]  # fmt: skip
+    assert "more" not in spec.inputs
+    assert set(spec.model.sha256) == {"w", "a", "b"}
+    assert host.generate(JobSpec.parse(spec.to_json())).text == made.text
+    swapped = host.generate("held", seed=4, model=model, more=[f"{one}:-1", f"{two}:0.5", one])
+    assert swapped.text.startswith("w plain +-1 a +0.5 b +1 a "), "equal files in another form are another model"
+    with models.no_paths_but([model]), pytest.raises(ModelError, match="names a model by its path"):
+        models.locate(spec.model)
+    other = spec.model_copy(update={"generator": "template"})
+    with pytest.raises(InputError, match="has a `more`, but the generator accepts none"):
+        host.generate(other.model_copy(update={"model": ModelRef(additions=spec.model.additions)}))
 
 
 def test_models_that_are_not_here_are_refused_before_anything_runs(host):
