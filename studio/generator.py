@@ -295,6 +295,11 @@ class Trainer:
         lines = (type(self).__doc__ or "").strip().splitlines()
         return lines[0].strip() if lines else ""
 
+    @property
+    def runs(self) -> bool:
+        """Whether it can be run; if not, it only names the `starter`'s command."""
+        return type(self).run is not Trainer.run
+
     def run(self, options: Any, console: Console) -> None:
         """Train. A run that takes longer than minutes must be resumable."""
         raise NotImplementedError(f"{type(self).__name__} defines no `run`")
@@ -319,7 +324,7 @@ def check_trainer(trainer: object) -> list[str]:
         reasons.append("`Options` is not a subclass of studio.Inputs")
     else:
         reasons += _check_names(trainer.Options)
-    if type(trainer).run is Trainer.run and not trainer.starter:
+    if not trainer.runs and not trainer.starter:
         reasons.append("defines no `run`")
     return reasons
 

@@ -84,6 +84,7 @@ class Plugins:
                 hook = getattr(hooks, f"studio_{_HOOKS.get(kind, kind)}")
                 offered = commands_offered(source, hook, reasons) if kind == "commands" else call(hook, reasons)
                 taken[kind] = tuple(claims.take(offered, source.name, reasons))
+            taken["trainers"] = tuple(name for name in taken["trainers"] if self.trainers[name].runs)
             ref = PluginRef(name=source.name, version=source.version)
             self._owners |= dict.fromkeys(taken["generators"], ref)
             self.commands |= {name: located(self.commands[name], module.__name__) for name in taken["commands"]}

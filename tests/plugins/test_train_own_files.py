@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,8 @@ def test_recipes_of_the_starters_are_refused_with_their_command(name: str, capfd
     assert f"run `python -m recipes.{name}`" in said
     assert run(["train", "--help"]) == 0
     assert f"\n  {name} " not in capfd.readouterr().out
+    assert run(["plugins", "--json"]) == 0
+    assert not any(name in each["trainers"] for each in json.loads(capfd.readouterr().out))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ class Trainers(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The recipes by name."""
-        return sorted(name for name, each in ctx.obj.studio().trainers.items() if _runs(each))
+        return sorted(name for name, each in ctx.obj.studio().trainers.items() if each.runs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Make the command. Raises UnknownName, which names the nearest, and UsageError for a recipe that is outside
@@ -33,7 +33,7 @@ class Trainers(click.Group):
         if cmd_name not in trainers:
             raise UnknownName("training recipe", cmd_name, self.list_commands(ctx))
         trainer = trainers[cmd_name]
-        if not _runs(trainer):
+        if not trainer.runs:
             raise _only_of_starter(f"`studio train {cmd_name}`", trainer)
         flags = [flag for flag in trainer.Options.flags() if flag.name != "device"]
         taken = {name for parameter in ctx.find_root().command.params for name in parameter.opts}
@@ -68,12 +68,6 @@ class _Recipe(click.Command):
             if error.option_name.lstrip("-") in self.trainer.starter_options:
                 raise _only_of_starter(f"`{error.option_name}`", self.trainer) from None
             raise
-
-
-def _runs(trainer: Trainer) -> bool:
-    from studio.generator import Trainer
-
-    return type(trainer).run is not Trainer.run
 
 
 def _only_of_starter(what: str, trainer: Trainer) -> UsageError:
