@@ -98,7 +98,8 @@ def _of_one(
         padded = [*ids, *[tokenizer.pad_token_id] * (length - len(ids))]
         output = module(torch.tensor([padded], device=model.device), output_hidden_states=True)
         hidden = output.hidden_states[-layer]
-        return (getattr(module, "text_model", module).final_layer_norm(hidden) if normed else hidden), output[0]
+        norm: Any = getattr(module, "text_model", module).final_layer_norm
+        return (norm(hidden) if normed else hidden), output[0]
 
     made, pooled = [], None
     for ids, weights in found:
