@@ -263,6 +263,22 @@ def clean(text: str, limit: int) -> str:
     return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in kept)
 
 
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory",
+    "cublas_status_alloc_failed", "cudnn_status_alloc_failed", "cusolver_status_alloc_failed",
+    "unable to find a valid cudnn algorithm", "unable to find an engine", "failed to allocate",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's, torch's, or a text of CUDA's libraries."""
+    kind = type(error)
+    if issubclass(kind, MemoryError) or any(class_name(each) == "OutOfMemoryError" for each in kind.__mro__):
+        return True
+    said = describe(error, 1000).lower()
+    return issubclass(kind, RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
+
+
 def describe(error: BaseException, limit: int = 300) -> str:
     """Class and text of any exception in one line, at most `limit` characters of each. Never raises: an exception may
     override whatever it likes.

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from studio.diffusion.shared import NONE, ModuleSettings, Shared
-from studio.errors import describe
+from studio.errors import describe, is_out_of_memory
 
 ROW_LISTS = frozenset({"ZImageTransformer2DModel", "ZImageControlNetModel"})
 """Modules whose lists of tensors have one item per row, without a batch axis."""
@@ -243,9 +243,9 @@ class Batcher:
         """Why these calls must not be merged, or ""."""
         try:
             merged = self._merged(calls, module)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # modules that take one row raise anything
+            if is_out_of_memory(error):
+                raise
             return describe(error, 200)
         for one, two in zip(single, merged, strict=True):
             for a, b in zip(_tensors(one), _tensors(two), strict=True):

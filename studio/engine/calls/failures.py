@@ -11,7 +11,17 @@ import traceback
 from collections.abc import Hashable, Sequence
 from typing import Any, TypeGuard
 
-from studio.errors import GeneratorFailed, OutOfMemory, StudioError, class_name, clean, describe, linked, trace_of
+from studio.errors import (
+    GeneratorFailed,
+    OutOfMemory,
+    StudioError,
+    class_name,
+    clean,
+    describe,
+    is_out_of_memory,
+    linked,
+    trace_of,
+)  # fmt: skip
 from studio.finite import NotFinite
 from studio.generator import Generator, State
 from studio.media import Media
@@ -22,11 +32,6 @@ _RELIED_ON = {  # what the class of an exception shown to users must not overrid
     *("__notes__", "__class__", "__dict__", "__getattribute__", "__getattr__", "__setattr__", "__str__", "__repr__"),
     *("__format__", "__hash__", "__eq__", "__ne__", "__reduce__", "__reduce_ex__", "__del__"),
 }
-_OUT_OF_MEMORY = (
-    "out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory",
-    "cublas_status_alloc_failed", "cudnn_status_alloc_failed", "cusolver_status_alloc_failed",
-    "unable to find a valid cudnn algorithm", "unable to find an engine", "failed to allocate",
-)  # fmt: skip
 
 
 class InvalidReturn(Exception):
@@ -62,7 +67,7 @@ def _sound(error: BaseException) -> TypeGuard[StudioError]:
 
 def _explain(generator: str, where: str, error: BaseException) -> GeneratorFailed:
     kind = type(error)
-    if issubclass(kind, MemoryError) or _torch_out_of_memory(error):
+    if is_out_of_memory(error):
         said = describe(error, 200).partition(": ")[2] or "no memory left"
         hint = "use a smaller size or fewer requests at once, or free memory that other programs use"
         return OutOfMemory(generator, f"`{generator}` ran out of memory in {where}: {said}", hint=hint)
@@ -79,13 +84,6 @@ def _drop_frames(error: BaseException) -> None:
     for each in linked(error):
         traceback.clear_frames(held.__get__(each))
         held.__set__(each, None)
-
-
-def _torch_out_of_memory(error: BaseException) -> bool:
-    if any(class_name(kind) == "OutOfMemoryError" for kind in type(error).__mro__):
-        return True
-    said = describe(error, 1000).lower()
-    return issubclass(type(error), RuntimeError) and any(words in said for words in _OUT_OF_MEMORY)
 
 
 def check_state(state: object) -> State:
