@@ -8,7 +8,7 @@ Try it: ``load(folder, "cpu", "float32", Additions(loras=((Path("style.safetenso
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,14 @@ class Additions:
         embeddings: files of textual inversions; the word of each is its file's name.
         vae: a folder with a VAE, or a model's folder with one, in place of the model's.
         controlnet: a folder with a ControlNet.
+        base: for a model in a single file, the folder with what the file lacks.
     """
 
     loras: tuple[tuple[Path, float], ...] = ()
     embeddings: tuple[Path, ...] = ()
     vae: Path | None = None
     controlnet: Path | None = None
+    base: Path | None = None
 
     @classmethod
     def of(cls, ref: ModelRef) -> Additions:
@@ -72,13 +74,13 @@ class Additions:
             kind, found["controlnet"] = _with_controlnet(self.controlnet, kind, found)
         return kind, found
 
-    def changed(self, kind: type, found: Found, files: Sequence[Path]) -> Changed:
+    def changed(self, kind: type, found: Found, files: Callable[[], Sequence[Path]]) -> Changed:
         """What LoRA and textual inversion change of a model with these files."""
         names = set(getattr(kind, "_lora_loadable_modules", ())) if self.loras else set[str]()
         names |= {"text_encoder", "text_encoder_2"} if self.embeddings else set()
         if not names:
             return Changed()
-        hashes = tuple(map(sha256_once, files))
+        hashes = tuple(map(sha256_once, files()))
         return Changed(frozenset(names & found.keys()), hashes, tuple(weight for _, weight in self.loras))
 
 

@@ -9,6 +9,7 @@ Try it: ``load(Path("folder"), "cpu", "float32")``
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,74 +17,89 @@ import torch
 from torch import Tensor, nn
 
 import studio
-from studio.diffusion import layout
+from studio.diffusion import layout, single_files
 from studio.diffusion.additions import NOTHING, Additions, Changed
 from studio.diffusion.stepping import PipelineModel
 from studio.errors import WeightsError
 from studio.loaders import components as kinds
 from studio.loaders import diffusers as loaders
-from studio.weights.loading import SafetensorsSource
+from studio.loaders.single_file import gguf_module
+from studio.weights.loading import SafetensorsSource, loaded
 
 
-def weight_files(folder: Path, additions: Additions = NOTHING) -> list[Path]:
-    """All files on which a model's output depends. Raises WeightsError."""
-    index = layout.index_of(folder)
-    found = [folder / layout.INDEX]
-    for name, (_, kind) in layout.components(index).items():
-        if name == "vae" and additions.vae is not None:
-            continue
-        place = layout.part(folder, name)
-        found += layout.texts_of(place)
-        if not kind.endswith(_WITHOUT_WEIGHTS):
-            found += layout.weights_of(place)
+def weight_files(path: Path, additions: Additions = NOTHING) -> list[Path]:
+    """All files on which the output of a model, a folder or a single file, depends. Raises WeightsError."""
+    with single_files.opened(path, additions.base) as (folder, held):
+        index = layout.index_of(folder)
+        found = [path] if held else [folder / layout.INDEX]
+        for name, value in layout.components(index).items():
+            if name == "vae" and additions.vae is not None:
+                continue
+            place = layout.part(folder, name)
+            kind = kinds.component_class(folder / layout.INDEX, name, value)
+            if folder in (path, additions.base):
+                found += layout.texts_of(place)
+            if issubclass(kind, nn.Module) and not (held and held.has(name, kind, place)):
+                found += layout.weights_of(place)
     return list(dict.fromkeys(found + additions.files))
 
 
-_WITHOUT_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "ProcessorFast", "Extractor")
-
-
-def load(folder: Path, device: str, dtype: str, additions: Additions = NOTHING) -> PipelineModel:
-    """Load the pipeline of a folder. Raises WeightsError."""
-    index, path = layout.index_of(folder), folder / layout.INDEX
-    kind = kinds.pipeline_class(path, index["_class_name"])
-    found = {name: (kinds.component_class(path, name, value), layout.part(folder, name))
-             for name, value in layout.components(index).items()}  # fmt: skip
-    kind, found = additions.replaced(kind, found)
-    changed = additions.changed(kind, found, weight_files(folder, additions))
-    parts = {name: component(each, place, device, getattr(torch, dtype), changed if name in changed.names else None)
-             for name, (each, place) in found.items()}  # fmt: skip
-    pipe = loaders.pipeline(kind, index, path, parts)
-    changed.apply(pipe, additions)
+def load(path: Path, device: str, dtype: str, additions: Additions = NOTHING) -> PipelineModel:
+    """Load the pipeline of a folder or of a single file. Raises WeightsError."""
+    with single_files.opened(path, additions.base) as (folder, held):
+        index_path = folder / layout.INDEX
+        index = layout.index_of(folder)
+        kind = kinds.pipeline_class(index_path, index["_class_name"])
+        found = {name: (kinds.component_class(index_path, name, value), layout.part(folder, name))
+                 for name, value in layout.components(index).items()}  # fmt: skip
+        own = dict(found)
+        kind, found = additions.replaced(kind, found)
+        changed = additions.changed(kind, found, partial(weight_files, path, additions))
+        parts = {}
+        for name, (each, where) in found.items():
+            mine = changed if name in changed.names else None
+            inside = held if held and own.get(name) == (each, where) and held.has(name, each, where) else None
+            parts[name] = component(each, where, device, getattr(torch, dtype), mine, inside)
+        pipe = loaders.pipeline(kind, index, index_path, parts)
+        changed.apply(pipe, additions)
     return PipelineModel(pipe, device)
 
 
-def component(kind: type, folder: Path, device: str, dtype: torch.dtype, changed: Changed | None = None) -> Any:
+def component(
+    kind: type, folder: Path, device: str, dtype: torch.dtype, changed: Changed | None = None,
+    held: single_files.Held | None = None,
+) -> Any:  # fmt: skip
     """One component of a pipeline: a module with its weights, or a scheduler, tokenizer or processor.
 
-    Raises WeightsError.
+    `held` is the single file that has the weights in place of the folder. Raises WeightsError.
     """
     if not issubclass(kind, nn.Module):
         return kinds.other(kind, folder)
-    return module(kind, folder, layout.weights_of(folder), device, dtype, changed)
+    if held is None:
+        return module(kind, folder, layout.weights_of(folder), device, dtype, changed)
+    if held.is_gguf:
+        return loaded(gguf_module(kind, held.path, folder, dtype).to(device), [held.path], dtype)
+    return module(kind, folder, [held.path], device, dtype, changed, held)
 
 
 def module(
-    kind: type, config: Path, files: Sequence[Path], device: str, dtype: torch.dtype, changed: Changed | None = None
-) -> Any:
+    kind: type, config: Path, files: Sequence[Path], device: str, dtype: torch.dtype, changed: Changed | None = None,
+    held: single_files.Held | None = None,
+) -> Any:  # fmt: skip
     """A module of the config in the folder `config` and these safetensors. Raises WeightsError.
 
     Where the config says so, a VAE is in float32 if `dtype` is float16, which its values exceed.
     """
     if dtype == torch.float16 and loaders.upcasts(kind, config):
         dtype = torch.float32
-    return _Loading(kind, config).module(files, device, dtype, changed)
+    return _Loading(kind, config, held).module(files, device, dtype, changed)
 
 
 class _Loading:
     """A module that is being loaded: `studio.module` calls `build`, then `read`."""
 
-    def __init__(self, kind: type, config: Path) -> None:
-        self.kind, self.config = kind, config
+    def __init__(self, kind: type, config: Path, held: single_files.Held | None) -> None:
+        self.kind, self.config, self.held = kind, config, held
         self.built: Any = None
 
     def module(self, files: Sequence[Path], device: str, dtype: torch.dtype, changed: Changed | None) -> Any:
@@ -97,10 +113,12 @@ class _Loading:
         return studio.module(build, files, device=device, dtype=dtype, reader=self.read, pack=changed)
 
     def read(self, files: Sequence[Path], device: str, dtype: torch.dtype) -> PipelineTensors:
-        stored = SafetensorsSource(files, None, device, dtype)
+        stored = (
+            SafetensorsSource(files, None, device, dtype) if self.held is None else self.held.source(self.built, dtype)
+        )
         names = kinds.stored_names(self.built, stored.names)
         kinds.untie(self.built, {new: old for old, new in names.items() if new}, stored.equal)
-        return PipelineTensors(files, names, device, dtype, kinds.float32_parts(self.built, dtype))
+        return PipelineTensors(stored, names, device, kinds.float32_parts(self.built, dtype))
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -124,10 +142,10 @@ class PipelineTensors(SafetensorsSource):
     """
 
     def __init__(
-        self, files: Sequence[Path], names: Mapping[str, str | None], device: str, dtype: torch.dtype,
-        float32: frozenset[str],
-    ) -> None:  # fmt: skip
-        super().__init__(files, names.__getitem__, device, dtype)
+        self, stored: SafetensorsSource, names: Mapping[str, str | None], device: str, float32: frozenset[str]
+    ) -> None:
+        self.files, self.device, self.dtype = stored.files, device, stored.dtype
+        self._places = {new: place for old, place in stored._places.items() if (new := names[old]) is not None}
         self._float32 = float32
         self._finite: set[str] = set()  # names of tensors that were checked
 

@@ -244,6 +244,12 @@ def module(
     return filled
 
 
+def loaded(made: M, files: Sequence[Path], dtype: object) -> M:
+    """Share a module that a library has filled with the weights of these files, as `module` shares its own."""
+    holder = _holder.get()
+    return made if holder is None else cast(M, holder.component(made, files, dtype, lambda: made, None))
+
+
 def _fill(made: M, source: Tensors, tied: Mapping[str, Sequence[str]]) -> M:
     """Read the tensors that are not streamed; `tied` maps names in the source to the parameters that they fill."""
     import torch
