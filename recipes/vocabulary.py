@@ -1,10 +1,10 @@
-"""Write `vocabulary.json` beside the image and the video starter's weights: the words that their training has taught.
+"""Write `vocabulary.json` next to the weights of the image and the video starter: the words that they were trained on.
 
     python -m recipes.vocabulary --work training
 
-A word counts as taught if it stands in a name of a picture that was drawn often enough (`LEAST`), or if captions had
-it as often and it is not a noun of a thing: what such a noun means has no picture of its own. `--work` holds the data
-set of `python -m recipes.data`.
+A word counts if it is in a name of a picture that was sampled often enough (`LEAST`), or if it was in captions as
+often and is not the noun of an object, because such an object has no picture of its own. `--work` has the data set of
+`python -m recipes.data`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from studio_diffusion import vocabulary
 from studio_diffusion.image import STARTER
 
 DRAWN = 245_000
-"""Pictures that both rounds of the image starter's first training drew (docs/training.md)."""
+"""The number of pictures sampled in both rounds of the image starter's first training (docs/training.md)."""
 LEAST = 80
-"""How often a picture must have been drawn for its names to count as taught, or another word told."""
+"""How often a picture must have been sampled for its names to count, or another word must have been in captions."""
 _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 
 
@@ -42,7 +42,7 @@ def words_of(record: dict[str, Any]) -> tuple[set[str], set[str]]:
 
 
 def told(record: dict[str, Any], draws: float) -> Counter[str]:
-    """How often each English word stood in the record's captions, if it was drawn so often."""
+    """The expected count of each English word in the record's captions, if the record was sampled this often."""
     from recipes.text import captions
 
     kinds = {kind: texts for kind, texts in captions.phrases(record).items() if texts and not kind.startswith("zh")}
@@ -87,7 +87,7 @@ def of_image(records: Sequence[dict[str, Any]], is_thing: Any, scenes: bool) -> 
 
 
 def of_video(records: Sequence[dict[str, Any]]) -> vocabulary.Vocabulary:
-    """The video starter's: the 96 commonest animals and foods, a red apple, and its motions."""
+    """The video starter's vocabulary: the 96 most common animals and foods, a red apple, and its motions."""
     from recipes.video import draw, trainer
     from recipes.video.motions import THROUGH
 
@@ -98,12 +98,12 @@ def of_video(records: Sequence[dict[str, Any]]) -> vocabulary.Vocabulary:
 
 
 def forms(word: str) -> tuple[str, ...]:
-    """The word, and what it may be the plural of."""
+    """The word, and its possible singular forms."""
     return word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ies") + "y"
 
 
 def ordered(drawn: Iterable[str], words: Iterable[str], chinese: Iterable[str]) -> vocabulary.Vocabulary:
-    """A vocabulary without doubles: things in the order given, words by alphabet, without those that never count."""
+    """A vocabulary without duplicates: things in the given order, words sorted, without words that never count."""
     kept = tuple(dict.fromkeys(drawn))
     parts = {part for name in kept for part in _WORD.findall(name)} | vocabulary.PLAIN
     return vocabulary.Vocabulary(

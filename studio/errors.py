@@ -64,17 +64,17 @@ class StudioError(Exception):
     def to_json(self) -> dict[str, Any]:
         """The error as JSON values: `type` (the nearest class of this module), `message`, `hint` and its details."""
         kind = next(each for each in type(self).__mro__ if each in _portable().values())
-        told = {"type": kind.__name__, "message": self.message, "hint": self.hint}
-        return told | {name: _plain(getattr(self, name)) for name in kind.details}  # type: ignore[attr-defined]
+        found = {"type": kind.__name__, "message": self.message, "hint": self.hint}
+        return found | {name: _plain(getattr(self, name)) for name in kind.details}  # type: ignore[attr-defined]
 
     @staticmethod
-    def from_json(told: object) -> StudioError:
+    def from_json(found: object) -> StudioError:
         """The error from the untrusted result of `to_json`. Raises InputError for anything else."""
-        values = told if isinstance(told, dict) else {}
+        values = found if isinstance(found, dict) else {}
         kind = _portable().get(str(values.get("type", "")))
         hint = values.get("hint")
         if kind is None or not isinstance(values.get("message"), str) or not isinstance(hint, str | None):
-            raise InputError("error", f"`error` is {str(told)[:60]!r}, but must have a `type` and a `message`")
+            raise InputError("error", f"`error` is {str(found)[:60]!r}, but must have a `type` and a `message`")
         made = kind.__new__(kind)
         StudioError.__init__(made, values["message"], hint=hint)
         for name in kind.details:

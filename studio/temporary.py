@@ -180,7 +180,7 @@ def sweep(folder: Path, names: re.Pattern[str] = NAMES) -> bool:
     """Remove the temporary files and folders in `folder` whose process has ended; return whether there are others."""
     try:
         found = [folder / name for name in os.listdir(folder) if names.fullmatch(name)]
-    except OSError:  # no folder, or none to look into: whoever writes there is told
+    except OSError:  # the folder is missing or cannot be read, which a write to it reports
         return False
     held = [path for path in found if not _swept_away(path)]
     return bool(held)

@@ -1,8 +1,8 @@
 """The generator `image`: text-to-image, by default with the starter weights of the plugin.
 
 Also image-to-image (`image`, `strength`), inpainting (`mask`, `box`) and outpainting (`extend`); see edit.py. Studio's
-own models (`starter`) and pipelines of diffusers (`stock`) are told apart by their noise schedule. Importing this loads
-no torch; `load` does.
+own models (`starter`) and pipelines of diffusers (`stock`) are distinguished by their noise schedule. Importing this
+loads no torch; `load` does.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def tokens_of(metadata: Mapping[str, Any]) -> Tokens:
         known = ", ".join(_PRE_TOKENIZERS)
         raise UsageError(
             f"its tokenizer is {kind!r:.40}, pre-tokenizer {pre!r:.40}; supported: gpt2 (byte-level BPE) with {known}",
-            hint="put the model's tokenizer.json beside the file, and it is used instead",
+            hint="put the model's tokenizer.json into the file's folder; it is used instead",
         )
     tokenizer = _byte_level(words, merges, pre)
     special = {name: _special(metadata, name, len(words)) for name in ("bos", "eos", "eot", "eom")}

@@ -1,7 +1,7 @@
-"""The animated Fluent emoji: what a thing does, as frames at a fixed rate.
+"""The animated Fluent emoji, as frames at a fixed rate.
 
-Reads what the packages hold (`fetch.py` gets them): WebP files of 256x256 named by code points, most of them three
-seconds long, many a still. Base forms are those that `emoji.py` makes records of. Knows nothing of models.
+Reads the packages that `fetch.py` downloads: WebP files of 256x256 named by code points, most of them three seconds
+long, many of them stills. Base forms are those for which `emoji.py` creates records.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def files(packages: Iterable[Path]) -> dict[str, Path]:
 
 
 def read(path: Path, fps: float, size: int) -> np.ndarray:
-    """The frames of a file at `fps` a second: uint8 (T, size, size, 3) on white; one of a still.
+    """The frames of a file at `fps` per second: uint8 (T, size, size, 3) on white; one frame for a still.
 
-    Raises MediaError if the file is damaged or holds too much.
+    Raises MediaError if the file is damaged or too large.
     """
     pixels = bytearray()
     found = clips.decode(path.read_bytes(), lambda _, body: pixels.extend(body))

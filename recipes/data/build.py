@@ -1,7 +1,7 @@
 """Build the starters' data set: pictures as one array, words as JSON lines.
 
 A data set is a folder with `pictures.npy` (uint8, (N, size, size, 3), memory-mappable) and `records.jsonl` (row i
-tells of picture i; fields of `Record`). `emoji/LABEL/ID.png` are the emoji of animals and foods among them, for
+describes picture i; fields of `Record`). `emoji/LABEL/ID.png` are the emoji of animals and foods among them, for
 `studio train ddpm` and `dcgan`. The same packages give the same bytes.
 """
 
@@ -36,7 +36,7 @@ LABELLED = ("animals", "food")
 
 
 def wordnet(cache: Path) -> WordNet:
-    """WordNet 3.0, fetched if need be."""
+    """WordNet 3.0, downloaded if necessary."""
     return WordNet(fetch.fetch(fetch.WORDNET, cache) / "usr" / "share" / "wordnet")
 
 
@@ -73,7 +73,7 @@ def _clipart(cache: Path, net: WordNet, size: int) -> Iterator[tuple[Record, np.
 
 
 def build(folder: Path, cache: Path, size: int = 128) -> int:
-    """Fetch what is missing into `cache`, write the data set into `folder`, return how many pictures it has."""
+    """Download missing packages into `cache`, write the data set into `folder`, and return its number of pictures."""
     net = wordnet(cache)
     records, pictures = [], []
     for source in (_emoji, _clipart):
@@ -94,7 +94,7 @@ def build(folder: Path, cache: Path, size: int = 128) -> int:
 
 
 def is_labelled(record: dict[str, Any]) -> bool:
-    """Whether a picture is of the set that models of labels learn: the emoji of animals and foods for training."""
+    """Whether a picture belongs to the training set of models with labels: the training emoji of animals and foods."""
     return record["source"] == "emoji" and record["group"] in LABELLED and record["split"] == "train"
 
 

@@ -1,6 +1,6 @@
 """Public-domain clip art (openclipart 0.18) with its titles and keywords, filtered to pictures of things.
 
-Pictures are the PNG package's; words stand in the RDF metadata of the SVG package's file of the same name.
+Pictures are from the PNG package; words are in the RDF metadata of the SVG package's file of the same name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _words(svg: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _open(path: Path) -> PIL.Image.Image:
-    """Open without Pillow's size alarm: only the header is read here, and `MAX_PIXELS` decides what is decoded."""
+    """Open without Pillow's size warning: only the header is read here, and `MAX_PIXELS` limits decoding."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
         return PIL.Image.open(path)
@@ -49,13 +49,13 @@ def _open(path: Path) -> PIL.Image.Image:
 def read(pictures: Path, vectors: Path, size: int) -> Iterator[tuple[Record, np.ndarray]]:
     """Yield a record and its picture (uint8, (size, size, 3), on white) for each drawing that passes the filter.
 
-    Left out: folders of signs and shapes, adult or empty titles, pictures of over twelve megapixels (posters), and
-    drawings that are nearly all white or that use almost no colour (outlines).
+    Skipped: folders of signs and shapes, adult or empty titles, pictures of over twelve megapixels (posters), and
+    drawings that are nearly all white or use almost no colour (outlines).
 
     Args:
         pictures: the PNG package's `openclipart/png` folder.
         vectors: the SVG package's `openclipart/svg` folder.
-        size: side of the pictures made, in pixels.
+        size: side of the output pictures, in pixels.
     """
     for folder in FOLDERS:
         for path in sorted((pictures / folder).rglob("*.png")):

@@ -1,8 +1,8 @@
-"""What people say of a thing whose name they have forgotten: English phrases, nine or more for each emoji of a thing.
+"""Descriptions of objects without their names: English phrases, nine or more for each emoji of an object.
 
-`descriptions.jsonl` was written for Studio with the help of a language model, from the labels and tags alone; it is the
-project's own, under its licence. Who wrote did not see what the model is measured by, and phrases that came close to a
-test prompt were taken out (tests/recipes/data/test_descriptions.py holds it).
+`descriptions.jsonl` was written for Studio with the help of a language model, only from the labels and tags; it belongs
+to the project, under its licence. It was written without the test prompts, and phrases that are similar to a test
+prompt were removed (tests/recipes/data/test_descriptions.py verifies that).
 """
 
 from __future__ import annotations
@@ -14,6 +14,6 @@ FILE = Path(__file__).with_name("descriptions.jsonl")
 
 
 def read(file: Path = FILE) -> dict[str, tuple[str, ...]]:
-    """Phrases by the id of the record they tell of."""
+    """Phrases by the id of the record that they describe."""
     rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     return {row["id"]: tuple(row["texts"]) for row in rows}

@@ -1,7 +1,7 @@
 """Fluent emoji with their labels and tags in English and Chinese, as records of pictures and words.
 
-Reads what the packages hold (`fetch.py` gets them): 256x256 RGBA WebP files named by code points, and emojibase's
-`data.json` for each language. Skin-tone variants are left out: base forms alone. Knows nothing of models.
+Reads the packages that `fetch.py` downloads: 256x256 RGBA WebP files named by code points, and emojibase's
+`data.json` for each language. Only base forms are read, no skin-tone variants.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def code(text: str) -> str:
 
 
 def read(pictures: Path, words: Path, size: int) -> Iterator[tuple[Record, np.ndarray]]:
-    """Yield a record and its picture for each base-form emoji that both packages hold.
+    """Yield a record and its picture for each base-form emoji that both packages contain.
 
     Args:
         pictures: unpacked `@lobehub/fluent-emoji-3d` (has `assets/*.webp`).
         words: unpacked `emojibase-data` (has `en/data.json`, `zh/data.json`).
-        size: side of the pictures made, in pixels.
+        size: side of the output pictures, in pixels.
 
     Yields:
         (record, uint8 array of (size, size, 3) on white), in emojibase's order.

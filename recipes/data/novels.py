@@ -1,8 +1,7 @@
-"""Jane Austen's six novels, as Debian's r-cran-janeaustenr has them, in R's own format of data.
+"""Jane Austen's six novels from Debian's r-cran-janeaustenr, in R's serialization format.
 
-An `.rdb` file is blocks, each four bytes of a length and zlib data of that length; a block here is one vector of
-strings, a line of a novel each, serialised by R in its XDR form (R Internals, "Serialization Formats"). Knows nothing
-of what the novels are for.
+An `.rdb` file consists of blocks: a length in four bytes, and zlib data of that length. A block here is one vector of
+strings, one line of a novel each, serialised by R in its XDR form (R Internals, "Serialization Formats").
 
 Try it: ``pytest tests/recipes/data/test_novels.py``
 """
@@ -23,9 +22,9 @@ HEADER = b"X\n"  # XDR; the three numbers after it are versions, and version 3 n
 
 
 def novels(cache: Path) -> list[str]:
-    """The six, each with a line for each of its paragraphs; the package is fetched into `cache` if it is not there.
+    """The six novels, each with one line per paragraph; the package is downloaded into `cache` if necessary.
 
-    Raises StudioError if it cannot be fetched, or is damaged.
+    Raises StudioError if it cannot be downloaded, or is damaged.
     """
     file = next((fetch.fetch(fetch.NOVELS, cache) / "usr/lib/R/site-library/janeaustenr/data").glob("*.rdb"), None)
     if file is None:
@@ -37,7 +36,7 @@ def novels(cache: Path) -> list[str]:
 
 
 def blocks(data: bytes) -> Iterator[bytes]:
-    """The values of an `.rdb` file, unpacked. Raises ValueError for one that is longer than 16 MiB or than it says."""
+    """The decompressed values of an `.rdb` file. Raises ValueError if one exceeds 16 MiB or its declared length."""
     while data:
         (length,) = struct.unpack_from(">I", data)
         if length > MOST:
@@ -71,5 +70,5 @@ def strings(value: bytes) -> list[str]:
 
 
 def paragraphs(lines: list[str]) -> str:
-    """Lines that were broken for a page put together again; an empty one parts paragraphs."""
+    """Join lines to paragraphs, which empty lines separate."""
     return "\n".join(" ".join(each.split()) for each in "\n".join(lines).split("\n\n") if each.strip()) + "\n"

@@ -13,7 +13,7 @@ SHARES = {"smileys": 0.3, "people": 0.06, "component": 0.06, "symbols": 0.06, "f
 def share(record: dict[str, Any]) -> float:
     """The sampling weight of a picture: for a thing by the frequency of its name in English, for others by `SHARES`.
 
-    Users ask for cats and houses. Flags and family portraits are many in the set and rarely asked for.
+    Users ask for cats and houses. The set has many flags and family portraits, which users rarely ask for.
     """
     if record["source"] == "clipart":
         return 0.04

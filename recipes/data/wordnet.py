@@ -13,7 +13,7 @@ LEXNAMES = {5: "animal", 6: "artifact", 8: "body", 13: "food", 17: "object", 18:
 
 @dataclass(frozen=True)
 class Synset:
-    """One meaning: the words for it, its definition without examples, and its lexical file's number."""
+    """A synset: its words, its definition without examples, and the number of its lexical file."""
 
     words: tuple[str, ...]
     gloss: str
@@ -23,7 +23,7 @@ class Synset:
 class WordNet:
     """The noun database, in memory: `synsets` by offset, `senses` from a word to its offsets in order of frequency.
 
-    `counts` says how often a word stands for something that can be drawn in the tagged texts (cntlist(5WN)).
+    `counts` has the frequency of words in the tagged texts with a meaning that can be drawn (cntlist(5WN)).
     """
 
     def __init__(self, folder: Path) -> None:

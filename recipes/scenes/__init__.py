@@ -1,5 +1,5 @@
-"""Scenes composed of emoji on drawn grounds, with captions in English and Chinese, to train the image starter on.
+"""Training scenes for the image starter: emoji on drawn backgrounds, with captions in English and Chinese.
 
-`scene.py` says what a scene is and draws one at random, `held_out.py` refuses what is kept for judging, `captions.py`
-words it, `grounds.py`, `sprites.py` and `picture.py` draw it. README.md of `recipes` has the commands.
+`scene.py` defines a scene and samples one, `held_out.py` rejects combinations that are held out for evaluation,
+`captions.py` captions it, `grounds.py`, `sprites.py` and `picture.py` draw it. README.md of `recipes` has the commands.
 """

@@ -1,4 +1,4 @@
-"""A scene in words: English and Chinese, short and long, with and without articles.
+"""Captions of a scene: English and Chinese, short and long, with and without articles.
 
 Try it: `english(Scene((Part("dog", "", 2), Part("automobile", "red")), "left of", ground="grass"), random.Random(1))`
 """
@@ -100,7 +100,7 @@ def _common(rng: random.Random, names: tuple[str, ...] | tuple[things.Noun, ...]
 
 
 def phrase(part: Part, rng: random.Random, plain: bool = False) -> str:
-    """A part in English: `two red apples`. `plain` takes the first name and an article, as the judge asks."""
+    """A part in English: `two red apples`. `plain` uses the first name and an article, as in evaluation."""
     thing = _thing(part.thing)
     noun = thing.english[0 if plain else _common(rng, thing.english)]
     colour = part.colour if plain or rng.random() < 0.85 else ALSO.get(part.colour, part.colour)
@@ -123,12 +123,12 @@ def phrase(part: Part, rng: random.Random, plain: bool = False) -> str:
 
 
 def _background(ground: str) -> str:
-    """The colour of a plain ground, or an empty string."""
+    """The colour of a plain background, or an empty string."""
     return ground.removesuffix(" background") if ground.endswith(" background") else ""
 
 
 def english(scene: Scene, rng: random.Random, plain: bool = False) -> str:
-    """One English caption. `plain` gives the plainest, with every fact of the scene, as the judge asks."""
+    """One English caption. `plain` gives the plainest one with all facts of the scene, as in evaluation."""
     if not scene.parts:
         return rng.choice(ALONE[scene.ground])
     text = "{a}"
@@ -162,7 +162,7 @@ def _chinese_phrase(part: Part, rng: random.Random, plain: bool) -> str:
 
 
 def chinese(scene: Scene, rng: random.Random, plain: bool = False) -> str:
-    """One Chinese caption; as `english`."""
+    """One Chinese caption; see `english`."""
     if not scene.parts:
         return rng.choice(CHINESE_GROUNDS[scene.ground]).removesuffix("上").removesuffix("里").removesuffix("下")
     text = "{a}"

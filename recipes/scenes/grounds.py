@@ -1,4 +1,4 @@
-"""Grounds drawn by rules: uint8 pictures of grass, sea, night and so on, each a little other than the last.
+"""Backgrounds drawn by rules with random variations: uint8 pictures of grass, sea, night and so on.
 
 Try it: `PIL.Image.fromarray(draw("sunset", 128, np.random.default_rng(0)))`
 """
@@ -14,7 +14,7 @@ RGB = {
     "blue": (44, 98, 222), "purple": (136, 62, 192), "pink": (248, 140, 190), "brown": (128, 80, 46),
     "black": (40, 40, 44), "white": (242, 242, 244), "grey": (140, 142, 146), "turquoise": (40, 200, 194),
 }  # fmt: skip
-"""What the composer's colours are."""
+"""The colours by name."""
 
 _Rng = np.random.Generator
 
@@ -57,7 +57,7 @@ def _discs(picture: np.ndarray, rng: _Rng, count: int, radius: tuple[float, floa
 
 
 def _peaks(picture: np.ndarray, rng: _Rng, base: float, colour: tuple[int, int, int], snow: bool) -> None:
-    """Three to five triangles that stand on `base`, in place; the tops white with `snow`."""
+    """Three to five triangles with their bases at `base`, in place; with `snow` their tops are white."""
     size = len(picture)
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
     for cx in np.linspace(0.05, 0.95, int(rng.integers(3, 6))) + rng.uniform(-0.1, 0.1):
@@ -172,7 +172,7 @@ _DRAWN: dict[str, Callable[[int, _Rng], np.ndarray]] = {
 
 
 def draw(ground: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The ground as uint8 (size, size, 3): one of `scene.GROUNDS`, `<colour> background`, or white for no name."""
+    """The background as uint8 (size, size, 3): one of `scene.GROUNDS`, `<colour> background`, or white for no name."""
     if not ground:
         return np.full((size, size, 3), 255, np.uint8)
     if ground in _DRAWN:

@@ -1,4 +1,4 @@
-"""Draw a scene: where its things stand, and the picture with its truth.
+"""Draw a scene: the layout of its objects, and the picture with its ground truth.
 
 Try it: `draw(scene, sprites, 128, np.random.default_rng(0)).pixels`
 """
@@ -18,15 +18,15 @@ from recipes.scenes.sprites import tint
 
 AIR = {thing.label for thing in things.read() if thing.air}
 _ROWS = {1: ((1,),), 2: ((2,), (2,), (1, 1)), 3: ((3,), (1, 2), (2, 1)), 4: ((2, 2), (2, 2), (4,)), 5: ((2, 3), (3, 2))}
-"""How many stand in each row, from above, by how many there are."""
+"""The number of objects in each row, from above, by the total number."""
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, in parts of the picture's side."""
+"""Left, top, right, bottom, as fractions of the picture's side."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing in the picture: its part of the scene, and the box that it was fitted into, in parts of the side."""
+    """An object in the picture: its part of the scene, and its box as fractions of the picture's side."""
 
     part: Part
     box: Box
@@ -34,14 +34,14 @@ class Placed:
 
 @dataclass(frozen=True)
 class Picture:
-    """A scene's pixels, uint8 (size, size, 3), and what stands where."""
+    """A scene's pixels, uint8 (size, size, 3), and its objects with their boxes."""
 
     pixels: np.ndarray
     placed: tuple[Placed, ...]
 
 
 def _cells(area: Box, count: int, rng: np.random.Generator) -> list[Box]:
-    """Boxes for `count` things in the area, apart from each other, of about one size."""
+    """Boxes for `count` objects in the area, without overlap, of about the same size."""
     options = _ROWS[count]
     rows = options[rng.integers(len(options))]
     x0, y0, x1, y1 = area
@@ -57,7 +57,7 @@ def _cells(area: Box, count: int, rng: np.random.Generator) -> list[Box]:
 
 
 def _area(part: Part, ground: str, rng: np.random.Generator) -> Box:
-    """Where the things of a scene's only part may stand."""
+    """The area for the objects of a scene with one part."""
     one = part.count == 1
     if not ground or ground.endswith("background"):
         side = rng.uniform(0.62, 0.97) if one else rng.uniform(0.9, 0.99)
@@ -105,7 +105,7 @@ def _moved(box: Box, dx: float, dy: float) -> Box:
 
 
 def place(scene: Scene, rng: np.random.Generator) -> list[Placed]:
-    """Boxes for all things of a scene, what is behind first."""
+    """Boxes for all objects of a scene, from back to front."""
     if len(scene.parts) == 2:
         areas = _two(scene, rng)
         pairs = list(zip(scene.parts, areas, strict=True))[::-1]
@@ -115,10 +115,10 @@ def place(scene: Scene, rng: np.random.Generator) -> list[Placed]:
 
 
 class Sprites:
-    """Sprites by label, those in other colours remembered."""
+    """Sprites by label; recoloured ones are cached."""
 
     def __init__(self, own: Mapping[str, PIL.Image.Image]) -> None:
-        """`own` are the things in their own colours (`sprites.load`)."""
+        """`own` are the objects in their original colours (`sprites.load`)."""
         self.own = own
         self.of = lru_cache(maxsize=4096)(self._of)
 
@@ -127,7 +127,7 @@ class Sprites:
 
 
 def draw(scene: Scene, sprites: Sprites, size: int, rng: np.random.Generator) -> Picture:
-    """The scene at random places, each thing perhaps mirrored and slightly turned."""
+    """Draw the scene with a random layout; objects may be mirrored and slightly rotated."""
     canvas = PIL.Image.fromarray(grounds.draw(scene.ground, size, rng))
     placed = place(scene, rng)
     for each in placed:

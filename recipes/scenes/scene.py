@@ -1,8 +1,6 @@
-"""What a scene is, and scenes drawn at random: one to five things, their colours, where they are, on what ground.
+"""Scenes, and random sampling of them: one to five objects, their colours, their relation, and the background.
 
-Knows nothing of pixels and words.
-
-Try it: `draw(random.Random(0))` is a scene that no hold-out rule keeps for judging
+Try it: `draw(random.Random(0))` is a scene without held-out combinations
 """
 
 from __future__ import annotations
@@ -15,18 +13,18 @@ from recipes.scenes import held_out, things
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey", "turquoise")
 GROUNDS = ("grass", "night", "sea", "sky", "sand", "street", "room", "snow", "mountains", "sunset", "forest")
-"""Grounds with a name; `red background` and the like are plain ones, and an empty string is plain white, unnamed."""
+"""Named backgrounds; `red background` and the like are plain ones, and an empty string is plain white."""
 FIXED = frozenset(
     thing.label
     for thing in things.read()
     if any(noun.singular.split()[0] in COLOURS[:-1] for noun in thing.english[:1])
 )
-"""Things whose name is a colour already, which are drawn as they are: a black cat."""
+"""Objects whose name includes a colour, which are never recoloured: a black cat."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some things of one kind: the thing's label, its colour (empty for its own), and how many there are (1 to 5)."""
+    """Objects of one kind: the label, the colour (empty for the original one), and their number (1 to 5)."""
 
     thing: str
     colour: str = ""
@@ -35,12 +33,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows.
+    """The content of a picture.
 
     Attributes:
-        parts: none (the ground alone), one or two kinds of things.
-        relation: where the first of two parts is, seen from the second: one of `held_out.RELATIONS`.
-        said: whether captions tell that relation, or only that both are there.
+        parts: none (only the background), one or two kinds of objects.
+        relation: of the first part to the second: one of `held_out.RELATIONS`.
+        said: whether captions contain the relation, or only both objects.
         ground: one of `GROUNDS`, `<colour> background`, or empty for plain white.
     """
 
@@ -50,7 +48,7 @@ class Scene:
     ground: str = ""
 
     def facts(self) -> Iterator[str]:
-        """All that the hold-out rules ask about, in their own notation, each with its rule's name before a colon."""
+        """The facts for the hold-out rules, each with its rule's name before a colon."""
         for part in self.parts:
             if part.colour:
                 yield f"colour:{part.thing}|{part.colour}"
@@ -65,7 +63,7 @@ class Scene:
                 yield f"relation:{first} {relation} {second}"
 
     def held_out(self) -> list[str]:
-        """Its facts that are kept for judging; none may stand in training."""
+        """Its facts that are held out from training."""
         return [fact for fact in self.facts() if held_out.is_held_out(fact)]
 
 
@@ -76,7 +74,7 @@ def _part(rng: random.Random, label: str, colour: float, counts: Sequence[float]
 
 
 def propose(rng: random.Random) -> Scene:
-    """A scene at random, whether it may be trained on or not."""
+    """A random scene, which may contain held-out facts."""
     known = things.read()
     labels, weights = [thing.label for thing in known], [things.weight(rank) for rank in range(len(known))]
     if rng.random() < 0.02:
@@ -96,7 +94,7 @@ def propose(rng: random.Random) -> Scene:
 
 
 def draw(rng: random.Random) -> Scene:
-    """A scene at random that may be trained on: two parts are of unlike things, and no fact is held out."""
+    """A random training scene: two parts have different objects, and no fact is held out."""
     while True:
         scene = propose(rng)
         if len({part.thing for part in scene.parts}) == len(scene.parts) and not scene.held_out():

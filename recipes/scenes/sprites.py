@@ -1,4 +1,4 @@
-"""The things' pictures with their alpha, and the same in another colour.
+"""The pictures of objects with alpha (sprites), and recoloured versions of them.
 
 Try it: `tint(sprites["cat"], "blue")`
 """
@@ -20,10 +20,10 @@ SIDE = 128
 
 
 def load(pictures: Path, words: Path, labels: Iterable[str]) -> dict[str, PIL.Image.Image]:
-    """RGBA pictures by label, cut to what is painted and brought to `SIDE`.
+    """RGBA pictures by label, cropped to their content and resized to `SIDE`.
 
     Args:
-        pictures, words: the unpacked emoji packages, as `recipes.data.emoji.read` takes them.
+        pictures, words: the unpacked emoji packages, as for `recipes.data.emoji.read`.
 
     Raises:
         KeyError: a label has no picture.
@@ -39,7 +39,7 @@ def load(pictures: Path, words: Path, labels: Iterable[str]) -> dict[str, PIL.Im
 
 
 def cut(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """The painted part of an RGBA picture, its longest side `SIDE`."""
+    """The content of an RGBA picture, its longest side `SIDE`."""
     box = picture.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox()
     if box is None:
         raise ValueError("the picture is empty: nothing in it is painted")
@@ -50,7 +50,7 @@ def cut(picture: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def tint(sprite: PIL.Image.Image, colour: str) -> PIL.Image.Image:
-    """The sprite in one of the composer's colours: its light and shade, and the greys of a colourful one, are kept."""
+    """The sprite in another colour: light and shade, and the greys of a colourful sprite, are kept."""
     rgba = np.asarray(sprite).astype(np.float32)
     rgb, painted = rgba[..., :3], rgba[..., 3] > 24
     grey = rgb @ np.array([0.299, 0.587, 0.114], np.float32)  # (H, W)

@@ -1,4 +1,4 @@
-"""The things that scenes are composed of: `things.txt`, in the order in which people ask for them.
+"""The objects of scenes: `things.txt`, ordered by how often people ask for them.
 
 Try it: `read()[0].english[0].plural` is `cats`
 """
@@ -22,11 +22,11 @@ class Noun:
 
 @dataclass(frozen=True)
 class Thing:
-    """What can stand in a scene.
+    """An object that scenes can have.
 
     Attributes:
-        label: emojibase's English label, which names the thing in the hold-out rules and among the records.
-        english, chinese: what people call it, the plainest first; at least one each.
+        label: emojibase's English label, which names the object in the hold-out rules and in the records.
+        english, chinese: its names, the plainest first; at least one each.
         measure: the Chinese measure word.
         air: whether it is drawn in the upper half of a landscape.
     """
@@ -54,7 +54,7 @@ def _noun(text: str) -> Noun:
 
 @cache
 def read(file: Path = FILE) -> tuple[Thing, ...]:
-    """All things, the most often asked for first. Raises ValueError for a line without four or five fields."""
+    """All objects, the most frequent first. Raises ValueError for a line without four or five fields."""
     made = []
     for line in file.read_text("utf-8").splitlines():
         if line.startswith("#") or not line.strip():
@@ -69,5 +69,5 @@ def read(file: Path = FILE) -> tuple[Thing, ...]:
 
 
 def weight(rank: int) -> float:
-    """How often the thing at this rank (from 0) is drawn, against 1 for the first: falls to 1/4 at rank 180."""
+    """The sampling weight of the object at this rank (from 0), relative to the first: falls to 1/4 at rank 180."""
     return 1 / (1 + rank / 60)

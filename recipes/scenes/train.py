@@ -1,11 +1,11 @@
-"""Train the starter's U-Net further: composed scenes beside the single pictures that it knows.
+"""Train the starter's U-Net further, on composed scenes and on its single pictures.
 
-The autoencoder and the text tower stay as they are.
+The autoencoder and the text tower do not change.
 
     python -m recipes.scenes.train --work training --minutes 90
 
-`--work` holds the data set of `python -m recipes.data`. The run is `WORK/scenes` (stop it at any time; the same command
-goes on), the result `WORK/scenes/starter`, in the layout of the starter that ships.
+`--work` has the data set of `python -m recipes.data`. The run is `WORK/scenes` (stop it at any time; the same command
+resumes it), the result `WORK/scenes/starter`, in the layout of the starter that ships.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SIZE = 128
 
 
 def open_sprites(cache: Path) -> picture.Sprites:
-    """The things' sprites, from the packages in `cache` (fetched if need be)."""
+    """The sprites of the objects, from the packages in `cache` (downloaded if necessary)."""
     pictures, words = (fetch.fetch(package, cache) / "package" for package in (fetch.EMOJI, fetch.WORDS))
     return picture.Sprites(sprites.load(pictures, words, [thing.label for thing in things.read()]))
 
 
 class Pool:
-    """Scenes and their latents: a ring in which new ones take the place of the oldest.
+    """Scenes and their latents: a ring buffer in which new scenes replace the oldest.
 
     Encoding a scene takes a third of the time of training on it, so each is seen a few times, in other words.
     """
@@ -65,14 +65,14 @@ class Pool:
                 self._oldest = (self._oldest + 1) % self._size
 
     def batch(self, count: int) -> tuple[Tensor, list[str]]:
-        """Latents (count, C, h, w) of scenes at random, and a new caption of each."""
+        """Latents (count, C, h, w) of random scenes, and a new caption of each."""
         rows = [self._words.randrange(len(self.scenes)) for _ in range(count)]
         texts = [captions.caption(self.scenes[row], self._words) for row in rows]
         return torch.stack([self._latents[row] for row in rows]), texts
 
 
 def shares(records: Sequence[dict[str, Any]]) -> Tensor:
-    """How often each single picture is drawn: as in the starter's first training, and things often asked for more."""
+    """The sampling weight of each single picture: as in the starter's training, and higher for frequent objects."""
     rank = {thing.label: at for at, thing in enumerate(things.read())}
     return torch.tensor([
         share(record)
@@ -84,13 +84,13 @@ def shares(records: Sequence[dict[str, Any]]) -> Tensor:
 def train(folder: Path, unet: Any, make_pool: Callable[[str], Pool], latents: Tensor, records: Sequence[dict[str, Any]],
           encode_text: Callable[[list[str]], Tensor], *, device: torch.device, minutes: float, steps: int, batch: int,
           peak: float, single: float, seed: int = 0) -> Any:  # fmt: skip
-    """Train, or go on training, in `folder`; return the averaged U-Net.
+    """Train, or resume training, in `folder`; return the EMA of the U-Net.
 
     Args:
-        make_pool: a pool of scenes that follows from a seed.
+        make_pool: creates a pool of scenes from a seed.
         latents: (N, C, h, w) of single pictures; row i belongs to `records[i]`.
         encode_text: captions to token states (len, T, W).
-        single: the part of each batch that is single pictures.
+        single: the fraction of single pictures in each batch.
     """
     from recipes.text import captions as single_captions
     from studio_diffusion import train_image
@@ -132,7 +132,7 @@ def train(folder: Path, unet: Any, make_pool: Callable[[str], Pool], latents: Te
 
 
 def single_latents(vae: Any, pictures: np.ndarray, kept: Path) -> Tensor:
-    """Latents of all single pictures, made once and kept in the NumPy file `kept`."""
+    """Latents of all single pictures, computed once and cached in the NumPy file `kept`."""
     from studio_diffusion import export
 
     if not kept.exists():
@@ -142,7 +142,7 @@ def single_latents(vae: Any, pictures: np.ndarray, kept: Path) -> Tensor:
 
 
 def main() -> None:
-    """Parse, train on, write the starter."""
+    """Parse, train, write the starter."""
     parser = argparse.ArgumentParser(description="Train the image starter's U-Net on composed scenes.")
     parser.add_argument("--work", type=Path, default=Path("training"), help="folder of data sets, runs and results")
     parser.add_argument("--minutes", type=float, default=90, help="training time, earlier sittings counted in")

@@ -1,1 +1,1 @@
-"""The video starter: motion made from pictures, and animated emoji."""
+"""The video starter: synthesized motion of pictures, and animated emoji."""

@@ -1,4 +1,4 @@
-"""What the video starter learns from: pictures, clips made from them by a motion, and animated emoji, as latents."""
+"""Training samples of the video starter as latents: pictures, clips with synthesized motion, and animated emoji."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMED = ("a {}", "a {}", "{}", "the {}")
 MOVING = "moving"
 """The verb for animated emoji."""
 FILMED = 0.3
-"""The fraction of a thing's clips taken from its animated emoji, if it has one."""
+"""The fraction of an object's clips that are from its animated emoji, if it has one."""
 OFTEN = {"spinning clockwise": 3.0, "spinning anticlockwise": 3.0}
 """Sampling weights of motions other than 1: rotation takes longest to learn, since each angle is another picture."""
 _INDEX = {pose: index for index, pose in enumerate(POSES)}
@@ -61,7 +61,7 @@ def draw(latents: Tensor, records: Sequence[dict[str, Any]], weights: Sequence[f
 
 
 def _picture(poses: Tensor, record: dict[str, Any], rng: random.Random) -> TrainingSample:
-    """The thing at rest, usually cropped to its centre, since the white border costs as much."""
+    """The object at rest, usually cropped to its centre, because the white border costs as much."""
     height, width = poses.shape[-2:]
     y, x = (round((1 - REST) / 2 * side / 2) * 2 * (rng.random() < 0.7) for side in (height, width))
     middle = poses[[_PLAIN], :, y : height - y, x : width - x].float()

@@ -1,4 +1,4 @@
-"""`python -m recipes.video`: train the video starter on the data set, and on motion made from it."""
+"""`python -m recipes.video`: train the video starter on the data set, and on motion synthesized from it."""
 
 from __future__ import annotations
 

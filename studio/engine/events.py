@@ -240,21 +240,21 @@ def _media_as_json(media: Media, *, preview: bool) -> dict[str, str]:
     while preview and len(data) > MAX_INLINE_BYTES and isinstance(media, Image):
         media = Image(media.pil.reduce(2))
         data = media.data
-    told: dict[str, str] = media.ref.model_dump()
+    found: dict[str, str] = media.ref.model_dump()
     if len(data) <= MAX_INLINE_BYTES:
-        told["data"] = base64.b64encode(data).decode()
-    return told
+        found["data"] = base64.b64encode(data).decode()
+    return found
 
 
-def _media_from_json(told: Any, fetch: Fetch | None) -> Media:
+def _media_from_json(found: Any, fetch: Fetch | None) -> Media:
     from pydantic import ValidationError
 
-    rest = dict(told) if isinstance(told, dict) else {}
+    rest = dict(found) if isinstance(found, dict) else {}
     data = rest.pop("data", None)
     try:
         ref = MediaRef.model_validate(rest)
     except ValidationError:
-        raise InputError("media", f"`media` is {str(told)[:60]!r}, but must have `sha256` and `media_type`") from None
+        raise InputError("media", f"`media` is {str(found)[:60]!r}, but must have `sha256` and `media_type`") from None
     if data is None and fetch is not None:
         return fetch(ref)
     if data is None:

@@ -117,7 +117,7 @@ def _unfit(pipe: Any, path: Path, error: Exception) -> WeightsError:
 
 
 def _source(tensors: dict[str, Any], header: Mapping[str, str], folder: Path, path: Path) -> Any:
-    """What diffusers reads: the tensors, or a file with what may be in a header beside them."""
+    """The input for diffusers: the tensors, or a file if a header is needed too."""
     if _METADATA not in header:
         return dict(tensors)
     from safetensors.torch import save_file
@@ -148,7 +148,7 @@ def _of_peft(pipe: Any, path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
         values = read_config(config)
         rank, alpha = values.get("r"), values.get("lora_alpha")
         if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1 or _is_special(values):
-            raise WeightsError(config, f"`{config}` has settings beside `r` and `lora_alpha` that are not supported",
+            raise WeightsError(config, f"`{config}` has unsupported settings other than `r` and `lora_alpha`",
                                hint="save the LoRA with diffusers' `save_lora_weights`")  # fmt: skip
         scale = torch.tensor(alpha / rank)
         made = {name: tensor * scale if ".lora_B." in name else tensor for name, tensor in made.items()}

@@ -130,7 +130,7 @@ def _file_of(module: str) -> Path | None:
     """The source file of an installed module, without running it, or None."""
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # importing it will tell
+    except (ImportError, ValueError):  # importing it reports the reason
         return None
     return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 

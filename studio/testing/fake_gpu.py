@@ -137,7 +137,7 @@ class FakeGpu(Device):
         self._queued = 0.0  # seconds of work that the device has still to do
         self._counts: list[Counts] = []
         self._landing: _Arrival | None = None  # while `copy_async` copies
-        self._arrivals: list[_Arrival] = []  # copies beside that the host has not waited for
+        self._arrivals: list[_Arrival] = []  # async copies that are not synchronized yet
         self._pinned = False  # while what is copied is pinned
         self.records_graphs = False  # whether it records launches as a CUDA graph does; set it to test that
         self.recording: _Recording | None = None  # what `record` records

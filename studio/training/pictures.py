@@ -62,7 +62,7 @@ def labelled(folder: Path, size: int) -> tuple[NDArray[np.uint8], list[str]]:
     if "" in labels and any(labels):
         loose = paths[labels.index("")]
         raise StudioError(
-            f"`{loose}` lies beside folders of pictures: it has no label",
+            f"`{loose}` has no label, because it is not in a subfolder like other pictures",
             hint="put every picture into a folder named as its label, or all into one folder for no labels",
         )
     return read(paths, size), labels
@@ -94,7 +94,7 @@ def caption_of(path: Path, folder: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise StudioError(f"the caption `{file}` cannot be read: {error}", hint="save it as UTF-8 text") from None
     if not text:
-        hint = f"write it into `{file.name}` beside it, or put it into a subfolder that is named as its caption"
+        hint = f"write it into `{file.name}` in the same folder, or put the file into a subfolder named by its caption"
         raise StudioError(f"`{path}` has no caption", hint=hint)
     return text
 
@@ -108,4 +108,4 @@ def _read(path: Path, size: int) -> NDArray[np.uint8]:
     try:
         return square_on_white(Image.open(path).pil, size)  # upright, in 8 bits
     except MediaError as error:
-        raise StudioError(error.message, hint="remove it, or save it anew as a PNG") from None
+        raise StudioError(error.message, hint="remove it, or save it as a PNG again") from None

@@ -84,7 +84,7 @@ def recipe(*options: str) -> int:
 def test_the_command_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert recipe("--help") == 0
     out = capsys.readouterr().out
-    assert "Fetch the data packages" in out
+    assert "Download the data packages" in out
     assert "--work" in out
     assert "(32 to 256)" in out
 

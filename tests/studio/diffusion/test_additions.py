@@ -131,7 +131,7 @@ def test_the_names_of_kohya_and_of_peft_are_known(saved: Path, tmp_path: Path) -
         made = load(saved, "cpu", "float32", Additions(loras=((folder, 1.0),))).pipe
         np.testing.assert_allclose(drawn(made), drawn(pipe), atol=1e-5)
     (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 2, "use_dora": True}))
-    with pytest.raises(WeightsError, match="settings beside `r` and `lora_alpha`"):
+    with pytest.raises(WeightsError, match="settings other than `r` and `lora_alpha`"):
         load(saved, "cpu", "float32", Additions(loras=((folder, 1.0),)))
 
 

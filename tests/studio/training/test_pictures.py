@@ -41,7 +41,7 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
         pictures.labelled(tmp_path / "gone", 8)
     save(tmp_path / "cat" / "1.png")
     save(tmp_path / "loose.png")
-    with pytest.raises(StudioError, match=r"loose\.png` lies beside folders"):
+    with pytest.raises(StudioError, match=r"loose\.png` has no label"):
         pictures.labelled(tmp_path, 8)
     (tmp_path / "loose.png").unlink()
     (tmp_path / "cat" / "2.png").write_bytes((tmp_path / "cat" / "1.png").read_bytes()[:45])
