@@ -19,4 +19,4 @@ def studio_generators() -> list[studio.Generator]:
 @studio.hookimpl
 def studio_commands() -> list[studio.Command]:
     """The commands of this plugin."""
-    return [studio.Command("audio", "Make a sound from a prompt.", ".commands:command")]
+    return [studio.Command("audio", "Generate sound from a prompt.", ".commands:command")]

@@ -1,6 +1,6 @@
 """The generator `audio`: sounds and music by an audio pipeline of diffusers (Stable Audio, ACE-Step, AudioLDM 2 …).
 
-It has no weights of its own: `model` is needed. Importing this loads no torch; `load` does.
+It has no own weights: `model` is required. Importing this loads no torch; `load` does.
 
 Try it: ``studio audio "a dog barks" --model FOLDER --seconds 5 -o dog.flac``
 """
@@ -22,7 +22,7 @@ _SECONDS = ("audio_end_in_s", "audio_length_in_s", "audio_duration", "audio_dura
 
 
 class AudioGenerator(studio.PipelineGenerator):
-    """Make a sound or music from a prompt, with a model of diffusers."""
+    """Generate sound or music from a prompt with a model of diffusers."""
 
     name = "audio"
     output = studio.Audio
@@ -31,7 +31,7 @@ class AudioGenerator(studio.PipelineGenerator):
         """The inputs of `studio audio`."""
 
         prompt: str = studio.field(help="prompt", min_length=1, max_length=2000)
-        model: str = studio.model_field("an audio pipeline of diffusers, whose own defaults hold for what is not given")
+        model: str = studio.model_field("an audio pipeline of diffusers (with its own defaults)")
         lora: list[str] = studio.addition_field("lora", help="a LoRA for `model`: a file, a folder or a pulled model, "
                                                 "with `:WEIGHT` if it is not 1")  # fmt: skip
         negative: str = studio.field("", help="negative prompt", max_length=2000, aliases=("negative_prompt",))
