@@ -4,8 +4,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# The caller's environment must not leak into ours.
-unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# The caller's environment must not leak into ours. Without cached bytecode each process would compile Studio anew.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 SHARED_OUT := --numprocesses auto --dist worksteal

@@ -158,7 +158,7 @@ def test_names_that_are_not_text_and_what_cannot_be_read(command: Command, discs
     (strange / "gone.png").symlink_to("nowhere")
     os.mkfifo(strange / "pipe.png")
     for argv in (("search", "red"), ("rank", "red"), ("label", "--labels", "red,blue"), ("embed", "-i")):
-        for known in range(2):
+        for known in range(2 if argv[0] == "search" else 1):  # which finds its vectors again
             ran = command(*argv, str(strange), "--json")
             (only,) = ran.told
             assert (ran.code, only.get("path", only.get("of")).startswith("d\udcff/red") or argv[0] == "embed") == (

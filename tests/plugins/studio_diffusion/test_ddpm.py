@@ -132,7 +132,7 @@ def test_batched_with_others_is_as_alone(tiny_ddpm: Path) -> None:
         assert made.recipe.batch_width.max > 1
 
 
-@pytest.mark.parametrize("sampler", ["unipc", "ddpm"])
+@pytest.mark.parametrize("sampler", ["ddpm", pytest.param("unipc", marks=pytest.mark.slow)])
 def test_holds_what_every_generator_has_to(tiny_ddpm: Path, sampler: str) -> None:
     check(DdpmGenerator(tiny_ddpm), {"steps": 4, "of": "pear", "sampler": sampler}).raise_if_failed()
 
