@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import controlnet, dit, flux, sdxl, stable_diffusion, video
+from . import audio, controlnet, dit, flux, kandinsky, motion, qwen, sdxl, stable_diffusion, video
 from .parts import Arguments, Builder, diffusers
 
 __all__ = ["FAMILIES", "TINY", "Arguments", "build", "diffusers", "one_thread", "pixels"]
-_MODULES = (stable_diffusion, sdxl, controlnet, flux, dit, video)
+_MODULES = (stable_diffusion, sdxl, controlnet, flux, dit, qwen, kandinsky, video, motion, audio)
 FAMILIES: dict[str, str] = {name: family for module in _MODULES for family, kinds in module.FAMILIES.items()
                             for name in kinds}  # fmt: skip
 TINY: dict[str, Builder] = {name: build for module in _MODULES for kinds in module.FAMILIES.values()

@@ -18,7 +18,7 @@ _WAN = {"patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim":
         "num_layers": 2, "rope_max_seq_len": 32}  # fmt: skip
 
 
-def _wan_vae() -> Any:
+def wan_vae() -> Any:
     return diffusers.AutoencoderKLWan(
         base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
     )
@@ -28,7 +28,7 @@ def _wan(name: str, given: Any, /, network: Any = None, **parts: Any) -> tuple[A
     scheduler = diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
-    common = {"transformer": network or diffusers.WanTransformer3DModel(**_WAN), "vae": _wan_vae(),
+    common = {"transformer": network or diffusers.WanTransformer3DModel(**_WAN), "vae": wan_vae(),
               "scheduler": scheduler}  # fmt: skip
     return pipeline(name, common | parts, given)
 
