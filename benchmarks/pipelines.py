@@ -1,32 +1,88 @@
 """Which pipelines of diffusers Studio steps, batches, cancels and resumes: a table over tiny random models.
 
-python -m benchmarks.pipelines                     # all, and write docs/pipelines.md and the list of `resumes`
-python -m benchmarks.pipelines Flux Wan --print    # classes whose names contain a word; write nothing
+    python -m benchmarks.pipelines                 # all; writes docs/pipelines.md and studio/diffusion/resumes.json
+    python -m benchmarks.pipelines Flux Wan        # the classes whose names contain a word; writes nothing
+
+The checks are those of tests/studio/diffusion/conformance.py; `make test-all` runs them as tests.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 
 from tests.studio.diffusion import conformance, tiny
+from tests.studio.diffusion.conformance import Row
+
+ROOT = Path(__file__).parent.parent
+HEAD = """# Pipelines of diffusers
+
+Studio runs the pipelines of diffusers {version} by their own code and steps them from outside
+([plugins.md](plugins.md)). This table was written by `python -m benchmarks.pipelines`, which builds each class with
+tiny random weights on a CPU, in float32. **{passed} of {built} classes pass all checks.** For each class:
+
+- *Guest*: the output is that of the pipeline's own call, to the byte.
+- *By turns*: requests that step by turns give the same bytes as alone.
+- *Batched*: the largest difference of requests that step together, as a part of the largest value of the output; at
+  most 1e-5. "Alone" means that some of its calls are not merged; see below the table.
+- *Cancelled*: a request that is cancelled at any step leaves no thread, no tensor and no setting in the modules.
+- *Resumed*: a state saved at any step gives the same bytes. "At its step" means that no step is computed again;
+  "restart", that all are. Classes that are not listed here restart.
+- *Retried*: a request gives the same bytes if any of its module calls runs out of memory and is retried.
+
+| Family | Class | Guest | By turns | Batched | Cancelled | Resumed | Retried |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The document."""
+    built = [row for row in rows if row.steps]
+    lines = [HEAD.format(version=version("diffusers"), passed=sum(not row.failed for row in built), built=len(rows))]
+    lines += [_line(row) for row in built]
+    if alone := [(row.name, kind, reason) for row in built for kind, reason in row.alone.items()]:
+        lines += ["\nCalls that are not merged, and why:\n\n"]
+        lines += [f"- `{name}`, `{kind}`: {reason}\n" for name, kind, reason in alone]
+    if failed := [row for row in rows if row.failed]:
+        lines += ["\nChecks that fail, and why:\n\n"]
+        lines += [f"- `{row.name}`, {what}: {reason}\n" for row in failed for what, reason in row.failed.items()]
+    return "".join(lines)
+
+
+def _line(row: Row) -> str:
+    def mark(what: str) -> str:
+        return "no" if what in row.failed else "yes"
+
+    together = "no" if "batched" in row.failed else "alone" if row.always_alone else f"{row.difference:.0e}"
+    how = "at its step" if row.resumes else "no" if "restarted" in row.failed else "restart"
+    cells = [tiny.FAMILIES[row.name], f"`{row.name}`", mark("guest"), mark("interleaved"), together,
+             mark("cancelled"), how, mark("retried")]  # fmt: skip
+    return f"| {' | '.join(cells)} |\n"
 
 
 def main() -> None:
-    """Check the named classes."""
+    """Check the named classes, or all and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="parts of class names; all classes without")
-    parser.add_argument("--print", action="store_true", dest="dry", help="write no file")
     parser.add_argument("--trace", action="store_true", help="print the traceback of each failure")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     names = [name for name in tiny.TINY if not given.words or any(word in name for word in given.words)]
+    rows = []
     with tiny.one_thread():
         for name in names:
-            row = conformance.check(name, trace=given.trace)
+            rows.append(row := conformance.check(name, trace=given.trace))
             how = "at its step" if row.resumes else "restart"
             print(f"{name}: {row.seconds:.1f} s, {row.steps} steps, {row.difference:.1e}, {how}", end=" ")
             print(row.alone or "", row.failed or "passed", flush=True)
+    if not given.words:
+        (ROOT / "docs" / "pipelines.md").write_text(table(rows), "utf-8")
+        names = sorted(row.name for row in rows if row.resumes)
+        (ROOT / "studio" / "diffusion" / "resumes.json").write_text(json.dumps(names, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from studio.diffusion.calls import ModuleCall
-from studio.diffusion.shared import NONE, Shared
+from studio.diffusion.shared import NONE, Draws, Shared
 
 _PARKING = ("encode", "decode", "generate", "get_image_features", "get_text_features", "get_audio_features")
 """Methods of modules that park, besides the call itself."""
@@ -104,6 +104,7 @@ class GuestRun:
         self.ended = False
         self.warnings: list[str] = []
         self.generator, self.device = generator, device
+        self._draws = Draws(generator.initial_seed(), device)
         self._closed = False
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._parked: SimpleQueue[None] = SimpleQueue()
@@ -127,11 +128,12 @@ class GuestRun:
             return
         self.components = components
         since = shared.apply(self.settings)
-        if self._thread.ident is None:
-            self._thread.start()
-        else:
-            self._inbox.put(output)
-        self._parked.get()
+        with self._draws.used():
+            if self._thread.ident is None:
+                self._thread.start()
+            else:
+                self._inbox.put(output)
+            self._parked.get()
         if self.ended:
             self._thread.join()  # its memory is free when this returns
         self.components = {}

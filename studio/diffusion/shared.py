@@ -1,7 +1,8 @@
-"""What a pipeline's call sets in modules that it shares with other calls: attention processors and forward hooks.
+"""What a pipeline's call shares with others: attention processors and hooks of modules, and torch's own generators.
 
 Some pipelines set these while they draw, such as those of perturbed attention guidance. The host applies a guest's
-settings only while the guest's own code or one of its calls runs, so that other requests never meet them.
+settings only while the guest's own code or one of its calls runs, so that other requests never meet them. Others draw
+from torch's default generators although they are given one: each guest has these as its seed sets them.
 
 Try it: ``pytest tests/studio/diffusion/test_shared.py``
 """
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -86,6 +88,29 @@ class Shared:
 
 
 NONE = ModuleSettings()
+
+
+class Draws:
+    """The states of torch's default generators for one guest, at first as after ``torch.manual_seed(seed)``."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._generators = [torch.default_generator]
+        if device.type == "cuda" and torch.cuda.is_available():
+            self._generators.append(torch.cuda.default_generators[device.index or 0])
+        self._states = [torch.Generator(each.device).manual_seed(seed).get_state() for each in self._generators]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Let the guest draw; the generators have their own states again afterwards."""
+        before = [each.get_state() for each in self._generators]
+        try:
+            for each, state in zip(self._generators, self._states, strict=True):
+                each.set_state(state)
+            yield
+            self._states = [each.get_state() for each in self._generators]
+        finally:
+            for each, state in zip(self._generators, before, strict=True):
+                each.set_state(state)
 
 
 def _set(module: nn.Module, processor: Any) -> None:

@@ -39,7 +39,8 @@ class Bench:
 
     def _plain(self, i: int) -> list[np.ndarray]:
         """The arrays in the output of the pipeline's own call."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(i)  # some pipelines draw from torch's own generator as well
             return arrays(self.pipe(**self._given(i), generator=torch.Generator().manual_seed(i)))
 
     def _given(self, i: int) -> dict[str, Any]:
@@ -214,7 +215,8 @@ class Row:
     Attributes:
         failed: the reason of each check that failed.
         difference: the largest of outputs of requests that stepped together.
-        alone: why calls of a component run alone.
+        alone: why calls of a component run alone, where a comparison has shown that they must.
+        always_alone: whether no call of the denoiser was ever merged.
         resumes: whether a saved state is entered at its step; else its steps are computed again.
     """
 
@@ -223,6 +225,7 @@ class Row:
     failed: dict[str, str] = field(default_factory=dict)
     difference: float = 0.0
     alone: dict[str, str] = field(default_factory=dict)
+    always_alone: bool = False
     resumes: bool = False
     seconds: float = 0.0
 
@@ -248,6 +251,7 @@ def check(name: str, *, trace: bool = False) -> Row:
         row.steps = bench.start(1).steps
         attempt("interleaved", lambda: interleaved(bench))
         row.difference = attempt("batched", lambda: merged(bench)) or 0.0
+        row.always_alone = not any(reason == "" for reason in bench.model.batcher.verdicts.values())
         row.alone = {" ".join(kind[:2]): reason for kind, reason in bench.model.batcher.verdicts.items() if reason}
         attempt("cancelled", lambda: cancelled(bench))
         attempt("resumed at its step", lambda: resumed(bench, at_its_step=True))

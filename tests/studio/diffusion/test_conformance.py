@@ -9,7 +9,16 @@ from studio.diffusion.stepping import resuming
 from . import conformance, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")
-QUICK = {"StableDiffusionAdapterPipeline", "StableDiffusionSAGPipeline"}
+QUICK = {
+    "StableDiffusionAdapterPipeline",
+    "StableDiffusionSAGPipeline",
+    "StableDiffusion3ControlNetPipeline",
+    "PixArtSigmaPipeline",
+    "ZImagePipeline",
+    "FluxKontextPipeline",
+    "LTXPipeline",
+    "StableAudioPipeline",
+}
 
 
 @pytest.mark.parametrize(

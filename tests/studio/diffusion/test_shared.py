@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from studio.diffusion.shared import NONE, ModuleSettings, Shared
+from studio.diffusion.shared import NONE, Draws, ModuleSettings, Shared
 
 
 class Part(nn.Module):
@@ -74,6 +74,21 @@ def test_guests_meet_their_own_settings_only(actions: list[tuple[int, str]]) -> 
             with shared.applied(each.settings):
                 assert part(0.0) == each.expected
         assert part(0.0) == 1.0
+
+
+def test_each_guest_draws_from_default_generators_of_its_own() -> None:
+    seeds = [1, 2, 2**40]
+    draws = [Draws(seed, torch.device("cpu")) for seed in seeds]
+    drawn: list[list[float]] = [[] for _ in seeds]
+    host = torch.get_rng_state()
+    for _ in range(3):
+        for numbers, each in zip(drawn, draws, strict=True):
+            with each.used():
+                numbers.append(float(torch.rand(())))
+    assert torch.equal(torch.get_rng_state(), host)
+    for numbers, seed in zip(drawn, seeds, strict=True):
+        alone = torch.Generator().manual_seed(seed)
+        assert numbers == [float(torch.rand((), generator=alone)) for _ in range(3)]
 
 
 def test_settings_are_taken_back_after_an_error() -> None:

@@ -41,24 +41,42 @@ def _ace(name: str, given: Any, /) -> tuple[Any, Arguments]:
               "head_dim": 8}  # fmt: skip
     pooled = {"audio_acoustic_hidden_dim": 8, "pool_window_size": 2, "num_attention_pooler_hidden_layers": 1}
     network = diffusers.AceStepTransformer1DModel(
-        num_hidden_layers=2, in_channels=24, audio_acoustic_hidden_dim=8, patch_size=2, sliding_window=16, **common)
+        num_hidden_layers=2, in_channels=24, audio_acoustic_hidden_dim=8, patch_size=2, sliding_window=16, **common
+    )
     encoder = AceStepConditionEncoder(
         text_hidden_dim=32, timbre_hidden_dim=8, num_lyric_encoder_hidden_layers=2, sliding_window=16,
         num_timbre_encoder_hidden_layers=2, **common)  # fmt: skip
     tokenizer = AceStepAudioTokenizer(
-        fsq_dim=32, fsq_input_levels=[4, 4, 4], fsq_input_num_quantizers=1, sliding_window=16, **pooled, **common)
+        fsq_dim=32, fsq_input_levels=[4, 4, 4], fsq_input_num_quantizers=1, sliding_window=16, **pooled, **common
+    )
     text = Qwen3Model(Qwen3Config(vocab_size=64, num_hidden_layers=2, max_position_embeddings=512, **common))
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0)
-    return pipeline(name, {
-        "transformer": network, "condition_encoder": encoder, "vae": _oobleck(8), "text_encoder": text,
-        "tokenizer": letters(), "scheduler": scheduler, "audio_tokenizer": tokenizer,
-        "audio_token_detokenizer": AceStepAudioTokenDetokenizer(sliding_window=16, **pooled, **common)}, given)  # fmt: skip
+    return pipeline(
+        name,
+        {
+            "transformer": network,
+            "condition_encoder": encoder,
+            "vae": _oobleck(8),
+            "text_encoder": text,
+            "tokenizer": letters(),
+            "scheduler": scheduler,
+            "audio_tokenizer": tokenizer,
+            "audio_token_detokenizer": AceStepAudioTokenDetokenizer(sliding_window=16, **pooled, **common),
+        },
+        given,
+    )
 
 
 def _sound(draw: Given) -> dict[str, Any]:
     mask = torch.ones(1, 8, dtype=torch.int64)
-    return {"prompt_embeds": draw(1, 8, 16), "negative_prompt_embeds": draw(1, 8, 16), "attention_mask": mask,
-            "negative_attention_mask": mask, "num_inference_steps": draw.steps, "guidance_scale": draw.guidance}  # fmt: skip
+    return {
+        "prompt_embeds": draw(1, 8, 16),
+        "negative_prompt_embeds": draw(1, 8, 16),
+        "attention_mask": mask,
+        "negative_attention_mask": mask,
+        "num_inference_steps": draw.steps,
+        "guidance_scale": draw.guidance,
+    }
 
 
 FAMILIES: dict[str, dict[str, Builder]] = {

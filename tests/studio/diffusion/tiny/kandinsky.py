@@ -6,8 +6,20 @@ from typing import Any
 
 import torch
 
-from .parts import Arguments, Builder, Given, clip_images, clip_text, clip_vision, clip_words, diffusers, kinds, \
-    pipeline, plain_kl, unet
+from .parts import (
+    Arguments,
+    Builder,
+    Given,
+    clip_images,
+    clip_text,
+    clip_vision,
+    clip_words,
+    diffusers,
+    kinds,
+    pipeline,
+    plain_kl,
+    unet,
+)
 
 SIZE = {"height": 32, "width": 32}
 
@@ -18,8 +30,8 @@ def _steps(draw: Given) -> dict[str, Any]:
 
 def _movq() -> Any:
     return diffusers.VQModel(
-        block_out_channels=[32, 32], down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"], latent_channels=4,
-        norm_num_groups=4, norm_type="spatial", num_vq_embeddings=12, vq_embed_dim=4,
+        block_out_channels=[32, 32], down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+        latent_channels=4, norm_num_groups=4, norm_type="spatial", num_vq_embeddings=12, vq_embed_dim=4,
         up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"])  # fmt: skip
 
 
@@ -39,7 +51,8 @@ def _prior_parts() -> dict[str, Any]:
     prior = diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1)
     prior.clip_std = torch.nn.Parameter(torch.ones(prior.clip_std.shape))
     scheduler = diffusers.UnCLIPScheduler(
-        variance_type="fixed_small_log", prediction_type="sample", clip_sample=True, clip_sample_range=10.0)  # fmt: skip
+        variance_type="fixed_small_log", prediction_type="sample", clip_sample=True, clip_sample_range=10.0
+    )
     return {"prior": prior, "image_encoder": clip_vision(), "text_encoder": clip_text(projected=True),
             "tokenizer": clip_words(), "scheduler": scheduler, "image_processor": clip_images()}  # fmt: skip
 
@@ -164,7 +177,7 @@ FAMILIES: dict[str, dict[str, Builder]] = {
         "StableCascadeDecoderPipeline":
             lambda draw: {"image_embeddings": draw(1, 16, 4, 4), "prompt": draw.text(), **_steps(draw)},
         "StableCascadeCombinedPipeline": lambda draw: {
-            "prompt": draw.text(), "prior_guidance_scale": 4.0, "decoder_guidance_scale": draw.guidance,
+            "prompt": draw.text(), "prior_guidance_scale": 1.5, "decoder_guidance_scale": draw.guidance / 3,
             "num_inference_steps": draw.steps, "prior_num_inference_steps": 2, "height": 128, "width": 128},
     }),
 }  # fmt: skip

@@ -40,8 +40,9 @@ def _ltx_prompt(draw: Given) -> dict[str, Any]:
 def _cog(name: str, given: Any, /) -> tuple[Any, Arguments]:
     pictured = "ImageTo" in name or "Control" in name
     network = diffusers.CogVideoXTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=8 if pictured else 4, out_channels=4, time_embed_dim=2,
-        text_embed_dim=32, num_layers=1, sample_width=2, sample_height=2, sample_frames=9, max_text_seq_length=16,
+        num_attention_heads=2, attention_head_dim=16, in_channels=8 if pictured else 4, out_channels=4,
+        time_embed_dim=2, text_embed_dim=32, num_layers=1, sample_width=2, sample_height=2, sample_frames=9,
+        max_text_seq_length=16,
         use_rotary_positional_embeddings=pictured)  # fmt: skip
     vae = diffusers.AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
@@ -127,10 +128,20 @@ def _latte(name: str, given: Any, /) -> tuple[Any, Arguments]:
 def _animate(name: str, given: Any, /) -> tuple[Any, Arguments]:
     network = unet(block_out_channels=(16, 16), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
                    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))  # fmt: skip
-    adapter = awake(diffusers.MotionAdapter(
-        block_out_channels=(16, 16), motion_layers_per_block=1, motion_norm_num_groups=4, motion_num_attention_heads=4))
-    parts: dict[str, Any] = {"unet": network, "motion_adapter": adapter, "vae": kl(),
-                             "scheduler": diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False)}  # fmt: skip
+    adapter = awake(
+        diffusers.MotionAdapter(
+            block_out_channels=(16, 16),
+            motion_layers_per_block=1,
+            motion_norm_num_groups=4,
+            motion_num_attention_heads=4,
+        )
+    )
+    parts: dict[str, Any] = {
+        "unet": network,
+        "motion_adapter": adapter,
+        "vae": kl(),
+        "scheduler": diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False),
+    }
     if "Sparse" in name:
         parts["controlnet"] = awake(diffusers.SparseControlNetModel(
             block_out_channels=(16, 16), layers_per_block=1, conditioning_channels=3, cross_attention_dim=32,
@@ -157,8 +168,17 @@ def _svd(name: str, given: Any, /) -> tuple[Any, Arguments]:
     scheduler = diffusers.EulerDiscreteScheduler(
         prediction_type="v_prediction", sigma_max=700.0, sigma_min=0.002, timestep_type="continuous",
         use_karras_sigmas=True)  # fmt: skip
-    return pipeline(name, {"unet": network, "vae": vae, "scheduler": scheduler, "image_encoder": clip_vision(image_size=224, patch_size=56),
-                           "feature_extractor": clip_images(224)}, given)  # fmt: skip
+    return pipeline(
+        name,
+        {
+            "unet": network,
+            "vae": vae,
+            "scheduler": scheduler,
+            "image_encoder": clip_vision(image_size=224, patch_size=56),
+            "feature_extractor": clip_images(224),
+        },
+        given,
+    )
 
 
 class Safe(torch.nn.Module):

@@ -83,8 +83,17 @@ def _z_control(name: str, given: Any, /) -> tuple[Any, Arguments]:
 
 def _omnigen(name: str, given: Any, /) -> tuple[Any, Arguments]:
     network = diffusers.OmniGenTransformer2DModel(
-        hidden_size=16, num_attention_heads=4, num_key_value_heads=4, intermediate_size=32, num_layers=1, in_channels=4,
-        time_step_dim=4, rope_scaling={"long_factor": [1, 2], "short_factor": [1, 2]}, vocab_size=64, pad_token_id=0)  # fmt: skip
+        hidden_size=16,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=32,
+        num_layers=1,
+        in_channels=4,
+        time_step_dim=4,
+        rope_scaling={"long_factor": [1, 2], "short_factor": [1, 2]},
+        vocab_size=64,
+        pad_token_id=0,
+    )
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True, num_train_timesteps=1)
     return _flow(name, given, network, kl(widths=(8, 8, 8, 8)), scheduler=scheduler, tokenizer=letters())
 
@@ -97,10 +106,9 @@ def _bria(name: str, given: Any, /) -> tuple[Any, Arguments]:
 
 
 def _ovis(name: str, given: Any, /) -> tuple[Any, Arguments]:
-    kind = diffusers.OvisImageTransformer2DModel if "Ovis" in name else diffusers.LongCatImageTransformer2DModel
-    network = kind(patch_size=1, in_channels=4, num_layers=1, num_single_layers=1,
-                   attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
-                   **({"out_channels": 4} if "Ovis" in name else {"pooled_projection_dim": 32}))  # fmt: skip
+    network = diffusers.OvisImageTransformer2DModel(
+        in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 4, 8))  # fmt: skip
     return _flow(name, given, network, plain_kl(1))
 
 
@@ -157,9 +165,6 @@ FAMILIES: dict[str, dict[str, Builder]] = {
     "OmniGen": kinds(_omnigen, {"OmniGenPipeline": lambda draw: {
         "prompt": draw.text(), "num_inference_steps": draw.steps, "guidance_scale": draw.guidance, **SIZE}}),
     "Bria": kinds(_bria, {"BriaPipeline": lambda draw: _words(draw) | SIZE}),
-    "Ovis and LongCat": kinds(_ovis, {
-        "OvisImagePipeline": lambda draw: _words(draw) | SIZE | {"negative_prompt": None},
-        "LongCatImagePipeline": lambda draw: _words(draw) | SIZE | {"enable_prompt_rewrite": False, "negative_prompt": ""},
-    }),
+    "Ovis": kinds(_ovis, {"OvisImagePipeline": lambda draw: _words(draw) | SIZE | {"negative_prompt": None}}),
     "Krea 2": kinds(_krea, {"Krea2Pipeline": _krea_prompt}),
 }  # fmt: skip
