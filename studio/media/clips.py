@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
-CODECS = ("h264,hevc,av1,libdav1d,libaom-av1,vp8,vp9,libvpx,libvpx-vp9,mpeg4,msmpeg4v2,msmpeg4v3,mpeg1video,mpeg2video,"
-          "h263,flv,mjpeg,png,theora,prores,dnxhd,ffv1,huffyuv,ffvhuff,rawvideo")  # fmt: skip
+CODECS = ("h264,hevc,av1,libdav1d,libaom-av1,vp8,vp9,libvpx,libvpx-vp9,mpeg4,msmpeg4v2,msmpeg4,mpeg1video,mpeg2video,"
+          "h263,flv,vp6f,dvvideo,v210,mjpeg,png,theora,prores,dnxhd,ffv1,huffyuv,ffvhuff,rawvideo")  # fmt: skip
 READ = "MP4, MOV, WebM, Matroska, AVI, MPEG, Ogg, FLV, GIF, WebP, PNG, AVIF"
 # Exact names of the allowed formats and codecs; no protocols, because the bytes are in memory.
 OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS, "protocol_whitelist": "none"}
@@ -109,6 +109,18 @@ def decode(data: bytes, put: Put) -> dict[str, Any]:
     return _pictures(data, put) if animation.is_picture(data) else _streams(data, put)
 
 
+def check_codec(stream: Any, allowed: str, noun: str) -> None:
+    """Raise MediaError for a stream whose decoder is not in the list `allowed`.
+
+    The option `codec_whitelist` limits the decoders with which FFmpeg looks into a file, not PyAV's own.
+    """
+    name = stream.codec_context.name if stream.codec_context else "unknown"
+    if name not in allowed.split(","):
+        raise MediaError(
+            f"the codec of {noun} is `{name}`, which is not supported", hint="encode it with another codec"
+        )
+
+
 def demuxed(data: bytes, put: Put | None = None) -> dict[str, Any]:
     """Return the comment of a file as `text`; if it may be Studio's recipe, put the file without it as "file"."""
     import av
@@ -187,6 +199,7 @@ def _streams(data: bytes, put: Put) -> dict[str, Any]:
         with av.open(io.BytesIO(data), options=dict(OPTIONS)) as container:
             if not container.streams.video:
                 raise MediaError("the file contains no video", hint="use a file with a video stream")
+            check_codec(container.streams.video[0], CODECS, "the video")
             text = container.metadata.get("comment", "")
             how, frames = _timed(container)
             size = _shape(container.streams.video[0])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import MediaError
 from studio.media.base import check_decoded, damaged
+from studio.media.clips import check_codec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 CONTAINERS = "wav,w64,aiff,flac,mp3,ogg,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac"
 CODECS = ("pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,"
-          "pcm_f64be,pcm_alaw,pcm_mulaw,flac,mp3float,mp3,vorbis,opus,libopus,aac,alac")  # fmt: skip
+          "pcm_f64be,pcm_alaw,pcm_mulaw,flac,mp3float,mp3,vorbis,opus,libopus,aac,alac,ac3,eac3")  # fmt: skip
 READ = "WAV, FLAC, MP3, Ogg, Opus, AAC in MP4, AIFF"
 OPTIONS = {"format_whitelist": CONTAINERS, "codec_whitelist": CODECS, "protocol_whitelist": "none"}
 MAX_CHANNELS = 8
@@ -69,6 +70,7 @@ def decode(data: bytes, put: Put) -> dict[str, Any]:
     try:
         with av.open(io.BytesIO(data), options=dict(OPTIONS)) as container:
             stream = _stream(container)
+            check_codec(stream, CODECS, "the sound")
             rate, channels, text = stream.rate, stream.channels, _comment(container)
             stated = _stated(container)
             if not 1 <= channels <= MAX_CHANNELS:
@@ -146,6 +148,8 @@ def encode(waveform: NDArray[np.float32], rate: int, suffix: str, comment: str) 
     if codec != "flac" and channels > 2:
         raise MediaError(f"{suffix} files have 1 or 2 channels, and the sound has {channels}",
                          hint="choose .flac or .wav")  # fmt: skip
+    if codec != "flac" and not waveform.shape[1]:
+        raise MediaError(f"a sound without samples cannot be written as {suffix}", hint="choose .flac or .wav")
     rates = _RATES.get(codec, (rate,))
     buffer = io.BytesIO()
     try:

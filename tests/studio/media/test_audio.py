@@ -139,6 +139,25 @@ def test_the_sound_of_a_video_and_a_video_without() -> None:
     assert pitch(studio.Audio.decode(buffer.getvalue()), 0) == pytest.approx(440, abs=5)
 
 
+def test_a_codec_that_is_not_listed_is_not_used() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="wav") as container:
+        stream: Any = container.add_stream("adpcm_ms", rate=48_000, layout="mono")
+        for frame in sounds._frames(tone(1).waveform, 48_000, 1):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(MediaError, match="the codec of the sound is `adpcm_ms`, which is not supported"):
+        studio.Audio.decode(buffer.getvalue())
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".ogg", ".opus"])
+def test_a_sound_without_samples_is_not_written_in_a_format_that_has_none(suffix: str, tmp_path: Path) -> None:
+    empty = studio.Audio(np.zeros((1, 0), np.float32), 8000)
+    with pytest.raises(MediaError, match=f"a sound without samples cannot be written as {suffix}"):
+        empty.save(tmp_path / f"a{suffix}")
+    assert studio.Audio.open(empty.save(tmp_path / "a.flac")).waveform.shape == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

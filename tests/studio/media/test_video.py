@@ -151,6 +151,45 @@ def encoded(frames, at, rate=10, size=None, form="mp4", codec="libx264", **tags)
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize(("codec", "form"), [("snow", "avi"), ("svq1", "mov")])
+def test_a_codec_that_is_not_listed_is_not_used(codec, form):
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height = stream.width = 32
+        stream.pix_fmt = {"snow": "yuv420p", "svq1": "yuv410p"}[codec]
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.raises(MediaError, match=f"the codec of the video is `{codec}`, which is not supported"):
+        studio.Video.decode(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("codec", "form"),
+    [("libx265", "mp4"), ("libsvtav1", "mp4"), ("libvpx", "webm"), ("libvpx-vp9", "webm"), ("mpeg4", "avi"),
+     ("msmpeg4", "avi"), ("msmpeg4v2", "avi"), ("mpeg2video", "mpegts"), ("mpeg1video", "mpeg"), ("flv", "flv"),
+     ("mjpeg", "mov"), ("ffv1", "matroska"), ("huffyuv", "avi"), ("prores", "mov"), ("rawvideo", "avi")],
+)  # fmt: skip
+def test_listed_codecs_are_read(codec, form):
+    import av
+
+    try:
+        av.codec.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        pytest.skip(f"this PyAV cannot write {codec}")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height = stream.width = 64
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "prores": "yuv422p10le", "huffyuv": "yuv422p"}.get(codec, "yuv420p")
+        for frame in np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert studio.Video.decode(buffer.getvalue()).frames.shape[1:] == (64, 64, 3)
+
+
 @pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
 @pytest.mark.parametrize(
     ("at", "shows"),
