@@ -162,9 +162,11 @@ def choose_width(known: Mapping[int, float], sure: Container[int], most: int, go
     if most not in seconds and (above := [width for width in known if width > most]):
         seconds[most] = _between(known, widest, min(above), most)
     fitting = [width for width in seconds if width == 1 or seconds[width] <= goal_s] or [min(seconds)]
-    totals = {width: _seconds_for_all(seconds, width, most) for width in fitting}
+    # Few candidates: among many, one that happened to be measured while nothing else ran would win.
+    few = [width for width in fitting if width == most or not width & (width - 1)] or fitting
+    totals = {width: _seconds_for_all(seconds, width, most) for width in few}
     fastest = min(totals.values())
-    chosen = min(width for width in fitting if totals[width] <= fastest * GAIN)
+    chosen = min(width for width in few if totals[width] <= fastest * GAIN)
     if turn % REMEASURE_EVERY == REMEASURE_EVERY - 1:
         return min((width for width in fitting if width > chosen), default=chosen)
     if turn % REMEASURE_EVERY == REMEASURE_EVERY // 2 - 1:

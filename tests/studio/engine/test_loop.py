@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import weakref
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -564,13 +565,13 @@ class Prompted(Staged):
     name = "prompted"
     max_batch = 32
 
-    def __init__(self, bench):
+    def __init__(self, bench, noise):
         super().__init__()
-        self.bench, self.cost = bench, 0
+        self.bench, self.noise, self.random, self.cost = bench, noise, random.Random(1), 0
 
     def step(self, model, states):
         cost = 50 * len(states) if states[0].position == 0 else 47 + 13 * len(states)
-        self.bench.now += cost
+        self.bench.now += cost * (1 + self.noise * abs(self.random.gauss(0, 1)))  # of other work on the machine
         self.cost += cost
         return super().step(model, states)
 
@@ -578,13 +579,16 @@ class Prompted(Staged):
         return "decode" if state.position else f"prefill {state.group.bit_length()}"
 
 
-def test_requests_of_unlike_prompts_take_hardly_longer_than_all_at_once():
+@pytest.mark.parametrize("noise", [0, 0.6])
+def test_requests_of_unlike_prompts_take_hardly_longer_than_all_at_once(noise):
     bench = Bench(max_running=32, profile=Profile(), goal_s=1e6)
-    prompted = Prompted(bench)
-    for _ in range(3):  # the batch sizes are learned in the first two
+    prompted = Prompted(bench, noise)
+    costs = []
+    for _ in range(7):  # the batch sizes are learned in the first two
         prompted.cost = 0
         for seed in range(16):
             bench.accept(request(prompted, seed, steps=48, group=4 + 2 * seed))
         bench.drain()
+        costs.append(prompted.cost)
     at_once = 16 * 50 + 47 * (47 + 13 * 16)
-    assert prompted.cost <= 1.03 * at_once
+    assert sum(costs[2:]) / 5 <= 1.03 * at_once
