@@ -14,7 +14,7 @@ from studio.media import Video
 from studio.media.pictures import square_on_white
 from studio.training import pictures
 
-SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif", ".webp", ".png", ".avif")
+SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi", *Video.others)
 FPS = 12.0
 """Frames per second of training clips; also the default of `studio video`."""
 

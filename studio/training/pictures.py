@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from studio.errors import MediaError, StudioError
 from studio.files import open_regular
 from studio.media import Image
+from studio.media.folders import SUFFIXES
 from studio.media.pictures import square_on_white
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif")
 MAX_CAPTION_BYTES = 64 << 10
 
 Captioner = Callable[[Any, random.Random], str]
