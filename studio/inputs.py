@@ -13,27 +13,24 @@ Try it::
 
 from __future__ import annotations
 
-import math
 import re
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from studio.errors import InputError, MediaError, UnknownName
-from studio.media import Media, Text
+from studio.input_messages import choices_of, describe, input_error, limit_of, problem, show, unwrap
+from studio.media import Media
 from studio.recipe import MediaRef
 from studio.spec import Addition, ModelRef
 
-_VERBS = {"is", "has", "adds", "gives", "needs", "lacks"}  # first words of a validator's message about the value
 _MODEL = "x-studio-model"  # in the JSON Schema: the field of a ModelRef that the input sets
 _BRACED = re.compile(r"\{(\w+)\}")
-_SHOWN = 60  # characters of a rejected value that a message shows
 _MediaClass = type[Media]
 
 
@@ -183,7 +180,7 @@ class Inputs(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _check_choice(cls, value: Any, info: Any) -> Any:
-        allowed = _choices(cls.model_fields[info.field_name])
+        allowed = choices_of(cls.model_fields[info.field_name])
         if allowed and any(each not in allowed for each in (value if isinstance(value, list | tuple) else [value])):
             raise ValueError("not one of the choices")
         return value
@@ -211,7 +208,7 @@ class Inputs(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _input_error(cls, error) from None
+            raise input_error(cls, error) from None
 
     @classmethod
     def problems(cls, values: Mapping[str, Any]) -> dict[str, str]:
@@ -222,7 +219,7 @@ class Inputs(BaseModel):
             return {"": error.message}
         except ValidationError as error:
             found = [each for each in error.errors(include_url=False) if each["type"] != "missing"]
-            return {str(each["loc"][0]) if each["loc"] else "": _problem(cls, each) for each in found}
+            return {str(each["loc"][0]) if each["loc"] else "": problem(cls, each) for each in found}
         return {}
 
     @classmethod
@@ -309,15 +306,15 @@ def _fetch(value: Any, name: str, fetch: Callable[[MediaRef], Media]) -> Media:
     try:
         return fetch(MediaRef.model_validate(value))
     except ValidationError:
-        raise InputError(name, f"the recipe's `{name}` must name media by sha256, not {_show(value)}") from None
+        raise InputError(name, f"the recipe's `{name}` must name media by sha256, not {show(value)}") from None
 
 
 def _flag(name: str, info: FieldInfo) -> Flag:
-    kind, multiple, literal = _unwrap(info.annotation)
+    kind, multiple, literal = unwrap(info.annotation)
     media = kind if isinstance(kind, type) and issubclass(kind, Media) else None
     names = {int: "int", float: "float", str: "str", bool: "bool"}
     type_name: Any = "media" if media else names.get(kind, "json")
-    low, high = _limit(info, "ge", "gt"), _limit(info, "le", "lt")
+    low, high = limit_of(info, "ge", "gt"), limit_of(info, "le", "lt")
     return Flag(
         name=name,
         type=type_name,
@@ -325,128 +322,15 @@ def _flag(name: str, info: FieldInfo) -> Flag:
         required=info.is_required(),
         help=info.description or "",
         range=describe(info),
-        choices=literal or tuple(_choices(info)),
+        choices=literal or tuple(choices_of(info)),
         multiple=multiple,
         media=media,
         minimum=low,
         maximum=high,
-        multiple_of=_limit(info, "multiple_of"),
+        multiple_of=limit_of(info, "multiple_of"),
         aliases=_aliases(info),
     )
 
 
-def _unwrap(annotation: Any) -> tuple[Any, bool, tuple[Any, ...]]:
-    """Strip Optional, list and Literal: (type, whether it is a list, literal choices)."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        rest = [each for each in arguments if each is not type(None)]
-        return _unwrap(rest[0]) if len(rest) == 1 else (None, False, ())
-    if origin in (list, Sequence) or (origin is tuple and len(arguments) == 2 and arguments[1] is ...):
-        kind, nested, literal = _unwrap(arguments[0])
-        return (None if nested else kind), not nested, literal
-    if origin is Literal:
-        return type(arguments[0]), False, tuple(arguments)
-    return annotation, False, ()
-
-
-def _choices(info: FieldInfo) -> list[Any]:
-    extra = info.json_schema_extra
-    found = extra.get("enum") if isinstance(extra, dict) else None
-    return found if isinstance(found, list) else []
-
-
 def _aliases(info: FieldInfo) -> tuple[Alias, ...]:
     return tuple(each for each in info.metadata if isinstance(each, Alias))
-
-
-def _limit(info: FieldInfo, *names: str) -> float | None:
-    """The first limit of these names among the field's constraints."""
-    for each in info.metadata:
-        for name in names:
-            if (limit := getattr(each, name, None)) is not None:
-                return limit  # type: ignore[no-any-return]
-    return None
-
-
-def describe(info: FieldInfo) -> str:
-    """Describe the allowed values of a field: "a whole number from 1 to 1000", "one of `a`, `b`"."""
-    kind, multiple, literal = _unwrap(info.annotation)
-    if options := (literal or tuple(_choices(info))):
-        text = "one of " + ", ".join(f"`{option}`" for option in options)
-    elif isinstance(kind, type) and issubclass(kind, Media):
-        text = "text" if kind is Text else f"the path of a file with {kind.noun}"
-    else:
-        plain = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
-        text = plain.get(kind, "a JSON value") + _range_words(info)
-    if multiple:
-        return f"a list{_length_words(info, '')}, each {text}"
-    return text + _length_words(info, " characters")
-
-
-def _range_words(info: FieldInfo) -> str:
-    ge, gt, le, lt = (_limit(info, name) for name in ("ge", "gt", "le", "lt"))
-    low = f"from {_number(ge)}" if ge is not None else f"above {_number(gt)}" if gt is not None else ""
-    high = f"up to {_number(le)}" if le is not None else f"below {_number(lt)}" if lt is not None else ""
-    words = f" of at least {_number(ge)}"
-    if ge is not None and le is not None:
-        words = f" from {_number(ge)} to {_number(le)}"
-    elif ge is None or high:
-        joint = "" if not low or le is not None or not high else "to" if ge is not None else "and"
-        words = "".join(f" {each}" for each in (low, joint, high) if each)
-    if (step := _limit(info, "multiple_of")) is not None:
-        words += f", a multiple of {_number(step)}"
-    return words
-
-
-def _length_words(info: FieldInfo, of: str) -> str:
-    """The allowed length of a text in characters, or of a list in items."""
-    short, long = _limit(info, "min_length"), _limit(info, "max_length")
-    if short is not None and long is not None:
-        return f" of {_number(short)} to {_number(long)}{of}"
-    if long is not None:
-        return f" of at most {_number(long)}{of}"
-    return f" of at least {_number(short)}{of}" if short is not None else ""
-
-
-def _number(value: float | None) -> str:
-    return f"{value:g}" if isinstance(value, float) and math.isfinite(value) else str(value)
-
-
-def _input_error(cls: type[Inputs], error: ValidationError) -> InputError:
-    """Join pydantic's errors into one line: each invalid input with its allowed values."""
-    found = error.errors(include_url=False)
-    lines = [_problem(cls, each) for each in found]
-    name = str(found[0]["loc"][0]) if found[0]["loc"] else ""
-    info = cls.model_fields.get(name)
-    hint = f"give `{name}`, {describe(info)}" if info and found[0]["type"] == "missing" else None
-    return InputError(name, "; ".join(dict.fromkeys(lines)), hint=hint)
-
-
-def _problem(cls: type[Inputs], found: Any) -> str:
-    name = str(found["loc"][0]) if found["loc"] else ""
-    info = cls.model_fields.get(name)
-    if found["type"] == "missing":
-        return f"`{name}` is missing"
-    if found["type"] == "string_unicode" and isinstance(found["input"], str):
-        at, code = next((at, ord(each)) for at, each in enumerate(found["input"], 1) if 0xD800 <= ord(each) <= 0xDFFF)
-        return f"`{name}` has a lone surrogate, U+{code:04X} at character {at}: remove it"
-    if found["type"] in ("value_error", "assertion_error") and not (info and _choices(info)):
-        reason = str(found["ctx"]["error"]) if "error" in found.get("ctx", {}) else found["msg"]
-        return f"`{name}` is {_show(found['input'])}{_joined(reason)}" if name else reason
-    if not info:
-        return str(found["msg"])
-    return f"`{name}` is {_show(found['input'])}, but must be {describe(info)}"
-
-
-def _joined(reason: str) -> str:
-    """Join a validator's message to the value: "must be even", "is empty", or a sentence of its own."""
-    first = reason.partition(" ")[0]
-    return f", but {reason}" if first == "must" else f", which {reason}" if first in _VERBS else f": {reason}"
-
-
-def _show(value: Any) -> str:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"an array of {value.dtype} {tuple(value.shape)}"
-    text = repr(value)
-    length = len(value) if isinstance(value, str) else len(text)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({length:,} characters)"

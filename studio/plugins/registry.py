@@ -17,9 +17,10 @@ from typing import Any, Literal
 from studio.attention.backend import BUILT_IN as BUILT_IN_BACKENDS
 from studio.attention.backend import Backend
 from studio.attention.backend import check as check_backend
+from studio.contract import check, check_trainer
 from studio.errors import UsageError, trace_of
 from studio.extensions import Command, Embedder, Method, check_embedder, check_method, located
-from studio.generator import Generator, Trainer, check, check_trainer
+from studio.generator import Generator, Trainer
 from studio.plugins.commands import claims as command_claims
 from studio.plugins.commands import offered as commands_offered
 from studio.plugins.hooks import Claims, PluginReport, call, check_hooks, explain, imported, let_interrupt, manager_of

@@ -9,9 +9,9 @@ import importlib.util
 import os
 from pathlib import Path
 
+from studio.contract import good_name
 from studio.errors import UnknownName, UsageError
 from studio.files import new_folder
-from studio.generator import good_name
 from studio.scaffold.families import FAMILIES
 from studio.scaffold.files import files
 

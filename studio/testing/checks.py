@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import TypeVar
 
 from studio import devices
+from studio.contract import check as check_declared
 from studio.devices.memory import MemoryProbe
 from studio.engine import Engine, Ticket
 from studio.engine.checkpoints.encoding import Unsavable, decode_state, encode_state
@@ -25,7 +26,6 @@ from studio.engine.events import CancelledEvent, Failed
 from studio.engine.memory.ledger import tensor_bytes, weight_bytes
 from studio.engine.observe.watcher import Watcher
 from studio.errors import StudioError
-from studio.generator import check as check_declared
 from studio.plugins import BY_PATH
 from studio.testing.report import Finding, Number
 from studio.testing.samples import bad_values

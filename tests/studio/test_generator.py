@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import studio
-from studio.generator import check, check_trainer
+from studio.contract import check, check_trainer
 
 SEEDS = st.integers(0, 2**63 - 1)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import field_validator
 
 import studio
+from studio.contract import check
 from studio.errors import InputError, MediaError, UnknownName
-from studio.generator import check
 
 
 class Sample(studio.Inputs):

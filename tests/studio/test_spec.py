@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import studio
 from studio import models
+from studio.contract import check
 from studio.errors import InputError, ModelError, UnknownName, UsageError, WeightsError
-from studio.generator import check
 from studio.spec import MAX_SPEC_BYTES, OPTIONS, JobSpec, ModelRef
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
