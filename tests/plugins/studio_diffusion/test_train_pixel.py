@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +76,13 @@ class Stopping(NoiseSchedule):
         return super().target(*given)
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A net of fewer channels, drawn in fewer steps."""
+    monkeypatch.setattr(train_pixel, "build", partial(train_pixel.build, channels=(16, 16, 32, 32)))
+    monkeypatch.setattr(train_pixel, "GRID_STEPS", 2)
+
+
 def train(folder: Path, schedule: NoiseSchedule, labels: list[str] = LABELS, steps: int = 3) -> dict[str, Tensor]:
     model, names = train_pixel.train(
         PICTURES, labels, schedule, folder, device=CPU, steps=steps, minutes=60, batch=2, grid_every=10
@@ -83,6 +91,7 @@ def train(folder: Path, schedule: NoiseSchedule, labels: list[str] = LABELS, ste
     return model.state_dict()
 
 
+@pytest.mark.usefixtures("small")
 def test_a_stopped_run_ends_at_the_same_weights(tmp_path: Path) -> None:
     stock = config("cosine", "v")
     whole = train(tmp_path / "whole", NoiseSchedule(stock))
@@ -96,6 +105,7 @@ def test_a_stopped_run_ends_at_the_same_weights(tmp_path: Path) -> None:
         train(tmp_path / "whole", NoiseSchedule(stock), ["fig", "apple", "fig"])
 
 
+@pytest.mark.usefixtures("small")
 def test_other_pictures_are_refused_and_another_batch_or_rate_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +120,7 @@ def test_other_pictures_are_refused_and_another_batch_or_rate_is_told(
     assert "`rate` was 0.0006, now 0.0001" in said
 
 
+@pytest.mark.usefixtures("small")
 def test_a_loss_that_is_not_a_number_leaves_the_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -125,6 +136,7 @@ def test_a_loss_that_is_not_a_number_leaves_the_model(tmp_path: Path, capfd: pyt
     assert {path: path.read_bytes() for path in (tmp_path / "ddpm").rglob("*.safetensors")} == model
 
 
+@pytest.mark.usefixtures("small")
 def test_pictures_without_labels(tmp_path: Path) -> None:
     weights = train(tmp_path, NoiseSchedule(config("linear", "epsilon")), ["", "", ""], steps=1)
     assert not any("class_embedding" in name for name in weights)
