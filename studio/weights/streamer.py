@@ -51,8 +51,9 @@ class _Slot:
 
 @dataclass
 class _Passage:
-    """The slots of one thread, so that a call that was abandoned disturbs no other; and the order of its groups."""
+    """The slots, and the order in which groups pass. `thread` is the identifier of the thread that uses them."""
 
+    thread: int | None = None
     slots: list[_Slot] = field(default_factory=list)
     following: dict[StreamedGroup, StreamedGroup] = field(default_factory=dict)
     last: StreamedGroup | None = None
@@ -64,7 +65,8 @@ class Streamer:
     On a device that pins, groups come through two slots by turns: the next is on its way while one computes. Which is
     next is learned from the last time. The stream of copies waits for what was queued when a copy is asked for, and
     that is before the group that computes now is: so it waits only for the one before, whose slot it takes. Elsewhere
-    there is one slot, and a group is read when it is called.
+    there is one slot, and a group is read when it is called. Slots belong to the thread that calls `begin`. Groups that
+    are called in another (an abandoned call) have memory of their own, so that neither disturbs the other.
 
     `account` counts what groups and slots hold on the device. `host` counts copies in pinned memory, which take at most
     half of its budget; None: there are none.
@@ -74,7 +76,7 @@ class Streamer:
         self._device, self._account, self._host = device, account, host
         self.residency: Residency[StreamedGroup] = Residency(StreamedGroup.leave)
         self._groups: WeakSet[StreamedGroup] = WeakSet()
-        self._passages = threading.local()
+        self._passage = _Passage()
         self._most = float("inf")  # what may stay at all, since memory ran out
         self._held_before = 0
         self.largest = 0
@@ -102,6 +104,8 @@ class Streamer:
 
     def begin(self, limit: float) -> None:
         """A call begins, which leaves `limit` bytes for groups that stay: drop what is more, and make the slots."""
+        if self._passage.thread != threading.get_ident():
+            self._passage = _Passage(threading.get_ident())
         self.residency.fit(min(limit, self._most))
         self._held_before = self.residency.held
         self._slots()
@@ -115,10 +119,12 @@ class Streamer:
     def out_of_memory(self) -> bool:
         """Drop all groups that stay, and let less stay from now on. Returns False if there were none."""
         held = self.residency.held
+        if not held:
+            return False
         self._most = min(self._most, held // 2)
         self.residency.limit = min(self.residency.limit, self._most)
         self.free(held)
-        return self.residency.held < held
+        return True
 
     def offload(self, component: Hashable) -> None:
         """Drop the groups of a component; copies in pinned memory remain."""
@@ -135,24 +141,25 @@ class Streamer:
                 self._host.release(group)
             group.pinned = None
         self.largest = max((group.size for group in self._groups), default=0)
-        self._passages = threading.local()
+        self._passage = _Passage(self._passage.thread)
         self._count()
 
     def load(self, group: StreamedGroup) -> None:
         """Set the group's weights, for all that this thread queues from now on; the next group begins to come."""
-        self.residency.call(group)
-        passage = self._passage
-        if group.weights is None:
-            self._bring(group)
-        if group.weights is None:  # all slots compute
+        here = self._passage.thread in (None, threading.get_ident())
+        if here:
+            self.residency.call(group)
+            if group.weights is None:
+                self._bring(group)
+        if group.weights is None:  # all slots compute, or belong to another thread
             group.weights = group.read()
         if group.copy is not None:
             group.copy.wait()
             group.copy = None
         group.busy = True
         group.enter()
-        if self._device.pins_memory:
-            self._prefetch(passage, group)
+        if here and self._device.pins_memory:
+            self._prefetch(group)
 
     def unload(self, group: StreamedGroup) -> None:
         """The group has computed, or failed."""
@@ -164,15 +171,8 @@ class Streamer:
             if slot.group is group:
                 slot.group = None
 
-    @property
-    def _passage(self) -> _Passage:
-        if not hasattr(self._passages, "own"):
-            self._passages.own = _Passage()
-        found: _Passage = self._passages.own
-        return found
-
     def _slots(self) -> list[_Slot]:
-        """This thread's slots."""
+        """The slots, large enough for all groups."""
         passage = self._passage
         if self.largest and (not passage.slots or len(passage.slots[0].host) < self.largest):
             with torch.inference_mode(False):  # inference tensors could not be written outside inference mode
@@ -262,8 +262,9 @@ class Streamer:
         self._host.hold(group, size)
         return block
 
-    def _prefetch(self, passage: _Passage, group: StreamedGroup) -> None:
+    def _prefetch(self, group: StreamedGroup) -> None:
         """Start to copy the next group that is not on the device."""
+        passage = self._passage
         following, last = passage.following, passage.last
         if last is not None:
             following[last] = group

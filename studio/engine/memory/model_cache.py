@@ -294,7 +294,7 @@ class ModelCache:
     def _streaming(self, model: Model, rank: Rank) -> Streaming:
         """How a model is streamed. Models that no request uses make room for its layers to stay."""
         need = model.whole + self.ledger.used - self.components.droppable - (self.ledger.budget or 0)
-        idle = [each for each in self._candidates(rank) if not each.rank]
+        idle = [each for each in self._candidates(rank) if not each.rank and not each.what.streamed]
         victims = choose_victims(idle, need) if need > 0 else []
         self._evict([each.what for each in idle] if victims is None else victims)
         return Streaming((self.ledger.budget or 0) // _STREAMED_PART, self.components.streamer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,24 @@ def test_on_a_device_that_pins_no_call_waits_and_pinned_groups_are_read_once(
         for each in chains:
             streamer.forget(each)
         assert memory is None or memory.used == 0
+
+
+def test_a_call_in_another_thread_disturbs_none_in_this_one(files: list[Path]) -> None:
+    whole, x = loaded(files[0]), torch.ones(1, WIDTH)
+    streamer = Streamer(devices.device("cpu"))
+    chain, other = (loaded(file, how=Streaming(0, streamer)) for file in files)
+    streamer.begin(2 * LAYER)
+    chain(x)
+
+    def elsewhere(*_: object) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            assert torch.equal(pool.submit(other, x).result(), loaded(files[1])(x))
+
+    handle = chain.layers[3].register_forward_pre_hook(elsewhere)  # its weights are in a slot
+    assert torch.equal(chain(x), whole(x))
+    handle.remove()
+    assert streamer.residency.held == 2 * LAYER
+    assert not streamer.residency.held_by(other)
 
 
 def test_placeholders_have_the_dtype_of_the_weights(files: list[Path]) -> None:
