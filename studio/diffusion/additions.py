@@ -169,9 +169,6 @@ class Changed:
         Raises WeightsError for what does not fit.
         """
         modules = [getattr(pipe, name) for name in sorted(self.names)]
-        if any(parameter.is_meta for module in modules for parameter in module.parameters()):
-            raise WeightsError(additions.files[0], "LoRA and textual inversion need the whole model in memory",
-                               hint="raise `--memory`")  # fmt: skip
         if additions.embeddings:
             load_embeddings(pipe, additions.embeddings)
         if additions.loras and not any(hasattr(module, "_studio_changed") for module in modules):

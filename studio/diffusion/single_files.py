@@ -119,6 +119,10 @@ class InMemory(SafetensorsSource):
         """As an open safetensors file does."""
         return _Slice(self._tensors[name])
 
+    def read_into(self, name: str, memory: torch.Tensor) -> None:
+        """As an open safetensors file does."""
+        memory.copy_(self._tensors[name])
+
 
 class _Slice:
     def __init__(self, tensor: torch.Tensor) -> None:

@@ -122,6 +122,32 @@ def hosting(holder: ModuleHolder | None, how: Streaming | None) -> Iterator[None
         _holder.reset(tokens[1])
 
 
+class _File:
+    """An open safetensors file: mapped, and read where pages of the process would count."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self._path, self._bytes = path, cast("TensorBytes | None", None)
+        self._mapped: Any = safe_open(path, framework="pt")
+        self.names: list[str] = list(self._mapped.keys())
+        self.get_tensor, self.get_slice = self._mapped.get_tensor, self._mapped.get_slice
+
+    def read_into(self, name: str, memory: torch.Tensor) -> None:
+        """Read a tensor into host memory of its shape, cast to the dtype of that. Raises WeightsError."""
+        import torch
+
+        self._bytes = self._bytes or TensorBytes(self._path)
+        dtype = getattr(torch, _DTYPES.get(self._bytes.dtype(name), ""), None)
+        if dtype is None:
+            memory.copy_(self.get_tensor(name))
+            return
+        target = memory if memory.dtype == dtype else torch.empty(memory.shape, dtype=dtype)
+        self._bytes.read_into(name, target.view(-1).view(torch.uint8).numpy().data)
+        if target is not memory:
+            memory.copy_(target)
+
+
 class SafetensorsSource:
     """The tensors of safetensors files by their names in the module; mapped, and read one at a time.
 
@@ -129,19 +155,18 @@ class SafetensorsSource:
     """
 
     def __init__(self, files: Sequence[Path], rename: Rename | None, device: str, dtype: torch.dtype) -> None:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         self.files, self.device, self.dtype = files, device, dtype
         self._places: dict[str, tuple[Path, Any, str]] = {}
-        self._bytes: dict[Path, TensorBytes] = {}
         for file in files:
             try:
                 check_regular(file)  # opening a pipe would block
-                opened = safe_open(file, framework="pt")
+                opened = _File(file)
             except (OSError, SafetensorError) as error:
                 message = f"the weights `{file}` cannot be read as safetensors: {error}"
                 raise WeightsError(file, message, hint="reinstall the package, or create the weights again") from error
-            for stored in opened.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118  # not a mapping
+            for stored in opened.names:
                 name = rename(stored) if rename else stored
                 if name is None:
                     continue
@@ -182,19 +207,8 @@ class SafetensorsSource:
 
     def copy_into(self, name: str, memory: torch.Tensor) -> None:
         """Read the tensor into host memory of its shape, cast to the dtype of that. Raises WeightsError."""
-        import torch
-
-        file, _, stored = self._places[name]
-        if file not in self._bytes:
-            self._bytes[file] = TensorBytes(file)
-        dtype = getattr(torch, _DTYPES.get(self._bytes[file].dtype(stored), ""), None)
-        if dtype is None:
-            memory.copy_(self.stored(name))
-            return
-        target = memory if memory.dtype == dtype else torch.empty(memory.shape, dtype=dtype)
-        self._bytes[file].read_into(stored, target.view(-1).view(torch.uint8).numpy().data)
-        if target is not memory:
-            memory.copy_(target)
+        _, opened, stored = self._places[name]
+        opened.read_into(stored, memory)
 
     def stored(self, name: str) -> torch.Tensor:
         """The tensor in the mapped file."""
@@ -222,8 +236,8 @@ def module(
         dtype: the dtype that floating-point tensors are cast to; buffers that no file contains stay as built.
         rename: maps a tensor's name in the file to its name in the module, or to None to skip the tensor.
         reader: opens the files in place of `SafetensorsSource`, for other formats or tensors that are stored in pieces.
-        pack: modifies the filled module, such as by quantization. A generator that uses it names it in its `variant`
-            and does not stream.
+        pack: modifies the filled module, such as by quantization; then it is not streamed. A generator that uses it
+            names it in its `variant`.
 
     Raises WeightsError for missing, damaged or ambiguous files, missing or unexpected tensors, and wrong shapes. For
     tied parameters, one name is enough.
@@ -236,9 +250,10 @@ def module(
     paths = [Path(file) for file in files]
     source = reader(paths, device, dtype) if reader else SafetensorsSource(paths, rename, device, dtype)
     tied = _match(made, source)
+    how = _streaming.get() if pack is None else None
     if (holder := _holder.get()) is not None:
-        return cast(M, holder.component(made, paths, dtype, lambda: _fill(made, source, tied).eval(), pack))
-    filled = _fill(made, source, tied).eval()
+        return cast(M, holder.component(made, paths, dtype, lambda: _fill(made, source, tied, how).eval(), pack))
+    filled = _fill(made, source, tied, how).eval()
     if pack is not None:
         pack(filled)
     return filled
@@ -250,12 +265,11 @@ def loaded(made: M, files: Sequence[Path], dtype: object) -> M:
     return made if holder is None else cast(M, holder.component(made, files, dtype, lambda: made, None))
 
 
-def _fill(made: M, source: Tensors, tied: Mapping[str, Sequence[str]]) -> M:
+def _fill(made: M, source: Tensors, tied: Mapping[str, Sequence[str]], how: Streaming | None) -> M:
     """Read the tensors that are not streamed; `tied` maps names in the source to the parameters that they fill."""
     import torch
 
     _move_buffers(made, source)
-    how = _streaming.get()
     kept: set[int] = set()
     if how is not None:
         from studio.weights.streaming import stream
