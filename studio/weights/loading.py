@@ -129,9 +129,10 @@ class _File:
         from safetensors import safe_open
 
         self._path, self._bytes = path, cast("TensorBytes | None", None)
-        self._mapped: Any = safe_open(path, framework="pt")
-        self.names: list[str] = list(self._mapped.keys())
-        self.get_tensor, self.get_slice = self._mapped.get_tensor, self._mapped.get_slice
+        mapped: Any = cast(Any, safe_open)(path, framework="pt")
+        self.names: list[str] = list(mapped.keys())
+        self.get_tensor: Callable[[str], torch.Tensor] = mapped.get_tensor
+        self.get_slice: Callable[[str], Any] = mapped.get_slice
 
     def read_into(self, name: str, memory: torch.Tensor) -> None:
         """Read a tensor into host memory of its shape, cast to the dtype of that. Raises WeightsError."""
