@@ -9,11 +9,17 @@ The checks are those of tests/studio/diffusion/conformance.py; `make test-all` r
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import multiprocessing
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 from tests.studio.diffusion import conformance, tiny
 from tests.studio.diffusion.conformance import Row
@@ -64,20 +70,28 @@ def _line(row: Row) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def _prepare() -> None:
+    """A worker: one thread, no warnings, and no search of the libraries' objects in each check for leaks."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    gc.freeze()
+
+
 def main() -> None:
     """Check the named classes, or all and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="parts of class names; all classes without")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the classes")
     parser.add_argument("--trace", action="store_true", help="print the traceback of each failure")
     given = parser.parse_args()
-    warnings.simplefilter("ignore")
     names = [name for name in tiny.TINY if not given.words or any(word in name for word in given.words)]
     rows = []
-    with tiny.one_thread():
-        for name in names:
-            rows.append(row := conformance.check(name, trace=given.trace))
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(given.jobs, mp_context=spawned, initializer=_prepare) as pool:
+        for row in pool.map(partial(conformance.check, trace=given.trace), names):
+            rows.append(row)
             how = "at its step" if row.resumes else "restart"
-            print(f"{name}: {row.seconds:.1f} s, {row.steps} steps, {row.difference:.1e}, {how}", end=" ")
+            print(f"{row.name}: {row.seconds:.1f} s, {row.steps} steps, {row.difference:.1e}, {how}", end=" ")
             print(row.alone or "", row.failed or "passed", flush=True)
     if not given.words:
         (ROOT / "docs" / "pipelines.md").write_text(table(rows), "utf-8")

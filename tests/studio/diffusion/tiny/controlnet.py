@@ -89,10 +89,15 @@ FAMILIES: dict[str, dict[str, Builder]] = {
     "ControlNet": kinds(_build, {
         "StableDiffusionControlNetPipeline":
             lambda draw: stable_diffusion.prompt(draw) | SIZE | {"image": draw.image()},
+        "StableDiffusionControlNetPAGPipeline":
+            lambda draw: stable_diffusion.prompt(draw) | SIZE | {"image": draw.image()},
+        "StableDiffusionControlNetPAGInpaintPipeline": lambda draw: stable_diffusion.prompt(draw) | _fill(draw),
         "StableDiffusionControlNetImg2ImgPipeline": lambda draw: stable_diffusion.prompt(draw) | _change(draw),
         "StableDiffusionControlNetInpaintPipeline": lambda draw: stable_diffusion.prompt(draw) | _fill(draw),
     }) | kinds(_xl, {
         "StableDiffusionXLControlNetPipeline": lambda draw: sdxl.prompt(draw) | SIZE | {"image": draw.image()},
+        "StableDiffusionXLControlNetPAGPipeline": lambda draw: sdxl.prompt(draw) | SIZE | {"image": draw.image()},
+        "StableDiffusionXLControlNetPAGImg2ImgPipeline": lambda draw: sdxl.prompt(draw) | _change(draw),
         "StableDiffusionXLControlNetImg2ImgPipeline": lambda draw: sdxl.prompt(draw) | _change(draw),
         "StableDiffusionXLControlNetInpaintPipeline": lambda draw: sdxl.prompt(draw) | _fill(draw),
     }) | kinds(_union, {

@@ -204,6 +204,8 @@ def _image(draw: Given) -> dict[str, Any]:
 FAMILIES: dict[str, dict[str, Builder]] = {
     "Stable Diffusion 3": kinds(_sd3, {
         "StableDiffusion3Pipeline": lambda draw: _sd3_prompt(draw) | SIZE,
+        "StableDiffusion3PAGPipeline": lambda draw: _sd3_prompt(draw) | SIZE,
+        "StableDiffusion3PAGImg2ImgPipeline": lambda draw: _sd3_prompt(draw) | SIZE | _image(draw),
         "StableDiffusion3Img2ImgPipeline": lambda draw: _sd3_prompt(draw) | SIZE | _image(draw),
     }) | kinds(_sd3_wide, {
         "StableDiffusion3InpaintPipeline":
@@ -215,6 +217,7 @@ FAMILIES: dict[str, dict[str, Builder]] = {
     }),
     "PixArt": kinds(_pixart, {
         "PixArtAlphaPipeline": lambda draw: without_text(masked(draw)) | SIZE | {"use_resolution_binning": False},
+        "PixArtSigmaPAGPipeline": lambda draw: without_text(masked(draw)) | SIZE | {"use_resolution_binning": False},
         "PixArtSigmaPipeline": lambda draw: without_text(masked(draw)) | SIZE | {"use_resolution_binning": False},
     }),
     "Sana": kinds(_sana, {"SanaPipeline": _sana_prompt}) | kinds(_sana_control, {
@@ -233,6 +236,7 @@ FAMILIES: dict[str, dict[str, Builder]] = {
     }),
     "HunyuanDiT": kinds(_hunyuan, {
         "HunyuanDiTPipeline": _hunyuan_prompt,
+        "HunyuanDiTPAGPipeline": _hunyuan_prompt,
         "HunyuanDiTControlNetPipeline": lambda draw: _hunyuan_prompt(draw) | {"control_image": draw.image(64)},
     }),
     "HiDream": kinds(_hidream, {"HiDreamImagePipeline": _hidream_prompt}),

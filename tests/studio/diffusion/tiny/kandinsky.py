@@ -170,7 +170,7 @@ FAMILIES: dict[str, dict[str, Builder]] = {
         "Kandinsky5T2IPipeline": lambda draw: _fifth_prompt(draw) | SIZE,
         "Kandinsky5I2IPipeline": lambda draw: _fifth_prompt(draw) | SIZE | {"image": draw.image()},
         "Kandinsky5T2VPipeline": lambda draw: _fifth_prompt(draw) | SIZE | {"num_frames": 5},
-        "Kandinsky5I2VPipeline": lambda draw: _fifth_prompt(draw) | SIZE | {"num_frames": 13, "image": draw.image()},
+        "Kandinsky5I2VPipeline": lambda draw: _fifth_prompt(draw) | SIZE | {"num_frames": 21, "image": draw.image()},
     }),
     "Stable Cascade": kinds(_cascade, {
         "StableCascadePriorPipeline": lambda draw: {"prompt": draw.text(), "height": 128, "width": 128, **_steps(draw)},

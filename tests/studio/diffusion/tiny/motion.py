@@ -37,6 +37,40 @@ def _ltx_prompt(draw: Given) -> dict[str, Any]:
     return without_text(masked(draw, mask=bool)) | {"height": 32, "width": 32, "num_frames": 9}
 
 
+def _ltx2(name: str, given: Any, /) -> tuple[Any, Arguments]:
+    from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+
+    network = diffusers.LTX2VideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
+        audio_in_channels=4, audio_out_channels=4, audio_num_attention_heads=2, audio_attention_head_dim=4,
+        audio_cross_attention_dim=8, num_layers=2, caption_channels=16, rope_double_precision=False,
+        rope_type="split")  # fmt: skip
+    connectors = LTX2TextConnectors(
+        caption_channels=16, text_proj_in_factor=2, video_connector_num_attention_heads=2, rope_type="split",
+        video_connector_attention_head_dim=8, video_connector_num_layers=1, audio_connector_num_layers=1,
+        video_connector_num_learnable_registers=None, audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=8, audio_connector_num_learnable_registers=None,
+        connector_rope_base_seq_len=32, rope_double_precision=False)  # fmt: skip
+    vae = diffusers.AutoencoderKLLTX2Video(
+        latent_channels=4, block_out_channels=(8,), decoder_block_out_channels=(8,), layers_per_block=(1,),
+        decoder_layers_per_block=(1, 1), spatio_temporal_scaling=(True,), decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False), downsample_type=("spatial",), upsample_residual=(False,),
+        upsample_factor=(1,), timestep_conditioning=False, patch_size=1)  # fmt: skip
+    vae.use_framewise_encoding = vae.use_framewise_decoding = False
+    sound = diffusers.AutoencoderKLLTX2Audio(
+        base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=8,
+        mid_block_add_attention=False)  # fmt: skip
+    vocoder = LTX2Vocoder(
+        in_channels=16, hidden_channels=32, upsample_kernel_sizes=[4, 4], upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]], output_sampling_rate=16000)  # fmt: skip
+    return _flow(name, given, network, vae, audio_vae=sound, vocoder=vocoder, connectors=connectors,
+                 scheduler=diffusers.FlowMatchEulerDiscreteScheduler())  # fmt: skip
+
+
+def _ltx2_prompt(draw: Given) -> dict[str, Any]:
+    return masked(draw, mask=int) | {"height": 32, "width": 32, "num_frames": 5, "frame_rate": 25.0}
+
+
 def _cog(name: str, given: Any, /) -> tuple[Any, Arguments]:
     pictured = "ImageTo" in name or "Control" in name
     network = diffusers.CogVideoXTransformer3DModel(
@@ -227,6 +261,10 @@ FAMILIES: dict[str, dict[str, Builder]] = {
         "LTXImageToVideoPipeline": lambda draw: _ltx_prompt(draw) | {"image": draw.image()},
         "LTXConditionPipeline": lambda draw: _ltx_prompt(draw) | {"image": draw.image()},
     }),
+    "LTX-2": kinds(_ltx2, {
+        "LTX2Pipeline": _ltx2_prompt,
+        "LTX2ImageToVideoPipeline": lambda draw: _ltx2_prompt(draw) | {"image": draw.image()},
+    }),
     "CogVideoX": kinds(_cog, {
         "CogVideoXPipeline": lambda draw: prompt(draw) | FRAMES,
         "CogVideoXImageToVideoPipeline": lambda draw: prompt(draw) | FRAMES | {"image": draw.image(16)},
@@ -248,6 +286,9 @@ FAMILIES: dict[str, dict[str, Builder]] = {
         "height": 8, "width": 8, "video_length": 2, "clean_caption": False}}),
     "AnimateDiff": kinds(_animate, {
         "AnimateDiffPipeline": lambda draw: _animate_prompt(draw) | {"num_frames": 3},
+        "AnimateDiffPAGPipeline": lambda draw: _animate_prompt(draw) | {"num_frames": 3},
+        "AnimateDiffVideoToVideoControlNetPipeline": lambda draw: _animate_prompt(draw) | {
+            "video": draw.images(3, 16), "conditioning_frames": draw.images(3, 16), "strength": 1.0},
         "AnimateDiffVideoToVideoPipeline":
             lambda draw: _animate_prompt(draw) | {"video": draw.images(3, 16), "strength": 1.0},
         "AnimateDiffControlNetPipeline":

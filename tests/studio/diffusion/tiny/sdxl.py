@@ -44,6 +44,9 @@ FAMILIES: dict[str, dict[str, Builder]] = {
         "StableDiffusionXLInpaintPipeline":
             lambda draw: prompt(draw) | SIZE | {"image": draw.image(), "mask_image": draw.mask(), "strength": 1.0},
         "StableDiffusionXLPAGPipeline": lambda draw: prompt(draw) | SIZE,
+        "StableDiffusionXLPAGImg2ImgPipeline": lambda draw: prompt(draw) | {"image": draw.image(), "strength": 1.0},
+        "StableDiffusionXLPAGInpaintPipeline":
+            lambda draw: prompt(draw) | SIZE | {"image": draw.image(), "mask_image": draw.mask(), "strength": 1.0},
     }) | kinds(_edit, {
         "StableDiffusionXLInstructPix2PixPipeline": lambda draw: prompt(draw) | SIZE | {"image": draw.image()},
     }) | kinds(_adapter, {

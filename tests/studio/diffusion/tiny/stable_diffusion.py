@@ -133,6 +133,9 @@ FAMILIES: dict[str, dict[str, Builder]] = {
         "StableDiffusionPanoramaPipeline": lambda draw: prompt(draw) | SIZE,
         "StableDiffusionSAGPipeline": lambda draw: prompt(draw) | SIZE,
         "StableDiffusionPAGPipeline": lambda draw: prompt(draw) | SIZE,
+        "StableDiffusionPAGImg2ImgPipeline": lambda draw: prompt(draw) | {"image": draw.image(), "strength": 1.0},
+        "StableDiffusionPAGInpaintPipeline":
+            lambda draw: prompt(draw) | SIZE | {"image": draw.image(), "mask_image": draw.mask()},
     }) | kinds(_ldm3d, {
         "StableDiffusionLDM3DPipeline": lambda draw: prompt(draw) | SIZE,
     }) | kinds(_lcm, {
