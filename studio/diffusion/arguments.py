@@ -1,6 +1,6 @@
 """The arguments of a pipeline's call from a request's inputs; a pipeline's own defaults hold for what is not given.
 
-Try it: ``pytest tests/studio/diffusion/test_arguments.py``
+Try it: ``pytest tests/studio/diffusion/test_conformance.py``
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ one element, such as timesteps, are repeated for each row. All other tensors (po
 values must be equal. Whether a module computes rows independently is not known, so the first shared call of each kind
 is compared with single calls (`Batcher`).
 
-Try it: ``pytest tests/studio/diffusion/test_calls.py``
+Try it: ``pytest tests/studio/diffusion/test_stepping.py``
 """
 
 from __future__ import annotations

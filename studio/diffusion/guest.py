@@ -8,7 +8,7 @@ Only one of host and guest runs at a time.
 A guest can be brought to an earlier record by running the call again (`Answers`): the modules called before the loop
 are answered from memory, those in the loop with zeros, and at the recorded step everything is restored.
 
-Try it: ``pytest tests/studio/diffusion/test_guest.py``
+Try it: ``pytest tests/studio/diffusion/test_stepping.py``
 """
 
 from __future__ import annotations

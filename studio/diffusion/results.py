@@ -1,6 +1,6 @@
 """What diffusers pipelines return, as media of Studio.
 
-Try it: ``pytest tests/studio/diffusion/test_generator.py``
+Try it: ``pytest tests/studio/diffusion/test_conformance.py``
 """
 
 from __future__ import annotations
