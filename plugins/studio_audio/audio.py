@@ -32,6 +32,9 @@ class AudioGenerator(studio.PipelineGenerator):
 
         prompt: str = studio.field(help="prompt", min_length=1, max_length=2000)
         model: str = studio.model_field("an audio pipeline of diffusers (with its own defaults)")
+        base: str = studio.addition_field(
+            "base", help="for a `model` in one file, a folder of diffusers with what the file lacks", many=False
+        )
         lora: list[str] = studio.addition_field("lora", help="a LoRA for `model`: a file, a folder or a pulled model, "
                                                 "with `:WEIGHT` if it is not 1")  # fmt: skip
         negative: str = studio.field("", help="negative prompt", max_length=2000, aliases=("negative_prompt",))

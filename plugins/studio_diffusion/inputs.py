@@ -30,7 +30,11 @@ class ImageInputs(studio.Inputs):
     )
     negative: str = studio.field("", help="negative prompt", max_length=2000, aliases=("negative_prompt",))
     model: str = studio.model_field(
-        "a folder from `studio train image`, a pulled model, or a pipeline of diffusers (with its own defaults)"
+        "a folder from `studio train image`, a pulled model, or a pipeline of diffusers (with its own defaults): a "
+        "folder, a safetensors file or a GGUF file"
+    )
+    base: str = studio.addition_field(
+        "base", help="for a `model` in one file, a folder of diffusers with what the file lacks", many=False
     )
     lora: list[str] = studio.addition_field(
         "lora", help="a LoRA for `model`: a file, a folder or a pulled model, with `:WEIGHT` if it is not 1, such as "
@@ -151,7 +155,7 @@ class ImageInputs(studio.Inputs):
 
     @model_validator(mode="after")
     def _for_other_models(self) -> Self:
-        named = ("lora", "embedding", "vae", "controlnet", "control", "control_scale", "clip_skip")
+        named = ("base", "lora", "embedding", "vae", "controlnet", "control", "control_scale", "clip_skip")
         given = [name for name in named if getattr(self, name) not in (None, "", [])]
         if given and not self.model:
             raise ValueError(f"`{given[0]}` needs a model of diffusers: give `model` too")

@@ -46,6 +46,9 @@ class VideoGenerator(studio.PipelineGenerator):
             "a folder from `studio train video`, a pulled model, or a video pipeline of diffusers (with its own "
             "defaults)"
         )
+        base: str = studio.addition_field(
+            "base", help="for a `model` in one file, a folder of diffusers with what the file lacks", many=False
+        )
         lora: list[str] = studio.addition_field(
             "lora", help="a LoRA for `model`: a file, a folder or a pulled model, with `:WEIGHT` if it is not 1"
         )

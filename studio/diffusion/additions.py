@@ -22,7 +22,8 @@ from studio.loaders.adapters import load_embeddings, load_loras, lora_file
 from studio.spec import ModelRef
 from studio.weights.checksums import sha256_once
 
-KINDS = ("lora", "embedding", "vae", "controlnet")
+_SINGLE = ("vae", "controlnet", "base")
+KINDS = ("lora", "embedding", *_SINGLE)
 Found = dict[str, tuple[type, Path]]
 """Name -> class and folder of a pipeline's components."""
 
@@ -47,15 +48,16 @@ class Additions:
 
     @classmethod
     def of(cls, ref: ModelRef) -> Additions:
-        """Those of a located ModelRef. Raises WeightsError for two VAEs, two ControlNets, or an unknown kind."""
+        """Those of a located ModelRef. Raises WeightsError for two of what there is one of, or an unknown kind."""
         paths = {kind: [each for each in ref.additions if each.kind == kind] for kind in KINDS}
         for each in ref.additions:
-            if each.kind not in KINDS or (each.kind in ("vae", "controlnet") and len(paths[each.kind]) > 1):
+            if each.kind not in KINDS or (each.kind in _SINGLE and len(paths[each.kind]) > 1):
                 raise WeightsError(each.path, f"`{each.kind:.40}` cannot be added to the model, or not twice",
                                    hint=f"known: {', '.join(KINDS)}")  # fmt: skip
-        one = {kind: paths[kind][0].path if paths[kind] else None for kind in ("vae", "controlnet")}
+        one = {kind: paths[kind][0].path if paths[kind] else None for kind in _SINGLE}
         loras = tuple((each.path, each.weight) for each in paths["lora"])
-        return cls(loras, tuple(each.path for each in paths["embedding"]), one["vae"], one["controlnet"])
+        return cls(loras, tuple(each.path for each in paths["embedding"]), one["vae"], one["controlnet"],
+                   one["base"])  # fmt: skip
 
     @property
     def files(self) -> list[Path]:

@@ -31,7 +31,7 @@ def weight_files(path: Path, additions: Additions = NOTHING) -> list[Path]:
     """All files on which the output of a model, a folder or a single file, depends. Raises WeightsError."""
     with single_files.opened(path, additions.base) as (folder, held):
         index = layout.index_of(folder)
-        found = [path] if held else [folder / layout.INDEX]
+        found = [held.path] if held else [folder / layout.INDEX]
         for name, value in layout.components(index).items():
             if name == "vae" and additions.vae is not None:
                 continue
@@ -40,7 +40,7 @@ def weight_files(path: Path, additions: Additions = NOTHING) -> list[Path]:
             if folder in (path, additions.base):
                 found += layout.texts_of(place)
             if issubclass(kind, nn.Module) and not (held and held.has(name, kind, place)):
-                found += layout.weights_of(place)
+                found += layout.weights_of(place) if held is None else held.rest_of(name, place)
     return list(dict.fromkeys(found + additions.files))
 
 
@@ -59,6 +59,8 @@ def load(path: Path, device: str, dtype: str, additions: Additions = NOTHING) ->
         for name, (each, where) in found.items():
             mine = changed if name in changed.names else None
             inside = held if held and own.get(name) == (each, where) and held.has(name, each, where) else None
+            if held and own.get(name) == (each, where) and not inside and issubclass(each, nn.Module):
+                held.rest_of(name, where)
             parts[name] = component(each, where, device, getattr(torch, dtype), mine, inside)
         pipe = loaders.pipeline(kind, index, index_path, parts)
         changed.apply(pipe, additions)

@@ -31,7 +31,7 @@ _SD1 = "cond_stage_model.transformer.text_model.embeddings.position_embedding.we
 _SD2 = "cond_stage_model.model.positional_embedding"
 _XL, _XL_TEXT = "conditioner.embedders.1.model.positional_embedding", "conditioner.embedders.0.transformer.text_model"
 _REFINER = "conditioner.embedders.0.model.positional_embedding"
-_BASE = "give the model's folder as the base, with `base`"
+_BASE = "name a folder of the same model as `base`"
 
 
 def family_of(path: Path, tensors: Mapping[str, Any], header: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
@@ -96,6 +96,13 @@ class Held:
                 self._known[name] = tensors_for(module, shapes) is not None
         return self._known[name]
 
+    def rest_of(self, name: str, folder: Path) -> list[Path]:
+        """The weights in a folder of a component that the file lacks. Raises WeightsError if there are none."""
+        if found := layout.tensors_of(folder):
+            return found
+        message = f"`{self.path}` has no whole `{name}` of its family, and nothing else has it"
+        raise WeightsError(self.path, message, hint=_BASE)
+
     def source(self, module: Any, dtype: torch.dtype) -> SafetensorsSource:
         """The tensors of a module that the file has."""
         found = tensors_for(module, self.tensors)
@@ -139,19 +146,28 @@ def opened(path: Path, base: Path | None) -> Iterator[tuple[Path, Held | None]]:
 
     Raises WeightsError for a file of unknown family, and for one that has no component of the base.
     """
-    if not path.is_file():
+    file = path if path.is_file() else _only_file(path)
+    if file is None:
         yield path, None
         return
-    held = Held(path)
+    held = Held(file)
     if base is not None:
         _check(held, base)
         yield base, held
         return
     if held.is_gguf:
-        raise WeightsError(path, f"`{path}` has only the denoiser of a model", hint=_BASE)
-    family, scheduler = family_of(path, held.tensors, held.header)
+        raise WeightsError(file, f"`{file}` has only the denoiser of a model", hint=_BASE)
+    family, scheduler = family_of(file, held.tensors, held.header)
     with configs(family, scheduler) as folder:
         yield folder, held
+
+
+def _only_file(folder: Path) -> Path | None:
+    """The single file of a folder that has nothing else of a model, as pulled from a hub."""
+    if (folder / layout.INDEX).exists() or (folder / "config.json").exists():
+        return None
+    found = [each for each in sorted(folder.glob("*")) if each.suffix in (".safetensors", ".gguf")]
+    return found[0] if len(found) == 1 else None
 
 
 def _check(held: Held, base: Path) -> None:

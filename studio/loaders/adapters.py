@@ -26,6 +26,7 @@ from studio.loaders import offline, read_config, scratch
 _METADATA = "lora_adapter_metadata"  # of diffusers: the configuration of each component's adapter
 _KNOWN = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "use_rslora", "lora_bias", "bias")
 _FACTOR = re.compile(r"[._](lora_A|lora_down|lora\.down|down|lora_embedding_A)(\.default)?(\.weight)?$")
+_MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[[^]]*\])\).*?torch\.Size\((\[[^]]*\])\)")
 _LOKR = re.compile(r"\.lokr_w1(_a)?$")
 _NONE = "No LoRA keys associated to"  # a component that a LoRA does not change
 _OTHER = "use an adapter that was trained for this model"
@@ -109,8 +110,10 @@ def _load_one(pipe: Any, path: Path, adapter: str) -> None:
 def _unfit(pipe: Any, path: Path, error: Exception) -> WeightsError:
     lines = str(error).strip().splitlines()
     plain = isinstance(error, ValueError | RuntimeError) and lines
-    reason = next((line.strip() for line in lines if "size mismatch" in line), lines[0] if plain else "")
-    reason = reason or "its layers have other names"
+    reason = lines[0][:200] if plain else "its layers have other names"
+    if found := _MISMATCH.search(str(error)):
+        layer, theirs, ours = found[1].replace(".studio_", " ").split(" ")[0], found[2], found[3]
+        reason = f"its `{layer}` has the shape {theirs}, the model's has {ours}"
     return WeightsError(
         path, f"the LoRA `{path}` does not fit this `{type(pipe).__name__}`: {reason[:200]}", hint=_OTHER
     )
@@ -208,6 +211,8 @@ def _told() -> Iterator[list[str]]:
 
     of_diffusers.get_logger()  # it adds the library's handler
     of_transformers.get_logger()
+    bars = of_transformers.is_progress_bar_enabled()
+    of_transformers.disable_progress_bar()
     mine, found = threading.get_ident(), list[str]()
     libraries = [logging.getLogger(name) for name in ("diffusers", "transformers")]
     others = [library.handlers[:] for library in libraries]
@@ -236,6 +241,8 @@ def _told() -> Iterator[list[str]]:
     finally:
         for library, handlers in zip(libraries, others, strict=True):
             library.handlers = handlers
+        if bars:
+            of_transformers.enable_progress_bar()
 
 
 def load_embeddings(pipe: Any, files: Sequence[Path]) -> list[str]:

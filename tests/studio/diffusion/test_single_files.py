@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import studio
 from studio.diffusion import layout
 from studio.diffusion.additions import Additions
 from studio.diffusion.folders import load, weight_files
@@ -17,6 +18,7 @@ from studio.diffusion.single_files import CONFIGS, configs, family_of
 from studio.errors import WeightsError
 from studio.loaders import components as kinds
 from studio.loaders.single_file import tensors_for
+from studio.spec import Addition
 
 from . import original, tiny, whole
 from .test_folders import drawn, state_of
@@ -79,8 +81,11 @@ def test_a_whole_stable_diffusion_under_its_original_names(base: Path, tmp_path:
     assert equal(made, plain)
     with tiny.one_thread():
         assert np.array_equal(drawn(made), drawn(plain))
+    (tmp_path / "pulled").mkdir()
+    file.rename(file := tmp_path / "pulled" / file.name)  # as a hub has it, in a folder
     inside = {"unet", "vae", "text_encoder"}
-    files = weight_files(file, Additions(base=base))
+    ref = studio.ModelRef(source=str(file.parent), additions=(Addition(kind="base", source=str(base)),))
+    files = weight_files(file.parent, Additions.of(ref))
     assert file in files
     assert {path.parent.name for path in files if path.suffix == ".safetensors" and path != file} == {"safety_checker"}
     assert inside <= {path.parent.name for path in files}  # their configs
@@ -156,6 +161,20 @@ def test_the_family_is_told_by_names_and_shapes() -> None:
     for tensors in (shapes(**{net: (320, 8, 3, 3)}, **first), shapes(a=(1,)), {}):
         with pytest.raises(WeightsError, match=r"of no family that is known whole: it has \d tensors"):
             family_of(path, tensors, {})
+
+
+def test_a_file_that_lacks_a_component_is_refused(tmp_path: Path) -> None:
+    save_file(original.stable_diffusion(whole.made(SD)), tmp_path / "tiny.safetensors")  # of its family, but too small
+    for what in (load, weight_files):
+        given = ("cpu", "float32") if what is load else ()
+        with pytest.raises(WeightsError, match=r"tiny.safetensors` has no whole `\w+` of its family"):
+            what(tmp_path / "tiny.safetensors", *given)
+
+
+def test_two_bases_are_refused(base: Path) -> None:
+    one = Addition(kind="base", source=str(base))
+    with pytest.raises(WeightsError, match="`base` cannot be added to the model, or not twice"):
+        Additions.of(studio.ModelRef(source="x", additions=(one, one)))
 
 
 def test_a_single_file_that_cannot_be_read_is_refused(tmp_path: Path, base: Path) -> None:

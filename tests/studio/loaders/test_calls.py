@@ -29,7 +29,6 @@ ELSEWHERE = {
     ("plugins/studio_diffusion/stock.py", "pipeline"): "a method of PipelineModel",
     ("studio/diffusion/stepping.py", "pipeline"): "a method of PipelineModel",
     ("studio/models/hub.py", "HfApi"): "`studio models pull`, the one command that fetches",
-    ("studio/models/hub.py", "http_get"): "`studio models pull`, the one command that fetches",
     ("studio/workflow/declare.py", "create_model"): "pydantic's",
 }
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
