@@ -592,3 +592,22 @@ def test_requests_of_unlike_prompts_take_hardly_longer_than_all_at_once(noise):
         costs.append(prompted.cost)
     at_once = 16 * 50 + 47 * (47 + 13 * 16)
     assert sum(costs[2:]) / 5 <= 1.03 * at_once
+
+
+class Plain(studio.Generator):
+    """Return a text at once."""
+
+    name = "plain"
+    output = studio.Text
+
+    def generate(self, model, inputs, rng):
+        return studio.Text("done")
+
+
+def test_memory_is_measured_at_each_start_and_in_the_first_steps_and_finishes_and_now_and_then():
+    bench, plain, begun = Bench(), Plain(), []
+    bench.begin = lambda *, first=False: begun.append(first)
+    for seed in range(200):
+        bench.accept(ask(plain, seed=seed))
+        bench.drain()
+    assert len(begun) == 200 + 2 * (64 + 3), "three of the others, after each 64"
