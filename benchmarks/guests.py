@@ -30,6 +30,7 @@ from diffusers import StableDiffusionPipeline  # noqa: E402  (needs prepare)
 
 from studio.diffusion.calls import ModuleCall  # noqa: E402
 from studio.diffusion.guest import GuestRun  # noqa: E402
+from studio.diffusion.shared import Shared  # noqa: E402
 from studio_diffusion.image import STARTER, ImageGenerator  # noqa: E402
 
 PROMPTS = ("a red apple", "an octopus", "a house", "a cat", "a rocket", "an umbrella", "一只狗", "a tree")
@@ -113,7 +114,7 @@ class _Idle:
     def __init__(self, calls: int) -> None:
         self.calls, self.module = calls, torch.nn.Identity()
 
-    def __call__(self, generator: Any) -> int:
+    def __call__(self) -> int:
         x = torch.zeros(1)
         for _ in range(self.calls):
             x = self.module(x)
@@ -125,10 +126,14 @@ def handing(rounds: int, calls: int = 2000) -> None:
     each = []
     for _ in range(rounds):
         run = GuestRun(_Idle(calls), {}, torch.Generator(), torch.device("cpu"))
-        run.go_on({"module": torch.nn.Identity()})
+        components = {"module": torch.nn.Identity()}
+        shared = Shared(components)
+        run.go_on(components, shared)
         begun = time.perf_counter()
         while isinstance(call := run.pending, ModuleCall):
-            run.go_on({"module": torch.nn.Identity()}, call.args[0])
+            run.go_on(components, shared, call.args[0])
+        if run.error is not None or run.result != calls:
+            raise run.error or AssertionError(f"{run.result} calls were made")
         each.append((time.perf_counter() - begun) / calls * 1e6)
     print(f"\nhanding over a call: {statistics.median(each):.0f} µs (median of {rounds} times {calls:,} calls)")
 
