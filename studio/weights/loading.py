@@ -143,7 +143,8 @@ class _File:
         if dtype is None:
             memory.copy_(self.get_tensor(name))
             return
-        target = memory if memory.dtype == dtype else torch.empty(memory.shape, dtype=dtype)
+        direct = memory.dtype == dtype and memory.is_contiguous()
+        target = memory if direct else torch.empty(memory.shape, dtype=dtype)
         self._bytes.read_into(name, target.view(-1).view(torch.uint8).numpy().data)
         if target is not memory:
             memory.copy_(target)

@@ -40,7 +40,7 @@ class Account(Protocol):
 class _Slot:
     """Memory through which groups pass: on the host (pinned), and on a device that pins as much there.
 
-    `copy` is the last copy to the device; `group` is what is in it or on its way.
+    `copy` is the last copy from `host`; `group` is what is in it or on its way.
     """
 
     host: torch.Tensor
@@ -238,7 +238,7 @@ class Streamer:
             return [block]
 
         group.copy = self._device.copy_async(copy)
-        if slot is not None:
+        if slot is not None and host is slot.host:
             slot.copy = group.copy
 
     def _block(self, group: StreamedGroup, slot: _Slot | None, stays: bool) -> torch.Tensor:

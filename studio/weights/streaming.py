@@ -117,11 +117,11 @@ class StreamedGroup:
         return [self._source.read(place.name) for place in self.places]
 
     def views(self, block: torch.Tensor) -> list[torch.Tensor]:
-        """The weights in a block of at least `size` bytes."""
-        shapes = [place.placeholder for place in self.places]
+        """The weights in a block of at least `size` bytes, in the memory formats that the placeholders were given."""
+        likes = [place.placeholder for place in self.places]
         return [
-            block[start : start + each.nbytes].view(each.dtype).view(each.shape)
-            for start, each in zip(self._starts, shapes, strict=True)
+            torch.as_strided(block[start : start + each.nbytes].view(each.dtype), each.shape, each.stride())
+            for start, each in zip(self._starts, likes, strict=True)
         ]
 
     def enter(self) -> None:

@@ -14,6 +14,7 @@ import studio
 from studio.engine import Engine, Request
 from studio.errors import InputError, WeightsError
 from studio.recipe import PluginRef
+from studio.weights.loading import Streaming, hosting
 from studio_diffusion.samplers import noise_levels
 from studio_video.starter import MEMORY, OVERLAP, UNTRAINED, WINDOW, levels, windows
 from studio_video.temporal_filter import filtered
@@ -53,6 +54,12 @@ def test_the_first_and_the_last_frame_are_kept(generator: VideoGenerator) -> Non
     assert (video.frames[-1] == blue).all()
     assert not (video.frames[1:-1] == red).all((1, 2, 3)).any()
     assert (make(generator, frames=2, image=picture(red)).frames[0] == red).all()
+
+
+def test_a_streamed_model_makes_the_same_clip(generator: VideoGenerator) -> None:
+    whole = make(generator, seed=1)
+    with hosting(None, Streaming(1 << 20)):
+        assert make(generator, seed=1) == whole
 
 
 @pytest.mark.parametrize("more", [{}, {"loop": True}, {"to": picture((10, 30, 200))}])

@@ -17,8 +17,9 @@ from studio.diffusion.folders import load, weight_files
 from studio.engine.memory.components import Components
 from studio.engine.memory.ledger import Ledger
 from studio.errors import WeightsError
+from studio.weights import streaming
 from studio.weights.checksums import sha256_once
-from studio.weights.loading import hosting
+from studio.weights.loading import Streaming, hosting
 
 from . import tiny, whole
 from .test_folders import drawn, stock
@@ -87,6 +88,24 @@ def test_loras_with_weights_give_the_bytes_of_diffusers(name: str, tmp_path: Pat
         ours = drawn(model.pipe, name)
         assert np.array_equal(ours, drawn(theirs, name))
         assert not np.array_equal(ours, drawn(load(folder, "cpu", "float32").pipe, name))
+
+
+def test_a_component_with_a_lora_is_whole_where_the_others_are_streamed(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "SMALL", 0)
+    more = Additions(loras=((save_lora(tmp_path, SD, 1), 0.7),))
+    with tiny.one_thread():
+        expected = drawn(load(saved, "cpu", "float32", more).pipe)
+        with hosting(None, Streaming(0)):
+            streamed = load(saved, "cpu", "float32", more).pipe
+        assert np.array_equal(drawn(streamed), expected)
+    parts = {"unet": streamed.unet, "vae": streamed.vae, "text_encoder": streamed.text_encoder}
+    assert {name for name, each in parts.items() if _on_meta(each)} == {"vae", "text_encoder"}
+
+
+def _on_meta(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [each for each in module.parameters() if each.is_meta]
 
 
 def test_the_weights_of_the_base_stay_as_they_are(saved: Path, tmp_path: Path) -> None:

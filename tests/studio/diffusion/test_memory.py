@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -177,3 +180,12 @@ def test_an_engine_draws_above_its_budget_and_says_so(folders: list[Path], size:
     assert streamed == whole
     assert streamed[0].recipe is not None
     assert any("were streamed" in notice for notice in streamed[0].recipe.notices)
+
+
+@pytest.mark.slow
+def test_every_line_of_the_benchmark_runs() -> None:
+    script = Path(__file__).parents[3] / "benchmarks" / "components.py"
+    done = subprocess.run([sys.executable, script, "--tiny"], check=True, stdout=subprocess.PIPE, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(rows) == 6
+    assert all(row["same"] for row in rows)
