@@ -52,7 +52,20 @@ def stream(made: torch.nn.Module, source: Tensors, names: Mapping[str, str], how
         streamed |= {id(place.placeholder) for place in group.places}
         how.streamer.add(group)
         _hook(module, group, how.streamer)
+    if streamed:
+        _mark_device(made, source)
     return streamed
+
+
+def _mark_device(made: torch.nn.Module, source: Tensors) -> None:
+    """Register an empty first parameter on the device. Libraries take a module's device and dtype from its first one,
+    which may be a placeholder.
+    """
+    own = list(made._parameters.items())
+    made._parameters.clear()
+    empty = torch.nn.Parameter(torch.empty(0, dtype=source.dtype, device=source.device), requires_grad=False)
+    made.register_parameter("studio_device", empty)
+    made._parameters.update(own)
 
 
 def _groups(whole: torch.nn.Module, limit: int, dtype: torch.dtype) -> Iterator[torch.nn.Module]:

@@ -72,6 +72,11 @@ class Components:
         return self._streamer.residency.held if self._streamer else 0
 
     @property
+    def passing(self) -> int:
+        """Bytes of memory for streamed layers that come and go."""
+        return self._streamer.passing if self._streamer else 0
+
+    @property
     def grown(self) -> int:
         """Bytes of streamed layers that have come to stay during the current call."""
         return self._streamer.grown if self._streamer else 0

@@ -88,9 +88,9 @@ def weight_bytes(files: Iterable[Path], dtype: str) -> int:
     return sum(_file_bytes(Path(file), dtype) for file in files)
 
 
-def least_streamed_bytes(files: Iterable[Path], dtype: str, at_once: int = 1) -> int:
-    """The least memory that streamed weights need, in bytes: small layers, the largest layer times `at_once`, and all
-    configs and vocabularies.
+def least_streamed_bytes(files: Iterable[Path], dtype: str) -> tuple[int, int]:
+    """What streamed weights need, in bytes: what always stays (small layers, configs, vocabularies), and the largest
+    layer.
 
     Raises WeightsError if a weight file is not a valid safetensors file.
     """
@@ -109,7 +109,7 @@ def least_streamed_bytes(files: Iterable[Path], dtype: str, at_once: int = 1) ->
             layers[layer] = layers.get(layer, 0) + _tensor_bytes(tensor, dtype)
         rest += sum(size for size in layers.values() if size < SMALL)
         largest = max([largest, *(size for size in layers.values() if size >= SMALL)])
-    return rest + largest * at_once
+    return rest, largest
 
 
 def _file_bytes(file: Path, dtype: str) -> int:

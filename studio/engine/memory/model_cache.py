@@ -47,14 +47,10 @@ class ModelCache:
     """
 
     def __init__(
-        self,
-        device: str,
-        dtype: str | None = None,
-        ledger: Ledger | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-        host: Ledger | None = None,
+        self, device: str, dtype: str | None = None, ledger: Ledger | None = None,
+        clock: Callable[[], float] = time.perf_counter, host: Ledger | None = None,
         attention: DispatchSettings | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.attention = attention
         self.device, self._dtype, self._clock = device, dtype, clock
         self.ledger = ledger or Ledger()
@@ -64,7 +60,7 @@ class ModelCache:
         """The least memory that calls of a generator need besides weights and states, in bytes, as measured."""
         self._models: dict[Hashable, Model] = {}
         self._of: dict[_Key, Model] = {}
-        self._claims: dict[_Key, int] = {}
+        self._claims: dict[_Key, tuple[int, int]] = {}  # bytes, and those of them for layers that pass
 
     @cached_property
     def label(self) -> str:
@@ -98,10 +94,10 @@ class ModelCache:
         if key not in self._claims:
             files = request.generator.weights(request.weights)
             try:
-                self._claims[key] = self._size(request.generator, files, self.dtype_for(request))[0]
+                self._claims[key] = self._size(request.generator, files, self.dtype_for(request))[:2]
             except OSError:
                 return 0  # missing or unreadable: `get` tells which, and why
-        return self._claims[key]
+        return self._claims[key][0]
 
     def get(self, request: Request, limit_s: float = 600.0, rank: Rank = any_model) -> Calling[Model]:
         """Return the model, loaded or restored if necessary; other models are evicted as `rank` allows.
@@ -140,13 +136,15 @@ class ModelCache:
         """Bytes that the device needs for the request's model: 0 if it is resident; shared components do not count."""
         found = self._of.get(self._key(request))
         if found is None:
-            return self.claim(request)
+            claim = self.claim(request)
+            return claim - min(self._claims.get(self._key(request), (0, 0))[1], self.components.passing)
         return 0 if found.resident else self._missing_bytes(found)
 
     def _missing_bytes(self, model: Model) -> int:
         """Bytes that loading or restoring a model puts onto the device; packed layers count with their full size."""
         whole = model.size - model.unshared if model.offloaded else model.size + model.saved
-        return whole - self.components.shared_bytes(model.weights.values())
+        passing = min(model.passing, self.components.passing)
+        return whole - passing - self.components.shared_bytes(model.weights.values())
 
     def evict_for(self, size: float, rank: Rank = any_model) -> bool:
         """Free `size` bytes: evict models that no request uses, else drop streamed layers, else evict others as well.
@@ -173,7 +171,7 @@ class ModelCache:
     def _candidates(self, rank: Rank) -> list[Candidate[Model]]:
         now = self._clock()
         return [
-            Candidate(model, model.bytes_freed - self._staying(model), rank_of, now - model.used, model.return_s)
+            Candidate(model, self._combined([model]) - self._staying(model), rank_of, now - model.used, model.return_s)
             for model in self._models.values()
             if model.resident and model.size and (rank_of := rank(model)) is not None
         ]
@@ -199,10 +197,15 @@ class ModelCache:
         return True
 
     def _combined(self, models: Sequence[Model]) -> int:
+        """Bytes that evicting these models frees."""
         leaving = set(models)
         components = {component for model in leaving for component in model.components if component.on_device}
         gone = [component for component in components if not any(user.resident for user in component.users - leaving)]
-        return sum(model.unshared for model in leaving) + sum(component.size for component in gone)
+        passing = (
+            0 if any(model.streamed and model not in leaving for model in self.resident()) else self.components.passing
+        )
+        own = sum(model.unshared for model in leaving) + sum(component.size for component in gone)
+        return own + (passing if any(model.streamed for model in leaving) else 0)
 
     def evict_all(self, rank: Rank) -> int:
         """Evict all models that `rank` allows. Returns how many."""
@@ -238,31 +241,34 @@ class ModelCache:
         """Find the model by the content of its weights, or create one that is not loaded yet."""
         generator, dtype = request.generator, self.dtype_for(request)
 
-        def look() -> tuple[dict[str, str], int, int]:
+        def look() -> tuple[dict[str, str], int, int, int]:
             files = generator.weights(request.weights)
             return hash_weights(files), *self._size(generator, files, dtype)
 
-        hashes, size, whole = yield from ask(generator.name, look, limit_s)
+        hashes, size, passing, whole = yield from ask(generator.name, look, limit_s)
         function = getattr(generator.load, "__func__", generator.load)
         alike = (function, request.weights.form, tuple(sorted(hashes.values())), dtype, size < whole)
         key = alike if hashes else self._key(request)
         if key not in self._models:
             self._models[key] = Model(
                 None, self.device, dtype, hashes, generator.name, size, resident=False, whole=whole,
-                streamed=size < whole, attention=self.attention,
+                streamed=size < whole, passing=passing, attention=self.attention,
             )  # fmt: skip
         return self._models[key]
 
-    def _size(self, generator: Generator, files: Sequence[Path], dtype: str) -> tuple[int, int]:
-        """Bytes that the model needs on the device, and the size of all its weights; streaming makes them differ."""
+    def _size(self, generator: Generator, files: Sequence[Path], dtype: str) -> tuple[int, int, int]:
+        """Bytes that the model needs on the device, those of them for streamed layers that pass, and the size of all
+        its weights, which is larger if the model is streamed.
+        """
         whole, budget = weight_bytes(files, dtype), self.ledger.budget
         if not generator.streams or budget is None:
-            return whole, whole
+            return whole, 0, whole
         calls = self.reserve(generator, dtype) or whole  # never measured: assume as much as the weights
         if whole + calls <= budget:
-            return whole, whole
-        at_once = 2 if self.components.device.pins_memory else 1
-        return min(whole, least_streamed_bytes(files, dtype, at_once)), whole
+            return whole, 0, whole
+        rest, largest = least_streamed_bytes(files, dtype)
+        passing = largest * (2 if self.components.device.pins_memory else 1)
+        return (rest + passing, passing, whole) if rest + passing < whole else (whole, 0, whole)
 
     def _load(self, model: Model, request: Request, limit_s: float, rank: Rank) -> Calling[None]:
         generator = request.generator

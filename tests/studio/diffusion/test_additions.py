@@ -93,7 +93,7 @@ def test_loras_with_weights_give_the_bytes_of_diffusers(name: str, tmp_path: Pat
 def test_a_component_with_a_lora_is_whole_where_the_others_are_streamed(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "SMALL", 0)
+    monkeypatch.setattr(streaming, "SMALL", 1)
     more = Additions(loras=((save_lora(tmp_path, SD, 1), 0.7),))
     with tiny.one_thread():
         expected = drawn(load(saved, "cpu", "float32", more).pipe)
@@ -101,7 +101,7 @@ def test_a_component_with_a_lora_is_whole_where_the_others_are_streamed(
             streamed = load(saved, "cpu", "float32", more).pipe
         assert np.array_equal(drawn(streamed), expected)
     parts = {"unet": streamed.unet, "vae": streamed.vae, "text_encoder": streamed.text_encoder}
-    assert {name for name, each in parts.items() if _on_meta(each)} == {"vae", "text_encoder"}
+    assert {name for name, each in parts.items() if _on_meta(each)} == {"vae"}
 
 
 def _on_meta(module: torch.nn.Module) -> list[torch.Tensor]:

@@ -163,10 +163,13 @@ def test_a_call_in_another_thread_disturbs_none_in_this_one(files: list[Path]) -
     assert not streamer.residency.held_by(other)
 
 
-def test_placeholders_have_the_dtype_of_the_weights(files: list[Path]) -> None:
-    chain = loaded(files[0], dtype="bfloat16", how=Streaming(0))
-    assert {each.dtype for each in chain.parameters()} == {torch.bfloat16}
-    assert any(each.is_meta for each in chain.parameters())
+def test_libraries_see_the_device_and_the_dtype_of_the_weights(files: list[Path]) -> None:
+    """They take the device from the first parameter."""
+    with FakeGpu.installed() as gpu:
+        chain = loaded(files[0], gpu.name, dtype="bfloat16", how=Streaming(0))
+        assert {each.dtype for each in chain.parameters()} == {torch.bfloat16}
+        assert any(each.is_meta for each in chain.parameters())
+        assert str(next(chain.parameters()).device) == gpu.name
 
 
 def test_weights_have_the_memory_format_that_the_module_was_given(tmp_path: Path) -> None:
