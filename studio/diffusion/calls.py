@@ -53,11 +53,22 @@ class ModuleCall:
         """Call the module. `owner` keeps what a step cache stores of one request from another."""
         function = module if self.method == "__call__" else getattr(module, self.method)
         args, kwargs = copied(self.args), {name: copied(each) for name, each in self.kwargs.items()}
-        if self.context is not None and getattr(module, "is_cache_enabled", False):
-            name, options = self.context
-            with module.cache_context(f"{owner}/{name}", **options):
-                return function(*args, **kwargs)
-        return function(*args, **kwargs)
+        try:
+            if self.context is not None and getattr(module, "is_cache_enabled", False):
+                name, options = self.context
+                with module.cache_context(f"{owner}/{name}", **options):
+                    return function(*args, **kwargs)
+            return function(*args, **kwargs)
+        except BaseException:
+            _forget(module)
+            raise
+
+
+def _forget(module: Any) -> None:
+    """Drop what decoders of clips keep between chunks, so that a repeated call begins anew after one that failed."""
+    for name in ("_clear_conv_cache", "clear_cache"):
+        if callable(method := getattr(module, name, None)):
+            method()
 
 
 def copied(value: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
@@ -189,7 +200,8 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
         return [output[end - count : end] for end, count in zip(ends, rows, strict=True)]
     if isinstance(output, Mapping):  # outputs of diffusers and transformers are mappings with fields
         parts = {name: split(each, rows) for name, each in output.items()}
-        return [type(output)(**{name: each[i] for name, each in parts.items()}) for i in range(len(rows))]
+        made = [{name: each[i] for name, each in parts.items()} for i in range(len(rows))]
+        return made if type(output) is dict else [type(output)(**each) for each in made]
     if isinstance(output, list | tuple):
         items = [split(each, rows) for each in output]
         return [type(output)(each[i] for each in items) for i in range(len(rows))]

@@ -30,7 +30,7 @@ from torch import Tensor
 from studio.diffusion.calls import ModuleCall
 from studio.diffusion.shared import NONE, Draws, Shared
 
-_PARKING = ("encode", "decode", "generate", "get_image_features", "get_text_features", "get_audio_features")
+_PARKING = ("forward", "encode", "decode", "generate", "get_image_features", "get_text_features", "get_audio_features")
 """Methods of modules that park, besides the call itself."""
 _LONGEST = 400  # characters of a warning
 
@@ -339,8 +339,9 @@ class Proxy:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(_module(self), name)
-        if name in _PARKING and callable(found):
-            return functools.wraps(found)(lambda *args, **kwargs: _park(self, name, args, kwargs))
+        if name in _PARKING and callable(found):  # pipelines look at the signatures
+            method = "__call__" if name == "forward" else name
+            return functools.wraps(found)(lambda *args, **kwargs: _park(self, method, args, kwargs))
         return found
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -355,10 +356,6 @@ class Proxy:
     def to(self, *args: Any, **kwargs: Any) -> Proxy:
         """The host chooses device and dtype."""
         return self
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's call."""
-        return self(*args, **kwargs)
 
     @contextmanager
     def cache_context(self, name: str, **kwargs: Any) -> Iterator[None]:

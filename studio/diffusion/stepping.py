@@ -374,7 +374,7 @@ def _packed(value: Any) -> Any:
         return {"tensor": flat.view(torch.uint8), "dtype": str(value.dtype).removeprefix("torch."),
                 "shape": tuple(value.shape)}  # fmt: skip
     if isinstance(value, list | tuple):
-        return type(value)(map(_packed, value))
+        return [*map(_packed, value)] if isinstance(value, list) else (*map(_packed, value),)  # not a `torch.Size`
     return {"dict": {name: _packed(each) for name, each in value.items()}} if isinstance(value, dict) else value
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+import studio
+from studio.diffusion import stepping
+from studio.diffusion.schedulers import SAMPLERS, fitting
 from studio.diffusion.stepping import resuming
+from studio.engine.checkpoints.encoding import decode_state, encode_state
 
 from . import conformance, tiny
 
@@ -13,10 +17,10 @@ QUICK = {
     "StableDiffusionAdapterPipeline",
     "StableDiffusionSAGPipeline",
     "StableDiffusion3ControlNetPipeline",
-    "PixArtSigmaPipeline",
+    "StableVideoDiffusionPipeline",
     "ZImagePipeline",
     "FluxKontextPipeline",
-    "LTXPipeline",
+    "EasyAnimatePipeline",
     "StableAudioPipeline",
 }
 
@@ -29,3 +33,20 @@ def test_a_pipeline_keeps_every_property(name: str) -> None:
         row = conformance.check(name)
     assert not row.failed
     assert row.resumes == (name in resuming()), f"`resumes.json` is wrong about `{name}`"
+
+
+@pytest.mark.parametrize("sampler", [pytest.param(name, marks=() if name in {"flow-lcm", "dpmpp-2m-sde"} else
+                                                  pytest.mark.slow) for name in SAMPLERS])  # fmt: skip
+def test_a_saved_state_of_each_sampler_resumes_to_the_same_bytes(sampler: str) -> None:
+    with tiny.one_thread():
+        bench = conformance.Bench("FluxPipeline" if sampler.startswith("flow") else "StableDiffusionPipeline")
+        if sampler not in fitting(bench.pipe):
+            pytest.skip("it does not fit the pipeline, or its package is not installed")
+        given = {"output_type": "np", **bench.arguments(1)}
+        states = [stepping.start(bench.model, given, studio.Rng(1), sampler=sampler)]
+        while not states[-1].done:
+            states += stepping.step(bench.model, states[-1:])
+        output = bench.finish(states[-1])
+        for state in states[1:-1]:
+            fresh = stepping.start(bench.model, given, studio.Rng(1), sampler=sampler)
+            assert conformance.same(bench.finish(decode_state(*encode_state(state), fresh, "cpu")), output)

@@ -44,7 +44,10 @@ def _decoder_parts(name: str) -> dict[str, Any]:
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), encoder_hid_dim=32,
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", encoder_hid_dim_type="image_proj", attention_head_dim=4,
         resnet_time_scale_shift="scale_shift")  # fmt: skip
-    return {"unet": network, "movq": _movq(), "scheduler": diffusers.DDIMScheduler(clip_sample=False)}
+    scheduler = diffusers.DDPMScheduler(
+        beta_schedule="linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, thresholding=True,
+        variance_type="learned_range")  # fmt: skip
+    return {"unet": network, "movq": _movq(), "scheduler": scheduler}
 
 
 def _prior_parts() -> dict[str, Any]:
