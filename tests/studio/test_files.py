@@ -264,7 +264,7 @@ def test_a_folder_takes_no_files_place_and_an_error_leaves_the_old_one(tmp_path)
 
 
 def test_without_a_swap_the_folder_is_replaced_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(temporary.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
     for text in ("first", "second"):
         with new_folder(tmp_path / "folder") as folder:
             (folder / text).write_text(text)
