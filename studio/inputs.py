@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from typing import Any, Literal, Self
 
@@ -140,7 +141,11 @@ def _of_texts(kind: str, value: Any) -> Iterator[Addition]:
         if isinstance(text, str) and text:
             found = None if isinstance(value, str) else _WEIGHT.fullmatch(text)
             source, weight = (found[1], float(found[2])) if found else (text, 1.0)
-            yield Addition(kind=kind, source=source, weight=weight)
+            try:
+                yield Addition(kind=kind, source=source, weight=weight)
+            except ValidationError:
+                message = f"`{kind}` is `{text:.60}`; the name has at most 4000 characters, a weight is from -10 to 10"
+                raise InputError(kind, message) from None
 
 
 @dataclass(frozen=True)
@@ -282,7 +287,7 @@ class Inputs(BaseModel):
             if cls.model_fields[name].annotation is str:
                 made[name] = each.source
             else:
-                made[name] = [*made.get(name, ()), f"{each.source}:{each.weight:g}"]
+                made[name] = [*made.get(name, ()), f"{each.source}:{Decimal(repr(each.weight)):f}"]
         return made
 
 

@@ -31,12 +31,17 @@ def encoders(pipe: Any) -> list[tuple[str, Any]]:
     kinds = [type(each) for _, each in found if each is not None]
     one = kinds == [CLIPTextModel] and "prompt_embeds" in takes and "pooled_prompt_embeds" not in takes
     two = kinds == [CLIPTextModel, CLIPTextModelWithProjection] and "pooled_prompt_embeds" in takes
-    return [(name, getattr(pipe, name.replace("text_encoder", "tokenizer"))) for name, _ in found[: one + 2 * two]]
+    made = [(name, getattr(pipe, name.replace("text_encoder", "tokenizer"))) for name, _ in found[: one + 2 * two]]
+    return [] if any(tokenizer is None for _, tokenizer in made) else made
 
 
-def needed(pipe: Any, texts: Sequence[str]) -> bool:
-    """Whether a prompt of these is more than one chunk of plain text, for a pipeline with CLIP text encoders."""
+def needed(pipe: Any, texts: Sequence[str], clip_skip: int | None = None) -> bool:
+    """Whether a prompt of these is more than one chunk of plain text, for a pipeline with CLIP text encoders, or layers
+    of its only one are skipped, which diffusers 0.42 does not support with transformers 5.
+    """
     found = encoders(pipe)
+    if clip_skip is not None and len(found) == 1:
+        return True
     return bool(found) and any(
         not prompts.read(text).plain or len(chunks(text, tokenizer)[0]) > 1 for text in texts for _, tokenizer in found
     )

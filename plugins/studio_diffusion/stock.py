@@ -8,6 +8,7 @@ Try it: ``studio image "a red apple" --model FOLDER``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from studio.diffusion import stepping
 from studio.diffusion.arguments import arguments, guidance_argument, parameters
 from studio.diffusion.arguments import facts as facts_of
 from studio.diffusion.results import as_media
+from studio.diffusion.schedulers import is_flow
 from studio.diffusion.stepping import GuestState, PipelineModel
 from studio.errors import InputError
 from studio_diffusion import edit, embeds, prompts
@@ -39,6 +41,7 @@ def start(model: PipelineModel, inputs: ImageInputs, rng: studio.Rng) -> GuestSt
         if getattr(inputs, name):
             raise InputError(name, f"`{name}` is only for Studio's own models", hint=f"leave out `{name}`")
     task = task_of(model.pipe, picture=inputs.image is not None, mask=_canvas_has_mask(inputs))
+    _check_clip_skip(model.pipe, inputs.clip_skip)
     made, notices = arguments_of(model, model.pipeline(task), inputs)
     return stepping.with_notices(stepping.start(model, made, rng, inputs, task, inputs.sampler), notices)
 
@@ -67,6 +70,8 @@ def task_of(pipe: Any, *, picture: bool, mask: bool) -> str:
     """The class of pipeline for a request, or "" for the model's own. Raises InputError if there is none."""
     name = type(pipe).__name__
     takes = parameters(pipe)
+    if "num_frames" in takes:
+        raise InputError("model", f"the model is a `{name}`, which makes clips", hint="use `studio video`")
     family = next((key for table in (_TEXT, _IMAGE, _INPAINT) for key, each in table.items()
                    if each.__name__ == name), None)  # fmt: skip
     if not picture:
@@ -92,10 +97,35 @@ def arguments_of(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> tuple[
         "control_scale": ("controlnet_conditioning_scale", inputs.control_scale),
         "clip_skip": ("clip_skip", inputs.clip_skip),
     })  # fmt: skip
+    _check_steps(pipe, inputs)
     prompt, notices = _prompt_arguments(model, pipe, inputs)
     picture, more = _picture_arguments(pipe, inputs)
     control = {} if inputs.control is None else {_control_argument(pipe): _control(inputs)}
     return {"output_type": "np"} | prompt | made | control | picture, (*notices, *more)
+
+
+def _check_clip_skip(pipe: Any, clip_skip: int | None) -> None:
+    """Raise InputError for more layers than the text encoders have, besides the one that is used."""
+    found = [getattr(getattr(pipe, name, None), "config", None) for name in ("text_encoder", "text_encoder_2")]
+    counts = [getattr(each, "num_hidden_layers", None) for each in found]
+    layers = [each for each in counts if isinstance(each, int)]
+    most = min(layers, default=0) - (len(layers) > 1)  # two encoders: the last layer is never used
+    if clip_skip is not None and layers and clip_skip > most:
+        message = f"`clip_skip` is {clip_skip}; this model has {most} layers that can be skipped"
+        raise InputError("clip_skip", message, hint=f"give {most} or less" if most else "leave it out")
+
+
+def _check_steps(pipe: Any, inputs: ImageInputs) -> None:
+    """Raise InputError if the strength leaves none of the steps; pipelines of flow matching make at least one."""
+    defaults = parameters(pipe)
+    steps = inputs.steps or defaults.get("num_inference_steps")
+    strength = defaults.get("strength") if inputs.strength is None else inputs.strength
+    if inputs.image is None or not isinstance(steps, int) or not isinstance(strength, int | float):
+        return
+    if strength > 0 and int(steps * strength) < 1 and not is_flow(pipe.scheduler.config):
+        message = f"`strength` is {strength:g} of {steps} steps, which is less than one step"
+        raise InputError("strength", message, hint=f"give `steps` of {math.ceil(1 / strength)} or more, or a higher "
+                         "`strength`")  # fmt: skip
 
 
 def _control_argument(pipe: Any) -> str:
@@ -112,14 +142,23 @@ def _control(inputs: ImageInputs) -> PIL.Image.Image:
 
 def _prompt_arguments(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The prompts as text, or as embeddings where their weights or length need it and the model supports it."""
-    if embeds.needed(pipe, (inputs.prompt, inputs.negative)):
+    if embeds.needed(pipe, (inputs.prompt, inputs.negative), inputs.clip_skip):
         return embeds.embeddings(model, pipe, inputs.prompt, inputs.negative, inputs.clip_skip)
     asked, negative = prompts.read(inputs.prompt), prompts.read(inputs.negative)
     notices = (*asked.notices, *negative.notices)
     if not (asked.plain and negative.plain):
         notices += ("weights and `BREAK` in the prompt are ignored: this model does not support them",)
+    if negative.text and _ignores_negative(pipe, inputs):
+        notices += ("the negative prompt has no effect: this model is distilled for guidance",)
     given = {"prompt": ("prompt", asked.text), "negative": ("negative_prompt", negative.text or None)}
     return arguments(pipe, given), notices
+
+
+def _ignores_negative(pipe: Any, inputs: ImageInputs) -> bool:
+    """Whether the pipeline's classifier-free guidance is off, as it is by default where guidance is an embedding."""
+    is_guidance = guidance_argument(pipe) == "true_cfg_scale" and inputs.guidance is not None
+    scale = inputs.guidance if is_guidance else parameters(pipe).get("true_cfg_scale")
+    return isinstance(scale, int | float) and scale <= 1
 
 
 def _canvas_has_mask(inputs: ImageInputs) -> bool:
@@ -137,7 +176,7 @@ def _picture_arguments(pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], 
     made: dict[str, Any] = {"image": PIL.Image.fromarray(canvas.pixels)}
     if canvas.mask is not None:
         made["mask_image"] = PIL.Image.fromarray((canvas.mask * 255).round().astype("uint8"))
-    if "width" in takes and (inputs.size or canvas.mask is not None):
+    if "width" in takes and (inputs.size or canvas.mask is not None or "strength" in takes):
         made |= {"width": width, "height": height}
     return made, canvas.notices
 
@@ -147,7 +186,7 @@ def _canvas(pipe: Any, inputs: ImageInputs) -> edit.Canvas:
     assert inputs.image is not None
     sides = inputs.sides
     if not inputs.size:
-        multiple = int(getattr(pipe, "vae_scale_factor", 8)) * 2
+        multiple = math.lcm(int(getattr(pipe, "vae_scale_factor", 8)) * 2, 8)
         sides = tuple(max(multiple, side // multiple * multiple) for side in inputs.image.size)  # type: ignore[assignment]
     return edit.Canvas.of(inputs.image, sides, fit=inputs.fit, mask=inputs.mask, box=inputs.box, extend=inputs.extend)
 

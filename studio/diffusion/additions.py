@@ -8,6 +8,7 @@ Try it: ``load(folder, "cpu", "float32", Additions(loras=((Path("style.safetenso
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,10 +135,11 @@ def _with_controlnet(folder: Path, kind: type, found: Found) -> tuple[type, tupl
     name = str(read_config(config).get("_class_name"))
     net = kinds.component_class(config, "controlnet", ["diffusers", name])
     made = kinds.find_pipeline(kind.__name__.replace("Pipeline", "ControlNetPipeline"))
-    if made is None or net.__name__ not in str(inspect.signature(made).parameters.get("controlnet")):
+    takes = "" if made is None else str(inspect.signature(made).parameters.get("controlnet"))
+    if made is None or not re.search(rf"\b{net.__name__}\b", takes):
         message = f"the ControlNet `{folder}` is a `{name:.60}`, which a `{kind.__name__}` does not take"
         raise WeightsError(folder, message, hint="use a ControlNet of the same family")
-    denoiser, place = next(found[each] for each in ("unet", "transformer") if each in found)
+    denoiser, place = found["unet" if "unet" in found else "transformer"]
     pairs = ((net, config), (denoiser, place / "config.json"))
     one, two = (_shape(loaders.config(each, where), _CONTROL_KEYS) for each, where in pairs)
     unlike = [key for key in one.keys() & two.keys() if one[key] != two[key]]

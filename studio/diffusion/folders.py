@@ -32,7 +32,7 @@ def weight_files(path: Path, additions: Additions = NOTHING) -> list[Path]:
     with single_files.opened(path, additions.base) as (folder, held):
         index = layout.index_of(folder)
         found = [held.path] if held else [folder / layout.INDEX]
-        for name, value in layout.components(index).items():
+        for name, value in layout.components(folder, index).items():
             if name == "vae" and additions.vae is not None:
                 continue
             place = layout.part(folder, name)
@@ -51,7 +51,7 @@ def load(path: Path, device: str, dtype: str, additions: Additions = NOTHING) ->
         index = layout.index_of(folder)
         kind = kinds.pipeline_class(index_path, index["_class_name"])
         found = {name: (kinds.component_class(index_path, name, value), layout.part(folder, name))
-                 for name, value in layout.components(index).items()}  # fmt: skip
+                 for name, value in layout.components(folder, index).items()}  # fmt: skip
         own = dict(found)
         kind, found = additions.replaced(kind, found)
         changed = additions.changed(kind, found, partial(weight_files, path, additions))

@@ -88,6 +88,7 @@ class GuestRun:
         components: the modules of the model, while the guest runs.
         settings: what the pipeline has set in them.
         warnings: what the pipeline logged as a warning.
+        name: the pipeline's class.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class GuestRun:
         self._closed = False
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._parked: SimpleQueue[None] = SimpleQueue()
-        self._pipe, self._arguments = pipe, arguments
+        self._pipe, self._arguments, self.name = pipe, arguments, type(pipe).__name__
         self._timesteps: Callable[[], int] = lambda: 0
         self._thread = threading.Thread(target=self._call, name="studio-guest", daemon=True)
 

@@ -44,13 +44,20 @@ def _what_it_is(folder: Path) -> str:
     return f"it has no `{INDEX}`"
 
 
-def components(index: dict[str, Any]) -> dict[str, list[str]]:
-    """Name -> [library, class] of the components in a ``model_index.json``; those that are null are left out."""
-    return {
+def components(folder: Path, index: dict[str, Any]) -> dict[str, list[str]]:
+    """Name -> [library, class] of the components in a folder's ``model_index.json``; those that are null are left out.
+
+    Raises WeightsError for a name that is not an identifier: it is the name of the component's folder.
+    """
+    found = {
         name: value
         for name, value in index.items()
         if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
     }
+    if others := [name for name in found if not name.isidentifier()]:
+        message = f"`{folder / INDEX}` has a component `{others[0]:.60}`, which is not the name of a component"
+        raise WeightsError(folder / INDEX, message, hint=_AGAIN)
+    return found
 
 
 def part(folder: Path, name: str) -> Path:

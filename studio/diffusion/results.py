@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import studio
+from studio.errors import ModelError
 from studio.finite import Reading
 from studio.media import Media
 
@@ -19,7 +20,7 @@ def as_media(kind: type[Media], pipe: Any, result: Any, fps: float = 8.0) -> Med
     """The first picture, clip or sound of a pipeline's output, of class `kind`.
 
     Pictures are (N, H, W, 3) and clips (N, T, H, W, 3) arrays in [0, 1], sounds (N, channels, samples) or (N, samples).
-    Raises NotFinite, and TypeError for an output without such an array.
+    Raises NotFinite, ModelError for an output without such an array, and TypeError for another class.
     """
     if issubclass(kind, studio.Video):
         frames = _first(result, "frames", "videos")
@@ -50,4 +51,5 @@ def _first(result: Any, *names: str) -> Any:
         found = getattr(result, name, None)
         if found is not None and len(found):
             return np.asarray(found[0])
-    raise TypeError(f"the pipeline returned a {type(result).__name__} without `{names[0]}`")
+    message = f"the pipeline returned a `{type(result).__name__}`, which has no `{names[0]}`"
+    raise ModelError(message, hint="use the model with another of `studio image`, `video` and `audio`")

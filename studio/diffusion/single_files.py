@@ -174,7 +174,7 @@ def _check(held: Held, base: Path) -> None:
     """Raise WeightsError if no component of the base is in the file."""
     index = layout.index_of(base)
     found = {name: kinds.component_class(base / layout.INDEX, name, value)
-             for name, value in layout.components(index).items()}  # fmt: skip
+             for name, value in layout.components(base, index).items()}  # fmt: skip
     if not any(held.has(name, kind, layout.part(base, name)) for name, kind in found.items()):
         message = (
             f"`{held.path}` has no component of `{base}`, a `{index['_class_name']}`: it has {_found(held.tensors)}"

@@ -31,7 +31,7 @@ from studio.diffusion.guest import GuestRun, Record, modules_of
 from studio.diffusion.predicted import predicted_sample
 from studio.diffusion.schedulers import with_sampler
 from studio.diffusion.shared import Shared
-from studio.errors import InputError, describe
+from studio.errors import InputError, ModelError, describe
 
 _ENCODERS = ("text_encoder", "image_encoder", "vision_encoder", "vae", "vqgan", "vqvae", "audio_vae", "movq", "vocoder",
              "safety_checker", "adapter", "connectors", "image_normalizer", "image_noising",
@@ -326,11 +326,17 @@ def _grouped(model: PipelineModel, calls: Sequence[tuple[Guest, ModuleCall]]) ->
 
 
 def _raise(guest: Guest, run: GuestRun) -> None:
-    """Raise what the pipeline raised; the guest is made again if the step is retried."""
-    if run.error is not None:
-        error = run.error
-        guest.close()
-        raise error
+    """Raise what the pipeline raised, for errors in its code a ModelError. The guest is made again if the step is
+    retried.
+    """
+    if run.error is None:
+        return
+    error = run.error
+    guest.close()
+    if isinstance(error, ArithmeticError | AssertionError | AttributeError | LookupError | TypeError | ValueError):
+        message = f"the pipeline `{run.name}` failed: {describe(error, 200)}"
+        raise ModelError(message, hint="the model may lack a component, or not support these inputs") from error
+    raise error
 
 
 def _denoises(call: ModuleCall) -> bool:

@@ -37,6 +37,7 @@ MOST_BUFFERS = 1 << 30  # bytes of buffers that a module computes from its confi
 MOST_PARTS = 50_000  # parameter tensors of a module; the largest known have 2,000
 MOST_SIDE = 8192  # pixels
 MOST_NUMBER = 1 << 24
+MOST_VALUES = 1 << 32  # of a parameter tensor; the largest known, of vocabularies, have 2^31
 MOST_WORDS = 1 << 22
 
 CODE = (
@@ -46,6 +47,7 @@ CODE = (
 """Keys that request remote code."""
 
 _AGAIN = "download the model again, or use another"
+_SIDES = ("image_size", "sample_size", "patch_size", "size", "crop_size", "pad_size")
 
 
 def regular(path: Path, most: int) -> bytes:
@@ -92,7 +94,8 @@ def _plain(path: Path, key: str, value: Any, depth: int) -> Any:
             raise WeightsError(path, f"`{key}` in `{path}` is too long or too deep for a config", hint=_AGAIN)
         if isinstance(value, list):
             return [_plain(path, key, each, depth + 1) for each in value]
-        return {name: _plain(path, name, each, depth + 1) for name, each in value.items()}
+        sides = key in _SIDES and "longest_edge" not in value  # with it, both are numbers of pixels in some families
+        return {name: _plain(path, key if sides else name, each, depth + 1) for name, each in value.items()}
     if value == -math.inf:  # what diffusers writes for `lambda_min_clipped`; as a size it is refused by all
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > (most := _most(key)):
@@ -103,7 +106,7 @@ def _plain(path: Path, key: str, value: Any, depth: int) -> Any:
 def _most(key: str) -> int:
     if any(part in key for part in ("layers", "depth", "res_blocks")):
         return MOST_LAYERS
-    return MOST_SIDE if key in ("image_size", "sample_size", "patch_size", "size", "crop_size") else MOST_NUMBER
+    return MOST_SIDE if key in _SIDES else MOST_NUMBER
 
 
 def check_size(path: Path, build: Callable[[], Any]) -> None:
@@ -126,14 +129,21 @@ def check_size(path: Path, build: Callable[[], Any]) -> None:
 
 @contextmanager
 def _counted(path: Path) -> Iterator[None]:
-    """Raise WeightsError if modules built by this thread in the block have more than `MOST_PARTS` parameters."""
+    """Raise WeightsError if modules built by this thread in the block have more than `MOST_PARTS` parameters, or one of
+    more than `MOST_VALUES`: the real build makes each before it moves it to the meta device.
+    """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
     mine, count = threading.get_ident(), itertools.count(1)
 
-    def hook(*_: Any) -> None:
-        if threading.get_ident() == mine and next(count) > MOST_PARTS:
+    def hook(module: Any, name: str, parameter: Any) -> None:
+        if threading.get_ident() != mine:
+            return
+        if next(count) > MOST_PARTS:
             raise WeightsError(path, f"`{path}` needs more than {MOST_PARTS:,} parameter tensors", hint=_AGAIN)
+        if parameter is not None and parameter.numel() > MOST_VALUES:
+            message = f"`{path}` needs a `{name}` of {parameter.numel():,} values; at most {MOST_VALUES:,} are allowed"
+            raise WeightsError(path, message, hint=_AGAIN)
 
     handle = register_module_parameter_registration_hook(hook)
     try:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from studio.devices import torch_setup
 from studio.errors import WeightsError
 from studio.loaders import check_size, transformers
 from studio.loaders import diffusers as of_diffusers
@@ -41,8 +42,9 @@ def component_class(path: Path, name: str, value: list[Any]) -> type:
         message = f"`{name}` of `{path.parent}` is a `{kind}`, which needs {_listed(packages)}"
         raise WeightsError(path, message, hint=f"pip install {' '.join(packages)}")
     if not isinstance(found, type) or not any(issubclass(found, base) for base in _bases()):
-        message = f"`{name}` of `{path.parent}` is a `{library}.{kind}`, which the installed diffusers does not have"
-        raise WeightsError(path, message[:300], hint="use a model of diffusers' own classes, or a newer diffusers")
+        named = f"{library:.60}.{kind:.60}"
+        message = f"`{name}` of `{path.parent}` is a `{named}`, which the installed diffusers does not have"
+        raise WeightsError(path, message, hint="use a model of diffusers' own classes, or a newer diffusers")
     return found
 
 
@@ -79,6 +81,7 @@ def _bases() -> Iterator[type]:
 
 def _exported(library: str, kind: str) -> Any:
     """A name of diffusers, transformers or a package of diffusers' pipelines, or None. Imports nothing else."""
+    torch_setup.prepare()  # files are listed before a model is loaded
     import diffusers
     import transformers as of_transformers
 

@@ -12,7 +12,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from studio.errors import WeightsError
+from studio.errors import WeightsError, is_out_of_memory
 from studio.loaders import allowed, check_index, check_size, offline, read_config
 
 
@@ -121,6 +121,7 @@ def _made(kind: str | type, path: Path) -> Any:
         return _class(kind).from_config(values)
     except (
         ImportError,
+        RuntimeError,
         TypeError,
         ValueError,
         KeyError,
@@ -129,6 +130,8 @@ def _made(kind: str | type, path: Path) -> Any:
         NotImplementedError,
         ArithmeticError,
     ) as error:
+        if is_out_of_memory(error):
+            raise
         named, wanted = read_config(path).get("_class_name"), _class(kind).__name__
         if isinstance(named, str) and named != wanted:
             message = f"`{path}` is the config of a `{named:.80}`, but `model_index.json` names a `{wanted}`"

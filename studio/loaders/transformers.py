@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from studio.errors import WeightsError
+from studio.errors import WeightsError, is_out_of_memory
 from studio.loaders import MOST_TOKENIZER, allowed, check_index, offline, read_config, regular, scratch
 from studio.loaders.tokenizer_json import check
 
@@ -89,7 +89,11 @@ def built(kind: type, config: Any, folder: Path) -> Any:
     """A model of class `kind` of a config read from `folder`, without weights. Raises WeightsError."""
     try:
         return kind(config)
-    except (ImportError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+    except (
+        ImportError, RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError
+    ) as error:  # fmt: skip
+        if is_out_of_memory(error):
+            raise
         raise _unusable(folder / "config.json", error) from error
 
 

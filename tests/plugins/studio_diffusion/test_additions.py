@@ -12,7 +12,7 @@ import torch
 
 import studio
 from studio.errors import InputError, WeightsError
-from studio.spec import JobSpec
+from studio.spec import Addition, JobSpec, ModelRef
 from studio_diffusion.inputs import ImageInputs
 
 from ...studio.diffusion import whole
@@ -89,3 +89,16 @@ def test_a_model_of_studio_takes_none(tiny_folder: Path, tmp_path: Path) -> None
     file = save_lora(tmp_path / "style", SD, 1)
     with studio.Studio(home=tmp_path / "home") as host, pytest.raises(WeightsError, match="takes no `lora`"):
         host.submit("image", prompt="octopus", model=str(tiny_folder), lora=[str(file)]).result(300)
+
+
+@pytest.mark.parametrize("weight", [0.123456789, 0.00001, -1e-7, 0.0, -2.5])
+def test_a_recipe_keeps_the_weight_of_a_lora(weight: float) -> None:
+    ref = ModelRef(source="m", additions=(Addition(kind="lora", source="a:b.safetensors", weight=weight),))
+    inputs = ImageInputs.from_recipe({"prompt": "x"}, lambda _: studio.Text("x"), ref)
+    assert inputs.model_ref() == ref
+
+
+@pytest.mark.parametrize("lora", ["a:11", "a:-10.5", "a:" + "9" * 400, "a" * 5000])
+def test_a_lora_beyond_the_limits_is_refused(lora: str, tmp_path: Path) -> None:
+    with studio.Studio(home=tmp_path) as host, pytest.raises(InputError, match="a weight is from -10 to 10"):
+        host.submit("image", prompt="x", model="m", lora=[lora])

@@ -108,12 +108,16 @@ def test_what_is_kept_is_kept_exactly(folders: dict[str, Path]) -> None:
         ({"cache": True}, "`cache` is only for Studio's own models"),
         ({"size": "66x64"}, "rejects the request: .*divisible by 8"),
         ({"sampler": "flow-euler"}, "does not fit this model"),
+        ({"clip_skip": 3}, "this model has 2 layers that can be skipped"),
+        ({"image": "grey", "strength": 0.3}, "`strength` is 0.3 of 3 steps"),
         ({"sampler": "eular"}, "known for this model: `ddim`"),
     ],
 )
 def test_what_the_pipeline_does_not_take_is_refused(
     folders: dict[str, Path], inputs: dict[str, Any], words: str
 ) -> None:
+    if "image" in inputs:
+        inputs = {**inputs, "image": studio.Image.from_array(np.full((64, 64, 3), 128, np.uint8))}
     with pytest.raises(InputError, match=words):
         drawn(folders[SD], inputs)
 
@@ -135,3 +139,26 @@ def test_weights_in_a_prompt_are_said_to_be_ignored(folders: dict[str, Path]) ->
     assert np.array_equal(weighted.samples(), plain.samples())
     assert [notice for notice in notices if "are ignored" in notice]
     assert not none
+
+
+@pytest.mark.parametrize("name", [SD, XL, FLUX])
+def test_a_picture_without_a_size_keeps_its_own(folders: dict[str, Path], name: str) -> None:
+    picture = studio.Image.from_array(np.full((43, 61, 3), 128, np.uint8))
+    more = [{"mask": picture}] if name != FLUX else []
+    made = drawn(folders[name], *[{"image": picture, "size": "", "steps": 6, **each} for each in ({}, *more)])
+    assert {each.samples().shape for each, _ in made} == {(40, 56, 3)}
+
+
+def test_layers_of_the_text_encoder_are_skipped(folders: dict[str, Path]) -> None:
+    (one, _), (all_, _) = drawn(folders[SD], {"clip_skip": 1}, {})
+    assert not np.array_equal(one.samples(), all_.samples())
+
+
+def test_a_negative_prompt_that_changes_nothing_is_said(folders: dict[str, Path]) -> None:
+    ((_, notices),) = drawn(folders[FLUX], {"negative": "a cat"})
+    assert [notice for notice in notices if "has no effect" in notice]
+
+
+def test_a_model_of_clips_is_refused_before_it_runs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a `WanPipeline`, which makes clips"):
+        drawn(whole.save("WanPipeline", tmp_path), {})

@@ -52,7 +52,7 @@ def test_there_are_configs_of_these_families() -> None:
 def test_a_familys_configs_give_the_published_number_of_parameters(family: str) -> None:
     found = {}
     with configs(family, {"prediction_type": "v_prediction"}) as folder:
-        for name, value in layout.components(layout.index_of(folder)).items():
+        for name, value in layout.components(folder, layout.index_of(folder)).items():
             kind = kinds.component_class(folder / layout.INDEX, name, value)
             if not issubclass(kind, torch.nn.Module):
                 made = kinds.other(kind, folder / name)

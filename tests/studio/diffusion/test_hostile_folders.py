@@ -1,0 +1,73 @@
+"""Folders that name what is not in them, or ask for what no model has: refused, with the file that says so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import studio
+from studio.diffusion.folders import load, weight_files
+from studio.errors import ModelError, WeightsError
+
+from . import whole
+
+SD = "StableDiffusionPipeline"
+PREPROCESSOR = "feature_extractor/preprocessor_config.json"
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return whole.save(SD, tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["../other/vae", "/etc/passwd", "a/b", "", "..", "vae\0"])
+def test_components_are_folders_of_the_model(folder: Path, name: str) -> None:
+    change(folder / "model_index.json", **{name: ["diffusers", "AutoencoderKL"]})
+    for use in (lambda: weight_files(folder), lambda: load(folder, "cpu", "float32")):
+        with pytest.raises(WeightsError, match="which is not the name of a component"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "reason"),
+    [
+        ("unet/config.json", {"block_out_channels": [1 << 24, 1 << 24]}, "values; at most 4,294,967,296 are allowed"),
+        ("unet/config.json", {"block_out_channels": [-32, 64]}, "negative dimension"),
+        ("scheduler/scheduler_config.json", {"beta_start": 5, "beta_end": -3}, "diffusers cannot load"),
+        (PREPROCESSOR, {"crop_size": {"height": 10**6, "width": 10**6}}, "at most 8,192"),
+        (PREPROCESSOR, {"size": {"shortest_edge": 10**6}}, "at most 8,192"),
+    ],
+)  # fmt: skip
+def test_a_config_asks_for_no_more_than_a_model_has(
+    folder: Path, file: str, values: dict[str, Any], reason: str
+) -> None:
+    change(folder / file, **values)
+    with pytest.raises(WeightsError, match=reason):
+        load(folder, "cpu", "float32")
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "scheduler", "text_encoder"])
+def test_a_component_that_the_pipeline_needs_and_is_null(folder: Path, name: str, tmp_path: Path) -> None:
+    change(folder / "model_index.json", **{name: [None, None]})
+    with studio.Studio(home=tmp_path / "home") as host, pytest.raises(ModelError, match=f"`{SD}` failed: Attribute"):
+        host.submit("image", prompt="a boat", model=str(folder), steps=1, size="64x64", seed=1).result(300)
+
+
+def test_files_are_listed_before_torchvision_is_set_up(folder: Path) -> None:
+    program = (
+        "import sys, pathlib, studio.diffusion.folders as f; print(len(f.weight_files(pathlib.Path(sys.argv[1]))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 5
