@@ -284,7 +284,11 @@ class Inputs(BaseModel):
             name = next((name for name, kind in _additions(cls).items() if kind == each.kind), None)
             if name is None:
                 raise InputError("model", f"`model` has a `{each.kind}`, but the generator accepts none")
+            if not each.source:
+                raise InputError("model", f"`model` has a `{each.kind}` without a source")
             if cls.model_fields[name].annotation is str:
+                if name in made or each.weight != 1:
+                    raise InputError("model", f"`model` has several `{each.kind}`, or one with a weight; it takes one")
                 made[name] = each.source
             else:
                 made[name] = [*made.get(name, ()), f"{each.source}:{Decimal(repr(each.weight)):f}"]

@@ -102,3 +102,18 @@ def test_a_recipe_keeps_the_weight_of_a_lora(weight: float) -> None:
 def test_a_lora_beyond_the_limits_is_refused(lora: str, tmp_path: Path) -> None:
     with studio.Studio(home=tmp_path) as host, pytest.raises(InputError, match="a weight is from -10 to 10"):
         host.submit("image", prompt="x", model="m", lora=[lora])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([("vae", "a", 1), ("vae", "b", 1)], "several `vae`"),
+        ([("vae", "a", 3)], "a weight"),
+        ([("lora", "", 1)], "without a source"),
+        ([("../x", "a", 1)], "accepts none"),
+    ],
+)
+def test_a_recipe_drops_nothing(given: list[tuple[str, str, float]], words: str) -> None:
+    added = tuple(Addition(kind=kind, source=source, weight=weight) for kind, source, weight in given)
+    with pytest.raises(InputError, match=words):
+        ImageInputs.from_recipe({"prompt": "x"}, lambda _: studio.Text("x"), ModelRef(source="m", additions=added))
