@@ -209,7 +209,7 @@ class Invoker:
         peak = self.profile.peak(group, width)
         known = self.profile.estimated(group, width) or self.profile.count(group) > 0
         self.components.begin_call(peak if known else None, self.heap.untracked)
-        self.heap.trim_for(peak)
+        self.heap.trim_for(peak + self.components.may_grow)
 
     def _peak(self) -> int | None:
         """The peak of the call besides streamed layers that have come to stay."""

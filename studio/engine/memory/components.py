@@ -13,6 +13,7 @@ Try it: ``pytest tests/studio/engine/memory/test_components.py``
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +76,12 @@ class Components:
     def passing(self) -> int:
         """Bytes of memory for streamed layers that come and go."""
         return self._streamer.passing if self._streamer else 0
+
+    @property
+    def may_grow(self) -> int:
+        """Bytes of streamed layers that may still come to stay during the current call."""
+        residency = self._streamer.residency if self._streamer else None
+        return 0 if residency is None or math.isinf(residency.limit) else max(0, int(residency.limit - residency.held))
 
     @property
     def grown(self) -> int:
