@@ -28,7 +28,7 @@ from studio.errors import InputError, MediaError, UnknownName
 from studio.input_messages import choices_of, describe, input_error, limit_of, problem, show, unwrap
 from studio.media import Media
 from studio.recipe import MediaRef
-from studio.spec import Addition, ModelRef
+from studio.spec import Addition, ModelRef, source_and_weight
 
 _MODEL = "x-studio-model"  # in the JSON Schema: the field of a ModelRef that the input sets
 _BRACED = re.compile(r"\{(\w+)\}")
@@ -132,15 +132,11 @@ def addition_field(kind: str, *, help: str, many: bool = True) -> Any:
     return Field("", description=help, max_length=4000, json_schema_extra=extra)
 
 
-_WEIGHT = re.compile(r"(?s)(.+):([+-]?(?:\d+\.?\d*|\.\d+))")
-
-
 def _of_texts(kind: str, value: Any) -> Iterator[Addition]:
     """The additions that an input names; anything but text is ignored."""
     for text in [value] if isinstance(value, str) and value else value if isinstance(value, list | tuple) else []:
         if isinstance(text, str) and text:
-            found = None if isinstance(value, str) else _WEIGHT.fullmatch(text)
-            source, weight = (found[1], float(found[2])) if found else (text, 1.0)
+            source, weight = (text, 1.0) if isinstance(value, str) else source_and_weight(text)
             try:
                 yield Addition(kind=kind, source=source, weight=weight)
             except ValidationError:

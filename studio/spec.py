@@ -10,6 +10,7 @@ Try it: ``python -c "import studio; print(studio.JobSpec(generator='image', inpu
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -54,6 +55,15 @@ class Addition(Frozen):
     def path(self) -> Path:
         """The path of a located addition."""
         return Path(self.source)
+
+
+_WEIGHTED = re.compile(r"(?s)(.+):([+-]?(?:\d+\.?\d*|\.\d+))")
+
+
+def source_and_weight(text: str) -> tuple[str, float]:
+    """The source and the weight of an addition from text such as ``style.safetensors:0.8``."""
+    found = _WEIGHTED.fullmatch(text)
+    return (found[1], float(found[2])) if found else (text, 1.0)
 
 
 class ModelRef(Frozen):

@@ -18,7 +18,7 @@ from studio.errors import ModelError
 from studio.models.library import LIMIT, Models
 from studio.models.lock import Pin, PinnedModel
 from studio.models.source import Known, ModelSource, is_source, known, parse
-from studio.spec import ModelRef
+from studio.spec import ModelRef, source_and_weight
 
 __all__ = [
     "LIMIT",
@@ -52,8 +52,10 @@ def home(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def no_paths_but(given: Collection[str] = ()) -> Iterator[None]:
-    """Let `path` accept only these paths, which the user named, within the context and in this thread."""
-    token = _paths.set(frozenset(given))
+    """Let `path` accept only these paths, which the user named, also with the weight of a LoRA, within the context and
+    in this thread.
+    """
+    token = _paths.set(frozenset(given) | {source_and_weight(each)[0] for each in given})
     try:
         yield
     finally:

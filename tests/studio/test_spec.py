@@ -174,6 +174,8 @@ def test_additions_are_part_of_the_model(host, tmp_path):
     assert swapped.text.startswith("w plain +-1 a +0.5 b +1 a "), "equal files in another form are another model"
     with models.no_paths_but([model]), pytest.raises(ModelError, match="names a model by its path"):
         models.locate(spec.model)
+    with models.no_paths_but([model, f"{one}:0.5", f"{two}:-1"]):
+        assert models.locate(spec.model).additions == spec.model.additions
     other = spec.model_copy(update={"generator": "template"})
     with pytest.raises(InputError, match="has a `more`, but the generator accepts none"):
         host.generate(other.model_copy(update={"model": ModelRef(additions=spec.model.additions)}))
