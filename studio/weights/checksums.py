@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from studio.errors import WeightsError
@@ -63,6 +63,14 @@ def _listed(file: Path) -> tuple[str, str] | None:
             if listed.strip().removeprefix("*").removeprefix("./") == name:
                 return name, digest.lower()
     return None
+
+
+def check_expected(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise WeightsError if hashes by file name differ from those that a request expects; it may expect none."""
+    if expected and expected != found:
+        names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        message = f"the weights differ from the request's `sha256`: {', '.join(f'`{name}`' for name in names[:5])}"
+        raise WeightsError(Path(names[0]), message, hint="leave out `sha256` to use the weights that are here")
 
 
 def sha256_once(file: Path) -> str:

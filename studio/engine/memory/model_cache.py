@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from studio.engine.memory.ledger import Ledger, least_streamed_bytes, tensor_byt
 from studio.engine.memory.model import Model, NotEnoughMemory, Rank, any_model
 from studio.engine.observe.watcher import Watcher
 from studio.engine.request import Request
-from studio.errors import OutOfMemory, WeightsError
+from studio.errors import OutOfMemory
 from studio.generator import Generator
 from studio.units import show_bytes
-from studio.weights.checksums import hash_weights, sha256_once
+from studio.weights.checksums import check_expected, hash_weights, sha256_once
 from studio.weights.loading import Streaming, hosting
 
 _STREAMED_PART = 16  # a streamed group of layers takes at most 1/16 of the budget, unless a layer is larger
@@ -108,13 +108,13 @@ class ModelCache:
         model = self._of.get(key)
         if model is None or not model.resident:
             model = yield from self._identify(request, limit_s)
-            _check_hashes(request, model.weights)
+            check_expected(request.spec.model.sha256, model.weights)
             if model.offloaded:
                 self._restore(model, rank)
             elif not model.resident:
                 yield from self._load(model, request, limit_s, rank)
             self._of[key] = model
-        _check_hashes(request, model.weights)
+        check_expected(request.spec.model.sha256, model.weights)
         self.components.wait(model.components)
         model.return_s = self.components.return_s(model.components) or model.return_s
         model.used = self._clock()
@@ -390,11 +390,3 @@ def release_freed(device: str) -> None:
     gc.collect()
     devices.device(device).release_cached()
     trim()
-
-
-def _check_hashes(request: Request, found: Mapping[str, str]) -> None:
-    wanted = request.spec.model.sha256
-    if wanted and wanted != found:
-        names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        message = f"the weights differ from the request's `sha256`: {', '.join(f'`{name}`' for name in names[:5])}"
-        raise WeightsError(Path(names[0]), message, hint="omit `sha256` to use the current weights")
