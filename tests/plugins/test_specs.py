@@ -21,6 +21,8 @@ def host(tmp_path_factory):
 def test_all_of_them(host, subtests):
     assert len(host.generators) > 15
     for name, generator in sorted(host.generators.items()):
+        if name == "audio":  # it has no weights of its own; see tests/plugins/studio_audio
+            continue
         with subtests.test(name):
             given = {key: value for key, value in FEW.items() if key in generator.Inputs.model_fields}
             if "size" in given:

@@ -11,6 +11,8 @@ import torch
 
 import studio
 from studio.errors import InputError
+from studio.spec import JobSpec
+from studio.testing import check
 from studio_audio.audio import AudioGenerator
 
 from ...studio.diffusion.whole import diffusers, t5, t5_tokenizer
@@ -50,7 +52,10 @@ def test_a_sound_is_that_of_the_pipeline(pipe: Any, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "model")
     with studio.Studio(home=tmp_path / "home") as host:
         asked = {"prompt": "a dog barks", "steps": 3, "guidance": 4, "seconds": 2.0, "model": str(tmp_path / "model")}
-        made = host.submit("audio", seed=3, dtype="float32", **asked).result(300)
+        made = host.submit("audio", seed=3, dtype="float32", invariant=True, **asked).result(300)
+        assert made.recipe is not None
+        assert host.generate(JobSpec.parse(made.recipe.spec.to_json())) == made
+    check(AudioGenerator(), {name: each for name, each in asked.items() if name != "guidance"}).raise_if_failed()
     stock = pipe(
         "a dog barks", num_inference_steps=3, guidance_scale=4, audio_end_in_s=2.0, output_type="np",
         generator=torch.Generator().manual_seed(3),

@@ -24,7 +24,6 @@ ELSEWHERE = {
     "plugins/studio_clip/model.py": "training: what was written just before, and the CLIP that it goes on with",
     "plugins/studio_diffusion/export.py": "what was written just before",
     "plugins/studio_dcgan/checkpoint.py": "after `check_regular`",
-    "studio/weights/loading.py": "after `check_regular`",
     "studio/diffusion/single_files.py": "a file that ships",
     "studio/loaders/single_file.py": "a file of an installed library, after `is_file`",
     "studio/testing/fake_tensor.py": "the library's own reader, put on the fake device",
