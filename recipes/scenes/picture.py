@@ -66,7 +66,7 @@ def _area(part: Part, ground: str, rng: np.random.Generator) -> Box:
     else:
         side = rng.uniform(0.42, 0.72) if one else rng.uniform(0.75, 0.95)
     x = rng.uniform(0, 1 - side) if rng.random() < 0.5 else (1 - side) / 2
-    low, high = 0.02, 0.98 - side
+    low, high = 0.02, max(0.02, 0.98 - side)
     y = (1 - side) / 2
     if ground and one:
         y = rng.uniform(low, max(low, high * 0.5)) if part.thing in AIR else rng.uniform(max(low, high * 0.55), high)

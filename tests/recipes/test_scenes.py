@@ -136,6 +136,13 @@ def test_counted_things_stand_apart(discs: picture.Sprites, seed: int, count: in
             assert min(a[2], b[2]) - max(a[0], b[0]) < 0.01 or min(a[3], b[3]) - max(a[1], b[1]) < 0.01
 
 
+@pytest.mark.parametrize("ground", ["", "blue background", "grass"])
+def test_one_thing_of_any_size_is_within_the_picture(ground: str) -> None:
+    for seed in range(400):
+        (placed,) = picture.place(Scene((Part(LABELS[0]),), ground=ground), np.random.default_rng(seed))
+        assert all(0 <= side <= 1 for side in placed.box)
+
+
 @pytest.mark.parametrize("colour", scene.COLOURS)
 def test_a_tint_has_the_colour_in_its_middle(colour: str) -> None:
     """A sprite of light, shade and a grey eye: the usual pixel becomes the colour, light stays lighter than shade."""
