@@ -182,11 +182,13 @@ def test_an_engine_let_go_of_ends_its_threads():
     gated = Gated()
     gated.gate.set()
     engine.submit(request(gated)).result(500)
-    names = {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before}
-    assert names == {"studio-engine", "studio-watchdog", "studio-archivist"}
+    threads = set(threading.enumerate()) - before
+    assert {thread.name.split("_")[0] for thread in threads} == {"studio-engine", "studio-watchdog", "studio-archivist"}
     del engine
     gc.collect()
-    assert not set(threading.enumerate()) - before
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_idle_costs_nothing(engine):
