@@ -41,7 +41,7 @@ class ImageGenerator(studio.PipelineGenerator):
 
     def __init__(self, folder: Path = STARTER) -> None:
         """`folder`, in the layout of diffusers' `StableDiffusionPipeline`, is the default model."""
-        self.default = folder
+        self.folder = folder
 
     def weights(self, ref: studio.ModelRef) -> list[Path]:
         """The model's safetensors and configs. Raises WeightsError if a component is missing."""
@@ -92,9 +92,6 @@ class ImageGenerator(studio.PipelineGenerator):
     def facts(self, model: Model, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""
         return _backend(model).facts(model, inputs)
-
-    def _folder(self, ref: studio.ModelRef) -> Path:
-        return ref.path or self.default
 
 
 def is_own(folder: Path) -> bool:

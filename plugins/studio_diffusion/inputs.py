@@ -17,7 +17,24 @@ LARGEST_STOCK = 4096
 STEPS, GUIDANCE, SIDE = 20, 5.0, 128  # of the starter
 FAST_STEPS, FAST_GUIDANCE = 4, 4.0  # the best of those tried (docs/log.md); few steps need less guidance
 SAMPLERS = ("dpmpp-2m", "euler")
-"""The starter's samplers, the default first."""
+"""The starters' samplers, the default first."""
+
+
+def checked_prompt(value: str, info: ValidationInfo, verb: str) -> str:
+    """A `prompt` or `negative` prompt. Raises ValueError for wrong weights, and for a `prompt` without words."""
+    if info.field_name == "prompt" and not value.strip():
+        raise ValueError(f"is empty; describe what to {verb}")
+    found = prompts.read(value)
+    if info.field_name == "prompt" and not found.text:
+        raise ValueError(f"has brackets and tags only; describe what to {verb}")
+    return value
+
+
+def checked_sampler(value: str, info: ValidationInfo) -> str:
+    """A sampler's name. Raises ValueError for one that the starters do not have, if no `model` is given."""
+    if value and value not in SAMPLERS and not info.data.get("model"):
+        raise ValueError(f"must be {' or '.join(SAMPLERS)}; other models may have others")
+    return value
 
 
 class ImageInputs(studio.Inputs):
@@ -104,20 +121,10 @@ class ImageInputs(studio.Inputs):
         help="how to fit `image` to a `size` of another shape: crop it, or pad it with white",
     )
 
-    @field_validator("prompt")
-    @classmethod
-    def _not_blank(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("is empty; describe what to draw")
-        return value
-
     @field_validator("prompt", "negative")
     @classmethod
-    def _weights_are_allowed(cls, value: str, info: ValidationInfo) -> str:
-        found = prompts.read(value)
-        if value.strip() and not found.text and info.field_name == "prompt":
-            raise ValueError("has brackets and tags only; describe what to draw")
-        return value
+    def _check_prompt(cls, value: str, info: ValidationInfo) -> str:
+        return checked_prompt(value, info, "draw")
 
     @field_validator("size")
     @classmethod
@@ -130,10 +137,8 @@ class ImageInputs(studio.Inputs):
 
     @field_validator("sampler")
     @classmethod
-    def _of_the_starter(cls, value: str, info: ValidationInfo) -> str:
-        if value and value not in SAMPLERS and not info.data.get("model"):
-            raise ValueError(f"must be {' or '.join(SAMPLERS)}; other models may have others")
-        return value
+    def _check_sampler(cls, value: str, info: ValidationInfo) -> str:
+        return checked_sampler(value, info)
 
     @field_validator("box", "extend")
     @classmethod

@@ -17,16 +17,15 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
 from studio.errors import WeightsError
-from studio_diffusion import prompts, sizes
+from studio_diffusion import sizes
 from studio_diffusion.image import STARTER as PICTURES
+from studio_diffusion.inputs import SAMPLERS, checked_prompt, checked_sampler
 from studio_video import fit
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHARED = ("tokenizer", "text_encoder", "vae")
 SMALLEST, LARGEST, MULTIPLE, MOST_FRAMES = 64, 2048, 16, 1024
 FPS, SIZE, FRAMES, STEPS, GUIDANCE = 12.0, "128x128", 16, 20, 4.0  # of the starter
-SAMPLERS = ("dpmpp-2m", "euler")
-"""The starter's samplers, the default first."""
 
 
 class VideoGenerator(studio.PipelineGenerator):
@@ -91,20 +90,10 @@ class VideoGenerator(studio.PipelineGenerator):
             "temporal layers",
         )  # fmt: skip
 
-        @field_validator("prompt")
-        @classmethod
-        def _not_blank(cls, value: str) -> str:
-            if not value.strip():
-                raise ValueError("is empty; describe what to show")
-            return value
-
         @field_validator("prompt", "negative")
         @classmethod
-        def _weights_are_allowed(cls, value: str, info: ValidationInfo) -> str:
-            found = prompts.read(value)
-            if value.strip() and not found.text and info.field_name == "prompt":
-                raise ValueError("has brackets and tags only; describe what to show")
-            return value
+        def _check_prompt(cls, value: str, info: ValidationInfo) -> str:
+            return checked_prompt(value, info, "show")
 
         @field_validator("size")
         @classmethod
@@ -114,10 +103,8 @@ class VideoGenerator(studio.PipelineGenerator):
 
         @field_validator("sampler")
         @classmethod
-        def _of_the_starter(cls, value: str, info: ValidationInfo) -> str:
-            if value and value not in SAMPLERS and not info.data.get("model"):
-                raise ValueError(f"must be {' or '.join(SAMPLERS)}; other models may have others")
-            return value
+        def _check_sampler(cls, value: str, info: ValidationInfo) -> str:
+            return checked_sampler(value, info)
 
         @field_validator("frames", mode="before")
         @classmethod
@@ -158,7 +145,7 @@ class VideoGenerator(studio.PipelineGenerator):
 
     def __init__(self, folder: Path = WEIGHTS, shared: Path = PICTURES) -> None:
         """`folder` is the default model; `shared` is the image model whose text encoder and VAE it uses."""
-        self.default, self.shared = folder, shared
+        self.folder, self.shared = folder, shared
 
     def weights(self, ref: studio.ModelRef) -> list[Path]:
         """The safetensors of the network and of the shared components. Raises WeightsError if anything is missing."""
@@ -210,9 +197,6 @@ class VideoGenerator(studio.PipelineGenerator):
     def facts(self, model: Any, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""
         return _backend(model).facts(model, _resolved(model, inputs))
-
-    def _folder(self, ref: studio.ModelRef) -> Path:
-        return ref.path or self.default
 
 
 def is_stock(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from studio.devices.precision import fast_dtype
 from studio.generator import Generator, InputsT, Rng
@@ -37,7 +37,7 @@ class PipelineGenerator(Generator["PipelineModel", InputsT, "GuestState"]):
     """
 
     streams = True
-    folder: ClassVar[Path | None] = None
+    folder: Path | None = None
     """The model's folder in diffusers' layout, unless the request names another with a `studio.model_field`."""
 
     def arguments(self, model: PipelineModel, inputs: InputsT) -> Mapping[str, Any]:

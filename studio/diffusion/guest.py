@@ -39,7 +39,7 @@ class Closed(BaseException):
     """Ends a guest's thread; pipelines do not catch it."""
 
 
-_told = threading.local()
+_thread_state = threading.local()
 """The warnings of the guest of this thread."""
 
 
@@ -48,7 +48,7 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append it, once."""
-        warnings: list[str] | None = getattr(_told, "warnings", None)
+        warnings: list[str] | None = getattr(_thread_state, "warnings", None)
         text = " ".join(record.getMessage().split())[:_LONGEST]
         if warnings is not None and text not in warnings:
             warnings.append(text)
@@ -154,7 +154,7 @@ class GuestRun:
     def _call(self) -> None:
         torch.set_grad_enabled(False)
         _listen()
-        _told.warnings = self.warnings
+        _thread_state.warnings = self.warnings
         try:
             pipe = guest_copy(self._pipe, self)
             self._pipe = None
@@ -276,7 +276,7 @@ def guest_copy(pipe: Any, run: GuestRun, prefix: str = "") -> Any:
 
 @cache_by_class
 def _guest_class(kind: type) -> type:
-    """The pipeline's class with its device told by the host: its modules may be elsewhere at the moment."""
+    """The pipeline's class on the host's device: its modules may be elsewhere at the moment."""
     device = property(lambda self: vars(self)["_studio_run"].device)
     made = type(kind.__name__, (kind,), {"_execution_device": device, "device": device, "__module__": kind.__module__})
     made.__qualname__ = kind.__qualname__
