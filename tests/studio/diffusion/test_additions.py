@@ -297,3 +297,11 @@ def test_a_controlnet_joins_the_model_that_it_was_trained_for(saved: Path, tmp_p
         load(saved, "cpu", "float32", Additions(controlnet=tmp_path / "control"))
     with pytest.raises(WeightsError, match="is not a ControlNet"):
         load(saved, "cpu", "float32", Additions(controlnet=tmp_path / "none"))
+
+
+def test_a_controlnet_of_another_family_is_refused(tmp_path: Path) -> None:
+    """`ControlNetModel` is a part of the name of FLUX's own class."""
+    whole.diffusers.ControlNetModel.from_unet(whole.made(SD).unet).save_pretrained(tmp_path / "net")
+    folder = whole.save("FluxPipeline", tmp_path / "flux")
+    with pytest.raises(WeightsError, match="is a `ControlNetModel`, which a `FluxPipeline` does not take"):
+        load(folder, "cpu", "float32", Additions(controlnet=tmp_path / "net"))
