@@ -42,9 +42,9 @@ def start(model: PipelineModel, inputs: Any, rng: studio.Rng) -> GuestState:
     return stepping.with_notices(stepping.start(model, made, rng, inputs, task, inputs.sampler), notices)
 
 
-def finish(model: PipelineModel, state: GuestState) -> studio.Video:
-    """Decode the latents."""
-    return _clip(model, state, stepping.finish(model, [state])[0])
+def finish_many(model: PipelineModel, states: Sequence[GuestState]) -> list[studio.Video]:
+    """Decode the latents of all states, batched where possible."""
+    return [_clip(model, state, made) for state, made in zip(states, stepping.finish(model, states), strict=True)]
 
 
 def preview(model: PipelineModel, state: GuestState) -> studio.Image | None:
@@ -127,8 +127,3 @@ def _clip(model: PipelineModel, state: GuestState, result: Any) -> studio.Video:
     made = as_media(studio.Video, model.pipe, result, fps)
     assert isinstance(made, studio.Video)
     return made if inputs.frames is None else studio.Video(made.frames[: inputs.frames], fps)
-
-
-def finish_many(model: PipelineModel, states: Sequence[GuestState]) -> list[studio.Video]:
-    """Decode the latents of all states, batched where possible."""
-    return [_clip(model, state, made) for state, made in zip(states, stepping.finish(model, states), strict=True)]
