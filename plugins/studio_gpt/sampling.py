@@ -28,6 +28,7 @@ from studio.errors import StudioError
 
 LARGEST = 1e30  # bound of logits, so that their sums and quotients stay finite
 COLD = 1e-3  # below this temperature logits are shifted by their maximum
+LIKELIEST = 256  # tokens among which a nucleus is looked for first
 STEPS = 1 << 52  # resolution of probabilities that are summed as integers
 
 
@@ -138,13 +139,28 @@ def keep_top_k(logits: Tensor, k: int | Tensor, most: int) -> Tensor:
 def keep_top_p(logits: Tensor, p: float | Tensor) -> Tensor:
     """Mask out the least likely tokens while the rest has probability `p`; the most likely token always stays.
 
-    `p` is for all rows, or one per row (N, 1); infinity masks out nothing.
+    `p` is for all rows, or one per row (N, 1); infinity masks out nothing. A single row on a CPU is sorted only if its
+    nucleus is not among the most likely tokens: to sort 50,000 logits takes longer than a small model.
     """
+    if isinstance(p, float) and logits.numel() == logits.shape[-1] and logits.device.type == "cpu":
+        last = _last_of_nucleus(logits, p)
+        if last is not None:
+            return logits.masked_fill(logits < last, -torch.inf)
     ordered, order = logits.sort(descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     out = _sums(probabilities) - probabilities >= p
     out[..., 0] = False
     return logits.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -torch.inf)
+
+
+def _last_of_nucleus(logits: Tensor, p: float) -> Tensor | None:
+    """The lowest logit that top-p keeps, (); None if it is beyond the most likely tokens or equals a masked one."""
+    likeliest = logits.topk(min(LIKELIEST, logits.shape[-1])).values.flatten()  # (K,), descending
+    probabilities = (likeliest - logits.logsumexp(-1)).exp()
+    kept = max(int((probabilities.cumsum(-1) - probabilities < p).sum()), 1)
+    if kept == len(likeliest) or likeliest[kept] == likeliest[kept - 1]:
+        return None
+    return likeliest[kept - 1]
 
 
 def keep_min_p(logits: Tensor, p: float | Tensor) -> Tensor:

@@ -117,8 +117,8 @@ class Invoker:
 
         def step() -> Any:
             made = generator.step(model, states)
-            if isinstance(made, Sequence):  # else it is rejected below
-                late.extend(look(old, new) for old, new in zip(states, made, strict=False))
+            if type(made) is list or isinstance(made, Sequence):  # else it is rejected below
+                late.extend(map(look, states, made))
             return made
 
         made = yield from self._run(batch, step, limit_s)
@@ -207,8 +207,9 @@ class Invoker:
     def _begin(self, group: Group, width: int) -> None:
         """Free memory for a call, as far as its peak is known. It stays unknown where the probe measures nothing."""
         peak = self.profile.peak(group, width)
-        known = self.profile.estimated(group, width) or self.profile.count(group) > 0
-        self.components.begin_call(peak if known else None, self.heap.untracked)
+        if self.components.any_streamed:
+            known = self.profile.estimated(group, width) or self.profile.count(group) > 0
+            self.components.begin_call(peak if known else None, self.heap.untracked)
         self.heap.trim_for(peak + self.components.may_grow)
 
     def _peak(self) -> int | None:

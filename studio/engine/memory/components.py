@@ -68,6 +68,11 @@ class Components:
         return self._streamer
 
     @property
+    def any_streamed(self) -> bool:
+        """Whether layers of a component are, or have been, streamed."""
+        return self._streamer is not None
+
+    @property
     def droppable(self) -> int:
         """Bytes of streamed layers that stay on the device only for speed."""
         return self._streamer.residency.held if self._streamer else 0

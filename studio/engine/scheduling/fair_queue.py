@@ -160,13 +160,21 @@ class _PriorityClass(Generic[J]):
 
     @staticmethod
     def _to_step(lanes: OrderedDict[str, _Lane[J]]) -> J | None:
-        return next((lane.oldest for lane in lanes.values() if lane.running), None)
+        for lane in lanes.values():
+            for oldest in lane.running:
+                return oldest
+        return None
 
     def _push(self, client: str) -> None:
-        if client in self.clients:
-            entry = (self._times[client], next(self._serial), client)
-            heapq.heappush(self._admissions, entry)
-            heapq.heappush(self._steps, entry)
+        lanes = self.clients.get(client)
+        if lanes is None:
+            return
+        entry = (self._times[client], next(self._serial), client)
+        heapq.heappush(self._steps, entry)
+        for lane in lanes.values():
+            if lane.waiting:
+                heapq.heappush(self._admissions, entry)
+                break
 
     def _first(
         self, heap: list[tuple[float, int, str]], look: Callable[[OrderedDict[str, _Lane[J]]], J | None]
