@@ -41,7 +41,7 @@ def words_of(record: dict[str, Any]) -> tuple[set[str], set[str]]:
     return english, {part for text in kinds["zh"] for part in re.split(r"[:，,、 ]+", text) if part}
 
 
-def told(record: dict[str, Any], draws: float) -> Counter[str]:
+def expected_counts(record: dict[str, Any], draws: float) -> Counter[str]:
     """The expected count of each English word in the record's captions, if the record was sampled this often."""
     from recipes.text import captions
 
@@ -67,7 +67,7 @@ def of_image(records: Sequence[dict[str, Any]], is_thing: Any, scenes: bool) -> 
     words, chinese, anywhere = set(), set(), Counter[str]()
     for record, weight in zip(kept, shares, strict=True):
         draws = DRAWN * weight / sum(shares)
-        anywhere.update(told(record, draws))
+        anywhere.update(expected_counts(record, draws))
         if draws >= LEAST:
             english, han = words_of(record)
             drawn.append(record["label"].lower())
@@ -115,8 +115,8 @@ def ordered(drawn: Iterable[str], words: Iterable[str], chinese: Iterable[str]) 
 
 def write(folder: Path, made: vocabulary.Vocabulary) -> None:
     """Write the file that `studio_diffusion.vocabulary.load` reads."""
-    told = {"things": list(made.things), "words": list(made.words), "chinese": list(made.chinese)}
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())
+    whole = {"things": list(made.things), "words": list(made.words), "chinese": list(made.chinese)}
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in whole.items())
     (folder / vocabulary.FILE).write_text("{\n" + lines + "\n}\n", "utf-8")
 
 

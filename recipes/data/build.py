@@ -49,12 +49,12 @@ def _define(record: Record, synset: Synset | None, net: WordNet) -> Record:
 
 def _emoji(cache: Path, net: WordNet, size: int) -> Iterator[tuple[Record, np.ndarray]]:
     pictures, words = (fetch.fetch(package, cache) / "package" for package in (fetch.EMOJI, fetch.WORDS))
-    told = descriptions.read()
+    described = descriptions.read()
     for record, pixels in emoji.read(pictures, words, size):
         if record.group in emoji.NOUN_GROUPS:
             prefer = tuple(_NUMBER[name] for name in _PREFER[record.group])
             record = _define(record, net.drawable(record.label, prefer), net)
-            record = dataclasses.replace(record, descriptions=told.get(record.id, ()))
+            record = dataclasses.replace(record, descriptions=described.get(record.id, ()))
         elif held_out(record, 12):
             record = dataclasses.replace(record, split="test")
         yield record, pixels

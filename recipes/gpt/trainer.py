@@ -52,13 +52,13 @@ def write_texts(work: Path) -> tuple[Path, Path]:
 
     folder = work / "gpt" / "texts"
     make_folder(folder)
-    told, stories = folder / "documents.txt", folder / "novels.txt"
-    if not told.exists():
+    texts, stories = folder / "documents.txt", folder / "novels.txt"
+    if not texts.exists():
         made = documents(_records(work), build.wordnet(work / "cache"))
-        write_atomically(told, f"{END}\n".join(made).encode())
+        write_atomically(texts, f"{END}\n".join(made).encode())
     if not stories.exists():
         write_atomically(stories, END.join(novels(work / "cache")).encode())
-    return told, stories
+    return texts, stories
 
 
 def write_chats(work: Path) -> tuple[Path, Path]:

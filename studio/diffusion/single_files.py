@@ -1,7 +1,7 @@
 """Models in one file: Stable Diffusion 1, 2 and XL as they are; others with a folder that has what the file lacks.
 
 The tensors' names and shapes tell the family. Its configs are in ``configs/``; they were written from the published
-ones. What cannot be told, such as the prediction type of a Stable Diffusion 2, is refused.
+ones. What is ambiguous, such as the prediction type of a Stable Diffusion 2, is refused.
 
 Try it: ``family_of(Path("sd_xl_base_1.0.safetensors"))``
 """
@@ -37,7 +37,7 @@ _BASE = "name a folder of the same model as `base`"
 def family_of(path: Path, tensors: Mapping[str, Any], header: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     """The name of the configs of a file's family, and what of its scheduler's config is different.
 
-    Raises WeightsError for a family that cannot be told.
+    Raises WeightsError for a family that cannot be recognised.
     """
     channels = tensors[_IN].shape[1] if _IN in tensors else 0
     if _SD1 in tensors and channels in (4, 9):

@@ -84,27 +84,19 @@ def lora_modules(pipe: Any) -> list[str]:
 def _load_one(pipe: Any, path: Path, adapter: str) -> None:
     tensors, header = tensors_of(path)
     tensors = _of_peft(pipe, path, tensors)
-    with _told() as told, scratch() as made, offline(path):
+    with _reported() as reported, scratch() as made, offline(path):
         try:
             converted = _converted(pipe, tensors)
             pipe.load_lora_weights(_source(tensors, header, made, path), adapter_name=adapter)
-        except (
-            ValueError,
-            RuntimeError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            NotImplementedError,
-        ) as error:
+        except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
             raise _unfit(pipe, path, error) from error
     wanted, used = _layers(converted), _used(pipe, adapter)
     unused = sorted(name for name in wanted if name not in used)
     if unused or not wanted:
         what = f"{len(unused)} of its {len(wanted)} layers are unknown, such as `{unused[0]}`" if unused else "no layer"
         raise WeightsError(path, f"the LoRA `{path}` does not fit this `{type(pipe).__name__}`: {what}", hint=_OTHER)
-    if told:
-        raise WeightsError(path, f"diffusers does not use all of the LoRA `{path}`: {told[0][:200]}", hint=_OTHER)
+    if reported:
+        raise WeightsError(path, f"diffusers does not use all of the LoRA `{path}`: {reported[0][:200]}", hint=_OTHER)
 
 
 def _unfit(pipe: Any, path: Path, error: Exception) -> WeightsError:
@@ -204,7 +196,7 @@ def _used(pipe: Any, adapter: str) -> set[str]:
 
 
 @contextmanager
-def _told() -> Iterator[list[str]]:
+def _reported() -> Iterator[list[str]]:
     """Collect what diffusers warns of in this thread, rather than print it."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
@@ -256,15 +248,15 @@ def load_embeddings(pipe: Any, files: Sequence[Path]) -> list[str]:
         if not hasattr(pipe, "load_textual_inversion"):
             raise WeightsError(path, f"a `{type(pipe).__name__}` takes no textual inversion", hint="use another model")
         word = re.sub(r"\s+", "-", path.stem)
-        with _told() as told, offline(path):
+        with _reported() as reported, offline(path):
             try:
                 for tokenizer, encoder, tensor in _places(pipe, path, tensors):
                     pipe.load_textual_inversion(tensor, token=word, tokenizer=tokenizer, text_encoder=encoder)
             except (ValueError, RuntimeError, KeyError, TypeError) as error:
                 message = f"the textual inversion `{path}` does not fit this `{type(pipe).__name__}`"
                 raise WeightsError(path, f"{message}: {str(error).splitlines()[0][:200]}", hint=_OTHER) from error
-        if told:
-            raise WeightsError(path, f"diffusers does not use all of `{path}`: {told[0][:200]}", hint=_OTHER)
+        if reported:
+            raise WeightsError(path, f"diffusers does not use all of `{path}`: {reported[0][:200]}", hint=_OTHER)
         words.append(word)
     return words
 
