@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from studio.devices import torch_setup
 
-settings.register_profile("everyday", deadline=None, max_examples=30)
+settings.register_profile("everyday", deadline=None, max_examples=20)
 settings.register_profile("thorough", deadline=None)  # `make test-all`
 settings.load_profile("everyday")
 

@@ -232,10 +232,14 @@ class DetokenizedText:
 
 
 def find_stop(text: str, stops: Sequence[str], seen: int = 0) -> int | None:
-    """Where the first stop string begins, or None. The first `seen` characters were searched before."""
+    """Where the first stop string begins, or None. The first `seen` characters were searched before.
+
+    The first is the one that is complete first, the longest of those that end there: so it does not depend on how many
+    characters come at once.
+    """
     longest = max(map(len, stops), default=0)
-    found = [at for stop in stops if (at := text.find(stop, max(0, seen - longest + 1))) >= 0]
-    return min(found, default=None)
+    found = [(at + len(stop), at) for stop in stops if (at := text.find(stop, max(0, seen - longest + 1))) >= 0]
+    return min(found)[1] if found else None
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:

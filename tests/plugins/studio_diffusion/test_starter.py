@@ -26,6 +26,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[studio.Studio]:
         yield host
 
 
+@pytest.mark.slow
 def test_same_bytes_in_another_process(host: studio.Studio, tmp_path: Path) -> None:
     here = host.image("一个红苹果", seed=3, steps=4)
     command = [sys.executable, "-m", "studio", "--home", str(tmp_path), "--device", "cpu", "--quiet"]

@@ -1,7 +1,7 @@
 """Incremental detokenization yields whole characters, and stop strings end a text within tokens too."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from studio.errors import InputError
@@ -37,10 +37,13 @@ def test_any_tokens_end_as_they_decode_at_once(ids):
     assert all(not part.endswith(TORN) for part in shown[:-1] if part != shown[-1])
 
 
+@example(text="aaba", stops=["b", "aba"], cuts=[3])
 @given(text=st.text("abc", max_size=30), stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
        cuts=st.lists(st.integers(0, 30), max_size=10))  # fmt: skip
 def test_a_stop_string_is_found_wherever_the_text_is_cut(text, stops, cuts):
-    whole = min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
+    ends = (end - len(stop) for end in range(len(text) + 1)
+            for stop in sorted(stops, key=len, reverse=True) if text[:end].endswith(stop))  # fmt: skip
+    whole = next(ends, None)
     seen, found = 0, None
     for end in [*sorted(cut for cut in cuts if cut <= len(text)), len(text)]:
         found = find_stop(text[:end], stops, seen)

@@ -243,6 +243,7 @@ def test_a_made_clip_is_saved_in_every_format_with_its_recipe(
     assert again.recipe.spec.inputs["prompt"] == SMALL["prompt"]
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_and_set_in_motion(tmp_path: Path) -> None:
     """The workflow `animate` on the starters: what is to grow grows. Written in two formats, and made again."""
     flow = Path(__file__).parents[3] / "pipelines" / "animate.yaml"

@@ -62,6 +62,7 @@ def test_threads_wait_passively_beside_other_work(tmp_path, monkeypatch, pressur
     assert run(CROWDED.format(pressure=str(file), load=load), **set_by_user) == expected
 
 
+@pytest.mark.slow
 def test_stock_libraries_import_by_the_remedy_that_doctor_names():
     pytest.importorskip("torch")
     if importlib.util.find_spec("torchvision") is None:

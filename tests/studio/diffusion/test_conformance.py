@@ -16,8 +16,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries: many of t
 QUICK = {
     "StableDiffusionAdapterPipeline",
     "StableDiffusionSAGPipeline",
-    "StableDiffusion3ControlNetPipeline",
-    "StableVideoDiffusionPipeline",
     "ZImagePipeline",
     "FluxKontextPipeline",
     "EasyAnimatePipeline",

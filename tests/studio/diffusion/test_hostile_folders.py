@@ -62,6 +62,7 @@ def test_a_component_that_the_pipeline_needs_and_is_null(folder: Path, name: str
         host.submit("image", prompt="a boat", model=str(folder), steps=1, size="64x64", seed=1).result(300)
 
 
+@pytest.mark.slow
 def test_files_are_listed_before_torchvision_is_set_up(folder: Path) -> None:
     program = (
         "import sys, pathlib, studio.diffusion.folders as f; print(len(f.weight_files(pathlib.Path(sys.argv[1]))))"

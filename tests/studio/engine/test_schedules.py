@@ -219,6 +219,6 @@ def explore(examples):
         run_state_machine_as_test(Schedules, settings=quiet)
 
 
-@pytest.mark.parametrize("examples", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_random_schedules(examples):
     explore(examples)

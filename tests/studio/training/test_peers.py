@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import safetensors
 import safetensors.torch
 import torch
@@ -59,6 +60,7 @@ def test_what_the_first_prepares_is_there_for_the_others(tmp_path: Path) -> None
         pass
 
 
+@pytest.mark.slow
 def test_interrupt_ends_both_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     command = torchrun(shared, str(tmp_path / "run"), "100000", "0.02")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
