@@ -50,17 +50,28 @@ def store_error(path: Path, what: str, error: OSError) -> StoreError:
 
 
 def write_atomically(
-    path: Path | str, data: bytes, *, overwrite: bool = True, durable: bool = True, sync_folder: bool = True
+    path: Path | str,
+    data: bytes,
+    *,
+    overwrite: bool = True,
+    durable: bool = True,
+    sync_folder: bool = True,
+    private: bool = False,
 ) -> Path:
     """Write `data` to `path`, whole or not at all; return the path. See `new_file`."""
-    with new_file(path, overwrite=overwrite, durable=durable, sync_folder=sync_folder) as file:
+    with new_file(path, overwrite=overwrite, durable=durable, sync_folder=sync_folder, private=private) as file:
         file.write(data)
     return Path(path)
 
 
 @contextmanager
 def new_file(
-    path: Path | str, *, overwrite: bool = True, durable: bool = True, sync_folder: bool = True
+    path: Path | str,
+    *,
+    overwrite: bool = True,
+    durable: bool = True,
+    sync_folder: bool = True,
+    private: bool = False,
 ) -> Iterator[BinaryIO]:
     """Yield a file to write to, which is renamed to `path` when the block ends; on an error nothing is left.
 
@@ -68,6 +79,7 @@ def new_file(
         overwrite: replace an existing file. If false, exactly one of several concurrent writers succeeds.
         durable: fsync the file. Without it, the file survives a crash of the process, but maybe not of the machine.
         sync_folder: fsync the folder too; not needed if another file is written there next.
+        private: only the owner can read the file (mode 600), from the beginning.
 
     A symbolic link at `path` is replaced, never followed.
 
@@ -80,6 +92,8 @@ def new_file(
         sweep_once(folder)
         temporary = Temporary(folder)
         try:
+            if private:
+                os.fchmod(temporary.descriptor, 0o600)
             with os.fdopen(os.dup(temporary.descriptor), "wb") as file:
                 yield file
                 file.flush()

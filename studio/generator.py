@@ -130,6 +130,13 @@ class State:
         """Whether `finish` may be called."""
         return self.position >= self.steps
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Facts of this request for the recipe of its output, as JSON, besides those of `Generator.facts`: for text
+        `tokens`, with the numbers of `prompt` and `completion` tokens, and why it `ended`.
+        """
+        return {}
+
 
 def unsaved() -> Any:
     """Declare a field of a State that is not saved, because it can be recomputed (a cache, for example).

@@ -238,6 +238,11 @@ class Inputs(BaseModel):
         return self.model_ref_in({name: getattr(self, name) for name in type(self).model_fields})
 
     @classmethod
+    def model_input(cls) -> str | None:
+        """The name of the input that selects the model (see `model_field`), or None."""
+        return _model_parts(cls).get("source")
+
+    @classmethod
     def model_ref_in(cls, values: Mapping[str, Any]) -> ModelRef:
         """The same for values that were not validated yet; values that are not text are ignored."""
         given = {part: values.get(name) for part, name in _model_parts(cls).items()}

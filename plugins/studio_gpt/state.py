@@ -6,7 +6,7 @@ Try it: ``python -c "from studio_gpt.state import *; print(TextInputs(prompt='On
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator, model_validator
 
@@ -145,6 +145,12 @@ class TextState(studio.State):
     def done(self) -> bool:
         """Whether generation has stopped."""
         return bool(self.ended)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The numbers of tokens, and why generation stopped."""
+        counts = {"prompt": self.prompt, "completion": len(self.tokens) - self.prompt}
+        return {"tokens": counts, "ended": self.ended}
 
     def next_tokens(self, num_computed: int) -> int:
         """The number of tokens that the next step computes, after the first `num_computed`.

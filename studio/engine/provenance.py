@@ -69,7 +69,7 @@ def recipe_writer(entry: TrackedRequest) -> Callable[[Media], Recipe]:
         "spec": spec_of(entry, threads).portable(),
         "device": device.label,
         "libraries": libraries() | device.versions(),
-        "facts": {**entry.facts, **_seen(entry, device)},
+        "facts": {**entry.facts, **state.facts, **_seen(entry, device)},
         "steps": state.position,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(entry.timing.work, 6),

@@ -136,6 +136,14 @@ class Image(Media):
         return cls._of(found).attach(recipe, None).noticing((*found.notices, *unread))
 
     @classmethod
+    def decode_isolated(cls, data: bytes) -> Self:
+        """Decode as `decode` does, in a process with limited memory and time, and without any recipe in the file: for
+        files of strangers. It takes about 0.2 s longer. Raises MediaError.
+        """
+        found = pictures.read_isolated(data)
+        return cls._of(found).noticing(found.notices)
+
+    @classmethod
     def identify(cls, file: bytes) -> str:
         """The identity of the picture in these bytes, which does not depend on the file's text chunks."""
         return cls._of(pictures.read(file)).sha256

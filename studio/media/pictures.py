@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,32 @@ def read(data: bytes) -> Picture:
     except DAMAGED as error:
         raise damaged("the picture", FORMATS) from error
     return Picture(made, (*notices, *more), description)
+
+
+def decode(data: bytes, put: Callable[[str, bytes], None]) -> dict[str, Any]:
+    """Decode a picture, as a task of `sandbox`: `put` gets its rows ("frames"). Returns `mode`, `size`, `notices` and
+    `description`. Raises MediaError.
+    """
+    found = read(data)
+    width, height = found.pil.size
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):  # copying all at once would double the memory of a large picture
+        put("frames", found.pil.crop((0, top, width, min(height, top + rows))).tobytes())
+    return {"mode": found.pil.mode, "size": found.pil.size, "notices": found.notices, "description": found.description}
+
+
+def read_isolated(data: bytes) -> Picture:
+    """As `read`, in a process with limited memory and time. Raises MediaError."""
+    import PIL.Image
+
+    from studio.media import sandbox
+
+    if png.is_png(data):
+        check_pixels(png.size(data))
+    found, pieces = sandbox.run("picture", data, "the picture")
+    size = (int(found["size"][0]), int(found["size"][1]))
+    pil = PIL.Image.frombuffer(found["mode"], size, pieces["frames"], "raw", found["mode"], 0, 1).copy()
+    return Picture(pil, tuple(found["notices"]), found["description"])
 
 
 def opened(data: bytes, formats: Iterable[str] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")) -> Any:

@@ -33,8 +33,8 @@ _END = 255
 
 
 def run(task: str, data: bytes, noun: str) -> tuple[dict[str, Any], dict[str, bytearray]]:
-    """Run a task on the bytes: `decode` or `demuxed` of `clips`, or `sound`, which is `sounds.decode`. Return its
-    result, and the pieces that it put, joined by name.
+    """Run a task on the bytes: `decode` or `demuxed` of `clips`, `sound`, which is `sounds.decode`, or `picture`, which
+    is `pictures.decode`. Return its result, and the pieces that it put, joined by name.
 
     Raises the task's MediaError, or one if it exceeded the limits of memory or time.
     """
@@ -90,7 +90,7 @@ def serve(task: str) -> None:
     """The main function of the process: read the input, run the task, send the pieces and the result."""
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     data = sys.stdin.buffer.read()
-    _load(data)
+    _load(task, data)
     _limit(len(data))
 
     def send(number: int, body: bytes | memoryview) -> None:
@@ -98,9 +98,11 @@ def serve(task: str) -> None:
         while view:
             view = view[output.write(view) or 0 :]
 
-    from studio.media import clips, sounds
+    from studio.media import clips, pictures, sounds
 
-    functions = {"decode": clips.decode, "demuxed": clips.demuxed, "sound": sounds.decode}
+    functions = {
+        "decode": clips.decode, "demuxed": clips.demuxed, "sound": sounds.decode, "picture": pictures.decode,
+    }  # fmt: skip
     try:
         found = functions[task](data, lambda name, body: send(_PIECES.index(name), body))
     except MediaError as error:
@@ -108,7 +110,7 @@ def serve(task: str) -> None:
     send(_END, json.dumps(found).encode())
 
 
-def _load(data: bytes) -> None:
+def _load(task: str, data: bytes) -> None:
     """Import everything that decoding needs: after the limits are set no file can be opened, not even modules."""
     import importlib
     import pkgutil
@@ -116,7 +118,7 @@ def _load(data: bytes) -> None:
     from studio.media import animation
 
     names = ["numpy", "studio.media.clips", "studio.media.sounds"]
-    if animation.is_picture(data):
+    if task == "picture" or animation.is_picture(data):
         import PIL.Image
 
         PIL.Image.init()

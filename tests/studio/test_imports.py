@@ -30,6 +30,7 @@ LAYERS = (
     ("workflow",),
     ("doctor", "remake", "scaffold", "methods"),
     ("api", "testing", "evaluation"),
+    ("server",),
     ("cli",),
 )
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}

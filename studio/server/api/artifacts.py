@@ -1,0 +1,68 @@
+"""``/api/artifacts``: stored media by id, and uploads.
+
+An id is the hash of the content: no name or path of the client is used. Only pictures, clips, sounds and text are shown
+by browsers; anything else is a download.
+
+Try it: ``curl -F file=@apple.png http://127.0.0.1:7860/api/artifacts``
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, JSONResponse
+
+from studio.errors import InputError, UnknownName
+from studio.media import Audio, Image, Media, Video
+from studio.server import uploads
+from studio.server.running import apart
+from studio.server.uploads import UploadForm, read_form
+from studio.store.store import KINDS
+
+DECODERS: dict[str, Callable[[bytes], Awaitable[Media]]] = {
+    Image.kind: uploads.picture, Video.kind: uploads.clip, Audio.kind: uploads.sound,
+}  # fmt: skip
+SHOWN = ("image/png", "video/mp4", "audio/wav", "text/plain")
+_ID = re.compile(r"[0-9a-f]{64}")
+router = APIRouter()
+
+
+@router.get("/api/artifacts/{artifact}")
+async def get_artifact(artifact: str, request: Request) -> FileResponse:
+    """The file of an artifact; ranges can be asked for."""
+    store = request.app.state.server.studio.store
+    path = await apart(store.path, artifact) if _ID.fullmatch(artifact) else None
+    if path is None:
+        raise UnknownName("artifact", artifact[:80], [])
+    kind = KINDS[path.suffix].media_type
+    shown = "inline" if kind in SHOWN else "attachment"
+    headers = {"ETag": f'"{artifact}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    name = f"{artifact[:16]}{path.suffix}"
+    return FileResponse(path, media_type=kind, filename=name, content_disposition_type=shown, headers=headers)
+
+
+@router.get("/api/artifacts/{artifact}/recipe")
+async def get_recipe(artifact: str, request: Request) -> JSONResponse:
+    """The recipe of an artifact: how it was generated."""
+    store = request.app.state.server.studio.store
+    found = await apart(store.recipe, artifact) if _ID.fullmatch(artifact) else None
+    if found is None:
+        raise UnknownName("recipe of an artifact", artifact[:80], [])
+    return JSONResponse(found.model_dump(mode="json", exclude_none=True))
+
+
+@router.post("/api/artifacts", status_code=201, openapi_extra=UploadForm.schema("file", "kind"))
+async def upload(request: Request) -> dict[str, Any]:
+    """Store a file for the inputs of jobs: an image, or what `kind` says. Such an input is given as the answer."""
+    form = await read_form(request, request.app.state.server.limits)
+    files, kind = form.all_files("file"), str(form.values().get("kind", Image.kind))
+    if len(files) != 1:
+        raise InputError("file", f"`file` must be one file; there are {len(files)}")
+    if kind not in DECODERS:
+        raise UnknownName("kind of upload", kind[:40], DECODERS)
+    made: Media = await DECODERS[kind](files[0])
+    await apart(request.app.state.server.studio.store.put, made)
+    return made.ref.model_dump()

@@ -1,0 +1,74 @@
+"""The application: all routes of all interfaces behind one guard.
+
+Nothing is reached around `Security`: it stands outside FastAPI, so that a route, a missing page and an error are
+refused alike. Then come the limits of bodies, then the routes.
+
+Try it: ``uvicorn`` needs the settings of `serve`; use ``studio serve``
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from studio.api import Studio
+from studio.errors import StudioError
+from studio.server.api import artifacts, system
+from studio.server.catalogue import Catalogue
+from studio.server.errors import Answers
+from studio.server.limits import BodyLimits, RequestLimits
+from studio.server.openai import chat, completions, embeddings, images, listing
+from studio.server.openai.shape import error_body
+from studio.server.security import Access, Security
+from studio.versions import libraries
+
+ROUTERS = (
+    artifacts.router, system.router, listing.router, chat.router, completions.router, embeddings.router,
+    images.router,
+)  # fmt: skip
+ANSWERS = Answers({"/v1": error_body})
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the routes work with; they find it as ``request.app.state.server``."""
+
+    studio: Studio
+    limits: RequestLimits
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The generators as clients name them."""
+        return Catalogue(self.studio)
+
+
+def create_app(studio: Studio, access: Access, limits: RequestLimits | None = None) -> ASGIApp:
+    """The ASGI application that serves a Studio. Closing the Studio is left to the caller."""
+    limits = limits or RequestLimits()
+    return Security(BodyLimits(routes(studio, limits), limits, ANSWERS), access, ANSWERS)
+
+
+def routes(studio: Studio, limits: RequestLimits) -> FastAPI:
+    """The routes without the guard, for `create_app` and for listing them."""
+    app = FastAPI(
+        title="Studio",
+        version=libraries()["studio"],
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.server = Server(studio, limits)
+    for router in ROUTERS:
+        app.include_router(router)
+    for kind in (StudioError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, ANSWERS.handle)
+    return app

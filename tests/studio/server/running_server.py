@@ -1,0 +1,53 @@
+"""A real server for tests: uvicorn in a thread, on a free port of 127.0.0.1."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+import studio
+from studio.server.app import create_app
+from studio.server.limits import RequestLimits
+from studio.server.security import Access
+from studio.server.serve import configuration
+from studio.server.tokens import AccessTokens
+
+SECRET = "the-secret-of-the-tests"
+# Bodies are as large and may take as long as these say, so that tests need neither time nor memory.
+LIMITS = RequestLimits(body_bytes=4 << 20, body_s=0.5, prompt=20_000)
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    studio: studio.Studio
+    port: int
+    tokens: AccessTokens
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def running(home: Path, *, exposed: bool = False, limits: RequestLimits = LIMITS) -> Iterator[RunningServer]:
+    host = studio.Studio(home=home, device="cpu", plugins=[Path(__file__).parent / "server_plugin.py"])
+    access = Access(AccessTokens(home), SECRET, exposed=exposed)
+    server = uvicorn.Server(configuration(create_app(host, access, limits)))
+    with host, socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        try:
+            yield RunningServer(host, listener.getsockname()[1], access.tokens)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()

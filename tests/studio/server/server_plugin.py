@@ -1,0 +1,71 @@
+"""Generators for the server's tests: one that runs until it is cancelled, and one that fails with a path."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+import PIL.Image
+
+import studio
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Waiting(studio.State):
+    """It is never done by itself."""
+
+
+class Endless(studio.Generator):
+    """Draw for ever."""
+
+    name = "endless"
+    output = studio.Image
+
+    class Inputs(studio.Inputs):
+        prompt: str = studio.field(help="what to ignore")
+
+    def start(self, model, inputs, rng):
+        return Waiting(steps=1_000_000)
+
+    def step(self, model, states):
+        threading.Event().wait(0.002)
+        return [replace(state, position=state.position + 1) for state in states]
+
+
+class Failing(studio.Generator):
+    """Fail, with a path in the reason."""
+
+    name = "failing"
+    output = studio.Image
+
+    class Inputs(studio.Inputs):
+        prompt: str = studio.field(help="what to ignore")
+
+    def generate(self, model, inputs, rng):
+        raise RuntimeError("cannot read /home/someone/secret.bin")
+
+
+class Plain(studio.Generator):
+    """Draw one colour, of a size."""
+
+    name = "plain"
+    output = studio.Image
+
+    class Inputs(studio.Inputs):
+        prompt: str = studio.field(help="what to ignore", max_length=1000)
+        size: str = studio.field("16x16", help="WIDTHxHEIGHT", aliases=("{width}x{height}",))
+        image: studio.Image | None = studio.field(None, help="a picture to return")
+        mask: studio.Image | None = studio.field(None, help="a mask to return instead")
+        steps: int = studio.field(1, ge=1, le=100, help="what to ignore", aliases=("num_inference_steps",))
+        strength: float = studio.field(1.0, help="what to ignore")
+
+    def generate(self, model, inputs, rng):
+        if inputs.mask or inputs.image:
+            return inputs.mask or inputs.image
+        width, height = (int(side) for side in inputs.size.split("x"))
+        return studio.Image(PIL.Image.new("RGB", (width, height), (rng.python.randrange(256), inputs.steps, 0)))
+
+
+@studio.hookimpl
+def studio_generators():
+    return [Endless(), Failing(), Plain()]

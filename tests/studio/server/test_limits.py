@@ -1,0 +1,103 @@
+"""Bodies that are too large, late, truncated or damaged, and connections that send slowly."""
+
+from __future__ import annotations
+
+import socket
+
+import httpx
+import pytest
+
+from studio.server.limits import ImpatientProtocol
+from tests.studio.server.running_server import LIMITS, RunningServer
+
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def part(name: str, text: str, more: str = "") -> bytes:
+    return f'--x\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{text}\r\n'.encode()
+
+
+def test_a_large_body_is_refused_by_its_stated_and_by_its_real_length(server: RunningServer) -> None:
+    def pieces():
+        for _ in range(6):
+            yield bytes(1 << 20)
+
+    for content in (bytes(LIMITS.body_bytes + 1), pieces()):
+        try:
+            response = httpx.post(f"{server.url}/v1/completions", content=content, headers=JSON)
+        except httpx.WriteError:  # the connection was closed while the body was being sent
+            continue
+        assert response.status_code == 413
+        assert response.json()["error"]["code"] == "body_too_large"
+
+
+def spoken(server: RunningServer, head: bytes) -> bytes:
+    """What the server answers to the beginning of a request after which nothing comes, until it closes."""
+    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+        connection.sendall(head)
+        answer = b""
+        while block := connection.recv(1 << 16):
+            answer += block
+    return answer
+
+
+def test_a_late_body_is_cut_off(server: RunningServer) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 99\r\n\r\n{"
+    answer = spoken(server, head)
+    assert b" 408 " in answer.partition(b"\r\n")[0]
+    assert b"body_too_slow" in answer
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /v1/models HTTP/1.1\r\nHost: local"])
+def test_a_late_header_is_cut_off(server: RunningServer, monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    monkeypatch.setattr(ImpatientProtocol, "header_s", 0.2)
+    assert spoken(server, head) == b""
+
+
+def test_the_second_request_of_a_connection_is_not_waited_for_either(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImpatientProtocol, "header_s", 0.2)
+    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+        connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /api")
+        while connection.recv(1 << 16):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (part("prompt", "a cat") + part("image", "x", '; filename="a.png"'), "invalid_multipart"),  # no last boundary
+        (part("prompt", "a cat")[:-10], "invalid_multipart"),
+        (b"--x\r\nno header\r\n--x--\r\n", "invalid_multipart"),
+        (b"--x\r\nContent-Disposition: form-data\r\n\r\n1\r\n--x--\r\n", "invalid_multipart"),
+        (b"".join(part(f"f{i}", "1") for i in range(80)) + b"--x--\r\n", "invalid_multipart"),
+        (b"".join(part("image", "1", '; filename="a"') for _ in range(20)) + b"--x--\r\n", "invalid_multipart"),
+        (part("prompt", "p" * (2 << 20)) + b"--x--\r\n", "invalid_multipart"),
+        (part("prompt", "a cat") + b"--x--\r\n", "invalid_value"),  # no picture
+        (part("image", "x", '; filename="a.png"') + b"--x--\r\n", "missing_value"),  # no prompt
+        (part("prompt", "a") + part("image", "not a picture", '; filename="a.png"') + b"--x--\r\n", "invalid_request"),
+        (b"--x--\r\n", "missing_value"),
+        (b"", "invalid_multipart"),
+    ],
+)
+def test_a_damaged_form_is_one_clear_error(server: RunningServer, body: bytes, code: str) -> None:
+    response = httpx.post(f"{server.url}/v1/images/edits", content=body, headers=FORM)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == code, response.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b"1", b'"x"', b"[" * 100_000, b'{"prompt": "\\ud800"}',
+     b'{"prompt": ' + b"9" * 5000 + b"}", b'{"prompt": NaN}', b"\xff\xfe", b'{"prompt": {"$ref": "#"}}'],
+)  # fmt: skip
+def test_damaged_json_is_one_clear_error(server: RunningServer, body: bytes) -> None:
+    for path in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/images/generations"):
+        response = httpx.post(server.url + path, content=body, headers=JSON)
+        assert 400 <= response.status_code < 500, (path, response.text)
+        assert response.json()["error"]["message"]
