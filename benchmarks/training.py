@@ -32,10 +32,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce  # noqa:
 from torch.nn.functional import mse_loss  # noqa: E402
 
 from studio.devices.precision import autocast  # noqa: E402
+from studio.diffusion import noise  # noqa: E402
 from studio_dcgan import train  # noqa: E402
 from studio_dcgan.augment import augment  # noqa: E402
 from studio_dcgan.model import Discriminator, GeneratorNet  # noqa: E402
-from studio_diffusion import noise, train_pixel  # noqa: E402
+from studio_diffusion import train_pixel  # noqa: E402
 
 PICTURES, CLASSES = 285, 285
 

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from studio.diffusion import stepping
+from studio.diffusion import prompts, stepping
 from studio.diffusion.arguments import parameters
+from studio.diffusion.chunks import chunks
+from studio.diffusion.chunks import notices as prompt_notices
 from studio.diffusion.stepping import PipelineModel
-from studio_diffusion import prompts
-from studio_diffusion.chunks import chunks
-from studio_diffusion.chunks import notices as prompt_notices
 
 
 def encoders(pipe: Any) -> list[tuple[str, Any]]:

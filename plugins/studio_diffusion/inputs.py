@@ -10,7 +10,8 @@ from typing import Self
 from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
-from studio_diffusion import edit, prompts, sizes
+from studio.diffusion import prompts
+from studio_diffusion import edit, sizes
 
 SMALLEST, LARGEST, MULTIPLE = 64, 1024, 32
 LARGEST_STOCK = 4096

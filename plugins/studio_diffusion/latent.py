@@ -23,15 +23,15 @@ import studio
 from studio import devices
 from studio.attention.backends.sdpa import computes_as_a_cpu
 from studio.devices.graphs import Graphs
+from studio.diffusion.chunks import chunks
+from studio.diffusion.guidance import classifier_free_guidance
 from studio.diffusion.layout import tensors_of
+from studio.diffusion.rows import column, columns, guided_first, restore_order, select_rows
+from studio.diffusion.samplers import SAMPLERS, TRAIN_STEPS, History, Level, StepInputs, timestep
 from studio.errors import WeightsError
 from studio.loaders import diffusers, read_config, transformers
-from studio_diffusion.chunks import chunks
-from studio_diffusion.guidance import classifier_free_guidance
 from studio_diffusion.kernels import use_attend
 from studio_diffusion.layout import components
-from studio_diffusion.rows import column, columns, guided_first, restore_order, select_rows
-from studio_diffusion.samplers import SAMPLERS, TRAIN_STEPS, History, Level, StepInputs, timestep
 from studio_diffusion.vocabulary import Vocabulary, load
 
 _MOST_ENCODED = 64  # cached texts; each takes 18 KiB with the starter

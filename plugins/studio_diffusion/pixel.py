@@ -21,16 +21,16 @@ import studio
 from studio import devices
 from studio.attention.routes import diffusers
 from studio.devices.graphs import Graphs
+from studio.diffusion.guidance import classifier_free_guidance
 from studio.diffusion.layout import part, tensors_of
+from studio.diffusion.noise import CLASSES, NoiseSchedule
+from studio.diffusion.rows import column, guided_first, replace_rows, restore_order, select_rows
+from studio.diffusion.samplers import CORRECTORS, PIXEL_SAMPLERS, History, Level, StepInputs
 from studio.errors import InputError, UnknownName, WeightsError
 from studio.loaders import diffusers as loaders
 from studio.loaders import read_config
-from studio_diffusion.guidance import classifier_free_guidance
 from studio_diffusion.latent import attention_name
 from studio_diffusion.layout import components, read_json
-from studio_diffusion.noise import CLASSES, NoiseSchedule
-from studio_diffusion.rows import column, guided_first, replace_rows, restore_order, select_rows
-from studio_diffusion.samplers import CORRECTORS, PIXEL_SAMPLERS, History, Level, StepInputs
 
 CLEAN = -1
 """The timestep of a clean picture, below all of the schedule's; also that of a missing previous step."""

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 import studio
+from studio.diffusion import prompts
+from studio.diffusion.chunks import notices as prompt_notices
+from studio.diffusion.samplers import noise_levels
 from studio.errors import InputError
-from studio_diffusion import edit, prompts, step_cache, vocabulary
-from studio_diffusion.chunks import notices as prompt_notices
+from studio_diffusion import edit, step_cache, vocabulary
 from studio_diffusion.inputs import SAMPLERS, ImageInputs
 from studio_diffusion.latent import LatentDiffusion, LatentRow
-from studio_diffusion.samplers import noise_levels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,14 +17,14 @@ import PIL.Image
 from diffusers.pipelines import auto_pipeline
 
 import studio
-from studio.diffusion import stepping
+from studio.diffusion import prompts, stepping
 from studio.diffusion.arguments import arguments, guidance_argument, parameters
 from studio.diffusion.arguments import facts as facts_of
 from studio.diffusion.results import as_media
 from studio.diffusion.schedulers import is_flow
 from studio.diffusion.stepping import GuestState, PipelineModel
 from studio.errors import InputError
-from studio_diffusion import edit, embeds, prompts
+from studio_diffusion import edit, embeds
 from studio_diffusion.inputs import ImageInputs
 
 step = stepping.step

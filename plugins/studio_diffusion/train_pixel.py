@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from studio.devices.precision import autocast
+from studio.diffusion.noise import NoiseSchedule
 from studio.files import write_atomically
 from studio.training.agreement import fingerprint
 from studio.training.ema import Ema
 from studio.training.run import Run
-from studio_diffusion.noise import NoiseSchedule
 from studio_diffusion.pixel import CLEAN, PixelDiffusion, PixelRow
 
 GRID_ROWS, GRID_COLUMNS, GRID_STEPS, GRID_GUIDANCE = 4, 8, 10, 2.0

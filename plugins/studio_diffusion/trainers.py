@@ -163,9 +163,10 @@ class TrainDdpm(studio.Trainer):
         device = options.torch_device()
         import torch
 
+        from studio.diffusion import noise
         from studio.training.peers import Peers
         from studio.training.pictures import labelled
-        from studio_diffusion import export, noise, train_pixel
+        from studio_diffusion import export, train_pixel
         from studio_diffusion.pixel import PixelDiffusion
 
         pictures, labels = labelled(data, options.size)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from studio import devices
-from studio_diffusion.guidance import classifier_free_guidance
-from studio_diffusion.rows import columns
-from studio_diffusion.samplers import SAMPLERS, History, Level, StepInputs
+from studio.diffusion.guidance import classifier_free_guidance
+from studio.diffusion.rows import columns
+from studio.diffusion.samplers import SAMPLERS, History, Level, StepInputs
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 import studio
+from studio.diffusion import prompts
+from studio.diffusion.samplers import noise_levels
 from studio.errors import InputError
-from studio_diffusion import prompts, vocabulary
-from studio_diffusion.samplers import noise_levels
+from studio_diffusion import vocabulary
 from studio_video import fit
 from studio_video.denoising import VideoRow
 from studio_video.latent import LatentVideo

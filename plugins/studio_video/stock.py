@@ -12,13 +12,12 @@ from inspect import Parameter
 from typing import Any
 
 import studio
-from studio.diffusion import stepping
+from studio.diffusion import prompts, stepping
 from studio.diffusion.arguments import arguments, guidance_argument, parameters
 from studio.diffusion.arguments import facts as facts_of
 from studio.diffusion.results import as_media
 from studio.diffusion.stepping import GuestState, PipelineModel
 from studio.errors import InputError
-from studio_diffusion import prompts
 from studio_video import fit
 
 step = stepping.step

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from studio_diffusion.chunks import chunks, notices
+from studio.diffusion.chunks import chunks, notices
 
 
 class TextEncoder:

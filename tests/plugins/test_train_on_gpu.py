@@ -132,8 +132,8 @@ def image(folder: Path, device: torch.device) -> Any:
 
 
 def ddpm(folder: Path, device: torch.device) -> Any:
+    from studio.diffusion.noise import NoiseSchedule, config
     from studio_diffusion import train_pixel
-    from studio_diffusion.noise import NoiseSchedule, config
 
     return train_pixel.train(
         pictures(16), ["pear", "apple", "pear", "fig"], NoiseSchedule(config("cosine", "v")), folder, device=device,

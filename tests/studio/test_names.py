@@ -21,6 +21,7 @@ ALLOWED = {
     ("attention/spacetime.py", "grid"): "a part of a bias of patches in space and time",
     ("attention/spec.py", "grid"): "the same, as `--bias` spells it",
     ("diffusion/schedulers.py", "ddpm"): "the sampler, a scheduler of diffusers",
+    ("diffusion/samplers.py", "ddpm"): "the sampler of Ho et al. 2020",
     ("recipe.py", "ddpm"): "the sampler, whose name other programs write as DDPM",
     ("workflow/resolve.py", "template"): "what an error is about: an expression of a workflow",
     ("workflow/expressions.py", "template"): "the same",

@@ -68,7 +68,8 @@ def tiny_net(classes: int | None = None, channels: int = 3) -> Any:
 @pytest.fixture(scope="session")
 def tiny_ddpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pixel model of three labels."""
-    from studio_diffusion import export, noise
+    from studio.diffusion import noise
+    from studio_diffusion import export
 
     folder = tmp_path_factory.mktemp("ddpm") / "model"
     export.save_pixel(folder, tiny_net(4), noise.config("cosine", "v"), ["apple", "pear", "whale"])

@@ -16,11 +16,12 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 import studio
+from studio.diffusion import noise
 from studio.engine import Engine, Request
 from studio.errors import InputError, StudioError, UnknownName, WeightsError
 from studio.recipe import PluginRef
 from studio.testing import check
-from studio_diffusion import export, noise
+from studio_diffusion import export
 from studio_diffusion.ddpm import DdpmGenerator
 
 from .conftest import tiny_net

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import studio
+from studio.diffusion.samplers import noise_levels
 from studio.engine import Engine, Request
 from studio.engine.checkpoints.encoding import decode_state, encode_state
 from studio.errors import InputError, MediaError
@@ -23,7 +24,6 @@ from studio.recipe import PluginRef
 from studio_diffusion.edit import Canvas, composite
 from studio_diffusion.image import ImageGenerator
 from studio_diffusion.inputs import FAST_GUIDANCE, FAST_STEPS
-from studio_diffusion.samplers import noise_levels
 
 PLUGIN = PluginRef(name="test", version="1")
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import studio
+from studio.diffusion.guidance import rescaled
 from studio.engine import Engine, Request
 from studio.errors import GeneratorFailed, InputError, WeightsError
 from studio.recipe import PluginRef, Recipe
-from studio_diffusion.guidance import rescaled
 from studio_diffusion.image import STARTER, ImageGenerator
 
 PLUGIN = PluginRef(name="test", version="1")

@@ -24,9 +24,9 @@ from studio.devices import torch_setup
 
 torch_setup.prepare()
 
-from studio_diffusion.noise import NoiseSchedule, config  # noqa: E402  (needs prepare)
+from studio.diffusion.noise import NoiseSchedule, config  # noqa: E402  (needs prepare)
+from studio.diffusion.samplers import PIXEL_SAMPLERS  # noqa: E402
 from studio_diffusion.pixel import CLEAN, PixelDiffusion, PixelRow  # noqa: E402
-from studio_diffusion.samplers import PIXEL_SAMPLERS  # noqa: E402
 
 STOCK: dict[str, Any] = {
     "ddpm": DDPMScheduler,

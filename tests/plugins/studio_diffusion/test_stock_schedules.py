@@ -13,9 +13,10 @@ import torch
 from diffusers import DDIMScheduler
 
 import studio
+from studio.diffusion import noise
 from studio.diffusion.layout import part, tensors_of
 from studio.errors import WeightsError
-from studio_diffusion import export, noise
+from studio_diffusion import export
 from studio_diffusion.ddpm import DdpmGenerator
 from studio_diffusion.image import ImageGenerator
 

@@ -22,8 +22,8 @@ from studio.errors import StudioError
 
 torch_setup.prepare()
 
+from studio.diffusion.noise import NoiseSchedule, config  # noqa: E402
 from studio_diffusion import train_pixel  # noqa: E402  (needs prepare)
-from studio_diffusion.noise import NoiseSchedule, config  # noqa: E402
 from studio_diffusion.pixel import PixelDiffusion  # noqa: E402
 
 CPU = torch.device("cpu")

@@ -11,11 +11,11 @@ import PIL.Image
 import pytest
 
 import studio
+from studio.diffusion.samplers import noise_levels
 from studio.engine import Engine, Request
 from studio.errors import InputError, WeightsError
 from studio.recipe import PluginRef
 from studio.weights.loading import Streaming, hosting
-from studio_diffusion.samplers import noise_levels
 from studio_video.starter import MEMORY, OVERLAP, UNTRAINED, WINDOW, levels, windows
 from studio_video.temporal_filter import filtered
 from studio_video.video import VideoGenerator

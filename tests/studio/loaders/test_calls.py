@@ -23,7 +23,7 @@ LOADERS = {
 ELSEWHERE = {
     ("plugins/studio_clip/train_pairs.py", "CLIP"): "a fresh model, of a config that this project writes",
     ("plugins/studio_diffusion/export.py", "from_config"): "a dict of a class that is named there",
-    ("plugins/studio_diffusion/noise.py", "from_config"): "a dict of a class that is named there",
+    ("studio/diffusion/noise.py", "from_config"): "a dict of a class that is named there",
     ("plugins/studio_gpt/tokens.py", "from_str"): "the text of a tokenizer that was checked and built already",
     ("plugins/studio_video/stock.py", "pipeline"): "its own method, and that of studio.loaders",
     ("plugins/studio_diffusion/stock.py", "pipeline"): "a method of PipelineModel",

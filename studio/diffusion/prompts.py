@@ -3,7 +3,7 @@ r"""The prompt syntax of A1111's web UI and ComfyUI: weights, escapes, `BREAK`, 
 ``(red:1.4)`` gives `red` the weight 1.4, ``(red)`` 1.1, ``[red]`` 1 / 1.1; brackets nest and their weights multiply.
 ``\(`` is a literal bracket. ``(16:9)`` is text: a ratio, where a number without a decimal point follows a digit.
 `BREAK` starts a new part, which is encoded separately. Tags such as ``<lora:name:0.8>`` are ignored, with a notice.
-Unmatched brackets are text. latent.py applies the weights to the text encoder's states.
+Unmatched brackets are text. The weights multiply the text encoder's states.
 
 Try it: ``pieces("a (red:1.4) apple")`` is ``[("a ", 1.0), ("red", 1.4), (" apple", 1.0)]``
 """

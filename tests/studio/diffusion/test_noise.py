@@ -14,7 +14,7 @@ from studio.devices import torch_setup
 
 torch_setup.prepare()
 
-from studio_diffusion.noise import PREDICTIONS, SCHEDULES, NoiseSchedule, config  # noqa: E402  (needs prepare)
+from studio.diffusion.noise import PREDICTIONS, SCHEDULES, NoiseSchedule, config  # noqa: E402  (needs prepare)
 
 
 def test_linear_is_that_of_ho_et_al() -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio_diffusion.guidance import classifier_free_guidance
+from studio.diffusion.guidance import classifier_free_guidance
 
 
 def outputs(rows: int, seed: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from studio_diffusion import prompts
+from studio.diffusion import prompts
 
 MOST = 8
 """The most chunks of a prompt; the rest is cut, with a notice."""

@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from studio_diffusion.samplers import Level
+from studio.diffusion.samplers import Level
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 """Ho et al. 2020, section 4 (beta from 1e-4 to 0.02), and Nichol and Dhariwal 2021, equation 17; diffusers' names."""

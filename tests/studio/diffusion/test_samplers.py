@@ -14,7 +14,7 @@ from studio.devices import torch_setup
 
 torch_setup.prepare()
 
-from studio_diffusion.samplers import SAMPLERS, History, Level, StepInputs, noise_levels, timestep  # noqa: E402  (needs prepare)
+from studio.diffusion.samplers import SAMPLERS, History, Level, StepInputs, noise_levels, timestep  # noqa: E402  (needs prepare)
 
 
 def model(x: Tensor, s: float) -> Tensor:

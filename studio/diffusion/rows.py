@@ -27,7 +27,7 @@ def column(device: torch.device, *lists: Sequence[float]) -> Tensor:
 
 def columns(device: torch.device, *lists: Sequence[float]) -> list[Tensor]:
     """Each list of n numbers as float32 (n, 1, 1, 1) on the device."""
-    return list(column(device, *lists).split([len(each) for each in lists]))
+    return list(column(device, *lists).split_with_sizes([len(each) for each in lists]))
 
 
 def select_rows(x: Tensor, numbers: Sequence[int]) -> Tensor:
