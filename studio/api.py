@@ -17,6 +17,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -40,6 +41,7 @@ from studio.errors import InputError, StudioError, UnknownName, UsageError
 from studio.files import expanded
 from studio.generator import Generator, Trainer
 from studio.home import default_home
+from studio.labelling import Labelling
 from studio.media import Media
 from studio.methods import Methods
 from studio.plugins import Plugins
@@ -71,6 +73,7 @@ class Studio(Methods):
         memory: each device's budget for models, states and steps, in bytes or as ``2GiB`` (default: 90% of the free
             memory).
         invariant: do not batch requests, so that a request's bytes do not depend on other requests.
+        ai_label: whether outputs are labelled as made by AI (default: the data folder's setting, else true).
         trace: a file for a Chrome trace of all work.
         max_requests: how many requests may be unfinished at once; more are rejected with Busy.
 
@@ -87,6 +90,7 @@ class Studio(Methods):
         plugins: Sequence[Path | str] = (),
         memory: int | str | None = None,
         invariant: bool = False,
+        ai_label: bool | None = None,
         trace: Path | str | None = None,
         max_requests: int = MAX_UNFINISHED,
     ) -> None:
@@ -100,6 +104,7 @@ class Studio(Methods):
         self._device, self._dtype, self._paths = device, dtype, tuple(plugins)
         self._memory = parse_bytes(str(memory)) if memory is not None else None
         self._invariant = invariant
+        self._labelling = Labelling(self.home, self.store, ai_label)
         self._limit = RequestLimit(max_requests)
         self._lock = threading.Lock()
         self._folders = [RunFolder(self.home)]  # of the engines; the first takes over resumed checkpoints
@@ -192,6 +197,7 @@ class Studio(Methods):
         - `label`: any text of yours.
         - `stored`: false to store nothing.
         - `destination`: the output path, so that `studio resume` can write the output after a crash.
+        - `ai_label`: false to write no label that the output is made by AI.
 
         Raises UnknownName, InputError, ModelError or MediaError before anything runs, and Busy if too many requests
         are unfinished.
@@ -242,6 +248,7 @@ class Studio(Methods):
         client: str = "",
         priority: Priority = "interactive",
         time_limit_s: float | None = None,
+        ai_label: bool | None = None,
         watch: Callable[[NodeReport], None] = lambda _: None,
         **more: Any,
     ) -> FlowResult:
@@ -249,10 +256,10 @@ class Studio(Methods):
         cached results.
 
         Inputs may be given as keywords too, except those with the name of an option. The seeds of nodes without a
-        seed are derived from `seed`; `fresh` ignores cached results. `client`, `priority` and `time_limit_s` apply to
-        every node's request, as in `submit`. `watch` is called with every change of a node. Failed nodes are listed in
-        the result; nodes that do not depend on them run.
-        A workflow file can name only pulled models; a model's path is opened only if it is one of `inputs`.
+        seed are derived from `seed`; `fresh` ignores cached results. `client`, `priority`, `time_limit_s` and
+        `ai_label` apply to every node's request, as in `submit`. `watch` is called with every change of a node. Failed
+        nodes are listed in the result; nodes that do not depend on them run. A workflow file can name only pulled
+        models; a model's path is opened only if it is one of `inputs`.
         Raises WorkflowError, UnknownName, InputError or MediaError before anything runs.
         """
         from studio.workflow import Graph, WorkflowRun
@@ -263,11 +270,14 @@ class Studio(Methods):
         given = {**(inputs or {}), **more}
         values = graph.Inputs.parse(given)
         settings = {"device": self._device, "dtype": self._dtype, "invariant": self._invariant}
-        options = {"client": client, "priority": priority, "time_limit_s": time_limit_s}
+        options = {"client": client, "priority": priority, "time_limit_s": time_limit_s, "ai_label": ai_label}
         executor = LocalExecutor(self._requests, self.store, lambda: self.router, settings, options)
         own = None if graph.file is None else [*_texts(given.values())]
         with ResultCache(self.store) as cache, nullcontext() if own is None else models.no_paths_but(own):
-            return WorkflowRun(graph, values, executor, self.store, cache, seed=seed, fresh=fresh, watch=watch).go()
+            made = WorkflowRun(graph, values, executor, self.store, cache, seed=seed, fresh=fresh, watch=watch).go()
+            return replace(
+                made, outputs={name: self._relabelled(each, ai_label) for name, each in made.outputs.items()}
+            )
 
     def load(self, what: Path | str) -> Media:
         """Read a media file, or an artifact by its id (6 characters or more), with its recipe if it has one."""
@@ -291,6 +301,7 @@ class Studio(Methods):
         client: str = "",
         priority: Priority = "interactive",
         time_limit_s: float | None = None,
+        ai_label: bool | None = None,
     ) -> ReplayReport:
         """Generate a file's or an artifact's media again from its recipe, and compare.
 
@@ -300,10 +311,10 @@ class Studio(Methods):
 
         Media from which it was generated are generated again first, if the store has their recipes. It runs in the
         recorded dtype and, unless this Studio has a `device`, on the recorded device if that is available.
-        `client`, `priority` and `time_limit_s` are as in `submit`.
+        `client`, `priority`, `time_limit_s` and `ai_label` are as in `submit`.
         Raises StoreError if there is no recipe, MediaError if it cannot be read, and what `submit` raises.
         """
-        options = {"client": client, "priority": priority, "time_limit_s": time_limit_s}
+        options = {"client": client, "priority": priority, "time_limit_s": time_limit_s, "ai_label": ai_label}
         remake = Remake(self.store, self._requests, self.router, self._device, self._dtype, options)
         return remake.replay(self.load(what), what, elsewhere=elsewhere)
 
@@ -374,7 +385,20 @@ class Studio(Methods):
 
     @cached_property
     def _requests(self) -> Requests:
-        return Requests(lambda: self.plugins, partial(_fetch, self.store), self.home, self._invariant)
+        fetch = partial(_fetch, self.store)
+        return Requests(lambda: self.plugins, fetch, self.home, self._invariant, self._labelling)
+
+    def _relabelled(self, value: Any, wanted: bool | None) -> Any:
+        """Outputs of a workflow with the AI label that is wanted: cached ones may have been stored with another."""
+        if isinstance(value, list):
+            return [self._relabelled(each, wanted) for each in value]
+        if not isinstance(value, Media):
+            return value
+        generator = self.generators.get(value.recipe.spec.generator) if value.recipe else None
+        made = self._labelling.again(value, generator, wanted)
+        if made is not value and value.recipe is not None:
+            self.store.put(made)
+        return made
 
     def _request(self, what: str | JobSpec, values: Mapping[str, Any]) -> Request:
         if isinstance(what, str):

@@ -1,8 +1,8 @@
-"""User configuration: plugins to load, from ``STUDIO_PLUGINS`` and the data folder's ``config.toml``.
+"""User configuration: plugins to load, from ``STUDIO_PLUGINS`` and the data folder's ``config.toml``, and its labels.
 
-Both name files or folders, like ``--plugin``. A plugin is code, and a data folder can come from anywhere: so
-``config.toml`` and the folder ``plugins/`` are used only in the default data folder, and in folders trusted with
-``studio plugins trust``, which is recorded outside them.
+Both name plugins as files or folders, like ``--plugin``; ``ai_label`` and ``content_producer`` are about the AI label.
+A plugin is code, and a data folder can come from anywhere: so ``config.toml`` and the folder ``plugins/`` are used only
+in the default data folder, and in folders trusted with ``studio plugins trust``, which is recorded outside them.
 
 Try it: ``STUDIO_PLUGINS=examples/invert.py studio plugins``
 """
@@ -13,16 +13,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from studio.errors import MediaError, StoreError, nearest
+from studio.errors import MediaError, StoreError, UsageError, nearest
 from studio.files import expanded, make_folder, read_limited, write_atomically
 from studio.home import user_home
+from studio.media.label import PRODUCER
 from studio.plugins import PluginReport
 
 PLUGINS_VARIABLE = "STUDIO_PLUGINS"
 CONFIG = "config.toml"
 FOLDER = "plugins"
-_KEYS = ("plugins",)
+_KEYS = ("plugins", "ai_label", "content_producer")
+_KNOWN = ", ".join(f"`{key}`" for key in _KEYS)
 _MOST_BYTES = 1 << 20
 
 
@@ -33,6 +36,32 @@ class Named:
     paths: tuple[Path, ...]
     folder: Path | None
     refused: tuple[PluginReport, ...]
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Whether outputs are labelled as made by AI, and the name or code of who makes them (`ContentProducer`)."""
+
+    ai_label: bool = True
+    content_producer: str = PRODUCER
+
+
+def labels(home: Path) -> LabelSettings:
+    """The settings of the AI label in the data folder's ``config.toml``, if it is trusted; else the defaults. Raises
+    UsageError for a value that is not valid; a file that cannot be read is reported by `plugins`.
+    """
+    config = home / CONFIG
+    if not os.path.lexists(config) or not trusted(home):
+        return LabelSettings()
+    settings = _read(config)
+    if isinstance(settings, str):
+        return LabelSettings()
+    on, producer = settings.get("ai_label", True), settings.get("content_producer", PRODUCER)
+    if not isinstance(on, bool):
+        raise UsageError(f"`ai_label` in `{config}` is {on!r}; it must be true or false")
+    if not isinstance(producer, str) or not 0 < len(producer) <= 200 or not producer.isprintable():
+        raise UsageError(f"`content_producer` in `{config}` is {str(producer)[:60]!r}; it must be 1 to 200 characters")
+    return LabelSettings(on, producer)
 
 
 def plugins(home: Path) -> Named:
@@ -53,25 +82,31 @@ def plugins(home: Path) -> Named:
 
 def _configured(config: Path, refused: list[PluginReport]) -> list[Path]:
     """The plugins of a configuration file; a path in it is relative to its folder."""
-    import tomllib
-
-    try:
-        settings = tomllib.loads(read_limited(config, _MOST_BYTES).decode())
-    except MediaError as error:
-        refused.append(_refused(CONFIG, config, error.message))
-        return []
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        refused.append(_refused(CONFIG, config, f"not TOML: {error}"))
+    settings = _read(config)
+    if isinstance(settings, str):
+        refused.append(_refused(CONFIG, config, settings))
         return []
     for key in settings:
         if key not in _KEYS:
-            guess = f"; did you mean `{near}`?" if (near := nearest(key, _KEYS)) else "; known: `plugins`"
+            guess = f"; did you mean `{near}`?" if (near := nearest(key, _KEYS)) else f"; known: {_KNOWN}"
             refused.append(_refused(CONFIG, config, f"no setting is called `{key[:60]}`{guess}"))
     named = settings.get("plugins", [])
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         refused.append(_refused(CONFIG, config, '`plugins` must be a list of paths: `plugins = ["my_plugin.py"]`'))
         return []
     return _existing([config.parent / expanded(each) for each in named], str(config), refused)
+
+
+def _read(config: Path) -> dict[str, Any] | str:
+    """The settings in a configuration file, or why it cannot be read."""
+    import tomllib
+
+    try:
+        return tomllib.loads(read_limited(config, _MOST_BYTES).decode())
+    except MediaError as error:
+        return error.message
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return f"not TOML: {error}"
 
 
 def _existing(paths: Sequence[Path], where: str, refused: list[PluginReport]) -> list[Path]:

@@ -23,6 +23,7 @@ HOST_COMMANDS = {
     "top": "Show the running requests of all processes, live.",
     "plugins": "List, create and check plugins.",
     "show": "Show the recipe of an output.",
+    "share": "Copy an output without its recipe and prompt; its AI label stays.",
     "replay": "Regenerate an output from its recipe, and compare.",
     "doctor": "Show versions, devices, memory and attention backends.",
     "attention": "Show which attention backend serves a shape, how fast, and why others cannot.",

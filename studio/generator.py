@@ -168,6 +168,8 @@ class Generator(Generic[ModelT, InputsT, StateT]):
     raise it when equal inputs give a different output. At most `max_batch` states are batched in a step.
     `time_limit_s` is the timeout of a call in seconds. `streams` promises that `load` builds all modules with weights
     with `studio.module`, so that the host can stream (offload) a model that is larger than the free memory.
+    `generative` is false for a tool that only arranges or draws its inputs: its output is labelled as made by AI only
+    if an input is.
 
     Types can be given as ``class Invert(studio.Generator[None, Inputs, State])``: the model that `load` returns, the
     inputs, and the states.
@@ -180,6 +182,7 @@ class Generator(Generic[ModelT, InputsT, StateT]):
     max_batch: ClassVar[int] = 8
     time_limit_s: ClassVar[float] = 600.0
     streams: ClassVar[bool] = False
+    generative: ClassVar[bool] = True
 
     @property
     def summary(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from studio import models
 from studio.engine import Request
 from studio.errors import InputError, UnknownName
 from studio.generator import Generator
+from studio.labelling import Labelling
 from studio.media import Media
 from studio.plugins import Plugins, missing
 from studio.recipe import MediaRef, PluginRef
@@ -23,13 +25,21 @@ from studio.spec import DTYPES, MAX_SEED, OPTIONS, PRIORITIES, JobSpec, ModelRef
 
 
 class Requests:
-    """Builds requests with the generators of `plugins`, media that `fetch` finds by hash, and the models of `home`."""
+    """Builds requests with the generators of `plugins`, media that `fetch` finds by hash, the models of `home`, and AI
+    labels by `labelling`.
+    """
 
     def __init__(
-        self, plugins: Callable[[], Plugins], fetch: Callable[[MediaRef], Media], home: Path, invariant: bool
+        self,
+        plugins: Callable[[], Plugins],
+        fetch: Callable[[MediaRef], Media],
+        home: Path,
+        invariant: bool,
+        labelling: Labelling,
     ) -> None:
         """With `invariant`, requests are never batched."""
         self._plugins, self._fetch, self._home, self._invariant = plugins, fetch, home, invariant
+        self._labelling = labelling
 
     def of_values(self, name: str, values: Mapping[str, Any]) -> Request:
         """A request from `values`: inputs and options of a JobSpec (`OPTIONS`). The default seed is 32 random bits.
@@ -76,7 +86,8 @@ class Requests:
         options["invariant"] = self._invariant or bool(options.get("invariant"))
         check_options(options)
         with models.home(self._home):
-            return Request.of(generator, inputs, _seed(seed), self.owner(generator), **options)
+            made = Request.of(generator, inputs, _seed(seed), self.owner(generator), **options)
+        return replace(made, label=self._labelling.of(generator, inputs.media(), options.get("ai_label")))
 
 
 def _seed(seed: int | None) -> int:
@@ -94,6 +105,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise InputError("preview_every", f"`preview_every` is {every!r}, but must be a whole number from 0 (none)")
     if limit is not None and not (isinstance(limit, int | float) and limit > 0):
         raise InputError("time_limit_s", f"`time_limit_s` is {limit!r}, but must be a number of seconds above 0")
+    if options.get("ai_label") not in (None, True, False):
+        raise InputError("ai_label", f"`ai_label` is {options['ai_label']!r}, but must be true or false")
     for name, allowed in (("priority", PRIORITIES), ("dtype", (None, *DTYPES))):
         if options.get(name, allowed[0]) not in allowed:
             raise UnknownName(name, str(options[name]), [each for each in allowed if each])

@@ -27,7 +27,7 @@ PRIORITIES: tuple[str, ...] = get_args(Priority)
 DTYPES = ("float32", "bfloat16", "float16")
 OPTIONS = (
     "seed", "dtype", "invariant", "client", "priority", "time_limit_s", "preview_every", "stream", "label",
-    "stored", "destination",
+    "stored", "destination", "ai_label",
 )  # fmt: skip
 """The fields of a JobSpec that a caller can give along with a generator's inputs; inputs cannot use these names."""
 
@@ -124,6 +124,7 @@ class JobSpec(Frozen):
         label: the caller's label.
         stored: whether the output and its source media are put into the store.
         destination: where the output goes, as JSON of the caller, for resuming the request after a crash.
+        ai_label: whether the output's file is labelled as made by AI; None is the host's setting.
     """
 
     schema_version: int = Field(default=SCHEMA, ge=SCHEMA, le=SCHEMA)
@@ -143,6 +144,7 @@ class JobSpec(Frozen):
     label: str = Field(default="", max_length=1000)
     stored: bool = True
     destination: dict[str, JsonValue] | None = None
+    ai_label: bool | None = None
 
     @field_validator("schema_version", mode="before")
     @classmethod

@@ -33,6 +33,7 @@ class Grid(studio.Generator):
 
     name = "grid"
     output = studio.Image
+    generative = False
 
     class Inputs(studio.Inputs):
         """Pictures and labels."""

@@ -83,6 +83,7 @@ class AttentionGenerator(LanguageModel[Any, AttentionState]):
 
     name = "text-attention"
     output = studio.Image
+    generative = False
 
     class Inputs(studio.Inputs):
         """A text, a model, a layer and a head."""

@@ -158,9 +158,10 @@ def _close(models: ModelCache, profile: Profile) -> None:
 def _complete(store: Store | None, entry: TrackedRequest, media: Media) -> Callable[[], Media]:
     """Returns a function that writes the recipe, and stores the output and its input media."""
     write, parents, stored = recipe_writer(entry), entry.request.inputs.media(), entry.request.spec.stored
+    label = entry.request.label
 
     def keep() -> Media:
-        made = media.attach(write(media), None)
+        made = media.attach(write(media), None).labelled(label)
         if store is None or not stored:
             return made
         try:

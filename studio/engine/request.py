@@ -12,6 +12,7 @@ from studio import models
 from studio.engine.checkpoints.checkpoint import Checkpoint
 from studio.generator import Generator
 from studio.inputs import Inputs
+from studio.media import Label
 from studio.recipe import PluginRef
 from studio.spec import JobSpec, ModelRef
 
@@ -22,6 +23,7 @@ class Request:
 
     `inputs` are the validated inputs with their media in memory, and `weights` is the located model. `resume` is the
     saved request that this one continues, which the recipe records; `notices` go to the user and into the recipe.
+    `label` is the AI label of the output and the previews.
     """
 
     spec: JobSpec
@@ -31,6 +33,7 @@ class Request:
     weights: ModelRef
     resume: Checkpoint | None = None
     notices: tuple[str, ...] = ()
+    label: Label | None = None
 
     @classmethod
     def of(

@@ -23,13 +23,18 @@ from studio.media.base import check_decoded, damaged
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
+    import PIL.PngImagePlugin
     from numpy.typing import NDArray
+
+    from studio.media.label import Label
 
 FORMATS = {".webp": "WEBP", ".gif": "GIF", ".png": "PNG", ".avif": "AVIF"}
 READ = "GIF, WebP, animated PNG, AVIF"
 FRAME_BYTES = 64 << 10  # the minimum that a frame counts: many small ones cost time, not memory
 _UNTIMED = 100  # ms for which players show a frame of duration 0
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
+_GIF_XMP = b"!\xff\x0bXMP DataXMP"  # begins the extension with an XMP packet
+_GIF_XMP_END = b"\x01\xff\xfe"
 _HOW: dict[str, dict[str, Any]] = {
     ".webp": {"quality": 90, "method": 4},
     ".gif": {"optimize": False, "disposal": 1},
@@ -38,14 +43,19 @@ _HOW: dict[str, dict[str, Any]] = {
 }
 
 
-def write(frames: Iterable[PIL.Image.Image | NDArray[np.uint8]], fps: float, suffix: str, text: str) -> bytes:
+def write(
+    frames: Iterable[PIL.Image.Image | NDArray[np.uint8]],
+    fps: float,
+    suffix: str,
+    text: str,
+    label: Label | None = None,
+) -> bytes:
     """Encode frames, uint8 (T, H, W, 3), in the format of the suffix, looping forever; `text` is ASCII.
 
     Raises MediaError if Pillow was built without the format.
     """
     import PIL.features
     import PIL.Image
-    import PIL.PngImagePlugin
 
     if suffix == ".avif" and not PIL.features.check("avif"):
         raise MediaError("the installed Pillow cannot write AVIF", hint="update Pillow, or choose another format")
@@ -57,16 +67,36 @@ def write(frames: Iterable[PIL.Image.Image | NDArray[np.uint8]], fps: float, suf
         how["exif"] = exif
     elif text and suffix == ".gif":
         how["comment"] = text.encode("ascii")
-    elif text:
-        how["pnginfo"] = PIL.PngImagePlugin.PngInfo()
-        how["pnginfo"].add_text("studio", text)
+    elif suffix == ".png":
+        how["pnginfo"] = _png_texts(text, label)
+    if label and suffix in (".webp", ".avif"):
+        how["xmp"] = label.xmp().encode()
     if others:
         lasts = max(20, 10 * round(100 / fps)) if suffix == ".gif" else 1000 / fps
         how |= {"save_all": True, "append_images": others, "duration": round(lasts) if suffix == ".avif" else lasts}
         how |= {} if suffix == ".avif" else {"loop": 0}
     buffer = io.BytesIO()
     first.save(buffer, FORMATS[suffix], **how)
-    return buffer.getvalue()
+    return gif_with_xmp(buffer.getvalue(), label.xmp()) if label and suffix == ".gif" else buffer.getvalue()
+
+
+def _png_texts(text: str, label: Label | None) -> PIL.PngImagePlugin.PngInfo:
+    import PIL.PngImagePlugin
+
+    made = PIL.PngImagePlugin.PngInfo()
+    if text:
+        made.add_text("studio", text)
+    if label:
+        made.add_itxt(png.XMP_KEY, label.xmp())
+    return made
+
+
+def gif_with_xmp(gif: bytes, packet: str) -> bytes:
+    """The GIF with an XMP packet before its end. Readers that count lengths of blocks skip it by the 258 bytes after it
+    (XMP specification, part 3).
+    """
+    skipping = b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
+    return b"GIF89a" + gif[6:-1] + _GIF_XMP + packet.encode() + skipping + b";"
 
 
 @dataclass(frozen=True)
@@ -139,26 +169,44 @@ def _png(data: bytes) -> Header:
 
 
 def _gif(data: bytes) -> Header:
-    """A screen, then blocks: extensions (21), pictures (2C), and the end (3B). Pictures may exceed the screen."""
-    width, height, packed = struct.unpack_from("<HHB", data, 6)
-    at = 13 + _palette(packed)
-    durations, lasts = [], 0
-    while data[at] != 0x3B:
-        if data[at] == 0x21:
-            if data[at + 1] == 0xF9:
-                lasts = struct.unpack_from("<H", data, at + 4)[0]
-            at += 2
-        elif data[at] == 0x2C:
-            left, top, wide, high, packed = struct.unpack_from("<HHHHB", data, at + 1)
+    """The screen and the frames. Pictures may exceed the screen."""
+    width, height = struct.unpack_from("<HH", data, 6)
+    durations, lasts, ends = [], 0, 0
+    for kind, at, end in gif_blocks(data):
+        ends = end
+        if kind == b"!" and data[at + 1] == 0xF9:
+            lasts = struct.unpack_from("<H", data, at + 4)[0]
+        elif kind == b",":
+            left, top, wide, high = struct.unpack_from("<HHHH", data, at + 1)
             width, height = max(width, left + wide), max(height, top + high)
             durations.append(10 * lasts or _UNTIMED)
-            lasts, at = 0, at + 11 + _palette(packed)
-        else:
+            lasts = 0
+    return Header((width, height), tuple(durations) or (_UNTIMED,), ends)
+
+
+def gif_blocks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Iterate over the parts of a GIF after its signature: the screen (b"screen"), extensions (b"!"), pictures (b",")
+    and the end (b";"), with their start and end. Raises MediaError or IndexError for a damaged file.
+    """
+    at = 13 + _palette(data[10])
+    yield b"screen", 6, at
+    while data[at] != 0x3B:
+        begins, kind = at, data[at : at + 1]
+        if kind not in (b"!", b","):
             raise damaged("the animated picture", READ)
+        at += 2 if kind == b"!" else 11 + _palette(data[at + 9])
         while length := data[at]:
             at += 1 + length
         at += 1
-    return Header((width, height), tuple(durations) or (_UNTIMED,), at + 1)
+        yield kind, begins, at
+    yield b";", at, at + 1
+
+
+def gif_xmp(data: bytes) -> bytes:
+    """The XMP packet of a GIF, or nothing."""
+    begins = data.find(_GIF_XMP) if data[:4] == b"GIF8" else -1
+    ends = data.find(_GIF_XMP_END, begins)
+    return b"" if begins < 0 or ends < 0 else data[begins + len(_GIF_XMP) : ends]
 
 
 def _palette(packed: int) -> int:
@@ -196,11 +244,13 @@ class Animation:
         durations: of each frame, in ms.
         rounding: the rounding error of the durations in ms; GIF counts in hundredths of a second.
         text: the text that `write` added.
+        xmp: the XMP packet, or nothing.
     """
 
     durations: tuple[float, ...]
     rounding: float
     text: str
+    xmp: bytes
     _data: bytes
     _profile: bytes | None
     _depth: int
@@ -209,19 +259,22 @@ class Animation:
     def open(cls, data: bytes) -> Self:
         """Read the header and the text. Raises MediaError if the file is damaged or too large."""
         check(data)
-        found, profile, depth, text = header(data), None, 8, ""
+        found, profile, depth, text, xmp = header(data), None, 8, "", b""
         if png.is_png(data):
             with suppress(MediaError):  # the colour profile is optional here; still pictures report it
                 profile = png.profile(data)
             with suppress(MediaError):
                 text = png.read_text(data, "studio") or ""
+            with suppress(MediaError):
+                xmp = png.xmp(data)
             depth, data = png.depth(data), png.picture(data, moving=True)
         data = data[: found.end]
-        with _damage_as_media_error(), pictures.opened(data, FORMATS.values()) as picture:
+        with damage_as_media_error(), pictures.opened(data, FORMATS.values()) as picture:
             pictures.check_pixels(picture.size)
             check_frames(int(getattr(picture, "n_frames", 1)) if is_avif(data) else 1, picture.size)
             text = text or next(_texts(picture), "")
-        made = cls(found.durations, 5 if data[:4] == b"GIF8" else 1, text, data, profile, depth)
+            xmp = xmp or pictures.xmp_in(picture) or gif_xmp(data)
+        made = cls(found.durations, 5 if data[:4] == b"GIF8" else 1, text, xmp, data, profile, depth)
         return made if found.durations else replace(made, durations=tuple(made._durations()))
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
@@ -246,7 +299,7 @@ class Animation:
     def _each(self) -> Iterator[PIL.Image.Image]:
         import PIL.ImageSequence
 
-        with _damage_as_media_error(), pictures.opened(self._data, FORMATS.values()) as picture:
+        with damage_as_media_error(), pictures.opened(self._data, FORMATS.values()) as picture:
             frames = PIL.ImageSequence.Iterator(picture)
             if getattr(picture, "default_image", False):
                 next(frames)  # a still for programs without animation support; not a frame
@@ -258,7 +311,8 @@ class Animation:
 
 
 @contextmanager
-def _damage_as_media_error() -> Iterator[None]:
+def damage_as_media_error() -> Iterator[None]:
+    """Raise MediaError for what Pillow raises for a damaged file."""
     import PIL.Image
 
     try:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from studio.errors import MediaError
 from studio.files import write_atomically
-from studio.media import arrays, sandbox, sounds
+from studio.media import arrays, riff, sandbox, sounds
+from studio.media import label as labels
 from studio.media.base import Media, check_decoded, damaged, recipe_json, recipe_of
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 _FLOAT = 3  # WAV's number for IEEE float
 _BLOCK = 1 << 20  # samples per conversion
 _MOST_HZ = 768_000
+_AIGC, _XMP = b"AIGC", b"_PMX"  # chunks of the AI label
 
 
 class Audio(Media):
     """Audio: finite float32 samples (channels, n), 1 to 8 channels, usually in -1 … 1; `rate` in Hz."""
 
     media_type, suffix, kind, noun = "audio/wav", ".wav", "audio", "sound"
+    has_label = True
     others = sounds.FORMATS
     max_file_bytes = 512 << 20
     also = ", (samples, rate)"
@@ -73,14 +76,31 @@ class Audio(Media):
         for start in range(0, self.waveform.shape[1], _BLOCK):  # copying all at once would double the memory
             yield self.waveform[:, start : start + _BLOCK].T.tobytes()
 
+    def file_bytes(self) -> bytes:
+        """The WAV with the AI label in chunks after the samples."""
+        chunks = label_chunks(self.label)
+        head = _head(self.waveform.shape[0], self.rate, self.waveform.shape[1], len(chunks))
+        _, *samples = self._content()
+        return b"".join([head, *samples, chunks])
+
+    @classmethod
+    def identify(cls, file: bytes) -> str:
+        """The identity of the sound in these bytes, which does not depend on a label in the file."""
+        if (own := _own_format(file)) is None:
+            return super().identify(file)
+        channels, rate, start, end = own
+        count = (end - start) // (4 * channels)
+        return super().identify(_head(channels, rate, count) + file[start:end])
+
     def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file in the format of its suffix, whole or not at all; all but WAV have its recipe. Raises
-        MediaError for more channels than the format has, and as `Media.save`.
+        """Write the file in the format of its suffix, whole or not at all; all have its label, all but WAV its
+        recipe. Raises MediaError for more channels than the format has, and as `Media.save`.
         """
         ends = Path(path).suffix.lower()
         if ends not in sounds.FORMATS:
             return super().save(path, overwrite=overwrite)
-        data = sounds.encode(self.waveform, self.rate, ends, recipe_json(self.recipe))
+        tags = {"comment": recipe_json(self.recipe)} if self.recipe else {}
+        data = sounds.encode(self.waveform, self.rate, ends, tags | (self.label.tags() if self.label else {}))
         return write_atomically(path, data, overwrite=overwrite)
 
     @classmethod
@@ -92,35 +112,59 @@ class Audio(Media):
         import numpy as np
 
         if (own := _own_format(data)) is not None:
-            channels, rate, start = own
-            return cls(np.frombuffer(data, "<f4", offset=start).reshape(-1, channels).T, rate)
+            channels, rate, start, end = own
+            samples = np.frombuffer(data[start:end], "<f4").reshape(-1, channels).T
+            return cls(samples, rate).labelled(label_in(data, end))
         if not sounds.is_known(data):
             raise damaged("the sound", sounds.READ)
         found, pieces = sandbox.run("sound", data, "the sound")
         made = cls(np.frombuffer(pieces["frames"], np.float32).reshape(-1, found["channels"]).T, found["rate"])
         text = found["text"]
         recipe, unread = recipe_of(text if '"schema_version"' in text else None)
-        return made.attach(recipe, None).noticing(unread)
+        label = labels.of_tags(found["aigc"], found["source"]) or label_in(data, 12)
+        return made.attach(recipe, None).labelled(label).noticing(unread)
 
 
-def _head(channels: int, rate: int, count: int) -> bytes:
-    """The beginning of the WAV file of so many samples, before the samples."""
+def _head(channels: int, rate: int, count: int, more: int = 0) -> bytes:
+    """The beginning of a WAV file of so many samples, before the samples; `more` bytes of chunks follow them."""
     form = struct.pack("<HHIIHH", _FLOAT, channels, rate, rate * channels * 4, channels * 4, 32)
     chunks = [(b"fmt ", form), (b"fact", struct.pack("<I", count))]
     packed = b"".join(name + struct.pack("<I", len(part)) + part for name, part in chunks)
     size = count * channels * 4
     packed += b"data" + struct.pack("<I", size)
-    return b"RIFF" + struct.pack("<I", 4 + len(packed) + size) + b"WAVE" + packed
+    return b"RIFF" + struct.pack("<I", 4 + len(packed) + size + more) + b"WAVE" + packed
 
 
-def _own_format(data: bytes) -> tuple[int, int, int] | None:
-    """The channels, the rate and the place of the samples of a file as `_content` writes it, which needs no decoder."""
+def _own_format(data: bytes) -> tuple[int, int, int, int] | None:
+    """The channels, the rate and the start and end of the samples of a file as `file_bytes` writes it, which needs no
+    decoder.
+    """
     start = len(_head(1, 1, 0))
-    channels, rate = struct.unpack_from("<HI", data, 22) if len(data) >= start else (0, 0)
+    if len(data) < start:
+        return None
+    channels, rate, size = *struct.unpack_from("<HI", data, 22), int.from_bytes(data[start - 4 : start], "little")
     if not (1 <= channels <= 8 and 1 <= rate <= _MOST_HZ):
         return None
-    count = (len(data) - start) // (4 * channels)
-    if start + 4 * channels * count != len(data) or data[:start] != _head(channels, rate, count):
+    count, end = size // (4 * channels), start + size
+    more = len(data) - end
+    if more < 0 or data[:start] != _head(channels, rate, count, more) or data[end : end + 4] not in (b"", _AIGC, _XMP):
         return None
-    check_decoded(len(data), "the sound", f"{count:,} samples of {channels} channels")
-    return channels, rate, start
+    check_decoded(size, "the sound", f"{count:,} samples of {channels} channels")
+    return channels, rate, start, end
+
+
+def label_chunks(label: labels.Label | None) -> bytes:
+    """The chunks of a label: AIGC (TC260-PG-202510A), and XMP (XMP specification, part 3)."""
+    if label is None:
+        return b""
+    bodies = ((_AIGC, label.aigc().encode()), (_XMP, label.xmp().encode()))
+    return b"".join(
+        name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2) for name, body in bodies if body
+    )
+
+
+def label_in(data: bytes, start: int) -> labels.Label | None:
+    """The label in the chunks of a WAV file from `start`."""
+    found = {name: data[begins:ends] for name, begins, ends in riff.chunks(data, start) if name in (_AIGC, _XMP)}
+    aigc = found.get(_AIGC, b"").decode("utf-8", "replace")
+    return labels.of_xmp(found.get(_XMP, b"")) or labels.of_tags(aigc, "")

@@ -3,9 +3,10 @@
 Media are immutable values that compare by content.
 
 **Identity.** `sha256` is the hash of the *content*, not of the file: for a picture of its mode, size and pixels, so
-that neither the zlib version nor the recipe in the PNG changes it; for other media of the canonical encoding `data`.
-The same seed therefore gives the same hash in every run and process, and a picture read from a file has the same hash
-with and without its recipe. The host's additions (`recipe`, `path`) are not part of the value.
+that neither the zlib version nor the recipe and the label in the PNG change it; for other media of the canonical
+encoding `data`. The same seed therefore gives the same hash in every run and process, and a picture read from a file
+has the same hash with and without its recipe and label. The host's additions (`recipe`, `path`, `label`) are not part
+of the value.
 
 Try it: ``python -c "import studio; print(studio.Image.open('a.png').sha256)"``
 """
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from studio.media.label import Label
     from studio.recipe import MediaRef, Recipe
 
 MAX_FILE_BYTES = 64 << 20
@@ -79,7 +81,8 @@ class Media:
 
     A subclass defines `media_type`, `suffix`, `kind`, `noun` (for messages), `data` and `decode`; `others` are the
     suffixes of other formats that `save` can write, and `also` describes, for messages, what else `accept` supports.
-    `recipe` and `path` (in the store) are None until the host attaches them.
+    `recipe` and `path` (in the store) are None until the host attaches them. Media whose class
+    `has_label` is set carry the AI label that the host attaches, or that their file has.
     """
 
     media_type: ClassVar[str]
@@ -89,9 +92,11 @@ class Media:
     others: ClassVar[tuple[str, ...]] = ()
     also: ClassVar[str] = ""
     max_file_bytes: ClassVar[int] = MAX_FILE_BYTES
+    has_label: ClassVar[bool] = False
 
     _recipe: Recipe | None = None
     _path: Path | None = None
+    _label: Label | None = None
     _notices: tuple[str, ...] = ()
 
     @property
@@ -126,6 +131,11 @@ class Media:
     def path(self) -> Path | None:
         """The path of the file in the store, or of the file that was opened."""
         return self._path
+
+    @property
+    def label(self) -> Label | None:
+        """The AI label that `save` writes; None for media that nobody labelled."""
+        return self._label.of(self.sha256) if self._label else None
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -176,6 +186,14 @@ class Media:
         """Return the same media with another recipe and path (the host's part)."""
         other = copy.copy(self)
         other._recipe, other._path = recipe, path
+        return other
+
+    def labelled(self, label: Label | None) -> Self:
+        """Return the same media with another AI label, or without one; unchanged if their files have none."""
+        if not self.has_label or label == self._label:
+            return self
+        other = copy.copy(self)
+        other._label = label
         return other
 
     def noticing(self, notices: Iterable[str]) -> Self:

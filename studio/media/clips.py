@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.errors import MediaError
 from studio.media import animation
+from studio.media import label as labels
 from studio.media.base import damaged
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def is_known(data: bytes) -> bool:
 def decode(data: bytes, put: Put) -> dict[str, Any]:
     """Decode a video: `put` gets its frames ("frames") and the file without Studio's recipe ("file").
 
-    Returns `size` (width, height), `fps`, `text` (a comment that may be a recipe) and `notices`. Raises MediaError.
+    Returns `size` (width, height), `fps`, `text` (a comment that may be a recipe), the AI label's field `aigc` and
+    packet `xmp`, and `notices`. Raises MediaError.
     """
     return _pictures(data, put) if animation.is_picture(data) else _streams(data, put)
 
@@ -122,36 +124,77 @@ def check_codec(stream: Any, allowed: str, noun: str) -> None:
 
 
 def demuxed(data: bytes, put: Put | None = None) -> dict[str, Any]:
-    """Return the comment of a file as `text`; if it may be Studio's recipe, put the file without it as "file"."""
+    """Return the comment of a file as `text`; if that may be Studio's recipe, or the file has Studio's label, put the
+    file without them as "file".
+    """
     import av
 
     try:
         with av.open(io.BytesIO(data), options=dict(OPTIONS)) as container:
-            text = container.metadata.get("comment", "")
-        if put and '"schema_version"' in text:
+            text, aigc = _said(container)
+        if put and _is_own(text, aigc):
             put("file", remux(data))
     except (av.error.FFmpegError, ValueError, LookupError) as error:
         raise damaged("the video", READ) from error
     return {"text": text}
 
 
-def remux(data: bytes, comment: str = "") -> bytes:
-    """Copy the first video stream of a file, without encoding it again, to an MP4 with only the metadata `comment`."""
+def remux(data: bytes, comment: str = "", label: labels.Label | None = None) -> bytes:
+    """Copy the first video stream of a file, without encoding it again, to an MP4 with only the metadata `comment` and
+    the AI label: the field AIGC as a key in moov.udta.meta (TC260-PG-20257A), and an XMP box at the end.
+    """
     import av
 
-    made = io.BytesIO()
+    made, options = io.BytesIO(), {"fflags": "+bitexact"}
+    if label:
+        options["movflags"] = "use_metadata_tags"  # else FFmpeg drops keys that it does not know
     with (
         av.open(io.BytesIO(data), options=dict(OPTIONS)) as source,
-        av.open(made, "w", format="mp4", options={"fflags": "+bitexact"}) as target,
+        av.open(made, "w", format="mp4", options=options) as target,
     ):
         stream = target.add_stream_from_template(source.streams.video[0])
         if comment:
             target.metadata["comment"] = comment
+        if label and label.aigc():
+            target.metadata[labels.AIGC] = label.aigc()
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
-    return made.getvalue()
+    return made.getvalue() + (xmp_box(label) if label else b"")
+
+
+def xmp_box(label: labels.Label) -> bytes:
+    """The MP4 box with the label's XMP packet."""
+    packet = labels.XMP_UUID + label.xmp().encode()
+    return (8 + len(packet)).to_bytes(4, "big") + b"uuid" + packet
+
+
+def xmp_in(data: bytes) -> str:
+    """The packet in the first XMP box of an MP4 or MOV, or an empty text."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind, body = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
+        if size == 1:
+            size, body = int.from_bytes(data[body : body + 8], "big"), body + 8
+        ends = at + size if size else len(data)
+        if ends < body or not kind.isascii():
+            return ""  # not boxes: another container
+        if kind == b"uuid" and data[body : body + 16] == labels.XMP_UUID:
+            return data[body + 16 : min(ends, body + 16 + labels.MAX_PACKET_BYTES)].decode("utf-8", "replace")
+        at = ends
+    return ""
+
+
+def _said(container: Any) -> tuple[str, str]:
+    """The comment and the field AIGC in the metadata of a file."""
+    return container.metadata.get("comment", ""), container.metadata.get(labels.AIGC, "")
+
+
+def _is_own(text: str, aigc: str) -> bool:
+    """Whether Studio added these to a file: then the file without them has the identity."""
+    label = labels.of_tags(aigc, "")
+    return '"schema_version"' in text or (label is not None and label.is_own)
 
 
 def _pictures(data: bytes, put: Put) -> dict[str, Any]:
@@ -176,7 +219,8 @@ def _pictures(data: bytes, put: Put) -> dict[str, Any]:
             animation.check_frames(sum(counts) if counts else how.count(len(clip.durations)), size)
         put("frames", _even(frame))
     fps = min(max(how.fps, RATES[0]), RATES[1])
-    return {"size": _sides(size), "fps": fps, "text": clip.text, "notices": how.notices}
+    xmp = clip.xmp.decode("utf-8", "replace")
+    return {"size": _sides(size), "fps": fps, "text": clip.text, "aigc": "", "xmp": xmp, "notices": how.notices}
 
 
 def _repeats(durations: Sequence[float], rounding: float) -> tuple[float, list[int]] | None:
@@ -200,7 +244,7 @@ def _streams(data: bytes, put: Put) -> dict[str, Any]:
             if not container.streams.video:
                 raise MediaError("the file contains no video", hint="use a file with a video stream")
             check_codec(container.streams.video[0], CODECS, "the video")
-            text = container.metadata.get("comment", "")
+            text, aigc = _said(container)
             how, frames = _timed(container)
             size = _shape(container.streams.video[0])
         animation.check_frames(how.count(frames), size)
@@ -208,10 +252,10 @@ def _streams(data: bytes, put: Put) -> dict[str, Any]:
             found, size = _decoded(container, how, put)
         if not found:
             raise damaged("the video", READ)
-        put("file", remux(data) if '"schema_version"' in text else b"")
+        put("file", remux(data) if _is_own(text, aigc) else b"")
     except (av.error.FFmpegError, ValueError, LookupError, MemoryError, OverflowError) as error:
         raise damaged("the video", READ) from error
-    return {"size": size, "fps": how.fps, "text": text, "notices": how.notices}
+    return {"size": size, "fps": how.fps, "text": text, "aigc": aigc, "xmp": xmp_in(data), "notices": how.notices}
 
 
 def _timed(container: Any) -> tuple[FrameRate, int]:

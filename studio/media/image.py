@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from studio.caching import cached_property
 from studio.errors import MediaError, describe
 from studio.files import write_atomically
-from studio.media import animation, arrays, pictures, png
+from studio.media import animation, arrays, label, pictures, png
 from studio.media.base import UNREAD, Media, recipe_json, recipe_of
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Image(Media):
     """
 
     media_type, suffix, kind, noun = "image/png", ".png", "image", "a picture"
+    has_label = True
     others = (AVIF,)
     also = ", a PIL picture, an array, a tensor"
 
@@ -102,24 +103,29 @@ class Image(Media):
         return self.data
 
     def file_bytes(self) -> bytes:
-        """The PNG with the recipe in the text chunk `studio`, and the `parameters` text that other tools read."""
-        if self.recipe is None:
-            return self.data
-        texts = {"studio": self.recipe.portable().to_json()}
-        if parameters := self.recipe.parameters_text():
-            texts["parameters"] = parameters
-        return png.with_text(self.data, texts)
+        """The PNG with the recipe in the text chunk `studio`, the `parameters` text that other tools read, and the AI
+        label in an XMP packet.
+        """
+        texts = {}
+        if self.recipe is not None:
+            texts["studio"] = self.recipe.portable().to_json()
+            if parameters := self.recipe.parameters_text():
+                texts["parameters"] = parameters
+        if self.label is not None:
+            texts[png.XMP_KEY] = self.label.xmp()
+        return png.with_text(self.data, texts) if texts else self.data
 
     def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file atomically, in the format of its suffix, with its recipe. Raises like `Media.save`."""
+        """Write the file atomically, in the format of its suffix, with recipe and label. Raises like `Media.save`."""
         if Path(path).suffix.lower() != AVIF:
             return super().save(path, overwrite=overwrite)
-        data = animation.write([self._pil], 1, AVIF, recipe_json(self.recipe))
+        data = animation.write([self._pil], 1, AVIF, recipe_json(self.recipe), self.label)
         return write_atomically(path, data, overwrite=overwrite)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Decode PNG, JPEG, WebP, GIF (its first frame), BMP, TIFF or AVIF, with the recipe if Studio wrote one.
+        """Decode PNG, JPEG, WebP, GIF (its first frame), BMP, TIFF or AVIF, with the recipe if Studio wrote one, and
+        the AI label.
 
         The picture is rotated upright and converted to sRGB with 8 bits per sample; `notices` report assumptions. A
         text chunk `studio` of another program is not a recipe. Raises MediaError if the format is unknown, the file is
@@ -133,7 +139,8 @@ class Image(Media):
                 recipe, unread = recipe_of(png.read_text(data, "studio"))
             except MediaError as error:
                 recipe, unread = None, (f"{UNREAD}: {error.message}",)
-        return cls._of(found).attach(recipe, None).noticing((*found.notices, *unread))
+        made = cls._of(found).attach(recipe, None).labelled(label.of_xmp(found.xmp))
+        return made.noticing((*found.notices, *unread))
 
     @classmethod
     def decode_isolated(cls, data: bytes) -> Self:

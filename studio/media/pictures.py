@@ -37,11 +37,14 @@ _BAND = 1 << 20  # pixels per conversion
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, L, RGB or RGBA, with notices about assumptions and the description in its EXIF data."""
+    """A decoded picture, L, RGB or RGBA, with notices about assumptions, the description in its EXIF data and its XMP
+    packet.
+    """
 
     pil: PIL.Image.Image
     notices: tuple[str, ...] = ()
     description: str = ""
+    xmp: bytes = b""
 
 
 def read(data: bytes) -> Picture:
@@ -49,10 +52,11 @@ def read(data: bytes) -> Picture:
     import PIL.Image
 
     notices: list[str] = []
-    depth, profile = 8, None
+    depth, profile, xmp = 8, None, b""
     if png.is_png(data):
         check_pixels(png.size(data))
         depth, profile = png.depth(data), _profile(data, notices)
+        xmp = _xmp(data, notices)
         data = png.picture(data)
     elif data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MAX_SCANS:  # coded pixels never contain FF DA
         raise MediaError(f"the JPEG has more than {MAX_SCANS} scans, the limit", hint="save it again")
@@ -60,13 +64,14 @@ def read(data: bytes) -> Picture:
         with opened(data) as image:
             check_pixels(image.size)
             image.load()
+            xmp = xmp or xmp_in(image)
             description = _turn(image, notices)
             made, more = plain(image, profile, depth)
     except PIL.Image.DecompressionBombError:
         raise MediaError(f"the picture has more than {MAX_PIXELS:,} pixels, the limit") from None
     except DAMAGED as error:
         raise damaged("the picture", FORMATS) from error
-    return Picture(made, (*notices, *more), description)
+    return Picture(made, (*notices, *more), description, xmp)
 
 
 def decode(data: bytes, put: Callable[[str, bytes], None]) -> dict[str, Any]:
@@ -104,6 +109,12 @@ def opened(data: bytes, formats: Iterable[str] = ("PNG", "JPEG", "WEBP", "GIF", 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `check_pixels` is stricter, and oddities need no warning
         return PIL.Image.open(io.BytesIO(data), formats=list(formats))
+
+
+def xmp_in(image: PIL.Image.Image) -> bytes:
+    """The XMP packet that Pillow has found in a JPEG, WebP, TIFF or AVIF, or nothing."""
+    found = image.info.get("xmp")
+    return found if isinstance(found, bytes) else b""
 
 
 def check_pixels(size: tuple[int, int]) -> None:
@@ -179,6 +190,14 @@ def _turn(image: PIL.Image.Image, notices: list[str]) -> str:
         notices.append("the picture's EXIF data is damaged: it was not rotated")
         return ""
     return description if isinstance(description, str) else ""
+
+
+def _xmp(data: bytes, notices: list[str]) -> bytes:
+    try:
+        return png.xmp(data)
+    except MediaError as error:
+        notices.append(f"the picture's XMP metadata was ignored: {error.message}")
+        return b""
 
 
 def _profile(data: bytes, notices: list[str]) -> bytes | None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from studio.errors import MediaError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+XMP_KEY = "XML:com.adobe.xmp"  # of the text chunk with an XMP packet (XMP specification, part 3)
 MAX_TEXT_BYTES = 1 << 20
 MAX_PROFILE_BYTES = 4 << 20
 _PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
@@ -31,7 +32,7 @@ def is_png(data: bytes) -> bool:
 
 def with_text(png: bytes, texts: Mapping[str, str]) -> bytes:
     """Return the PNG with each text as an uncompressed iTXt chunk after IHDR; equal arguments give equal bytes."""
-    chunks = [_chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text.encode()) for key, text in texts.items()]
+    chunks = [chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text.encode()) for key, text in texts.items()]
     return png[:_HEADER_END] + b"".join(chunks) + png[_HEADER_END:]
 
 
@@ -49,6 +50,11 @@ def read_text(png: bytes, key: str) -> str | None:
                 raise MediaError(f"the PNG is damaged: the checksum of the text `{key}` is wrong")
             return _text(kind, body[len(wanted) :], key)
     return None
+
+
+def xmp(png: bytes) -> bytes:
+    """The XMP packet; empty if there is none. Raises MediaError like `read_text`."""
+    return (read_text(png, XMP_KEY) or "").encode()
 
 
 def picture(png: bytes, *, moving: bool = False) -> bytes:
@@ -142,5 +148,6 @@ def _too_long(key: str, most: int) -> MediaError:
     return MediaError(f"the PNG's `{key}` is longer than {most:,} bytes, the limit")
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """The bytes of a chunk, with its length and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

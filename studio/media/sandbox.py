@@ -33,8 +33,8 @@ _END = 255
 
 
 def run(task: str, data: bytes, noun: str) -> tuple[dict[str, Any], dict[str, bytearray]]:
-    """Run a task on the bytes: `decode` or `demuxed` of `clips`, `sound`, which is `sounds.decode`, or `picture`, which
-    is `pictures.decode`. Return its result, and the pieces that it put, joined by name.
+    """Run a task on the bytes: `decode` or `demuxed` of `clips`, `sound`, which is `sounds.decode`, `picture`, which is
+    `pictures.decode`, or `bare` of `share`. Return its result, and the pieces that it put, joined by name.
 
     Raises the task's MediaError, or one if it exceeded the limits of memory or time.
     """
@@ -98,10 +98,11 @@ def serve(task: str) -> None:
         while view:
             view = view[output.write(view) or 0 :]
 
-    from studio.media import clips, pictures, sounds
+    from studio.media import clips, pictures, share, sounds
 
     functions = {
         "decode": clips.decode, "demuxed": clips.demuxed, "sound": sounds.decode, "picture": pictures.decode,
+        "bare": share.bare,
     }  # fmt: skip
     try:
         found = functions[task](data, lambda name, body: send(_PIECES.index(name), body))
@@ -117,7 +118,7 @@ def _load(task: str, data: bytes) -> None:
 
     from studio.media import animation
 
-    names = ["numpy", "studio.media.clips", "studio.media.sounds"]
+    names = ["numpy", "studio.media.clips", "studio.media.sounds", "studio.media.share"]
     if task == "picture" or animation.is_picture(data):
         import PIL.Image
 

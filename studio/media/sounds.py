@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import MediaError
+from studio.media import label as labels
 from studio.media.base import check_decoded, damaged
 from studio.media.clips import check_codec
 
@@ -59,7 +60,8 @@ def is_known(data: bytes) -> bool:
 def decode(data: bytes, put: Put) -> dict[str, Any]:
     """Decode the first audio stream: `put` gets its samples ("frames"), float32 (n, channels) in -1 to 1.
 
-    Returns `rate`, `channels` and `text` (a comment, where a recipe may be). Raises MediaError.
+    Returns `rate`, `channels`, `text` (a comment, where a recipe may be) and the AI label's tags `aigc` and `source`.
+    Raises MediaError.
     """
     import av
 
@@ -71,7 +73,8 @@ def decode(data: bytes, put: Put) -> dict[str, Any]:
         with av.open(io.BytesIO(data), options=dict(OPTIONS)) as container:
             stream = _stream(container)
             check_codec(stream, CODECS, "the sound")
-            rate, channels, text = stream.rate, stream.channels, _comment(container)
+            rate, channels, text = stream.rate, stream.channels, tag(container, "comment")
+            aigc, source = tag(container, labels.AIGC), tag(container, labels.SOURCE_TYPE)
             stated = _stated(container)
             if not 1 <= channels <= MAX_CHANNELS:
                 raise MediaError(f"the sound has {channels} channels; 1 to {MAX_CHANNELS} are supported",
@@ -88,7 +91,7 @@ def decode(data: bytes, put: Put) -> dict[str, Any]:
         raise damaged("the sound", READ) from error
     if stated is not None and made < stated:
         raise MediaError(f"the sound is truncated: it has {made:,} of {stated:,} samples", hint="use the complete file")
-    return {"rate": rate, "channels": channels, "text": text}
+    return {"rate": rate, "channels": channels, "text": text, "aigc": aigc, "source": source}
 
 
 def _stream(container: Any) -> Any:
@@ -97,12 +100,12 @@ def _stream(container: Any) -> Any:
     return container.streams.audio[0]
 
 
-def _comment(container: Any) -> str:
-    """The file's comment; Ogg has it in its stream, and some writers spell it in capitals."""
-    for metadata in (container.metadata, container.streams.audio[0].metadata):
-        for name in ("comment", "COMMENT"):
-            if name in metadata:
-                return str(metadata[name])
+def tag(container: Any, name: str) -> str:
+    """A tag of the file; Ogg has it in its stream, and some writers spell it in capitals."""
+    for metadata in (container.metadata, *(each.metadata for each in container.streams.audio)):
+        for each in metadata:
+            if each.lower() == name.lower():
+                return str(metadata[each])
     return ""
 
 
@@ -135,7 +138,7 @@ def _blocks(container: Any, rate: int, channels: int) -> Iterator[NDArray[np.flo
             yield each.to_ndarray().reshape(-1, channels)
 
 
-def encode(waveform: NDArray[np.float32], rate: int, suffix: str, comment: str) -> bytes:
+def encode(waveform: NDArray[np.float32], rate: int, suffix: str, tags: dict[str, str]) -> bytes:
     """Encode samples (channels, n) in the format of the suffix: FLAC (24 bits), MP3 (256 kbit/s) or Opus (192 kbit/s).
 
     Samples outside -1 to 1 are clipped. A rate that the codec lacks becomes 48 kHz. Raises MediaError for more channels
@@ -158,8 +161,7 @@ def encode(waveform: NDArray[np.float32], rate: int, suffix: str, comment: str) 
             stream.format = form
             stream.thread_count = 1
             stream.options = {"flags": "+bitexact", **options}
-            if comment:
-                target.metadata["comment"] = comment
+            target.metadata.update(tags)
             for frame in _frames(waveform, rate, channels):
                 target.mux(stream.encode(frame))
             target.mux(stream.encode())

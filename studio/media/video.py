@@ -8,6 +8,7 @@ Try it: ``python -c "import studio; print(studio.Video.open('a.mp4').frames.shap
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,13 +17,14 @@ from studio.caching import cached_property
 from studio.errors import MediaError
 from studio.files import write_atomically
 from studio.media import animation, clips, sandbox
+from studio.media import label as labels
 from studio.media.base import Media, damaged, recipe_json, recipe_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_RECIPE = b'"schema_version"'
+_OURS = (b'"schema_version"', b'"ContentProducer"')  # marks of a recipe and of a label, which `identify` looks at
 _BT709, _LIMITED = 1, 1  # as FFmpeg numbers them
 _LARGE = 4096 * 2304  # pixels of a frame above which x264 keeps no other frames, which would need gigabytes
 
@@ -31,11 +33,12 @@ class Video(Media):
     """Frames at a constant rate: uint8 (T, H, W, 3), T >= 1, H and W even; `fps` from 1 to 240.
 
     H.264 is lossy, so the identity is that of the encoded bytes: they are encoded once, deterministically (one thread,
-    CRF 16), and kept by `decode`. A recipe in the file does not change it. `save` writes WebP, GIF, AVIF or animated
-    PNG if the file name ends so. MP4s of HD size are BT.709, and tagged so.
+    CRF 16), and kept by `decode`. A recipe and a label in the file do not change it. `save` writes WebP, GIF, AVIF or
+    animated PNG if the file name ends so. MP4s of HD size are BT.709, and tagged so.
     """
 
     media_type, suffix, kind, noun = "video/mp4", ".mp4", "video", "a video"
+    has_label = True
     others = tuple(animation.FORMATS)
     max_file_bytes = 512 << 20
 
@@ -86,24 +89,25 @@ class Video(Media):
         return clips.remux(buffer.getvalue())  # so that the bytes are those after any later change of the recipe
 
     def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file atomically, in the format of its suffix, with its recipe. Raises like `Media.save`."""
+        """Write the file atomically, in the format of its suffix, with recipe and label. Raises like `Media.save`."""
         ends = Path(path).suffix.lower()
         if ends not in animation.FORMATS:
             return super().save(path, overwrite=overwrite)
-        data = animation.write(self.frames, self.fps, ends, recipe_json(self.recipe))
+        data = animation.write(self.frames, self.fps, ends, recipe_json(self.recipe), self.label)
         return write_atomically(path, data, overwrite=overwrite)
 
     def file_bytes(self) -> bytes:
-        """The MP4 with the recipe as its comment."""
+        """The MP4 with the recipe as its comment, and the AI label. A label of another program is in `data` already."""
         comment = recipe_json(self.recipe)
-        return clips.remux(self.data, comment) if comment else self.data
+        label = self.label if self.label and self.label.is_own else None
+        return clips.remux(self.data, comment, label) if comment or label else self.data
 
     @classmethod
     def identify(cls, file: bytes) -> str:
-        """The identity of the video in these bytes, which does not depend on a recipe in the file."""
+        """The identity of the video in these bytes, which does not depend on a recipe or a label in the file."""
         if animation.is_picture(file):
             return cls.decode(file).sha256
-        if _RECIPE not in file or not clips.is_known(file):
+        if not any(mark in file for mark in _OURS) or not clips.is_known(file):
             return super().identify(file)
         _, pieces = sandbox.run("demuxed", file, "the video")
         return super().identify(bytes(pieces["file"]) or file)
@@ -114,7 +118,7 @@ class Video(Media):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Decode the first video stream, or an animated picture, with the recipe if Studio wrote one.
+        """Decode the first video stream, or an animated picture, with the recipe if Studio wrote one, and the AI label.
 
         Frames are rotated upright, with square pixels, at a constant rate; `notices` report repeated or dropped frames.
         Raises MediaError if there is no video, if it is damaged, or if it has more than 512 MiB of frames.
@@ -136,7 +140,10 @@ class Video(Media):
             video.__dict__["data"] = bytes(pieces["file"]) or data
         text = found["text"]
         recipe, unread = recipe_of(text if '"schema_version"' in text else None)
-        return video.attach(recipe, None).noticing((*found["notices"], *unread))
+        label = labels.of_xmp(found["xmp"]) or labels.of_tags(found["aigc"], "")
+        if moving and label and not label.is_own:
+            label = replace(label, id="")  # this content is another file
+        return video.attach(recipe, None).labelled(label).noticing((*found["notices"], *unread))
 
 
 def _check(frames: NDArray[np.uint8], fps: float) -> None:

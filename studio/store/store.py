@@ -20,6 +20,7 @@ from pathlib import Path
 from studio.errors import MediaError, StoreError, UsageError
 from studio.files import make_folder, read_limited, store_error, write_atomically
 from studio.media import Audio, Embedding, Image, Media, Text, Video
+from studio.media.label import is_labelled
 from studio.recipe import MAX_RECIPE_BYTES, Recipe
 from studio.temporary import OLD_NAMES, sweep
 
@@ -47,7 +48,8 @@ class Store:
         self._swept = False
 
     def put(self, media: Media) -> Artifact:
-        """Store media with their recipe, which is trusted from then on: media from outside must be given without one.
+        """Store media with their recipe, which is trusted from then on: media from outside must be given without one. A
+        stored file gets the AI label that it lacks; only outputs, which have a recipe, can take it away.
 
         Raises StoreError if the folder is not writable or the disk is full.
         """
@@ -59,7 +61,7 @@ class Store:
         stored = media if recipe is None else media.attach(recipe, None)
         if recipe is None and stored.recipe is not None:
             write_atomically(side, stored.recipe.to_json(indent=1).encode(), sync_folder=False)
-        elif self._holds(path, stored):
+        elif self._holds(path, stored, relabel=media.label is not None or media.recipe is not None):
             with suppress(OSError):
                 os.utime(path)  # stored again: no workflow may remove it as an intermediate result
             return Artifact(media.sha256, path, media.media_type, recipe)
@@ -159,10 +161,15 @@ class Store:
             return False
 
     @staticmethod
-    def _holds(path: Path, media: Media) -> bool:
-        """Whether the file exists and has the content of these media."""
+    def _holds(path: Path, media: Media, *, relabel: bool) -> bool:
+        """Whether the file exists and has the content of these media, and with `relabel` a label if they have one."""
         try:
-            return path.exists() and media.matches(read_limited(path, media.max_file_bytes))
+            if not path.exists():
+                return False
+            file = read_limited(path, media.max_file_bytes)
+            if relabel and media.has_label and is_labelled(file) != (media.label is not None):
+                return False
+            return media.matches(file)
         except MediaError:
             return False
 

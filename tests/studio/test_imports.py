@@ -26,7 +26,7 @@ LAYERS = (
     ("finite",),
     ("plugins", "models", "attention", "diffusion"),
     ("store", "training", "configuration"),
-    ("engine", "requests"),
+    ("engine", "labelling", "requests"),
     ("workflow",),
     ("doctor", "remake", "scaffold", "methods"),
     ("api", "testing", "evaluation"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.options import takes_request
+from studio.cli.lib.options import takes_label, takes_request
 from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside
 from studio.cli.lib.settings import Settings
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", metavar="FILE|DIR", help="Write the regenerated output here.")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("--yes", is_flag=True, help="Run a recipe from another data folder without asking.")
+@takes_label
 @takes_request
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
@@ -33,6 +34,7 @@ def command(
     yes: bool,
     as_json: bool,
     request: dict[str, Any],
+    label: dict[str, Any],
 ) -> int:
     """Regenerate FILE, or the output ID in the store, from its recipe, and compare.
 
@@ -56,7 +58,7 @@ def command(
         if doubt := last_bits(original.recipe):
             note(doubt)
     with stray_prints_aside():
-        report = studio.replay(what, elsewhere=elsewhere, **request)
+        report = studio.replay(what, elsewhere=elsewhere, **request, **label)
     stored = report.media.path is not None
     path = (
         str(target.save(report.media, report.recipe.spec.generator, report.recipe.spec.seed))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.options import takes_request
+from studio.cli.lib.options import takes_label, takes_request
 from studio.cli.lib.output import emit, emit_json, report_failure, stray_prints_aside, table
 from studio.cli.lib.settings import EPILOG, Settings
 
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
               help="Random seed, 0 to 2^63 - 1. Nodes without a seed derive theirs from it.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Ignore cached results and run every node.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs and nodes as JSON.")
+@takes_label
 @takes_request
 @click.pass_obj
 def command(
     settings: Settings, file: str | None, only_list: bool, given: tuple[str, ...], output: str | None, force: bool,
     seed: int, fresh: bool, as_json: bool, request: dict[str, Any],
+    label: dict[str, Any],
 ) -> int:  # fmt: skip
     """Run the workflow FILE, or the built-in workflow NAME, and print the paths of its outputs in order.
 
@@ -55,7 +57,7 @@ def command(
     targets = _targets(graph, output, force=force)
     with NodeDisplay(graph, quiet=settings.quiet) as display, stray_prints_aside():
         try:
-            result = studio.run(graph, values, seed=seed, fresh=fresh, watch=display.show, **request)
+            result = studio.run(graph, values, seed=seed, fresh=fresh, watch=display.show, **request, **label)
         except InputError as error:
             if error.field not in graph.Inputs.model_fields or error.field in values:
                 raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from studio.cli.lib.options import request_of, request_options
+from studio.cli.lib.options import label_of, label_option, request_of, request_options
 from studio.cli.lib.output import emit, emit_json, note, report_failure, stray_prints_aside
 from studio.cli.lib.settings import EPILOG, Settings
 
@@ -62,6 +62,8 @@ class GeneratorCommand(click.Command):
             own = super().get_params(ctx)
             top = ctx.find_root().command.params
             taken = {name for parameter in [*own, *top] for name in parameter.opts}
+            if ctx.obj.generator(self.generator).output.has_label:
+                own.insert(-1, label_option())
             self._made = [*parameters(_flags(ctx, self.generator), taken), *own]
         return self._made
 
@@ -103,7 +105,8 @@ class GeneratorCommand(click.Command):
         host = settings.studio()
         return host.submit_many(
             name, params["count"], seed=params["seed"], preview_every=preview_every, stream=stream,
-            destination=target.as_json(host.home) if target else None, **request_of(params), **given
+            destination=target.as_json(host.home) if target else None, **request_of(params),
+            **label_of(params), **given
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The options of every request: client, priority and time limit.
+"""The options of every request: client, priority and time limit, and `--no-label` of those that make media.
 
 They are declared once, here. Commands of generators have them already; other commands get them by `takes_request`.
 """
@@ -29,6 +29,27 @@ def request_of(params: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the options, as arguments of `Studio.submit`."""
     priority = "background" if params["background"] else "interactive"
     return {"priority": priority, "client": params["client"], "time_limit_s": params["time_limit"]}
+
+
+def label_option() -> click.Option:
+    """The option `--no-label`, for commands that make media."""
+    return click.Option(["--no-label"], is_flag=True, help="Write no label that the output is made by AI.")
+
+
+def label_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of `--no-label`, as an argument of `Studio.submit`."""
+    return {"ai_label": False if params.get("no_label") else None}
+
+
+def takes_label(function: Callable[..., int]) -> Callable[..., int]:
+    """Decorate a command's function: adds `--no-label`, and passes it as `label`, an argument of `Studio.submit`."""
+
+    @wraps(function)
+    def call(*args: Any, no_label: bool, **params: Any) -> int:
+        return function(*args, **params, label=label_of({"no_label": no_label}))
+
+    declared = label_option()
+    return click.option(*declared.opts, is_flag=True, help=declared.help)(call)
 
 
 def takes_request(function: Callable[..., int]) -> Callable[..., int]:

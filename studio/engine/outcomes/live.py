@@ -52,7 +52,7 @@ class LiveOutput:
         begun = self._clock()
         try:
             if (media := (yield from self._invoker.preview(entry, state))) is not None:
-                entry.emit(Preview(state.position, media))
+                entry.emit(Preview(state.position, media.labelled(entry.request.label)))
         except BaseException as error:  # a plugin may raise anything; see failures
             found = as_error(entry.name, "preview", error)
             if isinstance(found, TimedOut):
