@@ -75,15 +75,16 @@ def read(data: bytes) -> Picture:
 
 
 def decode(data: bytes, put: Callable[[str, bytes], None]) -> dict[str, Any]:
-    """Decode a picture, as a task of `sandbox`: `put` gets its rows ("frames"). Returns `mode`, `size`, `notices` and
-    `description`. Raises MediaError.
+    """Decode a picture, as a task of `sandbox`: `put` gets its rows ("frames"). Returns `mode`, `size`, `notices`,
+    `description` and `xmp`. Raises MediaError.
     """
     found = read(data)
     width, height = found.pil.size
     rows = max(1, _BAND // width)
     for top in range(0, height, rows):  # copying all at once would double the memory of a large picture
         put("frames", found.pil.crop((0, top, width, min(height, top + rows))).tobytes())
-    return {"mode": found.pil.mode, "size": found.pil.size, "notices": found.notices, "description": found.description}
+    said = {"description": found.description, "xmp": found.xmp.decode("utf-8", "replace")}
+    return {"mode": found.pil.mode, "size": found.pil.size, "notices": found.notices, **said}
 
 
 def read_isolated(data: bytes) -> Picture:
@@ -97,7 +98,7 @@ def read_isolated(data: bytes) -> Picture:
     found, pieces = sandbox.run("picture", data, "the picture")
     size = (int(found["size"][0]), int(found["size"][1]))
     pil = PIL.Image.frombuffer(found["mode"], size, pieces["frames"], "raw", found["mode"], 0, 1).copy()
-    return Picture(pil, tuple(found["notices"]), found["description"])
+    return Picture(pil, tuple(found["notices"]), found["description"], found["xmp"].encode())
 
 
 def opened(data: bytes, formats: Iterable[str] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")) -> Any:

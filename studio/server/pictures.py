@@ -14,10 +14,11 @@ FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 
 def encoded(image: Image, form: str, quality: int = 100) -> bytes:
-    """The file of a picture. PNG has its recipe; JPEG and WebP have the quality 0 to 100, and no recipe."""
+    """The file of a picture, with its AI label. PNG has its recipe; JPEG and WebP have a quality from 0 to 100."""
     if form == "PNG":
         return image.file_bytes()
     buffer = io.BytesIO()
     pil = image.pil.convert("RGB") if form == "JPEG" else image.pil
-    pil.save(buffer, form, quality=max(1, quality))
+    label = {"xmp": image.label.xmp().encode()} if image.label else {}
+    pil.save(buffer, form, quality=max(1, quality), **label)
     return buffer.getvalue()

@@ -175,6 +175,7 @@ def test_a_jpeg_s_label_is_read():
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (4, 4)).save(buffer, "JPEG", xmp=Label(TRAINED, "x", "1").xmp().encode())
     assert studio.Image.decode(buffer.getvalue()).label == Label(TRAINED, "x", "1")
+    assert studio.Image.decode_isolated(buffer.getvalue()).label == Label(TRAINED, "x", "1")
 
 
 def test_text_has_no_label():
@@ -187,3 +188,12 @@ def test_the_packet_stands_where_the_xmp_specification_says():
     made = media("a.png").labelled(Label())
     assert read_text(made.file_bytes(), "XML:com.adobe.xmp") == made.label.xmp()
     assert made.label.xmp().startswith('<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>')
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_the_server_s_formats_have_the_label(form):
+    from studio.server.pictures import encoded
+
+    made = media("a.png").labelled(Label())
+    assert studio.Image.decode(encoded(made, form, 90)).label == made.label
+    assert studio.Image.decode(encoded(media("a.png"), form, 90)).label is None
