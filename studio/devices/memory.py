@@ -19,6 +19,7 @@ from typing import Protocol
 
 _CLEAR, _STATUS = "/proc/self/clear_refs", "/proc/self/status"
 _RESET_PEAK = b"5"  # proc(5): resets the peak resident set size
+_MMAP_THRESHOLD = -3  # mallopt(3)
 _HIGH = re.compile(rb"^VmHWM:\s*(\d+) kB", re.MULTILINE)
 _NOW = re.compile(rb"^VmRSS:\s*(\d+) kB", re.MULTILINE)
 
@@ -90,6 +91,14 @@ def trim() -> None:
     """Return freed memory of the C library to the system (`malloc_trim`), where supported."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
+
+
+def map_large_blocks() -> None:
+    """Let the C library map each block of 1 MiB or more by itself, where supported: freed ones return to the system at
+    once. By default it learns to keep blocks of up to 32 MiB, which trimming returns only where all around is free.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
 def host_free_memory() -> int:

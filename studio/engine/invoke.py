@@ -65,9 +65,11 @@ class Invoker:
             return state
 
         # Its batch key, and so its peak, is not known yet.
-        peak = self.profile.start_peak(request.generator.name, request.generator.version, self.device.label)
-        self.components.begin_call(peak, self.heap.untracked)
-        self.heap.trim_for(self.profile.device_peak("cpu"))
+        if self.components.any_streamed:
+            peak = self.profile.start_peak(request.generator.name, request.generator.version, self.device.label)
+            self._begin_streamed(peak)
+        else:
+            self.heap.trim_for(self.profile.device_peak("cpu"))
         entry.rng = rng
         self.probe.begin(first=False)
         state = yield from self._run([entry], start, entry.limit_s)
@@ -207,10 +209,16 @@ class Invoker:
     def _begin(self, group: Group, width: int) -> None:
         """Free memory for a call, as far as its peak is known. It stays unknown where the probe measures nothing."""
         peak = self.profile.peak(group, width)
-        if self.components.any_streamed:
-            known = self.profile.estimated(group, width) or self.profile.count(group) > 0
-            self.components.begin_call(peak if known else None, self.heap.untracked)
-        self.heap.trim_for(peak + self.components.may_grow)
+        if not self.components.any_streamed:
+            self.heap.trim_for(peak)
+            return
+        known = self.profile.estimated(group, width) or self.profile.count(group) > 0
+        self._begin_streamed(peak if known else None)
+
+    def _begin_streamed(self, peak: int | None) -> None:
+        """Trim freed memory, and let streamed layers stay in what a call with this peak leaves free, if it is known."""
+        self.heap.trim_for((peak or 0) + self.components.room)
+        self.components.begin_call(peak, self.heap.beyond)
 
     def _peak(self) -> int | None:
         """The peak of the call besides streamed layers that have come to stay."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio import devices
 from studio.devices import Copy
+from studio.devices.memory import map_large_blocks
 from studio.engine.memory.ledger import Ledger, tensor_bytes
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Components:
         if self._streamer is None:
             from studio.weights.streamer import Streamer
 
+            if not self.device.pins_memory:
+                map_large_blocks()
             self._streamer = Streamer(self.device, self.ledger, self.host)
         return self._streamer
 
@@ -83,10 +86,9 @@ class Components:
         return self._streamer.passing if self._streamer else 0
 
     @property
-    def may_grow(self) -> int:
-        """Bytes of streamed layers that may still come to stay during the current call."""
-        residency = self._streamer.residency if self._streamer else None
-        return 0 if residency is None or math.isinf(residency.limit) else max(0, int(residency.limit - residency.held))
+    def room(self) -> int:
+        """Bytes that streamed layers may hold at most: all that nothing else holds."""
+        return 0 if math.isinf(self.ledger.free) else max(0, int(self.ledger.free) + self.droppable)
 
     @property
     def grown(self) -> int:
@@ -103,7 +105,8 @@ class Components:
         return self._streamer is not None and self._streamer.out_of_memory()
 
     def begin_call(self, peak: int | None, untracked: int) -> None:
-        """A call begins whose peak is `peak` bytes: streamed layers may stay in what that and all else leave free.
+        """A call begins whose peak is `peak` bytes: streamed layers may stay in what that and all else leave free;
+        `untracked` is in bytes and in use, although the ledger does not hold it.
 
         None is a peak that was never measured: then no layers stay, so that it is measured within the budget.
         """

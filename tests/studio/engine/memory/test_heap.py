@@ -129,3 +129,16 @@ def test_calls_whose_peak_is_not_known_are_found_out() -> None:
     for _ in range(64):
         heap.trim_for(0)
     assert process.trims == 1
+
+
+@given(TURNS)
+def test_what_is_beyond_the_ledger_is_known_after_each_reading(turns: list[tuple[int, int, int, int, bool]]) -> None:
+    """While layers take all that is free: the growth, and no more than is not worth a trim of what was freed."""
+    budget = 300 * MIB
+    ledger, process, heap = begun(budget)
+    for _, held, freed, grew, _ in turns:
+        ledger.hold("x", held)
+        process.freed, process.untracked = process.freed + freed, process.untracked + grew
+        heap.trim_for(budget - ledger.used)
+        assert heap.beyond == process.untracked + process.freed
+        assert process.freed <= 4 * MIB

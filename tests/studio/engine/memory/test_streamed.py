@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import studio
 from studio.engine.calls.call import run_inline
+from studio.engine.engine import Engine
 from studio.engine.memory import model_cache
 from studio.engine.memory.ledger import Ledger, tensor_bytes
 from studio.engine.memory.model import Model
@@ -142,3 +143,56 @@ def test_when_memory_runs_out_streamed_layers_go_first(generators: list[Chains])
     run(run_inline(cache.get(ask(generators[3]))))
     assert cache.drop_for_speed() == "streamed layers that had stayed"
     assert cache.components.droppable == 0
+
+
+class Growing(Chains):
+    """Runs chains of 4 MiB for six steps; after the third, the process keeps memory that no ledger holds."""
+
+    Inputs = studio.Inputs
+
+    def __init__(self, *files: Path) -> None:
+        super().__init__(*files)
+        self.used: list[int] = []
+        self.kept: list[bytes] = []
+        self.ledger = Ledger()
+
+    def load(self, ref: studio.ModelRef, device: str, dtype: str) -> Any:
+        def build() -> torch.nn.Module:
+            return torch.nn.Sequential(*(torch.nn.Linear(512, 512, bias=False) for _ in range(4)))
+
+        return [studio.module(build, [file], device=device, dtype=dtype) for file in self.files]
+
+    def start(self, model: Any, inputs: Any, rng: studio.Rng) -> studio.State:
+        return studio.State(position=0, steps=6)
+
+    def step(self, model: Any, states: Any) -> list[studio.State]:
+        for chain in model:
+            chain(torch.zeros(1, 512))
+        self.used.append(self.ledger.used)
+        return [studio.State(position=state.position + 1, steps=6) for state in states]
+
+    def batch_key(self, state: studio.State) -> int:
+        if state.position == 3 and not self.kept:
+            self.kept.append(b"x" * GROWTH)
+        return 0
+
+    def finish(self, model: Any, state: studio.State) -> studio.Text:
+        return studio.Text("done")
+
+
+GROWTH = 12 << 20
+
+
+def test_layers_stay_in_what_untracked_memory_leaves_free(tmp_path: Path) -> None:
+    """Also in the first call after it has grown."""
+    files = [tmp_path / f"{i}.safetensors" for i in range(9)]
+    for i, file in enumerate(files):
+        save_file({f"{layer}.weight": torch.full((512, 512), float(i)) for layer in range(4)}, file)
+    generator, budget = Growing(*files), 32 << 20
+    with Engine("cpu", "float32", memory=budget) as engine:
+        generator.ledger = engine.ledger
+        engine.submit(ask(generator, stored=False)).result(60)
+    before, after = generator.used[1:3], generator.used[3:]
+    assert generator.kept
+    assert min(before) > budget - GROWTH // 2, "layers stay where there is room"
+    assert max(after) < budget - GROWTH // 2, "some of what was kept may have been resident before"
