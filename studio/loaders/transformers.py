@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import WeightsError, is_out_of_memory
-from studio.loaders import MOST_TOKENIZER, allowed, check_index, offline, read_config, regular, scratch
+from studio.loaders import (
+    MOST_TOKENIZER,
+    allowed,
+    chat_template,
+    check_index,
+    offline,
+    read_config,
+    regular,
+    scratch,
+)
 from studio.loaders.tokenizer_json import check
 
 _LEFT_OUT = ("self", "dtype", "transformers_version", "architectures", "attn_implementation", "experts_implementation")
@@ -30,7 +39,6 @@ _SETTINGS = (
 _WORDS = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 _FOUND = ("tokenizer_config.json", "tokenizer.json", "preprocessor_config.json", *_WORDS)
-_MOST_TEMPLATE = 1 << 18  # bytes of a chat template
 _MOST_LENGTH = 1 << 24
 _NEWER = "use a model of the installed transformers, or a newer transformers"
 
@@ -143,7 +151,7 @@ def image_processor(kind: str, folder: Path) -> Any:
 def processor(kind: type, folder: Path) -> Any:
     """A tokenizer, image processor, feature extractor or processor of a class of transformers. Raises WeightsError.
 
-    Its chat template, if any, comes with it: transformers runs it in a sandbox, without a limit on time.
+    Its chat template, if any, is rendered in a process with limits (`chat_template`).
     """
     if not (folder / "processor_config.json").exists() and not any((folder / name).exists() for name in _FOUND):
         names = " or ".join(f"`{name}`" for name in ("tokenizer_config.json", "preprocessor_config.json"))
@@ -158,19 +166,22 @@ def processor(kind: type, folder: Path) -> Any:
                 (made / name).write_text(json.dumps(allowed(folder / name, values, keys)), "utf-8")
         _copy_chat_template(folder, made)
         try:
-            return kind.from_pretrained(made, local_files_only=True, trust_remote_code=False)  # type: ignore[attr-defined]
+            found: Any = kind.from_pretrained(made, local_files_only=True, trust_remote_code=False)  # type: ignore[attr-defined]
         except Exception as error:  # `tokenizers` raises a bare Exception
             raise _unusable(folder, error) from error
+    for each in (found, getattr(found, "tokenizer", None)):
+        chat_template.limit(each)
+    return found
 
 
 def _copy_chat_template(folder: Path, into: Path) -> None:
     found: Any = None
     if (folder / "chat_template.jinja").exists():
-        found = regular(folder / "chat_template.jinja", _MOST_TEMPLATE).decode("utf-8", "replace")
+        found = regular(folder / "chat_template.jinja", chat_template.MOST_TEMPLATE).decode("utf-8", "replace")
     for name in ("chat_template.json", "tokenizer_config.json"):
         if found is None and (folder / name).exists():
             found = read_config(folder / name).get("chat_template")
-    if isinstance(found, str) and len(found) <= _MOST_TEMPLATE:
+    if isinstance(found, str) and len(found) <= chat_template.MOST_TEMPLATE:
         (into / "chat_template.jinja").write_text(found, "utf-8")
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers
 
 import studio
-from studio_gpt.chat import ChatTemplate, chat_tokens, conversation_tokens, turn_ends
+from studio.loaders.chat_template import ChatTemplate
+from studio_gpt.chat import chat_tokens, conversation_tokens, turn_ends
 from studio_gpt.state import TextInputs
 from studio_gpt.text import TextGenerator
 from studio_gpt.tokens import Tokens, breaker

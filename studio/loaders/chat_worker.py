@@ -3,7 +3,7 @@
 A template comes with an untrusted model. Jinja has loops and arithmetic, and jinja2's sandbox limits neither time nor
 memory; so templates run here, under limits of the kernel. Before the first template this process gives up opening files
 and sockets, writing files and starting processes, and its memory is limited; every render has its own CPU time limit.
-It imports nothing of Studio. `chat.py` starts it.
+It imports nothing of Studio. `chat_template.py` starts it.
 
 Try it: ``echo '{"template": "{{ 6 * 7 }}", "values": {}}' | python chat_worker.py 512 2 100000``
 """
