@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import studio
-from studio.diffusion.layout import tensors_of
+from studio.diffusion.layout import only_file, tensors_of
 from studio.errors import WeightsError
 from studio.loaders import read_config
 from studio_diffusion.inputs import ImageInputs
@@ -99,7 +99,8 @@ def is_own(folder: Path) -> bool:
     `starter` runs; others are run by their own pipeline. Raises WeightsError for a damaged config.
     """
     if not folder.is_dir() or not (folder / "model_index.json").exists():
-        return folder.is_dir() and not list(folder.glob("*.safetensors"))  # `weights` says what is missing
+        single = only_file(folder) is not None or any(folder.glob("*.safetensors"))
+        return folder.is_dir() and not single  # `weights` says what is missing
     config = folder / "scheduler" / "scheduler_config.json"
     if read_config(folder / "model_index.json").get("_class_name") != "StableDiffusionPipeline" or not config.exists():
         return False

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 from pydantic import ValidationInfo, field_validator, model_validator
 
 import studio
+from studio.diffusion.layout import is_pipeline
 from studio.errors import WeightsError
 from studio_diffusion import sizes
 from studio_diffusion.image import STARTER as PICTURES
@@ -150,7 +151,7 @@ class VideoGenerator(studio.PipelineGenerator):
     def weights(self, ref: studio.ModelRef) -> list[Path]:
         """The safetensors of the network and of the shared components. Raises WeightsError if anything is missing."""
         folder = self._folder(ref)
-        if is_stock(folder):
+        if is_pipeline(folder):
             return super().weights(ref)
         for part in (folder / "config.json", *(self.shared / name for name in SHARED)):
             if not part.exists():
@@ -167,7 +168,7 @@ class VideoGenerator(studio.PipelineGenerator):
         from studio_video.latent import LatentVideo
 
         folder = self._folder(ref)
-        if is_stock(folder):
+        if is_pipeline(folder):
             return super().load(ref, device, dtype)
         if ref.additions:
             raise WeightsError(folder, f"`{folder}` is a model of Studio, which takes no `{ref.additions[0].kind}`",
@@ -197,11 +198,6 @@ class VideoGenerator(studio.PipelineGenerator):
     def facts(self, model: Any, inputs: Any) -> dict[str, Any]:
         """The noise schedule and the sampler."""
         return _backend(model).facts(model, _resolved(model, inputs))
-
-
-def is_stock(folder: Path) -> bool:
-    """Whether this is a pipeline of diffusers: a folder with its index, or a single file."""
-    return folder.is_file() or (folder / "model_index.json").exists()
 
 
 def _backend(model: Any) -> Any:

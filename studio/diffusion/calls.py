@@ -11,6 +11,7 @@ Try it: ``pytest tests/studio/diffusion/test_stepping.py``
 
 from __future__ import annotations
 
+import dis
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from studio.diffusion.shared import NONE, ModuleSettings, Shared
-from studio.errors import describe, is_out_of_memory
+from studio.errors import ModelError, describe, is_out_of_memory
 
 ROW_LISTS = frozenset({"ZImageTransformer2DModel", "ZImageControlNetModel"})
 """Modules whose lists of tensors have one item per row, without a batch axis."""
@@ -84,6 +85,27 @@ def copied(value: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any:
 def cloned(value: Any) -> Any:
     """The same with new lists, dicts and tensors."""
     return copied(value, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+
+
+def fault(what: str, error: BaseException) -> ModelError | None:
+    """The error for `what`, a module or pipeline that cannot work with what it gets; None if memory ran out, the device
+    failed, or the error is another.
+    """
+    kinds = ArithmeticError | AssertionError | AttributeError | LookupError | TypeError | ValueError
+    plain = type(error) is RuntimeError and not is_out_of_memory(error)
+    plain = plain and not any(words in str(error).lower() for words in ("cuda error", "hip error"))
+    if not (plain or isinstance(error, kinds)):
+        return None
+    hint = "the model may lack a component, or its parts or these inputs may not fit together"
+    return ModelError(f"{what} failed: {describe(error, 200)}", hint=hint)
+
+
+def refused(error: BaseException) -> bool:
+    """Whether code has refused its arguments with a `raise` statement of its own, not met an error by using them."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 class CannotMerge(Exception):
@@ -231,7 +253,15 @@ class Batcher:
     verdicts: dict[Hashable, str] = field(default_factory=dict)
 
     def run(self, calls: Sequence[tuple[ModuleCall, str]]) -> list[Any]:
-        """The outputs of calls with their owners, all with equal keys."""
+        """The outputs of calls with their owners, all with equal keys. Raises ModelError for a fault of the module."""
+        try:
+            return self._outputs(calls)
+        except Exception as error:
+            if (found := fault(f"`{calls[0][0].component}` of the model", error)) is not None:
+                raise found from error
+            raise
+
+    def _outputs(self, calls: Sequence[tuple[ModuleCall, str]]) -> list[Any]:
         module = self.module_of(calls[0][0].component)
         if len(calls) == 1:
             call, owner = calls[0]

@@ -44,6 +44,19 @@ def _what_it_is(folder: Path) -> str:
     return f"it has no `{INDEX}`"
 
 
+def only_file(folder: Path) -> Path | None:
+    """The single file of a folder that has nothing else of a model, as pulled from a hub."""
+    if (folder / INDEX).exists() or (folder / "config.json").exists():
+        return None
+    found = [each for each in sorted(folder.glob("*")) if each.suffix in (".safetensors", ".gguf")]
+    return found[0] if len(found) == 1 else None
+
+
+def is_pipeline(path: Path) -> bool:
+    """Whether a model is a pipeline of diffusers: a folder with its index, or a single file, alone or in its folder."""
+    return path.is_file() or (path / INDEX).exists() or only_file(path) is not None
+
+
 def components(folder: Path, index: dict[str, Any]) -> dict[str, list[str]]:
     """Name -> [library, class] of the components in a folder's ``model_index.json``; those that are null are left out.
 

@@ -146,7 +146,7 @@ def opened(path: Path, base: Path | None) -> Iterator[tuple[Path, Held | None]]:
 
     Raises WeightsError for a file of unknown family, and for one that has no component of the base.
     """
-    file = path if path.is_file() else _only_file(path)
+    file = path if path.is_file() else layout.only_file(path)
     if file is None:
         yield path, None
         return
@@ -160,14 +160,6 @@ def opened(path: Path, base: Path | None) -> Iterator[tuple[Path, Held | None]]:
     family, scheduler = family_of(file, held.tensors, held.header)
     with configs(family, scheduler) as folder:
         yield folder, held
-
-
-def _only_file(folder: Path) -> Path | None:
-    """The single file of a folder that has nothing else of a model, as pulled from a hub."""
-    if (folder / layout.INDEX).exists() or (folder / "config.json").exists():
-        return None
-    found = [each for each in sorted(folder.glob("*")) if each.suffix in (".safetensors", ".gguf")]
-    return found[0] if len(found) == 1 else None
 
 
 def _check(held: Held, base: Path) -> None:

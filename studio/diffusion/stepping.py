@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 import studio
-from studio.diffusion.calls import Batcher, ModuleCall, cloned, key_of, runs_alone, shape_of, zeros_like
+from studio.diffusion.calls import Batcher, ModuleCall, cloned, fault, key_of, refused, runs_alone, shape_of, zeros_like
 from studio.diffusion.guest import GuestRun, Record, modules_of
 from studio.diffusion.predicted import predicted_sample
 from studio.diffusion.schedulers import with_sampler
 from studio.diffusion.shared import Shared
-from studio.errors import InputError, ModelError, describe
+from studio.errors import InputError, describe
 
 _ENCODERS = ("text_encoder", "image_encoder", "vision_encoder", "vae", "vqgan", "vqvae", "audio_vae", "movq", "vocoder",
              "safety_checker", "adapter", "connectors", "image_normalizer", "image_noising",
@@ -230,7 +230,7 @@ def start(
             output = model.batcher.run([(run.pending, guest.owner)])[0]
             guest.before.append(cloned(output))
             run.go_on(model.components, model.shared, output)
-    if isinstance(run.error, ValueError | TypeError | NotImplementedError):
+    if isinstance(run.error, ValueError | TypeError | NotImplementedError) and refused(run.error):
         message = f"`{type(model.pipeline(task, sampler)).__name__}` rejects the request: {describe(run.error, 300)}"
         raise InputError("inputs", message, hint="change the input that it names") from run.error
     _raise(guest, run)
@@ -333,9 +333,8 @@ def _raise(guest: Guest, run: GuestRun) -> None:
         return
     error = run.error
     guest.close()
-    if isinstance(error, ArithmeticError | AssertionError | AttributeError | LookupError | TypeError | ValueError):
-        message = f"the pipeline `{run.name}` failed: {describe(error, 200)}"
-        raise ModelError(message, hint="the model may lack a component, or not support these inputs") from error
+    if (found := fault(f"the pipeline `{run.name}`", error)) is not None:
+        raise found from error
     raise error
 
 

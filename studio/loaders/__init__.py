@@ -96,6 +96,8 @@ def _plain(path: Path, key: str, value: Any, depth: int) -> Any:
             return [_plain(path, key, each, depth + 1) for each in value]
         sides = key in _SIDES and "longest_edge" not in value  # with it, both are numbers of pixels in some families
         return {name: _plain(path, key if sides else name, each, depth + 1) for name, each in value.items()}
+    if isinstance(value, float) and math.isnan(value):
+        raise WeightsError(path, f"`{key}` in `{path}` is not a number (NaN)", hint=_AGAIN)
     if value == -math.inf:  # what diffusers writes for `lambda_min_clipped`; as a size it is refused by all
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > (most := _most(key)):

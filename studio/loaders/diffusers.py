@@ -9,8 +9,11 @@ Try it: ``module("AutoencoderKL", Path("folder/vae"))``
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from studio.errors import WeightsError, is_out_of_memory
 from studio.loaders import allowed, check_index, check_size, offline, read_config
@@ -18,7 +21,61 @@ from studio.loaders import allowed, check_index, check_size, offline, read_confi
 
 def config(kind: str | type, path: Path) -> dict[str, Any]:
     """The keys of a config that the class `kind` declares. Raises WeightsError."""
-    return allowed(path, read_config(path), declared(kind))
+    values = allowed(path, read_config(path), declared(kind))
+    _check_kinds(path, values, _class(kind))
+    return values
+
+
+def _check_kinds(path: Path, values: dict[str, Any], kind: Any) -> None:
+    """Raise WeightsError for a text or an object in place of a number or list, and the reverse, by the annotations of
+    the constructor. Some modules use such a value only while they run.
+    """
+    parameters = inspect.signature(kind.__init__).parameters
+    for name, value in values.items():
+        wanted = _annotated(kind, name) | _kind_of(parameters[name].default)
+        if wrong := _kind_of(value) - wanted:
+            message = f"`{name}` in `{path}` is {value!r:.60}: {min(wrong)} in place of {' or '.join(sorted(wanted))}"
+            raise WeightsError(path, message, hint="download the model again, or use another")
+
+
+_NUMBERS, _TEXT, _OBJECT = "numbers", "a text", "an object"
+_ANY = frozenset({_NUMBERS, _TEXT, _OBJECT})
+
+
+def _kind_of(value: Any) -> frozenset[str]:
+    """The kind of a value, or of the items of a list; numbers include true and false. None and others have no kind."""
+    if isinstance(value, list | tuple):
+        return frozenset[str]().union(*map(_kind_of, value))
+    kinds = ((bool | int | float, _NUMBERS), (str, _TEXT), (dict, _OBJECT))
+    return frozenset(name for kind, name in kinds if isinstance(value, kind))
+
+
+@cache
+def _annotations(kind: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(vars(kind)["__init__"])
+    except (NameError, TypeError):  # an annotation that exists only for type checkers
+        return {}
+
+
+def _annotated(kind: type, name: str) -> frozenset[str]:
+    """The kinds of values that a parameter's annotation admits; all without one."""
+    return _admitted(_annotations(kind).get(name, Any))
+
+
+def _admitted(annotation: Any) -> frozenset[str]:
+    """The kinds of values that an annotation admits; of the items, for a list."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return _kind_of(list(parts))
+    if origin is dict or annotation is dict:
+        return frozenset({_OBJECT})
+    if origin in (Union, UnionType, list, tuple, Sequence):
+        return frozenset[str]().union(*(_admitted(each) for each in parts if each not in (Ellipsis, NoneType)))
+    if origin is not None:
+        return _ANY
+    return {bool: frozenset({_NUMBERS}), int: frozenset({_NUMBERS}), float: frozenset({_NUMBERS}),
+            str: frozenset({_TEXT})}.get(annotation, _ANY)  # fmt: skip
 
 
 def module(kind: str | type, folder: Path) -> Any:
@@ -89,7 +146,9 @@ def pipeline(kind: str | type, index: dict[str, Any], path: Path, parts: dict[st
     needed = inspect.signature(made.__init__).parameters
     settings = {key: value for key, value in index.items() if not isinstance(value, dict) and not _is_names(value)}
     nothing = {key for key in needed if key not in parts and (index.get(key) == [None, None] or key in _optional(made))}
-    values = {**dict.fromkeys(nothing), **parts, **allowed(path, settings, [key for key in needed if key not in parts])}
+    plain = allowed(path, settings, [key for key in needed if key not in parts])
+    _check_kinds(path, plain, made)
+    values = {**dict.fromkeys(nothing), **parts, **plain}
     lacking = [key for key, each in needed.items() if each.default is each.empty and key not in (*values, "self")]
     if lacking and all(needed[key].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for key in lacking):
         message = f"`{path}` lists no `{lacking[0]}`, which a `{made.__name__}` needs"

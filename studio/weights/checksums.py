@@ -35,10 +35,16 @@ def hash_weights(paths: Iterable[Path]) -> dict[str, str]:
                 f"the weights `{file}` are damaged: their sha256 is {actual}; `{SUMS}` lists {listed[1]}",
                 expected=listed[1],
                 actual=actual,
-                hint="reinstall the package, or create the weights again",
+                hint=remedy(file),
             )
         hashes[(listed[0] if listed else file.relative_to(common).as_posix())] = actual
     return hashes
+
+
+def remedy(file: Path) -> str:
+    """What to do about a weight file that is missing or damaged: one of a Python package, or of a model."""
+    packaged = any((folder / "__init__.py").exists() for folder in file.absolute().parents)
+    return "reinstall the package" if packaged else "download the model again, or create it again"
 
 
 def write(folder: Path) -> None:
@@ -83,5 +89,5 @@ def sha256_once(file: Path) -> str:
                 _hashes[key] = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         message = f"the weights `{file}` cannot be read: {error.strerror or error}"
-        raise WeightsError(file, message, hint="reinstall the package") from error
+        raise WeightsError(file, message, hint=remedy(file)) from error
     return _hashes[key]

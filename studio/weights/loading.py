@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from studio import devices
 from studio.errors import WeightsError
 from studio.files import check_regular
+from studio.weights.checksums import remedy
 from studio.weights.headers import TensorBytes
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class SafetensorsSource:
                 opened = _File(file)
             except (OSError, SafetensorError) as error:
                 message = f"the weights `{file}` cannot be read as safetensors: {error}"
-                raise WeightsError(file, message, hint="reinstall the package, or create the weights again") from error
+                raise WeightsError(file, message, hint=remedy(file)) from error
             for stored in opened.names:
                 name = rename(stored) if rename else stored
                 if name is None:

@@ -19,6 +19,7 @@ from typing import Any
 from studio.errors import WeightsError
 from studio.files import open_regular
 from studio.units import show_bytes
+from studio.weights.checksums import remedy
 from studio.weights.headers import read_header
 from studio.weights.loading import SMALL
 
@@ -102,7 +103,8 @@ def least_streamed_bytes(files: Iterable[Path], dtype: str) -> tuple[int, int]:
         header = _header(file)
         if header is None:
             message = f"`{file}` cannot be streamed: it is not a valid safetensors file"
-            raise WeightsError(file, message, hint="reinstall the package, or raise `--memory`")
+            hint = remedy(file) if file.suffix == ".safetensors" else "raise `--memory`"
+            raise WeightsError(file, message, hint=hint)
         layers: dict[str, int] = {}
         for name, tensor in header.items():
             layer = name.rpartition(".")[0]

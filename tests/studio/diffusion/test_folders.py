@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import studio
 from studio.diffusion.folders import component, load, weight_files
-from studio.diffusion.layout import part, tensors_of
+from studio.diffusion.layout import is_pipeline, part, tensors_of
 from studio.diffusion.stepping import PipelineModel, finish, start, step
 from studio.engine.memory.components import Components
 from studio.engine.memory.ledger import Ledger
@@ -321,3 +321,22 @@ def test_folders_of_other_kinds_are_called_what_they_are(saved: Path, tmp_path: 
         load(saved / "vae", "cpu", "float32")
     with pytest.raises(WeightsError, match="there is no such folder"):
         load(tmp_path / "none", "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ((), False),
+        (("model_index.json",), True),
+        (("a.safetensors",), True),
+        (("a.gguf", "README.md"), True),
+        (("a.safetensors", "b.safetensors"), False),
+        (("a.safetensors", "config.json"), False),
+    ],
+)
+def test_a_pipeline_is_a_folder_with_an_index_or_one_file(files: tuple[str, ...], found: bool, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert is_pipeline(tmp_path) is found
+    for path in tmp_path.glob("a.*"):
+        assert is_pipeline(path)

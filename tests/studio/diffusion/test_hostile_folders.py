@@ -45,6 +45,14 @@ def test_components_are_folders_of_the_model(folder: Path, name: str) -> None:
         ("scheduler/scheduler_config.json", {"beta_start": 5, "beta_end": -3}, "diffusers cannot load"),
         (PREPROCESSOR, {"crop_size": {"height": 10**6, "width": 10**6}}, "at most 8,192"),
         (PREPROCESSOR, {"size": {"shortest_edge": 10**6}}, "at most 8,192"),
+        ("unet/config.json", {"in_channels": "four"}, "`in_channels` in .* is 'four': a text in place of numbers"),
+        ("unet/config.json", {"act_fn": 5}, "`act_fn` in .* is 5: numbers in place of a text"),
+        ("vae/config.json", {"scaling_factor": "big"}, "`scaling_factor` in .* is 'big': a text in place of numbers"),
+        ("vae/config.json", {"block_out_channels": ["a", 64]}, "a text in place of numbers"),
+        ("vae/config.json", {"latent_channels": {"a": 1}}, "an object in place of numbers"),
+        ("vae/config.json", {"scaling_factor": float("nan")}, "`scaling_factor` in .* is not a number"),
+        ("scheduler/scheduler_config.json", {"steps_offset": "one"}, "a text in place of numbers"),
+        ("model_index.json", {"requires_safety_checker": "maybe"}, "a text in place of numbers"),
     ],
 )  # fmt: skip
 def test_a_config_asks_for_no_more_than_a_model_has(
@@ -53,6 +61,15 @@ def test_a_config_asks_for_no_more_than_a_model_has(
     change(folder / file, **values)
     with pytest.raises(WeightsError, match=reason):
         load(folder, "cpu", "float32")
+
+
+def test_components_that_do_not_fit_together(folder: Path, tmp_path: Path) -> None:
+    change(folder / "model_index.json", text_encoder=["transformers", "CLIPTextModelWithProjection"])
+    whole.clip_text(projection=True, hidden=64).save_pretrained(folder / "text_encoder")
+    hint = "its parts or these inputs may not fit together"
+    with studio.Studio(home=tmp_path / "home") as host, pytest.raises(ModelError, match="failed: ") as caught:
+        host.submit("image", prompt="a boat", model=str(folder), steps=1, size="64x64", seed=1).result(300)
+    assert hint in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "scheduler", "text_encoder"])

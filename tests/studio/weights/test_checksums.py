@@ -34,3 +34,16 @@ def test_weights_are_listed_and_found_right(folder: Path) -> None:
 def test_sha256sum_says_the_same(folder: Path) -> None:
     ran = subprocess.run(["sha256sum", "-c", checksums.SUMS], cwd=folder, capture_output=True, text=True, check=True)
     assert ran.stdout == "b.safetensors: OK\nvae/a.safetensors: OK\n"
+
+
+@pytest.mark.parametrize(("packaged", "hint"), [(True, "reinstall the package"), (False, "download the model again")])
+def test_the_remedy_depends_on_whose_the_file_is(folder: Path, packaged: bool, hint: str) -> None:
+    if packaged:
+        (folder / "__init__.py").touch()
+    (folder / "vae" / "a.safetensors").write_bytes(b"other")
+    with pytest.raises(WeightsError) as caught:
+        checksums.hash_weights([folder / "vae" / "a.safetensors"])
+    assert hint in (caught.value.hint or "")
+    with pytest.raises(WeightsError, match="cannot be read") as caught:
+        checksums.sha256_once(folder / "gone.safetensors")
+    assert hint in (caught.value.hint or "")
