@@ -24,7 +24,7 @@ from studio.plugins import PluginReport
 PLUGINS_VARIABLE = "STUDIO_PLUGINS"
 CONFIG = "config.toml"
 FOLDER = "plugins"
-_KEYS = ("plugins", "ai_label", "content_producer")
+_KEYS = ("plugins", "ai_label", "content_producer", "sign_certificate", "sign_key")
 _KNOWN = ", ".join(f"`{key}`" for key in _KEYS)
 _MOST_BYTES = 1 << 20
 
@@ -40,10 +40,13 @@ class Named:
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """Whether outputs are labelled as made by AI, and the name or code of who makes them (`ContentProducer`)."""
+    """Whether outputs are labelled as made by AI, the name or code of who makes them (`ContentProducer`), and the
+    certificate and the key with which files are signed.
+    """
 
     ai_label: bool = True
     content_producer: str = PRODUCER
+    signer: tuple[Path | None, Path | None] = (None, None)
 
 
 def labels(home: Path) -> LabelSettings:
@@ -61,7 +64,11 @@ def labels(home: Path) -> LabelSettings:
         raise UsageError(f"`ai_label` in `{config}` is {on!r}; it must be true or false")
     if not isinstance(producer, str) or not 0 < len(producer) <= 200 or not producer.isprintable():
         raise UsageError(f"`content_producer` in `{config}` is {str(producer)[:60]!r}; it must be 1 to 200 characters")
-    return LabelSettings(on, producer)
+    certificate, key = (settings.get(name) for name in ("sign_certificate", "sign_key"))
+    if not (isinstance(certificate, str) and isinstance(key, str)) and (certificate, key) != (None, None):
+        raise UsageError(f"`sign_certificate` and `sign_key` in `{config}` must both be paths of files")
+    paths = (config.parent / expanded(str(certificate)), config.parent / expanded(str(key)))
+    return LabelSettings(on, producer, paths if key else (None, None))
 
 
 def plugins(home: Path) -> Named:

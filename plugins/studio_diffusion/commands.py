@@ -9,6 +9,7 @@ import click
 from studio.cli.lib.making import GeneratorCommand, Results, follow
 from studio.cli.lib.options import request_of
 from studio.cli.lib.output import emit, emit_json, stray_prints_aside
+from studio.cli.lib.signing import signed
 
 
 class ImageCommand(GeneratorCommand):
@@ -46,6 +47,7 @@ class ImageCommand(GeneratorCommand):
             raise UsageError("`--previews` and `--best` exclude each other", hint="leave out one of the two")
         given = self.inputs(settings, params)
         target = choose(params["output"], best, Image.suffix, force=params["force"], others=Image.others)
+        target = signed(target, settings, params, Image.suffix)
         tickets = self.submit(settings, params, given, 0)
         results = Results(tickets, Destination(), None)
         with (

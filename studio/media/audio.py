@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from studio.errors import MediaError
-from studio.files import write_atomically
 from studio.media import arrays, riff, sandbox, sounds
 from studio.media import label as labels
 from studio.media.base import Media, check_decoded, damaged, recipe_json, recipe_of
@@ -92,16 +90,14 @@ class Audio(Media):
         count = (end - start) // (4 * channels)
         return super().identify(_head(channels, rate, count) + file[start:end])
 
-    def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file in the format of its suffix, whole or not at all; all have its label, all but WAV its
-        recipe. Raises MediaError for more channels than the format has, and as `Media.save`.
+    def encoded(self, suffix: str) -> bytes:
+        """The file with the AI label and, in all formats but WAV, the recipe. Raises MediaError for more channels than
+        the format has.
         """
-        ends = Path(path).suffix.lower()
-        if ends not in sounds.FORMATS:
-            return super().save(path, overwrite=overwrite)
+        if suffix not in sounds.FORMATS:
+            return self.file_bytes()
         tags = {"comment": recipe_json(self.recipe)} if self.recipe else {}
-        data = sounds.encode(self.waveform, self.rate, ends, tags | (self.label.tags() if self.label else {}))
-        return write_atomically(path, data, overwrite=overwrite)
+        return sounds.encode(self.waveform, self.rate, suffix, tags | (self.label.tags() if self.label else {}))
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from studio.media.label import Label
+    from studio.media.signing import Signer
     from studio.recipe import MediaRef, Recipe
 
 MAX_FILE_BYTES = 64 << 20
@@ -167,15 +168,24 @@ class Media:
             raise MediaError(f"cannot read `{path}` as {cls.noun}: {error.message}", hint=error.hint) from error
         return media.attach(media.recipe, Path(path))
 
-    def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file atomically, with its recipe if the format supports that. Raises StoreError.
+    def save(self, path: Path | str, *, overwrite: bool = True, signer: Signer | None = None) -> Path:
+        """Write the file atomically, in the format of its suffix (one of `suffix` and `others`; any other means
+        `suffix`), with recipe and AI label if the format supports them; signed by the `signer`, if one is given. Raises
+        StoreError, MediaError if the format cannot hold the media, and as `Signer.sign`.
 
         Without `overwrite` an existing file does not change, and FileTaken is raised.
         """
-        return write_atomically(path, self.file_bytes(), overwrite=overwrite)
+        ends = Path(path).suffix.lower()
+        suffix = ends if ends in self.others else self.suffix
+        data = self.encoded(suffix)
+        return write_atomically(path, signer.sign(data, suffix, self.label) if signer else data, overwrite=overwrite)
+
+    def encoded(self, suffix: str) -> bytes:
+        """The file in the format of `suffix`, which is one of `others`, or the media's own."""
+        return self.file_bytes()
 
     def file_bytes(self) -> bytes:
-        """The bytes that `save` writes."""
+        """The file in the media's own format."""
         return self.data
 
     def data_url(self) -> str:

@@ -172,6 +172,16 @@ def xmp_box(label: labels.Label) -> bytes:
 
 def xmp_in(data: bytes) -> str:
     """The packet in the first XMP box of an MP4 or MOV, or an empty text."""
+    for kind, _, start, end in boxes(data):
+        if kind == b"uuid" and data[start : start + 16] == labels.XMP_UUID:
+            return data[start + 16 : min(end, start + 16 + labels.MAX_PACKET_BYTES)].decode("utf-8", "replace")
+    return ""
+
+
+def boxes(data: bytes) -> Iterator[tuple[bytes, int, int, int]]:
+    """Iterate over the outer boxes of an MP4, MOV or AVIF: kind, start of the box, start and end of its body. It stops
+    where there is none, as in another container.
+    """
     at = 0
     while at + 8 <= len(data):
         size, kind, body = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
@@ -179,11 +189,9 @@ def xmp_in(data: bytes) -> str:
             size, body = int.from_bytes(data[body : body + 8], "big"), body + 8
         ends = at + size if size else len(data)
         if ends < body or not kind.isascii():
-            return ""  # not boxes: another container
-        if kind == b"uuid" and data[body : body + 16] == labels.XMP_UUID:
-            return data[body + 16 : min(ends, body + 16 + labels.MAX_PACKET_BYTES)].decode("utf-8", "replace")
+            return
+        yield kind, at, body, min(ends, len(data))
         at = ends
-    return ""
 
 
 def _said(container: Any) -> tuple[str, str]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from studio.caching import cached_property
 from studio.errors import MediaError, describe
-from studio.files import write_atomically
 from studio.media import animation, arrays, label, pictures, png
 from studio.media.base import UNREAD, Media, recipe_json, recipe_of
 
@@ -115,12 +113,11 @@ class Image(Media):
             texts[png.XMP_KEY] = self.label.xmp()
         return png.with_text(self.data, texts) if texts else self.data
 
-    def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file atomically, in the format of its suffix, with recipe and label. Raises like `Media.save`."""
-        if Path(path).suffix.lower() != AVIF:
-            return super().save(path, overwrite=overwrite)
-        data = animation.write([self._pil], 1, AVIF, recipe_json(self.recipe), self.label)
-        return write_atomically(path, data, overwrite=overwrite)
+    def encoded(self, suffix: str) -> bytes:
+        """The PNG or AVIF file with recipe and label. Raises MediaError if Pillow was built without AVIF."""
+        if suffix != AVIF:
+            return self.file_bytes()
+        return animation.write([self._pil], 1, AVIF, recipe_json(self.recipe), self.label)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

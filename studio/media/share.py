@@ -167,7 +167,12 @@ def _avif(data: bytes) -> tuple[bytes, Label | None]:
     with animation.damage_as_media_error(), pictures.opened(data, ("AVIF",)) as picture:
         exif, xmp = picture.info.get("exif") or b"", pictures.xmp_in(picture)
     label = labels.of_xmp(xmp)
-    made = _overwritten(data, exif.removeprefix(b"Exif\0\0"), _orientation(exif) or _EMPTY_EXIF)
+    emptied = bytearray(data)
+    for kind, at, start, end in clips.boxes(data):
+        if kind == b"uuid":  # such as a signature
+            emptied[at + 4 : at + 8] = b"free"
+            emptied[start:end] = bytes(end - start)
+    made = _overwritten(bytes(emptied), exif.removeprefix(b"Exif\0\0"), _orientation(exif) or _EMPTY_EXIF)
     return _overwritten(made, xmp, label.xmp().encode() if label else b"", b" "), label
 
 

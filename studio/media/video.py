@@ -10,12 +10,10 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from studio.caching import cached_property
 from studio.errors import MediaError
-from studio.files import write_atomically
 from studio.media import animation, clips, sandbox
 from studio.media import label as labels
 from studio.media.base import Media, damaged, recipe_json, recipe_of
@@ -88,13 +86,11 @@ class Video(Media):
             container.mux(stream.encode())
         return clips.remux(buffer.getvalue())  # so that the bytes are those after any later change of the recipe
 
-    def save(self, path: Path | str, *, overwrite: bool = True) -> Path:
-        """Write the file atomically, in the format of its suffix, with recipe and label. Raises like `Media.save`."""
-        ends = Path(path).suffix.lower()
-        if ends not in animation.FORMATS:
-            return super().save(path, overwrite=overwrite)
-        data = animation.write(self.frames, self.fps, ends, recipe_json(self.recipe), self.label)
-        return write_atomically(path, data, overwrite=overwrite)
+    def encoded(self, suffix: str) -> bytes:
+        """The MP4 or animated picture with recipe and label. Raises MediaError if Pillow was built without AVIF."""
+        if suffix not in animation.FORMATS:
+            return self.file_bytes()
+        return animation.write(self.frames, self.fps, suffix, recipe_json(self.recipe), self.label)
 
     def file_bytes(self) -> bytes:
         """The MP4 with the recipe as its comment, and the AI label. A label of another program is in `data` already."""

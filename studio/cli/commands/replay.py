@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from studio.cli.lib.options import takes_label, takes_request
 from studio.cli.lib.output import emit, emit_json, note, stray_prints_aside
 from studio.cli.lib.settings import Settings
+from studio.cli.lib.signing import signed, takes_signer
 
 if TYPE_CHECKING:
     from studio.recipe import Recipe
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("--yes", is_flag=True, help="Run a recipe from another data folder without asking.")
 @takes_label
+@takes_signer
 @takes_request
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
@@ -35,6 +38,8 @@ def command(
     as_json: bool,
     request: dict[str, Any],
     label: dict[str, Any],
+    sign: Path | None,
+    key: Path | None,
 ) -> int:
     """Regenerate FILE, or the output ID in the store, from its recipe, and compare.
 
@@ -50,6 +55,9 @@ def command(
     studio = settings.studio()
     original = studio.load(what)
     target = choose(output, 1, original.suffix, force=force, others=original.others)
+    if original.has_label:
+        signing = {"sign": sign, "key": key, "no_label": label["ai_label"] is False}
+        target = signed(target, settings, signing, original.suffix)
     elsewhere = original.recipe is not None and not is_ours(original.recipe, original.sha256, studio.store)
     if original.recipe and elsewhere and not yes:
         _ask(original.recipe, what)

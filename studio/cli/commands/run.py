@@ -10,6 +10,7 @@ import click
 from studio.cli.lib.options import takes_label, takes_request
 from studio.cli.lib.output import emit, emit_json, report_failure, stray_prints_aside, table
 from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.signing import signed, takes_signer
 
 if TYPE_CHECKING:
     from studio.cli.lib.destination import Destination
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Ignore cached results and run every node.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs and nodes as JSON.")
 @takes_label
+@takes_signer
 @takes_request
 @click.pass_obj
 def command(
     settings: Settings, file: str | None, only_list: bool, given: tuple[str, ...], output: str | None, force: bool,
     seed: int, fresh: bool, as_json: bool, request: dict[str, Any],
     label: dict[str, Any],
+    sign: Path | None, key: Path | None,
 ) -> int:  # fmt: skip
     """Run the workflow FILE, or the built-in workflow NAME, and print the paths of its outputs in order.
 
@@ -45,6 +48,7 @@ def command(
     """
     from studio.cli.lib.nodes import NodeDisplay
     from studio.errors import InputError, UsageError
+    from studio.workflow.ports import MEDIA
 
     if only_list:
         _list(as_json)
@@ -55,6 +59,10 @@ def command(
     graph = studio.workflow(file)
     values = _values(graph, given)
     targets = _targets(graph, output, force=force)
+    for name, node in graph.outputs.items():
+        if (kind := graph.ports[node].kind) in MEDIA and MEDIA[kind].has_label:
+            signing = {"sign": sign, "key": key, "no_label": label["ai_label"] is False}
+            targets[name] = signed(targets[name], settings, signing, MEDIA[kind].suffix)
     with NodeDisplay(graph, quiet=settings.quiet) as display, stray_prints_aside():
         try:
             result = studio.run(graph, values, seed=seed, fresh=fresh, watch=display.show, **request, **label)

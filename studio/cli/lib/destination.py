@@ -21,15 +21,19 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from studio.media import Media
+    from studio.media.signing import Signer
 
 
 @dataclass(frozen=True)
 class Destination:
-    """The store only (`target` is None), one file, or a folder of files named by generator, seed and id."""
+    """The store only (`target` is None), one file, or a folder of files named by generator, seed and id; signed by the
+    `signer`, if there is one.
+    """
 
     target: Path | None = None
     folder: bool = False
     force: bool = False
+    signer: Signer | None = None
 
     def as_json(self, home: Path) -> dict[str, JsonValue] | None:
         """The JSON form, for another process that uses the data folder `home`, which is created if necessary. None for
@@ -41,8 +45,10 @@ class Destination:
             make_folder(home)
         except StoreError:
             return None
-        place = quote_from_bytes(os.fsencode(self.target.absolute()))  # a name need not be text
-        return {"path": place, "folder": self.folder, "force": self.force, "home": _mark(home)}
+        made: dict[str, JsonValue] = {"folder": self.folder, "force": self.force, "home": _mark(home)}
+        if self.signer:
+            made |= {"sign": _quoted(self.signer.certificate), "key": _quoted(self.signer.key)}
+        return made | {"path": _quoted(self.target)}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, JsonValue] | None, home: Path) -> Self:
@@ -51,14 +57,17 @@ class Destination:
         """
         if saved is None:
             return cls()
+        from studio.media.signing import Signer
+
         place, folder, force = saved.get("path"), saved.get("folder"), saved.get("force")
-        if not isinstance(place, str) or not isinstance(folder, bool) or not isinstance(force, bool):
-            raise UsageError("the saved request's `destination` is damaged", hint="its media go to the store")
-        path = Path(os.fsdecode(unquote_to_bytes(place)))
+        paths = (place, saved.get("sign", ""), saved.get("key", ""))
+        if not isinstance(folder, bool) or not isinstance(force, bool):
+            raise _damaged()
+        path, certificate, key = (_unquoted(each) for each in paths)
         if saved.get("home") != _mark(home):
             hint = f"the output goes to the store, not to `{path}`"
             raise UsageError("`-o` of a request saved in another data folder is ignored", hint=hint)
-        return cls(path, folder, force)
+        return cls(path, folder, force, Signer(certificate, key) if "sign" in saved else None)
 
     def save(self, media: Media, generator: str, seed: int) -> Path:
         """Write `media` and return its path; without a target return its path in the store."""
@@ -71,13 +80,28 @@ class Destination:
             return media.path
         path = self.target / f"{name}{media.suffix}" if self.folder else self.target
         try:
-            return media.save(path, overwrite=self.force)
+            return media.save(path, overwrite=self.force, signer=self.signer)
         except FileTaken:
             if self.folder and path.is_file() and path.read_bytes() == media.file_bytes():
                 return path
             raise _with_store(media, FileTaken(path)) from None
         except StoreError as error:
             raise _with_store(media, error) from None
+
+
+def _quoted(path: Path) -> str:
+    """A path as ASCII, as a name need not be text."""
+    return quote_from_bytes(os.fsencode(path.absolute()))
+
+
+def _unquoted(saved: JsonValue) -> Path:
+    if not isinstance(saved, str):
+        raise _damaged()
+    return Path(os.fsdecode(unquote_to_bytes(saved)))
+
+
+def _damaged() -> UsageError:
+    return UsageError("the saved request's `destination` is damaged", hint="its media go to the store")
 
 
 def _mark(home: Path) -> str:

@@ -16,6 +16,7 @@ import click
 from studio.cli.lib.options import label_of, label_option, request_of, request_options
 from studio.cli.lib.output import emit, emit_json, note, report_failure, stray_prints_aside
 from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.signing import sign_options, signed
 
 if TYPE_CHECKING:
     from studio.cli.lib.destination import Destination
@@ -63,7 +64,7 @@ class GeneratorCommand(click.Command):
             top = ctx.find_root().command.params
             taken = {name for parameter in [*own, *top] for name in parameter.opts}
             if ctx.obj.generator(self.generator).output.has_label:
-                own.insert(-1, label_option())
+                own[-1:-1] = [label_option(), *sign_options()]
             self._made = [*parameters(_flags(ctx, self.generator), taken), *own]
         return self._made
 
@@ -123,6 +124,8 @@ def _run(command: GeneratorCommand, settings: Settings, params: dict[str, Any]) 
     given = command.inputs(settings, params)  # what can be refused is, before folders are made
     count, force = params["count"], params["force"]
     target = choose(params["output"], count, generator.output.suffix, force=force, others=generator.output.others)
+    if generator.output.has_label:
+        target = signed(target, settings, params, generator.output.suffix)
     previews = choose(f"{params['previews']}/", count, ".png", force=force) if params["previews"] else None
     tickets = command.submit(settings, params, given, params["preview_every"] if previews else 0, target=target)
     results = Results(tickets, target, previews)

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import studio as package
 from studio.media.label import is_labelled
+from studio.media.signing import Signer
+from tests.studio.media.test_signing import read, signer
 
 from ..conftest import Studio
+
+__all__ = ["signer"]  # the fixture
 
 
 def test_outputs_are_labelled_unless_asked(studio: Studio) -> None:
@@ -52,3 +56,26 @@ def test_what_cannot_be_shared_is_one_line(studio: Studio) -> None:
         assert reason in ran.err
     studio("generate", "dot", "words", "--no-label", "-o", "a.png")
     assert "has no label that it is made by AI, so the copy has none" in studio("share", "a.png").err
+
+
+def test_signing_needs_what_it_says(studio: Studio, tmp_path: Path) -> None:
+    words = ("generate", "dot", "words")
+    for options, reason in (
+        (["--sign", "c.pem", "-o", "a.png"], "`--sign` and `--key` belong together"),
+        (["--sign", "c.pem", "--key", "k.pem"], "there is no `-o`"),
+        (["--sign", "c.pem", "--key", "k.pem", "-o", "a.png", "--no-label"], "exclude each other"),
+    ):
+        ran = studio(*words, *options)
+        assert (ran.code, ran.out) == (2, ""), ran.err
+        assert reason in ran.err
+    assert not Path("a.png").exists()
+
+
+def test_outputs_and_copies_are_signed(studio: Studio, signer: Signer) -> None:
+    options = ("--sign", str(signer.certificate), "--key", str(signer.key))
+    assert studio("generate", "dot", "words", "--seed", "3", "-o", "a.png", *options).lines == ["a.png"]
+    assert studio("replay", "a.png").lines == ["identical"]
+    assert studio("share", "a.png", *options).lines == ["a-shared.png"]
+    assert studio("generate", "dot", "words", "-n", "2", "--seed", "3", "-o", "many/", *options).code == 0
+    for path in ("a.png", "a-shared.png", *map(str, Path("many").iterdir())):
+        assert read(Path(path).read_bytes(), "image/png", signer)[0] == "Trusted"
