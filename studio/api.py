@@ -13,7 +13,6 @@ Try it::
 from __future__ import annotations
 
 import collections.abc
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,26 +21,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from studio import configuration, devices, models
+from studio import configuration, models
 from studio.attention.current import DispatchSettings
 from studio.caching import cached_property
-from studio.engine import Engine, Event, Request, Ticket
+from studio.engine import Event, Request, Ticket
 from studio.engine.checkpoints import resume
-from studio.engine.checkpoints.autosave import Autosaver
 from studio.engine.checkpoints.resume import Resumed, Unfinished
-from studio.engine.checkpoints.run_folder import RunFolder
-from studio.engine.cost.profile import MEASURED, Profile
 from studio.engine.observe import status
-from studio.engine.observe.metrics import Metrics
-from studio.engine.observe.status import Status
-from studio.engine.observe.trace import Trace
-from studio.engine.router import Router
+from studio.engine.router import RequestRouter
 from studio.engine.ticket import MAX_UNFINISHED, RequestLimit, follow, wait
+from studio.engines import Engines
 from studio.errors import InputError, StudioError, UnknownName, UsageError
 from studio.files import expanded
 from studio.generator import Generator, Trainer
 from studio.home import default_home
-from studio.labelling import Labelling
+from studio.labelling import Labeller
 from studio.media import Media
 from studio.methods import Methods
 from studio.plugins import Plugins
@@ -52,7 +46,6 @@ from studio.spec import DTYPES, MAX_SEED, JobSpec, Priority
 from studio.store import Artifact, Store, replay
 from studio.store.replay import Ancestor, ReplayReport
 from studio.units import parse_bytes
-from studio.versions import libraries
 
 if TYPE_CHECKING:
     from studio.doctor import DoctorReport
@@ -76,6 +69,7 @@ class Studio(Methods):
         ai_label: whether outputs are labelled as made by AI (default: the data folder's setting, else true).
         trace: a file for a Chrome trace of all work.
         max_requests: how many requests may be unfinished at once; more are rejected with Busy.
+        use_server: run requests in the process of `studio serve`, if one serves this data folder.
 
     Raises StoreError if the trace cannot be written. A plugin path that does not exist, and a device that is not
     available, raise UsageError when they are first needed.
@@ -93,6 +87,7 @@ class Studio(Methods):
         ai_label: bool | None = None,
         trace: Path | str | None = None,
         max_requests: int = MAX_UNFINISHED,
+        use_server: bool = False,
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise UnknownName("dtype", dtype, DTYPES)
@@ -102,16 +97,15 @@ class Studio(Methods):
         self.home = (default_home() if home is None else expanded(home)).absolute()  # a plugin may change the folder
         self.store = Store(self.home)
         self._device, self._dtype, self._paths = device, dtype, tuple(plugins)
-        self._memory = parse_bytes(str(memory)) if memory is not None else None
-        self._invariant = invariant
-        self._labelling = Labelling(self.home, self.store, ai_label)
-        self._limit = RequestLimit(max_requests)
+        self._invariant, self._use_server = invariant, use_server
+        self._labelling = Labeller(self.home, self.store, ai_label)
         self._lock = threading.Lock()
-        self._folders = [RunFolder(self.home)]  # of the engines; the first takes over resumed checkpoints
-        self._trace = None if trace is None else Trace(Path(trace))
-        self._metrics = Metrics()
-        self._statuses: list[Status] = []
-        self._router: Router | None = None
+        self._engines = Engines(
+            self.home, self.store, chosen=device, dtype=dtype, trace=None if trace is None else Path(trace),
+            memory=parse_bytes(str(memory)) if memory is not None else None, limit=RequestLimit(max_requests),
+            attention=lambda: DispatchSettings(self.plugins.attention.values(), self.home),
+        )  # fmt: skip
+        self._router: RequestRouter | None = None
         self._closed = False
 
     @cached_property
@@ -135,44 +129,17 @@ class Studio(Methods):
         return self.plugins.trainers
 
     @property
-    def router(self) -> Router:
-        """One engine per device, created on first use. Raises UsageError for a device that is not available."""
+    def router(self) -> RequestRouter:
+        """One engine per device, or the server's, on first use. Raises UsageError for an unavailable device."""
         with self._lock:
             if self._closed:
                 raise UsageError("this Studio is closed", hint="create a new one")
-            if self._router is None:
-                numbers = itertools.count(1)
-                chosen = devices.choose_many(self._device)
-                notices = () if self._device else devices.unusable_devices()
-                self._router = Router([self._make(each, numbers, 0.5 / len(chosen), notices) for each in chosen])
+            if self._router is None and self._use_server:
+                from studio import remote
+
+                self._router = remote.connect(self.home, self.store, self._engines.router)
+            self._router = self._router or self._engines.router()
             return self._router
-
-    @cached_property
-    def _attention(self) -> DispatchSettings:
-        return DispatchSettings(self.plugins.attention.values(), self.home)
-
-    def _make(self, device: str, numbers: Iterator[int], host_share: float, notices: Sequence[str]) -> Engine:
-        """An engine with its watchers."""
-        if self._statuses:
-            self._folders.append(RunFolder(self.home))
-        folder = self._folders[-1]
-        self._statuses.append(Status(folder, device))
-        seeing = (self._metrics, self._statuses[-1], *([self._trace.lane(device)] if self._trace else ()))
-        autosaver = Autosaver(folder, self.store, seeing)
-        return Engine(
-            device,
-            self._dtype,
-            store=self.store,
-            memory=self._memory,
-            profile=Profile(self.home / MEASURED, libraries()),
-            watchers=(*seeing, autosaver),
-            saver=autosaver,
-            numbers=numbers,
-            attention=self._attention,
-            host_share=host_share,
-            notices=notices,
-            limit=self._limit,
-        )
 
     def generator(self, name: str) -> Generator:
         """Return a generator by name. Raises UnknownName, which names the nearest."""
@@ -271,7 +238,7 @@ class Studio(Methods):
         values = graph.Inputs.parse(given)
         settings = {"device": self._device, "dtype": self._dtype, "invariant": self._invariant}
         options = {"client": client, "priority": priority, "time_limit_s": time_limit_s, "ai_label": ai_label}
-        executor = LocalExecutor(self._requests, self.store, lambda: self.router, settings, options)
+        executor = LocalExecutor(self.requests, self.store, lambda: self.router, settings, options)
         own = None if graph.file is None else [*_texts(given.values())]
         with ResultCache(self.store) as cache, nullcontext() if own is None else models.no_paths_but(own):
             made = WorkflowRun(graph, values, executor, self.store, cache, seed=seed, fresh=fresh, watch=watch).go()
@@ -315,7 +282,7 @@ class Studio(Methods):
         Raises StoreError if there is no recipe, MediaError if it cannot be read, and what `submit` raises.
         """
         options = {"client": client, "priority": priority, "time_limit_s": time_limit_s, "ai_label": ai_label}
-        remake = Remake(self.store, self._requests, self.router, self._device, self._dtype, options)
+        remake = Remake(self.store, self.requests, self.router, self._device, self._dtype, options)
         return remake.replay(self.load(what), what, elsewhere=elsewhere)
 
     def unfinished(self) -> list[Unfinished]:
@@ -329,12 +296,12 @@ class Studio(Methods):
         with the reason; the others run. Raises UnknownName for an unknown id.
         """
         chosen = resume.choose(self.unfinished(), ids)
-        first = self.router.engines[0].device  # its folder takes over the checkpoints
+        first = self.router.devices[0]  # its folder takes over the checkpoints
         requests: dict[str, Request] = {}
         refused: dict[str, StudioError] = {}
         for found in chosen:
             try:
-                requests[found.id] = resume.request(found, self._requests, self._folders[0], first)
+                requests[found.id] = resume.request(found, self.requests, self._engines.folders[0], first)
             except StudioError as error:
                 refused[found.id] = error
         tickets = self.router.submit_many(list(requests.values()), first)
@@ -343,11 +310,11 @@ class Studio(Methods):
     def drop(self, *ids: str) -> None:
         """Discard unfinished requests: remove their saved states. Raises UnknownName."""
         for found in resume.choose(self.unfinished(), ids) if ids else ():
-            self._folders[0].claim(found.path).unlink()
+            self._engines.folders[0].claim(found.path).unlink()
 
     def metrics(self) -> str:
         """Metrics of the engines in Prometheus text format (0.0.4)."""
-        return self._metrics.text()
+        return self._engines.metrics.text()
 
     def running(self) -> list[dict[str, Any]]:
         """The status of the engines of all running processes, as `studio top --json` prints it."""
@@ -370,12 +337,7 @@ class Studio(Methods):
 
     def abandon(self) -> None:
         """Close the status, the trace and the run folders without waiting: for a process that exits during a step."""
-        for watching in self._statuses:
-            watching.close()
-        if self._trace is not None:
-            self._trace.close()
-        for folder in self._folders:
-            folder.close()
+        self._engines.abandon()
 
     def __enter__(self) -> Self:
         return self
@@ -384,7 +346,8 @@ class Studio(Methods):
         self.close()
 
     @cached_property
-    def _requests(self) -> Requests:
+    def requests(self) -> Requests:
+        """Builds requests from values and from JobSpecs."""
         fetch = partial(_fetch, self.store)
         return Requests(lambda: self.plugins, fetch, self.home, self._invariant, self._labelling)
 
@@ -402,10 +365,10 @@ class Studio(Methods):
 
     def _request(self, what: str | JobSpec, values: Mapping[str, Any]) -> Request:
         if isinstance(what, str):
-            return self._requests.of_values(what, values)
+            return self.requests.of_values(what, values)
         if values:
             raise UsageError(f"`{next(iter(values))}` is given in addition to a JobSpec", hint="set it in the JobSpec")
-        return self._requests.of_spec(what)
+        return self.requests.of_spec(what)
 
 
 def _texts(values: Iterable[Any]) -> Iterator[str]:

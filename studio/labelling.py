@@ -23,7 +23,7 @@ from studio.store.replay import Ancestor, ancestry
 from studio.store.store import KINDS
 
 
-class Labelling:
+class Labeller:
     """The settings of one host: `on` overrides the data folder's configuration."""
 
     def __init__(self, home: Path, store: Store, on: bool | None) -> None:

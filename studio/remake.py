@@ -16,7 +16,7 @@ from typing import Any
 from studio import devices, models
 from studio.devices import torch_setup
 from studio.engine import Engine, Request
-from studio.engine.router import Router
+from studio.engine.router import RequestRouter
 from studio.engine.ticket import wait
 from studio.errors import NotStored, UsageError
 from studio.media import Media
@@ -35,7 +35,7 @@ class Remake:
         self,
         store: Store,
         requests: Requests,
-        router: Router,
+        router: RequestRouter,
         device: str | None,
         dtype: str | None,
         options: Mapping[str, Any],
@@ -89,7 +89,7 @@ class Remake:
             return unstored.noticing([f"it is not in the store: {error.message}"])
 
     def _run(self, request: Request, recorded: str, seconds: float | None) -> Media:
-        here = [engine.device for engine in self._router.engines]
+        here = self._router.devices
         if self._device is None and recorded not in here and _usable(recorded):
             with Engine(recorded, self._dtype, store=self._store) as engine:
                 return wait([engine.submit(request)], seconds)[0]

@@ -17,7 +17,7 @@ from studio import models
 from studio.engine import Request
 from studio.errors import InputError, UnknownName
 from studio.generator import Generator
-from studio.labelling import Labelling
+from studio.labelling import Labeller
 from studio.media import Media
 from studio.plugins import Plugins, missing
 from studio.recipe import MediaRef, PluginRef
@@ -35,7 +35,7 @@ class Requests:
         fetch: Callable[[MediaRef], Media],
         home: Path,
         invariant: bool,
-        labelling: Labelling,
+        labelling: Labeller,
     ) -> None:
         """With `invariant`, requests are never batched."""
         self._plugins, self._fetch, self._home, self._invariant = plugins, fetch, home, invariant

@@ -123,6 +123,7 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.option("--invariant", is_flag=True, help="Reproducible bytes: never batch with other requests (slower).")
 @click.option("--trace", metavar="FILE", type=click.Path(path_type=Path),
               help="Write a Chrome trace of every step, for Perfetto.")  # fmt: skip
+@click.option("--local", is_flag=True, help="Run in this process even if a server of the data folder runs.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not print progress and notices.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from studio.engine.engine import Engine
 from studio.engine.request import Request
@@ -50,6 +51,20 @@ class _Queue:
         return self.took.get(request.generator.name, _UNKNOWN_REQUEST_S)
 
 
+class RequestRouter(Protocol):
+    """What accepts requests: the engines of this process, or those of a server."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of the engines, in order."""
+
+    def submit_many(self, requests: Sequence[Request], device: str | None = None) -> list[Ticket]:
+        """Accept requests together, on any device or on the one named, and return their tickets in order."""
+
+    def close(self) -> None:
+        """Cancel unfinished requests."""
+
+
 class Router:
     """One or more engines; `close` closes them all. Thread-safe."""
 
@@ -73,6 +88,11 @@ class Router:
                 queue.open += made
                 tickets.update(zip(mine, made, strict=True))
         return [tickets[index] for index in range(len(requests))]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of the engines, in order."""
+        return tuple(engine.device for engine in self.engines)
 
     def close(self) -> None:
         """Cancel unfinished requests on every engine, and wait for the steps in flight."""

@@ -77,7 +77,7 @@ def _child() -> None:
             for ticket in tickets:
                 ticket.result()
             took = time.perf_counter() - ready
-            device = host.router.engines[0].device
+            device = host.router.devices[0]
             speed = Speed(ready - begun, took / len(others), len(others), _peak(device), device)
     print(json.dumps(speed.__dict__))
 

@@ -19,8 +19,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from studio.api import Studio
+from studio.engine import Ticket
 from studio.errors import StudioError
-from studio.server.api import artifacts, system
+from studio.server.api import artifacts, requests, system
 from studio.server.catalogue import Catalogue
 from studio.server.errors import Answers
 from studio.server.limits import BodyLimits, RequestLimits
@@ -30,8 +31,8 @@ from studio.server.security import Access, Security
 from studio.versions import libraries
 
 ROUTERS = (
-    artifacts.router, system.router, listing.router, chat.router, completions.router, embeddings.router,
-    images.router,
+    artifacts.router, requests.router, system.router, listing.router, chat.router, completions.router,
+    embeddings.router, images.router,
 )  # fmt: skip
 ANSWERS = Answers({"/v1": error_body})
 
@@ -42,6 +43,7 @@ class Server:
 
     studio: Studio
     limits: RequestLimits
+    batches: dict[str, list[Ticket]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
 
     @cached_property

@@ -77,11 +77,15 @@ class Access:
         text = _token_in(authorization)
         if not text:
             return None
-        if hmac.compare_digest(text.encode(), self.secret.encode()):
+        if self.is_owner(authorization):
             return LOCAL
         if self.given and hmac.compare_digest(hash_of(text), self.given):
             return LOCAL
         return self.tokens.name_of(text)
+
+    def is_owner(self, authorization: str) -> bool:
+        """Whether an Authorization header has the secret of ``server.json``, which only the user can read."""
+        return hmac.compare_digest(_token_in(authorization).encode(), self.secret.encode())
 
     def knows_host(self, host: str) -> bool:
         """Whether a Host header names this server."""
@@ -145,7 +149,8 @@ class Security:
             message = "a token is missing or wrong; create one with `studio token create NAME`"
             asks = {"WWW-Authenticate": 'Bearer, Basic realm="studio", charset="UTF-8"'}
             return _refusal(401, "invalid_token", message, asks)
-        scope.setdefault("state", {})["client"] = client
+        owner = self._access.is_owner(headers.get("authorization", ""))
+        scope.setdefault("state", {}).update(client=client, owner=owner)
         has_body = "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["type"] == "http" and has_body and kind not in BODIES:

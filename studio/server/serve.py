@@ -25,12 +25,13 @@ from studio.api import Studio
 from studio.errors import StoreError, UsageError
 from studio.files import make_folder, write_atomically
 from studio.locks import try_lock
+from studio.remote import FILE
 from studio.server.app import create_app
 from studio.server.limits import ImpatientProtocol
 from studio.server.security import LOOPBACK, Access
 from studio.server.tokens import AccessTokens, hash_of
 
-FILE, LOCK = "server.json", "server.lock"
+LOCK = "server.lock"
 PORT = 7860  # that of Stable Diffusion WebUI, which its clients try first
 MOST_CONNECTIONS = 1000
 KEEP_ALIVE_S = 5

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from studio.engine import CancelledEvent, Event, Failed, Finished, Loading, Progress, Request, Started, Ticket
-from studio.engine.router import Router
+from studio.engine.router import RequestRouter
 from studio.errors import Cancelled, StudioError
 from studio.generator import Generator
 from studio.media import Media
@@ -36,7 +36,7 @@ class LocalExecutor:
         self,
         requests: Requests,
         store: Store,
-        router: Callable[[], Router],
+        router: Callable[[], RequestRouter],
         settings: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:

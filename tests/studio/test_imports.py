@@ -28,7 +28,7 @@ LAYERS = (
     ("store", "training", "configuration"),
     ("engine", "labelling", "requests"),
     ("workflow",),
-    ("doctor", "remake", "scaffold", "methods"),
+    ("doctor", "engines", "remake", "remote", "scaffold", "methods"),
     ("api", "testing", "evaluation"),
     ("server",),
     ("cli",),

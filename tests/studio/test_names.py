@@ -22,6 +22,8 @@ ALLOWED = {
     ("attention/spec.py", "grid"): "the same, as `--bias` spells it",
     ("diffusion/schedulers.py", "ddpm"): "the sampler, a scheduler of diffusers",
     ("diffusion/samplers.py", "ddpm"): "the sampler of Ho et al. 2020",
+    ("loaders/chat_template.py", "template"): "the template of a chat",
+    ("loaders/chat_worker.py", "template"): "the same",
     ("recipe.py", "ddpm"): "the sampler, whose name other programs write as DDPM",
     ("workflow/resolve.py", "template"): "what an error is about: an expression of a workflow",
     ("workflow/expressions.py", "template"): "the same",

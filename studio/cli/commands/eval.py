@@ -51,6 +51,7 @@ def command(
     from studio.cli.lib.nodes import NodeDisplay
     from studio.evaluation import evaluate, report, speed
 
+    settings.local = True  # it measures the engines of this process
     studio = settings.studio()
     inputs = _inputs(given)
     folder = _folder(output, force=force)

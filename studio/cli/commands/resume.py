@@ -34,6 +34,7 @@ def command(
     The output is byte-identical to that of an uninterrupted run, and is written where the killed command would have
     written it (`--list` shows where). Name requests by id, or give --all; a single request needs neither.
     """
+    settings.local = True  # saved states are continued by the engines of this process
     found = settings.studio().unfinished()
     if only_list:
         _list(found, settings.studio().home, as_json)

@@ -33,4 +33,5 @@ def command(
         if not settings.quiet:
             note("serving; Ctrl-C ends it")
 
+    settings.local = True
     serve(settings.studio(), ServeOptions(host, port, token, hosts, origins), ready)

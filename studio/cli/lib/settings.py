@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from studio.plugins.commands import PluginCommands
 
 EPILOG = (
-    "Global options (--plugin, --home, --device, --memory, --invariant, --trace, --quiet, --debug) are accepted here"
-    " as well."
+    "Global options (--plugin, --home, --device, --memory, --invariant, --trace, --local, --quiet, --debug) are"
+    " accepted here as well."
 )
 PATIENCE_S = 3.0  # how long an interrupted command waits for the step in flight
 
@@ -32,6 +32,7 @@ class Settings:
     memory: str | None = None
     invariant: bool = False
     trace: Path | None = None
+    local: bool = False
     quiet: bool = False
     debug: bool = False
     stuck: bool = False  # the host did not close in time
@@ -50,10 +51,17 @@ class Settings:
                 memory=self.memory,
                 invariant=self.invariant,
                 trace=self.trace,
+                use_server=self._may_use_server,
             )
             with stray_prints_aside():
                 _ = self._studio.plugins  # imports them
         return self._studio
+
+    @property
+    def _may_use_server(self) -> bool:
+        """Whether a server of the data folder may run the requests: it has its own plugins, devices and memory."""
+        own = self.device is not None or self.memory is not None or self.trace is not None
+        return not (self.local or own or self.plugins)
 
     def generator(self, name: str) -> Generator:
         """A generator by name. Raises UnknownName; its hint also lists plugins that could not be loaded."""

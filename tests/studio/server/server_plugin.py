@@ -31,6 +31,9 @@ class Endless(studio.Generator):
         threading.Event().wait(0.002)
         return [replace(state, position=state.position + 1) for state in states]
 
+    def finish(self, model, state):
+        raise AssertionError("it has ended")
+
 
 class Failing(studio.Generator):
     """Fail, with a path in the reason."""

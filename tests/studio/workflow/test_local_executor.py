@@ -41,7 +41,7 @@ def test_requests_say_for_whom(write: Write, host: studio.Studio, monkeypatch: p
 
 @pytest.fixture
 def executor(host: studio.Studio) -> LocalExecutor:
-    return LocalExecutor(host._requests, host.store, lambda: host.router, {"device": "cpu"}, {})
+    return LocalExecutor(host.requests, host.store, lambda: host.router, {"device": "cpu"}, {})
 
 
 def test_what_decides_a_result(executor: LocalExecutor, host: studio.Studio, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_what_decides_a_result(executor: LocalExecutor, host: studio.Studio, tmp
     found = identity(text="a")
     assert (found["generator"], found["weights"], found["settings"]) == ("shout", {}, {}), "nothing depends on a device"
     assert str(found["plugin"]["version"]).startswith("sha256:")
-    other = LocalExecutor(host._requests, host.store, lambda: host.router, {"device": "gpu:0"}, {})
+    other = LocalExecutor(host.requests, host.store, lambda: host.router, {"device": "gpu:0"}, {})
     image = JobSpec(generator="image", inputs={"prompt": "a"}, seed=0)
     assert executor.identity(image)["weights"]
     assert executor.identity(image) != other.identity(image)

@@ -54,7 +54,20 @@ def test_any_other_command_takes_them_as_one(argv: list[str], request_: dict[str
     assert told == [("settings", "hello", request_)]
 
 
-WITHOUT = {"attention", "doctor", "flow", "models", "plugins", "resume", "serve", "share", "show", "token", "top", "train"}
+WITHOUT = {
+    "attention",
+    "doctor",
+    "flow",
+    "models",
+    "plugins",
+    "resume",
+    "serve",
+    "share",
+    "show",
+    "token",
+    "top",
+    "train",
+}
 """Commands that run no request. `resume` runs saved ones, with their own client, priority and time limit."""
 
 

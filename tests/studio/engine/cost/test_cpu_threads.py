@@ -252,7 +252,7 @@ def of_threads(count):
 
 def test_a_hostile_recipe_asks_for_threads_in_vain(tmp_path):
     with studio.Studio(home=tmp_path / "home", device="cpu") as host:
-        remake = Remake(host.store, host._requests, host.router, None, None, {})
+        remake = Remake(host.store, host.requests, host.router, None, None, {})
         assert remake.request(of_threads(10**9), {}, bounded=False).spec.threads is None
         assert remake.request(of_threads(1), {}, bounded=False).spec.threads == 1
     for count in (0, -3):
