@@ -38,7 +38,7 @@ class PinnedModel(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    revision: str = Field(pattern=r"^[\w.!+-]{1,200}$")
+    revision: str = Field(pattern=r"^[A-Za-z0-9_.!+-]+$", max_length=200)  # `\w{1,200}` takes 70 ms to compile
     file: str | None = None
     files: dict[str, Pin] = Field(min_length=1)
 
