@@ -38,7 +38,7 @@ PATH = "/api/requests"
 _CONNECT_S = 2.0  # a server of this machine accepts at once
 _MOST_LINE = 16 << 20  # bytes of an event, which may have a preview
 _GONE = "the server ended before the request did"
-_HINT = "start it again, or run the command with --local"
+_HINT = "`studio resume --list` shows what it has saved; --local runs a command without the server"
 
 
 class ServerAddress:
