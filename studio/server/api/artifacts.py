@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, JSONResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from studio.errors import InputError, UnknownName
 from studio.media import Audio, Image, Media, Video
@@ -30,9 +30,9 @@ _ID = re.compile(r"[0-9a-f]{64}")
 router = APIRouter()
 
 
-@router.get("/api/artifacts/{artifact}")
-async def get_artifact(artifact: str, request: Request) -> FileResponse:
-    """The file of an artifact; ranges can be asked for."""
+@router.get("/api/artifacts/{artifact}", response_class=FileResponse)
+async def get_artifact(artifact: str, request: Request) -> Response:
+    """The file of an artifact. Ranges can be asked for, and whether it changed since the client has it: it cannot."""
     store = request.app.state.server.studio.store
     path = await apart(store.path, artifact) if _ID.fullmatch(artifact) else None
     if path is None:
@@ -40,6 +40,8 @@ async def get_artifact(artifact: str, request: Request) -> FileResponse:
     kind = KINDS[path.suffix].media_type
     shown = "inline" if kind in SHOWN else "attachment"
     headers = {"ETag": f'"{artifact}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
     name = f"{artifact[:16]}{path.suffix}"
     return FileResponse(path, media_type=kind, filename=name, content_disposition_type=shown, headers=headers)
 

@@ -32,7 +32,7 @@ class Endless(studio.Generator):
         return [replace(state, position=state.position + 1) for state in states]
 
     def finish(self, model, state):
-        raise AssertionError("it has ended")
+        raise AssertionError("it does not end")
 
 
 class Failing(studio.Generator):
