@@ -25,7 +25,8 @@ _FACTS = (
     "generator", "generator_version", "plugin", "weights", "libraries", "device", "dtype", "threads", "batch_width",
     "facts", "steps",
 )  # fmt: skip
-_SAMPLERS = {"dpmpp-2m": "DPM++ 2M", "euler": "Euler", "ddim": "DDIM", "ddpm": "DDPM", "unipc": "UniPC"}
+WEBUI_SAMPLERS = {"dpmpp-2m": "DPM++ 2M", "euler": "Euler", "ddim": "DDIM", "ddpm": "DDPM", "unipc": "UniPC"}
+"""The names of samplers in Stable Diffusion WebUI."""
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -166,7 +167,7 @@ class Recipe(RunRecord):
             lines.append(f"Negative prompt: {negative}")
         values = {
             "Steps": self._done("steps") or self.steps,
-            "Sampler": _SAMPLERS.get(str(sampler := self._done("sampler")), sampler),
+            "Sampler": WEBUI_SAMPLERS.get(str(sampler := self._done("sampler")), sampler),
             "CFG scale": self._done("guidance"),
             "Seed": self.spec.seed,
             "Size": self._done("size"),

@@ -27,14 +27,18 @@ from studio.server.errors import Answers
 from studio.server.limits import BodyLimits, RequestLimits
 from studio.server.openai import chat, completions, embeddings, images, listing
 from studio.server.openai.shape import error_body
+from studio.server.sdapi import drawing, settings
+from studio.server.sdapi.shape import WebuiState
+from studio.server.sdapi.shape import error_body as webui_error_body
 from studio.server.security import Access, Security
 from studio.versions import libraries
 
-ROUTERS = (
-    artifacts.router, requests.router, system.router, listing.router, chat.router, completions.router,
-    embeddings.router, images.router,
+ROUTERS = tuple(
+    each.router for each in (
+        artifacts, requests, system, listing, chat, completions, embeddings, images, drawing, settings,
+    )
 )  # fmt: skip
-ANSWERS = Answers({"/v1": error_body})
+ANSWERS = Answers({"/v1": error_body, "/sdapi": webui_error_body})
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Server:
     limits: RequestLimits
     batches: dict[str, list[Ticket]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
+    webui: WebuiState = field(default_factory=WebuiState)
 
     @cached_property
     def catalogue(self) -> Catalogue:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.Image
 import uvicorn
 
 import studio
@@ -51,3 +53,20 @@ def running(home: Path, *, exposed: bool = False, limits: RequestLimits = LIMITS
             server.should_exit = True
             thread.join(30)
             assert not thread.is_alive()
+
+
+def png(mode: str, size: tuple[int, int], colour: object) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new(mode, size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def unfinished(server: RunningServer) -> int:
+    return int(server.studio.metrics().partition("\nstudio_requests_unfinished ")[2].partition("\n")[0])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import numpy as np
@@ -15,7 +14,7 @@ import PIL.Image
 import pytest
 
 import studio
-from tests.studio.server.running_server import RunningServer
+from tests.studio.server.running_server import RunningServer, png, unfinished, until
 
 
 @pytest.fixture
@@ -26,12 +25,6 @@ def client(server: RunningServer) -> Iterator[openai.OpenAI]:
 
 def opened(data: bytes) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(data))
-
-
-def png(mode: str, size: tuple[int, int], colour: object) -> bytes:
-    buffer = io.BytesIO()
-    PIL.Image.new(mode, size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_a_picture_of_the_usual_model(client: openai.OpenAI) -> None:
@@ -141,17 +134,6 @@ def test_a_url_is_never_fetched_nor_a_path_opened(http: httpx.Client) -> None:
         response = http.post("/v1/images/edits", data=form, files={"other": b""})
         assert response.status_code == 400
         assert response.json()["error"]["param"] == "image"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def unfinished(server: RunningServer) -> int:
-    return int(server.studio.metrics().partition("\nstudio_requests_unfinished ")[2].partition("\n")[0])
 
 
 def test_a_client_that_goes_away_cancels(server: RunningServer) -> None:
