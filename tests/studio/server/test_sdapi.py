@@ -31,7 +31,7 @@ def test_what_sillytavern_sends(http: httpx.Client) -> None:
     assert {"Euler", "DPM++ 2M"} <= set(names)
     body = {"prompt": "a red apple", "negative_prompt": "", "sampler_name": "Euler", "scheduler": "automatic",
             "steps": 2, "cfg_scale": 4, "width": 64, "height": 64, "restore_faces": False, "enable_hr": False,
-            "seed": 5, "override_settings": {"CLIP_stop_at_last_layers": 1}, "save_images": True, "send_images": True}  # fmt: skip
+            "seed": 5, "override_settings": {"CLIP_stop_at_last_layers": 1}, "send_images": True}  # fmt: skip
     answer = http.post("/sdapi/v1/txt2img", json=body)
     assert [each.size for each in pictures(answer)] == [(64, 64)]
     info = json.loads(answer.json()["info"])
