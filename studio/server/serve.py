@@ -12,9 +12,10 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ KEEP_ALIVE_S = 5
 PATIENCE_S = 5  # for responses in progress, when the server ends
 _WILDCARDS = ("0.0.0.0", "::", "")
 _BACKLOG = 1024
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def serve(studio: Studio, options: ServeOptions, ready: Callable[[str], None] = 
     access = options.access(studio.home, secret)
     with _only_one(studio.home), _bound(options) as listener:
         url = _url(options.host, listener.getsockname()[1])
-        server = uvicorn.Server(configuration(create_app(studio, access)))
+        server = _Server(configuration(create_app(studio, access)))
         with _announced(studio.home, url, secret):
             asyncio.run(_run(server, listener, lambda: ready(url)))
 
@@ -94,14 +96,29 @@ def configuration(app: ASGIApp) -> uvicorn.Config:
     )
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends at SIGINT and SIGTERM without raising them again, so that what is left is closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """While the server runs, both signals end it; a second Ctrl-C does not wait for responses."""
+        loop = asyncio.get_running_loop()
+        for each in _SIGNALS:
+            loop.add_signal_handler(each, self.handle_exit, each, None)
+        try:
+            yield
+        finally:
+            for each in _SIGNALS:
+                loop.remove_signal_handler(each)
+
+
 async def _run(server: uvicorn.Server, listener: socket.socket, ready: Callable[[], None]) -> None:
     running = asyncio.ensure_future(server.serve(sockets=[listener]))
     while not server.started and not running.done():
         await asyncio.sleep(0.01)
     if server.started:
         ready()
-    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
-        await running
+    await running
 
 
 @contextmanager
