@@ -25,7 +25,7 @@ from studio.server.api import artifacts, requests, system
 from studio.server.catalogue import Catalogue
 from studio.server.errors import Answers
 from studio.server.limits import BodyLimits, RequestLimits
-from studio.server.openai import chat, completions, embeddings, images, listing
+from studio.server.openai import audio, chat, completions, embeddings, images, listing
 from studio.server.openai.shape import error_body
 from studio.server.sdapi import drawing, settings
 from studio.server.sdapi.shape import WebuiState
@@ -35,7 +35,7 @@ from studio.versions import libraries
 
 ROUTERS = tuple(
     each.router for each in (
-        artifacts, requests, system, listing, chat, completions, embeddings, images, drawing, settings,
+        artifacts, requests, system, listing, chat, completions, embeddings, images, audio, drawing, settings,
     )
 )  # fmt: skip
 ANSWERS = Answers({"/v1": error_body, "/sdapi": webui_error_body})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
+import numpy as np
 import PIL.Image
 
 import studio
@@ -69,6 +70,36 @@ class Plain(studio.Generator):
         return studio.Image(PIL.Image.new("RGB", (width, height), (rng.python.randrange(256), inputs.steps, 0)))
 
 
+class Speaker(studio.Generator):
+    """Hum for as long as the text is."""
+
+    name = "speaker"
+    output = studio.Audio
+
+    class Inputs(studio.Inputs):
+        text: str = studio.field(help="what to say")
+        voice: str = studio.field("low", help="how", choices=("low", "high"))
+
+    def generate(self, model, inputs, rng):
+        hertz = 220 if inputs.voice == "low" else 880
+        return studio.Audio(np.sin(np.arange(240 * len(inputs.text)) / 24000 * hertz * 6.28)[None] / 2, 24000)
+
+
+class Listener(studio.Generator):
+    """Say how long a sound is."""
+
+    name = "listener"
+    output = studio.Text
+
+    class Inputs(studio.Inputs):
+        audio: studio.Audio = studio.field(help="the sound")
+        language: str = studio.field("en", help="the language")
+
+    def generate(self, model, inputs, rng):
+        seconds = inputs.audio.waveform.shape[1] / inputs.audio.rate
+        return studio.Text(f"{inputs.language}: {seconds:.1f} s")
+
+
 @studio.hookimpl
 def studio_generators():
-    return [Endless(), Failing(), Plain()]
+    return [Endless(), Failing(), Plain(), Speaker(), Listener()]
