@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import secrets
 import signal
@@ -80,7 +81,8 @@ def serve(studio: Studio, options: ServeOptions, ready: Callable[[str], None] = 
 
 
 def configuration(app: ASGIApp) -> uvicorn.Config:
-    """How uvicorn runs the application. It reports nothing about itself, and logs no requests."""
+    """How uvicorn runs the application. It tells nothing about itself, and logs no requests, damaged ones neither."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
         http=ImpatientProtocol,
