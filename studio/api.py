@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import collections.abc
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from studio import configuration, models
+from studio import configuration
 from studio.attention.current import DispatchSettings
 from studio.caching import cached_property
 from studio.engine import Event, Request, Ticket
@@ -49,7 +48,8 @@ from studio.units import parse_bytes
 
 if TYPE_CHECKING:
     from studio.doctor import DoctorReport
-    from studio.workflow import FlowResult, Graph, NodeReport, Workflow
+    from studio.workflow import FlowResult, Graph, NodeReport, Workflow, WorkflowRun
+    from studio.workflow.result_cache import ResultCache
 
 MAX_AT_ONCE = 1000
 
@@ -148,10 +148,11 @@ class Studio(Methods):
         except KeyError:
             raise UnknownName("generator", name, self.generators) from None
 
-    def submit(self, what: str | JobSpec, /, **values: Any) -> Ticket:
+    def submit(self, what: str | JobSpec | Request, /, **values: Any) -> Ticket:
         """Queue a request and return its ticket at once.
 
-        `what` is a generator's name, or a complete JobSpec. `values` are the generator's inputs, and these options:
+        `what` is a generator's name, a complete JobSpec, or the result of `request`. `values` are the generator's
+        inputs, and these options:
 
         - `seed`: from 0 to 2**63 - 1 (default: a random 32-bit number, which the recipe records).
         - `dtype`: instead of the generator's choice.
@@ -169,7 +170,20 @@ class Studio(Methods):
         Raises UnknownName, InputError, ModelError or MediaError before anything runs, and Busy if too many requests
         are unfinished.
         """
-        return self.router.submit_many([self._request(what, values)])[0]
+        made = what if isinstance(what, Request) else self.request(what, **values)
+        return self.router.submit_many([made], self.router.devices[0] if made.resume else None)[0]
+
+    def request(self, what: str | JobSpec, /, **values: Any) -> Request:
+        """Validate a request as `submit` does, without submitting it; its `spec` is the whole JobSpec."""
+        if isinstance(what, str):
+            return self.requests.of_values(what, values)
+        if values:
+            raise UsageError(f"`{next(iter(values))}` is given in addition to a JobSpec", hint="set it in the JobSpec")
+        return self.requests.of_spec(what)
+
+    def saved_as(self, request: Request, name: str) -> Request:
+        """The request with its state saved under `name`, continued from that state if a crash or a pause left one."""
+        return resume.named(request, name, self.requests, self._engines.folders[0], self.router.devices[0])
 
     def submit_many(self, what: str | JobSpec, n: int, /, **values: Any) -> list[Ticket]:
         """Queue n equal requests (1 to 1000) with the seeds seed, seed + 1, …, which can be batched. Raises like
@@ -177,7 +191,7 @@ class Studio(Methods):
         """
         if not 1 <= n <= MAX_AT_ONCE:
             raise InputError("n", f"`n` is {n}, but must be a whole number from 1 to {MAX_AT_ONCE}")
-        first = self._request(what, values)
+        first = self.request(what, **values)
         seed = first.spec.seed
         if seed > MAX_SEED - n + 1:
             raise InputError("seed", f"`seed` is {seed}, but must be at most {MAX_SEED - n + 1} for {n} in a row")
@@ -229,22 +243,39 @@ class Studio(Methods):
         models; a model's path is opened only if it is one of `inputs`.
         Raises WorkflowError, UnknownName, InputError or MediaError before anything runs.
         """
-        from studio.workflow import Graph, WorkflowRun
-        from studio.workflow.local_executor import LocalExecutor
+        from studio.workflow import Graph
         from studio.workflow.result_cache import ResultCache
+        from studio.workflow.run import allowed_paths
 
         graph = what if isinstance(what, Graph) else self.workflow(what)
         given = {**(inputs or {}), **more}
-        values = graph.Inputs.parse(given)
-        settings = {"device": self._device, "dtype": self._dtype, "invariant": self._invariant}
         options = {"client": client, "priority": priority, "time_limit_s": time_limit_s, "ai_label": ai_label}
-        executor = LocalExecutor(self.requests, self.store, lambda: self.router, settings, options)
-        own = None if graph.file is None else [*_texts(given.values())]
-        with ResultCache(self.store) as cache, nullcontext() if own is None else models.no_paths_but(own):
-            made = WorkflowRun(graph, values, executor, self.store, cache, seed=seed, fresh=fresh, watch=watch).go()
-            return replace(
-                made, outputs={name: self._relabelled(each, ai_label) for name, each in made.outputs.items()}
-            )
+        with ResultCache(self.store) as cache, allowed_paths(graph, given):
+            made = self.workflow_run(graph, given, cache, options, seed=seed, fresh=fresh, watch=watch).go()
+            return self.relabelled(made, ai_label)
+
+    def workflow_run(
+        self,
+        graph: Graph,
+        given: Mapping[str, Any],
+        cache: ResultCache,
+        options: Mapping[str, Any],
+        prepare: Callable[[Request], Request] = lambda request: request,
+        **more: Any,
+    ) -> WorkflowRun:
+        """A run that has not begun, for `run` and for jobs. `options` are fields of each node's JobSpec, `prepare` may
+        change each request, and `more` goes to the WorkflowRun. Raises as `run`.
+        """
+        from studio.workflow import WorkflowRun
+        from studio.workflow.local_executor import LocalExecutor
+
+        settings = {"device": self._device, "dtype": self._dtype, "invariant": self._invariant}
+        executor = LocalExecutor(self.requests, self.store, lambda: self.router, settings, options, prepare)
+        return WorkflowRun(graph, graph.Inputs.parse(given), executor, self.store, cache, **more)
+
+    def relabelled(self, made: FlowResult, ai_label: bool | None) -> FlowResult:
+        """A workflow's result with the AI labels that are wanted: cached outputs may have been stored with others."""
+        return replace(made, outputs={name: self._relabelled(each, ai_label) for name, each in made.outputs.items()})
 
     def load(self, what: Path | str) -> Media:
         """Read a media file, or an artifact by its id (6 characters or more), with its recipe if it has one."""
@@ -352,7 +383,6 @@ class Studio(Methods):
         return Requests(lambda: self.plugins, fetch, self.home, self._invariant, self._labelling)
 
     def _relabelled(self, value: Any, wanted: bool | None) -> Any:
-        """Outputs of a workflow with the AI label that is wanted: cached ones may have been stored with another."""
         if isinstance(value, list):
             return [self._relabelled(each, wanted) for each in value]
         if not isinstance(value, Media):
@@ -362,22 +392,6 @@ class Studio(Methods):
         if made is not value and value.recipe is not None:
             self.store.put(made)
         return made
-
-    def _request(self, what: str | JobSpec, values: Mapping[str, Any]) -> Request:
-        if isinstance(what, str):
-            return self.requests.of_values(what, values)
-        if values:
-            raise UsageError(f"`{next(iter(values))}` is given in addition to a JobSpec", hint="set it in the JobSpec")
-        return self.requests.of_spec(what)
-
-
-def _texts(values: Iterable[Any]) -> Iterator[str]:
-    """The texts and paths among a user's values, including those in lists."""
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _texts(value)
-        elif isinstance(value, str | Path):
-            yield str(value)
 
 
 def _fetch(store: Store, ref: MediaRef) -> Media:

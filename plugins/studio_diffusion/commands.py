@@ -30,9 +30,10 @@ class ImageCommand(GeneratorCommand):
 
     def _best(self, ctx: click.Context, best: int) -> int:
         """All pictures go to the store; the best of those that did not fail go to the `-o` path."""
-        from studio.cli.lib.destination import Destination, choose
+        from studio.cli.lib.destination import choose
         from studio.cli.lib.pictures import Counter
         from studio.cli.lib.progress import Display
+        from studio.destination import Destination
         from studio.errors import UsageError
         from studio.media import Image
         from studio_diffusion.methods import best_of

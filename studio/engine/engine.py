@@ -118,7 +118,7 @@ class Engine:
         then none was accepted.
         """
         self._limit.enter(len(requests))
-        tickets = [Ticket(request, self._worker.cancel, self._limit.leave) for request in requests]
+        tickets = [Ticket(request, self._worker.cancel, self._limit.leave, self._worker.pause) for request in requests]
         try:
             self._worker.accept([ticket._entry for ticket in tickets])
         except BaseException:

@@ -23,7 +23,8 @@ class Request:
 
     `inputs` are the validated inputs with their media in memory, and `weights` is the located model. `resume` is the
     saved request that this one continues, which the recipe records; `notices` go to the user and into the recipe.
-    `label` is the AI label of the output and the previews.
+    `label` is the AI label of the output and the previews. Its state is saved under the name `saved_as` (empty: a
+    random one).
     """
 
     spec: JobSpec
@@ -34,6 +35,7 @@ class Request:
     resume: Checkpoint | None = None
     notices: tuple[str, ...] = ()
     label: Label | None = None
+    saved_as: str = ""
 
     @classmethod
     def of(

@@ -43,7 +43,11 @@ class Ticket:
     """
 
     def __init__(
-        self, request: Request, cancel: Callable[[TrackedRequest], None], ended: Callable[[], None] = lambda: None
+        self,
+        request: Request,
+        cancel: Callable[[TrackedRequest], None],
+        ended: Callable[[], None] = lambda: None,
+        pause: Callable[[TrackedRequest], None] = lambda _: None,
     ) -> None:
         """`ended` is called once, before the last event is delivered."""
         self.request = request
@@ -53,7 +57,7 @@ class Ticket:
         self._events = _Events()
         self._listeners: list[Callable[[Event], None]] = []
         self._wakers: list[Callable[[], None]] = []  # of waiting coroutines
-        self._cancel, self._ended = cancel, ended
+        self._cancel, self._ended, self._pause = cancel, ended, pause
         self._entry = TrackedRequest(request, self._emit, accepted=time.perf_counter())
 
     @property
@@ -101,6 +105,12 @@ class Ticket:
         """Cancel the request. It ends within one step, with CancelledEvent unless it finishes before that."""
         self._entry.cancelled = True
         self._cancel(self._entry)
+
+    def pause(self) -> None:
+        """Save the request's state to disk and end it, with CancelledEvent, within one step; its memory is released. It
+        goes on, with a Notice that says why, if its state cannot be saved.
+        """
+        self._pause(self._entry)
 
     def __await__(self) -> Generator[object, None, Media]:
         event = yield from self._next(None).__await__()

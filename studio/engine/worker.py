@@ -68,6 +68,10 @@ class Worker:
         """Have the loop cancel a request before its next turn."""
         self._enqueue(partial(self._loop.cancel, entry))
 
+    def pause(self, entry: TrackedRequest) -> None:
+        """Have the loop save and end a request before its next turn."""
+        self._enqueue(partial(self._loop.pause, entry))
+
     def later(self, call: Call, then: Callable[[Outcome], None]) -> None:
         """Run a call in a writer thread, and pass its outcome to `then` between two turns. See `completion.Later`."""
         with self._command_ready:

@@ -49,5 +49,8 @@ class Executor(Protocol):
     def cancel(self) -> None:
         """Cancel all unfinished jobs."""
 
+    def pause(self) -> None:
+        """Save the states of all unfinished jobs to disk and end them; returns when they have ended."""
+
     def identity(self, job: JobSpec) -> dict[str, Any]:
         """Everything except inputs and seed that determines the output of a job, as JSON. Raises StudioError."""

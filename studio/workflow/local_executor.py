@@ -39,12 +39,14 @@ class LocalExecutor:
         router: Callable[[], RequestRouter],
         settings: Mapping[str, Any],
         options: Mapping[str, Any],
+        prepare: Callable[[Request], Request] = lambda request: request,
     ) -> None:
         """`settings` are further facts that determine the output: device, dtype and `invariant`. `options` are fields
-        for every JobSpec: client, priority and time limit.
+        for every JobSpec: client, priority and time limit. `prepare` may change each request, for example to continue
+        from a saved state.
         """
         self._requests, self._store, self._router = requests, store, router
-        self._settings, self._options = dict(settings), dict(options)
+        self._settings, self._options, self._prepare = dict(settings), dict(options), prepare
         self._tickets: list[Ticket] = []
         self._media: OrderedDict[str, Media] = OrderedDict()
         self._identities: dict[tuple[str, Hashable], dict[str, Any]] = {}
@@ -77,6 +79,15 @@ class LocalExecutor:
             if not ticket.done:
                 ticket.cancel()
 
+    def pause(self) -> None:
+        """Save the states of unfinished jobs to disk and end them; one that cannot be saved is finished first."""
+        for ticket in self._tickets:
+            if not ticket.done:
+                ticket.pause()
+        for ticket in self._tickets:
+            for _ in ticket.events():
+                pass
+
     def _identify(self, generator: Generator, ref: ModelRef) -> dict[str, Any]:
         schema = json.dumps(generator.Inputs.model_json_schema(), sort_keys=True, default=str)
         weights = hash_weights(generator.weights(ref))
@@ -91,7 +102,7 @@ class LocalExecutor:
         }
 
     def _request(self, job: JobSpec) -> Request:
-        return self._requests.of_spec(job.model_copy(update=self._options), fetch=self._fetch)
+        return self._prepare(self._requests.of_spec(job.model_copy(update=self._options), fetch=self._fetch))
 
     def _fetch(self, ref: MediaRef) -> Media:
         found = self._media.pop(ref.sha256, None)

@@ -13,12 +13,15 @@ import hashlib
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from studio.errors import InputError, StudioError
+from studio import models
+from studio.errors import Cancelled, InputError, StudioError
 from studio.inputs import Inputs
 from studio.recipe import MediaRef
 from studio.spec import MAX_SEED, JobSpec
@@ -126,6 +129,7 @@ class WorkflowRun:
         self._jobs: deque[tuple[JobSpec, Callable[[JobUpdate], None]]] = deque()  # not submitted yet
         self._under_way = 0
         self._updates: queue.SimpleQueue[tuple[str, int, JobUpdate]] = queue.SimpleQueue()
+        self._stopped = self._paused = False
 
     def go(self) -> FlowResult:
         """Run to the end. Ctrl-C cancels running jobs; finished results stay cached."""
@@ -134,7 +138,10 @@ class WorkflowRun:
         try:
             self._loop()
         except BaseException:
-            self._executor.cancel()
+            if self._paused:
+                self._executor.pause()
+            else:
+                self._executor.cancel()
             raise
         finally:
             asked = [ref.sha256 for name in self._shown() for ref in refs(self._resolver.values[name])]
@@ -142,6 +149,13 @@ class WorkflowRun:
         outputs = {output: self._opened(self._resolver.values[name]) for output, name in self.graph.outputs.items()
                    if name in self._resolver.values}  # fmt: skip
         return FlowResult(outputs, self.reports)
+
+    def stop(self, *, pause: bool = False) -> None:
+        """End the run early, from any thread: `go` raises Cancelled, and finished results stay cached. `pause` saves
+        the states of its requests, so that a later run continues them.
+        """
+        self._stopped, self._paused = True, pause
+        self._updates.put(("", 0, JobProgress(0, 0)))
 
     def _shown(self) -> list[str]:
         return [name for name in self.graph.outputs.values() if name in self._resolver.values]
@@ -158,6 +172,8 @@ class WorkflowRun:
                 self._executor.submit(tasks)
             if not self._work:
                 return
+            if self._stopped:
+                raise Cancelled("the workflow was cancelled")
             self._take(*self._updates.get())
             while not self._updates.empty():
                 self._take(*self._updates.get())
@@ -255,9 +271,10 @@ class WorkflowRun:
     def _take(self, name: str, index: int, update: JobUpdate) -> None:
         """Handle an update of an execution."""
         self._under_way -= isinstance(update, JobResult)
-        work, report = self._work.get(name), self.reports[name]
+        work = self._work.get(name)
         if work is None:
             return
+        report = self.reports[name]
         if isinstance(update, JobProgress):
             work.steps[index] = update
         else:
@@ -322,6 +339,22 @@ class WorkflowRun:
         if isinstance(value, list):
             return [self._opened(each) for each in value]
         return self._store.open(value.sha256) if isinstance(value, MediaRef) else value
+
+
+def allowed_paths(graph: Graph, given: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """The context in which a graph is run with these inputs: a workflow file can name models only as pulled, or as one
+    of the inputs.
+    """
+    return nullcontext() if graph.file is None else models.no_paths_but([*_texts(given.values())])
+
+
+def _texts(values: Iterable[Any]) -> Iterator[str]:
+    """The texts and paths among a user's values, including those in lists."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _texts(value)
+        elif isinstance(value, str | Path):
+            yield str(value)
 
 
 def _asked(graph: Graph) -> set[str]:

@@ -25,11 +25,12 @@ LAYERS = (
     ("generator", "contract", "extensions", "hookspecs"),
     ("finite",),
     ("plugins", "models", "attention", "diffusion"),
-    ("store", "training", "configuration"),
+    ("store", "training", "configuration", "destination"),
     ("engine", "labelling", "requests"),
     ("workflow",),
     ("doctor", "engines", "remake", "remote", "scaffold", "methods"),
     ("api", "testing", "evaluation"),
+    ("jobs",),
     ("server",),
     ("cli",),
 )

@@ -14,7 +14,7 @@ from studio.cli.lib.output import emit_json
 from studio.cli.lib.settings import EPILOG, Settings
 
 if TYPE_CHECKING:
-    from studio.cli.lib.destination import Destination
+    from studio.destination import Destination
 
 
 @click.command("embed", epilog=EPILOG)

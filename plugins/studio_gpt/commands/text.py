@@ -37,7 +37,7 @@ class TextCommand(GeneratorCommand):
             return self._explain(ctx)
         if ctx.params["output"] or ctx.params["previews"]:
             return super().invoke(ctx)
-        from studio.cli.lib.destination import Destination
+        from studio.destination import Destination
 
         tickets = self.submit(ctx.obj, ctx.params, self.inputs(ctx.obj, ctx.params), stream=True)
         results = Results(tickets, Destination(), None)

@@ -12,7 +12,7 @@ from studio.cli.lib.output import emit_json, note, report_failure, stray_prints_
 from studio.cli.lib.settings import Settings
 
 if TYPE_CHECKING:
-    from studio.cli.lib.destination import Destination
+    from studio.destination import Destination
     from studio.engine import Ticket
     from studio.engine.checkpoints.resume import Unfinished
 
@@ -61,9 +61,9 @@ def _choose(found: list[Unfinished], ids: tuple[str, ...], everything: bool) -> 
 
 
 def _resume(settings: Settings, ids: tuple[str, ...], as_json: bool) -> int:
-    from studio.cli.lib.destination import Destination
     from studio.cli.lib.making import Results, follow
     from studio.cli.lib.progress import Display
+    from studio.destination import Destination
 
     if not ids:
         return 0
@@ -89,7 +89,7 @@ def _resume(settings: Settings, ids: tuple[str, ...], as_json: bool) -> int:
 
 def _target(ticket: Ticket, home: Path) -> Destination | None:
     """Where the killed command was to write it; None, with a warning, where that does not count."""
-    from studio.cli.lib.destination import Destination
+    from studio.destination import Destination
     from studio.errors import UsageError
     from studio.files import make_folder
 
@@ -104,7 +104,7 @@ def _target(ticket: Ticket, home: Path) -> Destination | None:
 
 
 def _place(found: Unfinished, home: Path) -> str:
-    from studio.cli.lib.destination import Destination
+    from studio.destination import Destination
     from studio.errors import UsageError
 
     assert found.checkpoint is not None

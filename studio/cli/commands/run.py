@@ -13,7 +13,7 @@ from studio.cli.lib.settings import EPILOG, Settings
 from studio.cli.lib.signing import signed, takes_signer
 
 if TYPE_CHECKING:
-    from studio.cli.lib.destination import Destination
+    from studio.destination import Destination
     from studio.inputs import Flag
     from studio.workflow import FlowResult, Graph
 

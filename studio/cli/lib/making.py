@@ -19,7 +19,7 @@ from studio.cli.lib.settings import EPILOG, Settings
 from studio.cli.lib.signing import sign_options, signed
 
 if TYPE_CHECKING:
-    from studio.cli.lib.destination import Destination
+    from studio.destination import Destination
     from studio.engine import Event, Ticket
     from studio.errors import StudioError
     from studio.inputs import Flag

@@ -90,12 +90,19 @@ class Autosaver(Watcher):
         """Delete the checkpoint, unless the cause of the end was not the request itself."""
         kept = self._kept.pop(entry, None) or SavedEntry(entry, "", 0.0, _resumed(entry))
         others = isinstance(event, Failed) and not isinstance(event.error, GeneratorFailed)
-        if kept.path is not None and not others:
+        if kept.path is not None and not others and not entry.paused:
             kept.path.unlink(missing_ok=True)
+
+    def save(self, entry: TrackedRequest) -> bool:
+        """Save a state now, whatever it costs. Returns False, with a notice to the user, if that is impossible."""
+        kept = self._kept.get(entry) or self._meet(entry)
+        if kept.path is None or kept.moved:
+            self._save(kept, self.clock())
+        return not kept.given_up
 
     def _meet(self, entry: TrackedRequest) -> SavedEntry:
         path = _resumed(entry)
-        name = path.name if path else secrets.token_hex(4) + SUFFIX
+        name = path.name if path else (entry.request.saved_as or secrets.token_hex(4)) + SUFFIX
         self._kept[entry] = SavedEntry(entry, name, entry.started, path)
         return self._kept[entry]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studio.engine import Request, Ticket
-from studio.engine.checkpoints.checkpoint import Checkpoint
-from studio.engine.checkpoints.run_folder import RunFolder, left
+from studio.engine.checkpoints.checkpoint import SUFFIX, Checkpoint
+from studio.engine.checkpoints.run_folder import RUNNING, RunFolder, left
 from studio.errors import CheckpointError, StudioError, UnknownName
 from studio.requests import Requests
 from studio.weights.checksums import hash_weights
@@ -37,9 +37,31 @@ class Resumed:
     refused: dict[str, StudioError]
 
 
+JOB = "job-"  # the names of the states of jobs start with it; `studio.jobs` continues them
+
+
 def unfinished(home: Path) -> list[Unfinished]:
-    """List the requests that crashes left, sorted by id; those of living processes are not included."""
-    return sorted(map(_look, left(home)), key=lambda found: found.id)
+    """List the requests that crashes left, sorted by id; those of living processes and of jobs are not included."""
+    return sorted((_look(path) for path in left(home) if not path.name.startswith(JOB)), key=lambda found: found.id)
+
+
+def saved(home: Path, name: str) -> list[Path]:
+    """The files of the states that were saved under `name`, or under names that start with it if it ends with `*`."""
+    return sorted((home / RUNNING).glob(f"[!.]*/{name}{SUFFIX}"))
+
+
+def named(made: Request, name: str, requests: Requests, folder: RunFolder, device: str) -> Request:
+    """The request with its state saved under `name`, continued from that state if there is one. A state that cannot be
+    used is deleted, and the request starts again, with a notice.
+    """
+    made = replace(made, saved_as=name)
+    for path in saved(folder.home, name):
+        try:
+            return replace(request(_look(path), requests, folder, device), saved_as=name)
+        except CheckpointError as error:
+            path.unlink(missing_ok=True)
+            made = replace(made, notices=(*made.notices, f"started again, as {error.message}"))
+    return made
 
 
 def choose(found: Sequence[Unfinished], ids: Sequence[str]) -> list[Unfinished]:

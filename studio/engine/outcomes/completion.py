@@ -37,10 +37,13 @@ def at_once(call: Call, then: Callable[[Outcome], None]) -> None:
 
 
 class Saver(Protocol):
-    """Saves states (autosave). Neither method may raise."""
+    """Saves states (autosave). No method may raise."""
 
     def save_if_due(self, entry: TrackedRequest) -> None:
         """The request has started or completed a step, and has steps left."""
+
+    def save(self, entry: TrackedRequest) -> bool:
+        """Save its state now; False if that is impossible, which the user is told."""
 
     def end(self, entry: TrackedRequest, event: Event) -> None:
         """The request has ended with this event."""

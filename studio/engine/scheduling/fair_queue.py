@@ -23,7 +23,7 @@ BACKGROUND_SHARE = 1 / 16
 _FORGET = 256  # virtual times of idle clients are cleaned up when there are more than this
 
 
-class Job(Protocol):
+class Queueable(Protocol):
     """What is queued."""
 
     @property
@@ -39,7 +39,7 @@ class Job(Protocol):
         """Jobs of one client in one lane finish in order of arrival."""
 
 
-J = TypeVar("J", bound=Job)
+J = TypeVar("J", bound=Queueable)
 
 
 class Work(Enum):

@@ -38,6 +38,7 @@ class TrackedRequest:
     cancelled: bool = False
     released: bool = False  # it holds no memory any more; its output may still be on its way to the store
     ended: bool = False
+    paused: bool = False  # its state was saved to continue later, so it stays when the request ends
     model: Model | None = None
     rng: Rng | None = None
     state: State | None = None

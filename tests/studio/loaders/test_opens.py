@@ -19,7 +19,7 @@ ELSEWHERE = {
     "studio/devices": "the system's own files",
     "studio/plugins/": "plugins, which are code that the user named, after `is_file`",
     "studio/weights/checksums.py": "checksums of a package, after `is_file`",
-    "studio/cli/lib/destination.py": "a file of that name, after `is_file`",
+    "studio/destination.py": "a file of that name, after `is_file`",
     "studio/training": "files of the run's own folder, whose checkpoints are looked at with `check_regular`",
     "plugins/studio_clip/model.py": "training: what was written just before, and the CLIP that it goes on with",
     "plugins/studio_diffusion/export.py": "what was written just before",

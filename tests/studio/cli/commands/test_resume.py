@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.cli.lib.destination import Destination
 from studio.cli.main import run
+from studio.destination import Destination
 from studio.errors import UsageError
 from studio.home import default_home
 from tests import forkserver
