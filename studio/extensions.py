@@ -18,6 +18,7 @@ HOST_COMMANDS = {
     "flow": "Check or draw a workflow file.",
     "models": "Download, list and remove models.",
     "resume": "Resume requests after a crash.",
+    "jobs": "Queue work that outlives the process, and run it.",
     "serve": "Serve all generators over HTTP: for OpenAI's clients and others.",
     "token": "Create, list and revoke the tokens of the server's clients.",
     "top": "Show the running requests of all processes, live.",

@@ -21,6 +21,7 @@ from studio.files import read_limited
 from studio.jobs.database import Database
 from studio.jobs.job import ENDED, Job, JobEvent, JobState, Work, WorkflowWork, digest
 from studio.jobs.running import forget_states, graph_of, inputs_of
+from studio.jobs.supervisor import Supervisor
 from studio.jobs.tables import Transaction
 from studio.jobs.worker import JobsWorker, state_event
 from studio.spec import JobSpec, Priority
@@ -56,13 +57,12 @@ class Jobs:
         self._max_queued = max_queued
         self._worker: JobsWorker | None = None
 
-    def start(self, *, supervised: bool = False, crash: str = "") -> None:
-        """Run the queued jobs in this process, until `close`. `supervised` and `crash` are for `supervise`: whether
-        another process looks after this one, and how the one before died. Raises UsageError if another process runs
-        them already.
+    def start(self, supervisor: Supervisor | None = None, *, ended: Callable[[Job], None] = lambda _: None) -> None:
+        """Run the queued jobs in this process, until `close`; `supervisor` looks after it (see `supervise`). `ended` is
+        called in another thread with each job that has ended. Raises UsageError if another process runs them already.
         """
         if self._worker is None:
-            worker = JobsWorker(self.studio, self._database, supervised=supervised, crash=crash)
+            worker = JobsWorker(self.studio, self._database, supervisor, ended)
             worker.start()
             self._worker = worker
 
@@ -71,10 +71,10 @@ class Jobs:
         """What keeps jobs from running at the moment, such as a full disk, or None."""
         return None if self._worker is None else self._worker.problem
 
-    def drain(self) -> None:
-        """Wait until no job is queued or running. Only after `start`."""
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until no job is queued or running; False if some are after `timeout` seconds. Only after `start`."""
         assert self._worker is not None
-        self._worker.drain()
+        return self._worker.drain(timeout)
 
     def spec(self, generator: str, /, *, key: str | None = None, **values: Any) -> JobSpec:
         """A JobSpec for `add` from a generator's inputs and options, as `Studio.submit` takes them; its media are put
@@ -141,7 +141,7 @@ class Jobs:
             message = f"{queued:,} jobs are queued, and at most {self._max_queued:,} may be"
             raise Busy(message, hint="wait until some have ended, or cancel some")
         job = Job(
-            id=secrets.token_urlsafe(12), work=work, client=work.client, priority=work.priority, key=key,
+            id=secrets.token_hex(8), work=work, client=work.client, priority=work.priority, key=key,
             order=tables.edge(first=False) + 1, created=time.time(),
         )  # fmt: skip
         tables.add(job)

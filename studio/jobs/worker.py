@@ -19,6 +19,7 @@ import queue
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from studio.jobs.database import Database
 from studio.jobs.feed import PER_ATTEMPT, Feed
 from studio.jobs.job import Job, JobError, JobEvent, JobPosition, JobState
 from studio.jobs.running import Outcome, Running, forget_states, start, states_of, write
+from studio.jobs.supervisor import Supervisor
 from studio.jobs.tables import Transaction
 
 if TYPE_CHECKING:
@@ -57,14 +59,15 @@ class _Attempt:
 class JobsWorker:
     """Runs the jobs of a database on a `Studio`.
 
-    `crash` is how the process before died, if a supervisor saw that. `problem` is the error that keeps the worker from
-    working, such as a full disk, until that is over.
+    `ended` is called with each job that has ended. `problem` is the error that keeps the worker from working, such as a
+    full disk, until that is over.
     """
 
-    def __init__(self, studio: Studio, database: Database, *, supervised: bool = False, crash: str = "") -> None:
+    def __init__(
+        self, studio: Studio, database: Database, supervisor: Supervisor | None, ended: Callable[[Job], None]
+    ) -> None:
         self.problem: StudioError | None = None
-        self._studio, self._database = studio, database
-        self._supervised, self._crash = supervised, crash
+        self._studio, self._database, self._supervisor, self._tell = studio, database, supervisor, ended
         self._attempts: dict[str, _Attempt] = {}
         self._inbox: queue.SimpleQueue[tuple[str, Outcome] | None] = queue.SimpleQueue()
         self._progress_written = 0.0
@@ -77,7 +80,10 @@ class JobsWorker:
         """Own the database, recover what the last process left, and begin. Raises UsageError if another process runs
         the jobs.
         """
-        note, until = json.dumps({"pid": os.getpid(), "supervised": self._supervised}), time.monotonic() + _TAKEOVER_S
+        note, until = (
+            json.dumps({"pid": os.getpid(), "supervised": self._supervisor is not None}),
+            time.monotonic() + _TAKEOVER_S,
+        )
         while (before := self._database.own(note)) is None:
             if time.monotonic() > until:
                 hint = "it runs yours too; stop it first, or choose another data folder with `--home`"
@@ -95,15 +101,17 @@ class JobsWorker:
         attempt = self._attempts.get(id)
         return None if attempt is None else attempt.feed
 
-    def drain(self) -> None:
-        """Wait until no job is queued or running."""
-        while True:
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until no job is queued or running; False if some are after `timeout` seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while until is None or time.monotonic() < until:
             with self._ended:
                 self._ended.wait(_POLL_S)
             if not self._attempts:
                 with self._database.reading() as tables:
                     if not tables.count((JobState.QUEUED, JobState.RUNNING)):
-                        return
+                        return True
+        return False
 
     def close(self) -> None:
         """Stop: the states of running jobs are saved, and the jobs are queued again."""
@@ -115,14 +123,19 @@ class JobsWorker:
 
     def _recover(self, before: str) -> None:
         """Queue the jobs that were running when their process died."""
-        counts = bool(self._crash) or not _was_supervised(before)
-        reason = self._crash or "it was killed"
+        crash = "" if self._supervisor is None else self._supervisor.crash
+        counts = bool(crash) or not _was_supervised(before)
 
-        def recover(tables: Transaction) -> None:
-            for job in tables.jobs([JobState.RUNNING]):
-                self._move(tables, self._recovered(job, counts, reason))
+        def recover(tables: Transaction) -> list[Job]:
+            found = [self._recovered(job, counts, crash or "it was killed") for job in tables.jobs([JobState.RUNNING])]
+            for job in found:
+                tables.save(job)
+                tables.add_events(job.id, [state_event(job, tables.last_number(job.id) + 1)])
+            return found
 
-        self._database.commit(recover)
+        for job in self._database.commit(recover):
+            if job.state.ended:
+                self._ended_job(job)
 
     def _recovered(self, job: Job, counts: bool, reason: str) -> Job:
         progressed = any(path.stat().st_mtime > (job.started or 0) for path in states_of(self._studio.home, job.id))
@@ -140,7 +153,7 @@ class JobsWorker:
     def _run(self) -> None:
         while True:
             self._collect()
-            if self._supervised and os.getppid() != self._parent:
+            if self._supervisor is not None and os.getppid() != self._parent:
                 os._exit(1)  # the supervisor was killed: whoever starts the next needs the database
             try:
                 self._turn()
@@ -239,10 +252,16 @@ class JobsWorker:
         assert attempt.final is not None
         job, number = attempt.final
         if job.state.ended:
-            forget_states(self._studio.home, job.id)
+            self._ended_job(job)
         attempt.feed.add(state_event(job, number), number=number)
         del self._attempts[job.id]
         attempt.feed.close()
+
+    def _ended_job(self, job: Job) -> None:
+        forget_states(self._studio.home, job.id)
+        self._tell(job)
+        if self._supervisor is not None:
+            self._supervisor.ended()
 
     def _free(self, background: bool) -> int:
         """How many more jobs of a priority may run, before those that end in this turn."""
@@ -323,10 +342,6 @@ class JobsWorker:
             self._stop(attempt, "close")
             if late and attempt.running is not None:  # it cannot be saved, or a step is long
                 attempt.running.stop(pause=False)
-
-    def _move(self, tables: Transaction, job: Job) -> None:
-        tables.save(job)
-        tables.add_events(job.id, [state_event(job, tables.last_number(job.id) + 1)])
 
 
 def _suspect(job: Job) -> bool:

@@ -57,8 +57,8 @@ def command(
         raise UsageError("no workflow is given", hint="name a file, or one of `studio run --list`")
     studio = settings.studio()
     graph = studio.workflow(file)
-    values = _values(graph, given)
-    targets = _targets(graph, output, force=force)
+    values = values_of(graph, given)
+    targets = targets_of(graph, output, force=force)
     for name, node in graph.outputs.items():
         if (kind := graph.ports[node].kind) in MEDIA and MEDIA[kind].has_label:
             signing = {"sign": sign, "key": key, "no_label": label["ai_label"] is False}
@@ -94,7 +94,7 @@ def _list(as_json: bool) -> None:
         table(("workflow", "description"), [row[:2] for row in rows])
 
 
-def _values(graph: Graph, given: tuple[str, ...]) -> dict[str, Any]:
+def values_of(graph: Graph, given: tuple[str, ...]) -> dict[str, Any]:
     """The inputs as text, lists collected. Raises UsageError, UnknownName."""
     from studio.errors import UnknownName, UsageError
 
@@ -131,7 +131,7 @@ def _members(flag: Flag, text: str) -> list[str]:
     return [str(each) for each in files]
 
 
-def _targets(graph: Graph, output: str | None, *, force: bool) -> dict[str, Destination]:
+def targets_of(graph: Graph, output: str | None, *, force: bool) -> dict[str, Destination]:
     """Where each output goes. All that can be refused is refused before anything runs."""
     from studio.cli.lib.destination import choose
     from studio.errors import UsageError

@@ -1,0 +1,94 @@
+"""The supervisor: a small process that looks after the one that runs the jobs, and starts another if that one dies.
+
+A job that ends its process (a crash in a library, `os._exit`, the system's killer of processes that use too much
+memory) so costs only itself. The supervisor sees how the process died, and its successor knows that a job was the
+cause; if both are killed from outside, no job is suspected.
+
+Try it: ``studio jobs run``
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from studio.errors import StudioError
+
+_MOST_CRASHES = 10  # in a row, without a job that ended in between
+_JOB, _OVER = b"j", b"o"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Supervisor:
+    """The supervisor, as its child knows it. `crash` is how the child before died; empty if there was none."""
+
+    pipe: int
+    crash: str = ""
+
+    def ended(self) -> None:
+        """A job has ended: what crashes later is another matter."""
+        os.write(self.pipe, _JOB)
+
+
+def supervise(main: Callable[[Supervisor], int]) -> int:
+    """Run `main` in a child process, again if that dies, and return its exit code.
+
+    Call it before there are threads: the child is a copy of this process. Ctrl-C is the child's to handle. Raises
+    StudioError if it died too often without a job that ended.
+    """
+    crash, crashes = "", 0
+    while True:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        receiver, sender = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(receiver)
+            _die_with_parent()
+            try:
+                return main(Supervisor(sender, crash))
+            finally:
+                os.write(sender, _OVER)
+        os.close(sender)
+        news, code = _follow(child, receiver)
+        if _OVER in news:
+            return code
+        crashes = 1 if _JOB in news else crashes + 1
+        crash = _how(code)
+        if crashes >= _MOST_CRASHES:
+            message = f"the process that runs the jobs died {crashes} times in a row: {crash}"
+            raise StudioError(message, hint="`studio plugins` lists what it loads; --debug shows more")
+
+
+def _follow(child: int, receiver: int) -> tuple[bytes, int]:
+    """Wait for the end of a child: what it said, and its exit code. SIGTERM is passed on."""
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate = signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    try:
+        news = b""
+        while piece := os.read(receiver, 4096):
+            news = (news + piece)[-4096:]
+        _, status = os.waitpid(child, 0)
+        return news, os.waitstatus_to_exitcode(status)
+    finally:
+        os.close(receiver)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def _die_with_parent() -> None:
+    """On Linux the kernel kills the child with its supervisor; elsewhere the worker looks for itself."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _how(code: int) -> str:
+    """How a process died, in words."""
+    if code >= 0:
+        return f"it ended itself with the exit code {code}"
+    return f"it died of the signal {signal.Signals(-code).name}"
