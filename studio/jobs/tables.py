@@ -163,6 +163,10 @@ class Transaction:
         self._check(row, id, key, row["sha256"], row["media_type"])
         return MediaRef(sha256=row["sha256"], media_type=row["media_type"])
 
+    def node_hashes(self) -> set[str]:
+        """The hashes of all committed results of nodes."""
+        return set(self._connection.execute(TABLES.nodes.select()).scalars("sha256"))
+
     def add_node(self, id: str, key: str, made: MediaRef) -> None:
         """Commit the result of a node."""
         nodes, row = TABLES.nodes, made.model_dump()

@@ -114,12 +114,14 @@ class JobsWorker:
         return False
 
     def close(self) -> None:
-        """Stop: the states of running jobs are saved, and the jobs are queued again."""
+        """Stop: the states of running jobs are saved, and the jobs are queued again. Jobs in a step that does not end
+        are left to the next worker.
+        """
         self._closes_until = time.monotonic() + _SAVING_S
         self._closing = True
         self.wake()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(2 * _SAVING_S)
 
     def _recover(self, before: str) -> None:
         """Queue the jobs that were running when their process died."""

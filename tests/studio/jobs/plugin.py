@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,6 +65,8 @@ class Note(studio.Generator):
             raise ValueError("as it was told")
         if inputs.text == "die":
             os._exit(3)
+        if inputs.text == "signal":
+            os.kill(os.getpid(), signal.SIGSEGV)
         return studio.Text(inputs.text)
 
 
