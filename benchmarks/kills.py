@@ -3,9 +3,10 @@
     python benchmarks/kills.py --kills 60 [--models] [--url postgresql+psycopg://…]
 
 Jobs of several kinds and workflows are added all the time, by another process. The worker (`studio jobs run`) is
-killed at random moments: its supervisor, both, or the process that works. At the end every job must be done, its output
-equal to that of an uninterrupted run, its `-o` file written, and no node of a workflow run again once it was committed.
-`--models` adds pictures and texts of the built-in models. Prints a JSON object; the exit code is 1 if anything is wrong.
+killed at random moments: its supervisor, both, or the process that works. At the end every job must be done, its
+output equal to that of an uninterrupted run, its `-o` file written, and no node of a workflow run again once it was
+committed. `--models` adds pictures and texts of the built-in models. Prints a JSON object; the exit code is 1 if
+anything is wrong.
 """
 
 from __future__ import annotations

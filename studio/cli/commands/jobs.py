@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from studio.cli.lib.making import GeneratorCommand
-from studio.cli.lib.options import request_of, takes_request
+from studio.cli.lib.options import label_of, request_of, takes_label, takes_request
 from studio.cli.lib.output import emit, emit_json, note, report_error, stray_prints_aside, table
 from studio.cli.lib.settings import EPILOG, Settings
+from studio.cli.lib.signing import takes_signer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from studio.jobs import Job, JobEvent, Jobs
     from studio.jobs.supervisor import Supervisor
 
 COLUMNS = ("id", "state", "what", "client", "priority", "progress", "created")
-_KEY = click.Option(["--key"], metavar="TEXT", help="Idempotency key: adding the same again gives the same job.")
+_KEY = click.Option(
+    ["--idempotency-key"], metavar="TEXT", help="Adding the same again with the same key gives the same job."
+)
 
 
 @click.group("jobs", epilog=EPILOG)
@@ -54,16 +59,11 @@ class AddCommand(GeneratorCommand):
 
     def invoke(self, ctx: click.Context) -> int:
         """Add the jobs, and print their ids."""
-        from studio.cli.lib.destination import choose
-
         settings, params = ctx.obj, ctx.params
-        generator = settings.generator(self.generator)
         given = self.inputs(settings, params)
-        count, key = params["count"], params["key"]
-        target = choose(
-            params["output"], count, generator.output.suffix, force=params["force"], others=generator.output.others
-        )
-        options = {**request_of(params), "destination": target.as_json(settings.studio().home)}
+        count, key = params["count"], params["idempotency_key"]
+        place = self.target(settings, params).as_json(settings.studio().home)
+        options = {**request_of(params), **label_of(params), "destination": place}
         with _opened(settings) as jobs:
             first = jobs.spec(self.generator, key=key, seed=params["seed"], **options, **given)
             specs = [first.model_copy(update={"seed": first.seed + index}) for index in range(count)]
@@ -88,24 +88,28 @@ command.add_command(
 @click.option("-o", "--output", metavar="DIR|FILE", help="Folder for the outputs, or a file for a single one.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Random seed, 0 to 2^63 - 1.")
-@click.option("--key", metavar="TEXT", help="Idempotency key: adding the same again gives the same job.")
+@click.option("--idempotency-key", metavar="TEXT", help="Adding the same again with the same key gives the same job.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job as JSON.")
+@takes_label
+@takes_signer
 @takes_request
 @click.pass_obj
 def add_workflow(
-    settings: Settings, file: str, given: tuple[str, ...], output: str | None, force: bool, seed: int, key: str | None,
-    as_json: bool, request: dict[str, Any],
+    settings: Settings, file: str, given: tuple[str, ...], output: str | None, force: bool, seed: int,
+    idempotency_key: str | None, as_json: bool, request: dict[str, Any], label: dict[str, Any], sign: Path | None,
+    key: Path | None,
 ) -> int:  # fmt: skip
     """Add a job that runs the workflow FILE, or the built-in workflow NAME."""
     from studio.cli.commands.run import targets_of, values_of
 
     studio = settings.studio()
     graph = studio.workflow(file)
-    targets = targets_of(graph, output, force=force)
+    signing = {"sign": sign, "key": key, "no_label": label["ai_label"] is False}
+    targets = targets_of(graph, output, settings, signing, force=force)
     places = {name: target.as_json(studio.home) for name, target in targets.items()} if output else None
     with _opened(settings) as jobs:
-        work = jobs.workflow(file, values_of(graph, given), seed=seed, destination=places, **request)
-        _print([jobs.add(work, key=key)], as_json)
+        work = jobs.workflow(file, values_of(graph, given), seed=seed, destination=places, **request, **label)
+        _print([jobs.add(work, key=idempotency_key)], as_json)
     return 0
 
 
@@ -269,6 +273,7 @@ def prune(settings: Settings, older_than: float, keep: int) -> int:
 def _opened(settings: Settings) -> Iterator[Jobs]:
     from studio.jobs import Jobs
 
+    settings.local = True  # the engines of this process run the jobs, not those of a server
     with Jobs(settings.studio()) as jobs:
         yield jobs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,6 @@ def command(
     """
     from studio.cli.lib.nodes import NodeDisplay
     from studio.errors import InputError, UsageError
-    from studio.workflow.ports import MEDIA
 
     if only_list:
         _list(as_json)
@@ -58,11 +58,8 @@ def command(
     studio = settings.studio()
     graph = studio.workflow(file)
     values = values_of(graph, given)
-    targets = targets_of(graph, output, force=force)
-    for name, node in graph.outputs.items():
-        if (kind := graph.ports[node].kind) in MEDIA and MEDIA[kind].has_label:
-            signing = {"sign": sign, "key": key, "no_label": label["ai_label"] is False}
-            targets[name] = signed(targets[name], settings, signing, MEDIA[kind].suffix)
+    signing = {"sign": sign, "key": key, "no_label": label["ai_label"] is False}
+    targets = targets_of(graph, output, settings, signing, force=force)
     with NodeDisplay(graph, quiet=settings.quiet) as display, stray_prints_aside():
         try:
             result = studio.run(graph, values, seed=seed, fresh=fresh, watch=display.show, **request, **label)
@@ -131,7 +128,9 @@ def _members(flag: Flag, text: str) -> list[str]:
     return [str(each) for each in files]
 
 
-def targets_of(graph: Graph, output: str | None, *, force: bool) -> dict[str, Destination]:
+def targets_of(
+    graph: Graph, output: str | None, settings: Settings, signing: Mapping[str, Any], *, force: bool
+) -> dict[str, Destination]:
     """Where each output goes. All that can be refused is refused before anything runs."""
     from studio.cli.lib.destination import choose
     from studio.errors import UsageError
@@ -149,6 +148,8 @@ def targets_of(graph: Graph, output: str | None, *, force: bool) -> dict[str, De
         made[name] = choose(wanted, 1 if single else 2, suffix, force=force)
         if made[name].folder and not port.many and not force:
             choose(str(Path(output or "") / f"{name}{suffix}"), 1, suffix)
+        if port.kind in MEDIA and MEDIA[port.kind].has_label:
+            made[name] = signed(made[name], settings, signing, suffix)
     return made
 
 

@@ -87,6 +87,14 @@ class GeneratorCommand(click.Command):
         inputs = kind.parse(values(flags, params))
         return {flag.name: getattr(inputs, flag.name) for flag in flags if flag.name in inputs.model_fields_set}
 
+    def target(self, settings: Settings, params: dict[str, Any]) -> Destination:
+        """Where the outputs go. Raises UsageError or StoreError for what can be refused before anything runs."""
+        from studio.cli.lib.destination import choose
+
+        output, count, force = settings.generator(self.generator).output, params["count"], params["force"]
+        target = choose(params["output"], count, output.suffix, force=force, others=output.others)
+        return signed(target, settings, params, output.suffix) if output.has_label else target
+
     def submit(
         self,
         settings: Settings,
@@ -120,12 +128,9 @@ def _run(command: GeneratorCommand, settings: Settings, params: dict[str, Any]) 
     from studio.cli.lib.destination import choose
     from studio.cli.lib.progress import Display
 
-    generator = settings.generator(command.generator)
     given = command.inputs(settings, params)  # what can be refused is, before folders are made
     count, force = params["count"], params["force"]
-    target = choose(params["output"], count, generator.output.suffix, force=force, others=generator.output.others)
-    if generator.output.has_label:
-        target = signed(target, settings, params, generator.output.suffix)
+    target = command.target(settings, params)
     previews = choose(f"{params['previews']}/", count, ".png", force=force) if params["previews"] else None
     tickets = command.submit(settings, params, given, params["preview_every"] if previews else 0, target=target)
     results = Results(tickets, target, previews)

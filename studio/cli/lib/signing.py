@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from studio.cli.lib.destination import Destination
     from studio.cli.lib.settings import Settings
+    from studio.destination import Destination
 
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--sign", {"metavar": "FILE", "type": click.Path(path_type=Path),

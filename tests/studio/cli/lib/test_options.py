@@ -59,6 +59,7 @@ WITHOUT = {
     "doctor",
     "flow",
     "models",
+    "jobs",
     "plugins",
     "resume",
     "serve",
@@ -68,7 +69,7 @@ WITHOUT = {
     "top",
     "train",
 }
-"""Commands that run no request. `resume` runs saved ones, with their own client, priority and time limit."""
+"""Commands that run no request, or not themselves: `jobs add` has them. `resume` runs saved ones, with their own client, priority and time limit."""
 
 
 def test_every_command_that_runs_requests_has_the_options(tmp_path: Path) -> None:
@@ -78,6 +79,8 @@ def test_every_command_that_runs_requests_has_the_options(tmp_path: Path) -> Non
         commands = [studio.get_command(ctx, name) for name in names]
         group = studio.get_command(ctx, "generate")
         commands.append(group.get_command(ctx, "template"))
+        add = studio.get_command(ctx, "jobs").get_command(ctx, "add")
+        commands += [add.get_command(ctx, "template"), add.get_command(ctx, "run")]
         for command in commands:
             with command.make_context(command.name, [], parent=ctx, resilient_parsing=True) as made:
                 options = {option for each in command.get_params(made) for option in each.opts}
