@@ -28,6 +28,7 @@ _KNOWN = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", 
 _FACTOR = re.compile(r"[._](lora_A|lora_down|lora\.down|down|lora_embedding_A)(\.default)?(\.weight)?$")
 _MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[[^]]*\])\).*?torch\.Size\((\[[^]]*\])\)")
 _LOKR = re.compile(r"\.lokr_w1(_a)?$")
+_TEXT = re.compile(r"(base_model\.model\.)?(text_encoder|lora_te|text_model)")
 _NONE = "No LoRA keys associated to"  # a component that a LoRA does not change
 _OTHER = "use an adapter that was trained for this model"
 
@@ -47,6 +48,19 @@ def tensors_of(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         reason = "it is a pickle, which can run code" if pickled else str(error)[:120]
         raise WeightsError(path, f"`{path}` cannot be read as safetensors: {reason}",
                            hint="convert it to safetensors, or download it again") from error  # fmt: skip
+
+
+def changes_text_encoder(path: Path) -> bool:
+    """Whether a LoRA, a file or a folder, changes text encoders and not only the denoiser. Raises WeightsError."""
+    from safetensors import SafetensorError, safe_open
+
+    file = lora_file(path)
+    try:
+        check_regular(file)
+        with safe_open(file, framework="numpy") as opened:
+            return any(_TEXT.match(name) for name in opened.keys())  # noqa: SIM118  # it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(file, f"`{file}` cannot be read as safetensors: {str(error)[:120]}") from error
 
 
 def lora_file(path: Path) -> Path:

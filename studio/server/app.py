@@ -23,6 +23,10 @@ from studio.engine import Ticket
 from studio.errors import StudioError
 from studio.server.api import artifacts, requests, system
 from studio.server.catalogue import Catalogue
+from studio.server.comfy import describe as comfy_describe
+from studio.server.comfy import graph as comfy_graph
+from studio.server.comfy import routes as comfy_routes
+from studio.server.comfy.prompts import Prompts
 from studio.server.errors import Answers
 from studio.server.limits import BodyLimits, RequestLimits
 from studio.server.openai import audio, chat, completions, embeddings, images, listing
@@ -36,9 +40,12 @@ from studio.versions import libraries
 ROUTERS = tuple(
     each.router for each in (
         artifacts, requests, system, listing, chat, completions, embeddings, images, audio, drawing, settings,
+        comfy_describe, comfy_routes,
     )
 )  # fmt: skip
-ANSWERS = Answers({"/v1": error_body, "/sdapi": webui_error_body})
+ANSWERS = Answers({
+    "/v1": error_body, "/sdapi": webui_error_body, **dict.fromkeys(comfy_routes.PREFIXES, comfy_graph.error_body),
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,16 @@ class Server:
         """The generators as clients name them."""
         return Catalogue(self.studio)
 
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The queue and the history of ComfyUI's clients."""
+        return Prompts(self.studio)
+
 
 def create_app(studio: Studio, access: Access, limits: RequestLimits | None = None) -> ASGIApp:
     """The ASGI application that serves a Studio. Closing the Studio is left to the caller."""
     limits = limits or RequestLimits()
-    return Security(BodyLimits(routes(studio, limits), limits, ANSWERS), access, ANSWERS)
+    return Security(BodyLimits(routes(studio, limits), limits, ANSWERS), access, ANSWERS, comfy_routes.UNTYPED)
 
 
 def routes(studio: Studio, limits: RequestLimits) -> FastAPI:

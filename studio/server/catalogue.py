@@ -131,7 +131,7 @@ class Catalogue:
         for generator in self._studio.generators.values():
             if role.fits(generator, unnamed=True):
                 yield Choice(generator)
-                yield from (Choice(generator, name) for name in self._downloaded() if self._loads(generator, name))
+                yield from (Choice(generator, name) for name in self.downloaded() if self._loads(generator, name))
 
     def _usual(self, role: Role) -> Choice:
         found = next((each for each in self._studio.generators.values() if role.fits(each, unnamed=True)), None)
@@ -141,7 +141,7 @@ class Catalogue:
             raise UsageError(f"no generator makes {role.noun}", hint=hint)
         return Choice(found)
 
-    def _downloaded(self) -> list[str]:
+    def downloaded(self) -> list[str]:
         """Short names, else sources, of the downloaded models."""
         library = models.Models(self._studio.home)
         short = {str(each.source): name for name, each in models.known().items()}

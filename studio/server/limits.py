@@ -136,6 +136,11 @@ class ImpatientProtocol(H11Protocol):
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        """The header is complete; from here on the connection is a websocket's."""
+        self._relax()
+        super().handle_websocket_upgrade(event)
+
     def _expect(self) -> None:
         self._deadline = self.loop.call_later(self.header_s, self._close)
 

@@ -7,7 +7,9 @@ these hold:
 - it has no Origin, or the server's own, and Sec-Fetch-Site does not say that another site sent it (against other sites
   in the user's browser). ``Origin: null`` is another site's;
 - it has a valid token, if the server needs one;
-- its body, if any, is JSON or multipart, which a page of another site cannot send without asking first.
+- its body, if any, is JSON or multipart, which a page of another site cannot send without asking first. A few paths
+  take JSON with any Content-Type, as scripts send it, from programs that are not browsers: without Origin and
+  Sec-Fetch-Site.
 
 Try it: ``curl -i -H 'Host: example.com' http://127.0.0.1:7860/v1/models``
 """
@@ -103,8 +105,9 @@ class Access:
 class Security:
     """ASGI middleware that refuses what `Access` does not allow, and adds headers to all responses."""
 
-    def __init__(self, app: ASGIApp, access: Access, answers: Answers) -> None:
-        self._app, self._access, self._answers = app, access, answers
+    def __init__(self, app: ASGIApp, access: Access, answers: Answers, untyped: Collection[str] = ()) -> None:
+        """`untyped` are the paths that take JSON with any Content-Type."""
+        self._app, self._access, self._answers, self._untyped = app, access, answers, untyped
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of ASGI."""
@@ -153,7 +156,8 @@ class Security:
         scope.setdefault("state", {}).update(client=client, owner=owner)
         has_body = "transfer-encoding" in headers or headers.get("content-length", "0").strip("0") != ""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["type"] == "http" and has_body and kind not in BODIES:
+        plain = scope["path"] in self._untyped and origin is None and "sec-fetch-site" not in headers
+        if scope["type"] == "http" and has_body and kind not in BODIES and not plain:
             message = f"the Content-Type is `{kind[:60]}`; it must be `application/json` or `multipart/form-data`"
             return _refusal(415, "unsupported_media_type", message)
         return None

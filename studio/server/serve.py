@@ -36,6 +36,7 @@ from studio.server.tokens import AccessTokens, hash_of
 LOCK = "server.lock"
 PORT = 7860  # that of Stable Diffusion WebUI, which its clients try first
 MOST_CONNECTIONS = 1000
+MOST_MESSAGE = 64 << 10  # bytes of a client's websocket message
 KEEP_ALIVE_S = 5
 PATIENCE_S = 5  # for responses in progress, when the server ends
 _WILDCARDS = ("0.0.0.0", "::", "")
@@ -86,7 +87,9 @@ def configuration(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=ImpatientProtocol,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MOST_MESSAGE,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         log_level="error",

@@ -5,13 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import re
+import socket
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from fastapi.routing import APIWebSocketRoute
+from starlette.routing import WebSocketRoute
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 import studio
 from studio.server.app import ROUTERS, routes
+from studio.server.comfy.routes import UNTYPED
 from studio.server.limits import RequestLimits
 from studio.server.security import Access
 from studio.server.tokens import AccessTokens
@@ -25,7 +31,7 @@ def every_route() -> Iterator[tuple[str, str]]:
     for route in [*app.routes, *(route for router in ROUTERS for route in router.routes)]:
         if hasattr(route, "path"):
             path = re.sub(r"\{[^}]*\}", "x", route.path)
-            yield from ((method, path) for method in sorted(route.methods or ()))
+            yield from ((method, path) for method in sorted(getattr(route, "methods", None) or ()))
 
 
 ROUTES = [*every_route(), ("GET", "/"), ("GET", "/no/such/page"), ("OPTIONS", "/v1/models")]
@@ -70,8 +76,9 @@ def test_every_route_is_refused(guarded: RunningServer, headers: dict[str, str],
             response = ask(client, method, path, **headers)
             assert response.status_code == status, (method, path)
             if method != "HEAD":
-                error = response.json()["error"]  # the WebUI's is the code itself
-                assert code in (error, error["code"] if isinstance(error, dict) else None)
+                error = response.json()["error"]  # the WebUI's is the code itself, ComfyUI's has it as its type
+                found = error if isinstance(error, str) else error["code"] if "code" in error else error["type"]
+                assert found == code
             assert response.headers["x-content-type-options"] == "nosniff"
             assert "sandbox" in response.headers["content-security-policy"]
 
@@ -97,6 +104,38 @@ def test_a_body_that_a_foreign_page_could_send_is_refused(server: RunningServer,
     response = httpx.post(f"{server.url}/v1/completions", content=b'{"prompt": "x"}', headers=headers)
     assert response.status_code == 415
     assert response.json()["error"]["code"] == "unsupported_media_type"
+
+
+BROWSERS = ({"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"})
+
+
+@pytest.mark.parametrize("kind", ["text/plain;charset=UTF-8", "application/x-www-form-urlencoded", ""])
+def test_json_without_its_type_is_taken_from_scripts_only(server: RunningServer, http: httpx.Client, kind: str) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    for path in UNTYPED:
+        assert http.post(path, content=b"{}", headers=headers).status_code in (200, 400)
+        for more in BROWSERS:
+            response = http.post(path, content=b"{}", headers={**headers, **more})
+            assert response.status_code == 403
+        own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
+        assert http.post(path, content=b"{}", headers={**headers, **own}).status_code == 415
+
+
+def test_every_websocket_is_refused(guarded: RunningServer) -> None:
+    app = routes(studio.Studio(home="nowhere"), RequestLimits())
+    paths = [each.path for each in [*app.routes, *(route for router in ROUTERS for route in router.routes)]
+             if isinstance(each, WebSocketRoute | APIWebSocketRoute)]  # fmt: skip
+    assert {"/ws", "/api/ws"} <= {*paths}
+    wrong = ({}, {"Authorization": "Bearer wrong"}, *({**BEARER, **each} for each in BROWSERS))
+    asked = [("127.0.0.1", path, headers) for path in (*paths, "/no/such/page") for headers in wrong]
+    for host, path, headers in [*asked, *(("evil.example", path, BEARER) for path in paths)]:
+        here = socket.create_connection(("127.0.0.1", guarded.port))
+        url = f"ws://{host}:{guarded.port}{path}"
+        with pytest.raises(InvalidStatus) as failure, connect(url, sock=here, additional_headers=headers):
+            pass
+        assert failure.value.response.status_code == 403
+    with connect(f"ws://127.0.0.1:{guarded.port}/ws", additional_headers=BEARER, open_timeout=60) as opened:
+        assert json.loads(opened.recv())["type"] == "status"
 
 
 def test_allowed_hosts_and_origins(tmp_path) -> None:
