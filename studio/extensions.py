@@ -19,6 +19,7 @@ HOST_COMMANDS = {
     "models": "Download, list and remove models.",
     "resume": "Resume requests after a crash.",
     "jobs": "Queue work that outlives the process, and run it.",
+    "mcp": "Serve agents over standard input and output (Model Context Protocol).",
     "serve": "Serve all generators over HTTP: for OpenAI's clients and others.",
     "token": "Create, list and revoke the tokens of the server's clients.",
     "top": "Show the running requests of all processes, live.",

@@ -53,9 +53,10 @@ def home(folder: Path) -> Iterator[None]:
 @contextmanager
 def no_paths_but(given: Collection[str] = ()) -> Iterator[None]:
     """Let `path` accept only these paths, which the user named, also with the weight of a LoRA, within the context and
-    in this thread.
+    in this thread. Within another such context only those that both name are accepted.
     """
-    token = _paths.set(frozenset(given) | {source_and_weight(each)[0] for each in given})
+    named, outer = frozenset(given) | {source_and_weight(each)[0] for each in given}, _paths.get()
+    token = _paths.set(named if outer is None else named & outer)
     try:
         yield
     finally:

@@ -58,6 +58,7 @@ WITHOUT = {
     "attention",
     "doctor",
     "flow",
+    "mcp",
     "models",
     "jobs",
     "plugins",

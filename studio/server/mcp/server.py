@@ -1,0 +1,310 @@
+"""The MCP server: tools and outputs of a Studio for agents, over standard input and output.
+
+Calls run at the same time. A call of an agent that asks for progress gets it from the events of the engine; a call that
+is cancelled cancels its request. Errors of inputs are answers that an agent can read, with the remedy.
+
+Try it: name ``studio mcp`` as the command of an MCP server in a client such as Claude Desktop
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mcp_types as types
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+from mcp.shared.exceptions import MCPError
+
+from studio import models
+from studio.api import Studio
+from studio.engine import Event, Progress, Ticket
+from studio.errors import Busy, Cancelled, InputError, StudioError, UnknownName
+from studio.generator import Generator
+from studio.media import Media
+from studio.server.catalogue import Catalogue
+from studio.server.mcp import content, tools
+from studio.versions import libraries
+
+if TYPE_CHECKING:
+    from studio.workflow import FlowResult
+
+MOST_KEPT = 100  # requests in the background whose results are kept
+CLIENT = "mcp"
+Context = ServerRequestContext[Any, Any]
+_ABOUT = (
+    "Generates pictures, videos, sound and text on this machine. Outputs have ids; give them as inputs of other calls. "
+    "Every output is reproducible from its seed and labelled as made by AI."
+)
+
+
+def run(studio: Studio) -> None:
+    """Serve over standard input and output until the client closes them. What plugins print goes to standard error."""
+
+    async def serve() -> None:
+        agents = Agents(studio)
+        async with stdio_server() as (reading, writing):
+            await agents.server.run(reading, writing, agents.server.create_initialization_options())
+        agents.cancel()
+
+    asyncio.run(serve())
+
+
+class Agents:
+    """The handlers of one server; `server` runs them over any transport."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._catalogue = Catalogue(studio)
+        self._background: dict[str, _Background] = {}
+        self.server: Server[Any] = Server(
+            "studio",
+            version=libraries()["studio"],
+            instructions=_ABOUT,
+            on_list_tools=self._list_tools,
+            on_call_tool=self._call_tool,
+            on_list_resource_templates=self._list_templates,
+            on_list_resources=self._list_resources,
+            on_read_resource=self._read_resource,
+        )
+
+    def cancel(self) -> None:
+        """Cancel the requests in the background."""
+        for each in self._background.values():
+            if not each.ticket.done:
+                each.ticket.cancel()
+
+    @cached_property
+    def _usual(self) -> dict[str, Generator]:
+        return tools.usual(self._catalogue)
+
+    @cached_property
+    def _calls(self) -> Mapping[str, Callable[[Context, dict[str, Any]], Any]]:
+        return {
+            "generate": self._generate, "list_generators": self._generators, "list_models": self._models,
+            "list_workflows": self._workflows, "run_workflow": self._workflow, "get_artifact": self._artifact,
+            "get_request": self._request, "cancel_request": self._cancel,
+        }  # fmt: skip
+
+    async def _list_tools(self, _: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=await asyncio.to_thread(tools.tools, self._catalogue))
+
+    async def _list_templates(
+        self, _: Context, __: types.PaginatedRequestParams | None
+    ) -> types.ListResourceTemplatesResult:
+        found = types.ResourceTemplate(
+            name="output", uri_template=tools.URI + "{id}", description="an output by its id"
+        )
+        return types.ListResourceTemplatesResult(resource_templates=[found])
+
+    async def _list_resources(self, _: Context, __: types.PaginatedRequestParams | None) -> types.ListResourcesResult:
+        return types.ListResourcesResult(resources=[])  # there may be very many: outputs are linked where they are made
+
+    async def _read_resource(self, _: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
+        try:
+            found = await asyncio.to_thread(content.resource, self._studio, str(params.uri))
+        except StudioError as error:
+            raise MCPError(types.INVALID_PARAMS, _sentence(error)) from error
+        return types.ReadResourceResult(contents=[found])
+
+    async def _call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+        given, usual = dict(params.arguments or {}), self._usual.get(params.name)
+        if usual is None and params.name not in self._calls:
+            known = (*self._usual, *self._calls)
+            raise MCPError(types.INVALID_PARAMS, _sentence(UnknownName("tool", params.name, known)))
+        try:
+            if usual is not None:
+                return await self._run(context, usual, given)
+            made: types.CallToolResult = await self._calls[params.name](context, given)
+            return made
+        except StudioError as error:
+            return types.CallToolResult(content=[types.TextContent(text=_sentence(error))], is_error=True)
+
+    async def _generate(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
+        _check(given, "generator", "inputs", "seed", "background")
+        inputs = given.pop("inputs", None) or {}
+        if not isinstance(inputs, dict):
+            raise InputError("inputs", f"`inputs` must be an object, not {type(inputs).__name__}")
+        return await self._run(context, self._studio.generator(str(given.pop("generator", ""))), {**inputs, **given})
+
+    async def _run(self, context: Context, generator: Generator, given: dict[str, Any]) -> types.CallToolResult:
+        """Run a request, in the background if asked; a call that is cancelled cancels it."""
+        background = given.pop("background", False)
+        if not isinstance(background, bool):
+            raise InputError("background", f"`background` is {background!r}, but must be true or false")
+        ticket = await asyncio.to_thread(self._submit, generator, given)
+        if background:
+            return _facts({"request": self._keep(ticket), "state": "running"})
+        try:
+            async for event in ticket.events():
+                if isinstance(event, Progress):
+                    await context.session.report_progress(event.position, event.steps, f"{event.eta_s:.0f} s left")
+            return await asyncio.to_thread(_made, await ticket)
+        finally:
+            if not ticket.done:
+                ticket.cancel()
+
+    def _submit(self, generator: Generator, given: dict[str, Any]) -> Ticket:
+        allowed = {"seed", *generator.Inputs.model_fields}
+        aliases = {name for flag in generator.Inputs.flags() for alias in flag.aliases for name in alias.names}
+        for name in given:
+            if name not in allowed | aliases:
+                raise UnknownName("input", name, sorted(allowed))
+        inputs = content.opened(self._studio, generator.Inputs, given)
+        with models.no_paths_but():
+            return self._studio.submit(generator.name, client=CLIENT, **inputs)
+
+    def _keep(self, ticket: Ticket) -> str:
+        """Keep a request in the background. Raises Busy if too many are unfinished."""
+        for name in [name for name, each in self._background.items() if each.ticket.done]:
+            if len(self._background) >= MOST_KEPT:
+                del self._background[name]
+        if len(self._background) >= MOST_KEPT:
+            ticket.cancel()
+            raise Busy(f"{MOST_KEPT} requests are unfinished in the background", hint="wait, or cancel some")
+        name = secrets.token_hex(6)
+        self._background[name] = _Background(ticket)
+        ticket.listen(self._background[name].take)
+        return name
+
+    async def _request(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+        found = self._kept(given)
+        if found.ticket.done:
+            return await asyncio.to_thread(_made, await found.ticket)
+        return _facts({"request": given["id"], "state": "running", "position": found.position, "steps": found.steps})
+
+    async def _cancel(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+        ticket = self._kept(given).ticket
+        ticket.cancel()
+        try:
+            await ticket
+        except Cancelled:
+            return _facts({"request": given["id"], "state": "cancelled"})
+        return _facts({"request": given["id"], "state": "done"})
+
+    def _kept(self, given: dict[str, Any]) -> _Background:
+        _check(given, "id")
+        name = str(given.get("id", ""))
+        if name not in self._background:
+            raise UnknownName("request in the background", name, self._background)
+        return self._background[name]
+
+    async def _artifact(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+        _check(given, "id")
+        return await asyncio.to_thread(lambda: _made(content.found(self._studio, "id", given.get("id"))))
+
+    async def _generators(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+        _check(given, "name")
+        if given.get("name"):
+            found = self._studio.generator(str(given["name"]))
+            return _facts({**_summary(found), "inputs": tools.schema(found, options=False)})
+        return _facts({"generators": [_summary(each) for each in self._studio.generators.values()]})
+
+    async def _models(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+        _check(given)
+        library = models.Models(self._studio.home)
+        entries = await asyncio.to_thread(library.entries)
+        found = [{"source": name, "state": library.state(models.parse(name))} for name in entries]
+        return _facts({"models": found})
+
+    async def _workflows(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+        from studio.workflow.shipped import about, shipped
+
+        _check(given)
+
+        def described() -> list[dict[str, Any]]:
+            return [
+                {"name": name, "about": about(path), "inputs": self._studio.workflow(path).Inputs.model_json_schema()}
+                for name, path in shipped().items()
+            ]
+
+        return _facts({"workflows": await asyncio.to_thread(described)})
+
+    async def _workflow(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
+        from studio.workflow.shipped import shipped
+
+        _check(given, "name", "inputs", "seed")
+        known = shipped()
+        name = str(given.get("name", ""))
+        if name not in known:
+            raise UnknownName("workflow", name, known)
+        async with _reported(context) as watch:
+            result = await asyncio.to_thread(self._flow, known[name], given, watch)
+        if result.failed:
+            assert result.failed[0].error is not None
+            raise result.failed[0].error
+        blocks: list[types.ContentBlock] = []
+        for each in result.outputs.values():
+            for one in each if isinstance(each, list) else [each]:
+                blocks += content.shown(one) if isinstance(one, Media) else [types.TextContent(text=str(one))]
+        return types.CallToolResult(content=blocks)
+
+    def _flow(self, file: Path, given: dict[str, Any], watch: Callable[[Any], None]) -> FlowResult:
+        graph = self._studio.workflow(file)
+        inputs = content.opened(self._studio, graph.Inputs, given.get("inputs") or {})
+        with models.no_paths_but():
+            return self._studio.run(graph, inputs, seed=given.get("seed", 0), client=CLIENT, watch=watch)
+
+
+@dataclass
+class _Background:
+    """A request in the background, and its progress."""
+
+    ticket: Ticket
+    position: int = 0
+    steps: int = 0
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self.position, self.steps = event.position, event.steps
+
+
+@asynccontextmanager
+async def _reported(context: Context) -> AsyncIterator[Callable[[Any], None]]:
+    """Yield a function that reports the ended nodes of a workflow as progress; a cancelled call ends the workflow."""
+    loop, ended, over = asyncio.get_running_loop(), set[str](), False
+
+    def watch(report: Any) -> None:
+        if over:
+            raise Cancelled("the call was cancelled")
+        if report.over and report.name not in ended:
+            ended.add(report.name)
+            said = context.session.report_progress(len(ended), None, report.name)
+            asyncio.run_coroutine_threadsafe(said, loop)
+
+    try:
+        yield watch
+    finally:
+        over = True
+
+
+def _made(media: Media) -> types.CallToolResult:
+    return types.CallToolResult(content=content.shown(media), structured_content=content.described(media))
+
+
+def _facts(found: dict[str, Any]) -> types.CallToolResult:
+    text = json.dumps(found, ensure_ascii=False)
+    return types.CallToolResult(content=[types.TextContent(text=text)], structured_content=found)
+
+
+def _summary(generator: Generator) -> dict[str, Any]:
+    return {"name": generator.name, "output": generator.output.kind, "summary": generator.summary}
+
+
+def _check(given: Mapping[str, Any], *known: str) -> None:
+    """Raise UnknownName for an argument that the tool does not have."""
+    for name in given:
+        if name not in known:
+            raise UnknownName("argument", name, known)
+
+
+def _sentence(error: StudioError) -> str:
+    return f"{error.message}\nhint: {error.hint}" if error.hint else error.message
