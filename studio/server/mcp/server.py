@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,11 @@ from mcp.shared.exceptions import MCPError
 
 from studio import models
 from studio.api import Studio
-from studio.engine import Event, Progress, Ticket
-from studio.errors import Busy, Cancelled, InputError, StudioError, UnknownName
+from studio.engine import Progress, Ticket
+from studio.errors import Cancelled, InputError, StudioError, UnknownName, UsageError
 from studio.generator import Generator
+from studio.jobs.job import Job, JobState
+from studio.jobs.jobs import Jobs
 from studio.media import Media
 from studio.server.catalogue import Catalogue
 from studio.server.mcp import content, tools
@@ -37,7 +38,6 @@ from studio.versions import libraries
 if TYPE_CHECKING:
     from studio.workflow import FlowResult
 
-MOST_KEPT = 100  # requests in the background whose results are kept
 CLIENT = "mcp"
 Context = ServerRequestContext[Any, Any]
 _ABOUT = (
@@ -53,7 +53,7 @@ def run(studio: Studio) -> None:
         agents = Agents(studio)
         async with stdio_server() as (reading, writing):
             await agents.server.run(reading, writing, agents.server.create_initialization_options())
-        agents.cancel()
+        await asyncio.to_thread(agents.close)
 
     asyncio.run(serve())
 
@@ -64,7 +64,8 @@ class Agents:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         self._catalogue = Catalogue(studio)
-        self._background: dict[str, _Background] = {}
+        self._opened: Jobs | None = None
+        self._opening = threading.Lock()
         self.server: Server[Any] = Server(
             "studio",
             version=libraries()["studio"],
@@ -76,11 +77,21 @@ class Agents:
             on_read_resource=self._read_resource,
         )
 
-    def cancel(self) -> None:
-        """Cancel the requests in the background."""
-        for each in self._background.values():
-            if not each.ticket.done:
-                each.ticket.cancel()
+    def close(self) -> None:
+        """Stop running jobs; those that are not done go on when a process runs jobs again."""
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _jobs(self) -> Jobs:
+        """The jobs of the data folder, which this process runs if no other does."""
+        with self._opening:
+            if self._opened is None:
+                jobs = Jobs(self._studio)
+                with suppress(UsageError):  # another process runs them
+                    jobs.start()
+                self._opened = jobs
+            return self._opened
 
     @cached_property
     def _usual(self) -> dict[str, Generator]:
@@ -91,7 +102,7 @@ class Agents:
         return {
             "generate": self._generate, "list_generators": self._generators, "list_models": self._models,
             "list_workflows": self._workflows, "run_workflow": self._workflow, "get_artifact": self._artifact,
-            "get_request": self._request, "cancel_request": self._cancel,
+            "list_jobs": self._list_jobs, "get_job": self._get_job, "cancel_job": self._cancel_job,
         }  # fmt: skip
 
     async def _list_tools(self, _: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
@@ -140,9 +151,10 @@ class Agents:
         background = given.pop("background", False)
         if not isinstance(background, bool):
             raise InputError("background", f"`background` is {background!r}, but must be true or false")
-        ticket = await asyncio.to_thread(self._submit, generator, given)
         if background:
-            return _facts({"request": self._keep(ticket), "state": "running"})
+            job = await asyncio.to_thread(self._add, generator, given)
+            return _facts({"job": job.id, "state": job.state.value})
+        ticket = await asyncio.to_thread(self._submit, generator, given)
         try:
             async for event in ticket.events():
                 if isinstance(event, Progress):
@@ -153,49 +165,46 @@ class Agents:
                 ticket.cancel()
 
     def _submit(self, generator: Generator, given: dict[str, Any]) -> Ticket:
+        inputs = self._inputs(generator, given)
+        with models.no_paths_but():
+            return self._studio.submit(generator.name, client=CLIENT, **inputs)
+
+    def _add(self, generator: Generator, given: dict[str, Any]) -> Job:
+        """Accept a job."""
+        inputs = self._inputs(generator, given)
+        with models.no_paths_but():
+            return self._jobs.add(self._jobs.spec(generator.name, client=CLIENT, **inputs))
+
+    def _inputs(self, generator: Generator, given: dict[str, Any]) -> dict[str, Any]:
+        """The inputs and the seed, with media opened. Raises UnknownName for another option of a request."""
         allowed = {"seed", *generator.Inputs.model_fields}
         aliases = {name for flag in generator.Inputs.flags() for alias in flag.aliases for name in alias.names}
         for name in given:
             if name not in allowed | aliases:
                 raise UnknownName("input", name, sorted(allowed))
-        inputs = content.opened(self._studio, generator.Inputs, given)
-        with models.no_paths_but():
-            return self._studio.submit(generator.name, client=CLIENT, **inputs)
+        return content.opened(self._studio, generator.Inputs, given)
 
-    def _keep(self, ticket: Ticket) -> str:
-        """Keep a request in the background. Raises Busy if too many are unfinished."""
-        for name in [name for name, each in self._background.items() if each.ticket.done]:
-            if len(self._background) >= MOST_KEPT:
-                del self._background[name]
-        if len(self._background) >= MOST_KEPT:
-            ticket.cancel()
-            raise Busy(f"{MOST_KEPT} requests are unfinished in the background", hint="wait, or cancel some")
-        name = secrets.token_hex(6)
-        self._background[name] = _Background(ticket)
-        ticket.listen(self._background[name].take)
-        return name
+    async def _list_jobs(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+        _check(given)
+        found = await asyncio.to_thread(lambda: self._jobs.list(client=CLIENT))
+        return _facts({"jobs": [_state(each) for each in found]})
 
-    async def _request(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
-        found = self._kept(given)
-        if found.ticket.done:
-            return await asyncio.to_thread(_made, await found.ticket)
-        return _facts({"request": given["id"], "state": "running", "position": found.position, "steps": found.steps})
-
-    async def _cancel(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
-        ticket = self._kept(given).ticket
-        ticket.cancel()
-        try:
-            await ticket
-        except Cancelled:
-            return _facts({"request": given["id"], "state": "cancelled"})
-        return _facts({"request": given["id"], "state": "done"})
-
-    def _kept(self, given: dict[str, Any]) -> _Background:
+    async def _get_job(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "id")
-        name = str(given.get("id", ""))
-        if name not in self._background:
-            raise UnknownName("request in the background", name, self._background)
-        return self._background[name]
+
+        def look() -> types.CallToolResult:
+            job = self._jobs.get(str(given.get("id", "")))
+            blocks: list[types.ContentBlock] = [types.TextContent(text=json.dumps(_state(job), ensure_ascii=False))]
+            for each in job.artifacts:
+                blocks += content.shown(self._studio.store.open(each.sha256))
+            failed = job.state in (JobState.FAILED, JobState.QUARANTINED)
+            return types.CallToolResult(content=blocks, structured_content=_state(job), is_error=failed)
+
+        return await asyncio.to_thread(look)
+
+    async def _cancel_job(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+        _check(given, "id")
+        return _facts(_state(await asyncio.to_thread(lambda: self._jobs.cancel(str(given.get("id", ""))))))
 
     async def _artifact(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "id")
@@ -254,19 +263,6 @@ class Agents:
             return self._studio.run(graph, inputs, seed=given.get("seed", 0), client=CLIENT, watch=watch)
 
 
-@dataclass
-class _Background:
-    """A request in the background, and its progress."""
-
-    ticket: Ticket
-    position: int = 0
-    steps: int = 0
-
-    def take(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            self.position, self.steps = event.position, event.steps
-
-
 @asynccontextmanager
 async def _reported(context: Context) -> AsyncIterator[Callable[[Any], None]]:
     """Yield a function that reports the ended nodes of a workflow as progress; a cancelled call ends the workflow."""
@@ -293,6 +289,18 @@ def _made(media: Media) -> types.CallToolResult:
 def _facts(found: dict[str, Any]) -> types.CallToolResult:
     text = json.dumps(found, ensure_ascii=False)
     return types.CallToolResult(content=[types.TextContent(text=text)], structured_content=found)
+
+
+def _state(job: Job) -> dict[str, Any]:
+    """A job for an agent."""
+    found: dict[str, Any] = {"job": job.id, "generator": job.name, "state": job.state.value}
+    if job.asked == "cancel":
+        found["state"] = "cancelling"
+    if job.progress is not None:
+        found |= {"position": job.progress.position, "steps": job.progress.steps}
+    if job.error is not None:
+        found["error"] = f"{job.error.message}\nhint: {job.error.hint}" if job.error.hint else job.error.message
+    return found | {"outputs": [each.sha256 for each in job.artifacts]}
 
 
 def _summary(generator: Generator) -> dict[str, Any]:

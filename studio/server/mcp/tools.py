@@ -25,8 +25,8 @@ _MEDIA = f"the id of an output, its URI ({URI}ID), or a data: URL with base64"
 _OPTIONS: dict[str, Any] = {
     "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "description": "random seed; equal seeds give equal "
              "outputs"},
-    "background": {"type": "boolean", "default": False, "description": "return an id at once, for `get_request` and "
-                   "`cancel_request`, instead of waiting"},
+    "background": {"type": "boolean", "default": False, "description": "return the id of a job at once, for "
+                   "`get_job` and `cancel_job`, instead of waiting"},
 }  # fmt: skip
 _READS = types.ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _MAKES = types.ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
@@ -66,9 +66,10 @@ def tools(catalogue: Catalogue) -> list[types.Tool]:
               inputs=_object("its inputs"), seed=_OPTIONS["seed"]),
         _tool("get_artifact", "Show an output again: its facts, a small preview, and a link.", _READS, "id",
               id=_text("its id (the beginning of its sha256, at least 6 characters) or URI")),
-        _tool("get_request", "The state of a request in the background, and its output when it is done.", _READS, "id",
-              id=_text("the request's id")),
-        _tool("cancel_request", "Cancel a request in the background.", _MAKES, "id", id=_text("the request's id")),
+        _tool("list_jobs", "List the jobs in the background, newest first.", _READS),
+        _tool("get_job", "The state of a job in the background, and its output when it is done.", _READS, "id",
+              id=_text("the job's id")),
+        _tool("cancel_job", "Cancel a job in the background.", _MAKES, "id", id=_text("the job's id")),
     ]  # fmt: skip
 
 

@@ -70,7 +70,9 @@ WITHOUT = {
     "top",
     "train",
 }
-"""Commands that run no request, or not themselves: `jobs add` has them. `resume` runs saved ones, with their own client, priority and time limit."""
+"""Commands that run no request, or not themselves: `jobs add` has them. `resume` runs saved ones, with the options that
+they were saved with.
+"""
 
 
 def test_every_command_that_runs_requests_has_the_options(tmp_path: Path) -> None:

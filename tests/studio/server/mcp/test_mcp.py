@@ -34,8 +34,12 @@ def talk(host, conversation):
     """Run a conversation of a client with a server in this process."""
 
     async def both():
-        async with Client(server.Agents(host).server) as client:
-            await conversation(client)
+        agents = server.Agents(host)
+        try:
+            async with Client(agents.server) as client:
+                await conversation(client)
+        finally:
+            await asyncio.to_thread(agents.close)
 
     asyncio.run(both())
 
@@ -140,7 +144,7 @@ def test_large_pictures_have_small_previews(host):
         ("run_workflow", {"name": "best", "inputs": {"promt": "x"}}, "promt"),
         ("get_artifact", {"id": "../../etc"}, "not the id of an output"),
         ("get_artifact", {"id": "0123456789"}, "no artifact"),
-        ("get_request", {"id": "gone"}, "no request in the background is called `gone`"),
+        ("get_job", {"id": "gone"}, "no job is called `gone`"),
         ("list_models", {"all": True}, "no argument is called `all`"),
     ],
 )
@@ -163,22 +167,51 @@ def test_an_unknown_tool_and_an_unknown_output_are_errors_of_the_protocol(host):
     talk(host, conversation)
 
 
-def test_a_request_in_the_background_is_asked_about_and_cancelled(host, monkeypatch):
-    monkeypatch.setattr(server, "MOST_KEPT", 5)
+async def state(client, key, *states):
+    """Ask about a job until it is in one of these states."""
+    while (found := await client.call_tool("get_job", key)).structured_content["state"] not in states:
+        await asyncio.sleep(0.01)
+    return found
 
+
+def test_work_in_the_background_is_a_job(host):
     async def conversation(client):
         slow = {"generator": "slow", "inputs": {"steps": 1000, "pause": 0.01}, "background": True}
-        key = {"id": (await client.call_tool("generate", slow)).structured_content["request"]}
-        assert (await client.call_tool("get_request", key)).structured_content["state"] == "running"
-        cancelled = await client.call_tool("cancel_request", key)
-        assert cancelled.structured_content == {"request": key["id"], "state": "cancelled"}
-        quick = {"generator": "echo", "inputs": {"text": "hi"}, "background": True}
-        for _ in range(7):  # ended ones make place
-            key = {"id": (await client.call_tool("generate", quick)).structured_content["request"]}
-            while "hi" not in text(found := await client.call_tool("get_request", key)):
-                assert not found.is_error
+        key = {"id": (await client.call_tool("generate", slow)).structured_content["job"]}
+        await state(client, key, "running")
+        await client.call_tool("cancel_job", key)
+        assert (await state(client, key, "cancelled")).structured_content["outputs"] == []
+        quick = {"generator": "noise", "inputs": {"prompt": "x"}, "seed": 5, "background": True}
+        other = {"id": (await client.call_tool("generate", quick)).structured_content["job"]}
+        done = await state(client, other, "done")
+        assert [each.type for each in done.content] == ["text", "text", "image", "resource_link"]
+        assert done.structured_content["outputs"] == [json.loads(done.content[1].text)["id"]]
+        failing = {"generator": "slow", "inputs": {"steps": 3, "fail_seed": 2}, "seed": 2, "background": True}
+        third = {"id": (await client.call_tool("generate", failing)).structured_content["job"]}
+        assert (await state(client, third, "failed")).is_error
+        listed = (await client.call_tool("list_jobs", {})).structured_content["jobs"]
+        assert [each["job"] for each in listed] == [third["id"], other["id"], key["id"]]
+        wrong = {"generator": "invert", "inputs": {"image": "/etc/passwd"}, "background": True}
+        assert (await client.call_tool("generate", wrong)).is_error
 
     talk(host, conversation)
+
+
+def test_a_job_is_there_for_the_next_conversation(host):
+    found = {}
+
+    async def asking(client):
+        quick = {"generator": "noise", "inputs": {"prompt": "x"}, "seed": 6, "background": True}
+        found["id"] = (await client.call_tool("generate", quick)).structured_content["job"]
+
+    async def returning(client):
+        assert [each["job"] for each in (await client.call_tool("list_jobs", {})).structured_content["jobs"]] == [
+            found["id"]
+        ]
+        assert not (await state(client, found, "done")).is_error
+
+    talk(host, asking)
+    talk(host, returning)
 
 
 def test_a_cancelled_call_cancels_its_request(host):
