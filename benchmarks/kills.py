@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--longest", type=float, default=4.0, help="seconds until a kill, at most")
+    parser.add_argument("--queued", type=int, default=6, help="jobs that wait or run at each time")
     parser.add_argument("--models", action="store_true")
     parser.add_argument("--url", default="")
     found = run(**vars(parser.parse_args()))
@@ -55,18 +56,20 @@ def main() -> int:
     return int(bool(found["wrong"]))
 
 
-def run(kills: int, seed: int = 1, longest: float = 4.0, models: bool = False, url: str = "") -> dict[str, object]:
+def run(
+    kills: int, seed: int = 1, longest: float = 4.0, queued: int = 6, models: bool = False, url: str = ""
+) -> dict[str, object]:
     """Kill the worker so often; return what was counted, and what was `wrong`."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["STUDIO_JOBS_URL"] = url
         host = studio.Studio(home=Path(folder, "home"), device="cpu", plugins=[PLUGIN])
         with host, Jobs(host) as jobs:
-            return Kills(Path(folder), jobs, random.Random(seed), models).run(kills, longest)
+            return Kills(Path(folder), jobs, random.Random(seed), queued, models).run(kills, longest)
 
 
 class Kills:
-    def __init__(self, folder: Path, jobs: Jobs, chance: random.Random, models: bool) -> None:
-        self.folder, self.jobs, self.chance, self.models = folder, jobs, chance, models
+    def __init__(self, folder: Path, jobs: Jobs, chance: random.Random, queued: int, models: bool) -> None:
+        self.folder, self.jobs, self.chance, self.queued, self.models = folder, jobs, chance, queued, models
         self.added: dict[str, tuple[str, Path | None]] = {}
         self.committed: list[tuple[float, set[str]]] = []
         self.calls = folder / "calls"
@@ -93,7 +96,7 @@ class Kills:
     def top_up(self) -> None:
         """Keep some jobs of each kind in the queue."""
         waiting = len(self.jobs.list(JobState.QUEUED)) + len(self.jobs.list(JobState.RUNNING))
-        for _ in range(6 - waiting):
+        for _ in range(self.queued - waiting):
             number = len(self.added)
             kinds = ["walker", "counted", "flow", "file", *(["image", "text"] if self.models else [])]
             kind, target = kinds[number % len(kinds)], None
@@ -151,22 +154,26 @@ class Kills:
 
     def wrong(self) -> list[str]:
         found = [f"the worker stood still for {self.longest_wait:.0f} s"] if self.longest_wait > STUCK_S else []
+        works = [work for id in self.added if not isinstance(work := self.jobs.get(id).work, WorkflowWork)]
+        tickets = {
+            work.to_json(): self.jobs.studio.submit(work.model_copy(update={"destination": None})) for work in works
+        }
         for id, (kind, target) in self.added.items():
             job = self.jobs.get(id)
             if job.state is not JobState.DONE:
                 found.append(f"{kind} {id} is {job.state}: {job.error.message if job.error else ''}")
                 continue
-            expected = self.expected(job.work)
+            expected = (
+                [ticket.result().sha256] if (ticket := tickets.get(job.work.to_json())) else self.expected(job.work)
+            )
             if [each.sha256 for each in job.artifacts] != expected:
                 found.append(f"{kind} {id} has other bytes after {job.attempts} attempts")
             if target is not None and studio.Text(target.read_text()).sha256 != expected[0]:
                 found.append(f"the file of {kind} {id} is wrong")
         return found + self.repeated()
 
-    def expected(self, work: object) -> list[str]:
-        """The hashes of an uninterrupted run in this process."""
-        if not isinstance(work, WorkflowWork):
-            return [self.jobs.studio.generate(work.model_copy(update={"destination": None})).sha256]
+    def expected(self, work: WorkflowWork) -> list[str]:
+        """The hashes of an uninterrupted run of a workflow in this process."""
         path = self.folder / "flow.yaml"
         path.write_text(work.document)
         inputs = {**work.inputs, "file": os.devnull}

@@ -148,23 +148,20 @@ class Database:
         """Make this process the only one that runs the jobs, until `close`. Returns the note of the owner before, or
         "" if there was none; None if another process is the owner.
         """
-        if self.path is None:
-            return self._own_server()
-        if self._owner < 0:
-            self._owner = os.open(self.path.with_name(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if not try_lock(self._owner):
+        if not (self._lock_server() if self.path is None else self._lock_file(self.path.with_name(LOCK))):
             return None
-        before = os.pread(self._owner, 1000, 0).decode("utf-8", "replace")
-        os.ftruncate(self._owner, 0)
-        os.pwrite(self._owner, note.encode(), 0)
-        return before
+        return self.commit(lambda tables: tables.change_owner(note))
 
-    def _own_server(self) -> str | None:
-        """The same of a PostgreSQL database, by an advisory lock of a connection that stays open."""
+    def _lock_file(self, path: Path) -> bool:
+        if self._owner < 0:
+            self._owner = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return try_lock(self._owner)
+
+    def _lock_server(self) -> bool:
+        """By an advisory lock of a connection that stays open."""
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        got = self._connection.exec_driver_sql(f"select pg_try_advisory_lock({_ADVISORY})").scalar()
-        return "" if got else None
+        return bool(self._connection.exec_driver_sql(f"select pg_try_advisory_lock({_ADVISORY})").scalar())
 
     def close(self) -> None:
         """Close all connections, and release the ownership."""

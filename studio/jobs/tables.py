@@ -163,6 +163,13 @@ class Transaction:
         self._check(row, id, key, row["sha256"], row["media_type"])
         return MediaRef(sha256=row["sha256"], media_type=row["media_type"])
 
+    def change_owner(self, note: str) -> str:
+        """Replace the note of the process that runs the jobs; returns that of the one before, or ""."""
+        before = self._connection.execute(TABLES.owners.select()).scalars("note").first()
+        self._connection.execute(TABLES.owners.delete())
+        self._connection.execute(TABLES.owners.insert().values(note=note))
+        return str(before or "")
+
     def node_hashes(self) -> set[str]:
         """The hashes of all committed results of nodes."""
         return set(self._connection.execute(TABLES.nodes.select()).scalars("sha256"))
@@ -214,6 +221,7 @@ class _Tables:
 
         found = sa.MetaData()
         sa.Table("studio_versions", found, sa.Column("version", sa.Integer, primary_key=True))
+        sa.Table("owners", found, sa.Column("note", sa.Text, primary_key=True))
         sa.Table(
             "jobs", found,
             sa.Column("id", sa.Text, primary_key=True),

@@ -229,13 +229,13 @@ def test_a_failed_job_says_why(jobs):
     assert "as it was told" in failed.error.message
 
 
-def test_a_job_of_a_removed_plugin_fails_with_that(opened, tmp_path):
+def test_a_job_of_a_removed_plugin_fails_with_that(opened, tmp_path, url):
     first = opened()
     job = first.add(first.spec("note", text="a", seed=1))
     first.close()
     from studio.jobs import Jobs
 
-    with studio.Studio(home=tmp_path / "home", device="cpu") as host, Jobs(host) as jobs:
+    with studio.Studio(home=tmp_path / "home", device="cpu") as host, Jobs(host, url) as jobs:
         jobs.start()
         failed = jobs.wait(job.id, 60)
     assert failed.state is JobState.FAILED
@@ -399,4 +399,5 @@ def test_only_one_process_runs_the_jobs(opened, monkeypatch):
     assert second.wait(job.id, 60).state is JobState.DONE
     assert states(second, job.id) == ["queued", "running", "done"]
     first.close()
+    monkeypatch.undo()
     second.start()
