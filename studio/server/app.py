@@ -21,7 +21,8 @@ from starlette.types import ASGIApp
 from studio.api import Studio
 from studio.engine import Ticket
 from studio.errors import StudioError
-from studio.server.api import artifacts, requests, system
+from studio.jobs import Jobs
+from studio.server.api import artifacts, jobs, requests, system
 from studio.server.catalogue import Catalogue
 from studio.server.comfy import describe as comfy_describe
 from studio.server.comfy import graph as comfy_graph
@@ -29,7 +30,7 @@ from studio.server.comfy import routes as comfy_routes
 from studio.server.comfy.prompts import Prompts
 from studio.server.errors import Answers
 from studio.server.limits import BodyLimits, RequestLimits
-from studio.server.openai import audio, chat, completions, embeddings, images, listing
+from studio.server.openai import audio, chat, completions, embeddings, images, listing, videos
 from studio.server.openai.shape import error_body
 from studio.server.sdapi import drawing, settings
 from studio.server.sdapi.shape import WebuiState
@@ -39,8 +40,8 @@ from studio.versions import libraries
 
 ROUTERS = tuple(
     each.router for each in (
-        artifacts, requests, system, listing, chat, completions, embeddings, images, audio, drawing, settings,
-        comfy_describe, comfy_routes,
+        artifacts, jobs, requests, system, listing, chat, completions, embeddings, images, audio, videos, drawing,
+        settings, comfy_describe, comfy_routes,
     )
 )  # fmt: skip
 ANSWERS = Answers({
@@ -53,6 +54,7 @@ class Server:
     """What the routes work with; they find it as ``request.app.state.server``."""
 
     studio: Studio
+    jobs: Jobs
     limits: RequestLimits
     batches: dict[str, list[Ticket]] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
@@ -69,13 +71,13 @@ class Server:
         return Prompts(self.studio)
 
 
-def create_app(studio: Studio, access: Access, limits: RequestLimits | None = None) -> ASGIApp:
-    """The ASGI application that serves a Studio. Closing the Studio is left to the caller."""
+def create_app(jobs: Jobs, access: Access, limits: RequestLimits | None = None) -> ASGIApp:
+    """The ASGI application that serves jobs and their Studio. Starting and closing both is left to the caller."""
     limits = limits or RequestLimits()
-    return Security(BodyLimits(routes(studio, limits), limits, ANSWERS), access, ANSWERS, comfy_routes.UNTYPED)
+    return Security(BodyLimits(routes(jobs, limits), limits, ANSWERS), access, ANSWERS, comfy_routes.UNTYPED)
 
 
-def routes(studio: Studio, limits: RequestLimits) -> FastAPI:
+def routes(jobs: Jobs, limits: RequestLimits) -> FastAPI:
     """The routes without the guard, for `create_app` and for listing them."""
     app = FastAPI(
         title="Studio",
@@ -85,7 +87,7 @@ def routes(studio: Studio, limits: RequestLimits) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.server = Server(studio, limits)
+    app.state.server = Server(jobs.studio, jobs, limits)
     for router in ROUTERS:
         app.include_router(router)
     for kind in (StudioError, RequestValidationError, HTTPException, ClientDisconnect, Exception):

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 from studio.api import Studio
 from studio.errors import StoreError, UsageError
 from studio.files import make_folder, write_atomically
+from studio.jobs import Jobs
 from studio.locks import try_lock
 from studio.remote import FILE
 from studio.server.app import create_app
@@ -68,15 +69,17 @@ class ServeOptions:
 
 
 def serve(studio: Studio, options: ServeOptions, ready: Callable[[str], None] = lambda _: None) -> None:
-    """Serve until Ctrl-C or SIGTERM. `ready` is called with the URL once connections are accepted.
+    """Serve, and run the data folder's jobs, until Ctrl-C or SIGTERM. `ready` is called with the URL once connections
+    are accepted.
 
     Raises UsageError if the address cannot be used, or another server uses the data folder; StoreError.
     """
     secret = secrets.token_urlsafe(32)
     access = options.access(studio.home, secret)
-    with _only_one(studio.home), _bound(options) as listener:
+    with _only_one(studio.home), _bound(options) as listener, Jobs(studio) as jobs:
+        jobs.start()
         url = _url(options.host, listener.getsockname()[1])
-        server = _Server(configuration(create_app(studio, access)))
+        server = _Server(configuration(create_app(jobs, access)))
         with _announced(studio.home, url, secret):
             asyncio.run(_run(server, listener, lambda: ready(url)))
 

@@ -15,6 +15,7 @@ import PIL.Image
 import uvicorn
 
 import studio
+from studio.jobs import Jobs
 from studio.server.app import create_app
 from studio.server.limits import RequestLimits
 from studio.server.security import Access
@@ -29,6 +30,7 @@ LIMITS = RequestLimits(body_bytes=4 << 20, body_s=0.5, prompt=20_000)
 @dataclass(frozen=True)
 class RunningServer:
     studio: studio.Studio
+    jobs: Jobs
     port: int
     tokens: AccessTokens
 
@@ -41,14 +43,16 @@ class RunningServer:
 def running(home: Path, *, exposed: bool = False, limits: RequestLimits = LIMITS) -> Iterator[RunningServer]:
     host = studio.Studio(home=home, device="cpu", plugins=[Path(__file__).parent / "server_plugin.py"])
     access = Access(AccessTokens(home), SECRET, exposed=exposed)
-    server = uvicorn.Server(configuration(create_app(host, access, limits)))
-    with host, socket.create_server(("127.0.0.1", 0)) as listener:
+    jobs = Jobs(host)
+    server = uvicorn.Server(configuration(create_app(jobs, access, limits)))
+    with host, jobs, socket.create_server(("127.0.0.1", 0)) as listener:
+        jobs.start()
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.005)
         try:
-            yield RunningServer(host, listener.getsockname()[1], access.tokens)
+            yield RunningServer(host, jobs, listener.getsockname()[1], access.tokens)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
+from pydantic import field_validator
 
 import studio
 
@@ -100,6 +102,32 @@ class Listener(studio.Generator):
         return studio.Text(f"{inputs.language}: {seconds:.1f} s")
 
 
+class Clip(studio.Generator):
+    """Frames that become lighter."""
+
+    name = "clip"
+    output = studio.Video
+
+    class Inputs(studio.Inputs):
+        prompt: str = studio.field(help="what to ignore", min_length=1)
+        size: str = studio.field("16x16", help="WIDTHxHEIGHT")
+        frames: int = studio.field(4, ge=1, le=100, help="how many")
+        fps: float = studio.field(4, ge=1, le=60, help="per second")
+        image: studio.Image | None = studio.field(None, help="what to ignore")
+
+        @field_validator("size")
+        @classmethod
+        def _is_a_size(cls, value: str) -> str:
+            if not re.fullmatch(r"\d+x\d+", value):
+                raise ValueError("must be WIDTHxHEIGHT")
+            return value
+
+    def generate(self, model, inputs, rng):
+        width, height = (int(side) for side in inputs.size.split("x"))
+        light = np.linspace(0, 255, inputs.frames).astype(np.uint8)[:, None, None, None]
+        return studio.Video(np.broadcast_to(light, (inputs.frames, height, width, 3)).copy(), inputs.fps)
+
+
 @studio.hookimpl
 def studio_generators():
-    return [Endless(), Failing(), Plain(), Speaker(), Listener()]
+    return [Endless(), Failing(), Plain(), Clip(), Speaker(), Listener()]

@@ -6,16 +6,19 @@ import base64
 import json
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import APIWebSocketRoute
 from starlette.routing import WebSocketRoute
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import studio
+from studio.jobs import Jobs
 from studio.server.app import ROUTERS, routes
 from studio.server.comfy.routes import UNTYPED
 from studio.server.limits import RequestLimits
@@ -26,8 +29,13 @@ from tests.studio.server.running_server import SECRET, RunningServer
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 
 
+def application() -> FastAPI:
+    with tempfile.TemporaryDirectory() as home, studio.Studio(home=home) as host, Jobs(host) as jobs:
+        return routes(jobs, RequestLimits())
+
+
 def every_route() -> Iterator[tuple[str, str]]:
-    app = routes(studio.Studio(home="nowhere"), RequestLimits())
+    app = application()
     for route in [*app.routes, *(route for router in ROUTERS for route in router.routes)]:
         if hasattr(route, "path"):
             path = re.sub(r"\{[^}]*\}", "x", route.path)
@@ -46,7 +54,7 @@ def ask(at: httpx.Client | RunningServer, method: str, path: str, **headers: str
 
 
 def test_the_routes_are_all_that_openapi_describes() -> None:
-    app = routes(studio.Studio(home="nowhere"), RequestLimits())
+    app = application()
     described = {(method.upper(), re.sub(r"\{[^}]*\}", "x", path)) for path, found in app.openapi()["paths"].items()
                  for method in found}  # fmt: skip
     assert len(described) > 15
