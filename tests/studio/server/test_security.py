@@ -130,7 +130,7 @@ def test_json_without_its_type_is_taken_from_scripts_only(server: RunningServer,
 
 
 def test_every_websocket_is_refused(guarded: RunningServer) -> None:
-    app = routes(studio.Studio(home="nowhere"), RequestLimits())
+    app = application()
     paths = [each.path for each in [*app.routes, *(route for router in ROUTERS for route in router.routes)]
              if isinstance(each, WebSocketRoute | APIWebSocketRoute)]  # fmt: skip
     assert {"/ws", "/api/ws"} <= {*paths}
