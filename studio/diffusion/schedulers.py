@@ -61,9 +61,12 @@ _NEEDS = {"LMSDiscreteScheduler": "scipy", "DPMSolverSDEScheduler": "torchsde"}
 def with_sampler(pipe: Any, name: str) -> Any:
     """A new scheduler for a pipeline: the sampler `name`, with the noise schedule of the pipeline's own scheduler.
 
+    For a model of flow matching ``flow-`` may be left out: ``euler`` is ``flow-euler``, which other models cannot have.
     Raises InputError for an unknown sampler, one that does not fit the model, and one whose package is not installed.
     """
     base, spacing = _parsed(name)
+    if f"flow-{base}" in SAMPLERS and is_flow(pipe.scheduler.config):
+        base = f"flow-{base}"
     if base not in SAMPLERS:
         raise InputError("sampler", f"`sampler` is {name!r:.60}; known for this model: {_listed(pipe)}",
                          hint="choose one of them")  # fmt: skip

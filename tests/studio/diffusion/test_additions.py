@@ -17,6 +17,7 @@ from studio.diffusion.folders import load, weight_files
 from studio.engine.memory.components import Components
 from studio.engine.memory.ledger import Ledger
 from studio.errors import WeightsError
+from studio.loaders.adapters import changes_text_encoder
 from studio.weights import streaming
 from studio.weights.checksums import sha256_once
 from studio.weights.loading import Streaming, hosting
@@ -305,3 +306,18 @@ def test_a_controlnet_of_another_family_is_refused(tmp_path: Path) -> None:
     folder = whole.save("FluxPipeline", tmp_path / "flux")
     with pytest.raises(WeightsError, match="is a `ControlNetModel`, which a `FluxPipeline` does not take"):
         load(folder, "cpu", "float32", Additions(controlnet=tmp_path / "net"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("unet.mid_block.lora_A.weight", False), ("transformer.blocks.0.lora_A.weight", False), ("lora_unet_mid.alpha", False),
+     ("base_model.model.mid.lora_A.weight", False), ("text_encoder_2.layers.0.lora_B.weight", True),
+     ("lora_te_text_model_encoder.alpha", True), ("lora_te2_text_model_encoder.alpha", True)],
+)  # fmt: skip
+def test_whether_a_lora_changes_the_text_encoder_is_read_from_its_names(tmp_path: Path, name: str, text: bool) -> None:
+    save_file({"unet.up.lora_A.weight": torch.zeros(1), name: torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert changes_text_encoder(tmp_path / "a.safetensors") is text
+    assert changes_text_encoder(tmp_path) is text
+    (tmp_path / "a.safetensors").write_bytes(b"not one")
+    with pytest.raises(WeightsError, match="cannot be read as safetensors"):
+        changes_text_encoder(tmp_path)

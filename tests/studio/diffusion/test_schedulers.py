@@ -128,10 +128,10 @@ def test_a_suffix_names_the_spacing(tmp_path: Path, spacing: str) -> None:
         ("CogVideoXDDIMScheduler", {"snr_shift_scale": 3.0}, {*SAMPLERS}, set()),
         ("DDPMScheduler", {"variance_type": "learned_range"}, {"ddim", "euler"}, {"ddpm", "dpmpp-2m"}),
         ("EDMEulerScheduler", {}, {*SAMPLERS}, set()),
-        ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, {"euler", "ddim"}, {"flow-euler", "flow-heun"}),
+        ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, {"pndm", "ddim"}, {"flow-euler", "flow-heun"}),
         ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, {"flow-dpmpp-2m", "flow-heun"}, {"flow-unipc"}),
         ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, {"flow-heun"}, {"flow-dpmpp-2m"}),
-        ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": 5.0}, {"unipc"}, {"flow-euler"}),
+        ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": 5.0}, {"euler-a"}, {"flow-euler"}),
     ],
 )  # fmt: skip
 def test_only_samplers_that_keep_the_models_noise_schedule_fit(
@@ -154,6 +154,14 @@ def test_flow_samplers_keep_the_shift(tmp_path: Path, name: str) -> None:
         made.set_timesteps(4)
         noisy = made.sigmas[1].item() if name != "flow-heun" else made.sigmas[2].item()  # Heun has each level twice
         assert noisy == pytest.approx(5 * 0.75 / (1 + 4 * 0.75), abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["euler", "unipc-karras", "dpmpp-2m"])
+def test_flow_can_be_left_out(tmp_path: Path, name: str) -> None:
+    pipe = Pipe(written(tmp_path, "FlowMatchEulerDiscreteScheduler", shift=3.0)[0])
+    plain, full = (with_sampler(pipe, each) for each in (name, f"flow-{name}"))
+    assert type(plain) is type(full)
+    assert plain.config == full.config
 
 
 def test_an_unknown_sampler_is_refused_with_those_that_fit(tmp_path: Path) -> None:
