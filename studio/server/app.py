@@ -68,7 +68,7 @@ class Server:
     @cached_property
     def prompts(self) -> Prompts:
         """The queue and the history of ComfyUI's clients."""
-        return Prompts(self.studio)
+        return Prompts(self.jobs)
 
 
 def create_app(jobs: Jobs, access: Access, limits: RequestLimits | None = None) -> ASGIApp:

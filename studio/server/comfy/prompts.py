@@ -1,6 +1,7 @@
-"""Prompts: graphs that were accepted, run and remembered, with the messages that ComfyUI's clients wait for.
+"""Prompts: graphs that were accepted, run as jobs and remembered, with the messages that ComfyUI's clients wait for.
 
-The queue and the history are in memory, as ComfyUI's are; a client sees only prompts of its own access token.
+The jobs outlive the server. The queue and the history are in memory, as ComfyUI's are; a prompt that is sent again with
+its `prompt_id` after a restart finds its jobs. A client sees only prompts of its own access token.
 
 Try it: ``pytest tests/studio/server/comfy``
 """
@@ -8,27 +9,31 @@ Try it: ``pytest tests/studio/server/comfy``
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import itertools
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from studio.api import Studio
-from studio.engine import Ticket
-from studio.engine.events import Event, Preview, Progress, Started
+from studio import models
 from studio.errors import Busy, Cancelled
-from studio.media import Image
+from studio.jobs import JobEvent, Jobs, JobState
+from studio.jobs.job import JobError
 from studio.server.comfy.compile import Compiled
 from studio.server.comfy.scene import file_name
-from studio.server.comfy.sockets import Sockets, preview_frame
+from studio.server.comfy.sockets import Sockets
 from studio.server.comfy.values import Render
 from studio.server.errors import problem_of
-from studio.server.running import apart, submit
+from studio.server.jobs import error_json
+from studio.server.running import apart
 
 MAX_PENDING = 1000
 MAX_HISTORY = 500
 _PREVIEWS = 5  # of one render: each costs a decoding of its latents
+_PREVIEW, _PNG = 1, 2  # ComfyUI's numbers of the event and of the format
 
 
 @dataclass(eq=False)
@@ -42,6 +47,10 @@ class Prompt:
         state: ``pending``, ``running``, ``success``, ``error`` or ``interrupted``.
         outputs: by output node, in ComfyUI's form.
         messages: ComfyUI's, for the history.
+        node: the current node.
+        cancelled: whether the client has cancelled it.
+        jobs: the ids of the jobs of each render.
+        pictures: the ids of the pictures of each render.
     """
 
     id: str
@@ -53,9 +62,10 @@ class Prompt:
     state: str = "pending"
     outputs: dict[str, Any] = field(default_factory=dict)
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    task: asyncio.Task[None] | None = None
     node: str = ""
-    pictures: dict[Render, list[Image]] = field(default_factory=dict)
+    cancelled: bool = False
+    jobs: dict[Render, list[str]] = field(default_factory=dict)
+    pictures: dict[Render, list[str]] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
@@ -76,14 +86,23 @@ class Prompt:
         return {"prompt": self.in_queue(), "outputs": self.outputs, "status": status, "meta": meta}
 
 
+class JobFailed(Exception):
+    """A job of a prompt has failed."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(error_json(error)["message"])
+        self.kind = error.title
+
+
 class Prompts:
     """The queue and the history. Used in the event loop only."""
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, jobs: Jobs) -> None:
         self.sockets = Sockets()
-        self._studio = studio
+        self._jobs = jobs
         self._numbers = itertools.count()
         self._all: dict[tuple[str, str], Prompt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def of(self, client: str, *, ended: bool) -> list[Prompt]:
         """The prompts of a client that have ended, or have not, oldest first."""
@@ -97,33 +116,64 @@ class Prompts:
         """ComfyUI's `exec_info`."""
         return {"exec_info": {"queue_remaining": len(self.of(client, ended=False))}}
 
-    def add(self, id: str, client: str, sid: str, graph: Mapping[str, Any], compiled: Compiled) -> Prompt:
-        """Accept a graph and run it. Raises Busy if too many are in the queue."""
+    async def add(self, id: str, client: str, sid: str, graph: Mapping[str, Any], compiled: Compiled) -> Prompt:
+        """Accept a graph: when this returns, its jobs are on disk, except those that change the pictures of others.
+        Raises Busy if too many are in the queue, and as `Jobs.add`.
+        """
         if sum(not each.ended for each in self._all.values()) >= MAX_PENDING:
             raise Busy(f"{MAX_PENDING:,} prompts are in the queue")
-        prompt = Prompt(id, next(self._numbers), client, sid, graph, compiled)
-        self._all[client, id] = prompt
-        prompt.task = asyncio.ensure_future(self._run(prompt))
+        prompt = self._all[client, id] = Prompt(id, next(self._numbers), client, sid, graph, compiled)
+        try:
+            for render in compiled.renders:
+                if render.earlier is None:
+                    await self._add_jobs(prompt, render)
+        except Exception:
+            del self._all[client, id]
+            await self._cancel(prompt)
+            raise
+        task = asyncio.ensure_future(self._run(prompt))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         self.sockets.status(client, self.status(client))
         return prompt
 
-    def interrupt(self, client: str, id: str | None) -> None:
+    async def interrupt(self, client: str, id: str | None) -> None:
         """Cancel a running prompt: the oldest, if none is named."""
         running = [each for each in self.of(client, ended=False) if each.state == "running"]
         for each in [each for each in running if id in (None, each.id)][:1]:
-            self._cancel(each)
+            await self._cancel(each)
 
-    def delete(self, client: str, ids: Sequence[str] | None, *, ended: bool) -> None:
+    async def delete(self, client: str, ids: Sequence[str] | None, *, ended: bool) -> None:
         """Remove prompts from the history, or such as are not running from the queue; all of them without `ids`."""
         for each in self.of(client, ended=ended):
             if (ids is None or each.id in ids) and each.state != "running":
-                self._cancel(each)
-                del self._all[client, each.id]
+                self._all.pop((client, each.id), None)
+                await self._cancel(each)
         self.sockets.status(client, self.status(client))
 
-    def _cancel(self, prompt: Prompt) -> None:
-        if prompt.task is not None:
-            prompt.task.cancel()
+    async def _cancel(self, prompt: Prompt) -> None:
+        prompt.cancelled = True
+        for id in [id for ids in prompt.jobs.values() for id in ids]:
+            await apart(self._jobs.cancel, id)
+
+    async def _add_jobs(self, prompt: Prompt, render: Render) -> None:
+        """Add the jobs of a render, once for each prompt, render and picture."""
+
+        def add() -> None:
+            values = {**render.choice.values, **render.values, "client": prompt.client}
+            if prompt.sid:
+                values["preview_every"] = max(1, values["steps"] // _PREVIEWS)
+            if render.earlier is not None:
+                values["image"] = self._jobs.studio.store.open(prompt.pictures[render.earlier][0])
+            with models.no_paths_but():
+                spec = self._jobs.spec(render.choice.generator.name, **values)
+                for index in range(render.count):
+                    text = "/".join((prompt.id, render.node, str(index)))
+                    key = f"comfyui-{hashlib.sha256(text.encode()).hexdigest()}"
+                    job = self._jobs.add(spec.model_copy(update={"seed": spec.seed + index}), key=key)
+                    prompt.jobs.setdefault(render, []).append(job.id)
+
+        await apart(add)
 
     def _tell(self, prompt: Prompt, kind: str, *, keep: bool = False, **data: Any) -> None:
         data |= {"prompt_id": prompt.id, "timestamp": int(time.time() * 1000)} if keep else {"prompt_id": prompt.id}
@@ -131,101 +181,113 @@ class Prompts:
             prompt.messages.append((kind, data))
         self.sockets.publish(prompt.client, prompt.sid, kind, data)
 
-    async def _run(self, prompt: Prompt) -> None:
-        """Run the renders one after another, and report what is saved."""
-        try:
-            await self._render_all(prompt)
-            prompt.state = "success"
-            self._tell(prompt, "execution_success", keep=True)
-        except (asyncio.CancelledError, Cancelled):
-            prompt.state = "interrupted"
-            where = {"node_id": prompt.node, "node_type": self._kind(prompt), "executed": [*prompt.outputs]}
-            self._tell(prompt, "execution_interrupted", keep=True, **where)
-        except Exception as error:
-            prompt.state = "error"
-            self._tell(prompt, "execution_error", keep=True, **self._error(prompt, error))
-        finally:
-            prompt.pictures.clear()
-            self._tell(prompt, "executing", node=None)
-            self.sockets.status(prompt.client, self.status(prompt.client))
-            self._forget()
+    def _at(self, prompt: Prompt, node: str) -> None:
+        prompt.node = node
+        self._tell(prompt, "executing", node=node, display_node=node)
 
-    async def _render_all(self, prompt: Prompt) -> None:
-        """Save what is there already, then run one render after another, and save what uses it."""
+    async def _run(self, prompt: Prompt) -> None:
+        """Follow the renders one after another, and report what is saved and how the prompt ends."""
+        where: dict[str, Any] = {}
+        try:
+            await self._follow_all(prompt)
+            state, kind = "success", "execution_success"
+        except Cancelled:
+            state, kind, where = "interrupted", "execution_interrupted", self._where(prompt)
+        except Exception as error:
+            state, kind, where = "error", "execution_error", {**self._where(prompt), **_said(error)}
+        prompt.state = state
+        self._tell(prompt, kind, keep=True, **where)
+        self._tell(prompt, "executing", node=None)
+        self.sockets.status(prompt.client, self.status(prompt.client))
+        self._forget()
+
+    async def _follow_all(self, prompt: Prompt) -> None:
+        """Save what is there already, then follow one render after another, and save what uses it."""
         self._tell(prompt, "execution_start", keep=True)
         self._tell(prompt, "execution_cached", keep=True, nodes=[])
         await self._save(prompt, None)
         for render in prompt.compiled.renders:
             prompt.node = render.node
-            prompt.pictures[render] = await self._render(prompt, render)
+            if render not in prompt.jobs:
+                await self._add_jobs(prompt, render)
+            if prompt.cancelled:  # also while the jobs were being added
+                await self._cancel(prompt)
+            prompt.pictures[render] = await self._pictures(prompt, render)
             await self._save(prompt, render)
 
-    async def _render(self, prompt: Prompt, render: Render) -> list[Image]:
-        """Run the requests of a render together. If one fails, the others are cancelled."""
-        values = dict(render.values)
-        if render.earlier is not None:
-            values["image"] = prompt.pictures[render.earlier][0]
-        if self.sockets.listens(prompt.client, prompt.sid):
-            values["preview_every"] = max(1, values["steps"] // _PREVIEWS)
-        tickets = await submit(self._studio, render.choice, {**values, "client": prompt.client}, render.count)
-        progress = [(0, 0)] * len(tickets)
+    async def _pictures(self, prompt: Prompt, render: Render) -> list[str]:
+        """Follow the jobs of a render. If one fails, the others are cancelled. Raises Cancelled, JobFailed."""
+        ids = prompt.jobs[render]
+        progress = [(0, 0)] * len(ids)
+        following = [asyncio.ensure_future(self._follow(prompt, id, i, progress)) for i, id in enumerate(ids)]
         try:
-            return [*await asyncio.gather(*(self._follow(prompt, each, i, progress) for i, each in enumerate(tickets)))]
+            return [*await asyncio.gather(*following)]
+        except (Cancelled, JobFailed):
+            await self._cancel(prompt)
+            raise
         finally:
-            for each in tickets:
-                if not each.done:
-                    each.cancel()
+            for each in following:
+                each.cancel()
 
-    async def _follow(self, prompt: Prompt, ticket: Ticket, index: int, progress: list[tuple[int, int]]) -> Image:
-        """Report the events of one request until its picture is there."""
-        async for event in ticket:
-            self._hear(prompt, event, index, progress)
-        made = await ticket
-        assert isinstance(made, Image)
-        return made
+    async def _follow(self, prompt: Prompt, id: str, index: int, progress: list[tuple[int, int]]) -> str:
+        """Report the events of one job until its picture is there, and return its id."""
+        async for event in self._jobs.events_async(id):
+            if event.type != "state":
+                self._hear(prompt, event, index, progress)
+                continue
+            match JobState(event.data["state"]):
+                case JobState.RUNNING if prompt.state == "pending" or not any(steps for _, steps in progress):
+                    prompt.state = "running"
+                    self._at(prompt, prompt.node)
+                case JobState.DONE:
+                    return str(event.data["artifacts"][0]["sha256"])
+                case JobState.CANCELLED:
+                    raise Cancelled("the prompt was cancelled")
+                case JobState.FAILED | JobState.QUARANTINED:
+                    raise JobFailed(JobError.model_validate(event.data["error"]))
+        raise Cancelled("the job was removed")
 
-    def _hear(self, prompt: Prompt, event: Event, index: int, progress: list[tuple[int, int]]) -> None:
-        if isinstance(event, Started):
-            if not any(steps for _, steps in progress):
-                prompt.state = "running"
-                self._tell(prompt, "executing", node=prompt.node, display_node=prompt.node)
-            progress[index] = (0, event.steps)
-        elif isinstance(event, Progress):
-            progress[index] = (event.position, event.steps)
+    def _hear(self, prompt: Prompt, event: JobEvent, index: int, progress: list[tuple[int, int]]) -> None:
+        if event.type in ("started", "progress"):
+            progress[index] = (event.data.get("position", 0), event.data["steps"])
             done, steps = (sum(part) for part in zip(*progress, strict=True))
             self._tell(prompt, "progress", value=done, max=steps, node=prompt.node)
-        elif isinstance(event, Preview) and index == 0 and isinstance(event.media, Image):
-            self.sockets.preview(prompt.client, prompt.sid, preview_frame(event.media))
+        elif event.type == "preview" and index == 0 and (data := event.data["media"].get("data")):
+            frame = struct.pack(">II", _PREVIEW, _PNG) + base64.b64decode(data)
+            self.sockets.preview(prompt.client, prompt.sid, frame)
 
     async def _save(self, prompt: Prompt, render: Render | None) -> None:
-        """Put the pictures of output nodes into the store, those of a render or those that were loaded."""
+        """Report the pictures of output nodes, those of a render, or loaded ones, which are put into the store."""
         for saved in prompt.compiled.saved:
             if saved.picture.render is not render:
                 continue
-            prompt.node = saved.node
-            self._tell(prompt, "executing", node=saved.node, display_node=saved.node)
-            image = saved.picture.image
-            images = prompt.pictures[render] if render is not None else [image] if image is not None else []
-            for each in images:
-                await apart(self._studio.store.put, each)
-            files = [{"filename": file_name(each), "subfolder": "", "type": saved.folder} for each in images]
+            self._at(prompt, saved.node)
+            if (image := saved.picture.image) is not None:
+                await apart(self._jobs.studio.store.put, image)
+                found = [image.sha256]
+            else:
+                found = prompt.pictures[render] if render is not None else []
+            files = [{"filename": file_name(each), "subfolder": "", "type": saved.folder} for each in found]
             prompt.outputs[saved.node] = {"images": files}
             self._tell(prompt, "executed", node=saved.node, display_node=saved.node, output=prompt.outputs[saved.node])
 
-    def _error(self, prompt: Prompt, error: Exception) -> dict[str, Any]:
-        """ComfyUI's fields of an error, without paths and tracebacks, which the server's log has."""
-        return {
-            "node_id": prompt.node, "node_type": self._kind(prompt), "executed": [*prompt.outputs],
-            "exception_message": problem_of(error).message, "exception_type": type(error).__name__, "traceback": [],
-            "current_inputs": {}, "current_outputs": {},
-        }  # fmt: skip
-
     @staticmethod
-    def _kind(prompt: Prompt) -> str:
-        return str(prompt.graph.get(prompt.node, {}).get("class_type", ""))
+    def _where(prompt: Prompt) -> dict[str, Any]:
+        """ComfyUI's fields of where a prompt ended."""
+        kind = str(prompt.graph.get(prompt.node, {}).get("class_type", ""))
+        return {"node_id": prompt.node, "node_type": kind, "executed": [*prompt.outputs]}
 
     def _forget(self) -> None:
         """Remove the oldest of too many prompts that have ended."""
         ended = [key for key, each in self._all.items() if each.ended]
         for key in ended[: max(0, len(ended) - MAX_HISTORY)]:
             del self._all[key]
+
+
+def _said(error: Exception) -> dict[str, Any]:
+    """ComfyUI's fields of an error, without paths and tracebacks, which the server's log has."""
+    message, kind = problem_of(error).message, type(error).__name__
+    if isinstance(error, JobFailed):
+        message, kind = str(error), error.kind
+    nothing: dict[str, Any] = {"traceback": [], "current_inputs": {}, "current_outputs": {}}
+    return {"exception_message": message, "exception_type": kind, **nothing}

@@ -85,7 +85,8 @@ async def post_prompt(request: Request) -> JSONResponse:
     try:
         if known is None:
             compiled = await apart(_compiled, server, parse(body.prompt))
-            known = prompts.find(client, id) or prompts.add(id, client, body.client_id or "", body.prompt, compiled)
+            known = prompts.find(client, id)
+            known = known or await prompts.add(id, client, body.client_id or "", body.prompt, compiled)
     except PromptRefused as refused:
         return JSONResponse(refused.to_json(), 400)
     return JSONResponse({"prompt_id": id, "number": known.number, "node_errors": {}})
@@ -159,7 +160,7 @@ async def _changed(request: Request, *, ended: bool) -> Response:
     body = await _body(request, _Change)
     prompts: Prompts = request.app.state.server.prompts
     if body.clear or body.delete:
-        prompts.delete(client_of(request), None if body.clear else body.delete, ended=ended)
+        await prompts.delete(client_of(request), None if body.clear else body.delete, ended=ended)
     return Response()
 
 
@@ -168,7 +169,7 @@ async def _changed(request: Request, *, ended: bool) -> Response:
 async def interrupt(request: Request) -> Response:
     """Cancel the running prompt: that with the `prompt_id`, or the oldest."""
     body = await _body(request, _Interrupt)
-    request.app.state.server.prompts.interrupt(client_of(request), body.prompt_id)
+    await request.app.state.server.prompts.interrupt(client_of(request), body.prompt_id)
     return Response()
 
 
@@ -238,7 +239,7 @@ async def _stored(request: Request, form: UploadForm, image: Image) -> dict[str,
     if folder not in FOLDERS:
         raise UnknownName("type of upload", folder[:40], FOLDERS)
     await apart(request.app.state.server.studio.store.put, image)
-    return {"name": file_name(image), "subfolder": "", "type": folder}
+    return {"name": file_name(image.sha256), "subfolder": "", "type": folder}
 
 
 @router.websocket("/ws")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studio.media import Image, Media
+from studio.media import Image
 from studio.server.catalogue import Choice
 from studio.server.comfy.graph import NodeProblem
 from studio.server.comfy.values import Picture, Render, Saved
@@ -34,9 +34,9 @@ def wrong(message: str, details: str = "", input: str | None = None) -> NodeFaul
     return NodeFault(NodeProblem("custom_validation_failed", message, details, input))
 
 
-def file_name(media: Media) -> str:
-    """The name under which clients get a picture: its id, and nothing of theirs."""
-    return f"{media.sha256}.png"
+def file_name(artifact: str) -> str:
+    """The name under which clients get the picture with this id; it has nothing of theirs."""
+    return f"{artifact}.png"
 
 
 def artifact_in(name: str) -> str | None:

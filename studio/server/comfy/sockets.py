@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 from collections.abc import Iterator
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from studio.errors import MediaError
-from studio.media import Image
-from studio.server.pictures import encoded
-
 MAX_SOCKETS = 200
 SEND_S = 15.0
 """How long a client may take to accept one message."""
 _MOST_WAITING = 500
-_PREVIEW, _JPEG = 1, 1  # ComfyUI's numbers of the event and of the format
 _TOO_MANY, _TOO_SLOW = 1013, 1008  # close codes
 
 
@@ -36,9 +30,14 @@ class Socket:
         self._waiting: asyncio.Queue[str | bytes] = asyncio.Queue(_MOST_WAITING)
         self.slow = False
 
+    @property
+    def waiting(self) -> int:
+        """The number of messages that the client has not read."""
+        return self._waiting.qsize()
+
     def send(self, message: str | bytes) -> None:
         """Queue a message; pictures are left out for a client that is behind."""
-        if isinstance(message, bytes) and self._waiting.qsize() > _MOST_WAITING // 10:
+        if isinstance(message, bytes) and self.waiting > _MOST_WAITING // 10:
             return
         try:
             self._waiting.put_nowait(message)
@@ -97,17 +96,13 @@ class Sockets:
         finally:
             self._open.remove(socket)
 
-    def listens(self, client: str, sid: str) -> bool:
-        """Whether a client is connected under this name."""
-        return any(self._of(client, sid))
-
     def publish(self, client: str, sid: str, kind: str, data: dict[str, Any]) -> None:
         """Send a message to a client that sent a prompt."""
         for socket in self._of(client, sid):
             socket.send(_message(kind, data))
 
     def preview(self, client: str, sid: str, frame: bytes) -> None:
-        """Send a preview, which `preview_frame` made."""
+        """Send a preview, a binary message."""
         for socket in self._of(client, sid):
             socket.send(frame)
 
@@ -119,14 +114,6 @@ class Sockets:
 
     def _of(self, client: str, sid: str) -> Iterator[Socket]:
         return (each for each in self._open if each.client == client and each.sid == sid)
-
-
-def preview_frame(image: Image) -> bytes:
-    """The binary message of a preview: two big-endian numbers for the event and the format, and a JPEG."""
-    try:
-        return struct.pack(">II", _PREVIEW, _JPEG) + encoded(image, "JPEG", 85)
-    except OSError as error:
-        raise MediaError(f"the preview cannot be encoded: {error}") from error
 
 
 def _message(kind: str, data: dict[str, Any]) -> str:

@@ -310,8 +310,9 @@ def test_a_controlnet_of_another_family_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("unet.mid_block.lora_A.weight", False), ("transformer.blocks.0.lora_A.weight", False), ("lora_unet_mid.alpha", False),
-     ("base_model.model.mid.lora_A.weight", False), ("text_encoder_2.layers.0.lora_B.weight", True),
+    [("unet.mid_block.lora_A.weight", False), ("transformer.blocks.0.lora_A.weight", False),
+     ("lora_unet_mid.alpha", False), ("base_model.model.mid.lora_A.weight", False),
+     ("text_encoder_2.layers.0.lora_B.weight", True),
      ("lora_te_text_model_encoder.alpha", True), ("lora_te2_text_model_encoder.alpha", True)],
 )  # fmt: skip
 def test_whether_a_lora_changes_the_text_encoder_is_read_from_its_names(tmp_path: Path, name: str, text: bool) -> None:

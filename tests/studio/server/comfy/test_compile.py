@@ -54,7 +54,7 @@ def uploaded(host: studio.Studio) -> str:
     image.paste((0, 255, 0, 0), (0, 0, 20, 66))
     made = studio.Image(image)
     host.store.put(made)
-    return file_name(made)
+    return file_name(made.sha256)
 
 
 def refused(compiled: Compile, graph: Any) -> dict[str, list[tuple[str, str | None]]]:

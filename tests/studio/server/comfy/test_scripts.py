@@ -8,17 +8,20 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import PIL.Image
 import pytest
+from starlette.websockets import WebSocket
 from websockets.sync.client import ClientConnection, connect
 
 import studio
+from studio.server.comfy.sockets import Socket
 from tests.studio.server.comfy.graphs import Graph, image_to_image, node, text_to_image
-from tests.studio.server.running_server import RunningServer
+from tests.studio.server.running_server import RunningServer, running
 
 
 def post(server: RunningServer, path: str, body: Any) -> dict[str, Any]:
@@ -84,29 +87,32 @@ def test_a_script_with_a_websocket(server: RunningServer) -> None:
         first = json.loads(socket.recv())
         assert first["type"] == "status"
         assert first["data"]["sid"] == "me"
-        answer = post(server, "/prompt", {"prompt": text_to_image(), "client_id": "me", "prompt_id": "mine-1"})
+        graph = text_to_image(steps=20)
+        answer = post(server, "/prompt", {"prompt": graph, "client_id": "me", "prompt_id": "mine-1"})
         assert answer["prompt_id"] == "mine-1"
         assert answer["node_errors"] == {}
         found, previews = messages(socket, "mine-1")
     kinds = [each["type"] for each in found]
     assert kinds[:3] == ["execution_start", "execution_cached", "executing"]
+    assert kinds.count("executed") == 1
     assert kinds[-4:] == ["executing", "executed", "execution_success", "executing"]
     assert found[2]["data"]["node"] == "3"
     progress = [each["data"] for each in found if each["type"] == "progress"]
-    assert [(each["value"], each["max"], each["node"]) for each in progress] == [(1, 2, "3"), (2, 2, "3")]
-    assert previews[0][:8] == b"\0\0\0\1\0\0\0\1"
+    assert {(each["max"], each["node"]) for each in progress} == {(20, "3")}
+    assert [each["value"] for each in progress] == sorted(each["value"] for each in progress)
+    assert previews[0][:8] == b"\0\0\0\1\0\0\0\2"
     assert PIL.Image.open(io.BytesIO(previews[0][8:])).size == (64, 64)
     item = get(server, "/history/mine-1")["mine-1"]
     assert item["status"]["status_str"] == "success"
     assert item["status"]["completed"] is True
     kept = [kind for kind, _ in item["status"]["messages"]]
     assert kept == ["execution_start", "execution_cached", "execution_success"]
-    assert item["prompt"][2] == text_to_image()
+    assert item["prompt"][2] == graph
     [picture] = pictures(server, item)
     assert picture.recipe is not None
     assert picture.recipe.spec.seed == 7
     assert picture.recipe.spec.inputs["negative"] == ""
-    inputs = {"prompt": "a red apple", "size": "64x64", "steps": 2, "guidance": 5.0, "sampler": "euler", "seed": 7}
+    inputs = {"prompt": "a red apple", "size": "64x64", "steps": 20, "guidance": 5.0, "sampler": "euler", "seed": 7}
     assert server.studio.image(**inputs).sha256 == picture.sha256
 
 
@@ -169,6 +175,48 @@ def test_a_picture_is_refined_by_a_second_sampler(server: RunningServer) -> None
     assert picture.size == (96, 96)
     assert picture.recipe is not None
     assert picture.recipe.parents or "image" in picture.recipe.spec.inputs
+
+
+def test_a_prompt_that_is_sent_again_after_a_restart_finds_its_jobs(tmp_path: Path) -> None:
+    body = {"prompt": text_to_image(steps=1), "prompt_id": "again", "client_id": "me"}
+    names = []
+    for _ in range(2):
+        with running(tmp_path) as server:
+            with listening(server, "me") as socket:
+                post(server, "/prompt", body)
+                messages(socket, "again")
+            names.append(get(server, "/history/again")["again"]["outputs"]["9"]["images"])
+            assert [each.attempts for each in server.jobs.list()] == [1]
+    assert names[0] == names[1]
+
+
+def test_a_token_sees_only_its_own_prompts(guarded: RunningServer) -> None:
+    mine, theirs = ({"Authorization": f"Bearer {guarded.tokens.create(name)}"} for name in ("mine", "theirs"))
+    url = f"ws://127.0.0.1:{guarded.port}/ws?clientId=same"
+    body = {"prompt": text_to_image(steps=1), "client_id": "same", "prompt_id": "private"}
+    with (
+        connect(url, additional_headers=mine, open_timeout=60) as one,
+        connect(url, additional_headers=theirs, open_timeout=60) as two,
+    ):
+        assert httpx.post(f"{guarded.url}/prompt", json=body, headers=mine).status_code == 200
+        messages(one, "private")
+        with two:
+            two.ping().wait(60)
+        assert [json.loads(each)["type"] for each in two] == ["status"]
+    for path in ("/history", "/history/private"):
+        assert "private" in httpx.get(guarded.url + path, headers=mine).json()
+        assert "private" not in httpx.get(guarded.url + path, headers=theirs).json()
+    assert httpx.post(f"{guarded.url}/history", json={"clear": True}, headers=theirs).status_code == 200
+    assert "private" in httpx.get(f"{guarded.url}/history", headers=mine).json()
+
+
+def test_a_client_that_does_not_read_is_dropped_and_previews_are_left_out() -> None:
+    socket = Socket(WebSocket({"type": "websocket"}, receive=None, send=None), "local", "me")
+    for _ in range(2000):
+        socket.send("x")
+        socket.send(b"preview")
+    assert socket.slow
+    assert socket.waiting < 1000
 
 
 def test_an_unknown_node_is_named(server: RunningServer) -> None:
