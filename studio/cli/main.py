@@ -187,22 +187,23 @@ def _guarded(argv: Sequence[str], settings: Settings) -> int:
             code = studio.invoke(ctx)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except BrokenPipeError:
+    except (Exception, KeyboardInterrupt) as error:
+        return explain(error, debug=debug)
+
+
+def explain(error: BaseException, *, debug: bool) -> int:
+    """Report what a command raised, and return the exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
         return 141  # as if SIGPIPE had ended it: the reader has all it wanted
-    except (KeyboardInterrupt, click.Abort, EOFError):
+    if isinstance(error, KeyboardInterrupt | click.Abort | EOFError):
         report_error("interrupted")
         return 130
-    except Exception as error:
-        if debug:
-            import traceback
+    if debug:
+        import traceback
 
-            traceback.print_exc()
-        return _explain(error, debug=debug)
-
-
-def _explain(error: Exception, *, debug: bool) -> int:
+        traceback.print_exception(error)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return 2

@@ -21,6 +21,7 @@ from studio.errors import StudioError
 _MOST_CRASHES = 10  # in a row, without a job that ended in between
 _JOB, _OVER = b"j", b"o"
 _PR_SET_PDEATHSIG = 1
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Supervisor:
 
 
 def supervise(main: Callable[[Supervisor], int]) -> int:
-    """Run `main` in a child process, again if that dies, and return its exit code.
+    """Run `main`, which must not raise, in a child process, again if that dies, and return its exit code.
 
-    Call it before there are threads: the child is a copy of this process. Ctrl-C is the child's to handle. Raises
-    StudioError if it died too often without a job that ended.
+    Call it before there are threads: the child is a copy of this process. Raises StudioError if it died too often
+    without a job that ended.
     """
     crash, crashes = "", 0
     while True:
@@ -49,11 +50,13 @@ def supervise(main: Callable[[Supervisor], int]) -> int:
         child = os.fork()
         if not child:
             os.close(receiver)
+            os.setpgid(0, 0)  # a terminal sends Ctrl-C to the supervisor only, which passes it on
             _die_with_parent()
-            try:
-                return main(Supervisor(sender, crash))
-            finally:
-                os.write(sender, _OVER)
+            code = main(Supervisor(sender, crash))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.write(sender, _OVER)
+            os._exit(code)  # what this process has left to do is the supervisor's
         os.close(sender)
         news, code = _follow(child, receiver)
         if _OVER in news:
@@ -66,9 +69,8 @@ def supervise(main: Callable[[Supervisor], int]) -> int:
 
 
 def _follow(child: int, receiver: int) -> tuple[bytes, int]:
-    """Wait for the end of a child: what it said, and its exit code. SIGTERM is passed on."""
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    terminate = signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    """Wait for the end of a child: what it said, and its exit code. Ctrl-C and SIGTERM are passed on."""
+    before = {each: signal.signal(each, lambda number, _: os.kill(child, number)) for each in _PASSED_ON}
     try:
         news = b""
         while piece := os.read(receiver, 4096):
@@ -77,8 +79,8 @@ def _follow(child: int, receiver: int) -> tuple[bytes, int]:
         return news, os.waitstatus_to_exitcode(status)
     finally:
         os.close(receiver)
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, terminate)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _die_with_parent() -> None:

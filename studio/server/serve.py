@@ -27,6 +27,7 @@ from studio.api import Studio
 from studio.errors import StoreError, UsageError
 from studio.files import make_folder, write_atomically
 from studio.jobs import Jobs
+from studio.jobs.supervisor import Supervisor
 from studio.locks import try_lock
 from studio.remote import FILE
 from studio.server.app import create_app
@@ -68,16 +69,21 @@ class ServeOptions:
         return Access(tokens, secret, given, named, frozenset(self.origins), any_address=everywhere, exposed=exposed)
 
 
-def serve(studio: Studio, options: ServeOptions, ready: Callable[[str], None] = lambda _: None) -> None:
+def serve(
+    studio: Studio,
+    options: ServeOptions,
+    ready: Callable[[str], None] = lambda _: None,
+    supervisor: Supervisor | None = None,
+) -> None:
     """Serve, and run the data folder's jobs, until Ctrl-C or SIGTERM. `ready` is called with the URL once connections
-    are accepted.
+    are accepted; `supervisor` looks after the process (see `studio.jobs.supervisor`).
 
     Raises UsageError if the address cannot be used, or another server uses the data folder; StoreError.
     """
     secret = secrets.token_urlsafe(32)
     access = options.access(studio.home, secret)
     with _only_one(studio.home), _bound(options) as listener, Jobs(studio) as jobs:
-        jobs.start()
+        jobs.start(supervisor)
         url = _url(options.host, listener.getsockname()[1])
         server = _Server(configuration(create_app(jobs, access)))
         with _announced(studio.home, url, secret):

@@ -122,9 +122,7 @@ def run(settings: Settings, as_json: bool) -> int:
     If a job ends the process, the others go on; after three times it is quarantined. Ctrl-C saves running jobs, which
     the next `studio jobs run` continues. The exit code is 1 if any job failed.
     """
-    from studio.jobs.supervisor import supervise
-
-    return supervise(lambda supervisor: _work(settings, supervisor, as_json))
+    return settings.supervised(lambda supervisor: _work(settings, supervisor, as_json))
 
 
 def _work(settings: Settings, supervisor: Supervisor, as_json: bool) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from studio.cli.lib.output import emit, note
 from studio.cli.lib.settings import Settings
+
+if TYPE_CHECKING:
+    from studio.jobs.supervisor import Supervisor
 
 PORT = 7860
 
@@ -24,14 +29,19 @@ PORT = 7860
 @click.pass_obj
 def command(
     settings: Settings, host: str, port: int, token: str, hosts: tuple[str, ...], origins: tuple[str, ...]
-) -> None:
+) -> int:
     """Serve all generators over HTTP until Ctrl-C: to clients of OpenAI, of Stable Diffusion WebUI, and of Studio."""
-    from studio.server.serve import ServeOptions, serve
 
     def ready(url: str) -> None:
         emit(url)
         if not settings.quiet:
             note("serving; Ctrl-C ends it")
 
+    def work(supervisor: Supervisor) -> int:
+        from studio.server.serve import ServeOptions, serve
+
+        serve(settings.studio(), ServeOptions(host, port, token, hosts, origins), ready, supervisor)
+        return 0
+
     settings.local = True
-    serve(settings.studio(), ServeOptions(host, port, token, hosts, origins), ready)
+    return settings.supervised(work)

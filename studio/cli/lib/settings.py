@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from studio.cli.lib.output import stray_prints_aside
 if TYPE_CHECKING:
     from studio.api import Studio
     from studio.generator import Generator
+    from studio.jobs.supervisor import Supervisor
     from studio.plugins.commands import PluginCommands
 
 EPILOG = (
@@ -76,6 +78,23 @@ class Settings:
             ]
             error.hint = f"{error.hint}{''.join(broken)}"
             raise
+
+    def supervised(self, work: Callable[[Supervisor], int]) -> int:
+        """Do a command's work in a supervised process (see `studio.jobs.supervisor`), and return its exit code. The
+        `Studio` is created there.
+        """
+        from studio.cli.main import explain
+        from studio.jobs.supervisor import supervise
+
+        def main(supervisor: Supervisor) -> int:
+            try:
+                return work(supervisor)
+            except BaseException as error:
+                return explain(error, debug=self.debug)
+            finally:
+                self.close()
+
+        return supervise(main)
 
     def close(self) -> None:
         """Cancel unfinished requests and close the `Studio`; stop waiting after `PATIENCE_S`, or at another Ctrl-C."""

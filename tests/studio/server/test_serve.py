@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from studio.cli.main import run
@@ -31,6 +32,14 @@ def serving(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
 
 
+def refused(*words: str) -> str:
+    """What the command says that must not start."""
+    command = [sys.executable, "-m", "studio", "serve", *words]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2, ran.stderr
+    return ran.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_a_signal_and_leaves_nothing(
     own_home: Path, number: signal.Signals, capfd: pytest.CaptureFixture[str]
@@ -39,14 +48,13 @@ def test_it_serves_until_a_signal_and_leaves_nothing(
     token = capfd.readouterr().out.strip()
     with serving() as (process, url):
         found = json.loads((own_home / "server.json").read_text())
-        assert (found["url"], found["pid"]) == (url, process.pid)
+        assert (found["url"], psutil.Process(found["pid"]).ppid()) == (url, process.pid)  # it is supervised
         assert (own_home / "server.json").stat().st_mode & 0o777 == 0o600
         assert httpx.get(f"{url}/v1/models").status_code == 401
         for each in (token, found["secret"]):
             assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {each}"}).status_code == 200
         if number is signal.SIGINT:
-            assert run(["serve", "--port", "0"]) == 2
-            assert "another server uses the data folder" in capfd.readouterr().err
+            assert "another server uses the data folder" in refused("--port", "0")
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "")
@@ -55,25 +63,23 @@ def test_it_serves_until_a_signal_and_leaves_nothing(
     assert not is_locked(own_home / LOCK)
 
 
-def test_others_are_not_let_in_without_a_token(own_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_others_are_not_let_in_without_a_token(own_home: Path) -> None:
+    assert "studio token create NAME" in refused("--host", "0.0.0.0", "--port", "0")
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
-        assert run(["serve", "--host", host, "--port", "0"]) == 2
-        assert "studio token create NAME" in capfd.readouterr().err
-    with pytest.raises(UsageError, match="needs a token"):
-        ServeOptions(host="0.0.0.0").access(own_home, "secret")
+        with pytest.raises(UsageError, match="needs a token"):
+            ServeOptions(host=host).access(own_home, "secret")
     access = ServeOptions(host="0.0.0.0", token="given").access(own_home, "secret")
     assert access.needs_token
     assert access.client("Bearer given") == access.client("Bearer secret") == "local"
     assert access.client("") is None
 
 
-def test_an_address_that_is_taken_is_named(own_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_address_that_is_taken_is_named(own_home: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert run(["serve", "--port", str(port)]) == 2
-    assert f"cannot listen on `127.0.0.1`, port {port}" in capfd.readouterr().err
+        assert f"cannot listen on `127.0.0.1`, port {port}" in refused("--port", str(port))
     assert not os.path.exists(own_home / "server.json")
 
 
