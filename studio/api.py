@@ -287,9 +287,9 @@ class Studio(Methods):
         return replay.ancestry(media.sha256, media.recipe, self.store)
 
     def show(self, what: Path | str) -> Artifact:
-        """The hash, path, type and recipe (or None) of a media file or an artifact."""
+        """The hash, path, type, recipe (or None) and AI label (or None) of a media file or an artifact."""
         media = self.load(what)
-        return Artifact(media.sha256, media.path or Path(what), media.media_type, media.recipe)
+        return Artifact(media.sha256, media.path or Path(what), media.media_type, media.recipe, media.label)
 
     def replay(
         self,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from studio.errors import MediaError, StoreError, UsageError
 from studio.files import make_folder, read_limited, store_error, write_atomically
-from studio.media import Audio, Embedding, Image, Media, Text, Video
+from studio.media import Audio, Embedding, Image, Label, Media, Text, Video
 from studio.media.label import is_labelled
 from studio.recipe import MAX_RECIPE_BYTES, Recipe
 from studio.temporary import OLD_NAMES, sweep
@@ -31,12 +31,15 @@ KINDS: dict[str, type[Media]] = {each.suffix: each for each in (Text, Image, Vid
 
 @dataclass(frozen=True)
 class Artifact:
-    """Stored media. `recipe` is None for media from outside."""
+    """Stored media, or a file. `recipe` is None for media from outside; `label` is the AI label in the file, if it was
+    read.
+    """
 
     sha256: str
     path: Path
     media_type: str
     recipe: Recipe | None
+    label: Label | None = None
 
 
 class Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from studio.cli.lib.output import emit, emit_json, note, table
 from studio.cli.lib.settings import Settings
 
 if TYPE_CHECKING:
+    from studio.media import Label
     from studio.recipe import Recipe
     from studio.store.replay import Ancestor
 
@@ -29,16 +31,24 @@ def command(settings: Settings, what: str, as_json: bool) -> None:
     recipe = artifact.recipe
     if as_json:
         described = recipe.model_dump(mode="json", exclude_none=True) if recipe else None
-        emit_json({"sha256": artifact.sha256, "path": str(artifact.path), "recipe": described})
+        label = dataclasses.asdict(artifact.label) if artifact.label else None
+        emit_json({"sha256": artifact.sha256, "path": str(artifact.path), "label": label, "recipe": described})
         return
     if recipe is None:
         note(f"note: `{artifact.path}` has no recipe: Studio did not generate it")
     table(("what", "value"), [*(summary(recipe) if recipe else ()), ("path", str(artifact.path)),
-                              ("sha256", artifact.sha256), *(details(recipe) if recipe else ())])  # fmt: skip
+                              ("sha256", artifact.sha256), *labels(artifact.label),
+                              *(details(recipe) if recipe else ())])  # fmt: skip
     if recipe is not None and recipe.parents:
         emit("")
         for line in drawn(settings.studio().ancestry(what)):
             emit(line)
+
+
+def labels(label: Label | None) -> Iterator[tuple[str, str]]:
+    """What the file says about having been made by AI."""
+    if label is not None:
+        yield "AI label", ", ".join(each for each in (label.source, label.producer) if each)
 
 
 def drawn(one: Ancestor, above: str = "", mark: str = "") -> Iterator[str]:

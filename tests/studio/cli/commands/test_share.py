@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import studio as package
@@ -37,6 +38,8 @@ def test_a_shared_copy_has_the_label_and_not_the_words(studio: Studio) -> None:
     assert is_labelled(copy.read_bytes())
     assert package.Image.open(copy) == package.Image.open("a.png")
     assert "secret words" in studio("show", "a-shared.png").out, "the store still knows how it was made"
+    assert "trainedAlgorithmicMedia, multimodal-studio" in studio("show", "a-shared.png").out
+    assert json.loads(studio("show", "a-shared.png", "--json").out)["label"]["producer"] == "multimodal-studio"
     assert studio("replay", "a-shared.png").lines == ["identical"]
     taken = studio("share", "a.png")
     assert (taken.code, taken.out) == (1, "")
