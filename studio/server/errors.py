@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -40,6 +40,7 @@ from studio.errors import (
 log = logging.getLogger("studio.server")
 
 RETRY_S = 2  # after which a busy server may be asked again
+_UNROUTED = ((404, "Not Found"), (405, "Method Not Allowed"))  # what starlette says of paths and methods
 _LONGEST = 1000  # characters of a message
 
 
@@ -102,7 +103,11 @@ class Answers:
 
     async def handle(self, request: Request, error: Exception) -> JSONResponse:
         """FastAPI's exception handler."""
-        return self.response(request.url.path, problem_of(error))
+        problem = problem_of(error)
+        if isinstance(error, HTTPException) and (error.status_code, error.detail) in _UNROUTED:
+            said = clean(f"there is no `{request.method} {request.url.path[:100]}`; `/api/openapi.json` lists all")
+            problem = replace(problem, message=said)
+        return self.response(request.url.path, problem)
 
 
 def problem_of(error: Exception) -> HttpProblem:
