@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -401,3 +402,41 @@ def test_only_one_process_runs_the_jobs(opened, monkeypatch):
     first.close()
     monkeypatch.undo()
     second.start()
+
+
+def test_pending_jobs_survive_an_upgrade_of_their_generator(opened):
+    first = opened()
+    job = first.add(first.spec("gate", count=1000, seed=1))
+    waiting = first.add(first.spec("note", text="a", seed=1))
+    first.pause(waiting.id)
+    first.start()
+    first.studio.generator("gate").permits.release(2)
+    reach(first, job.id, 2)
+    first.pause(job.id)
+    settle(first, job.id)
+    first.close()
+    first.studio.close()
+    second = opened()
+    gate = second.studio.generator("gate")
+    gate.version = "2"
+    gate.permits.release(1000)
+    second.start()
+    for id in (job.id, waiting.id):
+        second.resume(id)
+        assert second.wait(id, 60).state is JobState.DONE
+    assert "the version of `gate` changed" in " ".join(second.get(job.id).notices)
+    assert gate.steps == 1000, "it started again"
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0, 3.2e7, -3.2e7])
+def test_a_clock_that_jumps_runs_each_job_once(opened, monkeypatch, tmp_path, jump):
+    first = opened()
+    log = tmp_path / "log"
+    ids = [first.add(first.spec("note", text=f"{n}", file=str(log), seed=1)).id for n in range(3)]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    first.start()
+    ids += [first.add(first.spec("note", text=f"{n}", file=str(log), seed=1)).id for n in range(3, 6)]
+    first.drain()
+    assert {first.get(id).state for id in ids} == {JobState.DONE}
+    assert sorted(log.read_text().split()) == [f"{n}" for n in range(6)]
