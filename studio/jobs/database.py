@@ -13,7 +13,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -100,16 +100,25 @@ class Database:
         return cast(T, mine.result)
 
     def _commit(self, together: list[_Pending]) -> None:
+        from sqlalchemy.exc import IntegrityError
+
         try:
-            with self._guarded(), self._engine.begin() as connection:
-                tables = Transaction(connection, self.place)
-                for each in together:
-                    each.run(tables)
+            with self._guarded():
+                try:
+                    self._once(together)
+                except IntegrityError:  # another process has added the same at the same time: now it is seen
+                    self._once(together)
         except BaseException as error:
             for each in together:
                 each.error = error
         for each in together:
             each.over = True
+
+    def _once(self, together: list[_Pending]) -> None:
+        with self._engine.begin() as connection:
+            tables = Transaction(connection, self.place)
+            for each in together:
+                each.run(tables)
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
@@ -152,6 +161,22 @@ class Database:
             return None
         return self.commit(lambda tables: tables.change_owner(note))
 
+    def still_own(self) -> bool:
+        """Whether this process is the owner still, or again: a PostgreSQL server may have been restarted."""
+        if self.path is not None:
+            return True
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            with self._guarded():
+                return self._lock_server()
+        except StoreError:
+            with suppress(SQLAlchemyError):
+                if self._connection is not None:
+                    self._connection.invalidate()
+            self._connection = None
+            raise
+
     def _lock_file(self, path: Path) -> bool:
         if self._owner < 0:
             self._owner = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -184,6 +209,7 @@ class _Pending:
     over: bool = False
 
     def run(self, tables: Transaction) -> None:
+        self.error = None
         try:
             self.result = self.work(tables)
         except (UsageError, Busy) as error:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from studio.errors import StudioError, UsageError, describe
+from studio.errors import StoreError, StudioError, UsageError, describe
 from studio.jobs.database import Database
 from studio.jobs.feed import PER_ATTEMPT, Feed
 from studio.jobs.job import Job, JobError, JobEvent, JobPosition, JobState
@@ -182,6 +182,8 @@ class JobsWorker:
 
     def _turn(self) -> None:
         """Commit what has happened, take the next jobs, and act on what was asked."""
+        if not self._database.still_own():
+            raise StoreError("another process runs the jobs now", hint="stop one of the two")
         if self._closing:
             self._stop_all()
         ended = [attempt for attempt in self._attempts.values() if attempt.outcome is not None]

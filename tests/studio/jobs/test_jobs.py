@@ -440,3 +440,18 @@ def test_a_clock_that_jumps_runs_each_job_once(opened, monkeypatch, tmp_path, ju
     first.drain()
     assert {first.get(id).state for id in ids} == {JobState.DONE}
     assert sorted(log.read_text().split()) == [f"{n}" for n in range(6)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_restart_of_the_database_server_costs_no_job(opened, url):
+    import psycopg
+
+    jobs = opened()
+    jobs.start()
+    jobs.wait(jobs.add(jobs.spec("note", text="before", seed=1)).id, 60)
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as other:
+        other.execute("select pg_terminate_backend(pid) from pg_stat_activity where pid != pg_backend_pid()"
+                      " and datname = current_database()")  # fmt: skip
+    job = jobs.add(jobs.spec("note", text="after", seed=1))
+    assert jobs.wait(job.id, 60).state is JobState.DONE
