@@ -273,7 +273,8 @@ class Inputs(BaseModel):
         for flag in cls.flags():
             if flag.type == "media" and resolved.get(flag.name) is not None:
                 given = resolved[flag.name]
-                many = [_fetch(each, flag.name, fetch) for each in (given if flag.multiple else [given])]
+                listed = given if flag.multiple and isinstance(given, list) else [given]  # it may have been one before
+                many = [_fetch(each, flag.name, fetch) for each in listed]
                 resolved[flag.name] = many if flag.multiple else many[0]
         return cls.parse(resolved)
 

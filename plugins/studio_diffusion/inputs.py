@@ -5,7 +5,7 @@ Try it: ``ImageInputs.parse({"prompt": "a red apple"}).sides`` is ``(128, 128)``
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
@@ -61,10 +61,18 @@ class ImageInputs(studio.Inputs):
     embedding: list[str] = studio.addition_field(
         "embedding", help="a textual inversion for `model`; its word in prompts is its file's name"
     )
-    vae: str = studio.addition_field("vae", help="a folder with another VAE for `model`", many=False)
-    controlnet: str = studio.addition_field("controlnet", help="a folder with a ControlNet for `model`", many=False)
-    control: studio.Image | None = studio.field(None, help="the picture that the ControlNet follows (edges, depth …)")
-    control_scale: float | None = studio.field(None, ge=0, le=10, help="how much the ControlNet counts; 1 is usual")
+    vae: str = studio.addition_field("vae", help="another VAE for `model`: a folder or a safetensors file", many=False)
+    controlnet: list[str] = studio.addition_field("controlnet", help="a folder with a ControlNet for `model`")
+    control: list[studio.Image] = studio.field(
+        default_factory=list,
+        max_length=16,
+        help="the picture that the ControlNet follows (edges, depth …); of several ControlNets one each, in order",
+    )
+    control_scale: list[float] = studio.field(
+        default_factory=list,
+        max_length=16,
+        help="how much the ControlNet counts, 0 to 10; 1 is usual. Of several, one for all or one each",
+    )
     clip_skip: int | None = studio.field(
         None, ge=1, le=12, help="layers of the CLIP text encoder of `model` to skip at its end"
     )
@@ -127,6 +135,18 @@ class ImageInputs(studio.Inputs):
     def _check_prompt(cls, value: str, info: ValidationInfo) -> str:
         return checked_prompt(value, info, "draw")
 
+    @field_validator("controlnet", "control", "control_scale", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return [] if value in (None, "") else value if isinstance(value, list | tuple) else [value]
+
+    @field_validator("control_scale")
+    @classmethod
+    def _check_scales(cls, value: list[float]) -> list[float]:
+        if not all(0 <= each <= 10 for each in value):
+            raise ValueError("must be from 0 to 10 each")
+        return value
+
     @field_validator("size")
     @classmethod
     def _parse_size(cls, value: str, info: ValidationInfo) -> str:
@@ -165,8 +185,12 @@ class ImageInputs(studio.Inputs):
         given = [name for name in named if getattr(self, name) not in (None, "", [])]
         if given and not self.model:
             raise ValueError(f"`{given[0]}` needs a model of diffusers: give `model` too")
-        if (self.control is None) != (not self.controlnet):
-            raise ValueError("`controlnet` and `control` go together: give both")
+        if self.controlnet and len(self.controlnet) != len(self.control):
+            counts = f"{len(self.controlnet)} `controlnet` and {len(self.control)} `control`"
+            raise ValueError(f"there are {counts}; give as many of each")
+        if len(self.control_scale) > 1 and len(self.control_scale) != len(self.control):
+            counts = f"{len(self.control_scale)} `control_scale` and {len(self.control)} `control`"
+            raise ValueError(f"there are {counts}; give one for all, or one each")
         return self
 
     @model_validator(mode="after")

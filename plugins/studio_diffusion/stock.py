@@ -70,7 +70,7 @@ def task_of(pipe: Any, *, picture: bool, mask: bool) -> str:
     """The class of pipeline for a request, or "" for the model's own. Raises InputError if there is none."""
     name = type(pipe).__name__
     takes = parameters(pipe)
-    if "num_frames" in takes:
+    if {"num_frames", "video_length", "frames"} & takes.keys():
         raise InputError("model", f"the model is a `{name}`, which makes clips", hint="use `studio video`")
     family = next((key for table in (_TEXT, _IMAGE, _INPAINT) for key, each in table.items()
                    if each.__name__ == name), None)  # fmt: skip
@@ -94,13 +94,13 @@ def arguments_of(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> tuple[
     made = arguments(pipe, {
         "steps": ("num_inference_steps", inputs.steps), "guidance": (guidance_argument(pipe), inputs.guidance),
         "rescale": ("guidance_rescale", inputs.rescale or None), "strength": ("strength", inputs.strength),
-        "control_scale": ("controlnet_conditioning_scale", inputs.control_scale),
+        "control_scale": ("controlnet_conditioning_scale", _single(inputs.control_scale)),
         "clip_skip": ("clip_skip", inputs.clip_skip),
     })  # fmt: skip
     _check_steps(pipe, inputs)
     prompt, notices = _prompt_arguments(model, pipe, inputs)
     picture, more = _picture_arguments(pipe, inputs)
-    control = {} if inputs.control is None else {_control_argument(pipe): _control(inputs)}
+    control = {_control_argument(pipe): _single(_controls(inputs))} if inputs.control else {}
     return {"output_type": "np"} | prompt | made | control | picture, (*notices, *more)
 
 
@@ -129,15 +129,24 @@ def _check_steps(pipe: Any, inputs: ImageInputs) -> None:
 
 
 def _control_argument(pipe: Any) -> str:
-    """The argument for the picture that a ControlNet follows."""
-    return "control_image" if "control_image" in parameters(pipe) else "image"
+    """The argument for the picture that a ControlNet follows. Raises InputError if the pipeline takes none."""
+    if "control_image" in parameters(pipe):
+        return "control_image"
+    if getattr(pipe, "controlnet", None) is None:
+        raise InputError("control", f"a `{type(pipe).__name__}` takes no `control`", hint="give a `controlnet` too")
+    return "image"
 
 
-def _control(inputs: ImageInputs) -> PIL.Image.Image:
-    """The picture for the ControlNet, fitted to the size if one is given."""
-    assert inputs.control is not None
-    sides = inputs.sides if inputs.size else inputs.control.size
-    return PIL.Image.fromarray(edit.Canvas.of(inputs.control, sides, fit=inputs.fit).pixels)
+def _controls(inputs: ImageInputs) -> list[PIL.Image.Image]:
+    """The pictures for the ControlNets, fitted to the size if one is given."""
+    fitted = [edit.Canvas.of(each, inputs.sides if inputs.size else each.size, fit=inputs.fit)
+              for each in inputs.control]  # fmt: skip
+    return [PIL.Image.fromarray(each.pixels) for each in fitted]
+
+
+def _single(values: Sequence[Any]) -> Any:
+    """The value if there is one, as pipelines want it, None without any, else the list."""
+    return list(values) if len(values) > 1 else next(iter(values), None)
 
 
 def _prompt_arguments(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -150,8 +159,12 @@ def _prompt_arguments(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> t
         notices += ("weights and `BREAK` in the prompt are ignored: this model does not support them",)
     if negative.text and _ignores_negative(pipe, inputs):
         notices += ("the negative prompt has no effect: this model is distilled for guidance",)
-    given = {"prompt": ("prompt", asked.text), "negative": ("negative_prompt", negative.text or None)}
-    return arguments(pipe, given), notices
+    prompt = asked.text if "prompt" in parameters(pipe) else None
+    if prompt is None:
+        notices += ("the prompt has no effect: this model takes none",)
+    return arguments(
+        pipe, {"prompt": ("prompt", prompt), "negative": ("negative_prompt", negative.text or None)}
+    ), notices
 
 
 def _ignores_negative(pipe: Any, inputs: ImageInputs) -> bool:

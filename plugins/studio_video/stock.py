@@ -25,6 +25,8 @@ step = stepping.step
 _FROM_PICTURE = {"LTXPipeline": "LTXImageToVideoPipeline", "LTX2Pipeline": "LTX2ImageToVideoPipeline"}
 """Image-to-video pipelines for the weights of text-to-video ones."""
 _TEXT_ONLY = {image: text for text, image in _FROM_PICTURE.items()}
+_FRAMES = ("num_frames", "video_length", "frames")
+"""The pipelines' arguments for the number of frames."""
 _FPS = {"Wan": 16.0, "LTX": 25.0, "Hunyuan": 15.0, "Mochi": 30.0, "SkyReels": 24.0, "StableVideo": 7.0}
 """Frames per second of families, by the beginning of the pipeline's name; others have 8."""
 
@@ -82,15 +84,20 @@ def arguments_of(pipe: Any, inputs: Any) -> tuple[dict[str, Any], tuple[str, ...
     notices = tuple(notice for each in asked for notice in each.notices)
     if not all(each.plain for each in asked):
         notices += ("weights and `BREAK` in the prompt are ignored: this model does not support them",)
+    takes = parameters(pipe)
+    if "prompt" not in takes:
+        notices += ("the prompt has no effect: this model takes none",)
     width, height = inputs.sides if inputs.size else (None, None)
     _check_sides(pipe, inputs)
     made = arguments(pipe, {
-        "prompt": ("prompt", asked[0].text), "negative": ("negative_prompt", asked[1].text or None),
+        "prompt": ("prompt", asked[0].text if "prompt" in takes else None),
+        "negative": ("negative_prompt", asked[1].text or None),
         "steps": ("num_inference_steps", inputs.steps), "guidance": (guidance_argument(pipe), inputs.guidance),
-        "frames": ("num_frames", _frames(pipe, inputs.frames)), "size": ("width", width),
+        "frames": (next((name for name in _FRAMES if name in takes), None), _frames(pipe, inputs.frames)),
+        "size": ("width", width),
     })  # fmt: skip
     made |= {} if height is None else {"height": height}
-    if inputs.fps is not None and "frame_rate" in parameters(pipe):
+    if inputs.fps is not None and "frame_rate" in takes:
         made["frame_rate"] = inputs.fps
     if inputs.image is not None:
         if inputs.size:

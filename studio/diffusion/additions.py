@@ -1,4 +1,4 @@
-"""What is loaded with a pipeline besides its folder: LoRA, textual inversion, another VAE, a ControlNet.
+"""What is loaded with a pipeline besides its folder: LoRA, textual inversion, another VAE, ControlNets.
 
 All of it is checked against the model, and what does not fit is refused.
 
@@ -23,8 +23,8 @@ from studio.loaders.adapters import load_embeddings, load_loras, lora_file
 from studio.spec import ModelRef
 from studio.weights.checksums import sha256_once
 
-_SINGLE = ("vae", "controlnet", "base")
-KINDS = ("lora", "embedding", *_SINGLE)
+_SINGLE = ("vae", "base")
+KINDS = ("lora", "embedding", "controlnet", *_SINGLE)
 Found = dict[str, tuple[type, Path]]
 """Name -> class and folder of a pipeline's components."""
 
@@ -36,15 +36,15 @@ class Additions:
     Attributes:
         loras: files or folders, each with its weight, about -2 to 2.
         embeddings: files of textual inversions; the word of each is its file's name.
-        vae: a folder with a VAE, or a model's folder with one, in place of the model's.
-        controlnet: a folder with a ControlNet.
+        vae: a folder with a VAE, a model's folder with one, or a file with the weights of one, in place of the model's.
+        controlnets: folders with ControlNets.
         base: for a model in a single file, the folder with what the file lacks.
     """
 
     loras: tuple[tuple[Path, float], ...] = ()
     embeddings: tuple[Path, ...] = ()
     vae: Path | None = None
-    controlnet: Path | None = None
+    controlnets: tuple[Path, ...] = ()
     base: Path | None = None
 
     @classmethod
@@ -57,24 +57,37 @@ class Additions:
                                    hint=f"known: {', '.join(KINDS)}")  # fmt: skip
         one = {kind: paths[kind][0].path if paths[kind] else None for kind in _SINGLE}
         loras = tuple((each.path, each.weight) for each in paths["lora"])
-        return cls(loras, tuple(each.path for each in paths["embedding"]), one["vae"], one["controlnet"],
-                   one["base"])  # fmt: skip
+        if weighted := [each for each in paths["controlnet"] if each.weight != 1]:
+            message = f"the ControlNet `{weighted[0].path}` has the weight {weighted[0].weight:g}, which only LoRA have"
+            raise WeightsError(weighted[0].path, message, hint="give `control_scale`")
+        embeddings, nets = (tuple(each.path for each in paths[kind]) for kind in ("embedding", "controlnet"))
+        return cls(loras, embeddings, one["vae"], nets, one["base"])
 
     @property
     def files(self) -> list[Path]:
         """The files on which the output depends. Raises WeightsError."""
-        folders = [_vae_folder(self.vae)] if self.vae else []
-        folders += [self.controlnet] if self.controlnet else []
+        folders = [_vae_folder(self.vae)] if self.vae and not self.vae_file else []
         found = [lora_file(path) for path, _ in self.loras] + list(self.embeddings)
-        return found + [file for folder in folders for file in (*layout.texts_of(folder), *layout.weights_of(folder))]
+        found += [self.vae_file] if self.vae_file else []
+        return found + [file for folder in (*folders, *self.controlnets)
+                        for file in (*layout.texts_of(folder), *layout.weights_of(folder))]  # fmt: skip
+
+    @property
+    def vae_file(self) -> Path | None:
+        """The file that has the weights of the VAE, if it is not a folder."""
+        return self.vae if self.vae is not None and self.vae.is_file() else None
 
     def replaced(self, kind: type, found: Found) -> tuple[type, Found]:
-        """The class of the pipeline and its components with the VAE and ControlNet. Raises WeightsError."""
-        found = dict(found)
-        if self.vae is not None:
-            found["vae"] = _other_vae(self.vae, kind, found)
-        if self.controlnet is not None:
-            kind, found["controlnet"] = _with_controlnet(self.controlnet, kind, found)
+        """The class of the pipeline and its components with the VAE and ControlNets, whose names are numbered; see
+        `joined`. Raises WeightsError.
+        """
+        own, found = kind, dict(found)
+        if self.vae is not None and "vae" not in found:
+            raise WeightsError(self.vae, f"a `{kind.__name__}` has no VAE to replace", hint="leave out `vae`")
+        if self.vae is not None and not self.vae_file:
+            found["vae"] = _other_vae(self.vae, found)
+        for i, folder in enumerate(self.controlnets):
+            kind, found[f"{_NUMBERED}{i}"] = _with_controlnet(folder, own, found, len(self.controlnets))
         return kind, found
 
     def changed(self, kind: type, found: Found, files: Callable[[], Sequence[Path]]) -> Changed:
@@ -88,16 +101,22 @@ class Additions:
 
 
 NOTHING = Additions()
+_NUMBERED = "controlnet_"
+
+
+def joined(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The loaded components with the numbered ControlNets as one: itself, or a list of several."""
+    nets = [each for name, each in parts.items() if name.startswith(_NUMBERED)]
+    others = {name: each for name, each in parts.items() if not name.startswith(_NUMBERED)}
+    return others | ({"controlnet": nets if len(nets) > 1 else nets[0]} if nets else {})
 
 
 def _vae_folder(vae: Path) -> Path:
     return vae / "vae" if (vae / layout.INDEX).exists() else vae
 
 
-def _other_vae(vae: Path, pipeline: type, found: Found) -> tuple[type, Path]:
+def _other_vae(vae: Path, found: Found) -> tuple[type, Path]:
     """The class and folder of a VAE in place of a model's. Raises WeightsError if it has other latents."""
-    if "vae" not in found:
-        raise WeightsError(vae, f"a `{pipeline.__name__}` has no VAE to replace", hint="leave out `vae`")
     kind, own = found["vae"]
     place = _vae_folder(vae)
     if not (place / "config.json").exists():
@@ -126,19 +145,23 @@ _CONTROL_KEYS = ("cross_attention_dim", "block_out_channels", "addition_embed_ty
                  "pooled_projection_dim", "caption_projection_dim")  # fmt: skip
 
 
-def _with_controlnet(folder: Path, kind: type, found: Found) -> tuple[type, tuple[type, Path]]:
-    """The pipeline with a ControlNet, and its class and folder. Raises WeightsError if it does not fit."""
+def _with_controlnet(folder: Path, kind: type, found: Found, count: int) -> tuple[type, tuple[type, Path]]:
+    """The pipeline with a ControlNet, of `count`, and its class and folder. Raises WeightsError if it does not fit."""
     config = folder / "config.json"
     if not config.exists():
         raise WeightsError(folder, f"`{folder}` is not a ControlNet in diffusers' layout: it has no `config.json`",
                            hint="give a folder that `save_pretrained` of diffusers wrote")  # fmt: skip
     name = str(read_config(config).get("_class_name"))
     net = kinds.component_class(config, "controlnet", ["diffusers", name])
-    made = kinds.find_pipeline(kind.__name__.replace("Pipeline", "ControlNetPipeline"))
+    own = "ControlNet" in kind.__name__
+    made = kind if own else kinds.find_pipeline(kind.__name__.replace("Pipeline", "ControlNetPipeline"))
     takes = "" if made is None else str(inspect.signature(made).parameters.get("controlnet"))
     if made is None or not re.search(rf"\b{net.__name__}\b", takes):
         message = f"the ControlNet `{folder}` is a `{name:.60}`, which a `{kind.__name__}` does not take"
         raise WeightsError(folder, message, hint="use a ControlNet of the same family")
+    if count > 1 and not re.search(r"\b(list|List|tuple|Tuple)\b", takes):
+        message = f"{count} ControlNets are given; a `{made.__name__}` takes one"
+        raise WeightsError(folder, message, hint="give one `controlnet`")
     denoiser, place = found["unet" if "unet" in found else "transformer"]
     pairs = ((net, config), (denoiser, place / "config.json"))
     one, two = (_shape(loaders.config(each, where), _CONTROL_KEYS) for each, where in pairs)

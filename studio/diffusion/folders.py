@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import studio
 from studio.diffusion import layout, single_files
-from studio.diffusion.additions import NOTHING, Additions, Changed
+from studio.diffusion.additions import NOTHING, Additions, Changed, joined
 from studio.diffusion.stepping import PipelineModel
 from studio.errors import WeightsError
 from studio.loaders import components as kinds
@@ -33,9 +33,10 @@ def weight_files(path: Path, additions: Additions = NOTHING) -> list[Path]:
         index = layout.index_of(folder)
         found = [held.path] if held else [folder / layout.INDEX]
         for name, value in layout.components(folder, index).items():
-            if name == "vae" and additions.vae is not None:
-                continue
             place = layout.part(folder, name)
+            if name == "vae" and additions.vae is not None:
+                found += layout.texts_of(place) if additions.vae_file and folder in (path, additions.base) else []
+                continue
             kind = kinds.component_class(folder / layout.INDEX, name, value)
             if folder in (path, additions.base):
                 found += layout.texts_of(place)
@@ -59,10 +60,12 @@ def load(path: Path, device: str, dtype: str, additions: Additions = NOTHING) ->
         for name, (each, where) in found.items():
             mine = changed if name in changed.names else None
             inside = held if held and own.get(name) == (each, where) and held.has(name, each, where) else None
-            if held and own.get(name) == (each, where) and not inside and issubclass(each, nn.Module):
+            if name == "vae" and additions.vae_file:
+                inside = single_files.vae_of(additions.vae_file, each, where)
+            elif held and own.get(name) == (each, where) and not inside and issubclass(each, nn.Module):
                 held.rest_of(name, where)
             parts[name] = component(each, where, device, getattr(torch, dtype), mine, inside)
-        pipe = loaders.pipeline(kind, index, index_path, parts)
+        pipe = loaders.pipeline(kind, index, index_path, joined(parts))
         changed.apply(pipe, additions)
     return PipelineModel(pipe, device)
 

@@ -110,6 +110,15 @@ class Held:
         return InMemory([self.path], found, dtype)
 
 
+def vae_of(path: Path, kind: type, config: Path) -> Held:
+    """A file with the weights of a VAE of this class and config. Raises WeightsError for another."""
+    held = Held(path)
+    if not held.has("vae", kind, config):
+        message = f"`{path}` has no whole VAE of this model's form, a `{kind.__name__}`: it has {_found(held.tensors)}"
+        raise WeightsError(path, message, hint="use a VAE of the same family")
+    return held
+
+
 class InMemory(SafetensorsSource):
     """Tensors that are in memory or mapped, by their names in a module's files."""
 

@@ -9,6 +9,7 @@ Try it: ``component_class(path, "unet", ["diffusers", "UNet2DConditionModel"])``
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -89,17 +90,18 @@ def _exported(library: str, kind: str) -> Any:
         return getattr(diffusers, kind, None)
     if library == "transformers":
         return getattr(of_transformers, kind, None)
-    place = getattr(diffusers.pipelines, library, None) if library.isidentifier() else None
-    mine = getattr(place, "__name__", "") == f"diffusers.pipelines.{library}"
-    return getattr(place, kind, None) if mine else None
+    if not library.isidentifier():
+        return None
+    for package in ("diffusers.pipelines", "diffusers.pipelines.deprecated"):  # folders name modules that have moved
+        if importlib.util.find_spec(f"{package}.{library}") is not None:
+            return getattr(importlib.import_module(f"{package}.{library}"), kind, None)
+    return None
 
 
 def _lacking(kind: type) -> list[str]:
     """The packages that are not installed, of a class that the library replaced by a placeholder for want of them."""
     if "dummy_" not in kind.__module__ and type(kind).__name__ != "DummyObject":
         return []
-    import importlib.util
-
     known = {"note_seq": "note-seq"}
     needs = [str(each) for each in getattr(kind, "_backends", ())]
     return [known.get(each, each) for each in needs if importlib.util.find_spec(each) is None] or needs

@@ -155,6 +155,10 @@ def pipeline(kind: str | type, index: dict[str, Any], path: Path, parts: dict[st
         raise WeightsError(path, message, hint="download the model again")
     try:
         return made(**values)
+    except ImportError as error:  # of a package for a part that the library makes itself
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(path, f"a `{made.__name__}` needs more packages: {reason[:200]}",
+                           hint="install the package that it names") from error  # fmt: skip
     except (TypeError, ValueError, AttributeError) as error:
         raise _unusable(path, error) from error
 

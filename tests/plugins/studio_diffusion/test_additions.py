@@ -63,20 +63,30 @@ def test_a_controlnet_follows_a_picture(folder: Path, tmp_path: Path) -> None:
     with studio.Studio(home=tmp_path / "home") as host:
         more = {"model": str(folder), "controlnet": str(tmp_path / "net"), "control": control}
         made = host.submit("image", **more, **SMALL).result(300)
+        again = host.submit("image", **more | {"controlnet": [more["controlnet"]], "control": [control]}, **SMALL)
+        assert again.result(300).sha256 == made.sha256
+        several = {"controlnet": [more["controlnet"]] * 2, "control": [control] * 2, "control_scale": [1.0, 0.0]}
+        second_off = host.submit("image", **more | several, **SMALL).result(300)
+        assert made.recipe is not None
+        assert host.submit(JobSpec.parse(made.recipe.spec.to_json())).result(300).sha256 == made.sha256
+        with pytest.raises(InputError, match="takes no `control`"):
+            host.submit("image", model=str(folder), control=control, **SMALL).result(300)
     stock = whole.diffusers.StableDiffusionControlNetPipeline(**whole.made(SD).components, controlnet=net)
     stock.set_progress_bar_config(disable=True)
     asked = {"prompt": "a red boat", "num_inference_steps": 2, "width": 64, "height": 64}
     image = PIL.Image.fromarray(pixels)
     theirs = stock(**asked, image=image, generator=torch.Generator().manual_seed(3)).images[0]
     assert isinstance(made, studio.Image)
-    assert np.abs(made.samples().astype(int) - np.asarray(theirs).astype(int)).max() <= 2
+    for picture in (made, second_off):
+        assert np.abs(picture.samples().astype(int) - np.asarray(theirs).astype(int)).max() <= 2
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"lora": ["a.safetensors"]}, "`lora` needs a model of diffusers"),
-        ({"model": "m", "controlnet": "net"}, "go together"),
+        ({"model": "m", "controlnet": "net"}, "there are 1 `controlnet` and 0 `control`; give as many of each"),
+        ({"model": "m", "control_scale": [1, 11]}, "must be from 0 to 10 each"),
         ({"model": "m", "lora": ["a"] * 17}, "lora"),
     ],
 )

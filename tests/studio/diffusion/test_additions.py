@@ -12,17 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import studio
 from studio.diffusion.additions import Additions
 from studio.diffusion.folders import load, weight_files
 from studio.engine.memory.components import Components
 from studio.engine.memory.ledger import Ledger
 from studio.errors import WeightsError
 from studio.loaders.adapters import changes_text_encoder
+from studio.spec import Addition
 from studio.weights import streaming
 from studio.weights.checksums import sha256_once
 from studio.weights.loading import Streaming, hosting
 
-from . import tiny, whole
+from . import original, tiny, whole
 from .test_folders import drawn, stock
 
 pytest.importorskip("peft")
@@ -282,7 +284,7 @@ def test_a_controlnet_joins_the_model_that_it_was_trained_for(saved: Path, tmp_p
         "conditioning_embedding_out_channels": (16, 32),
     }  # fmt: skip
     whole.diffusers.ControlNetModel(**options, cross_attention_dim=32).save_pretrained(tmp_path / "control")
-    pipe = load(saved, "cpu", "float32", Additions(controlnet=tmp_path / "control")).pipe
+    pipe = load(saved, "cpu", "float32", Additions(controlnets=(tmp_path / "control",))).pipe
     assert type(pipe).__name__ == "StableDiffusionControlNetPipeline"
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     theirs = whole.diffusers.StableDiffusionControlNetPipeline(**stock(saved).components, controlnet=pipe.controlnet)
@@ -290,14 +292,64 @@ def test_a_controlnet_joins_the_model_that_it_was_trained_for(saved: Path, tmp_p
         assert np.array_equal(drawn(pipe, image=picture), drawn(theirs, image=picture))
     whole.diffusers.ControlNetModel(**options, cross_attention_dim=48).save_pretrained(tmp_path / "control")
     with pytest.raises(WeightsError, match="does not fit: its `cross_attention_dim` is 48, the model's is 32"):
-        load(saved, "cpu", "float32", Additions(controlnet=tmp_path / "control"))
+        load(saved, "cpu", "float32", Additions(controlnets=(tmp_path / "control",)))
     whole.unet().save_pretrained(tmp_path / "control")
     with pytest.raises(
         WeightsError, match="is a `UNet2DConditionModel`, which a `StableDiffusionPipeline` does not take"
     ):
-        load(saved, "cpu", "float32", Additions(controlnet=tmp_path / "control"))
+        load(saved, "cpu", "float32", Additions(controlnets=(tmp_path / "control",)))
     with pytest.raises(WeightsError, match="is not a ControlNet"):
-        load(saved, "cpu", "float32", Additions(controlnet=tmp_path / "none"))
+        load(saved, "cpu", "float32", Additions(controlnets=(tmp_path / "none",)))
+
+
+def test_several_controlnets_add_up(saved: Path, tmp_path: Path) -> None:
+    nets = []
+    for i in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(i)
+            nets.append(
+                whole.diffusers.ControlNetModel.from_unet(
+                    whole.made(SD).unet, conditioning_embedding_out_channels=(8, 16)
+                )
+            )
+            for parameter in nets[i].parameters():
+                parameter.data = torch.randn_like(parameter) * 0.1
+        nets[i].save_pretrained(tmp_path / str(i))
+    pipe = load(saved, "cpu", "float32", Additions(controlnets=(tmp_path / "0", tmp_path / "1"))).pipe
+    theirs = whole.diffusers.StableDiffusionControlNetPipeline(**stock(saved).components, controlnet=nets)
+    theirs.set_progress_bar_config(disable=True)
+    draw = torch.Generator().manual_seed(0)
+    given = {
+        "image": [torch.rand(1, 3, 32, 32, generator=draw) for _ in nets],
+        "controlnet_conditioning_scale": [0.5, 0.9],
+    }
+    with tiny.one_thread():
+        assert np.array_equal(drawn(pipe, **given), drawn(theirs, **given))
+    theirs.save_pretrained(tmp_path / "whole")
+    files = weight_files(saved, Additions(controlnets=(tmp_path / "0", tmp_path / "1")))
+    assert {tmp_path / "0", tmp_path / "1"} < {file.parent for file in files}
+    heavy = studio.ModelRef(source="m", additions=(Addition(kind="controlnet", source="n", weight=0.5),))
+    with pytest.raises(WeightsError, match=r"the ControlNet `n` has the weight 0.5, which only LoRA have"):
+        Additions.of(heavy)
+
+
+def test_a_file_has_the_weights_of_another_vae(saved: Path, tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        other = whole.kl()
+    file, state = tmp_path / "vae.safetensors", other.state_dict()
+    for tensors in (state, {f"first_stage_model.{name}": each for name, each in original.vae(state).items()}):
+        save_file(tensors, file)
+        pipe = load(saved, "cpu", "float32", Additions(vae=file)).pipe
+        assert all(torch.equal(each, state[name]) for name, each in pipe.vae.state_dict().items())
+    files = weight_files(saved, Additions(vae=file))
+    assert file in files
+    assert saved / "vae" / "config.json" in files
+    assert not [each for each in files if each.parent == saved / "vae" and each.suffix == ".safetensors"]
+    for tensors in (whole.kl(latent_channels=8).state_dict(), {"a": torch.zeros(1)}):
+        save_file(tensors, file)
+        with pytest.raises(WeightsError, match="has no whole VAE of this model's form, a `AutoencoderKL`"):
+            load(saved, "cpu", "float32", Additions(vae=file))
 
 
 def test_a_controlnet_of_another_family_is_refused(tmp_path: Path) -> None:
@@ -305,7 +357,7 @@ def test_a_controlnet_of_another_family_is_refused(tmp_path: Path) -> None:
     whole.diffusers.ControlNetModel.from_unet(whole.made(SD).unet).save_pretrained(tmp_path / "net")
     folder = whole.save("FluxPipeline", tmp_path / "flux")
     with pytest.raises(WeightsError, match="is a `ControlNetModel`, which a `FluxPipeline` does not take"):
-        load(folder, "cpu", "float32", Additions(controlnet=tmp_path / "net"))
+        load(folder, "cpu", "float32", Additions(controlnets=(tmp_path / "net",)))
 
 
 @pytest.mark.parametrize(

@@ -117,14 +117,14 @@ def _aura(name: str, given: Any, /) -> tuple[Any, Arguments]:
     return _flow(name, given, diffusers.AuraFlowTransformer2DModel(
         sample_size=32, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
         num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=32, out_channels=4,
-        pos_embed_max_size=256))  # fmt: skip
+        pos_embed_max_size=1024))  # fmt: skip
 
 
 def _cogview(name: str, given: Any, /) -> tuple[Any, Arguments]:
     common = {"patch_size": 2, "attention_head_dim": 4, "out_channels": 4, "text_embed_dim": 32, "time_embed_dim": 8}
     if "3" in name:
         network = diffusers.CogView3PlusTransformer2DModel(
-            in_channels=4, num_layers=1, num_attention_heads=2, condition_dim=2, pos_embed_max_size=8, sample_size=8,
+            in_channels=4, num_layers=1, num_attention_heads=2, condition_dim=2, pos_embed_max_size=16, sample_size=16,
             **common)  # fmt: skip
         return _flow(name, given, network, vae=kl(), scheduler=diffusers.CogVideoXDDIMScheduler())
     network = diffusers.CogView4Transformer2DModel(

@@ -133,12 +133,12 @@ def clip_images(size: int = 32) -> Any:
 
 def letters() -> Any:
     """A tokenizer of single letters, with the special tokens that most pipelines ask for."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = ["<pad>", "</s>", "<unk>", "<s>", " ", "▁", *(chr(code) for code in range(97, 123))]
     found = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    found.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    found.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     return PreTrainedTokenizerFast(
         tokenizer_object=found, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>",
         model_max_length=64)  # fmt: skip
