@@ -30,6 +30,7 @@ from studio.server.comfy import routes as comfy_routes
 from studio.server.comfy.prompts import Prompts
 from studio.server.errors import Answers
 from studio.server.limits import BodyLimits, RequestLimits
+from studio.server.mcp import http as mcp
 from studio.server.openai import audio, chat, completions, embeddings, images, listing, videos
 from studio.server.openai.shape import error_body
 from studio.server.sdapi import drawing, settings
@@ -90,6 +91,7 @@ def routes(jobs: Jobs, limits: RequestLimits) -> FastAPI:
     app.state.server = Server(jobs.studio, jobs, limits)
     for router in ROUTERS:
         app.include_router(router)
+    app.router.routes.append(mcp.route(jobs, limits.body_bytes))
     for kind in (StudioError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, ANSWERS.handle)
     return app

@@ -29,24 +29,24 @@ SIDE = 512  # pixels of the longer side of a preview
 SOUND_BYTES = 512 << 10  # a longer sound is only linked
 
 
-def described(media: Media) -> dict[str, Any]:
-    """The facts of an output."""
+def described(media: Media, *, local: bool) -> dict[str, Any]:
+    """The facts of an output; its path only for an agent on this machine (`local`)."""
     recipe = media.recipe
     return {
         "id": media.sha256,
         "uri": f"{URI}{media.sha256}",
         "kind": media.kind,
         "media_type": media.media_type,
-        "path": str(media.path) if media.path else None,
+        **({"path": str(media.path) if media.path else None} if local else {}),
         "generator": recipe.spec.generator if recipe else None,
         "seed": recipe.spec.seed if recipe else None,
         "notices": list(recipe.notices) if recipe else list(media.notices),
     }
 
 
-def shown(media: Media) -> list[types.ContentBlock]:
+def shown(media: Media, *, local: bool) -> list[types.ContentBlock]:
     """The output for an agent: its text or its facts, a preview, and a link."""
-    facts = described(media)
+    facts = described(media, local=local)
     blocks: list[types.ContentBlock] = [types.TextContent(text=json.dumps(facts, ensure_ascii=False))]
     if isinstance(media, Text):
         blocks.insert(0, types.TextContent(text=media.text))

@@ -1,4 +1,4 @@
-"""The MCP server: tools and outputs of a Studio for agents, over standard input and output.
+"""The MCP server: tools and outputs of a Studio for agents, over standard input and output, or over HTTP (see `http`).
 
 Calls run at the same time. A call of an agent that asks for progress gets it from the events of the engine; a call that
 is cancelled cancels its request. Errors of inputs are answers that an agent can read, with the remedy.
@@ -32,7 +32,9 @@ from studio.jobs.job import Job, JobState
 from studio.jobs.jobs import Jobs
 from studio.media import Media
 from studio.server.catalogue import Catalogue
+from studio.server.errors import problem_of
 from studio.server.mcp import content, tools
+from studio.server.running import client_of
 from studio.versions import libraries
 
 if TYPE_CHECKING:
@@ -61,8 +63,11 @@ def run(studio: Studio) -> None:
 class Agents:
     """The handlers of one server; `server` runs them over any transport."""
 
-    def __init__(self, studio: Studio) -> None:
-        self._studio = studio
+    def __init__(self, studio: Studio, jobs: Jobs | None = None, *, local: bool = True) -> None:
+        """`jobs` are those of a server that runs them; the default are opened when they are needed. `local` agents are
+        told paths of this machine.
+        """
+        self._studio, self._given, self._local = studio, jobs, local
         self._catalogue = Catalogue(studio)
         self._opened: Jobs | None = None
         self._opening = threading.Lock()
@@ -85,6 +90,8 @@ class Agents:
     @property
     def _jobs(self) -> Jobs:
         """The jobs of the data folder, which this process runs if no other does."""
+        if self._given is not None:
+            return self._given
         with self._opening:
             if self._opened is None:
                 jobs = Jobs(self._studio)
@@ -123,21 +130,29 @@ class Agents:
         try:
             found = await asyncio.to_thread(content.resource, self._studio, str(params.uri))
         except StudioError as error:
-            raise MCPError(types.INVALID_PARAMS, _sentence(error)) from error
+            raise MCPError(types.INVALID_PARAMS, self._said(error)) from error
         return types.ReadResourceResult(contents=[found])
 
     async def _call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         given, usual = dict(params.arguments or {}), self._usual.get(params.name)
         if usual is None and params.name not in self._calls:
             known = (*self._usual, *self._calls)
-            raise MCPError(types.INVALID_PARAMS, _sentence(UnknownName("tool", params.name, known)))
+            raise MCPError(types.INVALID_PARAMS, self._said(UnknownName("tool", params.name, known)))
         try:
             if usual is not None:
                 return await self._run(context, usual, given)
             made: types.CallToolResult = await self._calls[params.name](context, given)
             return made
-        except StudioError as error:
-            return types.CallToolResult(content=[types.TextContent(text=_sentence(error))], is_error=True)
+        except Exception as error:
+            if self._local and not isinstance(error, StudioError):
+                raise
+            return types.CallToolResult(content=[types.TextContent(text=self._said(error))], is_error=True)
+
+    def _said(self, error: Exception) -> str:
+        """An error for an agent: the message and the remedy. Agents elsewhere are told no paths (see `problem_of`)."""
+        if not self._local or not isinstance(error, StudioError):
+            return problem_of(error).message
+        return f"{error.message}\nhint: {error.hint}" if error.hint else error.message
 
     async def _generate(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "generator", "inputs", "seed", "background")
@@ -152,28 +167,28 @@ class Agents:
         if not isinstance(background, bool):
             raise InputError("background", f"`background` is {background!r}, but must be true or false")
         if background:
-            job = await asyncio.to_thread(self._add, generator, given)
+            job = await asyncio.to_thread(self._add, generator, given, _client(context))
             return _facts({"job": job.id, "state": job.state.value})
-        ticket = await asyncio.to_thread(self._submit, generator, given)
+        ticket = await asyncio.to_thread(self._submit, generator, given, _client(context))
         try:
             async for event in ticket.events():
                 if isinstance(event, Progress):
                     await context.session.report_progress(event.position, event.steps, f"{event.eta_s:.0f} s left")
-            return await asyncio.to_thread(_made, await ticket)
+            return await asyncio.to_thread(self._made, await ticket)
         finally:
             if not ticket.done:
                 ticket.cancel()
 
-    def _submit(self, generator: Generator, given: dict[str, Any]) -> Ticket:
+    def _submit(self, generator: Generator, given: dict[str, Any], client: str) -> Ticket:
         inputs = self._inputs(generator, given)
         with models.no_paths_but():
-            return self._studio.submit(generator.name, client=CLIENT, **inputs)
+            return self._studio.submit(generator.name, client=client, **inputs)
 
-    def _add(self, generator: Generator, given: dict[str, Any]) -> Job:
+    def _add(self, generator: Generator, given: dict[str, Any], client: str) -> Job:
         """Accept a job."""
         inputs = self._inputs(generator, given)
         with models.no_paths_but():
-            return self._jobs.add(self._jobs.spec(generator.name, client=CLIENT, **inputs))
+            return self._jobs.add(self._jobs.spec(generator.name, client=client, **inputs))
 
     def _inputs(self, generator: Generator, given: dict[str, Any]) -> dict[str, Any]:
         """The inputs and the seed, with media opened. Raises UnknownName for another option of a request."""
@@ -184,31 +199,43 @@ class Agents:
                 raise UnknownName("input", name, sorted(allowed))
         return content.opened(self._studio, generator.Inputs, given)
 
-    async def _list_jobs(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+    async def _list_jobs(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given)
-        found = await asyncio.to_thread(lambda: self._jobs.list(client=CLIENT))
+        found = await asyncio.to_thread(lambda: self._jobs.list(client=_client(context)))
         return _facts({"jobs": [_state(each) for each in found]})
 
-    async def _get_job(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+    async def _get_job(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "id")
 
         def look() -> types.CallToolResult:
-            job = self._jobs.get(str(given.get("id", "")))
+            job = self._job(context, given)
             blocks: list[types.ContentBlock] = [types.TextContent(text=json.dumps(_state(job), ensure_ascii=False))]
             for each in job.artifacts:
-                blocks += content.shown(self._studio.store.open(each.sha256))
+                blocks += content.shown(self._studio.store.open(each.sha256), local=self._local)
             failed = job.state in (JobState.FAILED, JobState.QUARANTINED)
             return types.CallToolResult(content=blocks, structured_content=_state(job), is_error=failed)
 
         return await asyncio.to_thread(look)
 
-    async def _cancel_job(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
+    async def _cancel_job(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "id")
-        return _facts(_state(await asyncio.to_thread(lambda: self._jobs.cancel(str(given.get("id", ""))))))
+        return _facts(_state(await asyncio.to_thread(lambda: self._jobs.cancel(self._job(context, given).id))))
+
+    def _job(self, context: Context, given: dict[str, Any]) -> Job:
+        """One of the client's jobs. Raises UnknownName."""
+        name = str(given.get("id", ""))
+        job = self._jobs.get(name)
+        if job.client != _client(context):
+            raise UnknownName("job", name[:100], ())
+        return job
+
+    def _made(self, media: Media) -> types.CallToolResult:
+        facts = content.described(media, local=self._local)
+        return types.CallToolResult(content=content.shown(media, local=self._local), structured_content=facts)
 
     async def _artifact(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "id")
-        return await asyncio.to_thread(lambda: _made(content.found(self._studio, "id", given.get("id"))))
+        return await asyncio.to_thread(lambda: self._made(content.found(self._studio, "id", given.get("id"))))
 
     async def _generators(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "name")
@@ -246,21 +273,25 @@ class Agents:
         if name not in known:
             raise UnknownName("workflow", name, known)
         async with _reported(context) as watch:
-            result = await asyncio.to_thread(self._flow, known[name], given, watch)
+            result = await asyncio.to_thread(self._flow, known[name], given, _client(context), watch)
         if result.failed:
             assert result.failed[0].error is not None
             raise result.failed[0].error
         blocks: list[types.ContentBlock] = []
         for each in result.outputs.values():
             for one in each if isinstance(each, list) else [each]:
-                blocks += content.shown(one) if isinstance(one, Media) else [types.TextContent(text=str(one))]
+                blocks += (
+                    content.shown(one, local=self._local)
+                    if isinstance(one, Media)
+                    else [types.TextContent(text=str(one))]
+                )
         return types.CallToolResult(content=blocks)
 
-    def _flow(self, file: Path, given: dict[str, Any], watch: Callable[[Any], None]) -> FlowResult:
+    def _flow(self, file: Path, given: dict[str, Any], client: str, watch: Callable[[Any], None]) -> FlowResult:
         graph = self._studio.workflow(file)
         inputs = content.opened(self._studio, graph.Inputs, given.get("inputs") or {})
         with models.no_paths_but():
-            return self._studio.run(graph, inputs, seed=given.get("seed", 0), client=CLIENT, watch=watch)
+            return self._studio.run(graph, inputs, seed=given.get("seed", 0), client=client, watch=watch)
 
 
 @asynccontextmanager
@@ -282,8 +313,9 @@ async def _reported(context: Context) -> AsyncIterator[Callable[[Any], None]]:
         over = True
 
 
-def _made(media: Media) -> types.CallToolResult:
-    return types.CallToolResult(content=content.shown(media), structured_content=content.described(media))
+def _client(context: Context) -> str:
+    """The name under which devices are shared fairly, and whose jobs an agent sees: over HTTP that of the token."""
+    return CLIENT if context.request is None else client_of(context.request)
 
 
 def _facts(found: dict[str, Any]) -> types.CallToolResult:
@@ -312,7 +344,3 @@ def _check(given: Mapping[str, Any], *known: str) -> None:
     for name in given:
         if name not in known:
             raise UnknownName("argument", name, known)
-
-
-def _sentence(error: StudioError) -> str:
-    return f"{error.message}\nhint: {error.hint}" if error.hint else error.message

@@ -1,0 +1,65 @@
+"""MCP over HTTP: the same tools at ``/mcp`` of the server, without paths of the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Awaitable, Callable
+
+import httpx
+import pytest
+from mcp.client.client import Client
+
+import studio
+from tests.studio.server.running_server import RunningServer, unfinished, until
+
+
+def talk(server: RunningServer, conversation: Callable[[Client], Awaitable[None]]) -> None:
+    async def both() -> None:
+        async with Client(f"{server.url}/mcp") as client:
+            await conversation(client)
+
+    asyncio.run(both())
+
+
+def test_an_agent_generates_reads_and_asks_about_jobs(server: RunningServer) -> None:
+    async def conversation(client: Client) -> None:
+        assert "generate" in {each.name for each in (await client.list_tools()).tools}
+        said = {"generator": "plain", "inputs": {"prompt": "x"}, "seed": 1}
+        made = await client.call_tool("generate", said)
+        assert not made.is_error, made
+        assert "path" not in made.structured_content
+        assert str(server.studio.home) not in made.model_dump_json()
+        file = (await client.read_resource(made.structured_content["uri"])).contents[0]
+        assert studio.Image.decode(base64.b64decode(file.blob)).sha256 == made.structured_content["id"]
+        key = {"id": (await client.call_tool("generate", said | {"background": True})).structured_content["job"]}
+        while (found := await client.call_tool("get_job", key)).structured_content["state"] != "done":
+            assert not found.is_error
+        assert found.structured_content["outputs"] == [made.structured_content["id"]]
+        wrong = await client.call_tool("get_artifact", {"id": "0123456789"})
+        assert wrong.is_error
+        assert str(server.studio.home) not in wrong.model_dump_json()
+
+    talk(server, conversation)
+    until(lambda: unfinished(server) == 0)
+
+
+def test_a_token_is_needed_where_others_can_reach_the_server(guarded: RunningServer) -> None:
+    said = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        answer = httpx.post(f"{guarded.url}/mcp", json=said, headers=headers)
+        assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Host": "evil.example"}])
+def test_pages_of_others_cannot_ask(server: RunningServer, headers: dict[str, str]) -> None:
+    answer = httpx.post(f"{server.url}/mcp", json={}, headers=headers)
+    assert answer.status_code in (403, 421)
+
+
+def test_what_is_no_message_is_refused(server: RunningServer) -> None:
+    accepts = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+    for body in (b"", b"{", b"[]", b'{"jsonrpc": "2.0"}', json.dumps({"jsonrpc": "2.0", "id": 1}).encode()):
+        answer = httpx.post(f"{server.url}/mcp", content=body, headers=accepts)
+        assert 400 <= answer.status_code < 500, body
