@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import psutil
@@ -17,6 +18,7 @@ from studio.errors import UnknownName
 from studio.media import Image
 from studio.server.catalogue import Catalogue, Role
 from studio.server.comfy.nodes import ADDITIONS, MODELS, NODES
+from studio.server.comfy.scene import Lists
 from studio.server.running import apart
 from studio.versions import libraries
 
@@ -24,16 +26,32 @@ SAMPLED = Role(
     "images with a sampler", Image, frozenset({"prompt", "negative", "size", "steps", "guidance", "sampler"})
 )
 """What a sampler node needs of a generator."""
+_FILES = (".safetensors", ".gguf")
 COMFYUI = "0.3.60"
 """The version of ComfyUI whose interface this is; clients ask for a least one."""
 router = APIRouter()
 
 
-def names(catalogue: Catalogue) -> dict[str, Sequence[str]]:
+def names(catalogue: Catalogue) -> Lists:
     """The names that loaders can have: the models of `SAMPLED`, and the downloaded models that are none of them."""
-    models = catalogue.names(SAMPLED)
     taken = {each.model for each in catalogue.choices(SAMPLED)}
-    return {MODELS: models, ADDITIONS: [each for each in catalogue.downloaded() if each not in taken]}
+    others = [each for each in catalogue.downloaded() if each not in taken]
+    return {MODELS: _shown(catalogue.names(SAMPLED)), ADDITIONS: _shown(others)}
+
+
+def _shown(names: Sequence[str]) -> dict[str, str]:
+    """Names as clients see them, with the real ones. Of a file it is the file's name, as other people's graphs have it,
+    and of a folder the folder's: no path of the machine is shown.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        shown = name.rpartition("/")[2] if "file:" in name or PurePosixPath(name).suffix in _FILES else name
+        number = 2
+        while shown in found:
+            stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
+            shown, number = f"{stem}-{number}{dot}{suffix}", number + 1
+        found[shown] = name
+    return found
 
 
 @router.get("/object_info")

@@ -8,6 +8,7 @@ Try it: ``parse({"1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from pydantic import JsonValue as Json
 
 from studio.server.errors import HttpProblem, clean
 
+MAX_CHARACTERS = 256 << 10
 MAX_NODES = 500
 MAX_DEPTH = 100
 """Of links: the longest chain of nodes."""
@@ -46,6 +48,14 @@ class PromptBody(BaseModel):
     client_id: str | None = Field(default=None, max_length=200)
     prompt_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,100}$")
     front: bool = False
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_size(cls, prompt: dict[str, Any]) -> dict[str, Any]:
+        """Graphs are kept in the history, which is sent as JSON."""
+        if len(json.dumps(prompt, allow_nan=False)) > MAX_CHARACTERS:
+            raise ValueError(f"the graph has more than {MAX_CHARACTERS:,} characters")
+        return prompt
 
 
 class GraphNode(BaseModel):

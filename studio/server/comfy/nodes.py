@@ -12,7 +12,7 @@ from typing import Any
 from studio.server.comfy import pixels, sampling
 from studio.server.comfy.graph import NodeProblem
 from studio.server.comfy.samplers import SAMPLERS, SCHEDULERS
-from studio.server.comfy.scene import NodeFault, Scene, known, wrong
+from studio.server.comfy.scene import Lists, NodeFault, Scene, known, wrong
 from studio.server.comfy.values import Clip, Conditioning, Control, ControlNet, Latent, Model, Picture, Saved, Vae
 
 MODELS, ADDITIONS = "models", "additions"
@@ -39,26 +39,32 @@ class Port:
     required: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def names(self, lists: Mapping[str, Sequence[str]]) -> Sequence[str]:
-        """The choices of a COMBO."""
-        return [*self.choices, *(name for each in self.listed for name in lists[each])]
+    def names(self, lists: Lists) -> Mapping[str, str]:
+        """The choices of a COMBO, and what they stand for."""
+        found = {name: name for name in self.choices}
+        for each in self.listed:
+            found |= lists[each]
+        return found
 
-    def described(self, lists: Mapping[str, Sequence[str]]) -> list[Any]:
+    def described(self, lists: Lists) -> list[Any]:
         """As ``/object_info`` has it: a list of names in the old form."""
         limits = {"default": self.default, "min": self.minimum, "max": self.maximum}
         options = {name: value for name, value in limits.items() if value is not None} | dict(self.options)
         return [[*self.names(lists)] if self.kind == "COMBO" else self.kind, options]
 
-    def read(self, value: Any, lists: Mapping[str, Sequence[str]]) -> Any:
+    def read(self, value: Any, lists: Lists) -> Any:
         """The value of a widget. Raises NodeFault."""
         if self.kind in ("INT", "FLOAT"):
             return self._number(value)
         if not isinstance(value, str):
             raise _fault("invalid_input_type", "Failed to convert an input value to a STRING value", self.name, value)
-        if self.kind == "COMBO" and (self.choices or self.listed) and value not in self.names(lists):
-            names = ", ".join(self.names(lists)[:40]) or "nothing; see `studio models pull`"
-            raise _fault("value_not_in_list", "Value not in list", self.name, value, f"not in: {names}")
-        return value
+        if self.kind == "STRING" or not (self.choices or self.listed):
+            return value
+        names = self.names(lists)
+        if value not in names:
+            listed = ", ".join([*names][:40]) or "nothing; see `studio models pull`"
+            raise _fault("value_not_in_list", "Value not in list", self.name, value, f"not in: {listed}")
+        return names[value]
 
     def _number(self, value: Any) -> int | float:
         convert: Callable[[Any], int | float] = int if self.kind == "INT" else float
@@ -103,7 +109,7 @@ class NodeType:
         """Whether it is an output node."""
         return not self.outputs
 
-    def described(self, lists: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    def described(self, lists: Lists) -> dict[str, Any]:
         """As ``/object_info`` has it."""
         groups = {"required": True, "optional": False}
         ports = {group: {port.name: port.described(lists) for port in self.inputs if port.required is wanted}
@@ -146,7 +152,7 @@ def _clip(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
 def _vae(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     """Use the VAE of a model, or one that was downloaded for itself."""
     name = given["vae_name"]
-    return (Vae(scene.choice(name)) if name in scene.lists[MODELS] else Vae(source=name),)
+    return (Vae(scene.choice(name)) if name in scene.lists[MODELS].values() else Vae(source=name),)
 
 
 def _clip_skip(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:

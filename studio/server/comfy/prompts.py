@@ -15,11 +15,12 @@ import itertools
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from studio import models
-from studio.errors import Busy, Cancelled
+from studio.errors import Busy, Cancelled, UsageError
 from studio.jobs import JobEvent, Jobs, JobState
 from studio.jobs.job import JobError
 from studio.server.comfy.compile import Compiled
@@ -41,11 +42,12 @@ class Prompt:
     """One accepted graph.
 
     Attributes:
-        number: in the order of acceptance.
         client, sid: the token's name, and the websocket that gets the messages.
         graph: as it was sent.
+        front: whether its jobs go before the client's others.
         state: ``pending``, ``running``, ``success``, ``error`` or ``interrupted``.
         outputs: by output node, in ComfyUI's form.
+        number: in the order of acceptance.
         messages: ComfyUI's, for the history.
         node: the current node.
         cancelled: whether the client has cancelled it.
@@ -54,12 +56,13 @@ class Prompt:
     """
 
     id: str
-    number: int
     client: str
     sid: str
     graph: Mapping[str, Any]
     compiled: Compiled
+    front: bool = False
     state: str = "pending"
+    number: int = 0
     outputs: dict[str, Any] = field(default_factory=dict)
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     node: str = ""
@@ -116,25 +119,26 @@ class Prompts:
         """ComfyUI's `exec_info`."""
         return {"exec_info": {"queue_remaining": len(self.of(client, ended=False))}}
 
-    async def add(self, id: str, client: str, sid: str, graph: Mapping[str, Any], compiled: Compiled) -> Prompt:
-        """Accept a graph: when this returns, its jobs are on disk, except those that change the pictures of others.
+    async def add(self, prompt: Prompt) -> Prompt:
+        """Accept a prompt: when this returns, its jobs are on disk, except those that change the pictures of others.
         Raises Busy if too many are in the queue, and as `Jobs.add`.
         """
         if sum(not each.ended for each in self._all.values()) >= MAX_PENDING:
             raise Busy(f"{MAX_PENDING:,} prompts are in the queue")
-        prompt = self._all[client, id] = Prompt(id, next(self._numbers), client, sid, graph, compiled)
+        self._all[prompt.client, prompt.id] = prompt
+        prompt.number = next(self._numbers)
         try:
-            for render in compiled.renders:
+            for render in prompt.compiled.renders:
                 if render.earlier is None:
                     await self._add_jobs(prompt, render)
         except Exception:
-            del self._all[client, id]
+            del self._all[prompt.client, prompt.id]
             await self._cancel(prompt)
             raise
         task = asyncio.ensure_future(self._run(prompt))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self.sockets.status(client, self.status(client))
+        self.sockets.status(prompt.client, self.status(prompt.client))
         return prompt
 
     async def interrupt(self, client: str, id: str | None) -> None:
@@ -172,6 +176,9 @@ class Prompts:
                     key = f"comfyui-{hashlib.sha256(text.encode()).hexdigest()}"
                     job = self._jobs.add(spec.model_copy(update={"seed": spec.seed + index}), key=key)
                     prompt.jobs.setdefault(render, []).append(job.id)
+            for id in reversed(prompt.jobs[render] if prompt.front else []):
+                with suppress(UsageError):  # it runs already
+                    self._jobs.move(id, first=True)
 
         await apart(add)
 

@@ -21,7 +21,7 @@ from studio.media import Image
 from studio.server.comfy.compile import Compiled, compile_graph
 from studio.server.comfy.describe import SAMPLED, names
 from studio.server.comfy.graph import GraphNode, PromptBody, PromptRefused, parse
-from studio.server.comfy.prompts import Prompts
+from studio.server.comfy.prompts import Prompt, Prompts
 from studio.server.comfy.scene import Scene, file_name, stored_picture
 from studio.server.pictures import FORMATS, encoded
 from studio.server.running import apart, client_of
@@ -86,7 +86,8 @@ async def post_prompt(request: Request) -> JSONResponse:
         if known is None:
             compiled = await apart(_compiled, server, parse(body.prompt))
             known = prompts.find(client, id)
-            known = known or await prompts.add(id, client, body.client_id or "", body.prompt, compiled)
+            made = Prompt(id, client, body.client_id or "", body.prompt, compiled, body.front)
+            known = known or await prompts.add(made)
     except PromptRefused as refused:
         return JSONResponse(refused.to_json(), 400)
     return JSONResponse({"prompt_id": id, "number": known.number, "node_errors": {}})
@@ -184,7 +185,7 @@ async def view(request: Request, filename: str, preview: str = "") -> Response:
     form, _, quality = preview.partition(";")
     if form not in FORMATS:
         return FileResponse(path, media_type="image/png", headers=headers)
-    data = await apart(_converted, path, FORMATS[form], int(quality) if quality.isdecimal() else 90)
+    data = await apart(_converted, path, FORMATS[form], int(quality[:3]) if quality.isdecimal() else 90)
     return Response(data, media_type=f"image/{form}", headers=headers)
 
 

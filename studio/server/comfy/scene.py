@@ -6,7 +6,7 @@ Try it: ``pytest tests/studio/server/comfy/test_compile.py``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,10 @@ from studio.store import Store
 MAX_PIXELS = 200_000_000
 """Of all pictures that one graph loads and scales."""
 _FILE = re.compile(r"(?:[A-Za-z0-9._-]{1,64}/)?([0-9a-f]{64})\.png(?: ?\[(?:input|output|temp)\])?")
+
+
+Lists = Mapping[str, Mapping[str, str]]
+"""Lists of names that clients see, each with Studio's name."""
 
 
 class NodeFault(Exception):
@@ -64,7 +68,7 @@ class Scene:
     """The surroundings of a node while a graph is compiled.
 
     Attributes:
-        lists: the names of models and of additions.
+        lists: the names of models and of additions, and what they stand for.
         find: the generator for the name of a model.
         store: has the uploaded pictures.
         changes_text: whether a LoRA changes text encoders, too.
@@ -74,7 +78,7 @@ class Scene:
         saved: what output nodes save.
     """
 
-    lists: Mapping[str, Sequence[str]]
+    lists: Lists
     find: Callable[[str], Choice]
     store: Store
     changes_text: Callable[[str], bool]

@@ -37,7 +37,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[studio.Studio]:
 @pytest.fixture(scope="module")
 def compiled(host: studio.Studio) -> Compile:
     catalogue = Catalogue(host)
-    lists = {**names(catalogue), ADDITIONS: ["style", "words", "edges"]}
+    lists = {**names(catalogue), ADDITIONS: {each: each for each in ("style", "words", "edges")}}
 
     def find(name: str) -> Any:
         return catalogue.choose(SAMPLED, name)

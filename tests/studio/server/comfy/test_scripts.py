@@ -315,5 +315,7 @@ def test_a_mask_is_uploaded(server: RunningServer) -> None:
                           data={"original_ref": reference, "type": "input"})  # fmt: skip
     stored = httpx.get(f"{server.url}/view", params={"filename": response.json()["name"]})
     assert PIL.Image.open(io.BytesIO(stored.content)).getpixel((0, 0)) == (255, 0, 0, 0)
+    wrong = httpx.get(f"{server.url}/view", params={"filename": original["name"], "preview": "jpeg;" + "8" * 9000})
+    assert wrong.headers["Content-Type"] == "image/jpeg"
     small = httpx.get(f"{server.url}/view", params={"filename": response.json()["name"], "preview": "webp;80"})
     assert small.headers["Content-Type"] == "image/webp"
