@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 from studio.errors import Busy, InputError, UsageError
 from studio.files import read_limited
 from studio.jobs.database import Database
-from studio.jobs.job import ENDED, Job, JobEvent, JobState, Work, WorkflowWork, digest
+from studio.jobs.feed import Feed
+from studio.jobs.job import ENDED, Job, JobEvent, JobPosition, JobState, Work, WorkflowWork, digest
 from studio.jobs.running import forget_states, graph_of, inputs_of
 from studio.jobs.supervisor import Supervisor
 from studio.jobs.tables import Transaction
@@ -164,50 +165,27 @@ class Jobs:
     def events(self, id: str, after: int = 0) -> Iterator[JobEvent]:
         """Yield the events of a job with a number above `after`, waiting for new ones, until the job has ended.
 
-        Events of a job that ended, or that another process runs, are those of the database: its states. Progress,
-        previews, text and notices are live. Raises UnknownName.
+        Events of a job that ended, or that another process runs, are those of the database: its states, and its
+        progress twice a second, without numbers of their own. Previews, text and notices are live. Raises UnknownName.
         """
-        while True:
-            found, over = self._look(id, after)
-            yield from found
-            after = found[-1].number if found else after
-            if over:
-                return
-            if not found:
-                feed = self._worker.feed(id) if self._worker else None
-                if feed is None:
-                    time.sleep(_POLL_S)
-                else:
-                    feed.wait(after, _POLL_S)
+        follower = _Follower(self, id, after)
+        while not follower.over:
+            yield from follower.look()
+            if feed := follower.waits():
+                feed.wait(follower.after, _POLL_S)
+            elif not follower.over:
+                time.sleep(_POLL_S)
 
     async def events_async(self, id: str, after: int = 0) -> AsyncIterator[JobEvent]:
         """The same in a coroutine of any event loop."""
-        while True:
-            found, over = await asyncio.to_thread(self._look, id, after)
-            for event in found:
+        follower = _Follower(self, id, after)
+        while not follower.over:
+            for event in await asyncio.to_thread(follower.look):
                 yield event
-            after = found[-1].number if found else after
-            if over:
-                return
-            if not found:
-                feed = self._worker.feed(id) if self._worker else None
-                if feed is None:
-                    await asyncio.sleep(_POLL_S)
-                else:
-                    await feed.wait_async(after, _POLL_S)
-
-    def _look(self, id: str, after: int) -> tuple[Sequence[JobEvent], bool]:
-        """The next events, and whether the job has ended and no more come."""
-        feed = self._worker.feed(id) if self._worker else None
-        if feed is not None and after >= feed.first:
-            return feed.after(after), False
-        with self._database.reading() as tables:
-            ended = tables.get(id).state.ended
-            stored = tables.events(id, after)
-        if feed is None:
-            return stored, ended
-        live = feed.after(max(after, feed.first - 1))
-        return [*(each for each in stored if each.number < feed.first), *live], False
+            if feed := follower.waits():
+                await feed.wait_async(follower.after, _POLL_S)
+            elif not follower.over:
+                await asyncio.sleep(_POLL_S)
 
     def wait(self, id: str, timeout: float | None = None) -> Job:
         """Wait until a job has ended. Raises UnknownName, or TimeoutError (`timeout` in seconds)."""
@@ -342,6 +320,41 @@ class Jobs:
     def _wake(self) -> None:
         if self._worker is not None:
             self._worker.wake()
+
+
+class _Follower:
+    """What a reader of a job's events has seen: those up to the number `after`; `over` when no more come."""
+
+    def __init__(self, jobs: Jobs, id: str, after: int) -> None:
+        self.after, self.over = after, False
+        self._jobs, self._id = jobs, id
+        self._shown: JobPosition | None = None
+
+    def waits(self) -> Feed | None:
+        """The feed whose next event is waited for, if this process runs the job."""
+        return None if self.over or self._jobs._worker is None else self._jobs._worker.feed(self._id)
+
+    def look(self) -> Sequence[JobEvent]:
+        """The next events. Raises UnknownName."""
+        feed = self.waits()
+        if feed is not None and self.after >= feed.first:
+            return self._seen(feed.after(self.after))
+        with self._jobs._database.reading() as tables:
+            job = tables.get(self._id)
+            stored = tables.events(self._id, self.after)
+        if feed is not None:
+            live = feed.after(max(self.after, feed.first - 1))
+            return self._seen([*(each for each in stored if each.number < feed.first), *live])
+        self.over = job.state.ended
+        found = self._seen(stored)
+        if job.progress is None or job.progress == self._shown:
+            return found
+        self._shown = job.progress
+        return [*found, JobEvent(self.after, "progress", job.progress.model_dump())]
+
+    def _seen(self, events: Sequence[JobEvent]) -> Sequence[JobEvent]:
+        self.after = events[-1].number if events else self.after
+        return events
 
 
 def _hint(job: Job) -> str:

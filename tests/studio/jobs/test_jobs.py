@@ -455,3 +455,18 @@ def test_a_restart_of_the_database_server_costs_no_job(opened, url):
                       " and datname = current_database()")  # fmt: skip
     job = jobs.add(jobs.spec("note", text="after", seed=1))
     assert jobs.wait(job.id, 60).state is JobState.DONE
+
+
+def test_another_process_sees_states_and_progress(opened):
+    first, second = opened(), opened()
+    job = first.add(first.spec("gate", count=1000, seed=1))
+    first.start()
+    gate = first.studio.generator("gate")
+    gate.permits.release(5)
+    seen = []
+    for event in second.events(job.id):
+        seen.append(event)
+        if event.type == "progress":
+            gate.permits.release(1000)
+    assert [event.data["state"] for event in seen if event.type == "state"] == ["queued", "running", "done"]
+    assert any(event.type == "progress" and event.data["steps"] == 1000 for event in seen)
