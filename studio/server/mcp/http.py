@@ -8,7 +8,6 @@ Try it: ``studio serve``, and give an MCP client the URL ``http://127.0.0.1:7860
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
@@ -38,8 +37,7 @@ class AgentsOverHttp:
         async with self._starting:
             if self._manager is None:
                 self._manager = await self._start()
-        with suppress(asyncio.CancelledError):  # the server ends, and with it the streams that clients leave open
-            await self._manager.asgi_app(scope, receive, send)
+        await self._manager.asgi_app(scope, receive, send)
 
     async def _start(self) -> StreamableHTTPSessionManager:
         """Start what holds the sessions; it runs until the event loop ends."""
@@ -68,5 +66,7 @@ class AgentsOverHttp:
 
 
 def route(jobs: Jobs, body_bytes: int) -> Route:
-    """The route of ``/mcp``; bodies have at most so many bytes."""
-    return Route(PATH, AgentsOverHttp(jobs, body_bytes), methods=["GET", "POST", "DELETE"], include_in_schema=False)
+    """The route of ``/mcp``; bodies have at most so many bytes. There is no GET, which would open a stream for messages
+    without a request: the server has none.
+    """
+    return Route(PATH, AgentsOverHttp(jobs, body_bytes), methods=["POST", "DELETE"], include_in_schema=False)

@@ -16,11 +16,12 @@ from tests.studio.server.running_server import RunningServer, unfinished, until
 
 
 def talk(server: RunningServer, conversation: Callable[[Client], Awaitable[None]]) -> None:
-    async def both() -> None:
-        async with Client(f"{server.url}/mcp") as client:
+    async def both(mode: str) -> None:
+        async with Client(f"{server.url}/mcp", mode=mode) as client:
             await conversation(client)
 
-    asyncio.run(both())
+    for mode in ("auto", "legacy"):
+        asyncio.run(both(mode))
 
 
 def test_an_agent_generates_reads_and_asks_about_jobs(server: RunningServer) -> None:
