@@ -8,15 +8,18 @@
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
+WEB := studio/server/web
 SHARED_OUT := --numprocesses auto --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all test-web web lint clean
 
 help:
 	@echo "make demo      install into .venv and make a picture of a red apple"
 	@echo "make test      lint, types and tests"
 	@echo "make test-all  the same with the slow tests, and more examples of each property"
+	@echo "make test-web  the page in Chromium; needs Node.js, and Chromium in the PATH"
+	@echo "make web       build the page from its source (studio/server/web/src); needs Node.js"
 	@echo "make lint      lint and types only"
 	@echo "make clean     remove .venv and the tools' caches"
 
@@ -36,8 +39,14 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest $(SHARED_OUT) -m "slow or not slow" --hypothesis-profile thorough
 
+test-web: .venv/installed-test-web $(WEB)/node_modules
+	$(BIN)/python -m pytest tests/studio/server/web -m "web or not web"
+
+web: .venv/installed $(WEB)/node_modules
+	cd $(WEB) && PYTHON="$(CURDIR)/$(BIN)/python" npm run --silent types && npm run --silent check && npm run --silent build
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(WEB)/node_modules .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 
 # Editable installs: a change of code needs no new install, a change of these two files does.
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/pip
@@ -47,6 +56,14 @@ clean:
 
 .venv/installed-test: .venv/installed
 	@$(PIP_INSTALL) --editable ".[test]"
+	@touch $@
+
+.venv/installed-test-web: .venv/installed-test
+	@$(PIP_INSTALL) --editable ".[test,test-web]"
+	@touch $@
+
+$(WEB)/node_modules: $(WEB)/package.json $(WEB)/package-lock.json
+	@cd $(WEB) && npm ci --no-audit --no-fund --silent
 	@touch $@
 
 # pip is what venv writes last. Tested Pythons come first; a shim that does not run, an old Python and one without

@@ -22,7 +22,7 @@ from studio.api import Studio
 from studio.engine import Ticket
 from studio.errors import StudioError
 from studio.jobs import Jobs
-from studio.server.api import artifacts, jobs, requests, system
+from studio.server.api import artifacts, events, jobs, requests, system
 from studio.server.catalogue import Catalogue
 from studio.server.comfy import describe as comfy_describe
 from studio.server.comfy import graph as comfy_graph
@@ -37,12 +37,13 @@ from studio.server.sdapi import drawing, settings
 from studio.server.sdapi.shape import WebuiState
 from studio.server.sdapi.shape import error_body as webui_error_body
 from studio.server.security import Access, Security
+from studio.server.web import routes as web
 from studio.versions import libraries
 
 ROUTERS = tuple(
     each.router for each in (
-        artifacts, jobs, requests, system, listing, chat, completions, embeddings, images, audio, videos, drawing,
-        settings, comfy_describe, comfy_routes,
+        artifacts, events, jobs, requests, system, listing, chat, completions, embeddings, images, audio, videos,
+        drawing, settings, comfy_describe, comfy_routes, web,
     )
 )  # fmt: skip
 ANSWERS = Answers({
@@ -75,7 +76,8 @@ class Server:
 def create_app(jobs: Jobs, access: Access, limits: RequestLimits | None = None) -> ASGIApp:
     """The ASGI application that serves jobs and their Studio. Starting and closing both is left to the caller."""
     limits = limits or RequestLimits()
-    return Security(BodyLimits(routes(jobs, limits), limits, ANSWERS), access, ANSWERS, comfy_routes.UNTYPED)
+    inside = BodyLimits(routes(jobs, limits), limits, ANSWERS)
+    return Security(inside, access, ANSWERS, comfy_routes.UNTYPED, web.is_public)
 
 
 def routes(jobs: Jobs, limits: RequestLimits) -> FastAPI:

@@ -131,7 +131,11 @@ class Catalogue:
         for generator in self._studio.generators.values():
             if role.fits(generator, unnamed=True):
                 yield Choice(generator)
-                yield from (Choice(generator, name) for name in self.downloaded() if self._loads(generator, name))
+                yield from (Choice(generator, name) for name in self.models_of(generator))
+
+    def models_of(self, generator: Generator) -> list[str]:
+        """The downloaded models that a generator can load."""
+        return [name for name in self.downloaded() if self._loads(generator, name)]
 
     def _usual(self, role: Role) -> Choice:
         found = next((each for each in self._studio.generators.values() if role.fits(each, unnamed=True)), None)

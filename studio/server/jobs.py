@@ -97,14 +97,14 @@ async def event_lines(jobs: Jobs, id: str, after: int) -> AsyncIterator[str]:
                 continue
             if event is None:
                 return
-            yield f"id: {event.number}\nevent: {event.type}\ndata: {json.dumps(_data(event))}\n\n"
+            yield f"id: {event.number}\nevent: {event.type}\ndata: {json.dumps(event_data(event))}\n\n"
     finally:
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following
 
 
-def _data(event: JobEvent) -> dict[str, Any]:
+def event_data(event: JobEvent) -> dict[str, Any]:
     """The fields of an event, without paths of this machine."""
     data = dict(event.data)
     if isinstance(error := data.get("error"), dict):

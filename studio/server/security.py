@@ -21,7 +21,7 @@ import binascii
 import hmac
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -103,11 +103,22 @@ class Access:
 
 
 class Security:
-    """ASGI middleware that refuses what `Access` does not allow, and adds headers to all responses."""
+    """ASGI middleware that refuses what `Access` does not allow, and adds headers to all responses.
 
-    def __init__(self, app: ASGIApp, access: Access, answers: Answers, untyped: Collection[str] = ()) -> None:
-        """`untyped` are the paths that take JSON with any Content-Type."""
-        self._app, self._access, self._answers, self._untyped = app, access, answers, untyped
+    `untyped` are the paths that take JSON with any Content-Type. `is_public` says of a method and a path whether it
+    needs no token and may be linked to from other sites.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access,
+        answers: Answers,
+        untyped: Collection[str],
+        is_public: Callable[[str, str], bool],
+    ) -> None:
+        self._app, self._access, self._answers = app, access, answers
+        self._untyped, self._is_public = untyped, is_public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of ASGI."""
@@ -144,6 +155,8 @@ class Security:
         if origin is not None and not self._access.knows_origin(origin, host):
             message = f"pages of `{origin[:80]}` may not ask; start the server with `--allow-origin`"
             return _refusal(403, "foreign_origin", message)
+        if self._is_public(scope.get("method", ""), scope["path"]):
+            return None
         allowed = origin is not None and origin in self._access.origins
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not allowed:
             return _refusal(403, "cross_site", "the request comes from a page of another site")

@@ -42,6 +42,16 @@ class Artifact:
     label: Label | None = None
 
 
+@dataclass(frozen=True)
+class Output:
+    """A stored output in a list. `time_ns` is when it was first stored; `recipe` is None if it is damaged."""
+
+    sha256: str
+    media_type: str
+    time_ns: int
+    recipe: Recipe | None
+
+
 class Store:
     """Artifacts under ``root/objects``; the folder is created with the first artifact."""
 
@@ -117,6 +127,35 @@ class Store:
     def __iter__(self) -> Iterator[str]:
         """Yield the ids of all artifacts, in order."""
         return iter(sorted(path.stem for path in self._objects.glob("??/*") if path.suffix in KINDS))
+
+    def outputs(self, kind: str | None = None, limit: int = 100, before: tuple[int, str] | None = None) -> list[Output]:
+        """The artifacts that have a recipe, the latest first: of one kind, or of all. `before` is the time and the hash
+        of the last one of the page before. Raises StoreError if the folder cannot be read.
+        """
+        found: list[Output] = []
+        for time_ns, sha256 in sorted(self._recipes(), reverse=True):
+            path = self.path(sha256) if before is None or (time_ns, sha256) < before else None
+            if path is None or kind not in (None, KINDS[path.suffix].kind):
+                continue
+            try:
+                recipe = self.recipe(sha256)
+            except StoreError:
+                recipe = None
+            found.append(Output(sha256, KINDS[path.suffix].media_type, time_ns, recipe))
+            if len(found) == limit:
+                break
+        return found
+
+    def _recipes(self) -> Iterator[tuple[int, str]]:
+        """The time and the hash of each stored recipe."""
+        try:
+            for folder in self._objects.glob("??"):
+                with os.scandir(folder) as entries:
+                    for each in entries:
+                        if each.name.endswith(".json") and len(each.name) == 64 + len(".json"):
+                            yield each.stat().st_mtime_ns, each.name[:64]
+        except OSError as error:
+            raise store_error(self._objects, "read", error) from error
 
     def _sweep(self) -> None:
         """Remove temporary files of killed processes, once, in folders that changed since the last sweep."""

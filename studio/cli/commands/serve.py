@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import webbrowser
 from typing import TYPE_CHECKING
 
 import click
@@ -26,11 +29,22 @@ PORT = 7860
               help="Another name of this server, which clients may use. Repeatable.")  # fmt: skip
 @click.option("--allow-origin", "origins", multiple=True, metavar="ORIGIN",
               help="A site whose pages may ask, such as https://chat.example.com. Repeatable.")  # fmt: skip
+@click.option("--browser/--no-browser", default=True,
+              help="Open the page in a browser, if this is a terminal with a display.")  # fmt: skip
 @click.pass_obj
 def command(
-    settings: Settings, host: str, port: int, token: str, hosts: tuple[str, ...], origins: tuple[str, ...]
+    settings: Settings,
+    host: str,
+    port: int,
+    token: str,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    browser: bool,
 ) -> int:
-    """Serve all generators over HTTP until Ctrl-C: to clients of OpenAI, of Stable Diffusion WebUI, and of Studio."""
+    """Serve all generators over HTTP until Ctrl-C: as a page for browsers, and to clients of other programs.
+
+    Clients of OpenAI, of Stable Diffusion WebUI, of ComfyUI and of Studio can use it.
+    """
 
     def ready(url: str) -> None:
         emit(url)
@@ -40,8 +54,20 @@ def command(
     def work(supervisor: Supervisor) -> int:
         from studio.server.serve import ServeOptions, serve
 
-        serve(settings.studio(), ServeOptions(host, port, token, hosts, origins), ready, supervisor)
+        def started(url: str) -> None:
+            ready(url)
+            if browser and not supervisor.crash and sys.stdout.isatty() and _has_display():
+                webbrowser.open(url)
+
+        serve(settings.studio(), ServeOptions(host, port, token, hosts, origins), started, supervisor)
         return 0
 
     settings.local = True
     return settings.supervised(work)
+
+
+def _has_display() -> bool:
+    """Whether a browser can open a window."""
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

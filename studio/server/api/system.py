@@ -28,15 +28,16 @@ async def health() -> dict[str, Any]:
 
 @router.get("/api/generators")
 async def list_generators(request: Request) -> dict[str, Any]:
-    """List the generators with their kind of output."""
+    """List the generators with their kind of output and their required inputs."""
     return {"generators": [_summary(each) for each in _studio(request).generators.values()]}
 
 
 @router.get("/api/generators/{name}")
 async def get_generator(name: str, request: Request) -> JSONResponse:
-    """A generator, with the JSON Schema of its inputs."""
+    """A generator, with the JSON Schema of its inputs and the downloaded models that it can load."""
     found = _studio(request).generator(name)
-    return JSONResponse({**_summary(found), "inputs": found.Inputs.model_json_schema()})
+    fitting = await apart(request.app.state.server.catalogue.models_of, found)
+    return JSONResponse({**_summary(found), "inputs": found.Inputs.model_json_schema(), "models": fitting})
 
 
 @router.get("/api/models")
@@ -68,4 +69,6 @@ def _studio(request: Request) -> Studio:
 
 
 def _summary(generator: Generator) -> dict[str, Any]:
-    return {"name": generator.name, "output": generator.output.kind, "summary": generator.summary}
+    required = [flag.name for flag in generator.Inputs.flags() if flag.required]
+    described = {"name": generator.name, "output": generator.output.kind, "summary": generator.summary}
+    return {**described, "required": required}

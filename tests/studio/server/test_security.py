@@ -81,6 +81,8 @@ def test_the_routes_are_all_that_openapi_describes() -> None:
 def test_every_route_is_refused(guarded: RunningServer, headers: dict[str, str], status: int, code: str) -> None:
     with httpx.Client(base_url=guarded.url, timeout=30) as client:
         for method, path in ROUTES:
+            if path == "/" and code in ("invalid_token", "cross_site"):
+                continue  # the page itself, which shows nothing: see tests/studio/server/web
             response = ask(client, method, path, **headers)
             assert response.status_code == status, (method, path)
             if method != "HEAD":
