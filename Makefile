@@ -43,7 +43,7 @@ test-web: .venv/installed-test-web $(WEB)/node_modules
 	$(BIN)/python -m pytest tests/studio/server/web -m "web or not web"
 
 web: .venv/installed $(WEB)/node_modules
-	cd $(WEB) && PYTHON="$(CURDIR)/$(BIN)/python" npm run --silent types && npm run --silent check && npm run --silent build
+	cd $(WEB) && PYTHON="$(CURDIR)/$(BIN)/python" npm run --silent types -- --output src/openapi.ts && npm run --silent check && npm run --silent build
 
 clean:
 	rm -rf $(WEB)/node_modules .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -46,20 +46,17 @@ def command(
     Clients of OpenAI, of Stable Diffusion WebUI, of ComfyUI and of Studio can use it.
     """
 
-    def ready(url: str) -> None:
-        emit(url)
-        if not settings.quiet:
-            note("serving; Ctrl-C ends it")
-
     def work(supervisor: Supervisor) -> int:
         from studio.server.serve import ServeOptions, serve
 
-        def started(url: str) -> None:
-            ready(url)
+        def ready(url: str) -> None:
+            emit(url)
+            if not settings.quiet:
+                note("serving; Ctrl-C ends it")
             if browser and not supervisor.crash and sys.stdout.isatty() and _has_display():
                 webbrowser.open(url)
 
-        serve(settings.studio(), ServeOptions(host, port, token, hosts, origins), started, supervisor)
+        serve(settings.studio(), ServeOptions(host, port, token, hosts, origins), ready, supervisor)
         return 0
 
     settings.local = True

@@ -2,9 +2,12 @@
 
 import { computed, signal, type Signal } from "@preact/signals";
 import { post, type Json, type MediaRef } from "./api";
+import type { components } from "./openapi";
 import { listen, type Message } from "./stream";
 
-export type JobState = "queued" | "running" | "paused" | "done" | "failed" | "cancelled" | "quarantined";
+type Schemas = components["schemas"];
+
+export type JobState = Schemas["JobState"];
 
 export interface Model {
   source?: string;
@@ -157,7 +160,7 @@ function blobOf(base64: string, type: string): Blob {
 /** Queue a job. The key makes a repeated request the same job. */
 export async function add(job: NewJob): Promise<void> {
   const key = Array.from(crypto.getRandomValues(new Uint8Array(16)), (each) => each.toString(16).padStart(2, "0"));
-  const body = { ...job, preview_every: PREVIEW_EVERY, stream: true };
+  const body: Schemas["JobBody"] = { ...job, preview_every: PREVIEW_EVERY, stream: true };
   put([await post<Job>("/api/jobs", body, { "Idempotency-Key": key.join("") })], false);
 }
 
@@ -165,7 +168,7 @@ export async function act(id: string, what: "cancel" | "pause" | "resume" | "ret
   put([await post<Job>(`/api/jobs/${id}/${what}`, {})], false);
 }
 
-export async function move(id: string, where: { first: true } | { before: string }): Promise<void> {
+export async function move(id: string, where: Schemas["MoveBody"]): Promise<void> {
   put([await post<Job>(`/api/jobs/${id}/move`, where)], false);
 }
 
