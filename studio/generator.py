@@ -255,7 +255,10 @@ class Generator(Generic[ModelT, InputsT, StateT]):
         return ""
 
     def preview(self, model: ModelT, state: StateT) -> Media | None:
-        """Return a cheap preview of an unfinished state, or None. The default is the text of `delta`, if any."""
+        """Return a cheap preview of an unfinished state, or None. The default is the text of `delta`, if any.
+
+        It is media of the output's type, or a picture.
+        """
         return Text(text) if (text := self.delta(model, state, 0)) else None
 
     def batch_key(self, state: StateT) -> Hashable:

@@ -16,7 +16,7 @@ from studio.attention.current import use_dispatch
 from studio.devices import torch_setup
 from studio.devices.memory import MemoryProbe
 from studio.engine.calls.call import Calling, ask
-from studio.engine.calls.failures import check_delta, check_finish, check_media, check_state, check_step
+from studio.engine.calls.failures import check_delta, check_finish, check_preview, check_state, check_step
 from studio.engine.calls.fingerprint import fingerprint
 from studio.engine.cost.cpu_threads import ThreadTuner
 from studio.engine.cost.profile import Group, Profile, finishes
@@ -153,7 +153,7 @@ class Invoker:
             return media
 
         media = yield from self._run([entry], preview, entry.limit_s)
-        return None if media is None else check_media(generator, media)
+        return None if media is None else check_preview(generator, media)
 
     def deltas(self, batch: Sequence[TrackedRequest]) -> Calling[list[str | BaseException]]:
         """The new text of each request, or the exception of its `delta`. Raises what `start` raises."""

@@ -24,7 +24,7 @@ from studio.errors import (
 )  # fmt: skip
 from studio.finite import NotFinite
 from studio.generator import Generator, State
-from studio.media import Media
+from studio.media import Image, Media
 
 _LONGEST = 20_000  # characters of a message
 _RELIED_ON = {  # what the class of an exception shown to users must not override
@@ -127,6 +127,11 @@ def check_key(key: object) -> Hashable:
     except Exception:
         raise InvalidReturn(f"returned a batch key that is not hashable: {_kind(key)}") from None
     return key
+
+
+def check_preview(generator: Generator, media: Any) -> Media:
+    """Return the preview if it is of the generator's output type, or a picture. Raises InvalidReturn."""
+    return media if isinstance(media, Image) else check_media(generator, media)
 
 
 def check_media(generator: Generator, media: Any) -> Media:

@@ -13,6 +13,7 @@ import pytest
 import studio
 from studio.diffusion.samplers import noise_levels
 from studio.engine import Engine, Request
+from studio.engine.events import Notice, Preview
 from studio.errors import InputError, WeightsError
 from studio.recipe import PluginRef
 from studio.weights.loading import Streaming, hosting
@@ -258,3 +259,13 @@ def test_a_picture_is_drawn_and_set_in_motion(tmp_path: Path) -> None:
             assert clip.save(tmp_path / name).exists()
             assert host.load(tmp_path / name).recipe.spec.generator == "video"
         assert host.replay(clip.sha256).identical
+
+
+def test_a_preview_is_a_frame(generator: VideoGenerator) -> None:
+    request = Request.of(generator, generator.Inputs.parse(SMALL), 0, PLUGIN, preview_every=1)
+    with Engine("cpu", "float32") as engine:
+        events = list(engine.submit(request).events())
+    previews = [event.media for event in events if isinstance(event, Preview)]
+    assert [type(each) for each in previews] == [studio.Image] * len(previews)
+    assert previews[0].samples().shape == (64, 64, 3)
+    assert not [event for event in events if isinstance(event, Notice)]

@@ -6,6 +6,8 @@ One class of each family of docs/pipelines.md, but for those of `UNWORDED`.
 from __future__ import annotations
 
 import inspect
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ import studio
 from benchmarks.pipelines import command_line
 from studio.cli.main import run
 from studio.diffusion.arguments import guidance_argument
+from tests import forkserver
 
-from . import tiny
+from . import tiny, whole
 from .conformance import arrays
 from .tiny.words import COMPARED, UNWORDED, worded
 
@@ -108,3 +111,41 @@ def test_each_family_of_the_table_is_compared_or_has_a_reason() -> None:
     compared = {tiny.FAMILIES[name] for names in COMPARED.values() for name in names}
     assert compared | UNWORDED.keys() == set(tiny.FAMILIES.values())
     assert not compared & UNWORDED.keys()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A saved Stable Diffusion, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return whole.save("StableDiffusionPipeline", tmp_path / "model")
+
+
+ASKED = ["image", "a red boat", "--model", "model", "--size", "64x64", "--seed", "3"]
+
+
+def test_several_at_once_have_seeds_and_previews_of_their_own(folder: Path, tmp_path: Path) -> None:
+    more = ["--steps", "4", "-n", "3", "-o", "out/", "--previews", "seen", "--preview-every", "2"]
+    assert run([*ASKED, *more]) == 0
+    pictures = sorted((tmp_path / "out").iterdir())
+    assert [each.name.split("-")[1] for each in pictures] == ["3", "4", "5"]
+    previews = [each.name.split("-")[1:3] for each in sorted((tmp_path / "seen").iterdir())]
+    assert previews == [["step0002", seed] for seed in "345"] + [["step0004", seed] for seed in "345"]
+    assert len({each.read_bytes() for each in (tmp_path / "seen").iterdir()}) == 6
+    assert run([*ASKED, "--steps", "4", "--seed", "4", "-o", "alone.png"]) == 0
+    alone, together = (studio.Image.open(each).samples().astype(int) for each in (tmp_path / "alone.png", pictures[1]))
+    assert np.abs(alone - together).max() <= 1
+
+
+def test_an_interrupt_ends_the_command(folder: Path, tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    process = forkserver.start(
+        ["-m", "studio", *ASKED, "--steps", "1000", "-o", "out.png"], cwd=tmp_path, stderr=writes
+    )
+    os.close(writes)
+    with open(reads, encoding="utf-8") as told:
+        while "step" not in told.readline():
+            assert process.poll() is None
+        os.kill(process.pid, signal.SIGINT)
+        assert "error: interrupted" in told.read()
+    assert process.wait() == 130
+    assert not (tmp_path / "out.png").exists()
