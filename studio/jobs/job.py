@@ -144,7 +144,7 @@ class Job(Frozen):
         client, priority: of the work.
         order: its place in the queue; jobs of one client and priority run from the lowest.
         attempts: how often it was started.
-        crashes: how often its process died in it, without a saved state in between.
+        crashes: how often in a row its process died in it, without a saved state in between.
         key: the client's idempotency key, or None.
         created, started, ended: in seconds since 1970, UTC; `started` is of the latest attempt.
         progress: of the running or paused job.

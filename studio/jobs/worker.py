@@ -5,8 +5,8 @@ the device among those that run. Interactive and background jobs have places of 
 for the other to start.
 
 Jobs that were running when their process died are queued again, in their old place. A job in which the process died
-three times, without a saved state in between, is quarantined: it is taken to be the cause. Before its third attempt a
-job runs without others, so that only the cause is suspected. When a supervisor saw the process die, only that counts.
+three times in a row, without a saved state in between, is quarantined: it is taken to be the cause. Before its third
+attempt a job runs without others, so that only the cause is suspected. With a supervisor only deaths that it saw count.
 
 Try it: ``studio jobs run``
 """
@@ -141,7 +141,7 @@ class JobsWorker:
 
     def _recovered(self, job: Job, counts: bool, reason: str) -> Job:
         progressed = any(path.stat().st_mtime > (job.started or 0) for path in states_of(self._studio.home, job.id))
-        crashes = (0 if progressed else job.crashes) + counts
+        crashes = (0 if progressed else job.crashes) + 1 if counts else 0
         job = job.model_copy(update={"crashes": crashes, "progress": None})
         if job.asked == "cancel":
             return _ended(job, JobState.CANCELLED)
