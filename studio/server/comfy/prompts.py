@@ -16,7 +16,7 @@ import struct
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from studio import models
@@ -26,7 +26,7 @@ from studio.jobs.job import JobError
 from studio.server.comfy.compile import Compiled
 from studio.server.comfy.scene import file_name
 from studio.server.comfy.sockets import Sockets
-from studio.server.comfy.values import Render
+from studio.server.comfy.values import Render, Saved
 from studio.server.errors import problem_of
 from studio.server.jobs import error_json
 from studio.server.running import apart
@@ -34,7 +34,18 @@ from studio.server.running import apart
 MAX_PENDING = 1000
 MAX_HISTORY = 500
 _PREVIEWS = 5  # of one render: each costs a decoding of its latents
+_POLL_S = 0.01  # for each waiting prompt, so that a long queue costs no more than a short one
 _PREVIEW, _PNG = 1, 2  # ComfyUI's numbers of the event and of the format
+
+
+@dataclass(frozen=True)
+class SavedFiles:
+    """An output node: its id, the type of its files, and the render whose pictures it saves, or else their ids."""
+
+    node: str
+    folder: str
+    render: Render | None
+    pictures: Sequence[str]
 
 
 @dataclass(eq=False)
@@ -51,6 +62,7 @@ class Prompt:
         messages: ComfyUI's, for the history.
         node: the current node.
         cancelled: whether the client has cancelled it.
+        saved: what its output nodes save.
         jobs: the ids of the jobs of each render.
         pictures: the ids of the pictures of each render.
     """
@@ -67,6 +79,7 @@ class Prompt:
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     node: str = ""
     cancelled: bool = False
+    saved: Sequence[SavedFiles] = ()
     jobs: dict[Render, list[str]] = field(default_factory=dict)
     pictures: dict[Render, list[str]] = field(default_factory=dict)
 
@@ -77,7 +90,7 @@ class Prompt:
 
     def in_queue(self) -> list[Any]:
         """Its item in ``/queue``."""
-        return [self.number, self.id, self.graph, {"client_id": self.sid}, [each.node for each in self.compiled.saved]]
+        return [self.number, self.id, self.graph, {"client_id": self.sid}, [each.node for each in self.saved]]
 
     def in_history(self) -> dict[str, Any]:
         """Its item in ``/history``."""
@@ -120,8 +133,8 @@ class Prompts:
         return {"exec_info": {"queue_remaining": len(self.of(client, ended=False))}}
 
     async def add(self, prompt: Prompt) -> Prompt:
-        """Accept a prompt: when this returns, its jobs are on disk, except those that change the pictures of others.
-        Raises Busy if too many are in the queue, and as `Jobs.add`.
+        """Accept a prompt: when this returns, its pictures and its jobs are on disk, except the jobs that change the
+        pictures of others. Raises Busy if too many are in the queue, and as `Jobs.add`.
         """
         if sum(not each.ended for each in self._all.values()) >= MAX_PENDING:
             raise Busy(f"{MAX_PENDING:,} prompts are in the queue")
@@ -131,6 +144,8 @@ class Prompts:
             for render in prompt.compiled.renders:
                 if render.earlier is None:
                     await self._add_jobs(prompt, render)
+            prompt.saved = [await self._stored(each) for each in prompt.compiled.saved]
+            prompt.compiled = replace(prompt.compiled, saved=())  # its pictures are not needed any more
         except Exception:
             del self._all[prompt.client, prompt.id]
             await self._cancel(prompt)
@@ -140,6 +155,14 @@ class Prompts:
         task.add_done_callback(self._tasks.discard)
         self.sockets.status(prompt.client, self.status(prompt.client))
         return prompt
+
+    async def _stored(self, saved: Saved) -> SavedFiles:
+        """What an output node saves, without the picture, which is put into the store."""
+        image = saved.picture.image
+        if image is not None:
+            await apart(self._jobs.studio.store.put, image)
+        found = [image.sha256] if image is not None else []
+        return SavedFiles(saved.node, saved.folder, saved.picture.render, found)
 
     async def interrupt(self, client: str, id: str | None) -> None:
         """Cancel a running prompt: the oldest, if none is named."""
@@ -152,7 +175,8 @@ class Prompts:
         for each in self.of(client, ended=ended):
             if (ids is None or each.id in ids) and each.state != "running":
                 self._all.pop((client, each.id), None)
-                await self._cancel(each)
+                if not ended:
+                    await self._cancel(each)
         self.sockets.status(client, self.status(client))
 
     async def _cancel(self, prompt: Prompt) -> None:
@@ -176,6 +200,7 @@ class Prompts:
                     key = f"comfyui-{hashlib.sha256(text.encode()).hexdigest()}"
                     job = self._jobs.add(spec.model_copy(update={"seed": spec.seed + index}), key=key)
                     prompt.jobs.setdefault(render, []).append(job.id)
+            render.values.clear()  # its pictures are in the store now
             for id in reversed(prompt.jobs[render] if prompt.front else []):
                 with suppress(UsageError):  # it runs already
                     self._jobs.move(id, first=True)
@@ -202,7 +227,10 @@ class Prompts:
             state, kind, where = "interrupted", "execution_interrupted", self._where(prompt)
         except Exception as error:
             state, kind, where = "error", "execution_error", {**self._where(prompt), **_said(error)}
-        prompt.state = state
+        prompt.state, prompt.compiled = state, Compiled((), ())
+        prompt.jobs.clear()
+        prompt.pictures.clear()
+        prompt.saved = [replace(each, render=None) for each in prompt.saved]
         self._tell(prompt, kind, keep=True, **where)
         self._tell(prompt, "executing", node=None)
         self.sockets.status(prompt.client, self.status(prompt.client))
@@ -212,7 +240,7 @@ class Prompts:
         """Save what is there already, then follow one render after another, and save what uses it."""
         self._tell(prompt, "execution_start", keep=True)
         self._tell(prompt, "execution_cached", keep=True, nodes=[])
-        await self._save(prompt, None)
+        self._save(prompt, None)
         for render in prompt.compiled.renders:
             prompt.node = render.node
             if render not in prompt.jobs:
@@ -220,7 +248,7 @@ class Prompts:
             if prompt.cancelled:  # also while the jobs were being added
                 await self._cancel(prompt)
             prompt.pictures[render] = await self._pictures(prompt, render)
-            await self._save(prompt, render)
+            self._save(prompt, render)
 
     async def _pictures(self, prompt: Prompt, render: Render) -> list[str]:
         """Follow the jobs of a render. If one fails, the others are cancelled. Raises Cancelled, JobFailed."""
@@ -238,6 +266,9 @@ class Prompts:
 
     async def _follow(self, prompt: Prompt, id: str, index: int, progress: list[tuple[int, int]]) -> str:
         """Report the events of one job until its picture is there, and return its id."""
+        while (await apart(self._jobs.get, id)).state in (JobState.QUEUED, JobState.PAUSED):
+            waiting = sum(each.state == "pending" for each in self._all.values())
+            await asyncio.sleep(_POLL_S * max(1, waiting))
         async for event in self._jobs.events_async(id):
             if event.type != "state":
                 self._hear(prompt, event, index, progress)
@@ -263,17 +294,11 @@ class Prompts:
             frame = struct.pack(">II", _PREVIEW, _PNG) + base64.b64decode(data)
             self.sockets.preview(prompt.client, prompt.sid, frame)
 
-    async def _save(self, prompt: Prompt, render: Render | None) -> None:
-        """Report the pictures of output nodes, those of a render, or loaded ones, which are put into the store."""
-        for saved in prompt.compiled.saved:
-            if saved.picture.render is not render:
-                continue
+    def _save(self, prompt: Prompt, render: Render | None) -> None:
+        """Report the pictures of output nodes: those of a render, or loaded ones."""
+        for saved in [each for each in prompt.saved if each.render is render]:
             self._at(prompt, saved.node)
-            if (image := saved.picture.image) is not None:
-                await apart(self._jobs.studio.store.put, image)
-                found = [image.sha256]
-            else:
-                found = prompt.pictures[render] if render is not None else []
+            found = saved.pictures if render is None else prompt.pictures[render]
             files = [{"filename": file_name(each), "subfolder": "", "type": saved.folder} for each in found]
             prompt.outputs[saved.node] = {"images": files}
             self._tell(prompt, "executed", node=saved.node, display_node=saved.node, output=prompt.outputs[saved.node])

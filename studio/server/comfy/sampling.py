@@ -111,8 +111,9 @@ def _sampled(scene: Scene, given: Mapping[str, Any], seed: int, whole: int, step
         )
     if latent.count > scene.most:
         raise wrong("Too many pictures", f"`batch_size` is {latent.count}; the limit is {scene.most}", "latent_image")
-    render = Render(scene.node, model.choice, {"seed": seed % _SEEDS}, latent.count, latent.size, latent.picture,
-                    latent.vae)  # fmt: skip
+    earlier = latent.picture.render if latent.picture is not None else None
+    values = {"seed": seed % _SEEDS}
+    render = Render(scene.node, model.choice, values, latent.count, latent.size, earlier, latent.vae)
     here = scene.node
     _give(render, "prompt", positive.text, (here, "positive"))
     _give(render, "negative", negative.text, (here, "negative"))

@@ -77,7 +77,7 @@ class Render:
         values: its inputs, without the image if that is another render's.
         count: the number of requests.
         size: of its pictures.
-        source: the picture that it changes, or None.
+        earlier: the render whose picture it changes, or None.
         encoder: the VAE with which that was encoded.
         origins: the node and the input that each input of the generator comes from.
         decoder: the VAE with which its pictures are decoded, once that is known.
@@ -88,15 +88,10 @@ class Render:
     values: dict[str, Any]
     count: int
     size: Size
-    source: Picture | None = None
+    earlier: Render | None = None
     encoder: Vae | None = None
     origins: dict[str, tuple[str, str]] = field(default_factory=dict)
     decoder: Vae | None = None
-
-    @property
-    def earlier(self) -> Render | None:
-        """The render whose picture this one changes."""
-        return self.source.render if self.source is not None else None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,40 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import studio
-from studio.server.catalogue import Catalogue
-from studio.server.comfy.compile import Compiled, compile_graph
-from studio.server.comfy.describe import SAMPLED, names
-from studio.server.comfy.graph import PromptRefused, parse
-from studio.server.comfy.nodes import ADDITIONS, NODES
+from studio.server.comfy.graph import PromptRefused
+from studio.server.comfy.nodes import NODES
 from studio.server.comfy.pixels import grown
 from studio.server.comfy.sampling import strength
-from studio.server.comfy.scene import Scene, file_name
+from studio.server.comfy.scene import file_name
+from tests.studio.server.comfy.conftest import Compile
 from tests.studio.server.comfy.graphs import Graph, image_to_image, node, text_to_image
 
-Compile = Callable[[Any], Compiled]
 
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[studio.Studio]:
-    with studio.Studio(home=tmp_path_factory.mktemp("home"), device="cpu") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def compiled(host: studio.Studio) -> Compile:
-    catalogue = Catalogue(host)
-    lists = {**names(catalogue), ADDITIONS: {each: each for each in ("style", "words", "edges")}}
-
-    def find(name: str) -> Any:
-        return catalogue.choose(SAMPLED, name)
-
-    def run(graph: Any) -> Compiled:
-        return compile_graph(parse(graph), Scene(lists, find, host.store, lambda name: name == "words", 4))
-
-    return run
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def uploaded(host: studio.Studio) -> str:
     image = PIL.Image.new("RGBA", (90, 66), (255, 0, 0, 255))
     image.paste((0, 255, 0, 0), (0, 0, 20, 66))
