@@ -15,6 +15,7 @@ from pathlib import Path
 
 from studio import configuration
 from studio.caching import cached_property
+from studio.errors import InputError
 from studio.generator import Generator
 from studio.media import Label, Media
 from studio.media.label import COMPOSITE, TRAINED, Source
@@ -24,9 +25,11 @@ from studio.store.store import KINDS
 
 
 class Labeller:
-    """The settings of one host: `on` overrides the data folder's configuration."""
+    """The settings of one host: `on` overrides the data folder's configuration. Raises InputError if it is not a bool."""
 
     def __init__(self, home: Path, store: Store, on: bool | None) -> None:
+        if on not in (None, True, False):
+            raise InputError("ai_label", f"`ai_label` is {on!r}, but must be true or false")
         self._home, self._store, self._on = home, store, on
 
     def of(self, generator: Generator, inputs: Iterable[Media], wanted: bool | None = None) -> Label | None:

@@ -9,6 +9,7 @@ import pytest
 
 import studio
 from studio import configuration
+from studio.engine import Preview
 from studio.errors import InputError, UsageError
 from studio.media.label import COMPOSITE, TRAINED, Label, is_labelled
 
@@ -61,11 +62,43 @@ def test_a_tool_is_labelled_as_its_inputs_are(host, photo):
     assert source(host.generate("grid", images=[made, photo])) == COMPOSITE
 
 
-def test_previews_are_labelled_and_texts_are_not(host):
+def test_texts_are_not_labelled(host):
     assert host.generate("counter").label is None
-    request = host.submit("noise", prompt="x", seed=4)
-    request.result()
-    assert request.request.label == Label()
+    assert host.submit("counter").request.label is None
+
+
+SLOW = """
+import dataclasses, PIL.Image, studio
+
+class Slowly(studio.Generator):
+    "Draw in steps."
+    name, output = "slowly", studio.Image
+
+    def start(self, model, inputs, rng):
+        return studio.State(steps=3)
+
+    def step(self, model, states):
+        return [dataclasses.replace(state, position=state.position + 1) for state in states]
+
+    def preview(self, model, state):
+        return studio.Image(PIL.Image.new("L", (8, 8), state.position))
+
+    finish = preview
+
+@studio.hookimpl
+def studio_generators():
+    return [Slowly()]
+"""
+
+
+def test_previews_are_labelled(tmp_path):
+    (tmp_path / "slowly.py").write_text(SLOW)
+    with studio.Studio(plugins=[tmp_path / "slowly.py"], device="cpu") as host:
+        for wanted in (True, False):
+            events = host.stream("slowly", preview_every=1, ai_label=wanted)
+            previews = [event.media for event in events if isinstance(event, Preview)]
+            assert previews
+            assert {source(each) for each in previews} == {TRAINED if wanted else None}
 
 
 def test_the_last_request_decides_about_the_stored_file(host):
@@ -80,6 +113,8 @@ def test_the_last_request_decides_about_the_stored_file(host):
 def test_what_is_neither_true_nor_false_is_refused(host):
     with pytest.raises(InputError, match="`ai_label` is 'no', but must be true or false"):
         host.submit("noise", prompt="x", ai_label="no")
+    with pytest.raises(InputError, match="`ai_label` is 'no', but must be true or false"):
+        studio.Studio(ai_label="no")
 
 
 @pytest.mark.parametrize("labelled", [True, False])
