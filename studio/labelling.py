@@ -25,7 +25,7 @@ from studio.store.store import KINDS
 
 
 class Labeller:
-    """The settings of one host: `on` overrides the data folder's configuration. Raises InputError if it is not a bool."""
+    """The settings of one host: `on` overrides the data folder's. Raises InputError if it is not true, false or None."""
 
     def __init__(self, home: Path, store: Store, on: bool | None) -> None:
         if on not in (None, True, False):
