@@ -25,7 +25,7 @@ from studio.store.store import KINDS
 
 
 class Labeller:
-    """The settings of one host: `on` overrides the data folder's. Raises InputError if it is not true, false or None."""
+    """The settings of one host: `on` overrides the data folder's. Raises InputError unless it is a bool or None."""
 
     def __init__(self, home: Path, store: Store, on: bool | None) -> None:
         if on not in (None, True, False):
