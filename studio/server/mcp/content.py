@@ -67,33 +67,35 @@ def resource(studio: Studio, uri: str) -> types.BlobResourceContents | types.Tex
     return types.BlobResourceContents(uri=uri, mime_type=media.media_type, blob=_base64(media.file_bytes()))
 
 
-def found(studio: Studio, name: str, what: object) -> Media:
-    """An output of the store by its id or URI. Raises InputError, UsageError, StoreError."""
+def found(studio: Studio, name: str, what: object, *, local: bool = False) -> Media:
+    """An output of the store by its id or URI; for a `local` agent the beginning of an id will do, which others could
+    guess. Raises InputError, UsageError, StoreError.
+    """
     key = what.removeprefix(URI) if isinstance(what, str) else ""
-    if not _ID.fullmatch(key):
-        hint = f"an id is 6 to 64 characters of 0-9 and a-f, also as {URI}ID"
+    if not _ID.fullmatch(key) or (len(key) < 64 and not local):
+        hint = f"an id is {'6 to ' if local else ''}64 characters of 0-9 and a-f, also as {URI}ID"
         raise InputError(name, f"`{name}` is {str(what)[:60]!r}, which is not the id of an output", hint=hint)
     return studio.store.open(key)
 
 
-def opened(studio: Studio, kind: type[Inputs], given: Mapping[str, Any]) -> dict[str, Any]:
+def opened(studio: Studio, kind: type[Inputs], given: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
     """The inputs with the media that they name. Raises InputError, MediaError, UsageError, StoreError."""
     flags = {flag.name: flag for flag in kind.flags()}
     return {
-        name: _opened(studio, flags[name], value) if name in flags and flags[name].type == "media" else value
+        name: _opened(studio, flags[name], value, local) if name in flags and flags[name].type == "media" else value
         for name, value in given.items()
     }
 
 
-def _opened(studio: Studio, flag: Flag, value: Any) -> Any:
+def _opened(studio: Studio, flag: Flag, value: Any, local: bool) -> Any:
     if isinstance(value, list):
-        return [_opened(studio, flag, each) for each in value]
+        return [_opened(studio, flag, each, local) for each in value]
     if value is None or flag.media is None or (flag.media is Text and not str(value).startswith(URI)):
         return value
     if not isinstance(value, str):
         raise InputError(flag.name, f"`{flag.name}` must be an id or a data: URL, not {type(value).__name__}")
     if value[:5].lower() != "data:":
-        return found(studio, flag.name, value)
+        return found(studio, flag.name, value, local=local)
     data = decoded_base64(flag.name, value)
     if flag.media is Image:
         return Image.decode_isolated(data)

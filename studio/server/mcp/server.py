@@ -197,7 +197,7 @@ class Agents:
         for name in given:
             if name not in allowed | aliases:
                 raise UnknownName("input", name, sorted(allowed))
-        return content.opened(self._studio, generator.Inputs, given)
+        return content.opened(self._studio, generator.Inputs, given, local=self._local)
 
     async def _list_jobs(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given)
@@ -235,7 +235,9 @@ class Agents:
 
     async def _artifact(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "id")
-        return await asyncio.to_thread(lambda: self._made(content.found(self._studio, "id", given.get("id"))))
+        return await asyncio.to_thread(
+            lambda: self._made(content.found(self._studio, "id", given.get("id"), local=self._local))
+        )
 
     async def _generators(self, _: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "name")
@@ -289,7 +291,7 @@ class Agents:
 
     def _flow(self, file: Path, given: dict[str, Any], client: str, watch: Callable[[Any], None]) -> FlowResult:
         graph = self._studio.workflow(file)
-        inputs = content.opened(self._studio, graph.Inputs, given.get("inputs") or {})
+        inputs = content.opened(self._studio, graph.Inputs, given.get("inputs") or {}, local=self._local)
         with models.no_paths_but():
             return self._studio.run(graph, inputs, seed=given.get("seed", 0), client=client, watch=watch)
 

@@ -6,10 +6,13 @@ import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
+import httpx2
 import pytest
 from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
 
 import studio
 from tests.studio.server.running_server import RunningServer, unfinished, until
@@ -38,12 +41,34 @@ def test_an_agent_generates_reads_and_asks_about_jobs(server: RunningServer) -> 
         while (found := await client.call_tool("get_job", key)).structured_content["state"] != "done":
             assert not found.is_error
         assert found.structured_content["outputs"] == [made.structured_content["id"]]
-        wrong = await client.call_tool("get_artifact", {"id": "0123456789"})
+        wrong = await client.call_tool("get_artifact", {"id": "0" * 64})
         assert wrong.is_error
+        short = await client.call_tool("get_artifact", {"id": made.structured_content["id"][:12]})
+        assert short.is_error, "others could guess it"
         assert str(server.studio.home) not in wrong.model_dump_json()
 
     talk(server, conversation)
     until(lambda: unfinished(server) == 0)
+
+
+def test_an_agent_sees_the_jobs_of_its_token(guarded: RunningServer) -> None:
+    async def both() -> None:
+        found: list[dict[str, Any]] = []
+        for name in ("ann", "bob"):
+            headers = {"Authorization": f"Bearer {guarded.tokens.create(name)}"}
+            async with (
+                httpx2.AsyncClient(headers=headers) as http,
+                Client(streamable_http_client(f"{guarded.url}/mcp", http_client=http)) as client,
+            ):
+                for each in found:
+                    assert (await client.call_tool("get_job", {"id": each["job"]})).is_error
+                    assert (await client.call_tool("cancel_job", {"id": each["job"]})).is_error
+                said = {"generator": "plain", "inputs": {"prompt": name}, "background": True}
+                found.append((await client.call_tool("generate", said)).structured_content)
+                listed = (await client.call_tool("list_jobs", {})).structured_content["jobs"]
+                assert [each["job"] for each in listed] == [found[-1]["job"]]
+
+    asyncio.run(both())
 
 
 def test_a_token_is_needed_where_others_can_reach_the_server(guarded: RunningServer) -> None:

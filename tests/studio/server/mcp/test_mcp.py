@@ -162,7 +162,7 @@ def test_an_unknown_tool_and_an_unknown_output_are_errors_of_the_protocol(host):
         with pytest.raises(MCPError, match="no tool is called `generat`"):
             await client.call_tool("generat", {})
         with pytest.raises(MCPError, match="has no artifact"):
-            await client.read_resource("studio://artifacts/0123456789")
+            await client.read_resource("studio://artifacts/" + "0" * 64)
 
     talk(host, conversation)
 
