@@ -34,6 +34,7 @@ class RequestLimits:
         part_bytes: of a part that is not a file.
         prompt: characters of all text in one request.
         outputs: that one request may ask for.
+        held_bytes: of the bodies of all requests that are being answered.
     """
 
     body_bytes: int = 64 << 20
@@ -45,6 +46,7 @@ class RequestLimits:
     part_bytes: int = 1 << 20
     prompt: int = 200_000
     outputs: int = 10
+    held_bytes: int = 1 << 30
 
 
 class BodyLimits:
@@ -52,6 +54,7 @@ class BodyLimits:
 
     def __init__(self, app: ASGIApp, limits: RequestLimits, answers: Answers) -> None:
         self._app, self._limits, self._answers = app, limits, answers
+        self._held = 0  # bytes of bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of ASGI."""
@@ -63,16 +66,23 @@ class BodyLimits:
             response = self._answers.response(scope["path"], self._too_large().problem)
             await response(scope, receive, send)
             return
-        await self._app(scope, _Body(self, receive).receive, send)
+        body = _Body(self, receive)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            self._held -= body.received
 
     def _too_large(self) -> Refusal:
         message = f"the body is larger than {self._limits.body_bytes >> 20} MiB, the limit"
         return refused(413, "body_too_large", message, close=True)
 
-    def check(self, received: int) -> None:
-        """Raise Refusal for too many bytes."""
+    def hold(self, more: int, received: int) -> None:
+        """Count more bytes of a body of which so many were received. Raises Refusal for too many."""
+        self._held += more
         if received > self._limits.body_bytes:
             raise self._too_large()
+        if self._held > self._limits.held_bytes:
+            raise refused(503, "busy", "too many large requests are being answered; try again later", close=True)
 
     def left_s(self, since: float, received: int) -> float:
         """The seconds in which more of the body must arrive."""
@@ -84,21 +94,22 @@ class _Body:
 
     def __init__(self, limits: BodyLimits, receive: Receive) -> None:
         self._limits, self._receive = limits, receive
-        self._received, self._since, self._complete = 0, time.monotonic(), False
+        self.received, self._since, self._complete = 0, time.monotonic(), False
 
     async def receive(self) -> Message:
         """The next message. Raises Refusal if the body is late or too large."""
         if self._complete:
             return await self._receive()  # it comes when the client goes away
         try:
-            left = max(0.0, self._limits.left_s(self._since, self._received))
+            left = max(0.0, self._limits.left_s(self._since, self.received))
             message = await asyncio.wait_for(self._receive(), left)
         except TimeoutError:
             raise refused(408, "body_too_slow", "the body did not arrive in time", close=True) from None
         if message["type"] == "http.request":
-            self._received += len(message.get("body", b""))
+            more = len(message.get("body", b""))
+            self.received += more
             self._complete = not message.get("more_body", False)
-            self._limits.check(self._received)
+            self._limits.hold(more, self.received)
         else:
             self._complete = True
         return message

@@ -7,11 +7,13 @@ Try it: ``curl http://127.0.0.1:7860/v1/images/edits -F image=@apple.png -F prom
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
@@ -21,8 +23,10 @@ from studio.errors import InputError
 from studio.media import Audio, Image, Video
 from studio.server.errors import refused
 from studio.server.limits import RequestLimits
-from studio.server.running import apart
 
+T = TypeVar("T")
+MOST_DECODING = 4  # processes at once; each may need over 1 GiB
+_decoders = ThreadPoolExecutor(MOST_DECODING, "studio-decode")
 _TAIL = 512  # bytes at the end of a form in which its last boundary must be
 
 
@@ -94,13 +98,21 @@ async def read_form(request: Request, limits: RequestLimits) -> UploadForm:
 
 async def picture(data: bytes) -> Image:
     """Decode an uploaded picture. Raises MediaError."""
-    return await apart(Image.decode_isolated, data)
+    return await _decoded(Image.decode_isolated, data)
 
 
 async def sound(data: bytes) -> Audio:
     """Decode an uploaded sound, without any recipe in it. Raises MediaError."""
-    made = await apart(Audio.decode, data)
-    return made.attach(None, None)
+    return (await _decoded(Audio.decode, data)).attach(None, None)
+
+
+async def clip(data: bytes) -> Video:
+    """Decode an uploaded clip, without any recipe in it. Raises MediaError."""
+    return (await _decoded(Video.decode, data)).attach(None, None)
+
+
+async def _decoded(decode: Callable[[bytes], T], data: bytes) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_decoders, decode, data)
 
 
 def decoded_base64(name: str, text: str) -> bytes:
@@ -116,9 +128,3 @@ def decoded_base64(name: str, text: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise InputError(name, f"`{name}` is not base64") from None
-
-
-async def clip(data: bytes) -> Video:
-    """Decode an uploaded clip, without any recipe in it. Raises MediaError."""
-    made = await apart(Video.decode, data)
-    return made.attach(None, None)

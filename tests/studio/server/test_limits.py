@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 
 from studio.server.limits import ImpatientProtocol
-from tests.studio.server.running_server import LIMITS, RunningServer
+from tests.studio.server.running_server import LIMITS, RunningServer, running
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -101,3 +103,12 @@ def test_damaged_json_is_one_clear_error(server: RunningServer, body: bytes) -> 
         response = httpx.post(server.url + path, content=body, headers=JSON)
         assert 400 <= response.status_code < 500, (path, response.text)
         assert response.json()["error"]["message"]
+
+
+def test_bodies_that_are_held_at_once_are_bounded(tmp_path: Path) -> None:
+    with running(tmp_path, limits=replace(LIMITS, held_bytes=1 << 16)) as server:
+        body = {"prompt": "x" * 10_000, "unknown": "x" * (1 << 16)}
+        answer = httpx.post(f"{server.url}/v1/completions", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
+        for _ in range(8):  # each is given back
+            assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "x" * 30_000}).status_code == 400
