@@ -25,13 +25,20 @@ from studio.media.video import Video
 if TYPE_CHECKING:
     from studio.media.clips import Put
 
-SUFFIXES = tuple(dict.fromkeys(each for kind in (Image, Video, Audio) for each in (kind.suffix, *kind.others)))
+SUFFIXES = tuple(
+    dict.fromkeys((*(each for kind in (Image, Video, Audio) for each in (kind.suffix, *kind.others)), ".jpg", ".jpeg"))
+)
 _PNG = (b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"bKGD", b"pHYs", b"acTL",
         b"fcTL", b"fdAT", b"IDAT", b"IEND")  # fmt: skip
 _WEBP = (b"VP8X", b"ICCP", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
 _WAV = (b"fmt ", b"fact", b"data")
 _WEBP_EXIF, _WEBP_XMP = 0x08, 0x04  # flags of the chunk VP8X
 _LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")  # GIF's extensions that say how often it is played
+_APP1 = b"\xe1"  # the JPEG segment of metadata
+_JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_COMMENT = b"\xfe"
+_JPEG_LOOKS = {b"\xe0": (b"JFIF\0", 12), b"\xe2": (b"ICC_PROFILE\0", 1 << 16), b"\xee": (b"Adobe", 12)}
+"""Application segments that change how it looks: how they begin, and how many bytes are kept, without thumbnails."""
 _ORIENTATION = 0x0112
 
 
@@ -41,6 +48,8 @@ def shared(data: bytes) -> tuple[bytes, Label | None]:
     """
     if png.is_png(data):
         return _png(data)
+    if data[:2] == b"\xff\xd8":
+        return _jpeg(data)
     if data[:4] == b"GIF8":
         return _gif(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -124,6 +133,38 @@ def _png(data: bytes) -> tuple[bytes, Label | None]:
     label = labels.of_xmp(png.xmp(data))
     made = png.SIGNATURE + b"".join(kept)
     return png.with_text(made, {png.XMP_KEY: label.xmp()}) if label else made, label
+
+
+def _jpeg(data: bytes) -> tuple[bytes, Label | None]:
+    """Segments up to the first scan are kept by their kind, and then all to the end mark."""
+    kept: list[bytes] = []
+    label, at = None, 2
+    while data[at : at + 2] != b"\xff\xda":
+        if data[at : at + 2] == b"\xff\xff":  # filling
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        kind, body = data[at + 1 : at + 2], data[at + 4 : end]
+        if data[at : at + 1] != b"\xff" or end > len(data) or end < at + 4:
+            raise MediaError("the JPEG is truncated or damaged", hint="use the complete file")
+        if kind == _APP1 and body.startswith(_JPEG_XMP):
+            label = label or labels.of_xmp(body[len(_JPEG_XMP) :])
+        elif kind == _APP1 and body.startswith(b"Exif\0\0") and (turned := _orientation(body[6:])):
+            kept.append(_segment(b"Exif\0\0" + turned))
+        elif (looks := _JPEG_LOOKS.get(kind)) and body.startswith(looks[0]):
+            kept.append(_segment(body[: looks[1]], kind))
+        elif not b"\xe0" <= kind <= b"\xef" and kind != _COMMENT:
+            kept.append(data[at:end])
+        at = end
+    if (ends := data.find(b"\xff\xd9", at)) < 0:
+        raise MediaError("the JPEG is truncated: its end mark is missing", hint="use the complete file")
+    xmp = _segment(_JPEG_XMP + label.xmp().encode()) if label else b""
+    return b"".join([b"\xff\xd8", xmp, *kept, data[at : ends + 2]]), label
+
+
+def _segment(body: bytes, kind: bytes = _APP1) -> bytes:
+    body += b"\0\0" if kind == b"\xe0" else b""  # the size of JFIF's thumbnail
+    return b"\xff" + kind + struct.pack(">H", len(body) + 2) + body
 
 
 def _gif(data: bytes) -> tuple[bytes, Label | None]:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from studio.media.label import Label
 
 FORMATS = {
-    ".png": "image/png", ".avif": "image/avif", ".webp": "image/webp", ".gif": "image/gif", ".mp4": "video/mp4",
-    ".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg",
+    ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".avif": "image/avif", ".webp": "image/webp",
+    ".gif": "image/gif", ".mp4": "video/mp4", ".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg",
 }  # fmt: skip
 _MOST_BYTES = 1 << 20
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}

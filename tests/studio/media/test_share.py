@@ -54,14 +54,19 @@ def test_metadata_of_a_picture_go_but_not_how_it_looks():
     info.add_itxt("XML:com.adobe.xmp", Label(TRAINED, "x", "1").xmp().replace("<rdf:RDF", "<!-- Ann --><rdf:RDF"))
     exif = PIL.Image.Exif()
     exif[0x0112], exif[0x013B] = 6, "Ann"
-    for form, more in (("PNG", {"pnginfo": info}), ("WEBP", {"lossless": True})):
+    packet = Label(TRAINED, "x", "1").xmp().replace("<rdf:RDF", "<!-- Ann --><rdf:RDF").encode()
+    jpeg = {"xmp": packet, "comment": b"Ann", "progressive": True}
+    for form, more in (("PNG", {"pnginfo": info}), ("WEBP", {"lossless": True, "xmp": packet}), ("JPEG", jpeg)):
         buffer = io.BytesIO()
         PIL.Image.radial_gradient("L").convert("RGB").crop((0, 0, 40, 20)).save(buffer, form, exif=exif, **more)
-        made, _ = shared(buffer.getvalue())
+        made, label = shared(buffer.getvalue())
+        assert label == Label(TRAINED, "x", "1")
         assert b"Ann" not in made
+        assert b"Ann" in buffer.getvalue()
         opened = studio.Image.decode(made)
         assert opened == studio.Image.decode(buffer.getvalue())
         assert opened.size == (20, 40), "it is still turned"
+        assert opened.label == label
 
 
 def test_a_video_keeps_its_sound():
@@ -90,7 +95,9 @@ def test_a_video_keeps_its_sound():
     ("file", "reason"),
     [
         (b"hello", "not in a format that Studio writes"),
-        (b"\xff\xd8\xff\xe0" + bytes(40), "not in a format that Studio writes"),
+        (b"\xff\xd8\xff\xe0" + bytes(40), "the JPEG is truncated or damaged"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "the JPEG is truncated or damaged"),
+        (b"BM" + bytes(60), "not in a format that Studio writes"),
         (b"\x89PNG\r\n\x1a\n", "truncated"),
         (b"GIF89a", "truncated"),
         (b"RIFF\xff\0\0\0WAVE", "truncated"),
@@ -104,9 +111,11 @@ def test_what_cannot_be_shared_says_why(file, reason):
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.sampled_from(["a.png", "a.avif", "v.webp", "v.gif", "s.wav"]), data=st.data())
+@given(name=st.sampled_from(["a.png", "a.avif", "v.webp", "v.gif", "s.wav", "a.jpg"]), data=st.data())
 def test_a_damaged_file_is_an_error_or_a_copy(name, data, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
+    if name == "a.jpg" and not (folder / name).exists():
+        media("a.png").pil.save(folder / name, xmp=Label().of("0" * 64).xmp().encode(), comment="a secret")
     if not (folder / name).exists():
         with_recipe(media(name)).labelled(Label()).save(folder / name)
     file = bytearray((folder / name).read_bytes())
@@ -116,3 +125,19 @@ def test_a_damaged_file_is_an_error_or_a_copy(name, data, tmp_path_factory):
     except MediaError:
         return
     assert b"secret" not in made
+
+
+def test_a_jpeg_s_thumbnail_and_what_hides_in_its_segments_go():
+    buffer = io.BytesIO()
+    PIL.Image.radial_gradient("L").convert("CMYK").save(buffer, "JPEG")
+    file = buffer.getvalue()
+
+    def segment(kind, body):
+        return b"\xff" + kind + (len(body) + 2).to_bytes(2, "big") + body
+
+    thumbnail = segment(b"\xe0", b"JFIF\0\1\2\0\0\1\0\1\1\1Ann")
+    hidden = thumbnail + segment(b"\xfe", b"Adobe Ann") + segment(b"\xe2", b"MPF\0Ann") + segment(b"\xed", b"Ann")
+    made, label = shared(file[:2] + hidden + b"\xff\xff" + file[2:] + b"Ann")
+    assert label is None
+    assert b"Ann" not in made
+    assert studio.Image.decode(made) == studio.Image.decode(file)
