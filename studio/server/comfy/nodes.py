@@ -185,17 +185,23 @@ def _control_net(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _control(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Let a ControlNet guide a prompt and, as in ComfyUI, the other prompt, too."""
+    return (_controlled(given["conditioning"], given, both=True),)
+
+
+def _control_both(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     """Let a ControlNet guide both prompts, from the first step to the last."""
     if (given["start_percent"], given["end_percent"]) != (0, 1):
         details = "start_percent must be 0 and end_percent 1"
         raise wrong("A ControlNet works in all steps here", details, "start_percent")
-    control = Control(given["control_net"].source, known(given["image"]), given["strength"])
-    both: list[Conditioning] = [given["positive"], given["negative"]]
-    if any(each.control for each in both):
-        raise wrong("Only one ControlNet can be applied")
+    return tuple(_controlled(given[name], given, both=False) for name in ("positive", "negative"))
+
+
+def _controlled(prompt: Conditioning, given: Mapping[str, Any], *, both: bool) -> Conditioning:
     if not given["strength"]:
-        return tuple(both)
-    return tuple(Conditioning(each.text, each.clip, control) for each in both)
+        return prompt
+    control = Control(given["control_net"].source, known(given["image"]), given["strength"], both)
+    return Conditioning(prompt.text, prompt.clip, (*prompt.controls, control))
 
 
 def _empty(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -258,12 +264,15 @@ _ALL = (
     NodeType("CLIPTextEncode", "conditioning", [Port("text", "STRING", options=_TEXT), Port("clip", "CLIP")],
              ("CONDITIONING",), _encode_text),
     NodeType("ControlNetLoader", "loaders", [_named("control_net_name", ADDITIONS)], ("CONTROL_NET",), _control_net),
+    NodeType("ControlNetApply", "conditioning/controlnet", [
+             Port("conditioning", "CONDITIONING"), Port("control_net", "CONTROL_NET"), Port("image", "IMAGE"),
+             Port("strength", "FLOAT", 1.0, 0.0, 10.0, options={"step": 0.01})], ("CONDITIONING",), _control),
     NodeType("ControlNetApplyAdvanced", "conditioning/controlnet", [
              Port("positive", "CONDITIONING"), Port("negative", "CONDITIONING"), Port("control_net", "CONTROL_NET"),
              Port("image", "IMAGE"), Port("strength", "FLOAT", 1.0, 0.0, 10.0, options={"step": 0.01}),
              Port("start_percent", "FLOAT", 0.0, 0.0, 1.0, options=_UNIT),
              Port("end_percent", "FLOAT", 1.0, 0.0, 1.0, options=_UNIT), Port("vae", "VAE", required=False)],
-             ("CONDITIONING", "CONDITIONING"), _control, ("positive", "negative")),
+             ("CONDITIONING", "CONDITIONING"), _control_both, ("positive", "negative")),
     NodeType("EmptyLatentImage", "latent", _LATENT_SIZE, ("LATENT",), _empty),
     NodeType("EmptySD3LatentImage", "latent/sd3", _LATENT_SIZE, ("LATENT",), _empty),
     NodeType("KSampler", "sampling", [Port("model", "MODEL"), Port("seed", "INT", 0, 0, MOST_SEED), *_SAMPLED,

@@ -9,15 +9,16 @@ Try it: ``pytest tests/studio/server/comfy/test_compile.py``
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+from studio.server.catalogue import flags_of
 from studio.server.comfy import pixels
 from studio.server.comfy.samplers import fitting, sampler_of
 from studio.server.comfy.scene import Scene, wrong
-from studio.server.comfy.values import Clip, Conditioning, Latent, Mask, Model, Picture, Render, Vae
+from studio.server.comfy.values import Clip, Conditioning, Control, Latent, Mask, Model, Picture, Render, Vae
 
 _SEEDS = 1 << 32
 
@@ -161,8 +162,10 @@ def _give_texts(
     if clip.choice != model.choice:
         message = "The text encoders are not those of the model"
         raise wrong(message, f"`{clip.choice.name}` and `{model.choice.name}`; load both of one", "positive")
-    if negative.clip != clip or negative.control != positive.control:
-        raise wrong("The prompts must have the same text encoders and ControlNet", "connect the same nodes to both",
+    controls = positive.controls
+    same = negative.controls == controls or (not negative.controls and all(each.both for each in controls))
+    if negative.clip != clip or not same:
+        raise wrong("The prompts must have the same text encoders and ControlNets", "connect the same nodes to both",
                     "negative")  # fmt: skip
     rest = list(clip.loras)
     for each in model.loras:
@@ -177,10 +180,23 @@ def _give_texts(
     if model.loras:
         _give(render, "lora", [f"{name}:{Decimal(repr(weight)):f}" for name, weight in model.loras], (here, "model"))
     _give(render, "clip_skip", clip.skip or None, (here, "positive"))
-    if positive.control is not None:
-        _give(render, "controlnet", positive.control.net, (here, "positive"))
-        _give(render, "control", positive.control.image, (here, "positive"))
-        _give(render, "control_scale", positive.control.strength, (here, "positive"))
+    if controls:
+        _give_controls(render, controls)
+
+
+def _give_controls(render: Render, controls: Sequence[Control]) -> None:
+    """Set the ControlNets with their pictures and weights. Raises NodeFault for several if one is taken."""
+    columns: dict[str, list[Any]] = {
+        "controlnet": [each.net for each in controls],
+        "control": [each.image for each in controls],
+        "control_scale": [each.strength for each in controls],
+    }
+    flags = flags_of(render.choice.generator)
+    for name, values in columns.items():
+        many = name in flags and flags[name].multiple
+        if len(values) > 1 and not many:
+            raise wrong("The model takes one ControlNet", f"there are {len(values)}", "positive")
+        _give(render, name, values if many else values[0], (render.node, "positive"))
 
 
 def _give_sampler(render: Render, given: Mapping[str, Any], here: str) -> None:

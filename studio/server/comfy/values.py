@@ -51,20 +51,21 @@ class ControlNet:
 
 @dataclass(frozen=True)
 class Control:
-    """A picture that a ControlNet follows, and how much."""
+    """A picture that a ControlNet follows, and how much; `both` says that it is for the other prompt, too."""
 
     net: str
     image: Image
     strength: float
+    both: bool = False
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """CONDITIONING: a prompt, and perhaps a ControlNet."""
+    """CONDITIONING: a prompt, and the ControlNets that guide it."""
 
     text: str
     clip: Clip
-    control: Control | None = None
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(eq=False)
