@@ -74,6 +74,7 @@ class Kills:
         self.committed: list[tuple[float, set[str]]] = []
         self.calls = folder / "calls"
         self.longest_wait = 0.0
+        self.ends: list[str] = []
 
     def run(self, kills: int, longest: float) -> dict[str, object]:
         begun, worker, ways = time.monotonic(), None, {"supervisor": 0, "both": 0, "worker": 0}
@@ -154,6 +155,8 @@ class Kills:
             if time.monotonic() - since > STUCK_S:
                 os.killpg(worker.pid, signal.SIGKILL)
             time.sleep(0.2)
+        if worker.returncode not in (0, 1):  # 1: of a quarantined job
+            self.ends.append(f"the worker ended with {worker.returncode}: {(self.folder / 'log').read_text()[-2000:]}")
 
     def nodes(self) -> set[str]:
         """The hashes of what committed nodes have made."""
@@ -178,7 +181,7 @@ class Kills:
                 found.append(f"{kind} {id} has other bytes after {job.attempts} attempts")
             if target is not None and studio.Text(target.read_text()).sha256 != expected[0]:
                 found.append(f"the file of {kind} {id} is wrong")
-        return found + self.repeated()
+        return found + self.repeated() + self.ends
 
     def expected(self, work: WorkflowWork) -> list[str]:
         """The hashes of an uninterrupted run of a workflow in this process."""

@@ -275,14 +275,17 @@ class Jobs:
         Their outputs stay in the store.
         """
 
-        def remove(tables: Transaction) -> int:
+        def remove(tables: Transaction) -> list[str]:
             ended = sorted(tables.jobs(ENDED), key=lambda job: job.ended or 0.0, reverse=True)
             old = [job.id for job in ended[keep:] if time.time() - (job.ended or 0.0) >= older_than]
             for start in range(0, len(old), 500):
                 tables.remove(old[start : start + 500])
-            return len(old)
+            return old
 
-        return self._database.commit(remove)
+        removed = self._database.commit(remove)
+        for id in removed:
+            forget_states(self.studio.home, id)
+        return len(removed)
 
     def close(self) -> None:
         """Stop running jobs (they are saved and queued again) and close the database."""

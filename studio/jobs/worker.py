@@ -55,6 +55,11 @@ class _Attempt:
     written: JobPosition | None = None
     asked: str = ""  # pause, cancel, or close: saved and queued again
 
+    @property
+    def job_now(self) -> Job:
+        """The job, as it ended if it has."""
+        return self.job if self.final is None else self.final[0]
+
 
 class JobsWorker:
     """Runs the jobs of a database on a `Studio`.
@@ -72,7 +77,7 @@ class JobsWorker:
         self._inbox: queue.SimpleQueue[tuple[str, Outcome] | None] = queue.SimpleQueue()
         self._progress_written = 0.0
         self._closing, self._closes_until = False, 0.0
-        self._ended = threading.Condition()
+        self._ended, self._turning = threading.Condition(), threading.Lock()
         self._parent = os.getppid()
         self._thread = threading.Thread(target=self._run, name="studio-jobs", daemon=True)
 
@@ -80,10 +85,8 @@ class JobsWorker:
         """Own the database, recover what the last process left, and begin. Raises UsageError if another process runs
         the jobs.
         """
-        note, until = (
-            json.dumps({"pid": os.getpid(), "supervised": self._supervisor is not None}),
-            time.monotonic() + _TAKEOVER_S,
-        )
+        note = json.dumps({"pid": os.getpid(), "supervised": self._supervisor is not None})
+        until = time.monotonic() + _TAKEOVER_S
         while (before := self._database.own(note)) is None:
             if time.monotonic() > until:
                 hint = "it runs yours too; stop it first, or choose another data folder with `--home`"
@@ -108,7 +111,7 @@ class JobsWorker:
             with self._ended:
                 self._ended.wait(_POLL_S)
             if not self._attempts:
-                with self._database.reading() as tables:
+                with self._turning, self._database.reading() as tables:  # the turn has told what ended
                     if not tables.count((JobState.QUEUED, JobState.RUNNING)):
                         return True
         return False
@@ -136,8 +139,7 @@ class JobsWorker:
             return found
 
         for job in self._database.commit(recover):
-            if job.state.ended:
-                self._ended_job(job)
+            self._tell_ended(job)
 
     def _recovered(self, job: Job, counts: bool, reason: str) -> Job:
         progressed = any(path.stat().st_mtime > (job.started or 0) for path in states_of(self._studio.home, job.id))
@@ -158,7 +160,8 @@ class JobsWorker:
             if self._supervisor is not None and os.getppid() != self._parent:
                 os._exit(1)  # the supervisor was killed: whoever starts the next needs the database
             try:
-                self._turn()
+                with self._turning:
+                    self._turn()
                 self.problem = None
             except StudioError as error:  # a full disk, say: nothing was committed, so the next turn does it all
                 self.problem = error
@@ -195,8 +198,9 @@ class JobsWorker:
             )
         taken: list[Job] = []
         if ended or progress or waiting:
-            finals = [self._final(attempt) for attempt in ended]
-            taken = self._database.commit(lambda tables: self._commit(tables, finals, progress))
+            for attempt in ended:
+                attempt.final = attempt.final or self._final(attempt)
+            taken = self._database.commit(lambda tables: self._commit(tables, ended, progress))
         for attempt in ended:
             self._close(attempt)
         for attempt, position in progress:
@@ -206,6 +210,8 @@ class JobsWorker:
                 self._stop(self._attempts[job.id], job.asked)
         for job in taken:
             self._begin(job)
+        for attempt in ended:
+            self._tell_ended(attempt.job_now)
         if ended:
             with self._ended:
                 self._ended.notify_all()
@@ -213,11 +219,16 @@ class JobsWorker:
     def _commit(
         self,
         tables: Transaction,
-        finals: list[tuple[Job, int]],
+        ended: list[_Attempt],
         progress: list[tuple[_Attempt, JobPosition]],
     ) -> list[Job]:
-        gone = {job.id for job, _ in finals}
-        for job, number in finals:
+        gone = {attempt.job.id for attempt in ended}
+        for attempt in ended:
+            assert attempt.final is not None
+            job, number = attempt.final
+            if not job.state.ended and tables.get(job.id).asked == "cancel":  # since it was paused
+                job = _ended(job, JobState.CANCELLED)
+                attempt.final = job, number
             tables.save(job)
             tables.add_events(job.id, [state_event(job, number)])
         for attempt, position in progress:
@@ -227,8 +238,6 @@ class JobsWorker:
 
     def _final(self, attempt: _Attempt) -> tuple[Job, int]:
         """The job as its attempt left it, and the number of the event that says so. Outputs are written first."""
-        if attempt.final is not None:
-            return attempt.final
         outcome, job = attempt.outcome, attempt.job
         assert outcome is not None
         artifacts, notices, failed = write(job, outcome, self._studio.home)
@@ -248,24 +257,25 @@ class JobsWorker:
             job = job.model_copy(
                 update={"state": state, "progress": position, "asked": "", "notices": found["notices"]}
             )
-        attempt.final = job, attempt.feed.reserve()
-        return attempt.final
+        return job, attempt.feed.reserve()
 
     def _close(self, attempt: _Attempt) -> None:
         """Publish how an attempt ended, now that it is in the database."""
         assert attempt.final is not None
         job, number = attempt.final
-        if job.state.ended:
-            self._ended_job(job)
         attempt.feed.add(state_event(job, number), number=number)
         del self._attempts[job.id]
         attempt.feed.close()
 
-    def _ended_job(self, job: Job) -> None:
-        forget_states(self._studio.home, job.id)
-        self._tell(job)
+    def _tell_ended(self, job: Job) -> None:
+        """Tell that a job has ended, if it has. A failed job keeps the state that the engine has kept, for a retry."""
+        if not job.state.ended:
+            return
+        if job.state is not JobState.FAILED:
+            forget_states(self._studio.home, job.id)
         if self._supervisor is not None:
             self._supervisor.ended()
+        self._tell(job)
 
     def _free(self, background: bool) -> int:
         """How many more jobs of a priority may run, before those that end in this turn."""

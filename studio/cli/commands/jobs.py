@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -126,26 +127,29 @@ def run(settings: Settings, as_json: bool) -> int:
 
 
 def _work(settings: Settings, supervisor: Supervisor, as_json: bool) -> int:
-    failed = False
-
-    def ended(job: Job) -> None:
-        nonlocal failed
-        failed = failed or job.state in ("failed", "quarantined")
-        if as_json:
-            emit(job.to_json())
-            return
-        for artifact in job.artifacts:
-            emit(artifact.path)
-        if job.error is not None:
-            report_error(f"the job `{job.id}` {_verb(job)}: {job.error.message}", job.error.hint)
-
+    ended: queue.SimpleQueue[Job] = queue.SimpleQueue()  # printed here: a reader may have gone
+    failed, over, told = False, False, ""
     with _opened(settings) as jobs, stray_prints_aside():
-        jobs.start(supervisor, ended=ended)
-        told = None
-        while not jobs.drain(1.0):
+        jobs.start(supervisor, ended=ended.put)
+        while not over or not ended.empty():
+            with suppress(queue.Empty):
+                job = ended.get(timeout=0.1)
+                failed = failed or job.state in ("failed", "quarantined")
+                _print_ended(job, as_json)
+            over = over or jobs.drain(0.01)
             if (problem := jobs.problem) is not None and problem.message != told and not settings.quiet:
                 note(f"warning: jobs wait: {(told := problem.message)}")
     return int(failed)
+
+
+def _print_ended(job: Job, as_json: bool) -> None:
+    if as_json:
+        emit(job.to_json())
+        return
+    for artifact in job.artifacts:
+        emit(artifact.path)
+    if job.error is not None:
+        report_error(f"the job `{job.id}` {_verb(job)}: {job.error.message}", job.error.hint)
 
 
 @command.command("list", epilog=EPILOG)

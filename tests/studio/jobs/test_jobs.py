@@ -470,3 +470,22 @@ def test_another_process_sees_states_and_progress(opened):
             gate.permits.release(1000)
     assert [event.data["state"] for event in seen if event.type == "state"] == ["queued", "running", "done"]
     assert any(event.type == "progress" and event.data["steps"] == 1000 for event in seen)
+
+
+def test_a_job_that_is_paused_and_then_cancelled_is_cancelled(jobs):
+    job = jobs.add(jobs.spec("gate", count=1000, seed=1))
+    jobs.start()
+    jobs.studio.generator("gate").permits.release(1)
+    reach(jobs, job.id, 1)
+    jobs.pause(job.id)
+    jobs.cancel(job.id)
+    settle(jobs, job.id)
+    assert jobs.get(job.id).state is JobState.CANCELLED
+
+
+def test_each_job_that_ends_is_told_before_the_queue_counts_as_empty(jobs):
+    told = []
+    ids = {jobs.add(jobs.spec("note", text=f"{n}", seed=1)).id for n in range(9)}
+    jobs.start(ended=lambda job: told.append(job.id))
+    assert jobs.drain(60)
+    assert set(told) == ids
