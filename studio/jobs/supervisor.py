@@ -26,10 +26,18 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Supervisor:
-    """The supervisor, as its child knows it. `crash` is how the child before died; empty if there was none."""
+    """The supervisor, as its child knows it: its process id, a pipe to it, and how the child before died (empty if
+    there was none).
+    """
 
+    pid: int
     pipe: int
     crash: str = ""
+
+    def check(self) -> None:
+        """End this process if the supervisor has gone: whoever starts the next one needs the database."""
+        if os.getppid() != self.pid:
+            os._exit(1)
 
     def ended(self) -> None:
         """A job has ended: what crashes later is another matter."""
@@ -47,12 +55,15 @@ def supervise(main: Callable[[Supervisor], int]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         receiver, sender = os.pipe()
+        own = os.getpid()
         child = os.fork()
         if not child:
             os.close(receiver)
             os.setpgid(0, 0)  # a terminal sends Ctrl-C to the supervisor only, which passes it on
+            supervisor = Supervisor(own, sender, crash)
             _die_with_parent()
-            code = main(Supervisor(sender, crash))
+            supervisor.check()  # it may have gone before
+            code = main(supervisor)
             sys.stdout.flush()
             sys.stderr.flush()
             os.write(sender, _OVER)

@@ -78,7 +78,6 @@ class JobsWorker:
         self._progress_written = 0.0
         self._closing, self._closes_until = False, 0.0
         self._ended, self._turning = threading.Condition(), threading.Lock()
-        self._parent = os.getppid()
         self._thread = threading.Thread(target=self._run, name="studio-jobs", daemon=True)
 
     def start(self) -> None:
@@ -157,8 +156,8 @@ class JobsWorker:
     def _run(self) -> None:
         while True:
             self._collect()
-            if self._supervisor is not None and os.getppid() != self._parent:
-                os._exit(1)  # the supervisor was killed: whoever starts the next needs the database
+            if self._supervisor is not None:
+                self._supervisor.check()
             try:
                 with self._turning:
                     self._turn()
