@@ -42,9 +42,9 @@ class Addition(Frozen):
     """Weights that are loaded with a model and change it.
 
     Attributes:
-        kind: ``lora``, ``embedding``, ``vae`` or ``controlnet``.
+        kind: ``lora``, ``embedding``, ``vae``, ``controlnet`` or ``ip_adapter``.
         source: as of a ModelRef.
-        weight: how strongly it is applied; only LoRA have other weights than 1.
+        weight: how strongly it is applied; only LoRA and IP-Adapters have other weights than 1.
     """
 
     kind: str = Field(max_length=50)

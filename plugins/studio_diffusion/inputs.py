@@ -73,6 +73,12 @@ class ImageInputs(studio.Inputs):
         max_length=16,
         help="how much the ControlNet counts, 0 to 10; 1 is usual. Of several, one for all or one each",
     )
+    ip_adapter: list[str] = studio.addition_field(
+        "ip_adapter", help="an IP-Adapter for `model`: a file with its `image_encoder`, with `:SCALE` if it is not 1"
+    )
+    ip_image: list[studio.Image] = studio.field(
+        default_factory=list, max_length=16, help="the picture for the IP-Adapter; of several one each, in order"
+    )
     clip_skip: int | None = studio.field(
         None, ge=1, le=12, help="layers of the CLIP text encoder of `model` to skip at its end"
     )
@@ -135,7 +141,7 @@ class ImageInputs(studio.Inputs):
     def _check_prompt(cls, value: str, info: ValidationInfo) -> str:
         return checked_prompt(value, info, "draw")
 
-    @field_validator("controlnet", "control", "control_scale", mode="before")
+    @field_validator("controlnet", "control", "control_scale", "ip_adapter", "ip_image", mode="before")
     @classmethod
     def _as_list(cls, value: Any) -> Any:
         return [] if value in (None, "") else value if isinstance(value, list | tuple) else [value]
@@ -181,12 +187,26 @@ class ImageInputs(studio.Inputs):
 
     @model_validator(mode="after")
     def _for_other_models(self) -> Self:
-        named = ("base", "lora", "embedding", "vae", "controlnet", "control", "control_scale", "clip_skip")
+        named = (
+            "base",
+            "lora",
+            "embedding",
+            "vae",
+            "controlnet",
+            "control",
+            "control_scale",
+            "ip_adapter",
+            "ip_image",
+            "clip_skip",
+        )
         given = [name for name in named if getattr(self, name) not in (None, "", [])]
         if given and not self.model:
             raise ValueError(f"`{given[0]}` needs a model of diffusers: give `model` too")
         if self.controlnet and len(self.controlnet) != len(self.control):
             counts = f"{len(self.controlnet)} `controlnet` and {len(self.control)} `control`"
+            raise ValueError(f"there are {counts}; give as many of each")
+        if len(self.ip_adapter) != len(self.ip_image):
+            counts = f"{len(self.ip_adapter)} `ip_adapter` and {len(self.ip_image)} `ip_image`"
             raise ValueError(f"there are {counts}; give as many of each")
         if len(self.control_scale) > 1 and len(self.control_scale) != len(self.control):
             counts = f"{len(self.control_scale)} `control_scale` and {len(self.control)} `control`"

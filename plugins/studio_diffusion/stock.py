@@ -96,6 +96,7 @@ def arguments_of(model: PipelineModel, pipe: Any, inputs: ImageInputs) -> tuple[
         "rescale": ("guidance_rescale", inputs.rescale or None), "strength": ("strength", inputs.strength),
         "control_scale": ("controlnet_conditioning_scale", _single(inputs.control_scale)),
         "clip_skip": ("clip_skip", inputs.clip_skip),
+        "ip_image": ("ip_adapter_image", [each.pil.convert("RGB") for each in inputs.ip_image] or None),
     })  # fmt: skip
     _check_steps(pipe, inputs)
     prompt, notices = _prompt_arguments(model, pipe, inputs)

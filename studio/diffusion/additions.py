@@ -1,4 +1,4 @@
-"""What is loaded with a pipeline besides its folder: LoRA, textual inversion, another VAE, ControlNets.
+"""What is loaded with a pipeline besides its folder: LoRA, textual inversion, another VAE, ControlNets, IP-Adapters.
 
 All of it is checked against the model, and what does not fit is refused.
 
@@ -20,11 +20,12 @@ from studio.loaders import components as kinds
 from studio.loaders import diffusers as loaders
 from studio.loaders import read_config
 from studio.loaders.adapters import load_embeddings, load_loras, lora_file
+from studio.loaders.ip_adapters import adapter_file, add_feature_extractor, image_encoder, load_ip_adapters
 from studio.spec import ModelRef
 from studio.weights.checksums import sha256_once
 
 _SINGLE = ("vae", "base")
-KINDS = ("lora", "embedding", "controlnet", *_SINGLE)
+KINDS = ("lora", "embedding", "controlnet", "ip_adapter", *_SINGLE)
 Found = dict[str, tuple[type, Path]]
 """Name -> class and folder of a pipeline's components."""
 
@@ -38,6 +39,7 @@ class Additions:
         embeddings: files of textual inversions; the word of each is its file's name.
         vae: a folder with a VAE, a model's folder with one, or a file with the weights of one, in place of the model's.
         controlnets: folders with ControlNets.
+        ip_adapters: files of IP-Adapters, each with its scale.
         base: for a model in a single file, the folder with what the file lacks.
     """
 
@@ -45,6 +47,7 @@ class Additions:
     embeddings: tuple[Path, ...] = ()
     vae: Path | None = None
     controlnets: tuple[Path, ...] = ()
+    ip_adapters: tuple[tuple[Path, float], ...] = ()
     base: Path | None = None
 
     @classmethod
@@ -61,7 +64,8 @@ class Additions:
             message = f"the ControlNet `{weighted[0].path}` has the weight {weighted[0].weight:g}, which only LoRA have"
             raise WeightsError(weighted[0].path, message, hint="give `control_scale`")
         embeddings, nets = (tuple(each.path for each in paths[kind]) for kind in ("embedding", "controlnet"))
-        return cls(loras, embeddings, one["vae"], nets, one["base"])
+        adapters = tuple((each.path, each.weight) for each in paths["ip_adapter"])
+        return cls(loras, embeddings, one["vae"], nets, adapters, one["base"])
 
     @property
     def files(self) -> list[Path]:
@@ -69,6 +73,7 @@ class Additions:
         folders = [_vae_folder(self.vae)] if self.vae and not self.vae_file else []
         found = [lora_file(path) for path, _ in self.loras] + list(self.embeddings)
         found += [self.vae_file] if self.vae_file else []
+        found += [adapter_file(path) for path, _ in self.ip_adapters]
         return found + [file for folder in (*folders, *self.controlnets)
                         for file in (*layout.texts_of(folder), *layout.weights_of(folder))]  # fmt: skip
 
@@ -88,16 +93,22 @@ class Additions:
             found["vae"] = _other_vae(self.vae, found)
         for i, folder in enumerate(self.controlnets):
             kind, found[f"{_NUMBERED}{i}"] = _with_controlnet(folder, own, found, len(self.controlnets))
+        if self.ip_adapters and "image_encoder" not in found:
+            folder = image_encoder(self.ip_adapters[0][0])
+            named = ["transformers", "CLIPVisionModelWithProjection"]
+            found["image_encoder"] = kinds.component_class(folder, "image_encoder", named), folder
         return kind, found
 
     def changed(self, kind: type, found: Found, files: Callable[[], Sequence[Path]]) -> Changed:
         """What LoRA and textual inversion change of a model with these files."""
         names = set(getattr(kind, "_lora_loadable_modules", ())) if self.loras else set[str]()
         names |= {"text_encoder", "text_encoder_2"} if self.embeddings else set()
+        names |= {"unet"} if self.ip_adapters else set()
         if not names:
             return Changed()
         hashes = tuple(map(sha256_once, files()))
-        return Changed(frozenset(names & found.keys()), hashes, tuple(weight for _, weight in self.loras))
+        weights = tuple(weight for _, weight in (*self.loras, *self.ip_adapters))
+        return Changed(frozenset(names & found.keys()), hashes, weights)
 
 
 NOTHING = Additions()
@@ -180,7 +191,7 @@ class Changed:
     Attributes:
         names: of the components.
         hashes: of all files of the model and of what is added.
-        weights: of the LoRAs.
+        weights: of the LoRAs and IP-Adapters.
     """
 
     names: frozenset[str] = frozenset()
@@ -191,14 +202,19 @@ class Changed:
         """Nothing yet: `apply` needs the whole pipeline."""
 
     def apply(self, pipe: Any, additions: Additions) -> None:
-        """Add LoRAs and textual inversions to a pipeline. Modules that are shared have their LoRAs already.
+        """Add LoRAs, IP-Adapters and textual inversions to a pipeline. Modules that are shared have theirs already.
 
         Raises WeightsError for what does not fit.
         """
         modules = [getattr(pipe, name) for name in sorted(self.names)]
+        done = any(hasattr(module, "_studio_changed") for module in modules)
         if additions.embeddings:
             load_embeddings(pipe, additions.embeddings)
-        if additions.loras and not any(hasattr(module, "_studio_changed") for module in modules):
+        if additions.ip_adapters:
+            add_feature_extractor(pipe)
+        if additions.ip_adapters and not done:
+            load_ip_adapters(pipe, [(adapter_file(path), scale) for path, scale in additions.ip_adapters])
+        if additions.loras and not done:
             load_loras(pipe, additions.loras)
         for module in modules:
             module._studio_changed = self

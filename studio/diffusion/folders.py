@@ -23,6 +23,7 @@ from studio.diffusion.stepping import PipelineModel
 from studio.errors import WeightsError
 from studio.loaders import components as kinds
 from studio.loaders import diffusers as loaders
+from studio.loaders.ip_adapters import image_encoder
 from studio.loaders.single_file import gguf_module
 from studio.weights.loading import SafetensorsSource, loaded
 
@@ -42,6 +43,9 @@ def weight_files(path: Path, additions: Additions = NOTHING) -> list[Path]:
                 found += layout.texts_of(place)
             if issubclass(kind, nn.Module) and not (held and held.has(name, kind, place)):
                 found += layout.weights_of(place) if held is None else held.rest_of(name, place)
+        if additions.ip_adapters and "image_encoder" not in layout.components(folder, index):
+            encoder = image_encoder(additions.ip_adapters[0][0])
+            found += [*layout.texts_of(encoder), *layout.weights_of(encoder)]
     return list(dict.fromkeys(found + additions.files))
 
 

@@ -98,7 +98,7 @@ def lora_modules(pipe: Any) -> list[str]:
 def _load_one(pipe: Any, path: Path, adapter: str) -> None:
     tensors, header = tensors_of(path)
     tensors = _of_peft(pipe, path, tensors)
-    with _reported() as reported, scratch() as made, offline(path):
+    with reporting() as reported, scratch() as made, offline(path):
         try:
             converted = _converted(pipe, tensors)
             pipe.load_lora_weights(_source(tensors, header, made, path), adapter_name=adapter)
@@ -210,7 +210,7 @@ def _used(pipe: Any, adapter: str) -> set[str]:
 
 
 @contextmanager
-def _reported() -> Iterator[list[str]]:
+def reporting() -> Iterator[list[str]]:
     """Collect what diffusers warns of in this thread, rather than print it."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
@@ -262,7 +262,7 @@ def load_embeddings(pipe: Any, files: Sequence[Path]) -> list[str]:
         if not hasattr(pipe, "load_textual_inversion"):
             raise WeightsError(path, f"a `{type(pipe).__name__}` takes no textual inversion", hint="use another model")
         word = re.sub(r"\s+", "-", path.stem)
-        with _reported() as reported, offline(path):
+        with reporting() as reported, offline(path):
             try:
                 for tokenizer, encoder, tensor in _places(pipe, path, tensors):
                     pipe.load_textual_inversion(tensor, token=word, tokenizer=tokenizer, text_encoder=encoder)
