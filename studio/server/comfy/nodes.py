@@ -210,15 +210,28 @@ def _empty(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _save(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Put pictures into the store, and report them."""
-    picture: Picture = given["images"]
+    """Report pictures in the history."""
+    _saved(scene, given["images"], "output")
+    return ()
+
+
+def _preview(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Report pictures in the history, as temporary ones."""
+    _saved(scene, given["images"], "temp")
+    return ()
+
+
+def _send(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Send pictures as binary messages of the websocket, as previews are."""
+    _saved(scene, given["images"], "")
+    return ()
+
+
+def _saved(scene: Scene, picture: Picture, folder: str) -> None:
     if picture.scaled:
         message = "A generated picture can be scaled only for VAEEncode"
         raise wrong(message, "ImageScale leads to an output node", "images")
-    folder = "output" if "filename_prefix" in given else "temp"
-    kind = "SaveImage" if folder == "output" else "PreviewImage"
-    scene.saved.append(Saved(scene.node, kind, picture, folder))
-    return ()
+    scene.saved.append(Saved(scene.node, picture, folder))
 
 
 def _size(name: str, default: int = 512) -> Port:
@@ -298,7 +311,8 @@ _ALL = (
              Port("height", "INT", 512, 0, 8192), Port("crop", "COMBO", choices=["disabled", "center"])],
              ("IMAGE",), pixels.scale),
     NodeType("SaveImage", "image", [Port("images", "IMAGE"), Port("filename_prefix", "STRING", "ComfyUI")], (), _save),
-    NodeType("PreviewImage", "image", [Port("images", "IMAGE")], (), _save),
+    NodeType("PreviewImage", "image", [Port("images", "IMAGE")], (), _preview),
+    NodeType("SaveImageWebsocket", "api/image", [Port("images", "IMAGE")], (), _send),
 )  # fmt: skip
 NODES = {each.name: each for each in _ALL}
 """The known classes of nodes, by name."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from studio import models
-from studio.errors import Busy, Cancelled, UsageError
+from studio.errors import Busy, Cancelled, StoreError, UsageError
 from studio.jobs import JobEvent, Jobs, JobState
 from studio.jobs.job import JobError
 from studio.server.comfy.compile import Compiled
@@ -35,7 +35,7 @@ MAX_PENDING = 1000
 MAX_HISTORY = 500
 _PREVIEWS = 5  # of one render: each costs a decoding of its latents
 _POLL_S = 0.01  # for each waiting prompt, so that a long queue costs no more than a short one
-_PREVIEW, _PNG = 1, 2  # ComfyUI's numbers of the event and of the format
+_PNG_FRAME = struct.pack(">II", 1, 2)  # ComfyUI's numbers of the event, a preview, and of the format
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class Prompts:
         """Save what is there already, then follow one render after another, and save what uses it."""
         self._tell(prompt, "execution_start", keep=True)
         self._tell(prompt, "execution_cached", keep=True, nodes=[])
-        self._save(prompt, None)
+        await self._save(prompt, None)
         for render in prompt.compiled.renders:
             prompt.node = render.node
             if render not in prompt.jobs:
@@ -248,7 +248,7 @@ class Prompts:
             if prompt.cancelled:  # also while the jobs were being added
                 await self._cancel(prompt)
             prompt.pictures[render] = await self._pictures(prompt, render)
-            self._save(prompt, render)
+            await self._save(prompt, render)
 
     async def _pictures(self, prompt: Prompt, render: Render) -> list[str]:
         """Follow the jobs of a render. If one fails, the others are cancelled. Raises Cancelled, JobFailed."""
@@ -291,17 +291,27 @@ class Prompts:
             done, steps = (sum(part) for part in zip(*progress, strict=True))
             self._tell(prompt, "progress", value=done, max=steps, node=prompt.node)
         elif event.type == "preview" and index == 0 and (data := event.data["media"].get("data")):
-            frame = struct.pack(">II", _PREVIEW, _PNG) + base64.b64decode(data)
-            self.sockets.preview(prompt.client, prompt.sid, frame)
+            self.sockets.preview(prompt.client, prompt.sid, _PNG_FRAME + base64.b64decode(data))
 
-    def _save(self, prompt: Prompt, render: Render | None) -> None:
-        """Report the pictures of output nodes: those of a render, or loaded ones."""
+    async def _save(self, prompt: Prompt, render: Render | None) -> None:
+        """Report or send the pictures of output nodes: those of a render, or loaded ones."""
         for saved in [each for each in prompt.saved if each.render is render]:
             self._at(prompt, saved.node)
             found = saved.pictures if render is None else prompt.pictures[render]
+            if not saved.folder:
+                await self._send(prompt, found)
+                continue
             files = [{"filename": file_name(each), "subfolder": "", "type": saved.folder} for each in found]
             prompt.outputs[saved.node] = {"images": files}
             self._tell(prompt, "executed", node=saved.node, display_node=saved.node, output=prompt.outputs[saved.node])
+
+    async def _send(self, prompt: Prompt, pictures: Sequence[str]) -> None:
+        """Send whole pictures, as previews are sent."""
+        for each in pictures:
+            path = self._jobs.studio.store.path(each)
+            if path is None:
+                raise StoreError(f"the store has no artifact `{each}`")
+            self.sockets.send(prompt.client, prompt.sid, _PNG_FRAME + await apart(path.read_bytes))
 
     @staticmethod
     def _where(prompt: Prompt) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 MAX_SOCKETS = 200
 SEND_S = 15.0
 """How long a client may take to accept one message."""
-_MOST_WAITING = 500
+_MOST_WAITING, _MOST_BYTES = 500, 128 << 20
 _TOO_MANY, _TOO_SLOW = 1013, 1008  # close codes
 
 
@@ -28,6 +28,7 @@ class Socket:
         self.client, self.sid = client, sid
         self._socket = socket
         self._waiting: asyncio.Queue[str | bytes] = asyncio.Queue(_MOST_WAITING)
+        self._bytes = 0
         self.slow = False
 
     @property
@@ -36,13 +37,12 @@ class Socket:
         return self._waiting.qsize()
 
     def send(self, message: str | bytes) -> None:
-        """Queue a message; pictures are left out for a client that is behind."""
-        if isinstance(message, bytes) and self.waiting > _MOST_WAITING // 10:
-            return
-        try:
-            self._waiting.put_nowait(message)
-        except asyncio.QueueFull:
+        """Queue a message; a client that is too far behind is `slow`, and gets no more."""
+        if self._waiting.full() or self._bytes > _MOST_BYTES:
             self.slow = True
+            return
+        self._bytes += len(message)
+        self._waiting.put_nowait(message)
 
     async def serve(self) -> None:
         """Send what is queued until the client goes, or does not read."""
@@ -56,7 +56,9 @@ class Socket:
                     return
                 if self.slow:
                     raise TimeoutError
-                await asyncio.wait_for(self._send(writing.result()), SEND_S)
+                message = writing.result()
+                await asyncio.wait_for(self._send(message), SEND_S)
+                self._bytes -= len(message)
         except TimeoutError:
             await self._socket.close(_TOO_SLOW, "messages are not read")
         except WebSocketDisconnect:
@@ -101,10 +103,16 @@ class Sockets:
         for socket in self._of(client, sid):
             socket.send(_message(kind, data))
 
-    def preview(self, client: str, sid: str, frame: bytes) -> None:
-        """Send a preview, a binary message."""
+    def send(self, client: str, sid: str, picture: bytes) -> None:
+        """Send a binary message to a client that sent a prompt."""
         for socket in self._of(client, sid):
-            socket.send(frame)
+            socket.send(picture)
+
+    def preview(self, client: str, sid: str, frame: bytes) -> None:
+        """Send a preview, a binary message; it is left out for a client that is behind."""
+        for socket in self._of(client, sid):
+            if socket.waiting <= _MOST_WAITING // 10:
+                socket.send(frame)
 
     def status(self, client: str, status: dict[str, Any]) -> None:
         """Send the length of the queue to all connections of a token."""

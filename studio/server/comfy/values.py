@@ -139,9 +139,10 @@ class Mask:
 
 @dataclass(frozen=True)
 class Saved:
-    """An output node: its id, its class, what it saves, and the type of the files, ``output`` or ``temp``."""
+    """An output node: its id, what it saves, and the type of the files: ``output``, ``temp``, or empty for pictures
+    that go through the websocket.
+    """
 
     node: str
-    kind: str
     picture: Picture
     folder: str

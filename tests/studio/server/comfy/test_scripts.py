@@ -210,13 +210,32 @@ def test_a_token_sees_only_its_own_prompts(guarded: RunningServer) -> None:
     assert "private" in httpx.get(f"{guarded.url}/history", headers=mine).json()
 
 
-def test_a_client_that_does_not_read_is_dropped_and_previews_are_left_out() -> None:
+@pytest.mark.parametrize(("message", "most"), [("x", 1000), (bytes(100 << 20), 3)])
+def test_a_client_that_does_not_read_is_dropped(message: str | bytes, most: int) -> None:
     socket = Socket(WebSocket({"type": "websocket"}, receive=None, send=None), "local", "me")
     for _ in range(2000):
-        socket.send("x")
-        socket.send(b"preview")
+        socket.send(message)
     assert socket.slow
-    assert socket.waiting < 1000
+    assert socket.waiting < most
+
+
+def test_a_script_that_gets_its_picture_through_the_websocket(server: RunningServer) -> None:
+    graph = text_to_image(steps=1)
+    graph["9"] = node("SaveImageWebsocket", images=["8", 0])
+    found: list[bytes] = []
+    current = ""
+    with listening(server, "ws-images") as socket:
+        id = post(server, "/prompt", {"prompt": graph, "client_id": "ws-images"})["prompt_id"]
+        while current is not None:
+            message = socket.recv(timeout=120)
+            if isinstance(message, bytes):
+                found += [message[8:]] if current == "9" else []
+            elif (said := json.loads(message))["type"] == "executing" and said["data"]["prompt_id"] == id:
+                current = said["data"]["node"]
+    [data] = found
+    picture = studio.Image.decode(data)
+    assert picture.recipe is not None
+    assert picture.recipe.spec.inputs["prompt"] == "a red apple"
 
 
 def test_an_unknown_node_is_named(server: RunningServer) -> None:
