@@ -101,7 +101,7 @@ async def results(request: Request, tickets: Sequence[Ticket]) -> list[Media]:
     """The outputs of tickets. If one fails, or the client goes away, the others are cancelled. Raises their error."""
     try:
         async with while_connected(request) as wait:
-            made: list[Media] = await wait(asyncio.gather(*(_result(each) for each in tickets)))
+            made: list[Media] = await wait(_all(tickets))
             return made
     finally:
         for each in tickets:
@@ -109,8 +109,8 @@ async def results(request: Request, tickets: Sequence[Ticket]) -> list[Media]:
                 each.cancel()
 
 
-async def _result(ticket: Ticket) -> Media:
-    return await ticket
+async def _all(tickets: Sequence[Ticket]) -> list[Media]:
+    return [await each for each in tickets]
 
 
 async def apart(function: Callable[..., T], *arguments: Any) -> T:

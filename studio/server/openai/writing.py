@@ -124,20 +124,19 @@ async def answer(request: Request, writing: Writing, form: AnswerForm, body: Sam
 async def _begun(request: Request, tickets: Sequence[Ticket]) -> None:
     """Wait until the first request has begun, but not for long. Raises its error if it fails before."""
 
-    async def first() -> None:
+    async def first() -> Event | None:
         async for event in tickets[0].events():
-            if isinstance(event, Failed):
-                raise event.error
             if not isinstance(event, Queued | Loading):
-                return
+                return event
+        return None
 
     try:
         async with while_connected(request) as wait:
             began = asyncio.ensure_future(first())
             shielded = asyncio.wait({began}, timeout=PATIENCE_S)  # cancelling it would cancel the request
             await wait(shielded)
-            if began.done():
-                began.result()
+            if began.done() and isinstance(event := began.result(), Failed):
+                raise event.error
     except BaseException:
         for each in tickets:
             each.cancel()

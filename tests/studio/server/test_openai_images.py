@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import socket
 from collections.abc import Iterator
@@ -133,7 +134,7 @@ def test_a_url_is_never_fetched_nor_a_path_opened(http: httpx.Client) -> None:
         assert response.json()["error"]["param"] == "image"
 
 
-def test_a_client_that_goes_away_cancels(server: RunningServer) -> None:
+def test_a_client_that_goes_away_cancels(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
     until(lambda: unfinished(server) == 0)
     body = b'{"prompt": "x", "model": "endless"}'
     head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
@@ -141,3 +142,5 @@ def test_a_client_that_goes_away_cancels(server: RunningServer) -> None:
         connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
         until(lambda: unfinished(server) == 1)
     until(lambda: unfinished(server) == 0)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
