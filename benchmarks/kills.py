@@ -3,9 +3,9 @@
     python benchmarks/kills.py --kills 60 [--models] [--url postgresql+psycopg://…]
 
 Jobs of several kinds and workflows are added all the time, by another process. The worker (`studio jobs run`) is
-killed at random moments: its supervisor, both, or the process that works. At the end every job must be done, its
-output equal to that of an uninterrupted run, its `-o` file written, and no node of a workflow run again once it was
-committed. `--models` adds pictures and texts of the built-in models. Prints a JSON object; the exit code is 1 if
+killed at random moments while jobs run: its supervisor, both, or the process that works. At the end every job must be
+done, its output equal to that of an uninterrupted run, its `-o` file written, and no node of a workflow run again once
+it was committed. `--models` adds pictures and texts of the built-in models. Prints a JSON object; the exit code is 1 if
 anything is wrong.
 """
 
@@ -47,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--longest", type=float, default=4.0, help="seconds until a kill, at most")
+    parser.add_argument("--longest", type=float, default=4.0, help="seconds from the start of a job to a kill, at most")
     parser.add_argument("--queued", type=int, default=6, help="jobs that wait or run at each time")
     parser.add_argument("--models", action="store_true")
     parser.add_argument("--url", default="")
@@ -82,7 +82,8 @@ class Kills:
             self.top_up()
             if worker is None or worker.poll() is not None:
                 worker = self.start()
-            time.sleep(self.chance.uniform(0.2, longest))
+            self.wait_for_work(worker)
+            time.sleep(self.chance.uniform(0, longest))
             way = self.chance.choices([*ways], [9, 9, 2])[0]
             ways[way] += self.kill(worker, way)
             self.committed.append((time.time(), self.nodes()))
@@ -131,6 +132,14 @@ class Kills:
                    "--device", "cpu", "-q", "jobs", "run"]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def wait_for_work(self, worker: subprocess.Popen[bytes]) -> None:
+        """Return when a job has been started since now: a kill before that would try nothing."""
+        begun, until = time.time(), time.monotonic() + STUCK_S
+        while worker.poll() is None and time.monotonic() < until:
+            if any((job.started or 0) > begun for job in self.jobs.list(limit=100)):
+                return
+            time.sleep(0.02)
 
     def kill(self, worker: subprocess.Popen[bytes], way: str) -> int:
         if worker.poll() is not None:

@@ -42,7 +42,7 @@ def run(jobs, *more):
 
 def test_killed_jobs_are_done_with_equal_bytes(kills, monkeypatch):
     monkeypatch.setenv("STUDIO_JOBS_URL", "")
-    found = kills.run(kills=3, longest=1.5, queued=4)
+    found = kills.run(kills=3, longest=1.0, queued=4)
     assert found["wrong"] == []
     assert sum(found["kills"].values()) >= 1
 
