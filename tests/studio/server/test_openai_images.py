@@ -28,6 +28,7 @@ def opened(data: bytes) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(data))
 
 
+@pytest.mark.slow  # docs/server.md, which is run, draws with this model too
 def test_a_picture_of_the_usual_model(client: openai.OpenAI) -> None:
     asked = {"prompt": "a red apple", "size": "64x64", "extra_body": {"steps": 2, "seed": 7, "guidance": 3}}
     made = client.images.generate(model="gpt-image-1", **asked)

@@ -22,13 +22,17 @@ def pictures(answer: httpx.Response) -> list[PIL.Image.Image]:
     return [PIL.Image.open(io.BytesIO(base64.b64decode(each))) for each in answer.json()["images"]]
 
 
-def test_what_sillytavern_sends(http: httpx.Client) -> None:
+def test_what_sillytavern_asks_first(http: httpx.Client) -> None:
     for path, field in (("sd-models", "title"), ("samplers", "name"), ("schedulers", "name"), ("upscalers", "name"),
                         ("latent-upscale-modes", "name")):  # fmt: skip
         assert all(each[field] for each in http.get(f"/sdapi/v1/{path}").json()), path
     assert http.get("/sdapi/v1/sd-vae").json() == http.get("/sdapi/v1/sd-modules").json() == []
     names = [each["name"] for each in http.get("/sdapi/v1/samplers").json()]
     assert {"Euler", "DPM++ 2M"} <= set(names)
+
+
+@pytest.mark.slow
+def test_what_sillytavern_sends_to_draw(http: httpx.Client) -> None:
     body = {"prompt": "a red apple", "negative_prompt": "", "sampler_name": "Euler", "scheduler": "automatic",
             "steps": 2, "cfg_scale": 4, "width": 64, "height": 64, "restore_faces": False, "enable_hr": False,
             "seed": 5, "override_settings": {"CLIP_stop_at_last_layers": 1}, "send_images": True}  # fmt: skip
