@@ -22,6 +22,7 @@ from studio.server.security import Access
 from studio.server.serve import configuration
 from studio.server.tokens import AccessTokens
 
+PLUGIN = Path(__file__).parent / "server_plugin.py"
 SECRET = "the-secret-of-the-tests"
 # Bodies are as large and may take as long as these say, so that tests need neither time nor memory.
 LIMITS = RequestLimits(body_bytes=4 << 20, body_s=0.5, prompt=20_000)
@@ -40,8 +41,10 @@ class RunningServer:
 
 
 @contextmanager
-def running(home: Path, *, exposed: bool = False, limits: RequestLimits = LIMITS) -> Iterator[RunningServer]:
-    host = studio.Studio(home=home, device="cpu", plugins=[Path(__file__).parent / "server_plugin.py"])
+def running(
+    home: Path, *, exposed: bool = False, limits: RequestLimits = LIMITS, plugin: Path = PLUGIN
+) -> Iterator[RunningServer]:
+    host = studio.Studio(home=home, device="cpu", plugins=[plugin])
     access = Access(AccessTokens(home), SECRET, exposed=exposed)
     jobs = Jobs(host)
     server = uvicorn.Server(configuration(create_app(jobs, access, limits)))

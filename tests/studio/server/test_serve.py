@@ -19,6 +19,7 @@ from studio.cli.main import run
 from studio.errors import UsageError
 from studio.locks import is_locked
 from studio.server.serve import LOCK, ServeOptions
+from tests.studio.server.running_server import until
 
 
 @contextmanager
@@ -93,3 +94,29 @@ def test_tokens_are_listed_by_name_and_revoked(own_home: Path, capfd: pytest.Cap
     assert run(["token", "revoke", "laptop"]) == 0
     assert run(["token", "revoke", "laptop"]) == 2
     assert "no token is called `laptop`" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "display", "opened"), [((), ":0", True), (("--no-browser",), ":0", False), ((), "", False)]
+)
+def test_the_page_is_opened_from_a_terminal_with_a_display(
+    own_home: Path, tmp_path: Path, words: tuple[str, ...], display: str, opened: bool
+) -> None:
+    browser, asked = tmp_path / "browser", tmp_path / "asked"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {asked}.part && mv {asked}.part {asked}\n')
+    browser.chmod(0o755)
+    environment = {**os.environ, "BROWSER": f"{browser} %s", "DISPLAY": display, "WAYLAND_DISPLAY": ""}
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "studio", "serve", "--port", "0", *words]
+    with subprocess.Popen(command, env=environment, stdout=theirs, stderr=subprocess.PIPE, text=True) as process:
+        os.close(theirs)
+        with os.fdopen(ours) as terminal:
+            url = terminal.readline().strip()
+            assert process.stderr is not None
+            assert "serving" in process.stderr.readline()
+            assert httpx.get(url).status_code == 200
+            if opened:
+                until(asked.exists)
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+    assert (asked.read_text().strip() if asked.exists() else "") == (url if opened else "")

@@ -42,7 +42,7 @@ export function Artifact({ id }: { id: string }) {
   return (
     <article class="artifact">
       <p><a href="#/gallery">← {t("artifact.back")}</a></p>
-      <h1 tabIndex={-1} dir="auto">{title}</h1>
+      <h1 tabIndex={-1} dir="auto">{title || t("artifact.output")}</h1>
       {problem && <p class="error" role="alert">{problem}</p>}
       {recipe && (
         <div class="sides">
@@ -50,7 +50,7 @@ export function Artifact({ id }: { id: string }) {
           <div>
             <Doing url={url} recipe={recipe} />
             {generator && <Change recipe={recipe} generator={generator} />}
-            <Facts id={id} recipe={recipe} generator={generator} />
+            {(generator || problem) && <Facts id={id} recipe={recipe} generator={generator} />}
           </div>
         </div>
       )}

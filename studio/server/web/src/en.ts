@@ -10,7 +10,6 @@ export const en = {
   "app.theme.dark": "Dark",
   "app.theme.light": "Light",
   "app.offline": "No connection to Studio. Trying again…",
-  "app.close": "Close",
   "app.logout": "Sign out",
   "app.missing": "There is no such page.",
 
@@ -32,7 +31,6 @@ export const en = {
   "make.button": "Make",
   "make.number": "Number",
   "make.settings": "Settings",
-  "make.model": "Model",
   "make.generator": "Generator",
   "make.default": "Studio's own",
   "make.seed": "Seed",
@@ -49,7 +47,6 @@ export const en = {
   "make.uploading": "Uploading…",
   "make.lines": "One per line",
   "make.badJson": "This is not valid JSON.",
-  "make.filled": "The settings were filled in.",
   "make.required": "{name} is needed.",
 
   "job.queued": "Waiting",
@@ -72,7 +69,6 @@ export const en = {
   "job.preview": "Preview of: {prompt}",
   "job.again": "Again with a new seed",
   "job.use": "Use these settings",
-  "job.workflow": "Workflow",
 
   "gallery.title": "Gallery",
   "gallery.all": "All",
@@ -81,15 +77,13 @@ export const en = {
   "gallery.error": "The gallery could not be read.",
 
   "artifact.back": "Gallery",
-  "artifact.title": "{kind} by {generator}",
-  "artifact.settings": "Settings",
   "artifact.facts": "How it was made",
+  "artifact.output": "Output",
   "artifact.download": "Download",
   "artifact.share": "Copy to share, without the prompt",
   "artifact.use": "Use these settings",
   "artifact.change": "Again, with one thing changed",
   "artifact.what": "What to change",
-  "artifact.none": "This file has no recipe.",
   "artifact.created": "Made",
   "artifact.seconds": "Seconds",
   "artifact.device": "Device",

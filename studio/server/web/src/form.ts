@@ -106,12 +106,12 @@ export async function submit(): Promise<void> {
   const { values, seed, count } = draft.value;
   const inputs = inputsOf(generator.fields, values);
   const first = seed ?? randomSeed();
-  for (let at = 0; at < count; at++) await add({ generator: generator.name, inputs, seed: first + at });
+  for (let at = 0; at < count; at++) await add({ generator: generator.name, output: generator.output, inputs, seed: first + at });
 }
 
 /** Queue a job again, with another seed or with one input changed. */
 export async function again(work: Work, changes: { seed?: number; values?: Values }): Promise<void> {
-  const { name, fields } = await described(work.generator ?? "");
+  const { name, output, fields } = await described(work.generator ?? "");
   const inputs = inputsOf(fields, { ...valuesOf(fields, work), ...changes.values });
-  await add({ generator: name, inputs, seed: changes.seed ?? work.seed });
+  await add({ generator: name, output, inputs, seed: changes.seed ?? work.seed });
 }

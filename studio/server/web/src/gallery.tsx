@@ -139,7 +139,10 @@ function Tiles({ items, more }: { items: Item[]; more: () => Promise<void> }) {
         const place = { left: `${(at % columns) * row}px`, top: `${Math.floor(at / columns) * row}px` };
         return (
           <li key={item.sha256} style={{ ...place, width: `${side}px`, height: `${side}px` }}>
-            <a href={`#/artifact/${item.sha256}`} data-at={at} aria-label={item.title || item.generator}>
+            <a
+              href={`#/artifact/${item.sha256}`} data-at={at}
+              aria-label={item.media_type.startsWith("text/") ? undefined : item.title || item.generator}
+            >
               <Thumbnail url={item.url} type={item.media_type} title={item.title || item.generator} />
             </a>
           </li>

@@ -38,7 +38,12 @@ function Outputs({ job, title }: { job: Job; title: string }) {
         return made.media_type.startsWith("audio/") ? (
           <MediaView key={made.sha256} {...shown} />
         ) : (
-          <a key={made.sha256} href={`#/artifact/${made.sha256}`} aria-label={title}><Thumbnail {...shown} /></a>
+          <a
+            key={made.sha256} href={`#/artifact/${made.sha256}`}
+            aria-label={made.media_type.startsWith("text/") ? undefined : title}
+          >
+            <Thumbnail {...shown} />
+          </a>
         );
       })}
     </>

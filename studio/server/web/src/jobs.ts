@@ -24,11 +24,12 @@ export interface Work {
   document?: string;
 }
 
-/** A job to add. The model is among the inputs. */
+/** A job to add, and its kind of output. The model is among the inputs. */
 export interface NewJob {
   generator: string;
   inputs: Record<string, Json>;
   seed: number;
+  output: string;
 }
 
 export interface Job {
@@ -160,16 +161,28 @@ function blobOf(base64: string, type: string): Blob {
 /** Queue a job. The key makes a repeated request the same job. */
 export async function add(job: NewJob): Promise<void> {
   const key = Array.from(crypto.getRandomValues(new Uint8Array(16)), (each) => each.toString(16).padStart(2, "0"));
-  const body: Schemas["JobBody"] = { ...job, preview_every: PREVIEW_EVERY, stream: true };
-  put([await post<Job>("/api/jobs", body, { "Idempotency-Key": key.join("") })], false);
+  const { output, ...rest } = job;
+  const shows = output === "text" ? { stream: true } : { preview_every: PREVIEW_EVERY };
+  const body: Schemas["JobBody"] = { ...rest, ...shows };
+  const made = await post<Job>("/api/jobs", body, { "Idempotency-Key": key.join("") });
+  if (!jobs.value.has(made.id)) put([made], false); // else the stream was faster, and knows more
 }
 
+/** Ask for a change. The stream tells what came of it: an answer may be older than what was already heard. */
 export async function act(id: string, what: "cancel" | "pause" | "resume" | "retry"): Promise<void> {
-  put([await post<Job>(`/api/jobs/${id}/${what}`, {})], false);
+  const job = jobs.value.get(id);
+  if (job?.state === "running" && (what === "cancel" || what === "pause")) put([{ ...job, asked: what }], false);
+  try {
+    await post(`/api/jobs/${id}/${what}`, {});
+  } catch (error) {
+    const now = jobs.value.get(id);
+    if (job && now?.asked === what) put([{ ...now, asked: job.asked }], false);
+    throw error;
+  }
 }
 
 export async function move(id: string, where: Schemas["MoveBody"]): Promise<void> {
-  put([await post<Job>(`/api/jobs/${id}/move`, where)], false);
+  await post(`/api/jobs/${id}/move`, where);
 }
 
 export const randomSeed = (): number => crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;

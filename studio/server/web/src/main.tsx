@@ -77,7 +77,8 @@ function skip(event: Event): void {
 }
 
 function Tab({ page, text }: { page: string; text: string }) {
-  const here = (route.value[0] ?? "make") === page;
+  const shown = route.value[0] ?? "make";
+  const here = shown === page || (shown === "artifact" && page === "gallery");
   return <a href={`#/${page}`} aria-current={here ? "page" : undefined}>{text}</a>;
 }
 

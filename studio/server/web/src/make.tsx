@@ -9,6 +9,7 @@ import { known, t } from "./preferences";
 import type { Field } from "./schema";
 
 const SHOWN = 24;
+const FEW = 8; // fields that need no second fold
 const TIPS: Record<string, string[]> = {
   image: ["a red apple", "a blue cup on a table", "一个绿色的梨"],
   video: ["a red ball moving right", "a blue square moving up"],
@@ -113,7 +114,8 @@ function Prompt({ field, send }: { field: Field; send: () => Promise<void> }) {
 function Settings({ generator }: { generator: Generator }) {
   const { values, count } = draft.value;
   const shown = generator.fields.filter((each) => each.name !== "prompt" || each.control === "media");
-  const [first, more] = [shown.filter(isCommon), shown.filter((each) => !isCommon(each))];
+  const first = shown.length > FEW ? shown.filter(isCommon) : shown;
+  const more = shown.filter((each) => !first.includes(each));
   const draw = (each: Field) => (
     <FieldView
       key={`${generator.name} ${each.name}`} field={each} value={values[each.name]} models={generator.models}

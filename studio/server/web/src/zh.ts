@@ -12,7 +12,6 @@ export const zh: Record<Word, string> = {
   "app.theme.dark": "深色",
   "app.theme.light": "浅色",
   "app.offline": "与 Studio 的连接已断开，正在重试…",
-  "app.close": "关闭",
   "app.logout": "退出",
   "app.missing": "没有这个页面。",
 
@@ -34,7 +33,6 @@ export const zh: Record<Word, string> = {
   "make.button": "生成",
   "make.number": "数量",
   "make.settings": "设置",
-  "make.model": "模型",
   "make.generator": "生成器",
   "make.default": "Studio 自带",
   "make.seed": "种子",
@@ -51,7 +49,6 @@ export const zh: Record<Word, string> = {
   "make.uploading": "正在上传…",
   "make.lines": "每行一个",
   "make.badJson": "这不是有效的 JSON。",
-  "make.filled": "设置已填入。",
   "make.required": "请填写{name}。",
 
   "job.queued": "等待中",
@@ -74,7 +71,6 @@ export const zh: Record<Word, string> = {
   "job.preview": "预览：{prompt}",
   "job.again": "换个种子再来",
   "job.use": "使用这些设置",
-  "job.workflow": "工作流",
 
   "gallery.title": "作品",
   "gallery.all": "全部",
@@ -83,15 +79,13 @@ export const zh: Record<Word, string> = {
   "gallery.error": "无法读取作品。",
 
   "artifact.back": "作品",
-  "artifact.title": "{kind}，由 {generator} 生成",
-  "artifact.settings": "设置",
   "artifact.facts": "生成方式",
+  "artifact.output": "作品",
   "artifact.download": "下载",
   "artifact.share": "不含提示词的分享副本",
   "artifact.use": "使用这些设置",
   "artifact.change": "只改一处，再来一次",
   "artifact.what": "要改什么",
-  "artifact.none": "此文件没有配方。",
   "artifact.created": "时间",
   "artifact.seconds": "用时（秒）",
   "artifact.device": "设备",
