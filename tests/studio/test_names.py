@@ -25,6 +25,7 @@ ALLOWED = {
     ("loaders/chat_template.py", "template"): "the template of a chat",
     ("loaders/chat_worker.py", "template"): "the same",
     ("recipe.py", "ddpm"): "the sampler, whose name other programs write as DDPM",
+    ("server/comfy/samplers.py", "ddpm"): "the sampler, by ComfyUI's name",
     ("workflow/resolve.py", "template"): "what an error is about: an expression of a workflow",
     ("workflow/expressions.py", "template"): "the same",
 }

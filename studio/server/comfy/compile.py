@@ -12,7 +12,7 @@ from typing import Any
 from studio.errors import InputError, StudioError
 from studio.media import Image
 from studio.server.comfy.graph import MAX_DEPTH, GraphNode, NodeProblem, PromptRefused, refused_nodes
-from studio.server.comfy.nodes import NODES, WIDGETS, NodeType, Port
+from studio.server.comfy.nodes import NODES, WIDGETS, NodeType, Slot
 from studio.server.comfy.scene import NodeFault, Scene
 from studio.server.comfy.values import Render, Saved
 from studio.server.errors import problem_of
@@ -105,7 +105,7 @@ class _Compiler:
                 problems.append(fault.problem)
         return problems, None if broken else given
 
-    def _value(self, port: Port, value: Any) -> Any:
+    def _value(self, port: Slot, value: Any) -> Any:
         """The value of an input, or None if it comes from a node that is wrong. Raises NodeFault."""
         if port.kind in WIDGETS:
             if isinstance(value, tuple):

@@ -13,7 +13,7 @@ from studio.server.comfy import pixels, sampling
 from studio.server.comfy.graph import NodeProblem
 from studio.server.comfy.samplers import SAMPLERS, SCHEDULERS
 from studio.server.comfy.scene import Lists, NodeFault, Scene, known, wrong
-from studio.server.comfy.values import Clip, Conditioning, Control, ControlNet, Latent, Model, Picture, Saved, Vae
+from studio.server.comfy.values import Clip, Conditioning, Control, ControlNet, Denoiser, Latent, Pixels, Saved, Vae
 
 MODELS, ADDITIONS = "models", "additions"
 """Lists of names that depend on what is downloaded."""
@@ -23,7 +23,7 @@ MOST_SEED = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
-class Port:
+class Slot:
     """An input: its `kind` is one of `WIDGETS`, or the type of a link.
 
     The choices of a COMBO are `choices` and the names in the lists `listed`; without any, it is a text.
@@ -98,7 +98,7 @@ class NodeType:
 
     name: str
     category: str
-    inputs: Sequence[Port]
+    inputs: Sequence[Slot]
     outputs: Sequence[str]
     build: Build
     names: Sequence[str] = ()
@@ -132,12 +132,12 @@ class NodeType:
 def _checkpoint(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     """Use a model with its own text encoders and VAE."""
     choice = scene.choice(given["ckpt_name"])
-    return Model(choice), Clip(choice), Vae(choice)
+    return Denoiser(choice), Clip(choice), Vae(choice)
 
 
 def _unet(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     """Use the denoiser of a model."""
-    return (Model(scene.choice(given["unet_name"])),)
+    return (Denoiser(scene.choice(given["unet_name"])),)
 
 
 def _clip(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -163,9 +163,9 @@ def _clip_skip(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _lora(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     """Add a LoRA to the denoiser and the text encoders."""
-    model: Model = given["model"]
+    model: Denoiser = given["model"]
     if given["strength_model"]:
-        model = Model(model.choice, (*model.loras, (given["lora_name"], given["strength_model"])))
+        model = Denoiser(model.choice, (*model.loras, (given["lora_name"], given["strength_model"])))
     if "clip" not in given:
         return (model,)
     clip: Clip = given["clip"]
@@ -227,92 +227,92 @@ def _send(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     return ()
 
 
-def _saved(scene: Scene, picture: Picture, folder: str) -> None:
+def _saved(scene: Scene, picture: Pixels, folder: str) -> None:
     if picture.scaled:
         message = "A generated picture can be scaled only for VAEEncode"
         raise wrong(message, "ImageScale leads to an output node", "images")
     scene.saved.append(Saved(scene.node, picture, folder))
 
 
-def _size(name: str, default: int = 512) -> Port:
-    return Port(name, "INT", default, 16, 8192, options={"step": 8})
+def _size(name: str, default: int = 512) -> Slot:
+    return Slot(name, "INT", default, 16, 8192, options={"step": 8})
 
 
-def _strength(name: str) -> Port:
-    return Port(name, "FLOAT", 1.0, -10.0, 10.0, options={"step": 0.01})
+def _strength(name: str) -> Slot:
+    return Slot(name, "FLOAT", 1.0, -10.0, 10.0, options={"step": 0.01})
 
 
-def _named(name: str, *listed: str) -> Port:
-    return Port(name, "COMBO", listed=listed)
+def _named(name: str, *listed: str) -> Slot:
+    return Slot(name, "COMBO", listed=listed)
 
 
 _TEXT = {"multiline": True, "dynamicPrompts": True}
 _UNIT = {"step": 0.001}
-_LATENT_SIZE = (_size("width"), _size("height"), Port("batch_size", "INT", 1, 1, 4096))
-_SAMPLED = (Port("steps", "INT", 20, 1, 10_000), Port("cfg", "FLOAT", 8.0, 0.0, 100.0, options={"step": 0.1}),
-            Port("sampler_name", "COMBO", choices=[*SAMPLERS]), Port("scheduler", "COMBO", choices=[*SCHEDULERS]),
-            Port("positive", "CONDITIONING"), Port("negative", "CONDITIONING"),
-            Port("latent_image", "LATENT"))  # fmt: skip
-_IMAGE_FILE = Port("image", "COMBO", options={"image_upload": True})
-_PIXELS = (Port("pixels", "IMAGE"), Port("vae", "VAE"))
+_LATENT_SIZE = (_size("width"), _size("height"), Slot("batch_size", "INT", 1, 1, 4096))
+_SAMPLED = (Slot("steps", "INT", 20, 1, 10_000), Slot("cfg", "FLOAT", 8.0, 0.0, 100.0, options={"step": 0.1}),
+            Slot("sampler_name", "COMBO", choices=[*SAMPLERS]), Slot("scheduler", "COMBO", choices=[*SCHEDULERS]),
+            Slot("positive", "CONDITIONING"), Slot("negative", "CONDITIONING"),
+            Slot("latent_image", "LATENT"))  # fmt: skip
+_IMAGE_FILE = Slot("image", "COMBO", options={"image_upload": True})
+_PIXELS = (Slot("pixels", "IMAGE"), Slot("vae", "VAE"))
 _UPLOADS = ("upload", "choose file to upload")
 _KINDS = ("stable_diffusion", "sd3", "flux", "hunyuan_video", "wan", "qwen_image", "lumina2", "stable_audio")
 
 _ALL = (
     NodeType("CheckpointLoaderSimple", "loaders", [_named("ckpt_name", MODELS)], ("MODEL", "CLIP", "VAE"), _checkpoint),
     NodeType("UNETLoader", "advanced/loaders", [_named("unet_name", MODELS),
-             Port("weight_dtype", "COMBO", choices=["default"])], ("MODEL",), _unet),
-    NodeType("CLIPLoader", "advanced/loaders", [_named("clip_name", MODELS), Port("type", "COMBO", choices=_KINDS),
-             Port("device", "COMBO", choices=["default"], required=False)], ("CLIP",), _clip),
+             Slot("weight_dtype", "COMBO", choices=["default"])], ("MODEL",), _unet),
+    NodeType("CLIPLoader", "advanced/loaders", [_named("clip_name", MODELS), Slot("type", "COMBO", choices=_KINDS),
+             Slot("device", "COMBO", choices=["default"], required=False)], ("CLIP",), _clip),
     NodeType("DualCLIPLoader", "advanced/loaders", [_named("clip_name1", MODELS), _named("clip_name2", MODELS),
-             Port("type", "COMBO", choices=["sdxl", *_KINDS]),
-             Port("device", "COMBO", choices=["default"], required=False)], ("CLIP",), _clip),
+             Slot("type", "COMBO", choices=["sdxl", *_KINDS]),
+             Slot("device", "COMBO", choices=["default"], required=False)], ("CLIP",), _clip),
     NodeType("VAELoader", "loaders", [_named("vae_name", MODELS, ADDITIONS)], ("VAE",), _vae),
-    NodeType("CLIPSetLastLayer", "conditioning", [Port("clip", "CLIP"), Port("stop_at_clip_layer", "INT", -1, -24, -1)],
+    NodeType("CLIPSetLastLayer", "conditioning", [Slot("clip", "CLIP"), Slot("stop_at_clip_layer", "INT", -1, -24, -1)],
              ("CLIP",), _clip_skip),
-    NodeType("LoraLoader", "loaders", [Port("model", "MODEL"), Port("clip", "CLIP"), _named("lora_name", ADDITIONS),
+    NodeType("LoraLoader", "loaders", [Slot("model", "MODEL"), Slot("clip", "CLIP"), _named("lora_name", ADDITIONS),
              _strength("strength_model"), _strength("strength_clip")], ("MODEL", "CLIP"), _lora),
-    NodeType("LoraLoaderModelOnly", "loaders", [Port("model", "MODEL"), _named("lora_name", ADDITIONS),
+    NodeType("LoraLoaderModelOnly", "loaders", [Slot("model", "MODEL"), _named("lora_name", ADDITIONS),
              _strength("strength_model")], ("MODEL",), _lora),
-    NodeType("CLIPTextEncode", "conditioning", [Port("text", "STRING", options=_TEXT), Port("clip", "CLIP")],
+    NodeType("CLIPTextEncode", "conditioning", [Slot("text", "STRING", options=_TEXT), Slot("clip", "CLIP")],
              ("CONDITIONING",), _encode_text),
     NodeType("ControlNetLoader", "loaders", [_named("control_net_name", ADDITIONS)], ("CONTROL_NET",), _control_net),
     NodeType("ControlNetApply", "conditioning/controlnet", [
-             Port("conditioning", "CONDITIONING"), Port("control_net", "CONTROL_NET"), Port("image", "IMAGE"),
-             Port("strength", "FLOAT", 1.0, 0.0, 10.0, options={"step": 0.01})], ("CONDITIONING",), _control),
+             Slot("conditioning", "CONDITIONING"), Slot("control_net", "CONTROL_NET"), Slot("image", "IMAGE"),
+             Slot("strength", "FLOAT", 1.0, 0.0, 10.0, options={"step": 0.01})], ("CONDITIONING",), _control),
     NodeType("ControlNetApplyAdvanced", "conditioning/controlnet", [
-             Port("positive", "CONDITIONING"), Port("negative", "CONDITIONING"), Port("control_net", "CONTROL_NET"),
-             Port("image", "IMAGE"), Port("strength", "FLOAT", 1.0, 0.0, 10.0, options={"step": 0.01}),
-             Port("start_percent", "FLOAT", 0.0, 0.0, 1.0, options=_UNIT),
-             Port("end_percent", "FLOAT", 1.0, 0.0, 1.0, options=_UNIT), Port("vae", "VAE", required=False)],
+             Slot("positive", "CONDITIONING"), Slot("negative", "CONDITIONING"), Slot("control_net", "CONTROL_NET"),
+             Slot("image", "IMAGE"), Slot("strength", "FLOAT", 1.0, 0.0, 10.0, options={"step": 0.01}),
+             Slot("start_percent", "FLOAT", 0.0, 0.0, 1.0, options=_UNIT),
+             Slot("end_percent", "FLOAT", 1.0, 0.0, 1.0, options=_UNIT), Slot("vae", "VAE", required=False)],
              ("CONDITIONING", "CONDITIONING"), _control_both, ("positive", "negative")),
     NodeType("EmptyLatentImage", "latent", _LATENT_SIZE, ("LATENT",), _empty),
     NodeType("EmptySD3LatentImage", "latent/sd3", _LATENT_SIZE, ("LATENT",), _empty),
-    NodeType("KSampler", "sampling", [Port("model", "MODEL"), Port("seed", "INT", 0, 0, MOST_SEED), *_SAMPLED,
-             Port("denoise", "FLOAT", 1.0, 0.0, 1.0, options={"step": 0.01})], ("LATENT",), sampling.sample,
+    NodeType("KSampler", "sampling", [Slot("model", "MODEL"), Slot("seed", "INT", 0, 0, MOST_SEED), *_SAMPLED,
+             Slot("denoise", "FLOAT", 1.0, 0.0, 1.0, options={"step": 0.01})], ("LATENT",), sampling.sample,
              ignored=("control_after_generate",)),
-    NodeType("KSamplerAdvanced", "sampling", [Port("model", "MODEL"),
-             Port("add_noise", "COMBO", choices=["enable", "disable"]), Port("noise_seed", "INT", 0, 0, MOST_SEED),
-             *_SAMPLED, Port("start_at_step", "INT", 0, 0, 10_000), Port("end_at_step", "INT", 10_000, 0, 10_000),
-             Port("return_with_leftover_noise", "COMBO", choices=["disable", "enable"])], ("LATENT",),
+    NodeType("KSamplerAdvanced", "sampling", [Slot("model", "MODEL"),
+             Slot("add_noise", "COMBO", choices=["enable", "disable"]), Slot("noise_seed", "INT", 0, 0, MOST_SEED),
+             *_SAMPLED, Slot("start_at_step", "INT", 0, 0, 10_000), Slot("end_at_step", "INT", 10_000, 0, 10_000),
+             Slot("return_with_leftover_noise", "COMBO", choices=["disable", "enable"])], ("LATENT",),
              sampling.sample_advanced, ignored=("control_after_generate",)),
-    NodeType("VAEDecode", "latent", [Port("samples", "LATENT"), Port("vae", "VAE")], ("IMAGE",), sampling.decode),
+    NodeType("VAEDecode", "latent", [Slot("samples", "LATENT"), Slot("vae", "VAE")], ("IMAGE",), sampling.decode),
     NodeType("VAEEncode", "latent", _PIXELS, ("LATENT",), sampling.encode),
-    NodeType("VAEEncodeForInpaint", "latent/inpaint", [*_PIXELS, Port("mask", "MASK"),
-             Port("grow_mask_by", "INT", 6, 0, 64)], ("LATENT",), sampling.encode_for_inpainting),
-    NodeType("SetLatentNoiseMask", "latent/inpaint", [Port("samples", "LATENT"), Port("mask", "MASK")], ("LATENT",),
+    NodeType("VAEEncodeForInpaint", "latent/inpaint", [*_PIXELS, Slot("mask", "MASK"),
+             Slot("grow_mask_by", "INT", 6, 0, 64)], ("LATENT",), sampling.encode_for_inpainting),
+    NodeType("SetLatentNoiseMask", "latent/inpaint", [Slot("samples", "LATENT"), Slot("mask", "MASK")], ("LATENT",),
              sampling.set_mask),
     NodeType("LoadImage", "image", [_IMAGE_FILE], ("IMAGE", "MASK"), pixels.load, ignored=_UPLOADS),
     NodeType("LoadImageMask", "mask", [_IMAGE_FILE,
-             Port("channel", "COMBO", choices=["alpha", "red", "green", "blue"])], ("MASK",), pixels.load_mask,
+             Slot("channel", "COMBO", choices=["alpha", "red", "green", "blue"])], ("MASK",), pixels.load_mask,
              ignored=_UPLOADS),
-    NodeType("ImageScale", "image/upscaling", [Port("image", "IMAGE"),
-             Port("upscale_method", "COMBO", choices=[*pixels.METHODS]), Port("width", "INT", 512, 0, 8192),
-             Port("height", "INT", 512, 0, 8192), Port("crop", "COMBO", choices=["disabled", "center"])],
+    NodeType("ImageScale", "image/upscaling", [Slot("image", "IMAGE"),
+             Slot("upscale_method", "COMBO", choices=[*pixels.METHODS]), Slot("width", "INT", 512, 0, 8192),
+             Slot("height", "INT", 512, 0, 8192), Slot("crop", "COMBO", choices=["disabled", "center"])],
              ("IMAGE",), pixels.scale),
-    NodeType("SaveImage", "image", [Port("images", "IMAGE"), Port("filename_prefix", "STRING", "ComfyUI")], (), _save),
-    NodeType("PreviewImage", "image", [Port("images", "IMAGE")], (), _preview),
-    NodeType("SaveImageWebsocket", "api/image", [Port("images", "IMAGE")], (), _send),
+    NodeType("SaveImage", "image", [Slot("images", "IMAGE"), Slot("filename_prefix", "STRING", "ComfyUI")], (), _save),
+    NodeType("PreviewImage", "image", [Slot("images", "IMAGE")], (), _preview),
+    NodeType("SaveImageWebsocket", "api/image", [Slot("images", "IMAGE")], (), _send),
 )  # fmt: skip
 NODES = {each.name: each for each in _ALL}
 """The known classes of nodes, by name."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from studio.media import Image
 from studio.media.pictures import check_pixels
 from studio.server.comfy.scene import Scene, wrong
-from studio.server.comfy.values import Mask, Picture, Size
+from studio.server.comfy.values import Mask, Pixels, Size
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -32,7 +32,7 @@ def load(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     """Load an uploaded picture; its mask is where it is transparent."""
     image = scene.load(given["image"])
     opaque = Image(image.pil.convert("RGB"))
-    return Picture(image.size, opaque), Mask(_transparency(image))
+    return Pixels(image.size, opaque), Mask(_transparency(image))
 
 
 def load_mask(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -55,7 +55,7 @@ def _transparency(image: Image) -> Image:
 
 def scale(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     """Scale a picture; a width or height of 0 keeps its shape."""
-    picture: Picture = given["image"]
+    picture: Pixels = given["image"]
     width, height = given["width"], given["height"]
     if not width and not height:
         return (picture,)
@@ -65,13 +65,13 @@ def scale(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
         if given["crop"] == "disabled" and size[0] * own[1] != size[1] * own[0]:
             raise wrong("A generated picture can be scaled only to its own shape, or with `crop` as `center`",
                         f"{own[0]}x{own[1]} to {size[0]}x{size[1]}", "crop")  # fmt: skip
-        return (Picture(size, None, picture.render),)
+        return (Pixels(size, None, picture.render),)
     check_pixels(size)
     scene.count(size)
     pil = _cropped(picture.image.pil, size) if given["crop"] == "center" else picture.image.pil
     import PIL.Image
 
-    return (Picture(size, Image(pil.resize(size, getattr(PIL.Image.Resampling, METHODS[given["upscale_method"]])))),)
+    return (Pixels(size, Image(pil.resize(size, getattr(PIL.Image.Resampling, METHODS[given["upscale_method"]])))),)
 
 
 def _cropped(pil: PIL.Image.Image, size: Size) -> PIL.Image.Image:

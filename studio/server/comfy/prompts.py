@@ -49,7 +49,7 @@ class SavedFiles:
 
 
 @dataclass(eq=False)
-class Prompt:
+class QueuedPrompt:
     """One accepted graph.
 
     Attributes:
@@ -117,14 +117,14 @@ class Prompts:
         self.sockets = Sockets()
         self._jobs = jobs
         self._numbers = itertools.count()
-        self._all: dict[tuple[str, str], Prompt] = {}
+        self._all: dict[tuple[str, str], QueuedPrompt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def of(self, client: str, *, ended: bool) -> list[Prompt]:
+    def of(self, client: str, *, ended: bool) -> list[QueuedPrompt]:
         """The prompts of a client that have ended, or have not, oldest first."""
         return [each for each in self._all.values() if each.client == client and each.ended is ended]
 
-    def find(self, client: str, id: str) -> Prompt | None:
+    def find(self, client: str, id: str) -> QueuedPrompt | None:
         """A prompt by its id."""
         return self._all.get((client, id))
 
@@ -132,7 +132,7 @@ class Prompts:
         """ComfyUI's `exec_info`."""
         return {"exec_info": {"queue_remaining": len(self.of(client, ended=False))}}
 
-    async def add(self, prompt: Prompt) -> Prompt:
+    async def add(self, prompt: QueuedPrompt) -> QueuedPrompt:
         """Accept a prompt: when this returns, its pictures and its jobs are on disk, except the jobs that change the
         pictures of others. Raises Busy if too many are in the queue, and as `Jobs.add`.
         """
@@ -179,12 +179,12 @@ class Prompts:
                     await self._cancel(each)
         self.sockets.status(client, self.status(client))
 
-    async def _cancel(self, prompt: Prompt) -> None:
+    async def _cancel(self, prompt: QueuedPrompt) -> None:
         prompt.cancelled = True
         for id in [id for ids in prompt.jobs.values() for id in ids]:
             await apart(self._jobs.cancel, id)
 
-    async def _add_jobs(self, prompt: Prompt, render: Render) -> None:
+    async def _add_jobs(self, prompt: QueuedPrompt, render: Render) -> None:
         """Add the jobs of a render, once for each prompt, render and picture."""
 
         def add() -> None:
@@ -207,17 +207,17 @@ class Prompts:
 
         await apart(add)
 
-    def _tell(self, prompt: Prompt, kind: str, *, keep: bool = False, **data: Any) -> None:
+    def _tell(self, prompt: QueuedPrompt, kind: str, *, keep: bool = False, **data: Any) -> None:
         data |= {"prompt_id": prompt.id, "timestamp": int(time.time() * 1000)} if keep else {"prompt_id": prompt.id}
         if keep:
             prompt.messages.append((kind, data))
         self.sockets.publish(prompt.client, prompt.sid, kind, data)
 
-    def _at(self, prompt: Prompt, node: str) -> None:
+    def _at(self, prompt: QueuedPrompt, node: str) -> None:
         prompt.node = node
         self._tell(prompt, "executing", node=node, display_node=node)
 
-    async def _run(self, prompt: Prompt) -> None:
+    async def _run(self, prompt: QueuedPrompt) -> None:
         """Follow the renders one after another, and report what is saved and how the prompt ends."""
         where: dict[str, Any] = {}
         try:
@@ -236,7 +236,7 @@ class Prompts:
         self.sockets.status(prompt.client, self.status(prompt.client))
         self._forget()
 
-    async def _follow_all(self, prompt: Prompt) -> None:
+    async def _follow_all(self, prompt: QueuedPrompt) -> None:
         """Save what is there already, then follow one render after another, and save what uses it."""
         self._tell(prompt, "execution_start", keep=True)
         self._tell(prompt, "execution_cached", keep=True, nodes=[])
@@ -250,7 +250,7 @@ class Prompts:
             prompt.pictures[render] = await self._pictures(prompt, render)
             await self._save(prompt, render)
 
-    async def _pictures(self, prompt: Prompt, render: Render) -> list[str]:
+    async def _pictures(self, prompt: QueuedPrompt, render: Render) -> list[str]:
         """Follow the jobs of a render. If one fails, the others are cancelled. Raises Cancelled, JobFailed."""
         ids = prompt.jobs[render]
         progress = [(0, 0)] * len(ids)
@@ -264,7 +264,7 @@ class Prompts:
             for each in following:
                 each.cancel()
 
-    async def _follow(self, prompt: Prompt, id: str, index: int, progress: list[tuple[int, int]]) -> str:
+    async def _follow(self, prompt: QueuedPrompt, id: str, index: int, progress: list[tuple[int, int]]) -> str:
         """Report the events of one job until its picture is there, and return its id."""
         while (await apart(self._jobs.get, id)).state in (JobState.QUEUED, JobState.PAUSED):
             waiting = sum(each.state == "pending" for each in self._all.values())
@@ -285,7 +285,7 @@ class Prompts:
                     raise JobFailed(JobError.model_validate(event.data["error"]))
         raise Cancelled("the job was removed")
 
-    def _hear(self, prompt: Prompt, event: JobEvent, index: int, progress: list[tuple[int, int]]) -> None:
+    def _hear(self, prompt: QueuedPrompt, event: JobEvent, index: int, progress: list[tuple[int, int]]) -> None:
         if event.type in ("started", "progress"):
             progress[index] = (event.data.get("position", 0), event.data["steps"])
             done, steps = (sum(part) for part in zip(*progress, strict=True))
@@ -293,7 +293,7 @@ class Prompts:
         elif event.type == "preview" and index == 0 and (data := event.data["media"].get("data")):
             self.sockets.preview(prompt.client, prompt.sid, _PNG_FRAME + base64.b64decode(data))
 
-    async def _save(self, prompt: Prompt, render: Render | None) -> None:
+    async def _save(self, prompt: QueuedPrompt, render: Render | None) -> None:
         """Report or send the pictures of output nodes: those of a render, or loaded ones."""
         for saved in [each for each in prompt.saved if each.render is render]:
             self._at(prompt, saved.node)
@@ -305,7 +305,7 @@ class Prompts:
             prompt.outputs[saved.node] = {"images": files}
             self._tell(prompt, "executed", node=saved.node, display_node=saved.node, output=prompt.outputs[saved.node])
 
-    async def _send(self, prompt: Prompt, pictures: Sequence[str]) -> None:
+    async def _send(self, prompt: QueuedPrompt, pictures: Sequence[str]) -> None:
         """Send whole pictures, as previews are sent."""
         for each in pictures:
             path = self._jobs.studio.store.path(each)
@@ -314,7 +314,7 @@ class Prompts:
             self.sockets.send(prompt.client, prompt.sid, _PNG_FRAME + await apart(path.read_bytes))
 
     @staticmethod
-    def _where(prompt: Prompt) -> dict[str, Any]:
+    def _where(prompt: QueuedPrompt) -> dict[str, Any]:
         """ComfyUI's fields of where a prompt ended."""
         kind = str(prompt.graph.get(prompt.node, {}).get("class_type", ""))
         return {"node_id": prompt.node, "node_type": kind, "executed": [*prompt.outputs]}

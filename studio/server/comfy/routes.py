@@ -21,7 +21,7 @@ from studio.media import Image
 from studio.server.comfy.compile import Compiled, compile_graph
 from studio.server.comfy.describe import SAMPLED, names
 from studio.server.comfy.graph import GraphNode, PromptBody, PromptRefused, parse
-from studio.server.comfy.prompts import Prompt, Prompts
+from studio.server.comfy.prompts import Prompts, QueuedPrompt
 from studio.server.comfy.scene import Scene, file_name, stored_picture
 from studio.server.pictures import FORMATS, encoded
 from studio.server.running import apart, client_of
@@ -86,7 +86,7 @@ async def post_prompt(request: Request) -> JSONResponse:
         if known is None:
             compiled = await apart(_compiled, server, parse(body.prompt))
             known = prompts.find(client, id)
-            made = Prompt(id, client, body.client_id or "", body.prompt, compiled, body.front)
+            made = QueuedPrompt(id, client, body.client_id or "", body.prompt, compiled, body.front)
             known = known or await prompts.add(made)
     except PromptRefused as refused:
         return JSONResponse(refused.to_json(), 400)

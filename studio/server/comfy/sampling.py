@@ -18,7 +18,7 @@ from studio.server.catalogue import flags_of
 from studio.server.comfy import pixels
 from studio.server.comfy.samplers import fitting, sampler_of
 from studio.server.comfy.scene import Scene, wrong
-from studio.server.comfy.values import Clip, Conditioning, Control, Latent, Mask, Model, Picture, Render, Vae
+from studio.server.comfy.values import Clip, Conditioning, Control, Denoiser, Latent, Mask, Pixels, Render, Vae
 
 _SEEDS = 1 << 32
 
@@ -28,12 +28,12 @@ def encode(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     return (_encoded(scene, given["pixels"], given["vae"]),)
 
 
-def _encoded(scene: Scene, picture: Picture, vae: Vae) -> Latent:
+def _encoded(scene: Scene, picture: Pixels, vae: Vae) -> Latent:
     if picture.count > 1:
         raise wrong("Only one picture can be encoded", f"there are {picture.count}; set `batch_size` to 1", "pixels")
     if picture.image is not None:
         image = pixels.in_latents(picture.image)
-        picture = Picture(image.size, image)
+        picture = Pixels(image.size, image)
     return Latent(picture.size, 1, picture, vae=vae, node=scene.node)
 
 
@@ -45,7 +45,7 @@ def encode_for_inpainting(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, 
     mask: Mask = given["mask"]
     fitted = pixels.in_latents(pixels.fitted(mask.image, given["pixels"].size))
     blank = pixels.blanked(latent.picture.image, fitted)
-    return (replace(latent, picture=Picture(latent.size, blank), mask=pixels.grown(fitted, given["grow_mask_by"])),)
+    return (replace(latent, picture=Pixels(latent.size, blank), mask=pixels.grown(fitted, given["grow_mask_by"])),)
 
 
 def set_mask(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -73,7 +73,7 @@ def decode(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
     if vae_source:
         _give(render, "vae", vae_source, (scene.node, "vae"))
     render.decoder = vae
-    return (Picture(render.size, None, render),)
+    return (Pixels(render.size, None, render),)
 
 
 def sample(scene: Scene, given: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -155,7 +155,7 @@ def _give(render: Render, name: str, value: Any, origin: tuple[str, str]) -> Non
 
 
 def _give_texts(
-    scene: Scene, render: Render, model: Model, positive: Conditioning, negative: Conditioning, cfg: float
+    scene: Scene, render: Render, model: Denoiser, positive: Conditioning, negative: Conditioning, cfg: float
 ) -> None:
     """Set what belongs to the text encoders, which must be those of the model."""
     clip: Clip = positive.clip

@@ -13,7 +13,7 @@ from pathlib import Path
 from studio.media import Image
 from studio.server.catalogue import Choice
 from studio.server.comfy.graph import NodeProblem
-from studio.server.comfy.values import Picture, Render, Saved
+from studio.server.comfy.values import Pixels, Render, Saved
 from studio.store import Store
 
 MAX_PIXELS = 200_000_000
@@ -56,7 +56,7 @@ def stored_picture(store: Store, name: str) -> Path | None:
     return path if path is not None and path.suffix == Image.suffix else None
 
 
-def known(picture: Picture) -> Image:
+def known(picture: Pixels) -> Image:
     """The picture itself. Raises NodeFault if it is one that is still to be generated."""
     if picture.image is None:
         raise wrong("This input takes loaded pictures only", "the picture is one that the graph generates", "image")

@@ -18,7 +18,7 @@ Loras = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
-class Model:
+class Denoiser:
     """MODEL: a generator with its weights, and the LoRAs of its denoiser."""
 
     choice: Choice
@@ -96,7 +96,7 @@ class Render:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Pixels:
     """IMAGE: a picture, or the pictures of a render; `size` is what it was scaled to."""
 
     size: Size
@@ -123,7 +123,7 @@ class Latent:
 
     size: Size
     count: int = 1
-    picture: Picture | None = None
+    picture: Pixels | None = None
     mask: Image | None = None
     render: Render | None = None
     vae: Vae | None = None
@@ -144,5 +144,5 @@ class Saved:
     """
 
     node: str
-    picture: Picture
+    picture: Pixels
     folder: str

@@ -12,7 +12,7 @@ import studio
 from studio.errors import Busy
 from studio.jobs import Jobs, JobState
 from studio.server.comfy import prompts as module
-from studio.server.comfy.prompts import Prompt, Prompts
+from studio.server.comfy.prompts import Prompts, QueuedPrompt
 from tests.studio.server.comfy.conftest import Compile
 from tests.studio.server.comfy.graphs import Graph, image_to_image, text_to_image
 
@@ -24,8 +24,8 @@ def jobs(host: studio.Studio) -> Iterator[Jobs]:
         made.prune()
 
 
-def accepted(compiled: Compile, id: str, graph: Graph, *, front: bool = False) -> Prompt:
-    return Prompt(id, "me", "", graph, compiled(graph), front)
+def accepted(compiled: Compile, id: str, graph: Graph, *, front: bool = False) -> QueuedPrompt:
+    return QueuedPrompt(id, "me", "", graph, compiled(graph), front)
 
 
 def test_an_accepted_prompt_is_a_job_until_it_is_removed_from_the_queue(compiled: Compile, jobs: Jobs) -> None:
