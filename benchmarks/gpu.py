@@ -22,7 +22,7 @@ from pathlib import Path
 
 from gpu_parts.bench import Bench, Found, error_of
 from gpu_parts.memory import loading, memory, mixed, offload
-from gpu_parts.pictures import pictures, steps, together, unet
+from gpu_parts.pictures import pictures, sdxl, steps, together, unet
 from gpu_parts.right import attention, correct, facts, failures, lose, tests, waits
 from gpu_parts.tokens import shapes, text, windows
 
@@ -48,8 +48,8 @@ def overruns(bench: Bench, found: Found) -> None:
 
 
 PARTS: Mapping[Callable[[Bench, Found], None], float] = {
-    facts: 15, correct: 50, waits: 15, tests: 45, attention: 30, offload: 25, loading: 15, unet: 40, pictures: 40,
-    steps: 25, text: 40, windows: 30, memory: 30, together: 25, shapes: 35, failures: 10,
+    facts: 15, correct: 50, waits: 15, tests: 40, attention: 30, offload: 25, loading: 15, unet: 35, sdxl: 25,
+    pictures: 35, steps: 20, text: 40, windows: 30, memory: 30, together: 20, shapes: 35, failures: 10,
 }  # fmt: skip
 REHEARSED: Mapping[Callable[[Bench, Found], None], float] = {breaks: 20, overruns: 0.2}
 CHILDREN: Mapping[str, Callable[[Bench], str]] = {"lose": lose, "mixed": mixed}

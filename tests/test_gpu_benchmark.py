@@ -55,7 +55,7 @@ def test_every_line_of_the_gpu_benchmark_runs_in_a_rehearsal(tmp_path: Path) -> 
     lines = {line.pop("part"): line for line in map(json.loads, out.read_text().splitlines())}
     assert lines.pop("breaks")["error"] == "RuntimeError: as it should"
     assert lines.pop("overruns")["error"] == "not done after 0.2 s"
-    assert len(lines) == 16
+    assert len(lines) == 17
     assert [f"{name}: {line['error']}" for name, line in lines.items() if "error" in line] == []
     assert lines["attention"]["wrong"] == []
     assert lines["offload"]["same_bytes"]

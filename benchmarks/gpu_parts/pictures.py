@@ -38,6 +38,32 @@ def unet(bench: Bench, found: Found) -> None:
     found["not_recorded"] = bench.device.not_recorded
 
 
+def sdxl(bench: Bench, found: Found) -> None:
+    """The U-Net of Stable Diffusion XL (2.6 G parameters, random) at 1024x1024, two samples a picture: by width."""
+    from diffusers import UNet2DConditionModel
+
+    side, wide, pooled = bench.of(128, 8), bench.of(2048, 32), bench.of(1280, 32)
+    sizes = {"block_out_channels": bench.of((320, 640, 1280), (32, 32, 64)), "norm_num_groups": bench.of(32, 8),
+             "transformer_layers_per_block": bench.of((1, 2, 10), (1, 1, 1)), "sample_size": side,
+             "attention_head_dim": bench.of((5, 10, 20), (2, 2, 2)), "cross_attention_dim": wide,
+             "addition_time_embed_dim": bench.of(256, 8),
+             "projection_class_embeddings_input_dim": pooled + 6 * bench.of(256, 8)}  # fmt: skip
+    torch.manual_seed(0)
+    with torch.device(bench.device.name):
+        net = UNet2DConditionModel(
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), addition_embed_type="text_time",
+            use_linear_projection=True, **sizes,
+        ).to(bench.dtype).eval().requires_grad_(False)  # fmt: skip
+    found["gb"] = round(sum(each.nbytes for each in net.parameters()) / 1e9, 2)
+    for width in bench.of((1, 2, 4, 8), (1, 2)):
+        x, words = bench.randn(2 * width, 4, side, side), bench.randn(2 * width, 77, wide)
+        more = {"text_embeds": bench.randn(2 * width, pooled), "time_ids": bench.randn(2 * width, 6)}
+        with torch.inference_mode():
+            work = partial(net, x, torch.ones(2 * width, device=bench.device.name), words, added_cond_kwargs=more)
+            found[f"width_{width}_s"] = [round(bench.seconds(work), 4) for _ in range(3)]
+
+
 def _said(net: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
     said: torch.Tensor = net(*inputs).sample
     return said
