@@ -28,6 +28,7 @@ ELSEWHERE = {
     ("plugins/studio_video/stock.py", "pipeline"): "its own method, and that of studio.loaders",
     ("plugins/studio_diffusion/stock.py", "pipeline"): "a method of PipelineModel",
     ("studio/diffusion/stepping.py", "pipeline"): "a method of PipelineModel",
+    ("studio/media/signing.py", "from_dict"): "settings of c2pa that are written there",
     ("studio/models/hub.py", "HfApi"): "`studio models pull`, the one command that fetches",
     ("studio/workflow/declare.py", "create_model"): "pydantic's",
 }

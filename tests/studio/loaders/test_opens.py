@@ -26,6 +26,8 @@ ELSEWHERE = {
     "plugins/studio_dcgan/checkpoint.py": "after `check_regular`",
     "studio/diffusion/single_files.py": "a file that ships",
     "studio/loaders/single_file.py": "a file of an installed library, after `is_file`",
+    "studio/media/png.py": "its own `read_text`, of bytes",
+    "studio/server/web/routes.py": "files that ship",
     "studio/testing/fake_tensor.py": "the library's own reader, put on the fake device",
 }
 
