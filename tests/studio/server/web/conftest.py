@@ -86,6 +86,7 @@ def picture_for_docs() -> Callable[[Any, str], None]:
     """Save what is seen as a picture of docs/web.md, if STUDIO_DOCS_PICTURES is set."""
 
     def save(page: Any, name: str) -> None:
+        page.evaluate("Promise.all([...document.images].map(image => image.decode()))")
         if os.environ.get("STUDIO_DOCS_PICTURES"):
             page.screenshot(path=DOCS / f"web-{name}.png")
 

@@ -16,7 +16,7 @@ SIDE = 32
 class Painting(studio.State):
     """How much is painted is its position."""
 
-    red: int = 0
+    colour: tuple[int, ...] = (0, 0, 0)
 
 
 class Painter(studio.Generator):
@@ -35,17 +35,17 @@ class Painter(studio.Generator):
         canvas: studio.Image | None = studio.field(None, help="where to paint")
 
     def start(self, model, inputs, rng):
-        return Painting(steps=100_000 if inputs.endless else inputs.strokes, red=rng.python.randrange(256))
+        return Painting(steps=100_000 if inputs.endless else inputs.strokes, colour=tuple(rng.python.randbytes(3)))
 
     def step(self, model, states):
         threading.Event().wait(0.02)  # a step takes a moment, so that a click falls into one
         return [replace(state, position=state.position + 1) for state in states]
 
     def preview(self, model, state):
-        return studio.Image(PIL.Image.new("RGB", (SIDE, SIDE), (state.red, state.position % 256, 99)))
+        return studio.Image(PIL.Image.new("RGB", (SIDE, SIDE), (*state.colour[:2], state.position % 256)))
 
     def finish(self, model, state):
-        return studio.Image(PIL.Image.new("RGB", (SIDE, SIDE), (state.red, 200, 99)))
+        return studio.Image(PIL.Image.new("RGB", (SIDE, SIDE), state.colour))
 
 
 @studio.hookimpl
