@@ -12,12 +12,13 @@ WEB := studio/server/web
 SHARED_OUT := --numprocesses auto --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-all test-web web lint clean
+.PHONY: help demo test test-all test-docs test-web web lint clean
 
 help:
 	@echo "make demo      install into .venv and make a picture of a red apple"
 	@echo "make test      lint, types and tests"
 	@echo "make test-all  the same with the slow tests, and more examples of each property"
+	@echo "make test-docs the commands and programs of all documents"
 	@echo "make test-web  the page in Chromium; needs Node.js, and Chromium in the PATH"
 	@echo "make web       build the page from its source (studio/server/web/src); needs Node.js"
 	@echo "make lint      lint and types only"
@@ -38,6 +39,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest $(SHARED_OUT) -m "slow or not slow" --hypothesis-profile thorough
+
+test-docs: .venv/installed-test
+	$(BIN)/python -m pytest $(SHARED_OUT) tests/docs -m "slow or not slow"
 
 test-web: .venv/installed-test-web $(WEB)/node_modules
 	$(BIN)/python -m pytest tests/studio/server/web -m "web or not web"

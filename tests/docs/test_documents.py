@@ -25,6 +25,7 @@ from tests import forkserver
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUICK = ("README.md", "CONTRIBUTING.md", "plugins.md")  # `make test` runs these, and `make test-docs` all
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+?) -->\n+)?```(?P<language>python|console)\n(?P<text>.*?)^```$", re.M | re.S
 )
@@ -93,7 +94,11 @@ def without_shell(command: str) -> list[str] | None:
     return ["-m", *words] if words[0] == "studio" and not re.search(r"[|&;<>(){}\[\]$`\\*?~#!\n]", command) else None
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(each, marks=[] if each.name in QUICK else [pytest.mark.slow]) for each in DOCUMENTS],
+    ids=lambda path: path.name,
+)
 def test_what_is_printed_runs(document: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
