@@ -13,20 +13,26 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-_TRIES, _PAUSE_S = 5, 0.002
+TRIES, _PAUSE_S = 5, 0.002
 
 
-def try_lock(descriptor: int, *, without: bool = False) -> bool:
+def try_lock(descriptor: int, *, without: bool = False, tries: int = 1) -> bool:
     """Lock an open file or folder until it is closed; False if another process, or another opening of it, holds it.
 
-    `without` is the answer if the file system has no locks.
+    `without` is the answer if the file system has no locks. With `TRIES`, a process that only asks `is_locked` in the
+    same moment is waited for.
     """
     from filelock import lock_descriptor  # importing it takes 10 ms, which a command that writes nothing is spared
 
-    try:
-        return lock_descriptor(descriptor, blocking=False)
-    except OSError:
-        return without
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(_PAUSE_S)
+        try:
+            if lock_descriptor(descriptor, blocking=False):
+                return True
+        except OSError:
+            return without
+    return False
 
 
 def lock(descriptor: int) -> None:
@@ -46,11 +52,6 @@ def is_locked(path: Path | str) -> bool:
     except OSError:  # another user's: not ours to take
         return True
     try:
-        for attempt in range(_TRIES):  # another process may be asking in the same moment, and holds it meanwhile
-            if attempt:
-                time.sleep(_PAUSE_S)
-            if try_lock(descriptor):
-                return False
-        return True
+        return not try_lock(descriptor, tries=TRIES)
     finally:
         os.close(descriptor)

@@ -26,6 +26,7 @@ from studio.engine.events import CancelledEvent, Event, Failed
 from studio.engine.router import RequestRouter, Router
 from studio.errors import EngineClosed, StudioError
 from studio.files import read_limited
+from studio.locks import is_locked
 from studio.spec import JobSpec, ModelRef
 from studio.store import Store
 from studio.versions import libraries
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from studio.engine.scheduling.tracked import TrackedRequest
 
 FILE = "server.json"
+LOCK = "server.lock"
+"""Locked while a server uses the data folder."""
 PATH = "/api/requests"
 _CONNECT_S = 2.0  # a server of this machine accepts at once
 _MOST_LINE = 16 << 20  # bytes of an event, which may have a preview
@@ -79,7 +82,7 @@ def connect(home: Path, store: Store, local: Callable[[str], Router]) -> Request
     `local` makes this process's own with a notice: for a server that cannot be used, the reason.
     """
     address = ServerAddress.of(home)
-    if address is None:
+    if address is None or not is_locked(home / LOCK):  # a killed server leaves the file; another program may listen
         return None
     try:
         response = address.ask("GET", PATH, timeout=60.0)  # it may have to look for devices

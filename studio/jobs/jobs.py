@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 URL_VARIABLE = "STUDIO_JOBS_URL"
 MAX_QUEUED = 10_000
 MAX_KEY = 200  # characters
+MOST_NUMBER = 2**63 - 1  # of an event, in the database
 _POLL_S = 0.1  # for the events of jobs that another process runs
 _WAITING = (JobState.QUEUED, JobState.PAUSED)
 
@@ -264,9 +265,13 @@ class Jobs:
             if before is None:
                 return job.model_copy(update={"order": tables.edge(first=True) - 1})
             other = tables.get(before)
-            low = tables.before(other)
-            place = other.order - 1 if low is None else (low + other.order) / 2
-            return job if other.id == job.id else job.model_copy(update={"order": place})
+            if other.id == job.id:
+                return job
+            place = tables.place_before(other, job)
+            if place is None:  # numbers have run out between the two
+                tables.renumber()
+                place = tables.place_before(tables.get(before), job)
+            return job.model_copy(update={"order": place})
 
         return self._change(id, change)
 
@@ -329,7 +334,7 @@ class _Follower:
     """What a reader of a job's events has seen: those up to the number `after`; `over` when no more come."""
 
     def __init__(self, jobs: Jobs, id: str, after: int) -> None:
-        self.after, self.over = after, False
+        self.after, self.over = min(after, MOST_NUMBER), False
         self._jobs, self._id = jobs, id
         self._shown: JobPosition | None = None
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from studio.errors import StoreError, UnknownName
-from studio.jobs.job import Job, JobEvent, JobState
+from studio.jobs.job import ENDED, Job, JobEvent, JobState
 from studio.recipe import MediaRef
 
 if TYPE_CHECKING:
@@ -116,13 +116,22 @@ class Transaction:
         found = self._connection.execute(sa.select(sa.func.min(place) if first else sa.func.max(place))).scalar()
         return float(found or 0.0)
 
-    def before(self, job: Job) -> float | None:
-        """The highest place before a job's, or None."""
+    def place_before(self, job: Job, moved: Job) -> float | None:
+        """A place just before a job's, for a moved job; None if there is no number between it and the next."""
         import sqlalchemy as sa
 
-        place = TABLES.jobs.c.place
-        found = self._connection.execute(sa.select(sa.func.max(place)).where(place < job.order)).scalar()
-        return None if found is None else float(found)
+        jobs = TABLES.jobs.c
+        below = (jobs.place < job.order, jobs.id != moved.id, jobs.state.not_in(ENDED))
+        low = self._connection.execute(sa.select(sa.func.max(jobs.place)).where(*below)).scalar()
+        if low is None:
+            return job.order - 1
+        middle = (low + job.order) / 2
+        return middle if low < middle < job.order else None
+
+    def renumber(self) -> None:
+        """Give all jobs that have not ended whole numbers as places, in the same order."""
+        for number, job in enumerate(self.jobs([each for each in JobState if not each.ended], by_order=True)):
+            self.save(self.get(job.id).model_copy(update={"order": float(number)}))
 
     def remove(self, ids: Sequence[str]) -> None:
         """Delete jobs with their events and nodes."""

@@ -41,6 +41,7 @@ log = logging.getLogger("studio.server")
 
 RETRY_S = 2  # after which a busy server may be asked again
 _UNROUTED = ((404, "Not Found"), (405, "Method Not Allowed"))  # what starlette says of paths and methods
+_NOT_JSON = "the body is not a JSON object; send one, with its Content-Type"
 _LONGEST = 1000  # characters of a message
 
 
@@ -119,6 +120,8 @@ def problem_of(error: Exception) -> HttpProblem:
     if isinstance(error, ClientDisconnect):
         return HttpProblem(499, "client_closed_request", "the client has closed the connection")
     if isinstance(error, HTTPException):
+        if error.status_code == 400:  # FastAPI's, for a body that is not UTF-8, or is nested too deep
+            return HttpProblem(400, "invalid_json", _NOT_JSON)
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         return HttpProblem(error.status_code, code, clean(str(error.detail)), headers=error.headers or {})
     if isinstance(error, StudioError):
@@ -147,12 +150,17 @@ def _of_studio(error: StudioError) -> HttpProblem:
         case EngineClosed() | DeviceLost():
             return _unexpected(error, "the server cannot run requests now", 503, "unavailable")
         case OutOfMemory():
-            return _unexpected(error, f"`{error.generator}` ran out of memory; ask for less", code="out_of_memory")
+            return _unexpected(error, f"{_of(error)} ran out of memory; ask for less", code="out_of_memory")
         case TimedOut():
-            return _unexpected(error, f"`{error.generator}` exceeded its time limit", 504, "timed_out")
+            return _unexpected(error, f"{_of(error)} exceeded its time limit", 504, "timed_out")
         case GeneratorFailed():
-            return _unexpected(error, f"`{error.generator}` failed", code="generation_failed")
+            return _unexpected(error, f"{_of(error)} failed", code="generation_failed")
     return _unexpected(error, "the server failed")
+
+
+def _of(error: GeneratorFailed | OutOfMemory | TimedOut) -> str:
+    """What has failed; the error of a job does not name its generator."""
+    return f"`{error.generator}`" if error.generator else "the job"
 
 
 def _unexpected(error: Exception, what: str, status: int = 500, code: str = "internal_error") -> HttpProblem:
@@ -169,7 +177,7 @@ def _of_validation(found: Sequence[Any]) -> HttpProblem:
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
     name = clean(".".join(where))[:100]
     if first["type"] in ("json_invalid", "json_type") or not name:
-        return HttpProblem(400, "invalid_json", "the body is not a JSON object; send one, with its Content-Type")
+        return HttpProblem(400, "invalid_json", _NOT_JSON)
     if first["type"] == "missing":
         return HttpProblem(400, "missing_value", f"`{name}` is missing", param=name)
     if first["type"] == "extra_forbidden":

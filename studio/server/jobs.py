@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from fastapi import Request
@@ -21,7 +22,7 @@ from studio.api import Studio
 from studio.errors import InputError, StudioError, UnknownName
 from studio.jobs import Job, JobEvent, Jobs
 from studio.jobs.job import JobError, WorkflowWork
-from studio.server.errors import problem_of
+from studio.server.errors import HttpProblem, problem_of
 from studio.server.running import apart
 from studio.spec import JobSpec
 
@@ -70,22 +71,30 @@ def as_json(job: Job) -> dict[str, Any]:
 
 def error_json(error: JobError) -> dict[str, str]:
     """Why a job failed, without paths of this machine."""
-    given = {"type": error.title, "message": error.message, "hint": error.hint}
-    try:
-        problem = problem_of(StudioError.from_json(given))
-    except InputError:  # a class that has no JSON form
-        problem = problem_of(StudioError(error.message))
+    problem = _problem_of(error.title, error.message, error.hint)
     return {"code": problem.code, "message": problem.message}
+
+
+@lru_cache(1000)
+def _problem_of(title: str, message: str, hint: str | None) -> HttpProblem:
+    """The problem of a job's error: the log has it once, however often the job is asked for."""
+    try:
+        return problem_of(StudioError.from_json({"type": title, "message": message, "hint": hint}))
+    except InputError:  # a class that has no JSON form
+        return problem_of(StudioError(message))
 
 
 async def event_lines(jobs: Jobs, id: str, after: int) -> AsyncIterator[str]:
     """The events of a job as server-sent events, with a comment after each 15 s of silence."""
-    news: asyncio.Queue[JobEvent | None] = asyncio.Queue(64)
+    news: asyncio.Queue[JobEvent | Exception | None] = asyncio.Queue(64)
 
     async def follow() -> None:
-        async for event in jobs.events_async(id, after):
-            await news.put(event)
-        await news.put(None)
+        try:
+            async for event in jobs.events_async(id, after):
+                await news.put(event)
+            await news.put(None)
+        except Exception as error:
+            await news.put(error)
 
     following = asyncio.ensure_future(follow())
     try:
@@ -95,8 +104,10 @@ async def event_lines(jobs: Jobs, id: str, after: int) -> AsyncIterator[str]:
             except TimeoutError:
                 yield ": waiting\n\n"
                 continue
-            if event is None:
+            if event is None or isinstance(event, UnknownName):  # the job has ended, or was deleted
                 return
+            if isinstance(event, Exception):
+                raise event
             yield f"id: {event.number}\nevent: {event.type}\ndata: {json.dumps(event_data(event))}\n\n"
     finally:
         following.cancel()

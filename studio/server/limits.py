@@ -2,7 +2,8 @@
 
 uvicorn limits neither the time in which a request's header arrives nor that of its body, so a sender of one byte every
 few seconds could hold a connection for ever. `ImpatientProtocol` closes a connection whose header is late, and
-`BodyLimits` answers 408 to a body that is late and 413 to one that is too large.
+`BodyLimits` answers 408 to a body that is late and 413 to one that is too large. A client that accepts nothing of its
+response is cut off, too (by Linux, where it can).
 
 Try it: ``studio serve``, then ``printf 'GET /' | nc 127.0.0.1 7860``: it is closed after 10 s
 """
@@ -10,6 +11,7 @@ Try it: ``studio serve``, then ``printf 'GET /' | nc 127.0.0.1 7860``: it is clo
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -116,16 +118,21 @@ class _Body:
 
 
 class ImpatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol, which closes a connection whose next request's header is late.
+    """uvicorn's HTTP/1.1 protocol, which closes a connection whose next request's header is late, or whose client
+    accepts no data for `accept_s`.
 
     Between two requests uvicorn's own keep-alive timeout applies, until the first byte of the next one arrives.
     """
 
     header_s = RequestLimits.header_s
+    accept_s = 60.0
 
     def connection_made(self, transport: Any) -> None:
         """The client has connected: it has to send a request."""
         super().connection_made(transport)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # also for what is still to be sent when the connection is closed
+            given = transport.get_extra_info("socket")
+            given.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.accept_s * 1000))
         self._deadline: asyncio.TimerHandle | None = None
         self._expect()
 

@@ -84,6 +84,8 @@ async def while_connected(request: Request) -> AsyncIterator[Callable[[Any], Any
             return task.result()
         finally:
             task.cancel()
+            await asyncio.wait([task])
+            task.cancelled() or task.exception()  # asyncio logs what nobody has looked at
 
     try:
         yield wait

@@ -28,14 +28,13 @@ from studio.errors import StoreError, UsageError
 from studio.files import make_folder, write_atomically
 from studio.jobs import Jobs
 from studio.jobs.supervisor import Supervisor
-from studio.locks import try_lock
-from studio.remote import FILE
+from studio.locks import TRIES, try_lock
+from studio.remote import FILE, LOCK
 from studio.server.app import create_app
 from studio.server.limits import ImpatientProtocol
 from studio.server.security import LOOPBACK, Access
 from studio.server.tokens import AccessTokens, hash_of
 
-LOCK = "server.lock"
 PORT = 7860  # that of Stable Diffusion WebUI, which its clients try first
 MOST_CONNECTIONS = 1000
 MOST_MESSAGE = 64 << 10  # bytes of a client's websocket message
@@ -168,7 +167,7 @@ def _only_one(home: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"cannot open `{home / LOCK}`: {error.strerror}") from error
     try:
-        if not try_lock(descriptor, without=True):
+        if not try_lock(descriptor, without=True, tries=TRIES):
             message = f"another server uses the data folder `{home}`"
             raise UsageError(message, hint="stop it, or choose another `--home`")
         yield

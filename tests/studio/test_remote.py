@@ -17,7 +17,7 @@ import pytest
 import studio
 from studio import remote
 from studio.errors import Cancelled, EngineClosed, GeneratorFailed, UsageError
-from studio.server.serve import _announced
+from studio.server.serve import _announced, _only_one
 from tests.studio.server.running_server import SECRET, RunningServer, running
 
 PLUGIN = Path(__file__).parent / "server" / "server_plugin.py"
@@ -26,7 +26,7 @@ PLUGIN = Path(__file__).parent / "server" / "server_plugin.py"
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     home = tmp_path_factory.mktemp("remote")
-    with running(home) as server, _announced(home, server.url, SECRET):
+    with running(home) as server, _only_one(home), _announced(home, server.url, SECRET):
         yield server
 
 
@@ -107,7 +107,7 @@ def test_closing_the_connection_cancels(served: RunningServer) -> None:
 
 
 def test_a_server_that_ends_ends_its_requests(tmp_path: Path) -> None:
-    with running(tmp_path) as server, _announced(tmp_path, server.url, SECRET):
+    with running(tmp_path) as server, _only_one(tmp_path), _announced(tmp_path, server.url, SECRET):
         host = studio.Studio(home=tmp_path, plugins=[PLUGIN], use_server=True)
         ticket = host.submit("endless", prompt="x")
         next(event for event in ticket.events() if event.type == "progress")
@@ -135,11 +135,17 @@ def test_without_a_server_or_with_another_version_requests_run_here(
     assert here.submit("plain", prompt="x", seed=1).result(60).recipe.notices == ()
     assert not isinstance(here.router, remote.RemoteRouter)
     (tmp_path / "old").mkdir()
-    with _announced(tmp_path / "old", served.url, SECRET):
+    with _only_one(tmp_path / "old"), _announced(tmp_path / "old", served.url, SECRET):
         monkeypatch.setattr(remote, "libraries", lambda: {"studio": "99"})
         with studio.Studio(home=tmp_path / "old", plugins=[PLUGIN], device="cpu", use_server=True) as host:
             made = host.submit("plain", prompt="x", seed=1).result(60)
     assert any("not 99" in each for each in made.recipe.notices)
+
+
+def test_the_address_of_a_killed_server_is_not_used(served: RunningServer, tmp_path: Path) -> None:
+    here = studio.Studio(home=tmp_path, plugins=[PLUGIN], device="cpu", use_server=True)
+    with _announced(tmp_path, served.url, SECRET), here as host:  # another program may listen there by now
+        assert not isinstance(host.router, remote.RemoteRouter)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"url": "file:///etc/passwd", "secret": "x"}', '{"url": 3}'])

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 from starlette.responses import StreamingResponse
 
-from studio.errors import InputError
+from studio.errors import InputError, UnknownName
 from studio.jobs import Job, JobEvent, Jobs, JobState
 from studio.server.jobs import SILENCE_S, as_json, event_data
 from studio.server.running import apart
@@ -115,8 +115,9 @@ class JobsStream:
             self._following[id] = asyncio.ensure_future(self._hear(id))
 
     async def _hear(self, id: str) -> None:
-        async for event in self._jobs.events_async(id, self._sent.get(id, 0)):
-            await self._news.put((id, event))
+        with suppress(UnknownName):  # the job was deleted
+            async for event in self._jobs.events_async(id, self._sent.get(id, 0)):
+                await self._news.put((id, event))
 
     def _line(self, event: str, data: dict[str, Any]) -> str:
         cursor = ",".join(f"{id}:{number}" for id, number in self._sent.items())

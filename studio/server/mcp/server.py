@@ -13,10 +13,11 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import mcp_types as types
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -33,6 +34,7 @@ from studio.jobs.jobs import Jobs
 from studio.media import Media
 from studio.server.catalogue import Catalogue
 from studio.server.errors import problem_of
+from studio.server.jobs import error_json
 from studio.server.mcp import content, tools
 from studio.server.running import client_of
 from studio.versions import libraries
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from studio.workflow import FlowResult
 
 CLIENT = "mcp"
+MOST_WORKFLOWS = 32  # that run at once
 Context = ServerRequestContext[Any, Any]
 _ABOUT = (
     "Generates pictures, videos, sound and text on this machine. Outputs have ids; give them as inputs of other calls. "
@@ -71,6 +74,7 @@ class Agents:
         self._catalogue = Catalogue(studio)
         self._opened: Jobs | None = None
         self._opening = threading.Lock()
+        self._flows = anyio.CapacityLimiter(MOST_WORKFLOWS)  # each waits in a thread that nothing else may need
         self.server: Server[Any] = Server(
             "studio",
             version=libraries()["studio"],
@@ -202,24 +206,26 @@ class Agents:
     async def _list_jobs(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given)
         found = await asyncio.to_thread(lambda: self._jobs.list(client=_client(context)))
-        return _facts({"jobs": [_state(each) for each in found]})
+        return _facts({"jobs": [_state(each, local=self._local) for each in found]})
 
     async def _get_job(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "id")
 
         def look() -> types.CallToolResult:
             job = self._job(context, given)
-            blocks: list[types.ContentBlock] = [types.TextContent(text=json.dumps(_state(job), ensure_ascii=False))]
+            state = _state(job, local=self._local)
+            blocks: list[types.ContentBlock] = [types.TextContent(text=json.dumps(state, ensure_ascii=False))]
             for each in job.artifacts:
                 blocks += content.shown(self._studio.store.open(each.sha256), local=self._local)
             failed = job.state in (JobState.FAILED, JobState.QUARANTINED)
-            return types.CallToolResult(content=blocks, structured_content=_state(job), is_error=failed)
+            return types.CallToolResult(content=blocks, structured_content=state, is_error=failed)
 
         return await asyncio.to_thread(look)
 
     async def _cancel_job(self, context: Context, given: dict[str, Any]) -> types.CallToolResult:
         _check(given, "id")
-        return _facts(_state(await asyncio.to_thread(lambda: self._jobs.cancel(self._job(context, given).id))))
+        job = await asyncio.to_thread(lambda: self._jobs.cancel(self._job(context, given).id))
+        return _facts(_state(job, local=self._local))
 
     def _job(self, context: Context, given: dict[str, Any]) -> Job:
         """One of the client's jobs. Raises UnknownName."""
@@ -275,7 +281,8 @@ class Agents:
         if name not in known:
             raise UnknownName("workflow", name, known)
         async with _reported(context) as watch:
-            result = await asyncio.to_thread(self._flow, known[name], given, _client(context), watch)
+            call = partial(self._flow, known[name], given, _client(context), watch)
+            result = await anyio.to_thread.run_sync(call, limiter=self._flows, abandon_on_cancel=True)
         if result.failed:
             assert result.failed[0].error is not None
             raise result.failed[0].error
@@ -325,15 +332,16 @@ def _facts(found: dict[str, Any]) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text=text)], structured_content=found)
 
 
-def _state(job: Job) -> dict[str, Any]:
-    """A job for an agent."""
+def _state(job: Job, *, local: bool) -> dict[str, Any]:
+    """A job for an agent; agents elsewhere (not `local`) are told no paths."""
     found: dict[str, Any] = {"job": job.id, "generator": job.name, "state": job.state.value}
     if job.asked == "cancel":
         found["state"] = "cancelling"
     if job.progress is not None:
         found |= {"position": job.progress.position, "steps": job.progress.steps}
     if job.error is not None:
-        found["error"] = f"{job.error.message}\nhint: {job.error.hint}" if job.error.hint else job.error.message
+        said = f"{job.error.message}\nhint: {job.error.hint}" if job.error.hint else job.error.message
+        found["error"] = said if local else error_json(job.error)["message"]
     return found | {"outputs": [each.sha256 for each in job.artifacts]}
 
 

@@ -489,3 +489,21 @@ def test_each_job_that_ends_is_told_before_the_queue_counts_as_empty(jobs):
     jobs.start(ended=lambda job: told.append(job.id))
     assert jobs.drain(60)
     assert set(told) == ids
+
+
+def test_any_number_of_moves_keeps_the_order(jobs):
+    last, *others = [jobs.add(jobs.spec("note", text=str(n), seed=1), client="ann") for n in range(4)]
+    jobs.move(last.id, before=others[0].id)
+    for _ in range(130):  # a place halves its distance each time, and floats have 53 bits
+        moved = others.pop(0)
+        jobs.move(moved.id, before=last.id)
+        others.append(moved)
+    with jobs._database.reading() as tables:
+        assert [job.id for job in tables.jobs(by_order=True)] == [each.id for each in (*others, last)]
+
+
+def test_events_after_a_number_that_no_database_holds_are_none(jobs):
+    job = jobs.add(jobs.spec("note", text="a", seed=1))
+    jobs.start()
+    jobs.wait(job.id, 60)
+    assert list(jobs.events(job.id, after=10**30)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from studio.server.jobs import event_lines
 from tests.studio.server.running_server import RunningServer, png, until
 
 MISSING = {"sha256": "0" * 64, "media_type": "image/png"}
@@ -201,3 +203,34 @@ def test_what_n8n_sends_for_videos(http: httpx.Client) -> None:
     assert http.get(f"/v1/videos/{id}/content").status_code == 200
     for wrong in ({"prompt": ""}, {"prompt": "x", "seconds": "0"}, {"prompt": "x", "size": "huge", "model": "clip"}):
         assert http.post("/v1/videos", data=wrong, files={"other": b""}).status_code == 400
+
+
+@pytest.mark.parametrize("after", [2**63, 10**19])
+def test_a_stream_of_events_ends_whatever_number_it_goes_on_from(http: httpx.Client, after: int) -> None:
+    job = added(http, "plain", {"prompt": "x"})
+    ended(http, job["id"])
+    assert http.get(f"/api/jobs/{job['id']}/events?after={after}").text == ""
+    assert http.get(f"/api/jobs/{job['id']}/events", headers={"Last-Event-ID": str(after)}).text == ""
+
+
+def test_a_stream_of_events_ends_when_its_job_is_deleted(server: RunningServer, http: httpx.Client) -> None:
+    job = added(http, "plain", {"prompt": "x"})
+    ended(http, job["id"])
+    lines = event_lines(server.jobs, job["id"], 0)
+
+    async def read() -> list[str]:
+        server.jobs.prune()
+        return [line async for line in lines]
+
+    assert asyncio.run(read()) == []
+
+
+def test_the_failure_of_a_job_is_logged_once_under_one_number(
+    http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = added(http, "failing", {"prompt": "x"})
+    messages = {ended(http, job["id"])["error"]["message"] for _ in range(3)}
+    listed = [each for each in http.get("/api/jobs?state=failed").json()["jobs"] if each["id"] == job["id"]]
+    [message] = messages | {each["error"]["message"] for each in listed}
+    assert message.startswith("the job failed; the server's log explains error ")
+    assert caplog.text.count(message[-8:]) <= 1  # another test may have caused the same

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import PIL.Image
 import pytest
 
+import studio
 from studio.server.limits import ImpatientProtocol
-from tests.studio.server.running_server import LIMITS, RunningServer, running
+from tests.studio.server.running_server import LIMITS, RunningServer, running, until
 
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -112,3 +115,38 @@ def test_bodies_that_are_held_at_once_are_bounded(tmp_path: Path) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
         for _ in range(8):  # each is given back
             assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "x" * 30_000}).status_code == 400
+
+
+def is_reset(client: socket.socket) -> bool:
+    """Whether the server answers to one more byte that it knows the connection no more."""
+    try:
+        client.sendall(b"x")
+    except ConnectionError:
+        return True
+    return False
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this limit")
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_a_client_that_does_not_read_is_cut_off(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, connection: str
+) -> None:
+    monkeypatch.setattr(ImpatientProtocol, "accept_s", 0.5)
+    pixels = os.urandom(3 * 2048 * 2048)
+    file = studio.Image(PIL.Image.frombytes("RGB", (2048, 2048), pixels))
+    server.studio.store.put(file)
+    head = f"GET /api/artifacts/{file.sha256} HTTP/1.1\r\nHost: localhost\r\nConnection: {connection}\r\n\r\n"
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(60)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(head.encode())
+        until(lambda: is_reset(client))
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 5000 + b"1" + b"}" * 5000, b"\x00\xff\xfe", b"9" * 5000])
+@pytest.mark.parametrize("path", ["/api/jobs", "/v1/completions", "/sdapi/v1/txt2img", "/prompt"])
+def test_what_is_not_readable_json_is_told_so(server: RunningServer, path: str, body: bytes) -> None:
+    response = httpx.post(server.url + path, content=body, headers=JSON)
+    assert response.status_code == 400
+    assert "the body is not a JSON object" in response.text

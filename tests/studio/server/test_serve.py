@@ -18,7 +18,8 @@ import pytest
 from studio.cli.main import run
 from studio.errors import UsageError
 from studio.locks import is_locked
-from studio.server.serve import LOCK, ServeOptions
+from studio.remote import LOCK
+from studio.server.serve import ServeOptions
 from tests.studio.server.running_server import until
 
 

@@ -89,3 +89,17 @@ def test_what_is_no_message_is_refused(server: RunningServer) -> None:
     for body in (b"", b"{", b"[]", b'{"jsonrpc": "2.0"}', json.dumps({"jsonrpc": "2.0", "id": 1}).encode()):
         answer = httpx.post(f"{server.url}/mcp", content=body, headers=accepts)
         assert 400 <= answer.status_code < 500, body
+
+
+def test_a_failed_job_is_told_without_paths(server: RunningServer) -> None:
+    async def conversation(client: Client) -> None:
+        said = {"generator": "failing", "inputs": {"prompt": "x"}, "background": True}
+        key = {"id": (await client.call_tool("generate", said)).structured_content["job"]}
+        while (found := await client.call_tool("get_job", key)).structured_content["state"] != "failed":
+            pass
+        listed = await client.call_tool("list_jobs", {})
+        for each in (found, listed, await client.call_tool("cancel_job", key)):
+            assert "/home/someone" not in each.model_dump_json()
+            assert "the job failed" in each.model_dump_json()
+
+    talk(server, conversation)
