@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +17,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
 import studio
-from tests.studio.server.running_server import RunningServer, unfinished, until
+from tests.studio.server.running_server import RunningServer, running, unfinished, until
 
 
 def talk(server: RunningServer, conversation: Callable[[Client], Awaitable[None]]) -> None:
@@ -103,3 +105,25 @@ def test_a_failed_job_is_told_without_paths(server: RunningServer) -> None:
             assert "the job failed" in each.model_dump_json()
 
     talk(server, conversation)
+
+
+def test_workflows_that_run_for_long_block_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "long.yaml").write_text(
+        "name: long\nnodes:\n  a:\n    use: endless\n    inputs: {prompt: x}\noutputs:\n  a: ${a}\n"
+    )
+    monkeypatch.setattr("studio.workflow.shipped.FOLDER", tmp_path / "flows")
+    count = min(32, (os.cpu_count() or 1) + 4)  # asyncio's threads
+
+    async def conversation(server: RunningServer) -> None:
+        async with Client(f"{server.url}/mcp", mode="auto") as client:
+            said = [{"name": "long", "seed": n} for n in range(count)]
+            calls = [asyncio.ensure_future(client.call_tool("run_workflow", each)) for each in said]
+            while unfinished(server) < count:
+                await asyncio.sleep(0.01)
+            assert not (await client.call_tool("list_models", {})).is_error
+            server.studio.close()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    with running(tmp_path / "home") as server:
+        asyncio.run(conversation(server))
