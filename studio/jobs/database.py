@@ -50,6 +50,7 @@ class Database:
         self._connection: Connection | None = None  # that holds the advisory lock
         if self.path is not None:
             make_folder(home)
+            _make_private(self.path)
         with self._guarded():
             self._engine = _connect(f"sqlite:///{self.path}" if url is None else url)
             try:
@@ -214,6 +215,14 @@ class _Pending:
             self.result = self.work(tables)
         except (UsageError, Busy) as error:
             self.error = error
+
+
+def _make_private(path: Path) -> None:
+    """Create the file if there is none, for its user only, as prompts are private; SQLite's other files follow it."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise store_error(path, "open", error) from error
 
 
 def _connect(url: str) -> Engine:

@@ -15,8 +15,8 @@ import re
 import xml.parsers.expat
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Literal
-from xml.sax.saxutils import escape
 
 Source = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", ""]
 TRAINED: Source = "trainedAlgorithmicMedia"
@@ -81,7 +81,7 @@ class Label:
 
     def xmp(self) -> str:
         """The XMP packet with the label."""
-        source, aigc = escape(self.source_uri), escape(self.aigc())
+        source, aigc = escape(self.source_uri, quote=False), escape(self.aigc(), quote=False)
         properties = f"<Iptc4xmpExt:{SOURCE_TYPE}>{source}</Iptc4xmpExt:{SOURCE_TYPE}>" if source else ""
         properties += f"<TC260:{AIGC}>{aigc}</TC260:{AIGC}>" if aigc else ""
         return (

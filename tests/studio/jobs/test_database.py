@@ -232,3 +232,10 @@ def test_an_unusable_place_is_an_error(tmp_path):
         Database(tmp_path)
     with pytest.raises(StoreError, match="cannot use the jobs' database"):
         Database(tmp_path, "nonsense")
+
+
+def test_only_its_user_can_read_it(tmp_path):
+    database = Database(tmp_path)
+    database.commit(lambda tables: None)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("jobs.sqlite*")} == {0o600}
+    database.close()
