@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -23,8 +23,10 @@ _SHOWN = 60  # characters of a rejected value that a message shows
 
 
 def unwrap(annotation: Any) -> tuple[Any, bool, tuple[Any, ...]]:
-    """Strip Optional, list and Literal: (type, whether it is a list, literal choices)."""
+    """Strip Optional, list, Annotated and Literal: (type, whether it is a list, literal choices)."""
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return unwrap(arguments[0])
     if origin in (Union, types.UnionType):
         rest = [each for each in arguments if each is not type(None)]
         return unwrap(rest[0]) if len(rest) == 1 else (None, False, ())
@@ -44,12 +46,19 @@ def choices_of(info: FieldInfo) -> list[Any]:
 
 
 def limit_of(info: FieldInfo, *names: str) -> float | None:
-    """The first limit of these names among the field's constraints."""
-    for each in info.metadata:
+    """The first limit of these names among the constraints of the field, or of a list's items."""
+    for each in (*info.metadata, *_of_items(info.annotation)):
         for name in names:
             if (limit := getattr(each, name, None)) is not None:
                 return limit  # type: ignore[no-any-return]
     return None
+
+
+def _of_items(annotation: Any) -> list[Any]:
+    """The constraints of the items of a list such as ``list[Annotated[float, Field(ge=0)]]``."""
+    items = [each for each in get_args(annotation) if get_origin(each) is Annotated]
+    given = [each for item in items for each in get_args(item)[1:]]
+    return [each for one in given for each in (one.metadata if isinstance(one, FieldInfo) else [one])]
 
 
 def describe(info: FieldInfo) -> str:

@@ -5,9 +5,9 @@ Try it: ``ImageInputs.parse({"prompt": "a red apple"}).sides`` is ``(128, 128)``
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 import studio
 from studio.diffusion import prompts
@@ -68,10 +68,10 @@ class ImageInputs(studio.Inputs):
         max_length=16,
         help="the picture that the ControlNet follows (edges, depth …); of several ControlNets one each, in order",
     )
-    control_scale: list[float] = studio.field(
+    control_scale: list[Annotated[float, Field(ge=0, le=10)]] = studio.field(
         default_factory=list,
         max_length=16,
-        help="how much the ControlNet counts, 0 to 10; 1 is usual. Of several, one for all or one each",
+        help="how much the ControlNet counts; 1 is usual. Of several, one for all or one each",
     )
     ip_adapter: list[str] = studio.addition_field(
         "ip_adapter", help="an IP-Adapter for `model`: a file with its `image_encoder`, with `:SCALE` if it is not 1"
@@ -145,13 +145,6 @@ class ImageInputs(studio.Inputs):
     @classmethod
     def _as_list(cls, value: Any) -> Any:
         return [] if value in (None, "") else value if isinstance(value, list | tuple) else [value]
-
-    @field_validator("control_scale")
-    @classmethod
-    def _check_scales(cls, value: list[float]) -> list[float]:
-        if not all(0 <= each <= 10 for each in value):
-            raise ValueError("must be from 0 to 10 each")
-        return value
 
     @field_validator("size")
     @classmethod

@@ -56,8 +56,10 @@ def supervise(main: Callable[[Supervisor], int]) -> int:
         sys.stderr.flush()
         receiver, sender = os.pipe()
         own = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # until there is somebody to pass them on to
         child = os.fork()
         if not child:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
             os.close(receiver)
             os.setpgid(0, 0)  # a terminal sends Ctrl-C to the supervisor only, which passes it on
             supervisor = Supervisor(own, sender, crash)
@@ -82,6 +84,7 @@ def supervise(main: Callable[[Supervisor], int]) -> int:
 def _follow(child: int, receiver: int) -> tuple[bytes, int]:
     """Wait for the end of a child: what it said, and its exit code. Ctrl-C and SIGTERM are passed on."""
     before = {each: signal.signal(each, lambda number, _: os.kill(child, number)) for each in _PASSED_ON}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
     try:
         news = b""
         while piece := os.read(receiver, 4096):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from studio.caching import cached_property
 from studio.errors import StoreError, UnknownName
 from studio.jobs.job import ENDED, Job, JobEvent, JobState
 from studio.recipe import MediaRef

@@ -13,7 +13,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from mcp.shared.exceptions import MCPError
 
 from studio import models
 from studio.api import Studio
+from studio.caching import cached_property
 from studio.engine import Progress, Ticket
 from studio.errors import Cancelled, InputError, StudioError, UnknownName, UsageError
 from studio.generator import Generator

@@ -86,7 +86,7 @@ def test_a_controlnet_follows_a_picture(folder: Path, tmp_path: Path) -> None:
     [
         ({"lora": ["a.safetensors"]}, "`lora` needs a model of diffusers"),
         ({"model": "m", "controlnet": "net"}, "there are 1 `controlnet` and 0 `control`; give as many of each"),
-        ({"model": "m", "control_scale": [1, 11]}, "must be from 0 to 10 each"),
+        ({"model": "m", "control_scale": [1, 11]}, "each a finite number from 0 to 10"),
         ({"model": "m", "lora": ["a"] * 17}, "lora"),
     ],
 )

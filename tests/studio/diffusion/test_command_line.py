@@ -138,13 +138,13 @@ def test_several_at_once_have_seeds_and_previews_of_their_own(folder: Path, tmp_
 
 def test_an_interrupt_ends_the_command(folder: Path, tmp_path: Path) -> None:
     reads, writes = os.pipe()
-    process = forkserver.start(
-        ["-m", "studio", *ASKED, "--steps", "1000", "-o", "out.png"], cwd=tmp_path, stderr=writes
-    )
+    process = forkserver.start(["-m", "studio", *ASKED, "--steps", "900", "-o", "out.png"], cwd=tmp_path, stderr=writes)
     os.close(writes)
     with open(reads, encoding="utf-8") as told:
-        while "step" not in told.readline():
-            assert process.poll() is None
+        said = told.readline()
+        while "step" not in said:
+            assert process.poll() is None, said
+            said += told.readline()
         os.kill(process.pid, signal.SIGINT)
         assert "error: interrupted" in told.read()
     assert process.wait() == 130

@@ -73,7 +73,8 @@ def test_a_killed_supervisor_takes_its_worker_with_it(tmp_path):
 
 def test_signals_are_passed_on(tmp_path):
     body = (
-        "signal.signal(signal.SIGTERM, lambda *_: None); sys.stdout.write('here'); sys.stdout.flush(); signal.pause()"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); sys.stdout.write('here'); sys.stdout.flush(); "
+        "signal.sigwait([signal.SIGTERM])"
     )
     with start(tmp_path, body) as running:
         assert running.stdout.read(4) == "here"
