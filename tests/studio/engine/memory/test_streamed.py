@@ -195,4 +195,4 @@ def test_layers_stay_in_what_untracked_memory_leaves_free(tmp_path: Path) -> Non
     before, after = generator.used[1:3], generator.used[3:]
     assert generator.kept
     assert min(before) > budget - GROWTH // 2, "layers stay where there is room"
-    assert max(after) <= budget - GROWTH // 2, "some of what was kept may have been resident before"
+    assert max(after) < min(before), "how much leaves depends on what this process had kept before"
