@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from studio.server.errors import Answers, Refusal, refused
+
+_DRAIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,17 @@ class RequestLimits:
     held_bytes: int = 1 << 30
 
 
+async def drain(receive: Receive) -> None:
+    """Read and discard the rest of a request that is refused, for at most `_DRAIN_S`.
+
+    A connection that is closed while data are unread is reset, and the client may lose the response.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+                pass
+
+
 class BodyLimits:
     """ASGI middleware: bodies must be small enough and arrive in time."""
 
@@ -65,6 +79,7 @@ class BodyLimits:
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._limits.body_bytes:
+            await drain(receive)
             response = self._answers.response(scope["path"], self._too_large().problem)
             await response(scope, receive, send)
             return
@@ -111,7 +126,12 @@ class _Body:
             more = len(message.get("body", b""))
             self.received += more
             self._complete = not message.get("more_body", False)
-            self._limits.hold(more, self.received)
+            try:
+                self._limits.hold(more, self.received)
+            except Refusal:
+                if not self._complete:
+                    await drain(self._receive)
+                raise
         else:
             self._complete = True
         return message

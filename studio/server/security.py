@@ -16,20 +16,19 @@ Try it: ``curl -i -H 'Host: example.com' http://127.0.0.1:7860/v1/models``
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hmac
 import ipaddress
 import re
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.server.errors import Answers, HttpProblem, problem_of
+from studio.server.limits import drain
 from studio.server.tokens import AccessTokens, hash_of
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -44,7 +43,6 @@ RESPONSE_HEADERS = {
 }
 """Headers of every response that does not set them itself."""
 
-_DRAIN_BYTES, _DRAIN_S = 1 << 16, 2.0
 _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::(\d{1,5}))?")
 
 
@@ -146,7 +144,7 @@ class Security:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
         else:
-            await _drain(headers, receive)
+            await drain(receive)
             await self._answers.response(scope["path"], problem)(scope, receive, secured)
 
     def _problem(self, scope: Scope, headers: Headers) -> HttpProblem | None:
@@ -178,19 +176,6 @@ class Security:
             message = f"the Content-Type is `{kind[:60]}`; it must be `application/json` or `multipart/form-data`"
             return _refusal(415, "unsupported_media_type", message)
         return None
-
-
-async def _drain(headers: Headers, receive: Receive) -> None:
-    """Read a small body that is announced, for at most `_DRAIN_S`: a connection that is closed before its data are read
-    is reset, and the client may lose the response.
-    """
-    length = headers.get("content-length", "")
-    if not length.isdigit() or not 0 < int(length) <= _DRAIN_BYTES:
-        return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_S):
-            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
-                pass
 
 
 def _refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> HttpProblem:
