@@ -88,7 +88,7 @@ def connect(home: Path, store: Store, local: Callable[[str], Router]) -> Request
         response = address.ask("GET", PATH, timeout=60.0)  # it may have to look for devices
         found = json.loads(response.read(1 << 20)) if response.status == 200 else None
     except (OSError, HTTPException, ValueError):
-        return None
+        return local("the server of this data folder does not answer, so the command runs without it")
     if found is None:
         return local("the server of this data folder refused the request, so the command runs without it")
     if (theirs := found["version"]) != (ours := libraries()["studio"]):

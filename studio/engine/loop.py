@@ -121,16 +121,8 @@ class Loop:
         self.completion.cancel(entry)
 
     def pause(self, entry: TrackedRequest) -> None:
-        """Save a request's state and end it as `cancel` does, so that it can be resumed. It goes on if its work is
-        done, or if its state cannot be saved.
-        """
-        if entry.done or entry.released:
-            return
-        if entry.state is not None and self.saver is not None:
-            if not self.saver.save(entry):
-                return
-            entry.paused = True
-        self.cancel(entry)
+        """Save a request's state and end it as `cancel` does, unless that is impossible or its work is done."""
+        self.completion.pause(entry)
 
     def fail(self, entry: TrackedRequest, error: StudioError) -> None:
         """End a request with an error, unless it has ended."""

@@ -12,7 +12,6 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Self, cast
@@ -23,9 +22,10 @@ from studio.engine.request import Request, Timing
 from studio.engine.scheduling.tracked import TrackedRequest
 from studio.errors import Busy, Cancelled, TimedOut
 from studio.media import Media
+from studio.waking import future_and_waker
 
 if TYPE_CHECKING:
-    import asyncio
+    pass
 
 MAX_EVENTS = 1000
 MAX_PREVIEWS = 16
@@ -146,14 +146,12 @@ class Ticket:
         """The same in a coroutine of any event loop."""
         import asyncio
 
-        loop = asyncio.get_running_loop()
         while True:
             with self._guard:
                 if (found := self._find(after)) is not None:
                     return found
                 self._followed = self._followed or after is not None
-                future: asyncio.Future[None] = loop.create_future()
-                waker = partial(_wake, loop, future)
+                future, waker = future_and_waker()
                 self._wakers.append(waker)
             try:
                 await future
@@ -182,19 +180,6 @@ class Ticket:
                     wake()
             for listener in self._listeners:
                 listener(event)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    """Wake the coroutine that waits for `future` in `loop`, from any thread."""
-    try:
-        loop.call_soon_threadsafe(_settle, future)
-    except RuntimeError:
-        return  # the loop was closed: no coroutine waits there any more
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class EventStream:

@@ -11,11 +11,11 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
-from functools import partial
 
 from studio.engine import Event
 from studio.engine.events import Delta
 from studio.jobs.job import JobEvent
+from studio.waking import future_and_waker
 
 PER_ATTEMPT = 10**9  # events of one attempt are numbered from `attempt * PER_ATTEMPT`
 _MOST_DELTAS = 1000
@@ -90,9 +90,7 @@ class Feed:
 
     async def wait_async(self, number: int, seconds: float) -> None:
         """The same in a coroutine of any event loop."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        waker = partial(_wake, loop, future)
+        future, waker = future_and_waker()
         with self._guard:
             if self._has(number):
                 return
@@ -127,15 +125,3 @@ def _numbered(number: int, event: JobEvent | Event) -> JobEvent:
     data = json.loads(event.to_json())
     del data["number"]
     return JobEvent(number, data.pop("type"), data)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    try:
-        loop.call_soon_threadsafe(_settle, future)
-    except RuntimeError:
-        return  # the loop was closed: no coroutine waits there any more
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

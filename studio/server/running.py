@@ -9,7 +9,7 @@ Try it: ``curl http://127.0.0.1:7860/v1/completions -H 'Content-Type: applicatio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from studio import models
 from studio.api import Studio
-from studio.engine import Ticket
+from studio.engine import Event, Ticket
 from studio.errors import InputError
 from studio.generator import Generator
 from studio.media import Media
@@ -109,6 +109,32 @@ async def results(request: Request, tickets: Sequence[Ticket]) -> list[Media]:
         for each in tickets:
             if not each.done:
                 each.cancel()
+
+
+async def merged(tickets: Sequence[Ticket], silence_s: float | None = None) -> AsyncGenerator[tuple[int, Event] | None]:
+    """The events of all tickets with their indices, as they come, until each has ended; None after each `silence_s`
+    without one. A slow reader holds up nothing else: a ticket keeps its events for it, within limits.
+    """
+    news: asyncio.Queue[tuple[int, Event]] = asyncio.Queue(64)
+
+    async def follow(index: int, ticket: Ticket) -> None:
+        async for event in ticket.events():
+            await news.put((index, event))
+
+    followers = [asyncio.ensure_future(follow(index, each)) for index, each in enumerate(tickets)]
+    left = len(tickets)
+    try:
+        while left:
+            try:
+                index, event = await asyncio.wait_for(news.get(), silence_s)
+            except TimeoutError:
+                yield None
+                continue
+            left -= event.last
+            yield index, event
+    finally:
+        for each in followers:
+            each.cancel()
 
 
 async def _all(tickets: Sequence[Ticket]) -> list[Media]:

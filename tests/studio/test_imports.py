@@ -18,7 +18,7 @@ HEAVY = ("torch", "diffusers", "transformers", "open_clip", "numpy", "PIL", "av"
 
 # Lower layers first; a module imports only from layers below its own, or from its own.
 LAYERS = (
-    ("errors", "caching", "units", "versions"),
+    ("errors", "caching", "units", "versions", "waking"),
     ("temporary", "locks", "files", "home", "cache", "spec", "recipe", "devices"),
     ("weights", "loaders"),
     ("media", "png", "timed_media", "input_messages", "inputs"),

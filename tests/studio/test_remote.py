@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -146,6 +147,15 @@ def test_the_address_of_a_killed_server_is_not_used(served: RunningServer, tmp_p
     here = studio.Studio(home=tmp_path, plugins=[PLUGIN], device="cpu", use_server=True)
     with _announced(tmp_path, served.url, SECRET), here as host:  # another program may listen there by now
         assert not isinstance(host.router, remote.RemoteRouter)
+
+
+def test_a_server_that_does_not_answer_is_noticed(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    here = studio.Studio(home=tmp_path, plugins=[PLUGIN], device="cpu", use_server=True)
+    with _only_one(tmp_path), _announced(tmp_path, url, SECRET), here as host:
+        made = host.submit("plain", prompt="x", seed=1).result(60)
+    assert any("does not answer" in each for each in made.recipe.notices)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"url": "file:///etc/passwd", "secret": "x"}', '{"url": 3}'])

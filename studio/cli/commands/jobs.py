@@ -128,7 +128,7 @@ def run(settings: Settings, as_json: bool) -> int:
 
 def _work(settings: Settings, supervisor: Supervisor, as_json: bool) -> int:
     ended: queue.SimpleQueue[Job] = queue.SimpleQueue()  # printed here: a reader may have gone
-    failed, over, told = False, False, ""
+    failed, over, reported = False, False, ""
     with _opened(settings) as jobs, stray_prints_aside():
         jobs.start(supervisor, ended=ended.put)
         while not over or not ended.empty():
@@ -137,8 +137,8 @@ def _work(settings: Settings, supervisor: Supervisor, as_json: bool) -> int:
                 failed = failed or job.state in ("failed", "quarantined")
                 _print_ended(job, as_json)
             over = over or jobs.drain(0.01)
-            if (problem := jobs.problem) is not None and problem.message != told and not settings.quiet:
-                note(f"warning: jobs wait: {(told := problem.message)}")
+            if (problem := jobs.problem) is not None and problem.message != reported and not settings.quiet:
+                note(f"warning: jobs wait: {(reported := problem.message)}")
     return int(failed)
 
 

@@ -73,6 +73,18 @@ class Completion:
         if not entry.released:
             self._end(entry, CancelledEvent())
 
+    def pause(self, entry: TrackedRequest) -> None:
+        """Save a request's state and end it as `cancel` does, so that it can be resumed. It goes on if its work is
+        done, or if its state cannot be saved.
+        """
+        if entry.done or entry.released:
+            return
+        if entry.state is not None and self._saver is not None:
+            if not self._saver.save(entry):
+                return
+            entry.paused = True
+        self.cancel(entry)
+
     def fail(self, entry: TrackedRequest, error: StudioError) -> None:
         """End a request with an error, unless it has ended."""
         if not entry.ended:

@@ -9,10 +9,10 @@ Try it: ``studio serve``, then ``studio image "a red apple"`` in another termina
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -24,7 +24,7 @@ from studio.engine import Ticket
 from studio.errors import StudioError
 from studio.remote import PATH
 from studio.server.errors import refused
-from studio.server.running import apart
+from studio.server.running import apart, merged
 from studio.spec import JobSpec
 from studio.versions import libraries
 
@@ -76,8 +76,10 @@ async def run(batch: Batch, request: Request) -> JSONResponse | StreamingRespons
     async def lines() -> AsyncIterator[str]:
         try:
             yield json.dumps({"batch": name}) + "\n"
-            async for line in _events(tickets):
-                yield line
+            async with aclosing(merged(tickets)) as events:
+                async for found in events:
+                    if found is not None:
+                        yield f'{{"index": {found[0]}, "event": {found[1].to_json()}}}\n'
         finally:
             server.batches.pop(name, None)
             for ticket in tickets:
@@ -99,26 +101,3 @@ async def cancel(name: str, what: Cancellation, request: Request) -> dict[str, A
 def _submit(studio: Studio, batch: Batch) -> list[Ticket]:
     requests = [studio.requests.of_spec(each) for each in batch.requests]
     return studio.router.submit_many(requests, batch.device)
-
-
-async def _events(tickets: list[Ticket]) -> AsyncIterator[str]:
-    """The lines of all tickets until each has ended. A slow client slows nothing but this."""
-    lines: asyncio.Queue[str | None] = asyncio.Queue(64)
-
-    async def follow(index: int, ticket: Ticket) -> None:
-        async for event in ticket.events():
-            await lines.put(f'{{"index": {index}, "event": {event.to_json()}}}\n')
-        await lines.put(None)
-
-    following = [asyncio.ensure_future(follow(index, ticket)) for index, ticket in enumerate(tickets)]
-    left = len(tickets)
-    try:
-        while left:
-            line = await lines.get()
-            if line is None:
-                left -= 1
-            else:
-                yield line
-    finally:
-        for each in following:
-            each.cancel()

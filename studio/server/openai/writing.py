@@ -13,6 +13,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ from studio.server.catalogue import Catalogue, Choice
 from studio.server.errors import problem_of
 from studio.server.openai.sampling import Explained, SamplingBody
 from studio.server.openai.shape import error_body, usage_of
-from studio.server.running import client_of, results, submit, while_connected
+from studio.server.running import client_of, merged, results, submit, while_connected
 
 PATIENCE_S = 5.0
 SILENCE_S = 15.0
@@ -147,13 +148,6 @@ async def _stream(
     tickets: Sequence[Ticket], writing: Writing, form: AnswerForm, *, with_usage: bool
 ) -> AsyncIterator[str]:
     """The events of all texts, in the order in which they are written."""
-    news: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-
-    async def follow(index: int, ticket: Ticket) -> None:
-        async for event in ticket.events():
-            await news.put((index, event))
-
-    followers = [asyncio.ensure_future(follow(index, each)) for index, each in enumerate(tickets)]
     made: dict[int, Media] = {}
     try:
         for index in range(len(tickets)):
@@ -161,22 +155,19 @@ async def _stream(
                 yield form.event([begin], None, with_usage=with_usage)
             if text := writing.text_before(index):
                 yield form.event([_some(form.delta(index, text, None, None))], None, with_usage=with_usage)
-        while len(made) < len(tickets):
-            try:
-                index, event = await asyncio.wait_for(news.get(), SILENCE_S)
-            except TimeoutError:
-                yield ": waiting\n\n"
-                continue
-            for piece in _pieces(index, event, writing, form, made):
-                yield form.event([piece], None, with_usage=with_usage)
+        async with aclosing(merged(tickets, SILENCE_S)) as events:
+            async for found in events:
+                if found is None:
+                    yield ": waiting\n\n"
+                    continue
+                for piece in _pieces(*found, writing, form, made):
+                    yield form.event([piece], None, with_usage=with_usage)
         if with_usage:
             yield form.event([], usage_of(*made.values()), with_usage=True)
         yield "data: [DONE]\n\n"
     except Exception as error:
         yield _event(error_body(problem_of(error)))
     finally:
-        for each in followers:
-            each.cancel()
         for ticket in tickets:
             if not ticket.done:
                 ticket.cancel()
