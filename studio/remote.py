@@ -206,13 +206,18 @@ class _Batch:
 
 def _may_travel(request: Request) -> bool:
     """Whether the JobSpec says all of a request, and its output can be read from the store."""
-    return request.spec.stored and request.resume is None and not request.notices
+    return request.spec.stored and request.resume is None and not (request.notices or request.saved_as)
 
 
 def _as_sent(request: Request) -> JobSpec:
-    """The JobSpec with absolute paths of models, as the server runs in another folder."""
-    spec = request.spec
-    return spec.model_copy(update={"model": _absolute(spec.model, request.weights)})
+    """The JobSpec with absolute paths of models, as the server runs in another folder, and without an AI label if this
+    process's settings say so, which the server does not know.
+    """
+    spec, generator = request.spec, request.generator
+    update: dict[str, Any] = {"model": _absolute(spec.model, request.weights)}
+    if request.label is None and generator.generative and generator.output.has_label:
+        update["ai_label"] = False
+    return spec.model_copy(update=update)
 
 
 def _absolute(model: ModelRef, located: ModelRef) -> ModelRef:

@@ -88,6 +88,11 @@ def parse_work(text: str | bytes) -> Work:
         raise InputError(name, f"`{name}` is {str(first['input'])[:60]!r}; {first['msg'][:200]}") from None
 
 
+def seed_of(key: str) -> int:
+    """32 bits, the same for the same idempotency key."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "replace")).digest()[:4], "big")
+
+
 def digest(work: Work) -> str:
     """The sha256 of the work, by which an idempotency key is checked."""
     return hashlib.sha256(work.to_json().encode("utf-8", "surrogatepass")).hexdigest()

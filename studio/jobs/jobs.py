@@ -20,7 +20,7 @@ from studio.errors import Busy, InputError, UsageError
 from studio.files import read_limited
 from studio.jobs.database import Database
 from studio.jobs.feed import Feed
-from studio.jobs.job import ENDED, Job, JobEvent, JobPosition, JobState, Work, WorkflowWork, digest
+from studio.jobs.job import ENDED, Job, JobEvent, JobPosition, JobState, Work, WorkflowWork, digest, seed_of
 from studio.jobs.running import forget_states, graph_of, inputs_of
 from studio.jobs.supervisor import Supervisor
 from studio.jobs.tables import Transaction
@@ -84,9 +84,7 @@ class Jobs:
         Raises like `Studio.submit`.
         """
         if key is not None and values.get("seed") is None:
-            import hashlib
-
-            values["seed"] = int.from_bytes(hashlib.sha256(key.encode("utf-8", "replace")).digest()[:4], "big")
+            values["seed"] = seed_of(key)
         request = self.studio.request(generator, **values)
         for media in request.inputs.media():
             self.studio.store.put(media.attach(None, None))

@@ -6,7 +6,6 @@ Try it: ``curl http://127.0.0.1:7860/api/jobs``
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 import secrets
@@ -21,7 +20,7 @@ from studio import models
 from studio.api import Studio
 from studio.errors import InputError, StudioError, UnknownName
 from studio.jobs import Job, JobEvent, Jobs
-from studio.jobs.job import JobError, WorkflowWork
+from studio.jobs.job import JobError, WorkflowWork, seed_of
 from studio.server.errors import HttpProblem, problem_of
 from studio.server.running import apart
 from studio.spec import JobSpec
@@ -36,16 +35,11 @@ def spec_of(studio: Studio, fields: Mapping[str, Any], key: str | None, client: 
     Without a seed one is derived from the idempotency key, or random. Raises as `Studio.submit`.
     """
     options = {name: fields[name] for name in _OPTIONS if fields.get(name) is not None}
-    options.setdefault("seed", seed_of(key))
+    options.setdefault("seed", secrets.randbits(32) if key is None else seed_of(key))
     check_media(studio, fields["inputs"])
     spec = JobSpec.check({"generator": fields["generator"], "inputs": fields["inputs"], "client": client, **options})
     with models.no_paths_but():
         return studio.request(spec).spec
-
-
-def seed_of(key: str | None) -> int:
-    """32 random bits, the same for the same idempotency key."""
-    return secrets.randbits(32) if key is None else int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
 
 
 async def add(request: Request, spec: JobSpec | WorkflowWork) -> Job:

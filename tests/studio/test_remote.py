@@ -66,6 +66,12 @@ def test_outputs_recipes_and_events_are_those_of_this_process(there: studio.Stud
         assert [each.type for each in both[0].events()] == [each.type for each in both[1].events()]
 
 
+def test_the_label_is_what_this_process_says(served: RunningServer, there: studio.Studio) -> None:
+    assert there.submit("plain", prompt="x", seed=5).result(60).label is not None
+    with studio.Studio(home=served.studio.home, plugins=[PLUGIN], use_server=True, ai_label=False) as host:
+        assert host.submit("plain", prompt="x", seed=6).result(60).label is None
+
+
 def test_a_workflow_and_a_replay_run_there(there: studio.Studio, tmp_path: Path) -> None:
     file = tmp_path / "two.yaml"
     file.write_text(
